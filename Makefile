@@ -1,0 +1,45 @@
+# What one can do here; `make` alone lists it.
+PYTHON ?= python3
+VENV ?= .venv
+ARGS ?=
+BIN := $(VENV)/bin
+# Servers and tools that the tests run for real, as Debian names them.
+DEBIAN := influxdb victoria-metrics prometheus chromium hping3 iproute2 iputils-ping nftables tcpdump procps irtt
+
+.DEFAULT_GOAL := help
+.PHONY: help venv system lint types test demo bench clean
+
+help:  ## list the targets
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+$(VENV)/.installed: setup.py pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "LLAMA needs Python 3.11 or newer; try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e '.[test]'
+	@touch $@
+
+venv: $(VENV)/.installed  ## a virtual environment with LLAMA in it
+
+system:  ## Debian packages for the tests (root on Debian only)
+	@sh .ci/debian-packages $(DEBIAN)
+
+lint: venv  ## ruff, check and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: venv  ## mypy
+	$(BIN)/mypy
+
+test: venv system lint types  ## everything that must pass
+	$(BIN)/python -m pytest $(ARGS)
+
+demo: venv  ## three sites on this machine, one fault to find; ARGS=--once ends by itself
+	@$(BIN)/llama demo $(ARGS)
+
+bench: venv system  ## speed and accuracy, as ratios against C in the same run
+	$(BIN)/python -m benchmarks $(ARGS)
+
+clean:  ## remove what was built here
+	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,1 @@
+"""The collector: sends probes, matches replies, closes intervals, serves what it measured."""

@@ -1,0 +1,13 @@
+"""What ``twistd --help`` lists: one line a service, nothing imported until it is asked for."""
+
+from twisted.application.service import ServiceMaker
+
+collector = ServiceMaker(
+    "LLAMA collector", "llama.collector.tap", "Sends probes and measures loss and latency.", "llama-collector"
+)
+reflector = ServiceMaker(
+    "LLAMA reflector", "llama.reflector.tap", "Answers probes.", "llama-reflector"
+)
+scraper = ServiceMaker(
+    "LLAMA scraper", "llama.scraper.tap", "Moves measurements into a time-series database.", "llama-scraper"
+)
