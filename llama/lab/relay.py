@@ -15,7 +15,7 @@ import errno
 import heapq
 import itertools
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, Protocol
 
@@ -31,6 +31,10 @@ _share = validators.and_(validators.ge(0.0), validators.le(1.0))
 _seconds = validators.ge(0.0)
 
 
+def _frozenset(numbers: Iterable[int]) -> frozenset[int]:
+    return frozenset(numbers)
+
+
 @frozen(kw_only=True)
 class Impairment:
     """What happens to the packets of one direction; as it comes, nothing does.
@@ -43,7 +47,7 @@ class Impairment:
 
     loss: float = field(default=0.0, validator=_share)
     paths: int = field(default=1, validator=validators.ge(1))
-    bad_paths: frozenset[int] = field(default=frozenset(), converter=frozenset)
+    bad_paths: frozenset[int] = field(default=frozenset(), converter=_frozenset)
     path_loss: float = field(default=1.0, validator=_share)
     delay_s: float = field(default=0.0, validator=_seconds)
     jitter_s: float = field(default=0.0, validator=_seconds)  # uniform, on top; order is kept
