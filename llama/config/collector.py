@@ -1,0 +1,151 @@
+"""The collector's configuration, in both formats.
+
+They are told apart by shape: the simple one maps hosts to tags, the full one has dropbox/llama's
+sections, which `llama.config.full` reads.
+"""
+
+from __future__ import annotations
+
+import math
+import socket
+from typing import Any
+
+import yaml
+from attrs import evolve
+
+from . import full, sections, values
+from .frozen import FrozenMapping
+from .model import CollectorConfig, Target, Test
+from .probes import default_options
+from .series import refuse_collisions
+from .tree import Document, Node, WrongError, is_null, kind, read_document
+
+#: More flows than this in one collector are a mistake in its file, not a plan.
+MAX_FLOWS = 4_000_000
+_SIMPLE_NAME = "simple"
+
+
+def load_collector(path: str, *, port: int = full.DEFAULT_PORT) -> CollectorConfig:
+    """Read a collector's configuration of either format.
+
+    ``port`` is the reflectors' UDP port for the simple format, which names none. Raises
+    `ConfigErrors` with every mistake in the file.
+    """
+    doc = read_document(path)
+    config = read_collector(doc, port)
+    doc.finish()
+    return config
+
+
+def default_keep(interval_s: int) -> int:
+    """Return how many closed intervals are held: 15 minutes of them, and three."""
+    return math.ceil(900 / interval_s) + 3
+
+
+def is_simple(doc: Document) -> bool:
+    """Say whether a collector's file has the simple format, from its shape alone."""
+    root = doc.root
+    if not isinstance(root, yaml.MappingNode):
+        return False
+    keys = {key.value for key, _ in root.value if isinstance(key, yaml.ScalarNode)}
+    if all(_is_tags(value) for _, value in root.value):
+        # A full file without its tests and targets looks the same; so does a host named "api".
+        return not keys <= full.FULL.keys()
+    return not keys & full.FULL.keys()
+
+
+def _is_tags(node: Node) -> bool:
+    if isinstance(node, yaml.MappingNode):
+        return all(isinstance(value, yaml.ScalarNode) for _, value in node.value)
+    return is_null(node)
+
+
+def read_collector(doc: Document, port: int = full.DEFAULT_PORT) -> CollectorConfig:
+    """Make what it can of a document; its mistakes are noted there."""
+    hostname = socket.gethostname()
+    if is_simple(doc):
+        tests = _simple(doc, port)
+        given: dict[str, Any] = {name: spec.default for name, spec in full.FULL.items()}
+    else:
+        given = doc.top(full.FULL)
+        if not given:
+            return CollectorConfig(path=doc.path, tests=())
+        tests = full.read_tests(doc, given)
+    source_tags: FrozenMapping[str, str] = given["source_tags"]
+    hostname = source_tags.get("src_hostname", hostname)
+    _refuse_excess(doc, tests)
+    tests = [evolve(placed, test=_tagged(placed.test, source_tags, hostname)) for placed in tests]
+    if not doc.mistakes:
+        refuse_collisions(doc, tests)
+    bind, token = given["api"]
+    interval_s = given["summarization"]["interval"]
+    defaults = CollectorConfig(path=doc.path, tests=())
+    return CollectorConfig(
+        path=doc.path,
+        tests=tuple(placed.test for placed in tests),
+        interval_s=interval_s,
+        keep_intervals=given["summarization"]["keep"] or default_keep(interval_s),
+        api=bind or defaults.api,
+        api_token=token,
+        max_pps=given["limits"]["pps"],
+        max_bps=given["limits"]["bps"],
+        src_hostname=hostname,
+        source_tags=source_tags,
+        notes=tuple(sorted(doc.notes)),
+    )
+
+
+def _simple(doc: Document, port: int) -> list[full.PlacedTest]:
+    targets: list[Target] = []
+    nodes: list[Node] = []
+    for entry in doc.entries(doc.root, "the file"):
+        try:
+            host = values.host(doc, entry.key_node)
+            tags = sections.tags(doc, entry.value)
+        except WrongError as error:
+            if error.node is entry.value:
+                doc.wrong(
+                    error.node,
+                    f"the tags of {entry.key!r} are {kind(error.node)},"
+                    " expected a mapping (tag: value)",
+                )
+            else:
+                doc.wrong(error.node, error.message)
+            continue
+        name = tags.get("dst_hostname") or entry.key
+        targets.append(Target(name=name, host=host, port=port, tags=tags))
+        nodes.append(entry.key_node)
+    if not targets:
+        return []
+    test = Test(
+        name=_SIMPLE_NAME,
+        targets=tuple(targets),
+        source_ports=full.DEFAULT_SOURCE_PORTS,
+        options=default_options("stamp"),
+    )
+    return [full.PlacedTest(test, doc.root, nodes)]
+
+
+def _tagged(test: Test, source_tags: FrozenMapping[str, str], hostname: str) -> Test:
+    """Return the test with every target's tags complete."""
+    targets = []
+    for target in test.targets:
+        names = {"src_hostname": hostname, "dst_hostname": target.name}
+        tags = FrozenMapping({**source_tags, **names, **target.tags})
+        targets.append(evolve(target, tags=tags))
+    return evolve(test, targets=tuple(targets))
+
+
+def _refuse_excess(doc: Document, tests: list[full.PlacedTest]) -> None:
+    """Refuse tests whose flows are more than one collector can hold."""
+    total = 0
+    for placed in tests:
+        test = placed.test
+        classes = sum(len(port.dscps) for port in test.source_ports)
+        total += len(test.targets) * classes * max(1, len(test.sizes))
+        if total > MAX_FLOWS:
+            doc.wrong(
+                placed.node,
+                f"the tests up to this one have {total:,} flows, expected at most {MAX_FLOWS:,}",
+            )
+            return

@@ -1,0 +1,384 @@
+"""The collector's full format: its sections' keys, and the tests that they make together."""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from attrs import evolve, frozen
+
+from . import sections, values
+from .frozen import FrozenMapping
+from .model import PROBES, Family, SourcePort, Target, Test
+from .probes import KINDS, default_options, options_of
+from .tree import Document, KeySpec, Node, Read, WrongError, line_of, unknown
+
+DEFAULT_PORT = 8100
+DEFAULT_INTERVAL_S = 30
+DEFAULT_TIMEOUT_S = 1.0
+#: Of every flow: with four source ports and 30 s intervals a pair sends 480 probes an interval.
+DEFAULT_RATE_PPS = 4.0
+DEFAULT_COUNT = 4
+#: What "default" is where a file does not define it.
+DEFAULT_SOURCE_PORTS = (SourcePort(name="default"),) * DEFAULT_COUNT
+
+
+@frozen
+class Placed:
+    """What was read, and where."""
+
+    value: Any
+    node: Node
+
+
+@frozen
+class PlacedTest:
+    """A test and where it and each of its targets stand, in step with its targets."""
+
+    test: Test
+    node: Node
+    target_nodes: Sequence[Node]
+
+
+def _placed(read: values.Read[Any]) -> values.Read[Placed]:
+    return lambda doc, node: Placed(read(doc, node), node)
+
+
+_TIMEOUT = values.duration(0.001, 60, "ms")
+_CLASSES = values.one_or_more("traffic classes such as [BE, EF]", values.dscp)
+_SIZE = values.whole(1, 65_507, "octets of UDP payload")
+
+SUMMARIZATION = {
+    "interval": KeySpec(values.whole(1, 3600, "s"), DEFAULT_INTERVAL_S),
+    "handlers": KeySpec(values.whole(1, 1024, "read for compatibility, not used")),
+    "keep": KeySpec(values.whole(2, 100_000, "closed intervals")),
+}
+LIMITS = {
+    "pps": KeySpec(values.quantity(1, 1e9, "packets/s")),
+    "bps": KeySpec(values.quantity(1000, 1e12, "bit/s")),
+}
+PORT = {
+    "ip": KeySpec(values.address),
+    "port": KeySpec(values.whole(0, 65535, "UDP port, 0: the system chooses"), 0),
+    "tos": KeySpec(_placed(values.tos)),
+    "dscp": KeySpec(_placed(_CLASSES)),
+    "timeout": KeySpec(_TIMEOUT, DEFAULT_TIMEOUT_S),
+}
+PORT_GROUP = {
+    "port": KeySpec(_placed(values.text("the name of a port")), required=True),
+    "count": KeySpec(values.whole(1, 60_000, "source ports"), 1),
+}
+RATE_LIMIT = {
+    "cps": KeySpec(
+        values.number(0.001, 10_000, "probes/s of each target and source port"), required=True
+    ),
+}
+TARGET = {
+    "ip": KeySpec(_placed(values.host)),
+    "host": KeySpec(_placed(values.host)),
+    "port": KeySpec(values.whole(1, 65535, "UDP or TCP port"), DEFAULT_PORT),
+    "tags": KeySpec(sections.tags, FrozenMapping()),
+    "name": KeySpec(values.text("a name for results")),
+}
+TEST = {
+    "targets": KeySpec(_placed(values.text("the name of a target set")), required=True),
+    "port_group": KeySpec(_placed(values.text("the name of a port group"))),
+    "rate_limit": KeySpec(_placed(values.text("the name of a rate limit"))),
+    "name": KeySpec(values.text("a name")),
+    "probe": KeySpec(values.choice("probe", PROBES), "stamp"),
+    "dscp": KeySpec(_CLASSES),
+    "size": KeySpec(_placed(_SIZE)),
+    "sizes": KeySpec(_placed(values.one_or_more("sizes", _SIZE))),
+    "timeout": KeySpec(_TIMEOUT),
+    "family": KeySpec(_placed(values.choice("family", ("any", "4", "6", "both")))),
+    "source": KeySpec(_placed(values.address)),
+    "interface": KeySpec(values.interface),
+    "df": KeySpec(_placed(values.flag)),
+}
+#: Every option of any kind of probe; which kinds take it is checked once the kind is known.
+OPTIONS = {
+    name: KeySpec(_placed(spec.read))
+    for kind in KINDS.values()
+    for name, spec in kind.options.items()
+}
+
+
+def _named(what: str, read: values.Read[Any]) -> Read:
+    def read_all(doc: Document, node: Node) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for entry in doc.entries(node, what):
+            if not entry.key.strip():
+                doc.wrong(entry.key_node, f"{what} has an entry without a name")
+            found[entry.key] = doc.attempt(read, entry.value, None)
+        return found
+
+    return read_all
+
+
+def _port(doc: Document, node: Node) -> Mapping[str, Any]:
+    given = doc.mapping(node, "a port", PORT)
+    if given["tos"] and given["dscp"]:
+        doc.wrong(given["dscp"].node, "both tos and dscp name the class, expected one of them")
+    return given
+
+
+def _port_group(doc: Document, node: Node) -> Sequence[tuple[Node, Mapping[str, Any]]]:
+    entries = doc.sequence(
+        node,
+        "a port group",
+        lambda doc, node: (node, doc.mapping(node, "a port group", PORT_GROUP)),
+    )
+    if not entries and not getattr(node, "value", None):
+        raise WrongError(node, "an empty port group, expected at least one `- port: NAME`")
+    return entries
+
+
+def _rate_limit(doc: Document, node: Node) -> float | None:
+    cps: float | None = doc.mapping(node, "a rate limit", RATE_LIMIT)["cps"]
+    return cps
+
+
+def _target(doc: Document, node: Node) -> Placed | None:
+    given = doc.mapping(node, "a target", TARGET)
+    if given["ip"] and given["host"]:
+        raise WrongError(given["host"].node, "both ip and host name the target, expected one")
+    host = given["ip"] or given["host"]
+    if host is None:
+        if not any(entry.key in ("ip", "host") for entry in doc.entries(node, "a target")):
+            raise WrongError(node, "a target has no 'ip', expected an address or a hostname")
+        return None
+    name = given["name"] or given["tags"].get("dst_hostname") or host.value
+    target = Target(name=name, host=host.value, port=given["port"], tags=given["tags"])
+    return Placed(target, host.node)
+
+
+def _target_set(doc: Document, node: Node) -> Sequence[Placed]:
+    targets = doc.sequence(node, "a target set", _target)
+    if not targets and not getattr(node, "value", None):
+        raise WrongError(node, "an empty target set, expected at least one `- ip: ADDRESS`")
+    return [target for target in targets if target is not None]
+
+
+def _test(doc: Document, node: Node) -> Placed:
+    return Placed(doc.mapping(node, "a test", TEST | OPTIONS), node)
+
+
+def _tests(doc: Document, node: Node) -> Sequence[Placed]:
+    tests = doc.sequence(node, "tests", _test)
+    if not tests and not getattr(node, "value", None):
+        raise WrongError(node, "no tests, expected at least one `- targets: NAME`")
+    return tests
+
+
+def _section(what: str, keys: Mapping[str, KeySpec]) -> Read:
+    return lambda doc, node: doc.mapping(node, what, keys)
+
+
+FULL = {
+    "summarization": KeySpec(
+        _section("summarization", SUMMARIZATION),
+        {name: spec.default for name, spec in SUMMARIZATION.items()},
+    ),
+    "api": KeySpec(sections.api, (None, None)),
+    "limits": KeySpec(_section("limits", LIMITS), {"pps": None, "bps": None}),
+    "source_tags": KeySpec(sections.tags, FrozenMapping()),
+    "ports": KeySpec(_named("ports", _port), {}),
+    "port_groups": KeySpec(_named("port_groups", _port_group), {}),
+    "rate_limits": KeySpec(_named("rate_limits", _rate_limit), {}),
+    "tests": KeySpec(_tests, (), required=True),
+    "targets": KeySpec(_named("targets", _target_set), {}, required=True),
+}
+
+
+def source_ports(doc: Document, name: str, entries: Any, ports: Mapping[str, Any]) -> Any:
+    """Return the source ports of one port group, or None when a mistake spoils it."""
+    made: list[SourcePort] = []
+    taken: dict[tuple[str | None, int], str] = {}
+    for node, entry in entries:
+        ref = entry["port"]
+        if ref is None:
+            return None
+        if ref.value not in ports and ref.value != "default":
+            doc.wrong(ref.node, unknown("port", ref.value, ports))
+            return None
+        port = ports.get(ref.value, DEFAULT_PORT_KEYS)
+        if port is None:
+            return None
+        dscps = (port["tos"].value,) if port["tos"] else (0,)
+        dscps = port["dscp"].value if port["dscp"] else dscps
+        address = None if port["ip"] in ("0.0.0.0", "::") else port["ip"]  # noqa: S104  not bound
+        base, count = port["port"], entry["count"]
+        if base and base + count - 1 > 65535:
+            doc.wrong(
+                node, f"port {ref.value!r} counts from {base} to {base + count - 1}, past 65535"
+            )
+            continue
+        for number in range(base, base + count) if base else (0,) * count:
+            if number and (address, number) in taken:
+                doc.wrong(
+                    node,
+                    f"source port {number} of port {ref.value!r} is already that of port"
+                    f" {taken[address, number]!r} in this group; one port can send several"
+                    " classes: `dscp: [BE, EF]`",
+                )
+                break
+            taken[address, number] = ref.value
+            made.append(
+                SourcePort(
+                    name=ref.value,
+                    address=address,
+                    number=number,
+                    dscps=dscps,
+                    timeout_s=port["timeout"],
+                )
+            )
+    return tuple(made)
+
+
+DEFAULT_PORT_KEYS = {name: spec.default for name, spec in PORT.items()}
+
+
+def _refer(
+    doc: Document, ref: Placed | None, what: str, known: Mapping[str, Any], default: Any
+) -> Any:
+    """Return what a test's reference names, or None when a mistake spoils it."""
+    name = ref.value if ref else "default"
+    if name in known:
+        return known[name]
+    if name == "default" and default is not None:
+        return default
+    if ref:
+        doc.wrong(ref.node, unknown(what, name, known))
+    return None
+
+
+def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
+    """Return the tests of a full file whose sections were read; mistakes are noted in ``doc``."""
+    groups = {
+        name: None if entries is None else source_ports(doc, name, entries, given["ports"])
+        for name, entries in given["port_groups"].items()
+    }
+    made = []
+    for placed in given["tests"]:
+        test = placed.value
+        targets = _refer(doc, test["targets"], "target set", given["targets"], None)
+        ports = _refer(doc, test["port_group"], "port group", groups, DEFAULT_SOURCE_PORTS)
+        rate = _refer(doc, test["rate_limit"], "rate limit", given["rate_limits"], DEFAULT_RATE_PPS)
+        options = _options(doc, placed.node, test)
+        sizes = _sizes(doc, test)
+        family = _family(doc, test)
+        if not targets or not ports or rate is None:
+            continue
+        names = [
+            test[key].value if test[key] else "default"
+            for key in ("targets", "port_group", "rate_limit")
+        ]
+        source = test["source"].value if test["source"] else None
+        for port in ports:
+            _agree(doc, placed.node, family, source or port.address, targets)
+        ports = tuple(
+            evolve(
+                port,
+                dscps=test["dscp"] or port.dscps,
+                timeout_s=test["timeout"] or port.timeout_s,
+            )
+            for port in ports
+        )
+        made.append(
+            PlacedTest(
+                Test(
+                    name=test["name"] or "/".join(names),
+                    targets=tuple(target.value for target in targets),
+                    probe=test["probe"],
+                    port_group=names[1],
+                    source_ports=ports,
+                    sizes=sizes,
+                    rate_pps=rate,
+                    timeout_s=max(port.timeout_s for port in ports),
+                    family=family,
+                    source=source,
+                    interface=test["interface"],
+                    df=bool(test["df"] and test["df"].value),
+                    options=options,
+                ),
+                placed.node,
+                [target.node for target in targets],
+            )
+        )
+    return made
+
+
+def _options(doc: Document, node: Node, test: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the options of the test's kind of probe; those of other kinds are mistakes."""
+    own = KINDS[test["probe"]].options
+    given = default_options(test["probe"])
+    for name in OPTIONS:
+        if test[name] is None:
+            if name in own and own[name].required:
+                doc.wrong(node, f"a {test['probe']} test has no {name!r}, which it needs")
+        elif name in own:
+            given[name] = test[name].value
+        else:
+            takers = ", ".join(kind for kind in KINDS if name in KINDS[kind].options)
+            doc.wrong(
+                test[name].node, f"{name} has no meaning for {test['probe']} probes, only {takers}"
+            )
+    return options_of(doc, node, test["probe"], given)
+
+
+def _sizes(doc: Document, test: Mapping[str, Any]) -> tuple[int, ...]:
+    size, sizes = test["size"], test["sizes"]
+    if size and sizes:
+        doc.wrong(sizes.node, "both size and sizes are given, expected one of them")
+    placed = sizes or size
+    kind = KINDS[test["probe"]]
+    if test["df"] and test["df"].value and not kind.fragments:
+        doc.wrong(test["df"].node, f"df has no meaning for {test['probe']} probes")
+    if not placed:
+        return ()
+    wanted: tuple[int, ...] = sizes.value if sizes else (size.value,)
+    if kind.least_size is None:
+        doc.wrong(placed.node, f"the size of {test['probe']} probes cannot be chosen")
+    elif min(wanted) < kind.least_size:
+        doc.wrong(
+            placed.node,
+            f"{min(wanted)} octets are too few for a {test['probe']} probe, expected at least"
+            f" {kind.least_size} (octets of UDP payload)",
+        )
+    return wanted
+
+
+def _family(doc: Document, test: Mapping[str, Any]) -> Family:
+    given = test["family"]
+    families = KINDS[test["probe"]].families
+    if families == "4":
+        if given and given.value in ("6", "both"):
+            doc.wrong(given.node, f"{test['probe']} probes are IPv4 only, expected family 4")
+        return "4"
+    return given.value if given else "any"
+
+
+def _agree(
+    doc: Document, node: Node, family: Family, source: str | None, targets: Sequence[Placed]
+) -> None:
+    """Refuse targets that the test's family or source address cannot reach."""
+    wanted: str | None = family if family in ("4", "6") else None
+    if source is not None:
+        own = str(ipaddress.ip_address(source).version)
+        if wanted not in (None, own):
+            doc.wrong(node, f"source {source} is IPv{own}, but the test's family is {wanted}")
+            return
+        wanted = own
+    for target in targets:
+        try:
+            version = str(ipaddress.ip_address(target.value.host).version)
+        except ValueError:
+            continue
+        if wanted not in (None, version):
+            why = f"source is {source}" if source else f"family is {wanted}"
+            doc.wrong(
+                target.node,
+                f"target {target.value.host} is IPv{version}, but the {why} in the test in line"
+                f" {line_of(node)}",
+            )

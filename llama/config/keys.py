@@ -1,0 +1,49 @@
+"""Files of shared keys for authenticated probes: one ``ID HEX`` a line, ``#`` begins a comment."""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .model import Key
+
+#: RFC 2104 section 3 discourages keys shorter than the hash; half of SHA-256 is our least.
+LEAST_OCTETS = 16
+
+
+def read_keys(path: str) -> tuple[Key, ...]:
+    """Return the keys of a file in its order.
+
+    Raises `ValueError`, with a message for people that never holds a secret, when the file cannot
+    be read, when everyone can read it, and when a line of it is no key.
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o007:
+                raise ValueError(f"{path} is open to everyone on this host; run: chmod o= {path}")
+            lines = file.read(1 << 20).splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not ASCII text, expected lines of ID HEX") from None
+    keys: dict[str, Key] = {}
+    for number, line in enumerate(lines, 1):
+        words = line.partition("#")[0].split()
+        if not words:
+            continue
+        try:
+            name, secret = words[0], bytes.fromhex(words[1])
+        except (IndexError, ValueError):
+            raise ValueError(f"{path} line {number} is not: ID HEX") from None
+        if len(words) > 2:
+            raise ValueError(f"{path} line {number} is not: ID HEX")
+        if not LEAST_OCTETS <= len(secret) <= 128:
+            raise ValueError(
+                f"{path} line {number}: a key of {len(secret)} octets, expected {LEAST_OCTETS}-128"
+            )
+        if name in keys:
+            raise ValueError(f"{path} line {number}: key {name!r} is given twice")
+        keys[name] = Key(id=name, secret=secret)
+    if not keys:
+        raise ValueError(f"{path} has no key in it, expected lines of ID HEX")
+    return tuple(keys.values())

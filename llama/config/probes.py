@@ -1,0 +1,96 @@
+"""The kinds of probe: what each may be told, and how large it is on its way.
+
+The kinds themselves are elsewhere; this file says only what their configuration may hold.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from . import values
+from .keys import read_keys
+from .model import Key
+from .tree import Document, KeySpec, Node, WrongError, shown
+
+
+def _no_keys(doc: Document, node: Node) -> tuple[Key, ...]:
+    try:
+        return read_keys(values.path(doc, node))
+    except ValueError as error:
+        raise WrongError(node, str(error)) from None
+
+
+@frozen(kw_only=True)
+class ProbeKind:
+    """What a test of one kind of probe may say."""
+
+    natural_size: int  #: octets after the UDP, TCP or ICMP header when no size is asked for
+    header: int = 8  #: octets of that header
+    least_size: int | None = None  #: None: its size cannot be chosen
+    fragments: bool = True  #: "don't fragment" has a meaning
+    ecmp: bool = True  #: routers spread it over equal-cost paths
+    families: str = "46"
+    options: Mapping[str, KeySpec] = field(factory=dict)
+
+
+_STAMP_OPTIONS = {
+    "reply_dscp": KeySpec(values.dscp),
+    "tlvs": KeySpec(values.flag, True),
+}
+
+KINDS: dict[str, ProbeKind] = {
+    "stamp": ProbeKind(natural_size=44, least_size=44, options=_STAMP_OPTIONS),
+    "stamp-auth": ProbeKind(
+        natural_size=112,
+        least_size=112,
+        options={
+            **_STAMP_OPTIONS,
+            "key_file": KeySpec(_no_keys, required=True),
+            "key": KeySpec(values.text("the id of a key")),
+        },
+    ),
+    "twamp-light": ProbeKind(natural_size=44, least_size=44),
+    "llama-go": ProbeKind(natural_size=64, least_size=64),
+    "llama-python": ProbeKind(natural_size=36),
+    "icmp": ProbeKind(natural_size=56, least_size=16, ecmp=False),
+    "tcp": ProbeKind(
+        natural_size=0,
+        header=40,  # with the options that Linux puts into a SYN
+        fragments=False,
+        options={"in_flight": KeySpec(values.whole(1, 65536, "connection attempts at once"), 256)},
+    ),
+    "hping3": ProbeKind(
+        natural_size=0,
+        header=20,
+        fragments=False,
+        families="4",
+        options={
+            "tcp_port": KeySpec(values.whole(0, 65535, "TCP port"), 0),
+            "program": KeySpec(values.text("the path of hping3"), "hping3"),
+        },
+    ),
+}
+
+
+def default_options(probe: str) -> dict[str, Any]:
+    """Return the options of a kind of probe about which nothing is said."""
+    return {name: spec.default for name, spec in KINDS[probe].options.items()}
+
+
+def options_of(doc: Document, node: Node, probe: str, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a test's options as its kind of probe takes them. ``node`` is for complaints."""
+    options = {name: given[name] for name in KINDS[probe].options}
+    if probe == "stamp-auth":
+        keys, wanted = options.pop("key_file"), options["key"]
+        options["key"] = None
+        for key in keys or ():
+            if wanted in (None, key.id):
+                options["key"] = key
+                break
+        if keys and options["key"] is None:
+            names = ", ".join(key.id for key in keys)
+            doc.wrong(node, f"its key file has no key {shown(wanted)}; it has: {names}")
+    return options

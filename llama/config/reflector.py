@@ -1,0 +1,138 @@
+"""The reflector's configuration: where it answers, whom, how often, and with which keys."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from . import sections, values
+from .keys import read_keys
+from .model import Key, ReflectorConfig, ReflectorKey, ReflectorSession
+from .tree import Document, KeySpec, Node, WrongError, read_document, shown
+
+DEFAULTS = ReflectorConfig()
+_SSID = values.whole(1, 65535, "SSID, RFC 8972 section 3")
+_PREFIXES = values.one_or_more("prefixes", values.prefix)
+
+
+def _key_file(doc: Document, node: Node) -> tuple[Key, ...]:
+    try:
+        return read_keys(values.path(doc, node))
+    except ValueError as error:
+        raise WrongError(node, str(error)) from None
+
+
+KEY = {
+    "file": KeySpec(_key_file, required=True),
+    "key": KeySpec(values.text("the id of a key")),
+    "prefixes": KeySpec(_PREFIXES, ()),
+    "ssids": KeySpec(values.one_or_more("SSIDs", _SSID), ()),
+}
+SESSION = {
+    "source": KeySpec(values.prefix, required=True),
+    "source_port": KeySpec(values.whole(1, 65535, "UDP port")),
+    "ssid": KeySpec(_SSID),
+}
+LIMITS = {
+    "pps": KeySpec(values.quantity(1, 1e9, "replies/s")),
+    "pps_per_source": KeySpec(values.quantity(0.1, 1e9, "replies/s")),
+    "sessions": KeySpec(values.whole(16, 4_194_304, "sessions"), DEFAULTS.max_sessions),
+}
+
+
+def _keys(doc: Document, node: Node) -> list[ReflectorKey]:
+    def read(doc: Document, node: Node) -> list[ReflectorKey]:
+        given = doc.mapping(node, "a key", KEY)
+        keys: tuple[Key, ...] = given["file"] or ()
+        wanted = given["key"]
+        chosen = [key for key in keys if wanted in (None, key.id)]
+        if keys and not chosen:
+            names = ", ".join(key.id for key in keys)
+            doc.wrong(node, f"its file has no key {shown(wanted)}; it has: {names}")
+        return [
+            ReflectorKey(key=key, prefixes=given["prefixes"], ssids=given["ssids"])
+            for key in chosen
+        ]
+
+    found = [key for keys in doc.sequence(node, "keys", read) for key in keys]
+    counts: dict[Any, int] = {}
+    for key in found:
+        for selector in (*key.prefixes, *key.ssids) or ("all probes",):
+            counts[selector] = counts.get(selector, 0) + 1
+    for selector, count in counts.items():
+        if count > 2:
+            what = f"SSID {selector}" if isinstance(selector, int) else selector
+            doc.wrong(
+                node,
+                f"{count} keys are for {what}, expected at most two: the current one and the one"
+                " it replaces",
+            )
+    return found
+
+
+def _sessions(doc: Document, node: Node) -> list[ReflectorSession]:
+    return doc.sequence(
+        node,
+        "sessions",
+        lambda doc, node: ReflectorSession(**doc.mapping(node, "a session", SESSION)),
+    )
+
+
+def _limits(doc: Document, node: Node) -> Mapping[str, Any]:
+    return doc.mapping(node, "limits", LIMITS)
+
+
+REFLECTOR = {
+    "addresses": KeySpec(
+        values.one_or_more("addresses to answer on", values.address), DEFAULTS.addresses
+    ),
+    "port": KeySpec(values.whole(0, 65535, "UDP port, 0: the system chooses"), DEFAULTS.port),
+    "interface": KeySpec(values.interface),
+    "api": KeySpec(sections.api, (None, None)),
+    "allow": KeySpec(_PREFIXES, ()),
+    "legacy": KeySpec(values.flag, DEFAULTS.legacy),
+    "limits": KeySpec(_limits, {name: spec.default for name, spec in LIMITS.items()}),
+    "refuse_source_ports": KeySpec(
+        values.one_or_more("UDP ports", values.whole(0, 65535, "UDP port")), ()
+    ),
+    "reply_dscps": KeySpec(values.one_or_more("traffic classes", values.dscp), ()),
+    "keys": KeySpec(_keys, ()),
+    "allow_unauthenticated": KeySpec(values.flag, DEFAULTS.allow_unauthenticated),
+    "sessions": KeySpec(_sessions, ()),
+}
+
+
+def load_reflector(path: str) -> ReflectorConfig:
+    """Read a reflector's configuration. Raises `ConfigErrors` with every mistake in the file."""
+    doc = read_document(path)
+    config = read_reflector(doc)
+    doc.finish()
+    return config
+
+
+def read_reflector(doc: Document) -> ReflectorConfig:
+    """Make what it can of a document; its mistakes are noted there."""
+    given = doc.top(REFLECTOR)
+    if not given:
+        return ReflectorConfig(path=doc.path)
+    bind, token = given["api"]
+    limits = given["limits"]
+    return ReflectorConfig(
+        path=doc.path,
+        addresses=given["addresses"],
+        port=given["port"],
+        interface=given["interface"],
+        api=bind or DEFAULTS.api,
+        api_token=token,
+        allow=given["allow"],
+        legacy=given["legacy"],
+        max_pps=limits["pps"],
+        max_pps_per_source=limits["pps_per_source"],
+        max_sessions=limits["sessions"],
+        refuse_source_ports=given["refuse_source_ports"],
+        reply_dscps=given["reply_dscps"],
+        keys=tuple(given["keys"]),
+        allow_unauthenticated=given["allow_unauthenticated"],
+        sessions=tuple(given["sessions"]),
+        notes=tuple(sorted(doc.notes)),
+    )

@@ -1,0 +1,172 @@
+"""The scraper's configuration: which collectors it asks and which databases it writes to."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from . import sections, values
+from .frozen import FrozenMapping
+from .model import ScraperConfig, SpoolConfig, WriterConfig
+from .tree import Document, KeySpec, Node, WrongError, kind, read_document
+from .typed import typed
+
+COLLECTOR_PORT = 5000
+
+
+def http_url(doc: Document, node: Node) -> str:
+    """Read an http or https URL, without the slash at its end."""
+    value = values.text("a URL such as http://tsdb:8086")(doc, node)
+    try:
+        parts = urlsplit(value)
+        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        good = False
+    if not good or value.split() != [value]:
+        raise WrongError(node, f"{kind(node)} is not a URL, expected one such as http://tsdb:8086")
+    if parts.query or parts.fragment or parts.username is not None:
+        raise WrongError(
+            node, f"{kind(node)} has a user, a query or a fragment, which have keys of their own"
+        )
+    return value.rstrip("/")
+
+
+def collector_url(doc: Document, node: Node) -> str:
+    """Read ``host``, ``host:port`` or a URL as the base URL of a collector."""
+    value = values.text("a collector: HOST, HOST:PORT or a URL")(doc, node)
+    if "://" in value:
+        return http_url(doc, node)
+    host, port = value, str(COLLECTOR_PORT)
+    if value.startswith("["):
+        host, _, rest = value[1:].partition("]")
+        port = rest.removeprefix(":") if rest else port
+    elif value.count(":") == 1:
+        host, _, port = value.partition(":")
+    if not values.is_host(host) or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
+        raise WrongError(node, f"{kind(node)} is no collector, expected HOST, HOST:PORT or a URL")
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+_TEXT = values.text("text")
+_BATCH = {
+    "batch_points": KeySpec(values.whole(1, 1_000_000, "points"), 5000),
+    "batch_delay": KeySpec(values.duration(0, 300, "s"), 1.0),
+    "timeout": KeySpec(values.duration(0.1, 300, "s"), 10.0),
+    "gzip": KeySpec(values.flag, True),
+    "ca_file": KeySpec(values.path),
+}
+#: The options of every type of writer that comes with LLAMA. Types of plugins are not here.
+WRITERS: dict[str, dict[str, KeySpec]] = {
+    "influxdb": {
+        "url": KeySpec(http_url, required=True),
+        "database": KeySpec(_TEXT, "llama"),
+        "username": KeySpec(_TEXT),
+        "password": KeySpec(_TEXT),
+        "password_file": KeySpec(values.secret_line),
+        "retention_policy": KeySpec(_TEXT),
+        "create": KeySpec(values.flag, False),
+        **_BATCH,
+    },
+    "influxdb2": {
+        "url": KeySpec(http_url, required=True),
+        "org": KeySpec(_TEXT, required=True),
+        "bucket": KeySpec(_TEXT, required=True),
+        "token": KeySpec(_TEXT),
+        "token_file": KeySpec(values.secret_line),
+        **_BATCH,
+    },
+    "victoriametrics": {
+        "url": KeySpec(http_url, required=True),
+        "username": KeySpec(_TEXT),
+        "password": KeySpec(_TEXT),
+        "password_file": KeySpec(values.secret_line),
+        **_BATCH,
+    },
+    "sqlite": {
+        "path": KeySpec(values.path, required=True),
+        "raw": KeySpec(values.duration(3600, 3650 * 86400, "s"), 2 * 86400.0),
+        "rolled_up": KeySpec(values.duration(3600, 3650 * 86400, "s"), 30 * 86400.0),
+    },
+    "file": {
+        "path": KeySpec(values.path, required=True),
+        "format": KeySpec(values.choice("format", ("json", "line")), "json"),
+    },
+}
+SPOOL = {
+    "path": KeySpec(values.path, required=True),
+    "max_bytes": KeySpec(values.quantity(1e6, 1e15, "octets"), SpoolConfig(path="").max_bytes),
+    "max_age": KeySpec(values.duration(60, 3650 * 86400, "s"), SpoolConfig(path="").max_age_s),
+}
+
+
+def _collectors(doc: Document, node: Node) -> tuple[str, ...]:
+    return values.one_or_more("collectors", collector_url)(doc, node)
+
+
+def _writer(doc: Document, node: Node) -> WriterConfig:
+    read = typed(doc, node, "a writer", WRITERS, plugins=True)
+    options = dict(read.options)
+    for name in ("password", "token"):
+        if options.get(name) is not None and options.get(f"{name}_file") is not None:
+            doc.wrong(node, f"both {name} and {name}_file are given, expected one of them")
+        if f"{name}_file" in WRITERS.get(read.type, ()):
+            options[name] = options.pop(f"{name}_file") or options[name]
+    return WriterConfig(
+        type=read.type, options=FrozenMapping(options), file=doc.path, line=read.line
+    )
+
+
+def _writers(doc: Document, node: Node) -> list[WriterConfig]:
+    return doc.sequence(node, "writers", _writer)
+
+
+def _spool(doc: Document, node: Node) -> SpoolConfig | None:
+    given = doc.mapping(node, "spool", SPOOL)
+    if given["path"] is None:
+        return None
+    return SpoolConfig(
+        path=given["path"], max_bytes=int(given["max_bytes"]), max_age_s=given["max_age"]
+    )
+
+
+DEFAULTS = ScraperConfig(path="", collectors=(), writers=())
+SCRAPER = {
+    "interval": KeySpec(values.duration(0.1, 3600, "s"), DEFAULTS.interval_s),
+    "timeout": KeySpec(values.duration(0.1, 600, "s"), DEFAULTS.timeout_s),
+    "concurrency": KeySpec(values.whole(1, 1024, "collectors asked at once"), DEFAULTS.concurrency),
+    "collectors": KeySpec(_collectors, (), required=True),
+    "collector_token_file": KeySpec(values.secret_line),
+    "ca_file": KeySpec(values.path),
+    "writers": KeySpec(_writers, (), required=True),
+    "spool": KeySpec(_spool),
+    "api": KeySpec(sections.api, (None, None)),
+}
+
+
+def load_scraper(path: str) -> ScraperConfig:
+    """Read a scraper's configuration. Raises `ConfigErrors` with every mistake in the file."""
+    doc = read_document(path)
+    config = read_scraper(doc)
+    doc.finish()
+    return config
+
+
+def read_scraper(doc: Document) -> ScraperConfig:
+    """Make what it can of a document; its mistakes are noted there."""
+    given = doc.top(SCRAPER)
+    if not given:
+        return ScraperConfig(path=doc.path, collectors=(), writers=())
+    bind, token = given["api"]
+    return ScraperConfig(
+        path=doc.path,
+        interval_s=given["interval"],
+        timeout_s=given["timeout"],
+        concurrency=given["concurrency"],
+        collectors=given["collectors"],
+        collector_token=given["collector_token_file"],
+        ca_file=given["ca_file"],
+        writers=tuple(given["writers"]),
+        spool=given["spool"],
+        api=bind or DEFAULTS.api,
+        api_token=token,
+        notes=tuple(sorted(doc.notes)),
+    )

@@ -1,0 +1,45 @@
+"""Sections that several configurations have in common: the HTTP interface, tags."""
+
+from __future__ import annotations
+
+import yaml
+
+from . import values
+from .frozen import FrozenMapping
+from .tree import Document, KeySpec, Node, is_null, kind
+
+API = {
+    "bind": KeySpec(values.listen),
+    "token_file": KeySpec(values.secret_line),
+}
+
+#: Tag names that every series has anyway; a user's tag of the same name never shows.
+RESERVED_TAGS = frozenset(("src_ip", "dst_ip", "dst_port", "class", "probe", "size", "port_group"))
+
+
+def api(doc: Document, node: Node) -> tuple[str | None, str | None]:
+    """Read ``api: {bind, token_file}`` as the endpoint (None: the default) and the bearer token."""
+    given = doc.mapping(node, "api", API)
+    return given["bind"], given["token_file"]
+
+
+def tags(doc: Document, node: Node) -> FrozenMapping[str, str]:
+    """Read tags: text as written, whatever YAML would make of it."""
+    if is_null(node):
+        return FrozenMapping()
+    found: dict[str, str] = {}
+    for entry in doc.entries(node, "tags"):
+        if not isinstance(entry.value, yaml.ScalarNode):
+            doc.wrong(entry.value, f"tag {entry.key!r} is {kind(entry.value)}, expected text")
+        elif not entry.key.strip():
+            doc.wrong(entry.key_node, "a tag has no name, expected `name: value`")
+        elif "\n" in entry.key + entry.value.value:
+            doc.wrong(entry.value, f"tag {entry.key!r} has several lines, expected text on one")
+        else:
+            if entry.key in RESERVED_TAGS:
+                doc.note(
+                    entry.key_node,
+                    f"tag {entry.key!r} does not show: every series has one of that name",
+                )
+            found[entry.key] = entry.value.value
+    return FrozenMapping(found)

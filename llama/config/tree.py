@@ -1,0 +1,268 @@
+"""From a YAML file to a tree of nodes that know their lines, and the reading of mappings in it.
+
+Every mistake is noted with its line and reading goes on, so that all come out at once. What a
+single value may be is said in `llama.config.values`; what a section holds, in the service's file.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import yaml
+from attrs import Factory, define, frozen
+from yaml.reader import Reader as _YamlReader
+
+from .mistakes import ConfigErrors, Mistake
+
+T = TypeVar("T")
+Node = yaml.Node
+
+#: More octets than this are no configuration.
+MAX_OCTETS = 64 * 1024 * 1024
+#: Deeper than this nests nothing that is one; it also keeps YAML parsers off the stack's end.
+MAX_DEPTH = 40
+_MERGE = "tag:yaml.org,2002:merge"
+_LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class WrongError(Exception):
+    """A value is not what was expected; the mapping or list it stands in notes it and goes on."""
+
+    def __init__(self, node: Node, message: str) -> None:
+        super().__init__(message)
+        self.node = node
+        self.message = message
+
+
+Read = Callable[["Document", Node], Any]
+
+
+@frozen
+class KeySpec:
+    """How one key of a mapping is read, and its value when it is not given."""
+
+    read: Read
+    default: Any = None
+    required: bool = False
+
+
+@frozen
+class Entry:
+    """One key of a mapping, as text, and its value."""
+
+    key: str
+    key_node: Node
+    value: Node
+
+
+@define
+class Document:
+    """One file being read: its tree, and the mistakes and notes found so far."""
+
+    path: str
+    root: Node
+    mistakes: set[Mistake] = Factory(set)  # aliases make the same mistake come up again
+    notes: set[Mistake] = Factory(set)
+    _entries: dict[int, list[Entry]] = Factory(dict)
+
+    def wrong(self, node: Node, message: str) -> None:
+        """Note a mistake at ``node``."""
+        self.mistakes.add(Mistake(self.path, line_of(node), message))
+
+    def note(self, node: Node, message: str) -> None:
+        """Note what is legal but suspicious."""
+        self.notes.add(Mistake(self.path, line_of(node), message))
+
+    def attempt(self, read: Callable[[Document, Node], T], node: Node, default: T) -> T:
+        """Return what ``read`` makes of ``node``, or ``default`` once its mistake is noted."""
+        try:
+            return read(self, node)
+        except WrongError as error:
+            self.wrong(error.node, error.message)
+            return default
+
+    def finish(self) -> None:
+        """Raise `ConfigErrors` if there was any mistake."""
+        if self.mistakes:
+            raise ConfigErrors(self.mistakes)
+
+    def near(self, path: str) -> Path:
+        """Return a path of the configuration: relative ones start at the file's directory."""
+        return Path(self.path).parent / Path(path).expanduser()
+
+    def entries(self, node: Node, what: str) -> list[Entry]:
+        """Return the keys of a mapping, merge keys resolved, duplicates noted and left out.
+
+        Raises `WrongError` when ``node`` is no mapping. ``what`` names it for people.
+        """
+        if not isinstance(node, yaml.MappingNode):
+            raise WrongError(node, f"{what} is {kind(node)}, expected a mapping (key: value)")
+        if id(node) not in self._entries:
+            self._entries[id(node)] = []  # what a mapping that merges itself sees
+            self._entries[id(node)] = self._resolve(node)
+        return self._entries[id(node)]
+
+    def _resolve(self, node: yaml.MappingNode) -> list[Entry]:
+        own: dict[str, Entry] = {}
+        merged: dict[str, Entry] = {}
+        for key_node, value in node.value:
+            if key_node.tag == _MERGE:
+                many = isinstance(value, yaml.SequenceNode)
+                for source in value.value if many else (value,):
+                    nothing: list[Entry] = []
+                    entries = self.attempt(
+                        lambda doc, node: doc.entries(node, "what << merges"), source, nothing
+                    )
+                    for entry in entries:
+                        merged.setdefault(entry.key, entry)
+            elif not isinstance(key_node, yaml.ScalarNode):
+                self.wrong(key_node, f"a key is {kind(key_node)}, expected plain text")
+            elif key_node.value in own:
+                first = line_of(own[key_node.value].key_node)
+                self.wrong(key_node, f"{key_node.value!r} is given twice, first in line {first}")
+            else:
+                own[key_node.value] = Entry(key_node.value, key_node, value)
+        return list((merged | own).values())
+
+    def mapping(self, node: Node, what: str, keys: Mapping[str, KeySpec]) -> dict[str, Any]:
+        """Return the values of a mapping with known ``keys``, each with its default.
+
+        Unknown and missing keys and wrong values are noted. Raises `WrongError` when ``node`` is
+        no mapping.
+        """
+        values = {name: spec.default for name, spec in keys.items()}
+        given: set[str] = set()
+        for entry in self.entries(node, what):
+            spec = keys.get(entry.key)
+            if spec is None:
+                self.wrong(entry.key_node, unknown(f"key of {what}", entry.key, keys))
+                continue
+            if not (is_null(entry.value) and not spec.required):
+                values[entry.key] = self.attempt(spec.read, entry.value, spec.default)
+            given.add(entry.key)
+        for name, spec in keys.items():
+            if spec.required and name not in given:
+                self.wrong(node, f"{what} has no {name!r}, which it needs")
+        return values
+
+    def top(self, keys: Mapping[str, KeySpec]) -> dict[str, Any]:
+        """Return the values of the whole file's mapping: nothing when it is no mapping."""
+        try:
+            return self.mapping(self.root, "the file", keys)
+        except WrongError as error:
+            self.wrong(error.node, error.message)
+            return {}
+
+    def sequence(self, node: Node, what: str, read: Callable[[Document, Node], T]) -> list[T]:
+        """Return what ``read`` makes of each item of a list; wrong items are noted, left out."""
+        if not isinstance(node, yaml.SequenceNode):
+            raise WrongError(node, f"{what} is {kind(node)}, expected a list (- item)")
+        items: list[T] = []
+        for item in node.value:
+            try:
+                items.append(read(self, item))
+            except WrongError as error:
+                self.wrong(error.node, error.message)
+        return items
+
+
+def line_of(node: Node) -> int:
+    """Return the line, from 1, that a node starts in."""
+    return int(node.start_mark.line) + 1
+
+
+def is_null(node: Node) -> bool:
+    """Say whether a node is nothing: empty, ``~`` or ``null``, unquoted."""
+    return (
+        isinstance(node, yaml.ScalarNode)
+        and node.style is None
+        and node.value in ("", "~", "null", "Null", "NULL")
+    )
+
+
+def kind(node: Node) -> str:
+    """Say what a node is, with its text when it is short."""
+    if isinstance(node, yaml.MappingNode):
+        return "a mapping"
+    if isinstance(node, yaml.SequenceNode):
+        return "a list"
+    if is_null(node):
+        return "empty"
+    return shown(str(node.value))
+
+
+def shown(text: str) -> str:
+    """Return text in quotes, cut when it is long, on one line."""
+    return repr(text if len(text) <= 60 else text[:57] + "...")
+
+
+def unknown(what: str, name: str, known: Iterable[str]) -> str:
+    """Say that ``name`` is no known thing, and which it may have meant."""
+    names = list(known)
+    close = difflib.get_close_matches(name, names, 1, 0.6)
+    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
+    return f"unknown {what} {shown(name)}; {hint}"
+
+
+def read_document(path: str) -> Document:
+    """Read a YAML file into a `Document`. Raises `ConfigErrors` when it is not one."""
+
+    def refuse(line: int, message: str) -> ConfigErrors:
+        return ConfigErrors([Mistake(path, line, message)])
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_OCTETS + 1)
+    except OSError as error:
+        raise refuse(0, f"cannot be read: {error.strerror}") from None
+    except ValueError:
+        raise refuse(0, "is no file name") from None
+    if len(data) > MAX_OCTETS:
+        raise refuse(0, f"is larger than {MAX_OCTETS >> 20} MiB, expected a configuration")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise refuse(line, f"octet 0x{data[error.start]:02x} is not UTF-8 text") from None
+    if bad := _YamlReader.NON_PRINTABLE.search(text):
+        line = text.count("\n", 0, bad.start()) + 1
+        raise refuse(line, f"control character U+{ord(bad.group()):04X} in the text")
+    try:
+        if line := _too_deep(text):
+            raise refuse(line, f"nested more than {MAX_DEPTH} deep, expected a configuration")
+        root = yaml.compose(text, Loader=_LOADER)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 0
+        raise refuse(line, _yaml_problem(error, text, line)) from None
+    except yaml.YAMLError as error:
+        raise refuse(0, "invalid YAML: " + " ".join(str(error).split())) from None
+    if root is None:
+        raise refuse(1, "is empty, expected a configuration")
+    return Document(path, root)
+
+
+def _too_deep(text: str) -> int:
+    """Return the line in which ``text`` nests too deeply to be composed safely, or 0."""
+    depth = 0
+    for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.CollectionStartEvent):
+            depth += 1
+            if depth > MAX_DEPTH:
+                return int(event.start_mark.line) + 1 if event.start_mark else 0
+        elif isinstance(event, yaml.CollectionEndEvent):
+            depth -= 1
+    return 0
+
+
+def _yaml_problem(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
+    """Say in one line what the YAML parser did not like."""
+    lines = text.splitlines()
+    source = lines[line - 1] if 0 < line <= len(lines) else ""
+    if "\t" in source[: len(source) - len(source.lstrip())]:
+        return "a tab indents this line, expected spaces"
+    parts = [part for part in (error.context, error.problem) if part]
+    return "invalid YAML: " + ", ".join(" ".join(part.split()) for part in parts)

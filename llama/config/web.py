@@ -1,0 +1,71 @@
+"""The web page's configuration: where the matrix is served and which database it is drawn from."""
+
+from __future__ import annotations
+
+from . import values
+from .model import StoreConfig, WebConfig
+from .scraper import http_url
+from .tree import Document, KeySpec, Node, read_document
+from .typed import typed
+
+_TEXT = values.text("text")
+_USER = {
+    "username": KeySpec(_TEXT),
+    "password_file": KeySpec(values.secret_line),
+    "ca_file": KeySpec(values.path),
+}
+#: The options of every type of store.
+STORES: dict[str, dict[str, KeySpec]] = {
+    "sqlite": {"path": KeySpec(values.path, required=True)},
+    "influxdb": {
+        "url": KeySpec(http_url, required=True),
+        "database": KeySpec(_TEXT, "llama"),
+        "retention_policy": KeySpec(_TEXT),
+        **_USER,
+    },
+    "prometheus": {
+        "url": KeySpec(http_url, required=True),
+        "token_file": KeySpec(values.secret_line),
+        **_USER,
+    },
+}
+
+
+def _store(doc: Document, node: Node) -> StoreConfig:
+    read = typed(doc, node, "a store", STORES, plugins=False)
+    options = {
+        name.removesuffix("_file") if name in ("password_file", "token_file") else name: value
+        for name, value in read.options.items()
+    }
+    return StoreConfig(type=read.type, options=options, file=doc.path, line=read.line)
+
+
+DEFAULT_LISTEN = "tcp:5001:interface=127.0.0.1"
+WEB = {
+    "listen": KeySpec(values.listen, DEFAULT_LISTEN),
+    "token_file": KeySpec(values.secret_line),
+    "store": KeySpec(_store, required=True),
+}
+
+
+def load_web(path: str) -> WebConfig:
+    """Read the web page's configuration. Raises `ConfigErrors` with every mistake in the file."""
+    doc = read_document(path)
+    config = read_web(doc)
+    doc.finish()
+    return config
+
+
+def read_web(doc: Document) -> WebConfig:
+    """Make what it can of a document; its mistakes are noted there."""
+    given = doc.top(WEB)
+    store = given.get("store") or StoreConfig(type="none")
+    if not given:
+        return WebConfig(path=doc.path, store=store)
+    return WebConfig(
+        path=doc.path,
+        listen=given["listen"],
+        api_token=given["token_file"],
+        store=store,
+        notes=tuple(sorted(doc.notes)),
+    )
