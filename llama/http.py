@@ -1,0 +1,517 @@
+"""HTTP as every LLAMA service speaks it: where it listens, who may ask, and what it refuses.
+
+Shared by reflector, collector, scraper and web. It knows nothing of what is served: a service
+hands in a Twisted ``IResource`` (a Klein app's, or `JsonRoot` with children) and gets a
+`HttpService` that is bound to localhost unless told otherwise, checks an optional token in
+constant time, limits requests, connections and their duration, and answers errors as JSON.
+"""
+
+from __future__ import annotations
+
+import base64
+import hmac
+import re
+from collections import Counter
+from typing import Any, NoReturn
+
+import orjson
+from twisted.application.service import Service
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.error import CannotListenError
+from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.resource import IResource, Resource, getChildForRequest
+from twisted.web.server import Request, Site
+from zope.interface import implementer
+
+SECOND = 1.0
+MINUTE = 60 * SECOND
+
+#: What a browser may do with any answer of ours, unless the page says otherwise.
+DEFAULT_POLICY = "default-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+
+_SECURITY_HEADERS = {
+    "Server": "llama",
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": DEFAULT_POLICY,
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+
+#: First words of Twisted's server endpoint strings; any other ``WORD:NUMBER`` is a host and port.
+_ENDPOINT_KINDS = frozenset(
+    ("tcp", "tcp4", "tcp6", "ssl", "tls", "unix", "systemd", "stdio", "haproxy", "onion", "fd")
+)
+_HOST_PORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[^\[\]:/=]*):(?P<port>[0-9]{1,5})")
+
+_log = Logger()
+
+
+class CannotListen(SystemExit):
+    """The address cannot be bound. Ends the program with its message, which is one line."""
+
+
+class BadRequestError(Exception):
+    """A request that cannot be answered; its text is one line for whoever asked."""
+
+
+def endpoint_description(where: str) -> str:
+    """Return ``where`` as a Twisted server endpoint string.
+
+    ``where`` is one already (``tcp:5000:interface=127.0.0.1``, ``ssl:...``, ``unix:...``), or
+    ``HOST:PORT`` or ``[IPv6]:PORT``, or ``:PORT`` for every IPv4 address, or a bare ``PORT`` for
+    localhost alone. Raises `ValueError`, with a message for people, if a port is none.
+    """
+    where = where.strip()
+    if where.isascii() and where.isdigit():
+        where = f"127.0.0.1:{where}"
+    match = _HOST_PORT.fullmatch(where)
+    if match is None or match["host"] in _ENDPOINT_KINDS:
+        if ":" not in where:
+            raise ValueError(
+                f"cannot listen on {where!r}; expected HOST:PORT or an endpoint string"
+            )
+        return where
+    port = int(match["port"])
+    if port > 65535:
+        raise ValueError(f"{where!r}: a port is at most 65535")
+    host = match["host"].strip("[]")
+    if host == "localhost":
+        host = "127.0.0.1"
+    kind = "tcp6" if ":" in host else "tcp"
+    return f"{kind}:{port}" + (f":interface={quoteStringArgument(host)}" if host else "")
+
+
+def is_local(address: Any) -> bool:
+    """Tell whether only programs of this machine can reach a listening ``address``."""
+    host = getattr(address, "host", None)
+    return host is None or host.startswith("127.") or host == "::1"
+
+
+def url_of(address: Any, *, secure: bool = False) -> str:
+    """Return the address of a listening port as people would type it."""
+    host = getattr(address, "host", None)
+    if host is None:
+        return f"unix:{getattr(address, 'name', '')}"
+    bracketed = f"[{host}]" if ":" in host else host
+    return f"{'https' if secure else 'http'}://{bracketed}:{getattr(address, 'port', 0)}/"
+
+
+def set_json(request: Any, code: int = 200) -> None:
+    """Say that the answer to ``request`` is JSON and has this status."""
+    request.setResponseCode(code)
+    request.setHeader("Content-Type", "application/json")
+
+
+def json_error(request: Any, code: int, message: str) -> bytes:
+    """Make the answer to ``request`` an error and return its body, ``{"error": message}``."""
+    set_json(request, code)
+    body = orjson.dumps({"error": message}, option=orjson.OPT_APPEND_NEWLINE)
+    request.setHeader("Content-Length", str(len(body)))
+    return body
+
+
+def set_security_headers(request: Any) -> None:
+    """Give an answer the headers that every answer of ours carries."""
+    for name, value in _SECURITY_HEADERS.items():
+        request.setHeader(name, value)
+
+
+class Query:
+    """The query of a request, read strictly; what nobody asks for is ignored.
+
+    Every method raises `BadRequestError` for a value it cannot take. Of a repeated parameter the
+    last one counts.
+    """
+
+    def __init__(self, request: Any) -> None:
+        self._args: dict[bytes, list[bytes]] = request.args or {}
+
+    def text(self, name: str) -> str | None:
+        """Return the parameter as text, or None if it is not there."""
+        values = self._args.get(name.encode())
+        if not values:
+            return None
+        try:
+            return values[-1].decode()
+        except UnicodeDecodeError:
+            raise BadRequestError(f"{name}: not UTF-8") from None
+
+    def whole(self, name: str, default: int, *, low: int = 0, high: int = 2**53) -> int:
+        """Return the parameter as a whole number within ``low`` and ``high``."""
+        text = self.text(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdigit() and len(text) <= 16):
+            raise BadRequestError(f"{name}={text[:40]}: expected a whole number")
+        number = int(text)
+        if not low <= number <= high:
+            raise BadRequestError(f"{name}={number}: expected {low} to {high}")
+        return number
+
+    def flag(self, name: str) -> bool:
+        """Return whether the parameter is ``1``; without it, or with ``0``, it is not."""
+        text = self.text(name)
+        if text not in (None, "0", "1"):
+            raise BadRequestError(f"{name}={text[:40]}: expected 0 or 1")
+        return text == "1"
+
+
+class _Channel(HTTPChannel):
+    """A connection that ends by itself, however slowly the other side writes or reads."""
+
+    maxHeaders = 64
+    totalHeadersSize = 16 * 1024
+    abortTimeout = 5
+    #: How long a client may leave an answer unread before it is dropped.
+    stall_s = MINUTE
+
+    site: HttpSite
+    _stalled: Any = None
+    _deaf = False
+
+    def resetTimeout(self) -> None:
+        """Do nothing: octets that trickle in do not prolong the time that a request may take."""
+
+    def pauseProducing(self) -> None:
+        """Note that the client does not read, besides pausing."""
+        if self._stalled is None:
+            self._stalled = self.callLater(self.stall_s, self.forceAbortClient)
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Note that the client reads again, besides resuming."""
+        self._forget_stall()
+        super().resumeProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Clean up, and tell the site."""
+        self._forget_stall()
+        super().connectionLost(reason)
+        self.site.disconnected(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take octets, unless a request was refused before its end."""
+        if not self._deaf:
+            super().dataReceived(data)
+
+    def refuse_body(self) -> None:
+        """Answer that the body of the present request is too long, and hang up."""
+        if not self._deaf:
+            self._deaf = True
+            self.site.answered[413] += 1
+            transport: Any = self.transport
+            transport.write(
+                b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            )
+            self.loseConnection()
+
+    def busy(self) -> bool:
+        """Tell whether an answer is being made or sent."""
+        return bool(self._handlingRequest)
+
+    def _forget_stall(self) -> None:
+        stalled, self._stalled = self._stalled, None
+        if stalled is not None and stalled.active():
+            stalled.cancel()
+
+
+class _Request(Request):
+    """A request whose body is bounded."""
+
+    channel: _Channel
+    _taken = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body that says it is too long before it is read."""
+        super().gotLength(0)  # keeps the body in memory, which the limit makes harmless
+        if (length or 0) > self.channel.site.max_body:
+            self.channel.refuse_body()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Refuse a body that turns out too long, as one without a stated length can."""
+        self._taken += len(data)
+        if self._taken > self.channel.site.max_body:
+            self.channel.refuse_body()
+        else:
+            super().handleContentChunk(data)
+
+
+class HttpSite(Site):
+    """A site with limits and without an access log: what it answered is counted instead.
+
+    ``max_connections``: further ones are closed at once. ``timeout_s``: how long a client may
+    take, from its connection or its previous answer, to send a whole request. ``max_body``:
+    octets of a request's body.
+    """
+
+    protocol: Any = _Channel
+    reactor: Any
+
+    def __init__(
+        self,
+        root: Any,
+        *,
+        reactor: Any,
+        max_connections: int = 512,
+        timeout_s: float = 2 * MINUTE,
+        max_body: int = 64 * 1024,
+    ) -> None:
+        super().__init__(
+            root,
+            requestFactory=_Request,
+            parsePOSTFormSubmission=False,
+            timeout=timeout_s,
+            reactor=reactor,
+        )
+        self.max_connections = max_connections
+        self.max_body = max_body
+        self.channels: set[_Channel] = set()
+        self.answered: Counter[int] = Counter()  # how many answers of each status
+        self.refused_connections = 0
+        self._idle: list[Deferred[None]] = []
+
+    def startFactory(self) -> None:
+        """Start without the clock that only an access log needs."""
+
+    def stopFactory(self) -> None:
+        """Stop what `startFactory` did not start."""
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return a channel, or None, which closes the connection, when there are too many."""
+        if len(self.channels) >= self.max_connections:
+            self.refused_connections += 1
+            return None
+        channel: Any = super().buildProtocol(addr)
+        self.channels.add(channel)
+        return channel
+
+    def log(self, request: Any) -> None:
+        """Count an answer."""
+        self.answered[int(request.code)] += 1
+
+    def disconnected(self, channel: _Channel) -> None:
+        """Forget a connection that is gone."""
+        self.channels.discard(channel)
+        if not self.channels:
+            waiting, self._idle = self._idle, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def close(self, grace_s: float) -> Deferred[None]:
+        """Close every connection: idle ones now, busy ones after their answer or ``grace_s``.
+
+        The Deferred fires when none is left.
+        """
+        if not self.channels:
+            return succeed(None)
+        abort = self.reactor.callLater(grace_s, self._abort)
+
+        def no_abort(_: None) -> None:
+            if abort.active():
+                abort.cancel()
+
+        done: Deferred[None] = Deferred()
+        self._idle.append(done)
+        for channel in list(self.channels):
+            channel.persistent = 0  # a busy one closes itself after its answer
+            if not channel.busy():
+                channel.loseConnection()
+        return done.addCallback(no_abort)
+
+    def _abort(self) -> None:
+        for channel in list(self.channels):
+            channel.forceAbortClient()
+
+
+@implementer(IResource)
+class Guard:
+    """What every request passes first: security headers, and the token if there is one.
+
+    The token is shown as ``Authorization: Bearer TOKEN``, or, since a browser can only ask
+    people for it so, as the password of Basic authentication with any user name. ``/status``
+    needs none: it says nothing but ``ok``.
+    """
+
+    isLeaf = False
+
+    def __init__(self, root: Any, token: str | None = None) -> None:
+        self._root = root
+        self._token = token.encode() if token else None
+
+    def getChildWithDefault(self, name: bytes, request: Any) -> Any:
+        """Return the resource that was asked for, or one that refuses."""
+        set_security_headers(request)
+        request.postpath.insert(0, request.prepath.pop())
+        if self._token is None or request.path == b"/status" or self._shown(request):
+            found: IResource = getChildForRequest(self._root, request)
+            return found
+        request.setHeader("WWW-Authenticate", 'Bearer realm="llama"')
+        request.responseHeaders.addRawHeader("WWW-Authenticate", 'Basic realm="llama"')
+        return _Refusal(401, "this service wants its token: Authorization: Bearer TOKEN")
+
+    def render(self, request: Any) -> NoReturn:
+        """Never: a request always has a path, so `getChildWithDefault` answers it."""
+        raise AssertionError(f"{request.path!r} was not traversed")
+
+    def putChild(self, path: bytes, child: Any) -> NoReturn:
+        """Never: children belong to the resource that is guarded."""
+        raise TypeError("put children into the guarded resource")
+
+    def _shown(self, request: Any) -> bool:
+        assert self._token is not None
+        scheme, _, credentials = (request.getHeader(b"authorization") or b"").partition(b" ")
+        shown = credentials.strip()
+        if scheme.lower() == b"basic":
+            try:
+                shown = base64.b64decode(shown, validate=True).partition(b":")[2]
+            except ValueError:
+                shown = b""
+        elif scheme.lower() != b"bearer":
+            shown = b""
+        return hmac.compare_digest(shown, self._token)
+
+
+class _Refusal(Resource):
+    """Answers every request with one error."""
+
+    isLeaf = True
+
+    def __init__(self, code: int, message: str, allow: str | None = None) -> None:
+        super().__init__()
+        self._answer = code, message
+        self._allow = allow
+
+    def render(self, request: Any) -> bytes:
+        """Answer with the error."""
+        if self._allow:
+            request.setHeader("Allow", self._allow)
+        return json_error(request, *self._answer)
+
+
+class _Status(Resource):
+    """Says that the service is there."""
+
+    isLeaf = True
+
+    def render_GET(self, request: Any) -> bytes:
+        """Answer ``ok``."""
+        request.setHeader("Content-Type", "text/plain; charset=utf-8")
+        return b"ok"
+
+
+class JsonRoot(Resource):
+    """The root of a service without an application of its own: ``/status``, and errors as JSON.
+
+    What else it serves is put in with ``putChild``, for instance ``metrics`` with
+    prometheus-client's ``MetricsResource``. No request changes anything: only GET and HEAD pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        status: Any = _Status()
+        self.putChild(b"status", status)
+
+    def getChildWithDefault(self, path: bytes, request: Any) -> Any:
+        """Return the child of that name, or one that refuses."""
+        if request.method not in (b"GET", b"HEAD"):
+            return _Refusal(405, "only GET and HEAD are answered here", "GET, HEAD")
+        child: Any = super().getChildWithDefault(path, request)
+        return child
+
+    def getChild(self, path: bytes, request: Any) -> Any:
+        """Return what answers for a path that is not served."""
+        return _Refusal(404, f"nothing is served at {request.path.decode(errors='replace')}")
+
+
+class HttpService(Service):
+    """Serves ``root`` at ``where`` (see `endpoint_description`) while it runs.
+
+    Raises `CannotListen`, or `ValueError` for a ``where`` that is none, when it is started.
+    ``port`` is the listening port once it runs; ``what`` names the service in messages, and
+    ``local_hint`` is what the log says, once, if no other machine can reach it.
+    """
+
+    #: How long an answer may take to leave when the service stops.
+    grace_s = 2 * SECOND
+
+    def __init__(
+        self,
+        reactor: Any,
+        where: str,
+        root: Any,
+        *,
+        what: str,
+        token: str | None = None,
+        local_hint: str = "only this machine can reach it",
+        **limits: Any,
+    ) -> None:
+        self.where = where
+        self.site = HttpSite(Guard(root, token), reactor=reactor, **limits)
+        self.port: Any = None
+        self._reactor = reactor
+        self._what = what
+        self._token = token
+        self._local_hint = local_hint
+
+    @property
+    def url(self) -> str:
+        """Where to reach it; it must be running."""
+        assert self.port is not None
+        return url_of(self.port.getHost(), secure=self._secure())
+
+    def privilegedStartService(self) -> None:
+        """Bind while the process may still bind low ports."""
+        self._listen()
+        super().privilegedStartService()
+
+    def startService(self) -> None:
+        """Bind, unless that was done before privileges were dropped."""
+        if self.port is None:
+            self._listen()
+        super().startService()
+
+    def stopService(self) -> Deferred[None]:
+        """Stop listening and close every connection; fires when all are gone."""
+        super().stopService()
+        port, self.port = self.port, None
+        stopped = succeed(None) if port is None else port.stopListening() or succeed(None)
+        return stopped.addCallback(lambda _: self.site.close(self.grace_s))
+
+    def _listen(self) -> None:
+        try:
+            endpoint = serverFromString(self._reactor, endpoint_description(self.where))
+        except (ValueError, TypeError, OSError) as wrong:
+            raise CannotListen(f"{self._what}: cannot listen on {self.where}: {wrong}") from None
+        listening = endpoint.listen(self.site)
+        listening.addCallbacks(self._listens, self._refused)
+        # Every endpoint of Twisted's own is bound, or refused, by now.
+        failed: list[Failure] = []
+        listening.addErrback(failed.append)
+        if failed:
+            failed[0].raiseException()
+
+    def _listens(self, port: Any) -> None:
+        self.port = port
+        address = port.getHost()
+        hint = f"; {self._local_hint}" if is_local(address) and hasattr(address, "host") else ""
+        _log.info("{what}: {url}{hint}", what=self._what, url=self.url, hint=hint)
+        if not is_local(address) and self._token and not self._secure():
+            _log.warn(
+                "{what}: the token crosses the network in clear text; give an ssl: endpoint",
+                what=self._what,
+            )
+
+    def _refused(self, failure: Failure) -> NoReturn:
+        reason = failure.value
+        if isinstance(reason, CannotListenError):
+            reason = getattr(reason.socketError, "strerror", None) or reason.socketError
+        raise CannotListen(f"{self._what}: cannot listen on {self.where}: {reason}") from None
+
+    def _secure(self) -> bool:
+        return self.where.strip().startswith(("ssl:", "tls:"))
