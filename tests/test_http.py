@@ -1,0 +1,425 @@
+"""The HTTP that every service shares: where it listens, who may ask, what it refuses."""
+
+from __future__ import annotations
+
+import json
+import socket
+from base64 import b64encode
+
+from treq.client import HTTPClient
+from treq.testing import RequestTraversalAgent
+from twisted.internet import reactor
+from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.internet.testing import StringTransport
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.resource import Resource
+from twisted.web.server import NOT_DONE_YET
+
+from llama import http
+
+
+class EndpointDescriptions(SynchronousTestCase):
+    def test_host_and_port(self):
+        """HOST:PORT in every shape becomes the endpoint that listens there."""
+        for where, expected in (
+            ("127.0.0.1:5000", "tcp:5000:interface=127.0.0.1"),
+            ("localhost:5000", "tcp:5000:interface=127.0.0.1"),
+            ("0.0.0.0:5000", "tcp:5000:interface=0.0.0.0"),
+            (":5000", "tcp:5000"),
+            ("5000", "tcp:5000:interface=127.0.0.1"),
+            ("[::1]:5000", r"tcp6:5000:interface=\:\:1"),
+            ("collector.example.net:80", "tcp:80:interface=collector.example.net"),
+        ):
+            self.assertEqual(http.endpoint_description(where), expected)
+
+    def test_endpoint_strings_pass(self):
+        """What is an endpoint string already stays as it is."""
+        for where in ("tcp:5000", "tcp:5000:interface=10.0.0.1", "unix:/run/llama.sock"):
+            self.assertEqual(http.endpoint_description(where), where)
+
+    def test_nonsense_is_refused(self):
+        """An impossible port, or a word alone, is refused with a message for people."""
+        self.assertIn("65535", str(self.assertRaises(ValueError, self._describe, "h:70000")))
+        self.assertIn("HOST:PORT", str(self.assertRaises(ValueError, self._describe, "host")))
+
+    def _describe(self, where: str) -> str:
+        return http.endpoint_description(where)
+
+    def test_is_local(self):
+        """Loopback addresses and Unix sockets are local, everything else is not."""
+        self.assertTrue(http.is_local(IPv4Address("TCP", "127.0.0.53", 1)))
+        self.assertTrue(http.is_local(IPv6Address("TCP", "::1", 1)))
+        self.assertTrue(http.is_local(UNIXAddress("/run/x")))
+        self.assertFalse(http.is_local(IPv4Address("TCP", "0.0.0.0", 1)))
+        self.assertFalse(http.is_local(IPv6Address("TCP", "::", 1)))
+
+    def test_url(self):
+        """An address is shown as people would type it."""
+        self.assertEqual(http.url_of(IPv6Address("TCP", "::1", 80)), "http://[::1]:80/")
+        self.assertEqual(
+            http.url_of(IPv4Address("TCP", "10.0.0.1", 443), secure=True), "https://10.0.0.1:443/"
+        )
+
+
+class _Echo(Resource):
+    """Answers with the query as `http.Query` reads it."""
+
+    isLeaf = True
+
+    def render_GET(self, request):
+        query = http.Query(request)
+        try:
+            answer = {
+                "text": query.text("text"),
+                "limit": query.whole("limit", 10, low=1, high=100),
+                "lossy": query.flag("lossy"),
+            }
+        except http.BadRequestError as bad:
+            return http.json_error(request, 400, str(bad))
+        http.set_json(request)
+        return json.dumps(answer).encode()
+
+
+def _client(token: str | None = None) -> tuple[HTTPClient, RequestTraversalAgent]:
+    root = http.JsonRoot()
+    root.putChild(b"echo", _Echo())
+    agent = RequestTraversalAgent(http.Guard(root, token))
+    return HTTPClient(agent), agent
+
+
+class Asking(SynchronousTestCase):
+    def ask(self, path: str, method: str = "GET", token: str | None = None, **kwargs):
+        """Return the answer to a request, and its body."""
+        client, _ = _client(token)
+        response = self.successResultOf(client.request(method, f"http://x{path}", **kwargs))
+        body = self.successResultOf(response.content())
+        return response, body
+
+    def test_status(self):
+        """/status says ok, in plain text."""
+        response, body = self.ask("/status")
+        self.assertEqual((response.code, body), (200, b"ok"))
+        self.assertEqual(
+            response.headers.getRawHeaders("Content-Type"), ["text/plain; charset=utf-8"]
+        )
+
+    def test_head(self):
+        """HEAD is answered like GET without the body."""
+        response, body = self.ask("/status", "HEAD")
+        self.assertEqual((response.code, body), (200, b""))
+
+    def test_not_found(self):
+        """A path that is not served gives 404 as JSON, never a page."""
+        response, body = self.ask("/nowhere/at/all")
+        self.assertEqual(response.code, 404)
+        self.assertEqual(json.loads(body), {"error": "nothing is served at /nowhere/at/all"})
+
+    def test_only_reading(self):
+        """Methods that could change something are refused, as JSON, and the right ones named."""
+        response, body = self.ask("/status", "DELETE")
+        self.assertEqual(response.code, 405)
+        self.assertEqual(response.headers.getRawHeaders("Allow"), ["GET, HEAD"])
+        self.assertIn("error", json.loads(body))
+
+    def test_security_headers(self):
+        """Every answer forbids what a browser could be tricked into, and names no version."""
+        for path in ("/status", "/nowhere"):
+            headers = self.ask(path)[0].headers
+            self.assertEqual(headers.getRawHeaders("Server"), ["llama"])
+            self.assertEqual(headers.getRawHeaders("X-Content-Type-Options"), ["nosniff"])
+            self.assertIn("default-src 'none'", headers.getRawHeaders("Content-Security-Policy")[0])
+
+    def test_query(self):
+        """Parameters are read strictly; unknown ones are ignored; of two the last counts."""
+        _, body = self.ask("/echo?text=a%20b&limit=5&limit=7&lossy=1&unknown=x")
+        self.assertEqual(json.loads(body), {"text": "a b", "limit": 7, "lossy": True})
+        _, body = self.ask("/echo")
+        self.assertEqual(json.loads(body), {"text": None, "limit": 10, "lossy": False})
+
+    def test_bad_values(self):
+        """A bad value gives 400 and one line that says what was expected."""
+        for query, message in (
+            ("limit=ten", "limit=ten: expected a whole number"),
+            ("limit=-1", "limit=-1: expected a whole number"),
+            ("limit=0", "limit=0: expected 1 to 100"),
+            ("lossy=yes", "lossy=yes: expected 0 or 1"),
+            ("text=%ff", "text: not UTF-8"),
+        ):
+            response, body = self.ask(f"/echo?{query}")
+            self.assertEqual((response.code, json.loads(body)), (400, {"error": message}))
+
+    def test_token_wanted(self):
+        """With a token, who does not show it gets 401 and is told how to."""
+        for headers in (
+            {},
+            {"Authorization": "Bearer wrong"},
+            {"Authorization": "Bearer"},
+            {"Authorization": "Digest secret"},
+            {"Authorization": "Basic !!!"},
+            {"Authorization": "Basic " + b64encode(b"secret").decode()},
+        ):
+            response, body = self.ask("/echo", token="secret", headers=headers)
+            self.assertEqual(response.code, 401, headers)
+            self.assertIn(
+                'Bearer realm="llama"', response.headers.getRawHeaders("WWW-Authenticate")
+            )
+            self.assertIn("token", json.loads(body)["error"])
+
+    def test_token_shown(self):
+        """Who shows the token, as a program or as a browser does, is answered."""
+        for shown in (
+            "Bearer secret",
+            "bearer secret",
+            "Basic " + b64encode(b"me:secret").decode(),
+        ):
+            response, _ = self.ask("/echo", token="secret", headers={"Authorization": shown})
+            self.assertEqual(response.code, 200, shown)
+
+    def test_status_needs_no_token(self):
+        """A health check needs no token, and learns nothing else."""
+        self.assertEqual(self.ask("/status", token="secret")[1], b"ok")
+        self.assertEqual(self.ask("/status/more", token="secret")[0].code, 401)
+
+
+class _Never(Resource):
+    """Never answers."""
+
+    isLeaf = True
+
+    def render_GET(self, request):
+        self.request = request
+        return NOT_DONE_YET
+
+
+class _Transport(StringTransport):
+    """Remembers being aborted."""
+
+    aborted = False
+
+    def abortConnection(self):
+        self.aborted = True
+        super().abortConnection()
+
+
+class Limits(SynchronousTestCase):
+    def setUp(self):
+        """Serve a root with a child that never answers, on a clock of our own."""
+        self.clock = Clock()
+        root = http.JsonRoot()
+        self.never = _Never()
+        root.putChild(b"never", self.never)
+        self.site = http.HttpSite(
+            http.Guard(root),
+            reactor=self.clock,
+            max_connections=2,
+            timeout_s=60.0,
+            max_body=100,
+        )
+
+    def connect(self):
+        """Return a channel of the site's, or None, and its transport."""
+        channel = self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
+        transport = _Transport()
+        if channel is not None:
+            channel.makeConnection(transport)
+        return channel, transport
+
+    def test_connections(self):
+        """Beyond the limit a connection is closed; when one goes, another may come."""
+        first, _ = self.connect()
+        self.connect()
+        self.assertIsNone(self.connect()[0])
+        self.assertEqual(self.site.refused_connections, 1)
+        first.connectionLost()
+        self.assertIsNotNone(self.connect()[0])
+
+    def test_trickled_request(self):
+        """A request that comes in drops does not hold its connection beyond the limit."""
+        channel, transport = self.connect()
+        for octet in b"GET /status HTTP/1.1\r\nHost: x\r\nX-Slow: " + b"a" * 100:
+            channel.dataReceived(bytes([octet]))
+            self.clock.advance(1)
+        self.assertTrue(transport.disconnecting)
+
+    def test_idle_between_requests(self):
+        """After an answer the time for the next request starts anew."""
+        channel, transport = self.connect()
+        for _ in range(3):
+            self.clock.advance(50)
+            channel.dataReceived(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+        self.assertEqual(transport.value().count(b"HTTP/1.1 200 OK"), 3)
+        self.assertFalse(transport.disconnecting)
+        self.clock.advance(61)
+        self.assertTrue(transport.disconnecting)
+        self.assertEqual(self.site.answered, {200: 3})
+
+    def test_unread_answer(self):
+        """A client that does not read its answer is dropped after a while."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+        channel.pauseProducing()
+        self.clock.advance(http._Channel.stall_s - 1)
+        channel.resumeProducing()
+        self.clock.advance(2)
+        self.assertFalse(transport.aborted)
+        channel.pauseProducing()
+        self.clock.advance(http._Channel.stall_s + 1)
+        self.assertTrue(transport.aborted)
+
+    def test_stated_body(self):
+        """A body that says it is too long is refused before it is sent."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"POST /status HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\n\r\n")
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 413 "))
+        self.assertTrue(transport.disconnecting)
+
+    def test_unstated_body(self):
+        """A body without a stated length is refused, once, when it grows too long."""
+        channel, transport = self.connect()
+        channel.dataReceived(
+            b"POST /status HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n"
+        )
+        for _ in range(10):
+            channel.dataReceived(b"20\r\n" + b"x" * 32 + b"\r\n")
+        self.assertEqual(transport.value().count(b"HTTP/1.1"), 1)
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 413 "))
+        self.assertEqual(self.site.answered, {413: 1})
+
+    def test_short_body(self):
+        """A short body does no harm: the request is answered on its merits."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"GET /status HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\n")
+        channel.dataReceived(b"x" * 100)
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 200 OK"))
+
+    def test_headers(self):
+        """Too many headers, or too long ones, are refused."""
+        for headers in (b"A: b\r\n" * 65, (b"A: " + b"b" * 9000 + b"\r\n") * 2):
+            channel, transport = self.connect()
+            channel.dataReceived(b"GET /status HTTP/1.1\r\nHost: x\r\n" + headers + b"\r\n")
+            self.assertTrue(transport.value().startswith(b"HTTP/1.1 400 "), transport.value())
+            channel.connectionLost()
+
+    def test_endless_line(self):
+        """A line that does not end ends the connection."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"GET /" + b"x" * 20000)
+        self.assertTrue(transport.disconnecting)
+
+    def test_close(self):
+        """Closing hangs up on idle clients at once, and on busy ones when the grace is over."""
+        idle, idle_transport = self.connect()
+        busy, busy_transport = self.connect()
+        busy.dataReceived(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+        closed = self.site.close(2.0)
+        self.assertTrue(idle_transport.disconnecting)
+        self.assertFalse(busy_transport.disconnecting)
+        idle.connectionLost()
+        self.assertNoResult(closed)
+        self.clock.advance(2)
+        self.assertTrue(busy_transport.aborted)
+        busy.connectionLost()
+        self.successResultOf(closed)
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_close_waits_for_answer(self):
+        """An answer under way when the service stops is finished, then the connection closed."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+        closed = self.site.close(2.0)
+        self.never.request.write(b"late")
+        self.never.request.finish()
+        self.assertIn(b"late", transport.value())
+        self.assertTrue(transport.disconnecting)
+        channel.connectionLost()
+        self.successResultOf(closed)
+
+    def test_close_without_connections(self):
+        """With nobody connected there is nothing to wait for."""
+        self.successResultOf(self.site.close(2.0))
+
+
+class OverLoopback(TestCase):
+    """The service on a real socket."""
+
+    def serve(self, where: str = "127.0.0.1:0", **kwargs) -> http.HttpService:
+        """Return a running service, which ends with the test."""
+        service = http.HttpService(reactor, where, http.JsonRoot(), what="test", **kwargs)
+        service.startService()
+        self.addCleanup(service.stopService)
+        return service
+
+    async def get(self, url: str, **kwargs):
+        """Return the answer of a real client's request, and its body."""
+        pool = HTTPConnectionPool(reactor, persistent=False)
+        response = await HTTPClient(Agent(reactor, pool=pool)).get(url, **kwargs)
+        return response, await response.content()
+
+    def logged(self) -> list[str]:
+        """Return a list that fills with what the module logs."""
+        lines: list[str] = []
+
+        def observe(event):
+            if event.get("log_namespace") == "llama.http":
+                lines.append(event["log_format"].format(**event))
+
+        globalLogPublisher.addObserver(observe)
+        self.addCleanup(globalLogPublisher.removeObserver, observe)
+        return lines
+
+    def test_served(self):
+        """A real client is answered, and the log says where and that only this machine can ask."""
+        lines = self.logged()
+        service = self.serve(local_hint="no remote scraper can reach it")
+
+        async def run():
+            response, body = await self.get(service.url + "status")
+            self.assertEqual((response.code, body), (200, b"ok"))
+            self.assertEqual(lines, [f"test: {service.url}; no remote scraper can reach it"])
+
+        return Deferred.fromCoroutine(run())
+
+    def test_stop_with_kept_connection(self):
+        """Stopping ends also the connection that a client kept open."""
+        service = http.HttpService(reactor, "127.0.0.1:0", http.JsonRoot(), what="test")
+        service.startService()
+
+        async def run():
+            pool = HTTPConnectionPool(reactor, persistent=True)
+            response = await HTTPClient(Agent(reactor, pool=pool)).get(service.url + "status")
+            await response.content()
+            self.assertEqual(len(service.site.channels), 1)
+            await service.stopService()
+            self.assertEqual(len(service.site.channels), 0)
+            await pool.closeCachedConnections()
+
+        return Deferred.fromCoroutine(run())
+
+    def test_wide_open(self):
+        """Bound to every address it does not claim to be local, and a bare token is warned of."""
+        lines = self.logged()
+        service = self.serve("0.0.0.0:0", token="secret")
+        self.assertEqual(lines[0], f"test: {service.url}")
+        self.assertIn("clear text", lines[1])
+
+    def test_taken_port(self):
+        """A port that is in use ends the program with one line."""
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            where = f"127.0.0.1:{taken.getsockname()[1]}"
+            service = http.HttpService(reactor, where, http.JsonRoot(), what="test")
+            wrong = self.assertRaises(http.CannotListen, service.startService)
+        self.assertEqual(str(wrong), f"test: cannot listen on {where}: Address already in use")
+
+    def test_nonsense(self):
+        """A listening address that is none ends the program with one line."""
+        for where in ("tcp:99999999:bogus=1", "host", "nothing:such:thing"):
+            service = http.HttpService(reactor, where, http.JsonRoot(), what="test")
+            wrong = self.assertRaises(http.CannotListen, service.startService)
+            self.assertIn(f"test: cannot listen on {where}", str(wrong))
+            self.assertNotIn("\n", str(wrong))
