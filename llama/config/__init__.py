@@ -5,6 +5,7 @@ anything starts.
 """
 
 from .collector import load_collector
+from .detect import SERVICES, AnyConfig, load
 from .dscp import DSCP_OF_CLASS, class_name, dscp_number
 from .frozen import FrozenMapping
 from .mistakes import ConfigErrors, Mistake
@@ -34,6 +35,8 @@ from .web import load_web
 __all__ = [
     "DSCP_OF_CLASS",
     "PROBES",
+    "SERVICES",
+    "AnyConfig",
     "CollectorConfig",
     "ConfigErrors",
     "Family",
@@ -55,6 +58,7 @@ __all__ = [
     "class_name",
     "dscp_number",
     "endpoint",
+    "load",
     "load_collector",
     "load_reflector",
     "load_scraper",

@@ -47,7 +47,9 @@ def _placed(read: values.Read[Any]) -> values.Read[Placed]:
 
 _TIMEOUT = values.duration(0.001, 60, "ms")
 _CLASSES = values.one_or_more("traffic classes such as [BE, EF]", values.dscp)
-_SIZE = values.whole(1, 65_507, "octets of UDP payload")
+#: The largest that our reflector answers, a jumbo frame.
+LARGEST_SIZE = 9216
+_SIZE = values.whole(1, LARGEST_SIZE, "octets of UDP payload")
 
 SUMMARIZATION = {
     "interval": KeySpec(values.whole(1, 3600, "s"), DEFAULT_INTERVAL_S),

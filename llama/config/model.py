@@ -149,7 +149,11 @@ class ReflectorConfig:
 
 @frozen(kw_only=True)
 class WriterConfig:
-    """One database to write to. ``file`` and ``line`` are for complaints about ``options``."""
+    """One database to write to.
+
+    ``options`` are as written, text mostly: the writer knows what they mean. ``file`` and ``line``
+    are for its complaints.
+    """
 
     type: str
     options: Mapping[str, Any] = field(factory=FrozenMapping, converter=_frozen)

@@ -36,24 +36,26 @@ class ProbeKind:
     options: Mapping[str, KeySpec] = field(factory=dict)
 
 
+_STAMP, _STAMP_AUTH = 44, 112  # octets without TLVs, RFC 8762 sections 4.2.1 and 4.2.2
+_TLVS, _HMAC_TLV = 52, 20  # octets of the TLVs that LLAMA asks with; see llama/wire/tlv.py
 _STAMP_OPTIONS = {
     "reply_dscp": KeySpec(values.dscp),
     "tlvs": KeySpec(values.flag, True),
 }
 
 KINDS: dict[str, ProbeKind] = {
-    "stamp": ProbeKind(natural_size=44, least_size=44, options=_STAMP_OPTIONS),
+    "stamp": ProbeKind(natural_size=_STAMP + _TLVS, least_size=_STAMP, options=_STAMP_OPTIONS),
     "stamp-auth": ProbeKind(
-        natural_size=112,
-        least_size=112,
+        natural_size=_STAMP_AUTH + _TLVS + _HMAC_TLV,
+        least_size=_STAMP_AUTH,
         options={
             **_STAMP_OPTIONS,
             "key_file": KeySpec(_no_keys, required=True),
             "key": KeySpec(values.text("the id of a key")),
         },
     ),
-    "twamp-light": ProbeKind(natural_size=44, least_size=44),
-    "llama-go": ProbeKind(natural_size=64, least_size=64),
+    "twamp-light": ProbeKind(natural_size=_STAMP, least_size=_STAMP),
+    "llama-go": ProbeKind(natural_size=1028, least_size=28),
     "llama-python": ProbeKind(natural_size=36),
     "icmp": ProbeKind(natural_size=56, least_size=16, ecmp=False),
     "tcp": ProbeKind(

@@ -5,10 +5,9 @@ from __future__ import annotations
 from urllib.parse import urlsplit
 
 from . import sections, values
-from .frozen import FrozenMapping
 from .model import ScraperConfig, SpoolConfig, WriterConfig
 from .tree import Document, KeySpec, Node, WrongError, kind, read_document
-from .typed import typed
+from .typed import untyped
 
 COLLECTOR_PORT = 5000
 
@@ -46,51 +45,8 @@ def collector_url(doc: Document, node: Node) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-_TEXT = values.text("text")
-_BATCH = {
-    "batch_points": KeySpec(values.whole(1, 1_000_000, "points"), 5000),
-    "batch_delay": KeySpec(values.duration(0, 300, "s"), 1.0),
-    "timeout": KeySpec(values.duration(0.1, 300, "s"), 10.0),
-    "gzip": KeySpec(values.flag, True),
-    "ca_file": KeySpec(values.path),
-}
-#: The options of every type of writer that comes with LLAMA. Types of plugins are not here.
-WRITERS: dict[str, dict[str, KeySpec]] = {
-    "influxdb": {
-        "url": KeySpec(http_url, required=True),
-        "database": KeySpec(_TEXT, "llama"),
-        "username": KeySpec(_TEXT),
-        "password": KeySpec(_TEXT),
-        "password_file": KeySpec(values.secret_line),
-        "retention_policy": KeySpec(_TEXT),
-        "create": KeySpec(values.flag, False),
-        **_BATCH,
-    },
-    "influxdb2": {
-        "url": KeySpec(http_url, required=True),
-        "org": KeySpec(_TEXT, required=True),
-        "bucket": KeySpec(_TEXT, required=True),
-        "token": KeySpec(_TEXT),
-        "token_file": KeySpec(values.secret_line),
-        **_BATCH,
-    },
-    "victoriametrics": {
-        "url": KeySpec(http_url, required=True),
-        "username": KeySpec(_TEXT),
-        "password": KeySpec(_TEXT),
-        "password_file": KeySpec(values.secret_line),
-        **_BATCH,
-    },
-    "sqlite": {
-        "path": KeySpec(values.path, required=True),
-        "raw": KeySpec(values.duration(3600, 3650 * 86400, "s"), 2 * 86400.0),
-        "rolled_up": KeySpec(values.duration(3600, 3650 * 86400, "s"), 30 * 86400.0),
-    },
-    "file": {
-        "path": KeySpec(values.path, required=True),
-        "format": KeySpec(values.choice("format", ("json", "line")), "json"),
-    },
-}
+#: The types of writers that come with LLAMA, for hints; plugins add others.
+WRITERS = ("influxdb", "influxdb2", "victoriametrics", "sqlite", "file")
 SPOOL = {
     "path": KeySpec(values.path, required=True),
     "max_bytes": KeySpec(values.quantity(1e6, 1e15, "octets"), SpoolConfig(path="").max_bytes),
@@ -103,16 +59,8 @@ def _collectors(doc: Document, node: Node) -> tuple[str, ...]:
 
 
 def _writer(doc: Document, node: Node) -> WriterConfig:
-    read = typed(doc, node, "a writer", WRITERS, plugins=True)
-    options = dict(read.options)
-    for name in ("password", "token"):
-        if options.get(name) is not None and options.get(f"{name}_file") is not None:
-            doc.wrong(node, f"both {name} and {name}_file are given, expected one of them")
-        if f"{name}_file" in WRITERS.get(read.type, ()):
-            options[name] = options.pop(f"{name}_file") or options[name]
-    return WriterConfig(
-        type=read.type, options=FrozenMapping(options), file=doc.path, line=read.line
-    )
+    read = untyped(doc, node, "a writer", WRITERS)
+    return WriterConfig(type=read.type, options=read.options, file=doc.path, line=read.line)
 
 
 def _writers(doc: Document, node: Node) -> list[WriterConfig]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import yaml
@@ -11,69 +10,70 @@ from attrs import frozen
 
 from . import values
 from .frozen import FrozenMapping
-from .tree import Document, KeySpec, Node, WrongError, is_null, line_of, unknown
+from .tree import Document, Entry, KeySpec, Node, WrongError, is_null, line_of
 
-#: Values in the options of a plugin's type, which are read without knowing what they mean.
+#: More values than this in one section are no options; aliases can make many out of little.
 MOST_VALUES = 10_000
 
 
 @frozen
 class Typed:
-    """The type's name, and its options as the type's keys or, for a plugin's, as plain data."""
+    """A section's type, its options, and the line it begins in."""
 
     type: str
     options: FrozenMapping[str, Any]
     line: int
 
 
-def typed(
-    doc: Document,
-    node: Node,
-    what: str,
-    types: Mapping[str, Mapping[str, KeySpec]],
-    plugins: bool,
-) -> Typed:
-    """Read a section with a ``type``. With ``plugins`` a type not in ``types`` is no mistake."""
-    entries = doc.entries(node, what)
-    for entry in entries:
+def _type_of(doc: Document, node: Node, what: str, types: Iterable[str]) -> Entry:
+    for entry in doc.entries(node, what):
         if entry.key == "type":
-            name = values.text("the name of a type")(doc, entry.value)
-            break
-    else:
-        raise WrongError(node, f"{what} has no 'type', expected one of {', '.join(types)}")
-    if name in types:
-        keys = {"type": KeySpec(values.text("a type")), **types[name]}
-        given = doc.mapping(node, f"{what} of type {name}", keys)
-        del given["type"]
-        return Typed(name, FrozenMapping(given), line_of(node))
-    if not plugins:
-        raise WrongError(entry.value, unknown(f"type of {what}", name, types))
-    doc.note(entry.value, f"type {name!r} is not LLAMA's own: a plugin must provide it")
+            return entry
+    raise WrongError(node, f"{what} has no 'type', expected one of {', '.join(types)}")
+
+
+def typed(
+    doc: Document, node: Node, what: str, types: Mapping[str, Mapping[str, KeySpec]]
+) -> Typed:
+    """Read a section whose type and whose type's options are all known."""
+    name = _type_of(doc, node, what, types).value
+    kind = values.choice(f"type of {what}", tuple(types))(doc, name)
+    keys = {"type": KeySpec(values.text("a type")), **types[kind]}
+    given = doc.mapping(node, f"{what} of type {kind}", keys)
+    del given["type"]
+    return Typed(kind, FrozenMapping(given), line_of(node))
+
+
+def untyped(doc: Document, node: Node, what: str, examples: Iterable[str]) -> Typed:
+    """Read a section whose type is a plugin's, which alone knows its options.
+
+    They are text as written, None where nothing is, tuples and mappings of such. ``password_file``
+    and ``token_file`` are read here: they become ``password`` and ``token``.
+    """
+    kind = values.text("the name of a type")(doc, _type_of(doc, node, what, examples).value)
+    options: dict[str, Any] = {}
     budget = [MOST_VALUES]
-    options = {e.key: _plain(e.value, budget, 4) for e in entries if e.key != "type"}
-    return Typed(name, FrozenMapping(options), line_of(node))
+    for entry in doc.entries(node, what):
+        if entry.key in ("password_file", "token_file"):
+            name = entry.key.removesuffix("_file")
+            if any(other.key == name for other in doc.entries(node, what)):
+                doc.wrong(
+                    entry.key_node, f"both {name} and {entry.key} are given, expected one of them"
+                )
+            options[name] = doc.attempt(values.secret_line, entry.value, "")
+        elif entry.key != "type":
+            options.setdefault(entry.key, _plain(doc, entry.value, budget, 4))
+    return Typed(kind, FrozenMapping(options), line_of(node))
 
 
-def _plain(node: Node, budget: list[int], depth: int) -> Any:
-    """Return a node as plain data: text, numbers, booleans, None, tuples and mappings of such."""
+def _plain(doc: Document, node: Node, budget: list[int], depth: int) -> Any:
     budget[0] -= 1
     if budget[0] < 0 or depth < 0:
-        raise WrongError(node, "too many or too deeply nested options for a plugin")
+        raise WrongError(node, "too many or too deeply nested values, expected a few options")
     if isinstance(node, yaml.SequenceNode):
-        return tuple(_plain(item, budget, depth - 1) for item in node.value)
+        return tuple(_plain(doc, item, budget, depth - 1) for item in node.value)
     if isinstance(node, yaml.MappingNode):
         return FrozenMapping(
-            {str(key.value): _plain(value, budget, depth - 1) for key, value in node.value}
+            {e.key: _plain(doc, e.value, budget, depth - 1) for e in doc.entries(node, "an option")}
         )
-    if is_null(node):
-        return None
-    written = str(node.value)
-    if getattr(node, "style", None) is not None:
-        return written
-    if written.lower() in ("true", "false"):
-        return written.lower() == "true"
-    if re.fullmatch(r"[+-]?(0|[1-9][0-9]{0,17})", written):
-        return int(written)
-    if re.fullmatch(r"[+-]?[0-9]{1,17}\.[0-9]{0,17}", written):
-        return float(written)
-    return written
+    return None if is_null(node) else str(node.value)

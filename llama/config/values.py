@@ -261,6 +261,9 @@ def endpoint(bind: str) -> str:
     port is served on localhost. Raises `ValueError`, with a message for people, for anything else.
     """
     if bind.startswith(_ENDPOINTS):
+        kind, _, rest = bind.partition(":")
+        if kind in ("tcp", "tcp6", "ssl") and not re.match(r"(port=)?[0-9]{1,5}(:|$)", rest):
+            raise ValueError(f"{shown(bind)} is no endpoint: a port number follows {kind}:")
         return bind
     host_text, colon, port_text = bind.rpartition(":")
     if not port_text.isascii() or not port_text.isdigit() or int(port_text[:6]) > 65535:

@@ -32,7 +32,7 @@ STORES: dict[str, dict[str, KeySpec]] = {
 
 
 def _store(doc: Document, node: Node) -> StoreConfig:
-    read = typed(doc, node, "a store", STORES, plugins=False)
+    read = typed(doc, node, "a store", STORES)
     options = {
         name.removesuffix("_file") if name in ("password_file", "token_file") else name: value
         for name, value in read.options.items()

@@ -1,0 +1,56 @@
+"""Which service a configuration file is for, told from its keys."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import yaml
+
+from . import full
+from .collector import is_simple, read_collector
+from .model import CollectorConfig, ReflectorConfig, ScraperConfig, WebConfig
+from .reflector import REFLECTOR, read_reflector
+from .scraper import SCRAPER, read_scraper
+from .tree import Document, KeySpec, read_document
+from .web import WEB, read_web
+
+AnyConfig = CollectorConfig | ReflectorConfig | ScraperConfig | WebConfig
+
+_READ: dict[str, Callable[[Document], AnyConfig]] = {
+    "collector": read_collector,
+    "reflector": read_reflector,
+    "scraper": read_scraper,
+    "web": read_web,
+}
+_KEYS: dict[str, Mapping[str, KeySpec]] = {
+    "collector": full.FULL,
+    "reflector": REFLECTOR,
+    "scraper": SCRAPER,
+    "web": WEB,
+}
+SERVICES = tuple(_READ)
+
+
+def load(path: str, service: str | None = None) -> AnyConfig:
+    """Read any service's configuration. Raises `ConfigErrors` with every mistake in the file.
+
+    Without the name of a service, the file's keys tell which it is.
+    """
+    doc = read_document(path)
+    config = _READ[service or detect(doc)](doc)
+    doc.finish()
+    return config
+
+
+def detect(doc: Document) -> str:
+    """Return the service whose keys a file has; a collector's simple format has hosts instead."""
+    if is_simple(doc) or not isinstance(doc.root, yaml.MappingNode):
+        return "collector"
+    given = {key.value for key, _ in doc.root.value if isinstance(key, yaml.ScalarNode)}
+
+    def likeness(service: str) -> tuple[bool, int]:
+        keys = _KEYS[service]
+        required = {name for name, spec in keys.items() if spec.required}
+        return given <= keys.keys() and given >= required, len(given & keys.keys())
+
+    return max(SERVICES, key=likeness)

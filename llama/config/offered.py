@@ -1,0 +1,94 @@
+"""What a collector's configuration asks for in figures: flows, packets and bits per second.
+
+Octets are those of IP packets, header included, as probes leave; replies are the same again.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from attrs import frozen
+
+from .model import CollectorConfig, Target, Test
+from .probes import KINDS
+
+IP_HEADER = {4: 20, 6: 40}  # octets
+
+
+@frozen(kw_only=True)
+class Offered:
+    """What is sent when nothing limits it."""
+
+    series: int = 0  #: rows of results: pairs of hosts by class and size
+    flows: int = 0
+    pps: float = 0.0
+    bps: float = 0.0  #: bit/s of IP packets
+
+    def __add__(self, other: Offered) -> Offered:
+        return Offered(
+            series=self.series + other.series,
+            flows=self.flows + other.flows,
+            pps=self.pps + other.pps,
+            bps=self.bps + other.bps,
+        )
+
+
+def packet_octets(test: Test, size: int | None, version: int) -> int:
+    """Return the octets of one IP packet. ``size`` is of UDP payload; None: the natural one."""
+    kind = KINDS[test.probe]
+    if size is None:
+        plain = test.options.get("tlvs") is False and kind.least_size
+        size = plain or kind.natural_size
+    return IP_HEADER[version] + kind.header + size
+
+
+def versions(test: Test, target: Target) -> tuple[int, ...]:
+    """Return the IP versions a target is probed over; a hostname in family "any" counts as 4."""
+    try:
+        return (ipaddress.ip_address(target.host).version,)
+    except ValueError:
+        return {"any": (4,), "4": (4,), "6": (6,), "both": (4, 6)}[test.family]
+
+
+def offered_to(test: Test, target: Target) -> Offered:
+    """Return what one test sends to one target."""
+    total = Offered()
+    flows = sum(len(port.dscps) for port in test.source_ports)
+    classes = len({dscp for port in test.source_ports for dscp in port.dscps})
+    for version in versions(test, target):
+        for size in test.sizes or (None,):
+            pps = flows * test.rate_pps
+            octets = packet_octets(test, size, version)
+            total += Offered(series=classes, flows=flows, pps=pps, bps=pps * 8 * octets)
+    return total
+
+
+def offered(config: CollectorConfig) -> Offered:
+    """Return what all tests send together, before the caps."""
+    total = Offered()
+    for test in config.tests:
+        kinds: dict[tuple[int, ...], int] = {}
+        examples: dict[tuple[int, ...], Target] = {}
+        for target in test.targets:
+            family = versions(test, target)
+            kinds[family] = kinds.get(family, 0) + 1
+            examples.setdefault(family, target)
+        for family, count in kinds.items():
+            one = offered_to(test, examples[family])
+            total += Offered(
+                series=one.series * count,
+                flows=one.flows * count,
+                pps=one.pps * count,
+                bps=one.bps * count,
+            )
+    return total
+
+
+def share_of_rate(config: CollectorConfig, wanted: Offered) -> float:
+    """Return the share of the configured rate that the caps leave, 1.0 when they do not bind."""
+    shares = [1.0]
+    if config.max_pps is not None and wanted.pps:
+        shares.append(config.max_pps / wanted.pps)
+    if config.max_bps is not None and wanted.bps:
+        shares.append(config.max_bps / wanted.bps)
+    return min(shares)
