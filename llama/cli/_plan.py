@@ -1,0 +1,122 @@
+"""What a collector would do with a configuration, as figures: the answer of ``llama check``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from llama.config import CollectorConfig, Test, class_name
+from llama.config.offered import Offered, offered, offered_to, share_of_rate
+from llama.config.probes import KINDS
+
+from ._coverage import PATHS, expected_share, flows_to_cover
+from ._demand import demand
+from ._host import Host
+
+
+def plan(config: CollectorConfig, host: Host) -> dict[str, Any]:
+    """Return everything that ``llama check`` says about a collector, ready for JSON."""
+    wanted = offered(config)
+    needs = demand(config)
+    share = share_of_rate(config, wanted)
+    return {
+        "service": "collector",
+        "interval_s": config.interval_s,
+        "keep_intervals": config.keep_intervals,
+        "api": config.api,
+        "src_hostname": config.src_hostname,
+        "tests": [_test(test) for test in config.tests],
+        "total": _figures(wanted),
+        "caps": {
+            "pps": config.max_pps,
+            "bps": config.max_bps,
+            "share_of_rate": share,
+            "effective_pps": wanted.pps * share,
+            "effective_bps": wanted.bps * share,
+        },
+        "memory_bytes": needs.memory,
+        "sockets": needs.sockets,
+        "host": [
+            {
+                "setting": finding.setting,
+                "value": finding.value,
+                "suffices": finding.suffices,
+                "message": finding.message,
+                "command": finding.command,
+            }
+            for finding in host.findings(needs)
+        ],
+        "warnings": warnings(config),
+    }
+
+
+def _figures(figures: Offered) -> dict[str, float]:
+    return {
+        "series": figures.series,
+        "flows": figures.flows,
+        "pps": figures.pps,
+        "bps": figures.bps,
+    }
+
+
+def _test(test: Test) -> dict[str, Any]:
+    ports = len(test.source_ports)
+    each = Counter(offered_to(test, target) for target in test.targets)
+    one = max(each, key=lambda figures: figures.bps)
+    classes = sorted({dscp for port in test.source_ports for dscp in port.dscps})
+    return {
+        "name": test.name,
+        "probe": test.probe,
+        "targets": len(test.targets),
+        "classes": [class_name(dscp) for dscp in classes],
+        "sizes": list(test.sizes) or [KINDS[test.probe].natural_size],
+        "source_ports": ports,
+        "rate_pps": test.rate_pps,
+        "timeout_s": test.timeout_s,
+        "per_target": _figures(one),
+        "coverage": [
+            {
+                "paths": paths,
+                "expected_share": expected_share(paths, ports),
+                "flows_for_all": flows_to_cover(paths),
+            }
+            for paths in PATHS
+        ]
+        if KINDS[test.probe].ecmp
+        else [],
+    }
+
+
+def warnings(config: CollectorConfig) -> list[str]:
+    """Return what is legal but suspicious, a line each."""
+    said = [str(note) for note in config.notes]
+    for test in config.tests:
+        where = f"test {test.name!r}"
+        if not KINDS[test.probe].ecmp:
+            said.append(
+                f"{where}: {test.probe} probes have no ports, so that most routers send them all"
+                " over one of several equal-cost paths; UDP or TCP probes see the others"
+            )
+        elif len(test.source_ports) == 1:
+            said.append(
+                f"{where}: one source port is one flow, which sees one of several equal-cost"
+                " paths; raise the count of its port group"
+            )
+        if test.timeout_s > config.interval_s:
+            said.append(
+                f"{where}: its timeout of {test.timeout_s:g} s is longer than the interval of"
+                f" {config.interval_s} s, so that results come several intervals late"
+            )
+        if test.rate_pps * config.interval_s < 1:
+            said.append(
+                f"{where}: a flow sends {test.rate_pps * config.interval_s:g} probes an interval,"
+                " so that most intervals have nothing to say of it"
+            )
+    wanted = offered(config)
+    share = share_of_rate(config, wanted)
+    if share < 1:
+        said.append(
+            f"the caps leave {share:.1%} of the configured rate:"
+            f" {wanted.pps * share:,.6g} packets/s instead of {wanted.pps:,.6g}"
+        )
+    return said

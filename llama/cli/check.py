@@ -1,0 +1,110 @@
+"""``llama check FILE``: what is wrong with a configuration, or else what it would do."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from llama import config
+
+from ._host import Host
+from ._plan import plan
+from ._plan_text import lines
+
+
+@click.command()
+@click.argument("file", type=click.Path())
+@click.option(
+    "--service",
+    type=click.Choice(config.SERVICES),
+    help="Whose file it is, where its keys do not tell.",
+)
+@click.option(
+    "--sysctl-root",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    default="/proc/sys",
+    show_default=True,
+    help="Compare with the settings below this directory, such as a copy of another machine's.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.pass_context
+def check(
+    ctx: click.Context, file: str, service: str | None, sysctl_root: Path, as_json: bool
+) -> None:
+    """Validate the configuration FILE of any LLAMA service and say what it would do.
+
+    For a collector: what it would probe and how fast, how many equal-cost paths its flows cover,
+    and what this machine would have to allow. Mistakes go to standard error, all at once, and the
+    exit status is 1.
+    """
+    try:
+        read = config.load(file, service)
+        if isinstance(read, config.ScraperConfig):
+            _check_writers(read)
+    except config.ConfigErrors as errors:
+        if as_json:
+            mistakes = [{"line": m.line, "message": m.message} for m in errors.mistakes]
+            click.echo(json.dumps({"file": file, "ok": False, "mistakes": mistakes}, indent=2))
+        click.echo(str(errors), err=True)
+        ctx.exit(1)
+    if isinstance(read, config.CollectorConfig):
+        answer = plan(read, Host(root=sysctl_root))
+    else:
+        answer = _describe(read)
+    answer = {"file": file, "ok": True, **answer, "warnings": answer.get("warnings", [])}
+    click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(lines(answer)))
+
+
+def _check_writers(read: config.ScraperConfig) -> None:
+    """Let every writer look at its own options. Raises `ConfigErrors`."""
+    from twisted.internet import reactor
+
+    from llama.scraper.writers import WriterConfigError, make_writer
+
+    mistakes = []
+    for writer in read.writers:
+        try:
+            make_writer(reactor, writer)
+        except WriterConfigError as error:
+            message = str(error).removeprefix(f"{writer.file}:{writer.line}: ")
+            mistakes.append(config.Mistake(writer.file, writer.line, message))
+    if mistakes:
+        raise config.ConfigErrors(mistakes)
+
+
+def _describe(
+    read: config.ReflectorConfig | config.ScraperConfig | config.WebConfig,
+) -> dict[str, Any]:
+    """Return what another service than a collector would do, ready for JSON."""
+    notes = [str(note) for note in read.notes]
+    if isinstance(read, config.ReflectorConfig):
+        return {
+            "service": "reflector",
+            "addresses": list(read.addresses),
+            "port": read.port,
+            "api": read.api,
+            "answers": [str(prefix) for prefix in read.allow] or ["everyone"],
+            "formats": ["stamp", "llama-go", "llama-python"] if read.legacy else ["stamp"],
+            "keys": [key.key.id for key in read.keys],
+            "allow_unauthenticated": read.allow_unauthenticated or not read.keys,
+            "sessions": len(read.sessions),
+            "max_pps": read.max_pps,
+            "max_pps_per_source": read.max_pps_per_source,
+            "warnings": notes,
+        }
+    if isinstance(read, config.ScraperConfig):
+        return {
+            "service": "scraper",
+            "interval_s": read.interval_s,
+            "timeout_s": read.timeout_s,
+            "concurrency": read.concurrency,
+            "collectors": list(read.collectors),
+            "writers": [writer.type for writer in read.writers],
+            "spool": None if read.spool is None else read.spool.path,
+            "api": read.api,
+            "warnings": notes,
+        }
+    return {"service": "web", "listen": read.listen, "store": read.store.type, "warnings": notes}
