@@ -12,12 +12,13 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 SOURCES = Path(__file__).parent / "c"
 ROOT = Path(__file__).parent.parent
+LIBRARIES = {"stock"}  # to be preloaded; all others are programs
 READY_S = 15.0
 
 
@@ -26,7 +27,7 @@ class BenchmarkError(Exception):
 
 
 def build(directory: Path) -> dict[str, Path]:
-    """Compile every program in ``benchmarks/c`` into ``directory`` and return where each is."""
+    """Compile what is in ``benchmarks/c`` into ``directory`` and return where each program is."""
     compiler = os.environ.get("CC") or shutil.which("cc")
     if compiler is None:
         raise BenchmarkError("no C compiler: install one (Debian: apt install gcc libc6-dev)")
@@ -34,6 +35,8 @@ def build(directory: Path) -> dict[str, Path]:
     for source in sorted(SOURCES.glob("*.c")):
         program = directory / source.stem
         command = [compiler, "-O2", "-Wall", "-Wextra", "-o", str(program), str(source)]
+        if source.stem in LIBRARIES:
+            command += ["-shared", "-fPIC"]
         done = subprocess.run(command, capture_output=True, text=True)
         if done.returncode:
             raise BenchmarkError(f"{' '.join(command)}: {done.stderr.strip()}")
@@ -43,18 +46,16 @@ def build(directory: Path) -> dict[str, Path]:
 
 def run_json(command: Sequence[str], core: int) -> dict[str, Any]:
     """Run ``command`` on ``core`` to its end and return the JSON object that it prints."""
-    done = subprocess.run(
-        list(command), capture_output=True, text=True, preexec_fn=lambda: pin(core)
-    )
+    done = subprocess.run(list(command), capture_output=True, text=True, preexec_fn=pinned(core))
     if done.returncode:
         raise BenchmarkError(f"{' '.join(command)}: {done.stderr.strip()}")
     answer: dict[str, Any] = json.loads(done.stdout)
     return answer
 
 
-def pin(core: int) -> None:
-    """Keep the calling process on ``core``."""
-    os.sched_setaffinity(0, {core})
+def pinned(*cores: int) -> Callable[[], None]:
+    """Return what keeps the process that calls it on ``cores``; without any it goes anywhere."""
+    return lambda: os.sched_setaffinity(0, cores or os.sched_getaffinity(0))
 
 
 class Program:
@@ -63,8 +64,8 @@ class Program:
     def __init__(
         self,
         command: Sequence[str],
-        core: int,
         log: Path,
+        *cores: int,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.command = list(command)
@@ -76,7 +77,7 @@ class Program:
                 stderr=errors,
                 cwd=log.parent,
                 env={**os.environ, **(environment or {})},
-                preexec_fn=lambda: pin(core),
+                preexec_fn=pinned(*cores),
             )
 
     @property
@@ -115,10 +116,10 @@ class Program:
 
 @contextlib.contextmanager
 def running(
-    command: Sequence[str], core: int, log: Path, environment: Mapping[str, str] | None = None
+    command: Sequence[str], log: Path, *cores: int, environment: Mapping[str, str] | None = None
 ) -> Iterator[Program]:
-    """Start ``command`` on ``core``, its errors going to ``log``, and end it afterwards."""
-    program = Program(command, core, log, environment)
+    """Start ``command`` on ``cores``, its errors going to ``log``, and end it afterwards."""
+    program = Program(command, log, *cores, environment=environment)
     try:
         yield program
     finally:
@@ -138,11 +139,11 @@ def free_port(kind: int = socket.SOCK_DGRAM) -> int:
         return port
 
 
-def wait_for_reflector(program: Program, port: int) -> None:
-    """Wait until ``program`` answers a STAMP probe on ``port`` of 127.0.0.1."""
+def wait_for_reflector(program: Program, port: int, host: str = "127.0.0.1") -> None:
+    """Wait until ``program`` answers a STAMP probe on ``port`` of ``host``."""
     until = time.monotonic() + READY_S
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect(("127.0.0.1", port))
+        sock.connect((host, port))
         sock.settimeout(0.1)
         probe = struct.pack(">IQHH28x", 0, (int(time.time()) + 2_208_988_800) << 32, 0x8001, 1)
         while time.monotonic() < until and program.process.poll() is None:

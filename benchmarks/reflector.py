@@ -10,7 +10,7 @@ import contextlib
 import socket
 import statistics
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,7 +52,7 @@ def reflector_config(directory: Path, port: int) -> Path:
 
 @contextlib.contextmanager
 def contenders(
-    programs: dict[str, Path], directory: Path, names: Sequence[str]
+    programs: Mapping[str, Path], directory: Path, names: Sequence[str]
 ) -> Iterator[list[Contender]]:
     """Start the reflectors of ``names``, wait until each answers, and end them afterwards."""
     core, _ = machine.cores()
@@ -70,9 +70,9 @@ def contenders(
             if name == OURS:
                 port = free_port()
                 command = twistd(OURS, "--config", str(reflector_config(directory, port)))
-                program = stack.enter_context(running(command, core, log))
+                program = stack.enter_context(running(command, log, core))
             else:
-                program = stack.enter_context(running(commands[name], core, log))
+                program = stack.enter_context(running(commands[name], log, core))
                 port = program.wait_line()["port"]
             wait_for_reflector(program, port)
             started.append(Contender(name, program, port))
@@ -119,7 +119,7 @@ def medians(rounds: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def run(
-    programs: dict[str, Path],
+    programs: Mapping[str, Path],
     directory: Path,
     seconds: float = 1.0,
     rounds: int = 5,
