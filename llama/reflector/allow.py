@@ -1,0 +1,101 @@
+"""The allow-list: which source addresses may ask at all, out of thousands of prefixes, by batch.
+
+An address is two 64-bit halves; IPv4 is mapped into IPv6 (``::ffff:a.b.c.d``). The prefixes become
+disjoint intervals, sorted by their first address, and looking one up is a binary search.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from bisect import bisect_right
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+MAPPED = 0xFFFF << 32  # of the lower half of an IPv4 address
+_HALF = 0xFFFFFFFFFFFFFFFF
+
+
+def parse(prefix: str) -> Network:
+    """Return the network that a text like ``192.0.2.0/24`` or ``2001:db8::1`` names.
+
+    `ValueError` for anything else, and for one with bits set behind its length, which is a mistake
+    more often than not.
+    """
+    return ipaddress.ip_network(prefix.strip())
+
+
+def halves(address: str) -> tuple[int, int]:
+    """Return the two halves of an address given as text; `ValueError` if it is none."""
+    number = _mapped(ipaddress.ip_address(address.partition("%")[0]))
+    return number >> 64, number & _HALF
+
+
+def _mapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
+    """Return an address as one number of 128 bits, IPv4 mapped."""
+    return int(address) | (MAPPED if address.version == 4 else 0)
+
+
+def _sortable(
+    high: npt.NDArray[np.uint64] | None, low: npt.NDArray[np.uint64]
+) -> npt.NDArray[np.bytes_]:
+    """Return addresses as 16 octets each, which sort as the numbers do: (N,) dtype S16."""
+    pairs = np.empty((len(low), 2), ">u8")
+    pairs[:, 0] = 0 if high is None else high
+    pairs[:, 1] = low
+    return pairs.view("S16")[:, 0]
+
+
+class AllowList:
+    """The addresses within any of ``prefixes``, each a network or text as `parse` takes it."""
+
+    def __init__(self, prefixes: Iterable[Network | str]) -> None:
+        networks = [parse(prefix) if isinstance(prefix, str) else prefix for prefix in prefixes]
+        spans = sorted(
+            (_mapped(network.network_address), _mapped(network.broadcast_address))
+            for network in networks
+        )
+        self._first: list[int] = []
+        self._last: list[int] = []
+        for first, last in spans:
+            if self._first and first <= self._last[-1] + 1:
+                self._last[-1] = max(self._last[-1], last)
+            else:
+                self._first.append(first)
+                self._last.append(last)
+        self._firsts = self._column(self._first)
+        self._lasts = self._column(self._last)
+
+    def __len__(self) -> int:
+        """Return how many disjoint intervals there are."""
+        return len(self._first)
+
+    @staticmethod
+    def _column(numbers: Sequence[int]) -> npt.NDArray[np.bytes_]:
+        high = np.array([number >> 64 for number in numbers], np.uint64)
+        low = np.array([number & _HALF for number in numbers], np.uint64)
+        return _sortable(high, low)
+
+    def __contains__(self, address: tuple[int, int]) -> bool:
+        """Tell whether an address, its two halves, is on the list."""
+        number = address[0] << 64 | address[1]
+        place = bisect_right(self._first, number) - 1
+        return place >= 0 and number <= self._last[place]
+
+    def admits(
+        self, high: npt.NDArray[np.uint64] | None, low: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.bool_]:
+        """Tell which addresses, given as their halves (N,), are on the list: (N,).
+
+        ``high`` None says that it is zero throughout, as of IPv4.
+        """
+        if not self._first:
+            return np.zeros(len(low), np.bool_)
+        addresses = _sortable(high, low)
+        place = np.searchsorted(self._firsts, addresses, "right") - 1
+        admitted: npt.NDArray[np.bool_] = addresses <= self._lasts[place]
+        admitted &= place >= 0
+        return admitted
