@@ -7,7 +7,7 @@
  *                or 200 ms have passed: the reflector wakes up for every packet.
  *
  * After --warmup seconds the measured --seconds begin; over these, and these only, probes, replies
- * and the CPU time of process --watch are counted. Then it waits 300 ms for stragglers, since loss is
+ * and the CPU time of process --watch are counted. Then it waits up to 300 ms for stragglers, since loss is
  * counted over the whole run, and prints one JSON object.
  */
 #include "common.h"
@@ -16,6 +16,7 @@
 #define BATCH 64
 #define BURST 32
 #define PATIENCE (SECOND / 5)
+#define GRACE (3 * SECOND / 10)
 #define ROOM 2048
 
 struct source {
@@ -206,7 +207,7 @@ int main(int argc, char **argv)
 		cpu = clock_ns(watched) - cpu;
 	double took = (double)(now - measured_from) / SECOND;
 	uint64_t window_sent = sent - first_sent, window_received = received - first_received;
-	for (uint64_t until = now + 3 * SECOND / 10; now < until; now = clock_ns(CLOCK_MONOTONIC))
+	for (uint64_t until = now + GRACE; now < until && received < sent; now = clock_ns(CLOCK_MONOTONIC))
 		receive_all(now);
 
 	printf("{\"seconds\": %.6f, \"sent\": %lu, \"received\": %lu, \"cpu_ns\": %lu, \"total_sent\": %lu, "

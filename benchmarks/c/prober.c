@@ -18,6 +18,7 @@
 #define BATCH 256
 #define ROOM 256
 #define CONTROL 256
+#define GRACE (3 * SECOND / 10)
 #define REMEMBERED 65536 /* transmit stamps kept for each socket */
 #define STAMPS                                                                                       \
 	(SOF_TIMESTAMPING_RX_SOFTWARE | SOF_TIMESTAMPING_TX_SOFTWARE | SOF_TIMESTAMPING_SOFTWARE |   \
@@ -244,7 +245,7 @@ int main(int argc, char **argv)
 	cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu;
 	double took = (double)(now - measured_from) / SECOND;
 	uint64_t window_sent = sent - first_sent, window_received = received - first_received;
-	for (uint64_t until = now + 3 * SECOND / 10; now < until; now = clock_ns(CLOCK_MONOTONIC)) {
+	for (uint64_t until = now + GRACE; now < until && received < sent; now = clock_ns(CLOCK_MONOTONIC)) {
 		for (int i = 0; i < count; i++) {
 			drain_stamps(&sources[i]);
 			drain_replies(&sources[i]);
