@@ -27,11 +27,21 @@ class Pace:
 
     def __init__(self, rows: int = 16) -> None:
         self.rows = rows
+        self._did = rows
+
+    def did(self, rows: int) -> Pace:
+        """Note how many rows a slice had, for a job to yield."""
+        self._did = rows
+        return self
 
     def took(self, seconds: float) -> None:
-        """Learn from a slice of ``rows`` rows. Slower at most halves the next, faster adds half."""
+        """Learn from a slice. A slow one at most halves the next, a fast one adds half.
+
+        A short slice, the last of a job, cannot show that more would fit.
+        """
         factor = min(1.5, max(0.5, self.aim_s / max(seconds, 1e-9)))
-        self.rows = min(self.most, max(1, int(self.rows * factor + 0.5)))
+        if self._did >= self.rows or factor < 1.0:
+            self.rows = min(self.most, max(1, int(self.rows * factor + 0.5)))
 
 
 #: A job: it yields the `Pace` it has just used for a slice, or None for one of a fixed length.

@@ -1,0 +1,285 @@
+"""JSON of what was measured: points for a time-series database, pairs and flows for programs.
+
+Each function here is a job (see `llama.collector.slices`) that encodes some rows and yields. Times
+are rounded to the nanosecond. What is unknown is absent from a point and null in JSON for
+programs; NaN appears nowhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from .packed import Packed, Packer
+from .slices import Job, Pace
+from .summary import ClosedInterval, Pair, reasons
+
+Stats = npt.NDArray[np.void]
+
+#: Figures that are counts, by the same name everywhere.
+COUNTS = (
+    "sent",
+    "received",
+    "lost",
+    "lost_forward",
+    "lost_reverse",
+    "lost_unknown",
+    "late",
+    "duplicate",
+    "reordered",
+    "remarked_forward",
+    "remarked_reverse",
+)
+#: Figures that are times, by their names in `STATS` without the unit.
+TIMES = (
+    "rtt_min",
+    "rtt_max",
+    "rtt_p50",
+    "rtt_p90",
+    "rtt_p99",
+    "rtt_p999",
+    "jitter",
+    "ipdv",
+    "ipdv_forward",
+    "ipdv_reverse",
+    "owd_forward",
+    "owd_reverse",
+    "owd_error",
+)
+#: Figures that are a last value, and the number that says it is unknown.
+LAST_VALUES = {
+    "dscp_at_reflector": 255,
+    "dscp_at_collector": 255,
+    "ttl_at_reflector": 0,
+    "ttl_at_collector": 0,
+}
+#: The names of a point's fields, in the order of `_point_columns`.
+POINT_FIELDS = ("loss", "rtt", *COUNTS, "suspect", "flows", "flows_lossy", *TIMES, *LAST_VALUES)
+
+_pace_of_points = Pace()
+_pace_of_rows = Pace()
+
+
+def utc_text(time_ns: int) -> str:
+    """Return a time since 1970, in nanoseconds, as RFC 3339 in UTC: ``2024-01-31T12:00:30Z``."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    fraction = f".{rest:09}".rstrip("0") if rest else ""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + fraction + "Z"
+
+
+def _ms(time_ns: npt.NDArray[Any]) -> npt.NDArray[np.float64]:
+    whole_ns: npt.NDArray[np.float64] = np.rint(time_ns, dtype=np.float64)
+    return whole_ns / 1e6
+
+
+def loss_percent(stats: Stats) -> npt.NDArray[np.float64]:
+    """Return the share of probes lost of each row, in percent; NaN where nothing was sent."""
+    sent = stats["sent"].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return np.round(100.0 * stats["lost"] / sent, 6)
+
+
+def rtt_mean_ms(stats: Stats) -> npt.NDArray[np.float64]:
+    """Return the mean round-trip time of each row, in milliseconds; NaN without samples."""
+    samples = stats["samples"].astype(np.float64)
+    with np.errstate(invalid="ignore"):
+        return _ms(np.where(samples > 0, stats["rtt_sum_ns"], np.nan) / samples)
+
+
+def _point_columns(
+    stats: Stats, flows: npt.NDArray[np.int64], flows_lossy: npt.NDArray[np.int64]
+) -> Iterable[npt.NDArray[np.float64]]:
+    """Give the columns of `POINT_FIELDS`; NaN is absent."""
+    yield loss_percent(stats)
+    yield rtt_mean_ms(stats)
+    for name in (*COUNTS, "suspect"):
+        yield stats[name].astype(np.float64)
+    yield flows.astype(np.float64)
+    yield flows_lossy.astype(np.float64)
+    for name in TIMES:
+        yield _ms(stats[f"{name}_ns"])
+    for name, unknown in LAST_VALUES.items():
+        yield np.where(stats[name] == unknown, np.nan, stats[name])
+
+
+def _fields(names: Sequence[str], row: Sequence[float]) -> dict[str, float]:
+    return {name: value for name, value in zip(names, row, strict=True) if value == value}
+
+
+def points(
+    closed: ClosedInterval,
+    flows: npt.NDArray[np.int64],
+    flows_lossy: npt.NDArray[np.int64],
+    tags: Sequence[bytes],
+    own: Sequence[dict[str, Any]] = (),
+) -> Job[Packed]:
+    """Encode an interval as `raw_stats` points: a JSON list without its brackets.
+
+    ``flows`` and ``flows_lossy`` count those of each pair, ``tags`` are each pair's tag set as
+    JSON, and ``own`` are further points, of the collector's own health.
+    """
+    packer = Packer()
+    time = utc_text(closed.end_ns)
+    done = 0
+    comma = b""
+    while done < len(closed.pairs):
+        part = slice(done, done + _pace_of_points.rows)
+        columns = list(_point_columns(closed.pair_stats[part], flows[part], flows_lossy[part]))
+        rows = zip(*[column.tolist() for column in columns], strict=True)
+        encoded = orjson.dumps(
+            [
+                {
+                    "measurement": "raw_stats",
+                    "tags": orjson.Fragment(tag_set),
+                    "fields": _fields(POINT_FIELDS, row),
+                    "time": time,
+                }
+                for tag_set, row in zip(tags[part], rows, strict=True)
+            ]
+        )
+        packer.add(comma + encoded[1:-1])
+        comma = b","
+        done = part.stop
+        yield _pace_of_points.did(len(columns[0]))
+    if own:
+        packer.add(comma + orjson.dumps(list(own))[1:-1])
+    return packer.packed()
+
+
+def own_point(src_hostname: str, health: dict[str, float], end_ns: int) -> dict[str, Any]:
+    """Return the point of the collector's own health for the interval that ended then."""
+    return {
+        "measurement": "collector_stats",
+        "tags": {"src_hostname": src_hostname},
+        "fields": {name: float(value) for name, value in health.items() if value == value},
+        "time": utc_text(end_ns),
+    }
+
+
+def figures(stats: Stats) -> list[dict[str, Any]]:
+    """Return the figures of rows of `STATS` for programs: units in their names, None if unknown."""
+    columns: dict[str, list[Any]] = {name: stats[name].tolist() for name in COUNTS}
+    columns["loss_percent"] = loss_percent(stats).tolist()
+    columns["rtt_samples"] = stats["samples"].tolist()
+    columns["rtt_mean_ms"] = rtt_mean_ms(stats).tolist()
+    for name in TIMES:
+        columns[f"{name}_ms"] = _ms(stats[f"{name}_ns"]).tolist()
+    for name, unknown in LAST_VALUES.items():
+        columns[name] = [None if value == unknown else value for value in stats[name].tolist()]
+    columns["suspect"] = [reasons(bits) for bits in stats["suspect"].tolist()]
+    names = tuple(columns)
+    # orjson writes NaN as null.
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
+def pair_names(pair: Pair) -> dict[str, Any]:
+    """Return what names a pair, for programs."""
+    return {
+        "target": pair.target,
+        "src_ip": pair.src_ip,
+        "dst_ip": pair.dst_ip,
+        "dst_port": pair.dst_port,
+        "class": pair.class_name,
+        "dscp": pair.dscp,
+        "probe": pair.probe,
+        "size_octets": pair.size,
+        "port_group": pair.port_group,
+    }
+
+
+def _head(members: dict[str, Any], list_name: str) -> bytes:
+    """Return the beginning of a JSON object whose last member is a list yet to come."""
+    return orjson.dumps(members)[:-1] + b',"' + list_name.encode() + b'":['
+
+
+def latency(
+    head: dict[str, Any], parts: Sequence[tuple[ClosedInterval, Any, Any, npt.NDArray[np.int64]]]
+) -> Job[Packed]:
+    """Encode pairs for programs: ``head`` and, under ``pairs``, an object a pair.
+
+    ``parts`` are intervals, the counts of their pairs' flows and lossy flows, and the numbers of
+    those pairs that are wanted of it.
+    """
+    packer = Packer()
+    packer.add(_head(head, "pairs"))
+    comma = b""
+    for closed, flows, flows_lossy, numbers in parts:
+        when = {
+            "interval_start": utc_text(closed.start_ns),
+            "interval_end": utc_text(closed.end_ns),
+            "close_number": closed.close_number,
+        }
+        done = 0
+        while done < len(numbers):
+            some = numbers[done : done + _pace_of_rows.rows]
+            done += len(some)
+            rows = zip(
+                some.tolist(),
+                flows[some].tolist(),
+                flows_lossy[some].tolist(),
+                figures(closed.pair_stats[some]),
+                strict=True,
+            )
+            encoded = orjson.dumps(
+                [
+                    {
+                        **pair_names(closed.pairs[number]),
+                        "tags": dict(closed.pairs[number].tags),
+                        **when,
+                        "flows": count,
+                        "flows_lossy": lossy,
+                        **row,
+                    }
+                    for number, count, lossy, row in rows
+                ]
+            )
+            packer.add(comma + encoded[1:-1])
+            comma = b","
+            yield _pace_of_rows.did(len(some))
+    packer.add(b"]}\n")
+    return packer.packed()
+
+
+def flows(
+    head: dict[str, Any], parts: Sequence[tuple[ClosedInterval, npt.NDArray[np.int64]]]
+) -> Job[Packed]:
+    """Encode flows for programs: ``head`` and, under ``flows``, an object a flow.
+
+    ``parts`` are intervals and the numbers of those of their flows that are wanted.
+    """
+    packer = Packer()
+    packer.add(_head(head, "flows"))
+    comma = b""
+    for closed, numbers in parts:
+        when = {
+            "interval_start": utc_text(closed.start_ns),
+            "interval_end": utc_text(closed.end_ns),
+            "close_number": closed.close_number,
+        }
+        done = 0
+        while done < len(numbers):
+            some = numbers[done : done + _pace_of_rows.rows]
+            done += len(some)
+            rows = zip(closed.flows[some].tolist(), figures(closed.flow_stats[some]), strict=True)
+            encoded = orjson.dumps(
+                [
+                    {
+                        **pair_names(closed.pairs[number]),
+                        "source_port": source_port,
+                        "ssid": ssid,
+                        **when,
+                        **row,
+                    }
+                    for (number, source_port, ssid), row in rows
+                ]
+            )
+            packer.add(comma + encoded[1:-1])
+            comma = b","
+            yield _pace_of_rows.did(len(some))
+    packer.add(b"]}\n")
+    return packer.packed()

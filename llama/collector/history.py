@@ -1,0 +1,200 @@
+"""The closed intervals that a collector still holds, and the cursors that walk through them.
+
+It holds those of the last so many windows of time. Of these, the newest two of every pair are
+whole; older ones keep what `/influxdata` says about them, already packed, and only those flows that
+lost something, within a bound. It serves nothing itself and knows no sockets.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections import Counter, deque
+from collections.abc import Mapping
+
+import attrs
+import numpy as np
+import numpy.typing as npt
+from attrs import define
+
+from .packed import Packed
+from .series import Rows, Series
+from .slices import Job
+from .summary import ClosedInterval
+
+_CURSOR = re.compile(r"([0-9a-f]{16})-([0-9]{1,15})")
+#: Flows looked at in one slice.
+_FLOWS = 8192
+
+
+@define(eq=False, kw_only=True)
+class Held:
+    """A closed interval and what was made of it. ``None`` is: not yet, or no longer."""
+
+    closed: ClosedInterval  # older ones without histograms, and with lossy flows only
+    whole: bool = True  # as it was closed
+    has_figures: bool = True  # False: ``closed.pair_stats`` was let go, `points` tells it all
+    rows: Rows | None = None  # the series of each pair
+    flows: npt.NDArray[np.int64] | None = None  # how many flows each pair had
+    flows_lossy: npt.NDArray[np.int64] | None = None  # and how many of them lost probes
+    health: Mapping[str, float] | None = None  # the collector's own, when the interval closed
+    points: Packed | None = None  # JSON points, comma between them, no brackets
+    fetched: bool = False  # somebody who walks with a cursor has got it
+
+
+class History:
+    """The closed intervals of the last ``keep`` windows of time, oldest first in ``held``.
+
+    ``forgotten`` counts those that had to go before anybody who walks with a cursor got them.
+    """
+
+    #: Flows kept of intervals that are no longer whole, in all: when everything is lossy, detail
+    #: of the past must not take the memory that measuring needs.
+    lossy_flows_most = 100_000
+
+    def __init__(self, keep: int, *, incarnation: str | None = None) -> None:
+        if keep < 1:
+            raise ValueError(f"a collector holds at least 1 closed interval, not {keep}")
+        self.keep = keep
+        self.incarnation = secrets.token_hex(8) if incarnation is None else incarnation
+        self.held: deque[Held] = deque()
+        self._closed_of_window: Counter[int] = Counter()  # by the window's end
+        self.series = Series()
+        self.newest = 0  # the highest close number
+        self.forgotten = 0
+        self.forgotten_flows = 0
+        self.walked = False  # somebody has asked with a cursor
+
+    @property
+    def packed_octets(self) -> int:
+        """How much memory the points of all held intervals take."""
+        return sum(held.points.held_octets for held in self.held if held.points is not None)
+
+    def append(self, closed: ClosedInterval) -> Held:
+        """Hold an interval that has just closed; the oldest goes when there are too many."""
+        if closed.close_number <= self.newest:
+            raise ValueError(f"interval {closed.close_number} closed after {self.newest}")
+        self.newest = closed.close_number
+        held = Held(closed=closed)
+        self.held.append(held)
+        self._closed_of_window[closed.end_ns] += 1
+        while len(self._closed_of_window) > self.keep:
+            oldest = self.held.popleft()
+            self.forgotten += not oldest.fetched
+            self._closed_of_window[oldest.closed.end_ns] -= 1
+            if not self._closed_of_window[oldest.closed.end_ns]:
+                del self._closed_of_window[oldest.closed.end_ns]
+        return held
+
+    def cursor(self, close_number: int) -> str:
+        """Return the cursor of somebody who has everything up to ``close_number``."""
+        return f"{self.incarnation}-{close_number}"
+
+    def since(self, cursor: str) -> tuple[list[Held], int]:
+        """Return the intervals that closed after ``cursor``, and how many that did are gone.
+
+        With an empty cursor, or one of another incarnation, or one that is none, these are all
+        that are held.
+        """
+        self.walked = True
+        match = _CURSOR.fullmatch(cursor)
+        if match is None or match[1] != self.incarnation or int(match[2]) > self.newest:
+            return list(self.held), 0
+        number = int(match[2])
+        after = [held for held in self.held if held.closed.close_number > number]
+        oldest = self.held[0].closed.close_number if self.held else self.newest + 1
+        return after, max(0, oldest - number - 1)
+
+    def newest_of_pairs(self) -> list[tuple[Held, npt.NDArray[np.int64]]]:
+        """Return the newest intervals, and which of their pairs they are the newest of.
+
+        Tests with longer timeouts close later, so the newest figures of all pairs can stand in
+        several intervals. Only intervals whose points are made count. Newest first.
+        """
+        missing = self.series.live()
+        found: list[tuple[Held, npt.NDArray[np.int64]]] = []
+        for held in reversed(self.held):
+            if held.points is not None and held.rows is not None and held.has_figures:
+                numbers = np.flatnonzero(missing[held.rows])
+                if len(numbers):
+                    found.append((held, numbers))
+                    missing[held.rows] = False
+            if not missing.any():
+                break
+        return found
+
+    def count_flows(self, held: Held) -> Job[None]:
+        """Count the flows of every pair, and those that lost probes."""
+        closed = held.closed
+        pairs = len(closed.pairs)
+        flows, lossy = np.zeros(pairs, np.int64), np.zeros(pairs, np.int64)
+        for start in range(0, len(closed.flows), _FLOWS):
+            owner = closed.flows["pair"][start : start + _FLOWS]
+            lost = closed.flow_stats["lost"][start : start + _FLOWS] > 0
+            flows += np.bincount(owner, minlength=pairs)
+            lossy += np.bincount(owner[lost], minlength=pairs)
+            yield None
+        held.flows, held.flows_lossy = flows, lossy
+
+    def thin(self) -> Job[None]:
+        """Let go of what older intervals need no longer."""
+        times_seen = np.zeros(len(self.series), np.int64)
+        live = self.series.live()
+        room = self.lossy_flows_most
+        for held in list(reversed(self.held)):
+            if held.rows is None or held.points is None:
+                continue
+            needed = bool((live[held.rows] & (times_seen[held.rows] < 2)).any())
+            times_seen[held.rows] += 1
+            if needed:
+                continue
+            if held.whole:
+                yield from self._keep_lossy(held)
+            if len(held.closed.flows) > room:
+                self._drop_flows(held)
+            room -= len(held.closed.flows)
+            yield None
+
+    def _keep_lossy(self, held: Held) -> Job[None]:
+        """Do as `ClosedInterval.lossy_flows_only` does, in slices, and drop the pairs' figures."""
+        closed = held.closed
+        kept: list[npt.NDArray[np.int64]] = []
+        count = 0
+        for start in range(0, len(closed.flows), _FLOWS):
+            lossy = np.flatnonzero(closed.flow_stats["lost"][start : start + _FLOWS]) + start
+            count += len(lossy)
+            if count <= self.lossy_flows_most:
+                kept.append(lossy)
+            yield None
+        if count > self.lossy_flows_most:
+            self.forgotten_flows += count
+            kept = []
+        size = sum(map(len, kept))
+        flows = np.empty(size, closed.flows.dtype)
+        stats = np.empty(size, closed.flow_stats.dtype)
+        filled = 0
+        for numbers in kept:
+            end = filled + len(numbers)
+            flows[filled:end] = closed.flows[numbers]
+            stats[filled:end] = closed.flow_stats[numbers]
+            filled = end
+            yield None
+        held.closed = attrs.evolve(
+            closed,
+            pair_stats=closed.pair_stats[:0].copy(),
+            flows=flows,
+            flow_stats=stats,
+            histogram_start=np.zeros(len(closed.pairs) + 1, np.uint32),
+            histogram_bin=np.zeros(0, np.uint16),
+            histogram_count=np.zeros(0, np.uint32),
+            all_flows=False,
+        )
+        held.whole = held.has_figures = False
+
+    def _drop_flows(self, held: Held) -> None:
+        self.forgotten_flows += len(held.closed.flows)
+        held.closed = attrs.evolve(
+            held.closed,
+            flows=held.closed.flows[:0].copy(),
+            flow_stats=held.closed.flow_stats[:0].copy(),
+        )
