@@ -1,0 +1,438 @@
+"""Closes intervals: rows of a ledger's cells become the figures of flows and pairs.
+
+The work comes as a generator that does a bounded slice at each step, so that its caller can spread
+it over time: probing must never wait for arithmetic. Pure; knows neither Twisted nor sockets.
+
+Direction of loss (DESIGN: RFC 8762's stateful reflector numbers its replies). Take the received
+probes of a flow in the order of sending, with sequence number s and reflector number r. A *cut* is a
+received probe before which all r are smaller and after which all are greater: nothing was
+reordered across it. Between two neighbouring cuts, with m replies received after the first up to
+the second::
+
+    forward = (s2 - s1) - (r2 - r1)       never reached the reflector
+    reverse = (r2 - r1) - m               answered, but the reply never came
+
+It is believed only if neither is negative, if r2 >= s2 - s1 (a counter that was reset in between
+cannot have come so far), and if no duplicate was seen. Losses with no cut on both sides are of
+unknown direction, and so are mixed ones that spread over two intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llama.collector import ledger as cell
+from llama.collector.histogram import bin_of
+from llama.collector.ledger import Ints, Ledger, OpenInterval
+from llama.collector.summary import STATS, suspect_bit
+
+SLICE = 6000  # cells looked at in a step, of which a step takes about a millisecond
+P999_SAMPLES = 1000  # fewer samples than this have no meaningful p99.9
+JITTER_GAIN = 1 / 16  # RFC 3550 section 6.4.1
+_JITTER_REACH = 256  # older differences weigh less than 1e-7
+
+Stats = npt.NDArray[np.void]
+
+
+class Figures:
+    """What `close` gives: flow and pair rows of STATS, and the pairs' histograms."""
+
+    def __init__(self, book: Ledger) -> None:
+        self.flow_stats: Stats = np.zeros(book.flows, STATS)
+        self.pair_stats: Stats = np.zeros(book.pairs, STATS)
+        self.histogram_start = np.zeros(book.pairs + 1, np.uint32)
+        self.histogram_bin: npt.NDArray[np.uint16] = np.zeros(0, np.uint16)
+        self.histogram_count: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
+        for stats in (self.flow_stats, self.pair_stats):
+            for name in STATS.names or ():
+                if name.endswith("_ns"):
+                    stats[name] = np.nan
+            stats["rtt_sum_ns"] = 0.0
+            stats["dscp_at_reflector"] = cell.UNKNOWN_DSCP
+            stats["dscp_at_collector"] = cell.UNKNOWN_DSCP
+
+
+def close(
+    book: Ledger, interval: OpenInterval, clock_error_ns: float | None = None
+) -> Generator[None, None, Figures]:
+    """Close the oldest window that is over, a slice of pairs at each step; return its `Figures`.
+
+    ``clock_error_ns`` is what our own clock may be off by, None if it is not synchronised; without
+    it no one-way delay is stated. `interval` must be ``book.over[0]``; it is taken off when done.
+    """
+    assert interval.end is not None
+    figures = Figures(book)
+    span = (interval.end - interval.first).astype(np.int64)
+    figures.flow_stats["sent"] = span
+    _count_oddities(book, interval, figures.flow_stats)
+    widest = int(span.max(initial=0))
+    step = max(1, SLICE // max(1, book.ports * min(book.depth, widest + 2)))
+    bins: list[npt.NDArray[np.uint16]] = []
+    counts: list[npt.NDArray[np.uint32]] = []
+    for pair in range(0, book.pairs, step):
+        yield
+        end = min(pair + step, book.pairs)
+        slice_bins, slice_counts, per_pair = _close_pairs(
+            book, interval, figures, pair, end, clock_error_ns
+        )
+        bins.append(slice_bins)
+        counts.append(slice_counts)
+        figures.histogram_start[pair + 1 : end + 1] = per_pair
+    yield
+    np.cumsum(figures.histogram_start, out=figures.histogram_start)
+    figures.histogram_bin = np.concatenate(bins) if bins else figures.histogram_bin
+    figures.histogram_count = np.concatenate(counts) if counts else figures.histogram_count
+    book.over.remove(interval)
+    return figures
+
+
+def _count_oddities(book: Ledger, interval: OpenInterval, stats: Stats) -> None:
+    """Count duplicates of this interval's probes, and what came for intervals closed before."""
+    assert interval.end is not None
+    left = []
+    for flows, sequence in book.duplicates:
+        ours = (sequence - interval.end[flows]).astype(np.int32) < 0
+        np.add.at(stats["duplicate"], flows[ours], 1)
+        if not ours.all():
+            left.append((flows[~ours], sequence[~ours]))
+    book.duplicates = left
+    for flows in book.late_after_close:
+        np.add.at(stats["late"], flows, 1)
+    book.late_after_close = []
+
+
+def _close_pairs(
+    book: Ledger,
+    interval: OpenInterval,
+    figures: Figures,
+    first_pair: int,
+    end_pair: int,
+    clock_error_ns: float | None,
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """Close pairs ``first_pair`` to ``end_pair``; return their histograms and the bins of each."""
+    assert interval.end is not None
+    ports = book.ports
+    flows = np.arange(first_pair * ports, end_pair * ports)
+    stats = figures.flow_stats[flows[0] : flows[-1] + 1]
+    span = stats["sent"].astype(np.int64)
+    width = max(1, int(span.max(initial=0)))
+    turn = np.arange(width)
+    sequence = interval.first[flows][:, None] + turn.astype(np.uint32)
+    cells = flows[:, None] * book.depth + (sequence % np.uint32(book.depth)).astype(np.int64)
+    ours = turn < span[:, None]
+    flags = np.where(ours, book.flags[cells], np.uint8(0))
+    received = (flags & cell.RECEIVED) != 0
+    stats["received"] = received.sum(axis=1)
+    stats["lost"] = stats["sent"] - stats["received"]
+    stats["late"] += ((flags & cell.LATE) != 0).sum(axis=1).astype(np.uint32)
+
+    elapsed = book.elapsed[cells]
+    transmit = np.where(flags & cell.STAMPED, book.transmit[cells], 0)
+    residence = book.residence[cells]
+    rtt = (elapsed - transmit - residence).astype(np.float64)
+    known = received & ((flags & cell.NO_RTT) == 0) & (residence != cell.RESIDENCE_UNKNOWN)
+    known &= rtt >= 0
+    rtt[~known] = np.nan
+    arrival = np.where(received, book.t1[cells] + elapsed, np.iinfo(np.int64).max)
+    later = np.minimum.accumulate(arrival[:, ::-1], axis=1)[:, ::-1]
+    stats["reordered"][:] = (received[:, :-1] & (later[:, 1:] < arrival[:, :-1])).sum(axis=1)
+
+    _times(stats, rtt, known)
+    _variation(stats, "ipdv_ns", rtt)
+    _jitter(stats, rtt, known)
+    there = (book.forward[cells] - transmit).astype(np.float64)
+    there[~known] = np.nan
+    back = rtt - there
+    _variation(stats, "ipdv_forward_ns", there)
+    _variation(stats, "ipdv_reverse_ns", back)
+    _remarks(book, stats, cells, received)
+    if clock_error_ns is not None:
+        _one_way(book, stats, flows, there, back, clock_error_ns)
+    user = received & ((flags & cell.USER_TIMES) != 0)
+    if user.any():
+        stats["suspect"] |= np.where(
+            user.any(axis=1), np.uint32(suspect_bit("user_timestamps")), np.uint32(0)
+        )
+    stats["suspect"] |= np.repeat(
+        interval.pair_suspect[first_pair:end_pair] | np.uint32(interval.suspect), ports
+    )
+    stats["lost_unknown"] = stats["lost"]
+    lossy = np.flatnonzero(stats["lost"])
+    if lossy.size:
+        _directions(book, interval, stats, flows, lossy)
+    _anchor(book, interval, flows, sequence, cells, received, flags)
+
+    pair_stats = figures.pair_stats[first_pair:end_pair]
+    _sum_pairs(pair_stats, stats, ports)
+    samples = rtt.reshape(end_pair - first_pair, -1)
+    _quantiles(pair_stats, np.sort(samples, axis=1))  # NaN sorts last
+    return _histograms(samples)
+
+
+def _times(stats: Stats, rtt: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]) -> None:
+    """Fill in count, sum, extremes and quantiles of ``rtt``, (flows, probes) with NaN for none."""
+    stats["samples"] = known.sum(axis=1)
+    stats["rtt_sum_ns"] = np.where(known, rtt, 0.0).sum(axis=1)
+    _quantiles(stats, np.sort(rtt, axis=1))
+
+
+def _quantiles(stats: Stats, ordered: npt.NDArray[np.float64]) -> None:
+    """Fill in extremes and quantiles (nearest rank) from rows in rising order, NaN last."""
+    samples = stats["samples"].astype(np.int64)
+    some = samples > 0
+    if not some.any():
+        return
+    rows = np.flatnonzero(some)
+    count = samples[rows]
+    stats["rtt_min_ns"][rows] = ordered[rows, 0]
+    stats["rtt_max_ns"][rows] = ordered[rows, count - 1]
+    for name, q in (("rtt_p50_ns", 0.5), ("rtt_p90_ns", 0.9), ("rtt_p99_ns", 0.99)):
+        rank = np.ceil(q * count).astype(np.int64) - 1
+        stats[name][rows] = ordered[rows, rank]
+    many = rows[count >= P999_SAMPLES]
+    if many.size:
+        rank = np.ceil(0.999 * samples[many]).astype(np.int64) - 1
+        stats["rtt_p999_ns"][many] = ordered[many, rank]
+
+
+def _variation(stats: Stats, name: str, delay: npt.NDArray[np.float64]) -> None:
+    """Fill in the mean |difference| of the delays of probes sent one after the other (RFC 3393)."""
+    if delay.shape[1] < 2:
+        return
+    difference = np.abs(np.diff(delay, axis=1))
+    valid = ~np.isnan(difference)
+    count = valid.sum(axis=1)
+    some = count > 0
+    total = np.where(valid, difference, 0.0).sum(axis=1)
+    stats[name][some] = total[some] / count[some]
+
+
+def _jitter(stats: Stats, rtt: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]) -> None:
+    """Fill in RFC 3550's running estimate, J += (|D| - J) / 16, over the probes received.
+
+    As a sum: the k-th last of the differences D weighs (15/16)**(k-1) / 16.
+    """
+    if rtt.shape[1] < 2:
+        return
+    turn = np.arange(rtt.shape[1])
+    last = np.maximum.accumulate(np.where(known, turn, -1), axis=1)
+    before = np.concatenate([np.full((len(last), 1), -1), last[:, :-1]], axis=1)
+    valid = known & (before >= 0)
+    previous = np.take_along_axis(rtt, np.maximum(before, 0), axis=1)
+    difference = np.where(valid, np.abs(rtt - previous), 0.0)
+    age = np.cumsum(valid[:, ::-1], axis=1)[:, ::-1] - 1  # 0 for the last difference
+    weight = JITTER_GAIN * (1 - JITTER_GAIN) ** np.minimum(age, _JITTER_REACH)
+    estimate = np.where(valid, weight * difference, 0.0).sum(axis=1)
+    some = valid.any(axis=1)
+    stats["jitter_ns"][some] = estimate[some]
+
+
+def _remarks(book: Ledger, stats: Stats, cells: Ints, received: npt.NDArray[np.bool_]) -> None:
+    """Fill in DSCP and TTL as seen at both ends, of the last probe received that tells."""
+    there, here = book.dscp_there[cells], book.dscp_here[cells]
+    asked = book.dscp_asked[cells]
+    unknown = cell.UNKNOWN_DSCP
+    sent = book.dscp_sent[cells[:, 0] // book.depth // book.ports][:, None]
+    stats["remarked_forward"] = (received & (there != unknown) & (there != sent)).sum(axis=1)
+    stats["remarked_reverse"] = (
+        received & (here != unknown) & (asked != unknown) & (here != asked)
+    ).sum(axis=1)
+    turn = np.arange(received.shape[1])
+    for name, column, none in (
+        ("dscp_at_reflector", there, unknown),
+        ("dscp_at_collector", here, unknown),
+        ("ttl_at_reflector", book.ttl_there[cells], 0),
+        ("ttl_at_collector", book.ttl_here[cells], 0),
+    ):
+        telling = received & (column != none)
+        last = np.where(telling, turn, -1).max(axis=1)
+        value = np.take_along_axis(column, np.maximum(last, 0)[:, None], axis=1)[:, 0]
+        stats[name] = np.where(last >= 0, value, none)
+
+
+def _one_way(
+    book: Ledger,
+    stats: Stats,
+    flows: Ints,
+    there: npt.NDArray[np.float64],
+    back: npt.NDArray[np.float64],
+    clock_error_ns: float,
+) -> None:
+    """Fill in one-way delays with their clock error, where both ends say that they are in sync.
+
+    A mean that is negative by more than that error shows that one of them is wrong in saying so:
+    then nothing is stated.
+    """
+    error = book.clock_error_there[flows] + clock_error_ns
+    valid = ~np.isnan(there)
+    count = valid.sum(axis=1)
+    rows = np.flatnonzero((count > 0) & ~np.isnan(error))
+    if not rows.size:
+        return
+    forward = np.where(valid, there, 0.0).sum(axis=1)[rows] / count[rows]
+    reverse = np.where(valid, back, 0.0).sum(axis=1)[rows] / count[rows]
+    sound = (forward >= -error[rows]) & (reverse >= -error[rows])
+    rows = rows[sound]
+    stats["owd_forward_ns"][rows] = forward[sound]
+    stats["owd_reverse_ns"][rows] = reverse[sound]
+    stats["owd_error_ns"][rows] = error[rows]
+
+
+def _directions(
+    book: Ledger, interval: OpenInterval, stats: Stats, flows: Ints, lossy: npt.NDArray[np.intp]
+) -> None:
+    """Tell forward from reverse loss in the flows ``lossy`` (places in ``flows``)."""
+    assert interval.end is not None
+    which = flows[lossy]
+    first = interval.first[which]
+    span = (interval.end[which] - first).astype(np.int64)
+    sent = (book.next_sequence[which] - first).astype(np.int64)  # up to now: later ones help
+    width = min(int(sent.max()), book.depth)
+    turn = np.arange(width)
+    sequence = first[:, None] + turn.astype(np.uint32)
+    cells = which[:, None] * book.depth + (sequence % np.uint32(book.depth)).astype(np.int64)
+    flags = book.flags[cells]
+    there = turn < np.minimum(sent, width)[:, None]
+    # A reply that came late was neither lost on the way there nor on the way back: its probe counts
+    # as lost, of unknown direction, and its number counts here.
+    received = there & ((flags & (cell.RECEIVED | cell.LATE)) != 0)
+    doubted = (received & ((flags & cell.DOUBTED) != 0)).any(axis=1)
+    doubted |= stats["duplicate"][lossy] > 0
+    for duplicated, _ in book.duplicates:
+        doubted |= np.isin(which, duplicated)
+    # Column 0 is the last reply before the interval, where there is one to start from.
+    ahead = (first - book.anchor_sequence[which]).astype(np.int64)
+    anchored = book.anchored[which] & (ahead <= book.depth * 4)
+    received = np.concatenate([anchored[:, None], received], axis=1)
+    position = np.empty(received.shape, np.int64)
+    position[:, 0] = np.where(anchored, -ahead, -1)
+    position[:, 1:] = turn
+    base = np.where(anchored, book.anchor_number[which], 0).astype(np.uint32)
+    number = np.concatenate([base[:, None], book.number[cells]], axis=1)
+    # Numbers come round at 2**32: they are compared as distances from the row's first.
+    start = np.take_along_axis(number, received.argmax(axis=1)[:, None], axis=1)
+    distance = (number - start).astype(np.int32).astype(np.int64)
+    low, high = np.iinfo(np.int64).min, np.iinfo(np.int64).max
+    largest = np.maximum.accumulate(np.where(received, distance, low), axis=1)
+    smallest = np.minimum.accumulate(np.where(received, distance, high)[:, ::-1], axis=1)[:, ::-1]
+    cut = received & (largest == distance) & (smallest == distance)
+    # Equal numbers are two replies with one number: no cut lies between them.
+    before = np.concatenate([np.full((len(which), 1), low), largest[:, :-1]], axis=1)
+    after = np.concatenate([smallest[:, 1:], np.full((len(which), 1), high)], axis=1)
+    cut &= (before < distance) & (after > distance)
+
+    column = np.arange(width + 1)
+    last_cut = np.maximum.accumulate(np.where(cut, column, -1), axis=1)
+    previous = np.concatenate([np.full((len(which), 1), -1), last_cut[:, :-1]], axis=1)
+    closes = cut & (previous >= 0)  # the right end of a stretch between two cuts
+    left = np.maximum(previous, 0)
+
+    def at_left(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        return np.take_along_axis(values, left, axis=1)
+
+    asked = position - at_left(position)
+    counted = distance - at_left(distance)
+    so_far = np.cumsum(received, axis=1)
+    answered = so_far - at_left(so_far)
+    lost = asked - answered
+    forward = asked - counted
+    reverse = counted - answered
+    inside = np.zeros(received.shape, np.bool_)
+    inside[:, 1:] = (turn < span[:, None]) & there
+    lost_so_far = np.cumsum(inside & ~received, axis=1)
+    lost_here = lost_so_far - at_left(lost_so_far)
+    believed = closes & (lost_here > 0) & (forward >= 0) & (reverse >= 0)
+    believed &= number.astype(np.int64) >= asked
+    believed &= ~doubted[:, None]
+    all_forward = believed & (reverse == 0)
+    all_reverse = believed & (forward == 0)
+    mixed = believed & (forward > 0) & (reverse > 0) & (lost_here == lost)
+    stats["lost_forward"][lossy] = (
+        np.where(all_forward, lost_here, 0) + np.where(mixed, forward, 0)
+    ).sum(axis=1)
+    stats["lost_reverse"][lossy] = (
+        np.where(all_reverse, lost_here, 0) + np.where(mixed, reverse, 0)
+    ).sum(axis=1)
+    stats["lost_unknown"] = stats["lost"] - stats["lost_forward"] - stats["lost_reverse"]
+
+
+def _anchor(
+    book: Ledger,
+    interval: OpenInterval,
+    flows: Ints,
+    sequence: npt.NDArray[np.uint32],
+    cells: Ints,
+    received: npt.NDArray[np.bool_],
+    flags: npt.NDArray[np.uint8],
+) -> None:
+    """Remember each flow's last reply as the start for the next interval's directions.
+
+    Only if nothing was reordered across it. A flow without a reply keeps its older anchor unless
+    losses of this interval would then be taken for the next one's.
+    """
+    turn = np.arange(received.shape[1])
+    last = np.where(received, turn, -1).max(axis=1)
+    some = last >= 0
+    at = np.maximum(last, 0)[:, None]
+    number = book.number[cells]
+    newest = np.take_along_axis(number, at, axis=1)
+    ahead = received & ((number - newest).astype(np.int32) > 0)
+    doubted = (np.take_along_axis(flags, at, axis=1)[:, 0] & cell.DOUBTED) != 0
+    sound = some & ~ahead.any(axis=1) & ~doubted
+    book.anchor_sequence[flows[some]] = np.take_along_axis(sequence, at, axis=1)[some, 0]
+    book.anchor_number[flows[some]] = newest[some, 0]
+    book.anchored[flows[some]] = sound[some]
+
+
+def _sum_pairs(pair_stats: Stats, stats: Stats, ports: int) -> None:
+    """Sum the flows of each pair: counts exactly, marks by or, the rest as its name says."""
+    shape = (len(pair_stats), ports)
+    for name in (
+        "sent", "received", "lost", "lost_forward", "lost_reverse", "lost_unknown", "late",
+        "duplicate", "reordered", "samples", "remarked_forward", "remarked_reverse", "rtt_sum_ns",
+    ):  # fmt: skip
+        pair_stats[name] = stats[name].reshape(shape).sum(axis=1)
+    pair_stats["suspect"] = np.bitwise_or.reduce(stats["suspect"].reshape(shape), axis=1)
+    for name in ("ttl_at_reflector", "ttl_at_collector"):
+        pair_stats[name] = stats[name].reshape(shape).max(axis=1)
+    # The class seen by a remarked flow, if there is one, is worth more than that of the others.
+    for name, remarked in (
+        ("dscp_at_reflector", "remarked_forward"),
+        ("dscp_at_collector", "remarked_reverse"),
+    ):
+        seen = stats[name].reshape(shape)
+        chosen = stats[remarked].reshape(shape).argmax(axis=1)
+        known = (seen != cell.UNKNOWN_DSCP).argmax(axis=1)
+        any_remarked = stats[remarked].reshape(shape).any(axis=1)
+        where = np.where(any_remarked, chosen, known)
+        pair_stats[name] = np.take_along_axis(seen, where[:, None], axis=1)[:, 0]
+    weights = stats["samples"].reshape(shape).astype(np.float64)
+    for name in (
+        "jitter_ns", "ipdv_ns", "ipdv_forward_ns", "ipdv_reverse_ns", "owd_forward_ns",
+        "owd_reverse_ns", "owd_error_ns",
+    ):  # fmt: skip
+        values = stats[name].reshape(shape).astype(np.float64)
+        valid = ~np.isnan(values)
+        weight = np.where(valid, weights, 0.0)
+        total = weight.sum(axis=1)
+        some = total > 0
+        mean = (np.where(valid, values, 0.0) * weight).sum(axis=1)
+        pair_stats[name][some] = mean[some] / total[some]
+
+
+def _histograms(
+    samples: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """Return the sparse histograms of rows of RTTs (NaN: none): bins, counts, bins per row."""
+    rows, columns = np.nonzero(~np.isnan(samples))
+    if not rows.size:
+        none = np.zeros(0, np.uint16), np.zeros(0, np.uint32)
+        return *none, np.zeros(len(samples), np.int64)
+    keys = rows.astype(np.int64) << 16 | bin_of(samples[rows, columns])
+    unique, counts = np.unique(keys, return_counts=True)
+    per_row = np.bincount(unique >> 16, minlength=len(samples))
+    return (unique & 0xFFFF).astype(np.uint16), counts.astype(np.uint32), per_row

@@ -1,0 +1,350 @@
+"""The ledger: which probe was sent when, and what is known of its reply. Pure; time is passed in.
+
+A ledger holds the flows of one test that share rate and timeout: ``pairs`` x ``ports`` of them, flow
+number ``pair * ports + port``. Each flow has a row of ``depth`` cells, and the probe with sequence
+number s lives in cell ``flow * depth + s % depth``. Sending writes a cell, a transmit stamp and a
+reply fill it in, closing an interval reads rows (`llama.collector.closing`). A row is deep enough
+that a cell is not used again before the interval of its probe has closed. So a probe costs a few
+column writes, whatever the number of flows, and there is nothing to expire: what has no reply in
+time when its interval closes is lost.
+
+An interval of a flow is a range of its sequence numbers. When wall time passes a boundary, `roll`
+notes every flow's next number; that is all that happens then.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from attrs import define, field
+
+Ints = npt.NDArray[np.int64]
+
+# Flags of a cell.
+RECEIVED = 1  # a reply came within the timeout
+FOLLOWED = 2  # its residence at the reflector is known to the kernel's transmit stamp (Follow-Up)
+STAMPED = 4  # T1 is the kernel's transmit stamp
+USER_TIMES = 8  # T4 is a user-space stamp: our own delay is in it
+NO_RTT = 16  # received, but the clock was stepped in between, or the stamps make no sense
+LATE = 32  # a reply came after the timeout
+DOUBTED = 64  # the reply's reflector number must not be used (SSID not returned)
+
+SLACK_S = 4.0  # how long after its last timeout an interval may take to be closed
+RESIDENCE_UNKNOWN = np.iinfo(np.int32).min
+UNKNOWN_DSCP = 255
+
+
+class Replies(NamedTuple):
+    """Columns of replies, one row each: (N,) arrays. Times are Unix nanoseconds."""
+
+    flow: Ints
+    sequence: npt.NDArray[np.uint32]  # Session-Sender Sequence Number, as echoed
+    echoed_ns: Ints  # Session-Sender Timestamp, as echoed
+    number: npt.NDArray[np.uint32]  # the reflector's own Sequence Number
+    t2_ns: Ints
+    t3_ns: Ints
+    t4_ns: Ints
+    kernel_t4: npt.NDArray[np.bool_]
+    dscp_there: npt.NDArray[np.uint8]  # DSCP the reflector received, 255 unknown
+    dscp_asked: npt.NDArray[np.uint8]  # DSCP the reflector gave its reply, 255 unknown
+    dscp_here: npt.NDArray[np.uint8]  # DSCP the reply came with, 255 unknown
+    ttl_there: npt.NDArray[np.uint8]
+    ttl_here: npt.NDArray[np.uint8]
+    numbered: npt.NDArray[np.bool_]  # whether ``number`` counts this flow and class alone
+    follow_number: npt.NDArray[np.uint32]  # Follow-Up Telemetry; its stamp 0: none
+    follow_ns: Ints
+    clock_error_ns: npt.NDArray[np.float32]  # the reflector's, NaN if it is not in sync
+
+
+@define(eq=False)
+class OpenInterval:
+    """A window not closed yet: its bounds in wall time and, flow by flow, in sequence numbers."""
+
+    start_ns: int
+    end_ns: int
+    first: npt.NDArray[np.uint32]  # (flows,) sequence number of the first probe
+    end: npt.NDArray[np.uint32] | None = None  # one past the last, once the window is over
+    due: float = math.inf  # when it may be closed, on the monotonic clock
+    suspect: int = 0  # bits of SUSPECT_REASONS that hold for all pairs
+    pair_suspect: npt.NDArray[np.uint32] = field(factory=lambda: np.zeros(0, np.uint32))
+    notes: set[str] = field(factory=set)
+
+
+class Ledger:
+    """The probes and replies of some pairs x ``ports`` flows at ``rate_pps`` probes a second each.
+
+    ``dscp_sent`` (pairs,) is each pair's class; ``interval_s`` the length of an interval;
+    ``timeout_s`` how long a reply may take.
+    """
+
+    def __init__(
+        self,
+        dscp_sent: npt.NDArray[np.uint8],
+        ports: int,
+        rate_pps: float,
+        timeout_s: float,
+        interval_s: float,
+    ) -> None:
+        self.dscp_sent = dscp_sent
+        self.pairs, self.ports = len(dscp_sent), ports
+        pairs = self.pairs
+        self.rate_pps, self.timeout_s, self.interval_s = rate_pps, timeout_s, interval_s
+        self.timeout_ns = round(timeout_s * 1e9)
+        self.depth = depth_needed(rate_pps, timeout_s, interval_s)
+        flows = pairs * ports
+        cells = flows * self.depth
+        self.next_sequence = np.zeros(flows, np.uint32)
+        self.t1 = np.zeros(cells, np.int64)  # T1 as sent: user space, Unix ns; 0 before the first
+        self.transmit = np.zeros(cells, np.int32)  # kernel's transmit stamp - T1, ns
+        self.elapsed = np.zeros(cells, np.int64)  # T4 - T1, ns
+        self.forward = np.zeros(cells, np.int64)  # T2 - T1, ns
+        self.residence = np.zeros(cells, np.int32)  # T3 - T2, ns
+        self.number = np.zeros(cells, np.uint32)  # the reflector's sequence number
+        self.flags = np.zeros(cells, np.uint8)
+        self.dscp_there = np.zeros(cells, np.uint8)
+        self.dscp_asked = np.zeros(cells, np.uint8)
+        self.dscp_here = np.zeros(cells, np.uint8)
+        self.ttl_there = np.zeros(cells, np.uint8)
+        self.ttl_here = np.zeros(cells, np.uint8)
+        #: What each flow's reflector last said its clock may be off by, ns; NaN: not in sync.
+        self.clock_error_there = np.full(flows, np.nan, np.float32)
+        # The last reply of each flow up to the last closed interval, where direction starts from.
+        self.anchor_sequence = np.zeros(flows, np.uint32)
+        self.anchor_number = np.zeros(flows, np.uint32)
+        self.anchored = np.zeros(flows, np.bool_)
+        self.current: OpenInterval | None = None
+        self.over: list[OpenInterval] = []  # windows that are over and not closed yet
+        #: Duplicates not attributed to an interval yet: (flow, sequence) columns.
+        self.duplicates: list[tuple[Ints, npt.NDArray[np.uint32]]] = []
+        self.late_after_close: list[Ints] = []  # flows of late replies to closed intervals
+        self.strangers = 0  # replies to no probe of ours, or with another's time stamp
+
+    @property
+    def flows(self) -> int:
+        """How many flows there are."""
+        return self.pairs * self.ports
+
+    # Time
+
+    def roll(self, start_ns: int, end_ns: int, now_s: float) -> None:
+        """Begin the window from ``start_ns`` to ``end_ns`` (Unix time); the current one is over.
+
+        ``now_s`` is the monotonic clock, by which the old window may be closed a timeout later.
+        """
+        if self.current is not None:
+            self.current.end = self.next_sequence.copy()
+            self.current.due = now_s + self.timeout_s
+            self.over.append(self.current)
+        self.current = OpenInterval(
+            start_ns,
+            end_ns,
+            self.next_sequence.copy(),
+            pair_suspect=np.zeros(self.pairs, np.uint32),
+        )
+
+    def open_intervals(self) -> list[OpenInterval]:
+        """Return the windows that are not closed, oldest first."""
+        return [*self.over, *([self.current] if self.current is not None else [])]
+
+    def mark(self, bits: int, note: str = "", pairs: Any = None) -> None:
+        """Mark all open windows as suspect for ``bits``: for some ``pairs`` (any index), or for all."""
+        for interval in self.open_intervals():
+            if pairs is None:
+                interval.suspect |= bits
+            else:
+                interval.pair_suspect[pairs] |= np.uint32(bits)
+            if note:
+                interval.notes.add(note)
+
+    def clock_stepped(self) -> None:
+        """Take back the RTTs of all probes in flight: their T4 will be on another clock than T1."""
+        horizon = max(1, math.ceil(self.rate_pps * (self.timeout_s + SLACK_S)) + 1)
+        every = np.arange(self.flows)
+        for back in range(1, min(horizon, self.depth) + 1):
+            sequence = self.next_sequence - np.uint32(back)
+            cells = self.cells(every, sequence)
+            waiting = cells[(self.flags[cells] & (RECEIVED | LATE)) == 0]
+            self.flags[waiting] |= NO_RTT
+
+    # Probes
+
+    def cells(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> Ints:
+        """Return the cell of each probe: (N,) of (N,) flows and sequence numbers."""
+        return flows * self.depth + sequence % np.uint32(self.depth)
+
+    def send(self, flows: Ints, t1_ns: int) -> tuple[Ints, npt.NDArray[np.uint32]]:
+        """Enter a burst of probes, at most one a flow, sent at ``t1_ns``; return cells and numbers."""
+        sequence = self.next_sequence[flows]
+        cells = flows * self.depth + sequence % np.uint32(self.depth)
+        self.next_sequence[flows] = sequence + np.uint32(1)
+        self.t1[cells] = t1_ns
+        self.flags[cells] = 0
+        return cells, sequence
+
+    def unsend(self, flows: Ints, cells: Ints) -> None:
+        """Take back probes just entered, which the kernel would not send: they are not lost."""
+        self.next_sequence[flows] -= np.uint32(1)
+        self.t1[cells] = 0
+
+    def transmitted(self, cells: Ints, stamp_ns: Ints) -> None:
+        """Enter kernel transmit stamps (Unix ns). What is no plausible one for its cell is ignored."""
+        delta = stamp_ns - self.t1[cells]
+        sane = (delta >= 0) & (delta <= min(self.timeout_ns, 2_000_000_000))
+        if not sane.all():
+            cells, delta = cells[sane], delta[sane]
+        self.transmit[cells] = delta
+        self.flags[cells] |= STAMPED
+
+    def reply(self, replies: Replies) -> int:
+        """Enter replies; return how many were answers to probes of ours, duplicates not counted.
+
+        A reply counts if its sequence number and the time stamp it echoes are those of a probe
+        still on record; anything else is a stranger's and changes nothing but ``strangers``.
+        """
+        cells = self.cells(replies.flow, replies.sequence)
+        t1 = self.t1[cells]
+        # The number is compared by the echoed stamp: two probes of a flow never share one.
+        genuine = t1 == replies.echoed_ns
+        genuine &= t1 != 0
+        known = self.flags[cells]
+        fresh = genuine & ((known & (RECEIVED | LATE)) == 0)
+        if not fresh.all():
+            self.strangers += int(np.count_nonzero(~genuine))
+            again = genuine & ~fresh
+            if again.any():
+                self.duplicates.append((replies.flow[again], replies.sequence[again]))
+            replies = _rows(replies, fresh)
+            cells, t1, known = cells[fresh], t1[fresh], known[fresh]
+        if len(cells) > 1:
+            _, first = np.unique(cells, return_index=True)
+            if len(first) != len(cells):
+                keep = np.zeros(len(cells), np.bool_)
+                keep[first] = True
+                self.duplicates.append((replies.flow[~keep], replies.sequence[~keep]))
+                replies = _rows(replies, keep)
+                cells, t1, known = cells[keep], t1[keep], known[keep]
+        elapsed = replies.t4_ns - t1
+        in_time = (elapsed <= self.timeout_ns) | ((known & NO_RTT) != 0)
+        flags = known | np.where(in_time, np.uint8(RECEIVED), np.uint8(LATE))
+        flags |= np.where(replies.kernel_t4, np.uint8(0), np.uint8(USER_TIMES))
+        flags |= np.where(replies.numbered, np.uint8(0), np.uint8(DOUBTED))
+        self.flags[cells] = flags
+        self.elapsed[cells] = elapsed
+        self.forward[cells] = replies.t2_ns - t1
+        residence = replies.t3_ns - replies.t2_ns
+        sane = (residence >= 0) & (residence < 2**31)
+        self.residence[cells] = np.where(sane, residence, RESIDENCE_UNKNOWN)
+        self.number[cells] = replies.number
+        self.dscp_there[cells] = replies.dscp_there
+        self.dscp_asked[cells] = replies.dscp_asked
+        self.dscp_here[cells] = replies.dscp_here
+        self.ttl_there[cells] = replies.ttl_there
+        self.ttl_here[cells] = replies.ttl_here
+        self.clock_error_there[replies.flow] = replies.clock_error_ns
+        if not in_time.all():
+            self._late(replies.flow[~in_time], replies.sequence[~in_time])
+        self._follow_up(replies)
+        return len(cells)
+
+    def _late(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> None:
+        """Count late replies whose interval has closed already with the current one."""
+        oldest = self.open_intervals()[:1]
+        for interval in oldest:
+            behind = (sequence - interval.first[flows]).astype(np.int32) < 0
+            if behind.any():
+                self.late_after_close.append(flows[behind])
+
+    def _follow_up(self, replies: Replies) -> None:
+        """Correct T3 of earlier replies by the reflector's own transmit stamps (RFC 8972, 4.7)."""
+        told = np.flatnonzero(replies.follow_ns)
+        if not told.size:
+            return
+        flows = replies.flow[told]
+        sequence = replies.sequence[told]
+        number = replies.follow_number[told]
+        stamp = replies.follow_ns[told]
+        for back in range(1, min(self.depth, 8)):
+            cells = self.cells(flows, sequence - np.uint32(back))
+            match = (self.number[cells] == number) & ((self.flags[cells] & RECEIVED) != 0)
+            found = cells[match]
+            residence = stamp[match] - (self.t1[found] + self.forward[found])
+            sane = (residence >= 0) & (residence < 2**31)
+            if not sane.all():
+                found, residence = found[sane], residence[sane]
+            self.residence[found] = residence
+            self.flags[found] |= FOLLOWED
+            if match.all():
+                return
+            left = ~match
+            flows, sequence, number, stamp = flows[left], sequence[left], number[left], stamp[left]
+
+    # Reload
+
+    def rearranged(self, dscp_sent: npt.NDArray[np.uint8], new: Ints, old: Ints) -> Ledger:
+        """Return a ledger of other pairs, in which pair ``new[i]`` goes on where ``old[i]`` was.
+
+        Pairs in neither list begin anew. Everything known of the ones carried over stays, open
+        intervals included.
+        """
+        ledger = Ledger(dscp_sent, self.ports, self.rate_pps, self.timeout_s, self.interval_s)
+        to, start = _flows_of(new, self.ports), _flows_of(old, self.ports)
+        for name in (
+            "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
+        ):  # fmt: skip
+            getattr(ledger, name)[to] = getattr(self, name)[start]
+        to_cells, from_cells = _flows_of(to, self.depth), _flows_of(start, self.depth)
+        for name in (
+            "t1", "transmit", "elapsed", "forward", "residence", "number", "flags", "dscp_there",
+            "dscp_asked", "dscp_here", "ttl_there", "ttl_here",
+        ):  # fmt: skip
+            getattr(ledger, name)[to_cells] = getattr(self, name)[from_cells]
+        moved = np.full(self.flows, -1, np.int64)
+        moved[start] = to
+
+        def carried(interval: OpenInterval) -> OpenInterval:
+            first = ledger.next_sequence.copy()
+            first[to] = interval.first[start]
+            end = None
+            if interval.end is not None:
+                end = ledger.next_sequence.copy()
+                end[to] = interval.end[start]
+            suspect = np.zeros(ledger.pairs, np.uint32)
+            suspect[new] = interval.pair_suspect[old]
+            return OpenInterval(
+                interval.start_ns, interval.end_ns, first, end, interval.due, interval.suspect,
+                suspect, interval.notes,
+            )  # fmt: skip
+
+        ledger.over = [carried(interval) for interval in self.over]
+        ledger.current = None if self.current is None else carried(self.current)
+        for flows, sequence in self.duplicates:
+            kept = moved[flows] >= 0
+            ledger.duplicates.append((moved[flows[kept]], sequence[kept]))
+        ledger.late_after_close = [moved[f][moved[f] >= 0] for f in self.late_after_close]
+        ledger.strangers = self.strangers
+        return ledger
+
+
+def _rows(replies: Replies, keep: npt.NDArray[np.bool_]) -> Replies:
+    """Return only the rows to ``keep``."""
+    columns: Any = [column[keep] for column in replies]
+    return Replies(*columns)
+
+
+def depth_needed(rate_pps: float, timeout_s: float, interval_s: float) -> int:
+    """Return how many cells a flow needs so that none is reused before its interval has closed.
+
+    Fast flows get a power of two: their sequence numbers come round after 2**32 probes, in months,
+    and then too must each number lead to the cell after the last one's.
+    """
+    depth = math.ceil(rate_pps * (interval_s + timeout_s + SLACK_S)) + 2
+    return 1 << (depth - 1).bit_length() if rate_pps >= 10 else depth
+
+
+def _flows_of(rows: Ints, width: int) -> Ints:
+    """Return the numbers of all parts of ``rows`` that have ``width`` parts each."""
+    numbers: Ints = (rows[:, None] * width + np.arange(width)).reshape(-1)
+    return numbers

@@ -1,0 +1,1 @@
+"""The kernel's side: sockets, their options, and batches of datagrams with kernel time stamps."""

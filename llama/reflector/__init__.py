@@ -1,0 +1,1 @@
+"""The reflector: answers probes; knows nothing of collectors."""

@@ -1,0 +1,22 @@
+"""What a reflector has done so far, in monotonic counters."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from attrs import define, field
+
+
+@define(eq=False)
+class Tally:
+    """Counts since the start: datagrams in, replies out by format, drops by reason."""
+
+    received: int = 0
+    answered: Counter[str] = field(factory=Counter)
+    dropped: Counter[str] = field(factory=Counter)
+    #: Packets that the guard refused, of all reasons: told to collectors, as their loss is ours.
+    refused: int = 0
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count ``count`` datagrams dropped for ``reason``."""
+        self.dropped[reason] += count
