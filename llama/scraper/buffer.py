@@ -1,0 +1,271 @@
+"""Where points wait for the databases: what a spool is, and the one that keeps them in memory.
+
+Points wait in *chunks*: what one collector answered, or a part of it when that was much. A chunk
+is let go once every writer has acknowledged it. `llama.scraper.spool` keeps chunks on disk; here
+they stay in memory, compressed, and are lost with the process.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Protocol
+
+from attrs import define, field, frozen
+from twisted.internet.defer import Deferred, succeed
+
+from llama.interfaces import Point
+
+from .points import pack, unpack
+
+#: Points in a chunk, at most: what a writer is given at once.
+CHUNK_POINTS = 5000
+#: Octets counted for a chunk beside its payload: names, indices, free space in pages.
+CHUNK_OVERHEAD = 512
+#: Points that stand ready for writing without being unpacked again.
+READY_POINTS = 50_000
+
+#: Called with the reason and the chunk whenever one is let go before all writers had it.
+Dropped = Callable[[str, "Chunk"], None]
+
+
+@define(eq=False)
+class Chunk:
+    """One chunk as it is known in memory; its points are wherever the spool keeps them."""
+
+    number: int  # in the order of taking
+    collector: str
+    taken_s: float  # Unix time
+    points: int
+    octets: int  # of payload
+    newest_ns: int  # Unix time of its newest point
+    waiting: set[str]  # names of the writers that have not acknowledged it
+
+
+@frozen
+class Taken:
+    """How far one collector has been read: what the next question to it says."""
+
+    cursor: str | None = None  # as its ``Llama-Cursor`` header gave it
+    newest_ns: int | None = None  # Unix time of the newest point ever taken from it
+
+
+class NotStoredError(Exception):
+    """Points could not be kept: the disk is full, or refuses. The text says which.
+
+    Nothing of them was kept and the collector's cursor stands where it stood.
+    """
+
+
+class Spool(Protocol):
+    """What poller, delivery and API know of a spool.
+
+    Bounded: a chunk too many or too old makes the oldest go, each with a call of ``dropped``.
+    """
+
+    #: Set before `open`.
+    dropped: Dropped
+    #: Why points cannot be kept at present, or None.
+    trouble: str | None
+
+    @property
+    def chunks(self) -> Mapping[int, Chunk]:
+        """All chunks held by their numbers, oldest first."""
+
+    @property
+    def octets(self) -> int:
+        """Sum of payload and overhead of all chunks held."""
+
+    def open(self, writers: Collection[str]) -> Deferred[None]:
+        """Open; chunks left from an earlier run wait for those of ``writers`` that lack them."""
+
+    def taken(self, collector: str) -> Taken:
+        """Say how far a collector has been read, which survives with the points themselves."""
+
+    def put(
+        self, collector: str, taken: Taken, points: Sequence[Point], now_s: float
+    ) -> Deferred[Sequence[Chunk]]:
+        """Keep points and the new state of their collector, both or neither, then fire.
+
+        Fails with `NotStoredError` when it cannot.
+        """
+
+    def read(self, chunk: Chunk) -> Deferred[Sequence[Point] | None]:
+        """Fire with a chunk's points, or None if it has been let go meanwhile."""
+
+    def acknowledge(self, writer: str, chunks: Sequence[Chunk]) -> Deferred[None]:
+        """Note that a writer has these chunks; those that every writer has are let go."""
+
+    def set_writers(self, writers: Collection[str]) -> Deferred[None]:
+        """Change the writers that new chunks wait for; what only others lacked is dropped."""
+
+    def expire(self, now_s: float) -> Deferred[None]:
+        """Drop the chunks that have waited for too long."""
+
+    def close(self) -> Deferred[None]:
+        """Close. Chunks on disk stay."""
+
+
+def compress(points: Sequence[Point]) -> bytes:
+    """Return the payload of a chunk: JSON, about a tenth of its size by the fastest deflate."""
+    return zlib.compress(pack(list(points)), 1)
+
+
+def expand(payload: bytes) -> list[Point]:
+    """Return the points of a payload. Raises `zlib.error` or `ValueError` if it is damaged."""
+    return unpack(zlib.decompress(payload))
+
+
+def parts(points: Sequence[Point]) -> Iterable[Sequence[Point]]:
+    """Return points cut into chunks."""
+    return (points[i : i + CHUNK_POINTS] for i in range(0, len(points), CHUNK_POINTS))
+
+
+@define(eq=False)
+class Held:
+    """The chunks held, in memory: their order, their sum and which must go to keep the bounds."""
+
+    max_octets: int
+    max_age_s: float
+    chunks: OrderedDict[int, Chunk] = field(factory=OrderedDict)
+    octets: int = 0
+    _ready: OrderedDict[int, Sequence[Point]] = field(factory=OrderedDict)
+    _ready_points: int = 0
+
+    def add(self, chunk: Chunk, points: Sequence[Point] = ()) -> None:
+        """Hold a chunk, newest; its points stand ready for a while."""
+        self.chunks[chunk.number] = chunk
+        self.octets += chunk.octets + CHUNK_OVERHEAD
+        if points:
+            self._ready[chunk.number] = points
+            self._ready_points += len(points)
+        while self._ready_points > READY_POINTS:
+            _, old = self._ready.popitem(last=False)
+            self._ready_points -= len(old)
+
+    def remove(self, chunk: Chunk) -> bool:
+        """Let a chunk go; says whether it was held."""
+        self._ready_points -= len(self._ready.pop(chunk.number, ()))
+        if self.chunks.pop(chunk.number, None) is None:
+            return False
+        self.octets -= chunk.octets + CHUNK_OVERHEAD
+        return True
+
+    def ready(self, chunk: Chunk) -> Sequence[Point] | None:
+        """Return the points of a chunk if they stand ready."""
+        return self._ready.get(chunk.number)
+
+    def excess(self, octets: int) -> list[Chunk]:
+        """Return the oldest chunks that must go before ``octets`` more of payload fit in."""
+        leave, room = [], self.max_octets - self.octets - octets
+        for chunk in self.chunks.values():
+            if room >= 0:
+                break
+            room += chunk.octets + CHUNK_OVERHEAD
+            leave.append(chunk)
+        return leave
+
+    def old(self, now_s: float) -> list[Chunk]:
+        """Return the chunks that have waited for longer than they may."""
+        leave = []
+        for chunk in self.chunks.values():
+            if now_s - chunk.taken_s <= self.max_age_s:
+                break
+            leave.append(chunk)
+        return leave
+
+
+class MemorySpool:
+    """A spool without a disk, for a scraper whose configuration names none."""
+
+    trouble: str | None = None
+
+    def __init__(self, max_octets: int = 64 * 1024 * 1024, max_age_s: float = 3600.0) -> None:
+        self.dropped: Dropped = lambda reason, chunk: None
+        self._held = Held(max_octets, max_age_s)
+        self._payloads: dict[int, bytes] = {}
+        self._taken: dict[str, Taken] = {}
+        self._writers: set[str] = set()
+        self._last = 0
+
+    @property
+    def chunks(self) -> OrderedDict[int, Chunk]:
+        """All chunks held."""
+        return self._held.chunks
+
+    @property
+    def octets(self) -> int:
+        """What they take."""
+        return self._held.octets
+
+    def open(self, writers: Collection[str]) -> Deferred[None]:
+        """Remember the writers."""
+        self._writers = set(writers)
+        return succeed(None)
+
+    def taken(self, collector: str) -> Taken:
+        """Say how far a collector has been read by this process."""
+        return self._taken.get(collector, Taken())
+
+    def put(
+        self, collector: str, taken: Taken, points: Sequence[Point], now_s: float
+    ) -> Deferred[Sequence[Chunk]]:
+        """Keep points; always succeeds, at the cost of the oldest."""
+        new = []
+        for part in parts(points):
+            payload = compress(part)
+            self._drop("full", self._held.excess(len(payload) + CHUNK_OVERHEAD))
+            self._last += 1
+            newest_ns = max(point.time_ns for point in part)
+            chunk = Chunk(
+                self._last, collector, now_s, len(part), len(payload), newest_ns,
+                set(self._writers),
+            )  # fmt: skip
+            self._payloads[chunk.number] = payload
+            self._held.add(chunk, part)
+            new.append(chunk)
+        self._taken[collector] = taken
+        return succeed(new)
+
+    def read(self, chunk: Chunk) -> Deferred[Sequence[Point] | None]:
+        """Fire with a chunk's points."""
+        points = self._held.ready(chunk)
+        if points is None and (payload := self._payloads.get(chunk.number)) is not None:
+            points = expand(payload)
+        return succeed(points)
+
+    def acknowledge(self, writer: str, chunks: Sequence[Chunk]) -> Deferred[None]:
+        """Note that a writer has these chunks."""
+        for chunk in chunks:
+            chunk.waiting.discard(writer)
+            if not chunk.waiting:
+                self._remove(chunk)
+        return succeed(None)
+
+    def set_writers(self, writers: Collection[str]) -> Deferred[None]:
+        """Change the writers that chunks wait for."""
+        self._writers = set(writers)
+        for chunk in list(self.chunks.values()):
+            if not chunk.waiting & self._writers:
+                self._drop("writer_removed", [chunk])
+            chunk.waiting &= self._writers
+        return succeed(None)
+
+    def expire(self, now_s: float) -> Deferred[None]:
+        """Drop what has waited for too long."""
+        self._drop("too_old", self._held.old(now_s))
+        return succeed(None)
+
+    def close(self) -> Deferred[None]:
+        """Forget everything."""
+        return succeed(None)
+
+    def _drop(self, reason: str, chunks: Iterable[Chunk]) -> None:
+        for chunk in chunks:
+            if self._remove(chunk):
+                self.dropped(reason, chunk)
+
+    def _remove(self, chunk: Chunk) -> bool:
+        self._payloads.pop(chunk.number, None)
+        return self._held.remove(chunk)

@@ -1,0 +1,35 @@
+"""What the scraper counts about itself, as Prometheus metrics in a registry of its own."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter
+
+
+class Counts:
+    """Every counter of one scraper. Counters only rise; what can fall is asked for when shown."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(f"llama_scraper_{name}", text, labels, registry=self.registry)
+
+        self.polls = counter(
+            "polls", "Times a collector was asked, by how it went.", "collector", "result"
+        )
+        self.taken = counter(
+            "points_taken", "Points that were safely put into the spool.", "collector"
+        )
+        self.rejected = counter(
+            "points_rejected",
+            "Items in collectors' answers that were not taken, by reason.",
+            "collector",
+            "reason",
+        )
+        self.written = counter("points_written", "Points that the database acknowledged.", "writer")
+        self.dropped = counter(
+            "points_dropped", "Points let go without being written, by reason.", "writer", "reason"
+        )
+        self.failures = counter(
+            "write_failures", "Writes that failed and were kept for later.", "writer"
+        )

@@ -1,0 +1,328 @@
+"""Handing chunks to one writer: newest first, what failed again later, beside what is new.
+
+Two lanes, each with at most one write under way:
+
+- *live*: chunks that were never tried, newest first, joined to writes of a fair size. While it
+  fails, the whole writer waits, longer and longer, and then tries with the newest chunk there is.
+- *retry*: chunks whose write failed, newest first, each after a wait of its own. What fails here
+  holds up only the retry lane, so one batch that a database chokes on never delays newer ones;
+  from its third failure on a chunk is tried alone, so that it takes no others down with it.
+
+A writer knows nothing of the others: a dead one never holds a living one. Nothing is given up
+here; the spool's bounds alone decide when a chunk must go.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Iterable, Sequence
+from typing import Any
+
+from attrs import define, field
+from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+
+from llama.interfaces import NotPermittedError, Point, Refusal
+
+from .backoff import NOT_PERMITTED_S, wait_s
+from .buffer import CHUNK_POINTS, Chunk, Spool
+from .counts import Counts
+from .fetch import explain
+
+#: Seconds that new chunks wait for company, so that small ones are written together.
+GATHER_S = 1.0
+#: Seconds after which a write that a plugin never ends is given up.
+WRITE_TIMEOUT_S = 60.0
+#: Failures after which a chunk is tried alone.
+ALONE_AFTER = 2
+
+
+@define(eq=False)
+class _Lane:
+    """One write at a time, and when the next may start (clock's seconds)."""
+
+    retries: bool
+    busy: Deferred[Any] | None = None
+    failures: int = 0
+    closed_until: float = 0.0
+
+
+@define
+class _Tried:
+    """What is known of a chunk whose write failed."""
+
+    chunk: Chunk
+    failures: int
+    due: float
+
+
+@define(eq=False)
+class Delivery:
+    """The queue of one writer. ``clock`` is `IReactorTime`; times are its seconds."""
+
+    writer: Any  # an ITimeSeriesWriter
+    _clock: Any
+    _spool: Spool
+    _counts: Counts
+    _draw: random.Random = field(factory=random.Random)
+    _gather_s: float = GATHER_S
+    opened: bool = False
+    trouble: str | None = None  # why the last write of new points failed; None when it did not
+    newest_ns: int | None = None  # Unix time of the newest point acknowledged
+    _fresh: dict[int, Chunk] = field(factory=dict)  # by number, which is the order of taking
+    _tried: dict[int, _Tried] = field(factory=dict)
+    _under_way: dict[int, Chunk] = field(factory=dict)
+    _gone: dict[int, str] = field(factory=dict)  # dropped while under way, and why
+    _live: _Lane = field(factory=lambda: _Lane(False))
+    _retry: _Lane = field(factory=lambda: _Lane(True))
+    _worked: bool = False  # the last write of new points went well
+    _since: float = 0.0  # when trouble began
+    _named: set[str] = field(factory=set)  # refusals that the log has named
+    _timer: Any = None
+    _running: bool = False
+    _log: Logger = field(factory=Logger)
+
+    @property
+    def name(self) -> str:
+        """The writer's."""
+        return str(self.writer.name)
+
+    @property
+    def waiting(self) -> tuple[int, int]:
+        """How many chunks, and how many points, wait for this writer."""
+        chunks = [
+            *self._fresh.values(),
+            *(tried.chunk for tried in self._tried.values()),
+            *self._under_way.values(),
+        ]
+        return len(chunks), sum(chunk.points for chunk in chunks)
+
+    def start(self, chunks: Iterable[Chunk]) -> None:
+        """Begin, with what an earlier run of the process left."""
+        self._running = True
+        now = self._clock.seconds()
+        for chunk in chunks:
+            self._tried[chunk.number] = _Tried(chunk, 0, now)
+        self._pump()
+
+    def offer(self, chunks: Iterable[Chunk]) -> None:
+        """Take new chunks."""
+        for chunk in chunks:
+            self._fresh[chunk.number] = chunk
+        if self._live.busy is None and self._live.closed_until <= self._clock.seconds():
+            points = sum(chunk.points for chunk in self._fresh.values())
+            if points < CHUNK_POINTS:
+                self._live.closed_until = self._clock.seconds() + self._gather_s
+        self._pump()
+
+    def forget(self, reason: str, chunk: Chunk) -> None:
+        """Let go of a chunk that the spool has dropped, and count it."""
+        fresh = self._fresh.pop(chunk.number, None)
+        tried = self._tried.pop(chunk.number, None)
+        if fresh or tried:
+            self._counts.dropped.labels(self.name, reason).inc(chunk.points)
+        elif chunk.number in self._under_way:
+            self._gone[chunk.number] = reason  # unless its write goes well
+
+    def stop(self, grace_s: float) -> Deferred[None]:
+        """Start nothing more; fire when what is under way has ended, or was given up."""
+        self._running = False
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        return Deferred.fromCoroutine(self._end(grace_s))
+
+    async def _end(self, grace_s: float) -> None:
+        under_way = [lane.busy for lane in (self._live, self._retry) if lane.busy is not None]
+        timers = [self._clock.callLater(grace_s, busy.cancel) for busy in under_way]
+        for busy, timer in zip(under_way, timers, strict=True):
+            await busy
+            if timer.active():
+                timer.cancel()
+        await maybeDeferred(self.writer.close)
+
+    def _pump(self) -> None:
+        """Start what may start now, and set the timer for what may start later."""
+        if not self._running:
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        now = self._clock.seconds()
+        later = []
+        for lane in (self._live, self._retry):
+            if lane.busy is not None:
+                continue
+            at = self._ready_at(lane)
+            if at is None:
+                continue
+            if at <= now:
+                self._begin(lane, self._choose(lane, now))
+            else:
+                later.append(at)
+        if later and self._running:
+            self._timer = self._clock.callLater(max(0.0, min(later) - now), self._on_time)
+
+    def _on_time(self) -> None:
+        self._timer = None
+        self._pump()
+
+    def _ready_at(self, lane: _Lane) -> float | None:
+        """Return when a lane has something to do, or None when it must wait for an event."""
+        if not lane.retries:
+            return lane.closed_until if self._fresh or not self.opened else None
+        if not self.opened or not self._tried:
+            return None
+        due = min(tried.due for tried in self._tried.values())
+        # While new points cannot be written, old ones wait; but with no new ones, they must try.
+        closed = max(lane.closed_until, self._live.closed_until if self.trouble else 0.0)
+        return max(due, closed)
+
+    def _choose(self, lane: _Lane, now: float) -> list[Chunk]:
+        """Take the newest chunks that fit into one write out of a lane's queue."""
+        queue: list[Chunk]
+        if lane.retries:
+            due = [t for t in self._tried.values() if t.due <= now]
+            due.sort(key=lambda tried: tried.chunk.number, reverse=True)
+            if due[0].failures > ALONE_AFTER:
+                due = due[:1]
+            queue = [t.chunk for t in due if t.failures <= ALONE_AFTER] or [due[0].chunk]
+        else:
+            queue = [self._fresh[number] for number in sorted(self._fresh, reverse=True)]
+        chosen: list[Chunk] = []
+        for chunk in queue:
+            if chosen and sum(c.points for c in chosen) + chunk.points > CHUNK_POINTS:
+                break
+            chosen.append(chunk)
+        return chosen
+
+    def _begin(self, lane: _Lane, chunks: Sequence[Chunk]) -> None:
+        failures = {}
+        for chunk in chunks:
+            tried = self._tried.pop(chunk.number, None)
+            self._fresh.pop(chunk.number, None)
+            failures[chunk.number] = tried.failures if tried else 0
+            self._under_way[chunk.number] = chunk
+        lane.busy = Deferred.fromCoroutine(self._attempt(chunks))
+        lane.busy.addBoth(self._ended, lane, chunks, failures)
+
+    def _ended(
+        self, result: Any, lane: _Lane, chunks: Sequence[Chunk], failures: dict[int, int]
+    ) -> None:
+        """Sort out what became of the chunks of a write."""
+        lane.busy = None
+        now = self._clock.seconds()
+        failed = isinstance(result, Failure)
+        wait = self._went_wrong(lane, result.value) if failed else 0.0
+        for chunk in chunks:
+            del self._under_way[chunk.number]
+            reason = self._gone.pop(chunk.number, None)
+            if not failed and chunk.number in result:
+                continue
+            if reason is not None:
+                self._counts.dropped.labels(self.name, reason).inc(chunk.points)
+                continue
+            count = failures[chunk.number] + 1
+            self._tried[chunk.number] = _Tried(
+                chunk, count, now + max(wait, wait_s(count, self._draw))
+            )
+            if count == ALONE_AFTER + 1 and self._worked and failed:
+                self._log.warn(
+                    "Writer {writer} takes other points, but {points} of {collector} failed"
+                    " {count} times: {problem}; they are kept and tried again",
+                    writer=self.name,
+                    points=chunk.points,
+                    collector=chunk.collector,
+                    count=count,
+                    problem=explain(result.value, WRITE_TIMEOUT_S),
+                )
+        if not failed:
+            self._went_well(lane)
+        if self._running and self._timer is None:
+            # Not at once: a writer that needs no waiting would nest one call per write.
+            self._timer = self._clock.callLater(0, self._on_time)
+
+    async def _attempt(self, chunks: Sequence[Chunk]) -> Collection[int]:
+        """Write chunks and have them acknowledged; returns the numbers of those written.
+
+        Raises whatever the writer raises.
+        """
+        if not self.opened:
+            await self._patiently(self.writer.open)
+            self.opened = True
+        points: list[Point] = []
+        written = []
+        for chunk in chunks:
+            part = await self._spool.read(chunk)
+            if part is not None:
+                points += part
+                written.append(chunk)
+        if points:
+            refusals = await self._patiently(self.writer.write, points)
+            self._count(points, refusals or ())
+            await self._spool.acknowledge(self.name, written)
+        return {chunk.number for chunk in written}
+
+    async def _patiently(self, do: Callable[..., Deferred[Any]], *args: Any) -> Any:
+        return await maybeDeferred(do, *args).addTimeout(WRITE_TIMEOUT_S, self._clock)
+
+    def _count(self, points: Sequence[Point], refusals: Sequence[Refusal]) -> None:
+        self._counts.written.labels(self.name).inc(len(points) - len(refusals))
+        newest = max(point.time_ns for point in points)
+        self.newest_ns = max(newest, self.newest_ns or newest)
+        for refusal in refusals:
+            self._counts.dropped.labels(self.name, "refused").inc()
+            if refusal.reason not in self._named and len(self._named) < 1000:
+                self._named.add(refusal.reason)
+                self._log.error(
+                    "Writer {writer} refuses points, such as {measurement} {tags}: {reason};"
+                    " they are let go and counted, which is said once",
+                    writer=self.name,
+                    measurement=refusal.point.measurement,
+                    tags=dict(refusal.point.tags),
+                    reason=refusal.reason,
+                )
+
+    def _went_well(self, lane: _Lane) -> None:
+        lane.failures = 0
+        lane.closed_until = self._clock.seconds()
+        self._worked = self._worked or not lane.retries
+        if self.trouble is None:
+            return
+        chunks, points = self.waiting
+        self._log.info(
+            "Writer {writer} writes again, after {seconds:.0f} s; {points} points in {chunks}"
+            " chunks wait for it",
+            writer=self.name,
+            seconds=self._clock.seconds() - self._since,
+            points=points,
+            chunks=chunks,
+        )
+        self.trouble = None
+        for each in (self._live, self._retry):
+            each.failures = 0
+            each.closed_until = self._clock.seconds()
+
+    def _went_wrong(self, lane: _Lane, error: BaseException) -> float:
+        """Close a lane for a while; returns for how long, in seconds."""
+        self._counts.failures.labels(self.name).inc()
+        lane.failures += 1
+        wait = wait_s(lane.failures, self._draw)
+        if isinstance(error, NotPermittedError):
+            wait = max(wait, NOT_PERMITTED_S)
+        lane.closed_until = self._clock.seconds() + wait
+        if lane.retries and self._worked:
+            return wait  # new points go through: these are a matter of their own
+        self._worked = False
+        text = explain(error, WRITE_TIMEOUT_S)
+        if self.trouble is None:
+            self._since = self._clock.seconds()
+        if self.trouble != text and self._running:
+            self._log.error(
+                "Writer {writer} cannot write: {problem}; its points are kept and tried again",
+                writer=self.name,
+                problem=text,
+            )
+        self.trouble = text
+        return wait

@@ -1,0 +1,179 @@
+"""One HTTP request with a deadline for the whole answer and a bound on its size."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+from treq.client import HTTPClient
+from twisted.internet import error
+from twisted.internet.defer import CancelledError, Deferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.protocol import Protocol, connectionDone
+from twisted.python.failure import Failure
+from twisted.web.client import (
+    Agent,
+    BrowserLikePolicyForHTTPS,
+    HTTPConnectionPool,
+    ResponseDone,
+    ResponseFailed,
+)
+from twisted.web.http import PotentialDataLoss
+from twisted.web.http_headers import Headers
+
+from llama.interfaces import NotPermittedError, NotWrittenError
+
+_PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
+
+
+class TooLargeError(Exception):
+    """An answer is larger than it may be."""
+
+
+@frozen
+class Reply:
+    """An HTTP answer, complete."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+    def header(self, name: str) -> str | None:
+        """Return the last header of that name as text, or None."""
+        values = self.headers.getRawHeaders(name)
+        return values[-1] if values else None
+
+    def excerpt(self) -> str:
+        """Return the start of the body for a log: one line, printable, bounded."""
+        text = self.body[:400].decode("utf-8", "replace")
+        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+
+
+class _Body(Protocol):
+    """Collects a body up to a limit; a body beyond it, or given up, closes the connection."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._chunks: list[bytes] = []
+        self._size = 0
+        self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
+
+    def dataReceived(self, data: bytes) -> None:
+        """Keep a piece."""
+        self._size += len(data)
+        if self._size <= self._limit:
+            self._chunks.append(data)
+        elif self.done is not None:
+            self._finish(TooLargeError(f"more than {self._limit:,} octets"))
+            self._abort()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Answer, or fail when the body broke off."""
+        if reason.check(ResponseDone, PotentialDataLoss):
+            self._finish(b"".join(self._chunks))
+        else:
+            self._finish(reason)
+
+    def _finish(self, result: Any) -> None:
+        self._chunks = []
+        if not self.done.called:
+            if isinstance(result, bytes):
+                self.done.callback(result)
+            else:
+                self.done.errback(result)
+
+    def _abort(self) -> None:
+        if self.transport is not None:
+            self.transport.abortConnection()
+
+
+def client_of(
+    reactor: Any, pool: HTTPConnectionPool, connect_timeout_s: float, ca_file: str | None
+) -> HTTPClient:
+    """Return a client that keeps its connections in ``pool``.
+
+    https is checked against the authorities in ``ca_file`` (PEM) or against the system's. Raises
+    `ValueError`, in one line, when the file holds none or TLS is not installed.
+    """
+    agent: Any
+    if ca_file is None:
+        agent = Agent(reactor, connectTimeout=connect_timeout_s, pool=pool)
+        return HTTPClient(agent)
+    try:
+        from twisted.internet.ssl import Certificate, trustRootFromCertificates
+    except ImportError:
+        raise ValueError("TLS is not installed: pip install 'llama-mesh[tls]'") from None
+    try:
+        blocks = _PEM.findall(Path(ca_file).read_bytes())
+        roots = [Certificate.loadPEM(block) for block in blocks]
+    except OSError as problem:
+        raise ValueError(f"ca_file {ca_file}: {problem.strerror}") from None
+    except Exception:
+        raise ValueError(f"ca_file {ca_file}: a certificate in it is damaged") from None
+    if not roots:
+        raise ValueError(f"ca_file {ca_file}: holds no PEM certificate")
+    policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates(roots))
+    agent = Agent(reactor, policy, connectTimeout=connect_timeout_s, pool=pool)
+    return HTTPClient(agent)
+
+
+async def request(
+    client: HTTPClient,
+    clock: Any,
+    method: str,
+    url: str,
+    *,
+    timeout_s: float,
+    max_octets: int,
+    headers: Mapping[str, str] | None = None,
+    body: bytes | None = None,
+) -> Reply:
+    """Make a request and return the whole answer, whatever its status.
+
+    Raises `twisted.internet.defer.TimeoutError` when it is not all there after ``timeout_s``,
+    `TooLargeError` when the body exceeds ``max_octets``, and whatever connecting raises. None of
+    these leaves anything open.
+    """
+
+    async def whole() -> Reply:
+        response = await client.request(
+            method,
+            url,
+            headers=Headers({k: [v] for k, v in (headers or {}).items()}),
+            data=body,
+            unbuffered=True,
+        )
+        reader = _Body(max_octets)
+        response.deliverBody(reader)
+        return Reply(response.code, response.headers, await reader.done)
+
+    answer: Deferred[Reply] = Deferred.fromCoroutine(whole())
+    answer.addTimeout(timeout_s, clock)
+    return await answer
+
+
+def explain(problem: BaseException, timeout_s: float) -> str:
+    """Say in a few words, for a person, why a request or a write failed."""
+    if isinstance(problem, NotPermittedError | NotWrittenError):
+        return str(problem)
+    if isinstance(problem, DeferredTimeoutError | CancelledError):
+        return f"no complete answer within {timeout_s:g} s"
+    if isinstance(problem, ResponseFailed) and problem.reasons:
+        return explain(problem.reasons[0].value, timeout_s)
+    if isinstance(problem, error.ConnectionRefusedError):
+        return "connection refused"
+    if isinstance(problem, error.DNSLookupError):
+        return "the name does not resolve"
+    if isinstance(problem, error.ConnectError):
+        return (
+            problem.args[0]
+            if problem.args and isinstance(problem.args[0], str)
+            else (problem.__doc__ or "cannot connect")
+        )
+    if isinstance(problem, error.ConnectionLost | error.ConnectionDone):
+        return "the connection broke off"
+    text = " ".join(str(problem).split())[:200]
+    return f"{type(problem).__name__}: {text}" if text else type(problem).__name__

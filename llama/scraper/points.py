@@ -1,0 +1,166 @@
+"""From a collector's answer to points: what ``/influxdata`` says, read strictly and repaired.
+
+Pure. The collectors of dropbox/llama date every point ``0001-01-01T00:00:00Z`` and report total
+loss with a round-trip time of zero; both are put right here, and counted so that it can be said.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+import orjson
+from attrs import define, field
+
+from llama.interfaces import Point
+
+_RFC3339 = re.compile(
+    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d{2}:\d{2})\Z"
+)
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+#: Times before 1971 are no measurements but clocks or fields that nobody set.
+_EARLIEST_NS = 365 * 86400 * 10**9
+#: What signed 64-bit nanoseconds hold, which is what databases keep.
+_LATEST_NS = 2**63 - 1
+
+
+class AnswerError(Exception):
+    """What a collector answered is no list of points. The text says what it is instead."""
+
+
+@define
+class Answer:
+    """What one answer held."""
+
+    points: list[Point] = field(factory=list)
+    malformed: int = 0  #: items that are no points
+    empty: int = 0  #: points without a single usable figure
+    undated: int = 0  #: points dated by us, for want of a time
+    zero_rtt: int = 0  #: points of total loss whose ``rtt`` of zero was taken away
+    oddity: str = ""  #: what was wrong with the first malformed one
+
+    @property
+    def newest_ns(self) -> int | None:
+        """Unix time of the newest point, ns; None without points."""
+        return max((point.time_ns for point in self.points), default=None)
+
+
+def time_ns(text: str) -> int:
+    """Return the Unix time in ns of an RFC 3339 time. Raises `ValueError` if it is none."""
+    match = _RFC3339.match(text)
+    if match is None:
+        raise ValueError(f"{text[:40]!r} is no RFC 3339 time")
+    day, clock, fraction, zone = match.groups()
+    moment = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
+    seconds = (moment - _EPOCH).days * 86400 + (moment - _EPOCH).seconds
+    return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
+
+
+def read_answer(body: bytes, scrape_ns: int) -> Answer:
+    """Read the body of ``/influxdata``. Raises `AnswerError` when it is no JSON list.
+
+    ``scrape_ns`` is the time, Unix ns, of points that have none. Items that are no points are
+    left out and counted; the others are taken.
+    """
+    try:
+        items = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise AnswerError(f"no JSON: {error}") from None
+    if not isinstance(items, list):
+        raise AnswerError(f"JSON of type {type(items).__name__}, expected a list of points")
+    answer = Answer()
+    times: dict[str, int] = {}  # all points of an interval share one time
+    for item in items:
+        try:
+            point = _read_point(item, times, scrape_ns, answer)
+        except ValueError as error:
+            answer.malformed += 1
+            answer.oddity = answer.oddity or str(error)
+        else:
+            if point is not None:
+                answer.points.append(point)
+    return answer
+
+
+def _read_point(item: Any, times: dict[str, int], scrape_ns: int, answer: Answer) -> Point | None:
+    """Return the point of one item, or None if it has no figures; raises `ValueError`."""
+    if not isinstance(item, dict):
+        raise ValueError(f"an item is a {type(item).__name__}, expected an object")
+    measurement, given, figures = item.get("measurement"), item.get("tags"), item.get("fields")
+    if not isinstance(measurement, str) or not measurement:
+        raise ValueError("a point without a measurement")
+    if not isinstance(given, dict | None) or not isinstance(figures, dict):
+        raise ValueError("a point whose tags or fields are no object")
+    stamp = item.get("time")
+    if stamp is None:
+        when = 0
+    elif not isinstance(stamp, str):
+        raise ValueError("a point whose time is no text")
+    elif (known := times.get(stamp)) is not None:
+        when = known
+    else:
+        when = times[stamp] = time_ns(stamp)
+    if when > _LATEST_NS:
+        raise ValueError(f"a point dated {stamp}, which no database can keep")
+    tags = {
+        name: value if isinstance(value, str) else _plain(value)
+        for name, value in (given or {}).items()
+        if name and value != "" and value is not None
+    }
+    fields = _figures(figures)
+    if when < _EARLIEST_NS:
+        when = scrape_ns
+        answer.undated += 1
+    if fields.get("rtt") == 0.0 and _lost_all(fields):
+        del fields["rtt"]
+        answer.zero_rtt += 1
+    if not fields:
+        answer.empty += 1
+        return None
+    return Point(measurement, tags, fields, when)
+
+
+def _plain(value: Any) -> str:
+    """Return a tag's value as text; raises `ValueError` for a list or an object."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int | float):
+        return str(value)
+    raise ValueError(f"a tag is a {type(value).__name__}, expected text")
+
+
+def _figures(figures: Mapping[str, Any]) -> dict[str, float]:
+    """Return the fields that are numbers, as floats; null is a figure that is not known."""
+    fields = {}
+    for name, value in figures.items():
+        if type(value) is float:
+            number = value
+        elif type(value) is int:
+            number = float(value)
+        elif value is None:
+            continue
+        else:
+            raise ValueError(f"field {name[:40]!r} is a {type(value).__name__}, expected a number")
+        if name and math.isfinite(number):
+            fields[name] = number
+    return fields
+
+
+def _lost_all(fields: Mapping[str, float]) -> bool:
+    """Say whether a point reports that nothing came back."""
+    if "loss" in fields:
+        return fields["loss"] >= 100.0
+    return 0.0 < fields.get("sent", 0.0) <= fields.get("lost", 0.0)
+
+
+def pack(points: list[Point]) -> bytes:
+    """Return points as JSON for the spool; `unpack` undoes it."""
+    return orjson.dumps([(p.measurement, p.tags, p.fields, p.time_ns) for p in points])
+
+
+def unpack(packed: bytes) -> list[Point]:
+    """Return the points that `pack` was given."""
+    return [Point(*row) for row in orjson.loads(packed)]

@@ -1,0 +1,306 @@
+"""Asking the collectors: each on its own clock, none held up by another.
+
+Every collector has a `LoopingCall` with a phase of its own. It is asked for what it closed after
+the cursor that was last spooled, so nothing is missed and nothing lost when either side was away.
+Collectors that do not answer wait for each other in a queue of their own, and so never hold up
+those that do.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+from urllib.parse import quote
+
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from llama.interfaces import Point
+
+from .buffer import Chunk, NotStoredError, Spool, Taken
+from .counts import Counts
+from .fetch import TooLargeError, explain, request
+from .points import Answer, AnswerError, read_answer
+
+#: Octets of one answer. A whole mesh of 10,000 pairs is about 12 MB for each interval.
+MAX_ANSWER = 256 * 1024 * 1024
+#: Characters of a cursor; ours have a dozen or two.
+MAX_CURSOR = 1024
+#: Requests that one turn may take to catch up with a collector that answers in portions.
+MAX_REQUESTS = 100
+#: Seconds between attempts to take something while the spool cannot.
+SPOOL_RETRY_S = 5.0
+_GOLDEN = 0.6180339887498949  # its multiples, modulo one, spread evenly however many there are
+
+
+class _BadAnswerError(Exception):
+    """A collector answered something that is not measurements. The text says what."""
+
+
+class Poller:
+    """Asks any number of collectors. ``taken`` is called with the chunks that were spooled."""
+
+    def __init__(
+        self,
+        clock: Any,
+        client: HTTPClient,
+        spool: Spool,
+        counts: Counts,
+        taken: Callable[[Sequence[Chunk]], None],
+        *,
+        interval_s: float,
+        timeout_s: float,
+        concurrency: int,
+        token: str | None = None,
+        max_answer: int = MAX_ANSWER,
+    ) -> None:
+        self.clock = clock
+        self.client = client
+        self.spool = spool
+        self.counts = counts
+        self.taken = taken
+        self.interval_s = interval_s
+        self.timeout_s = timeout_s
+        self.max_answer = max_answer
+        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.collectors: dict[str, CollectorPoll] = {}
+        self.sound = DeferredSemaphore(concurrency)
+        self.doubtful = DeferredSemaphore(max(1, concurrency // 4))
+        self._phase = random.random()
+        self._retry_spool_at = 0.0
+        self._said_full = False
+        self._log = Logger()
+
+    def set_collectors(self, urls: Iterable[str]) -> None:
+        """Ask exactly these collectors from now on; those asked already go on undisturbed."""
+        wanted = dict.fromkeys(urls)
+        for url in [url for url in self.collectors if url not in wanted]:
+            self.collectors.pop(url).stop()
+        for url in wanted:
+            if url not in self.collectors:
+                self._phase = (self._phase + _GOLDEN) % 1.0
+                self.collectors[url] = CollectorPoll(url, self, self._phase * self.interval_s)
+                self.collectors[url].start()
+
+    async def stop(self) -> None:
+        """Ask no more; returns when nothing is under way."""
+        for ending in [collector.stop() for collector in self.collectors.values()]:
+            await ending
+        self.collectors = {}
+
+    def may_take(self) -> bool:
+        """Say whether it makes sense to ask for more: seldom, while the spool cannot take it."""
+        if self.spool.trouble is None:
+            if self._said_full:
+                self._said_full = False
+                self._log.info("The spool takes points again")
+            return True
+        now = self.clock.seconds()
+        if now < self._retry_spool_at:
+            return False
+        self._retry_spool_at = now + SPOOL_RETRY_S
+        return True
+
+    def not_stored(self, problem: str) -> None:
+        """Say, once, that nothing can be taken at present."""
+        self._retry_spool_at = self.clock.seconds() + SPOOL_RETRY_S
+        if not self._said_full:
+            self._said_full = True
+            self._log.error(
+                "The spool cannot take points: {problem}; they stay with their collectors,"
+                " which are asked again as soon as it can",
+                problem=problem,
+            )
+
+
+class CollectorPoll:
+    """Asks one collector, again and again. ``phase_s`` is when within the interval."""
+
+    def __init__(self, url: str, poller: Poller, phase_s: float) -> None:
+        self.url = url
+        self.trouble: str | None = None  # why the last question failed
+        self.plain = False  # it knows no cursors
+        self._poller = poller
+        self._phase_s = phase_s
+        self._call = LoopingCall.withCount(self._turn)
+        self._call.clock = poller.clock
+        self._first: Any = None
+        self._under_way: Deferred[Any] = succeed(None)
+        self._asking: Deferred[Any] = succeed(None)
+        self._stopped = False
+        self._newest_only = False  # the last answer was too large: ask for less
+        self._said: set[str] = set()
+        self._since = 0.0
+        self._log = Logger()
+
+    @property
+    def lag_s(self) -> float | None:
+        """Age of the newest point taken from it, in seconds; None before the first."""
+        newest_ns = self._poller.spool.taken(self.url).newest_ns
+        return None if newest_ns is None else self._poller.clock.seconds() - newest_ns / 1e9
+
+    def start(self) -> None:
+        """Begin at the next moment that has the phase."""
+        interval_s = self._poller.interval_s
+        wait_s = (self._phase_s - self._poller.clock.seconds()) % interval_s
+        self._first = self._poller.clock.callLater(wait_s, self._call.start, interval_s)
+
+    def stop(self) -> Deferred[None]:
+        """Ask no more, and fire when the spool has what is already here."""
+        self._stopped = True
+        if self._first is not None and self._first.active():
+            self._first.cancel()
+        if self._call.running:
+            self._call.stop()
+        self._asking.cancel()
+        return Deferred.fromCoroutine(self._ended())
+
+    async def _ended(self) -> None:
+        done: Deferred[None] = Deferred()
+        self._under_way.addBoth(lambda _: done.callback(None))
+        await done
+
+    def _turn(self, count: int) -> Deferred[None]:
+        """Take one turn; the `LoopingCall` waits for it, and counts what it misses meanwhile."""
+        if count > 1:
+            self._count("skipped", count - 1)
+        lane = self._poller.sound if self.trouble is None else self._poller.doubtful
+        self._under_way = lane.run(self._ask_all)
+        return self._under_way
+
+    def _count(self, result: str, times: int = 1) -> None:
+        self._poller.counts.polls.labels(self.url, result).inc(times)
+
+    async def _ask_all(self) -> None:
+        """Ask until there is no more to be had; whatever goes wrong is said, and ends the turn."""
+        if self._stopped:
+            return
+        if not self._poller.may_take():
+            self._count("spool_full")
+            return
+        try:
+            for _ in range(MAX_REQUESTS):
+                more = await self._ask()
+                self._count("ok")
+                if self._stopped or not more:
+                    break
+        except NotStoredError as error:
+            self._count("spool_full")
+            self._poller.not_stored(str(error))
+            return
+        except TooLargeError as error:
+            self._newest_only = not self._newest_only and not self.plain
+            self._failed("oversized", f"its answer is too large: {error}")
+        except (_BadAnswerError, AnswerError) as error:
+            self._failed("garbage", str(error))
+        except Exception as error:
+            if not self._stopped:
+                self._failed("no_answer", explain(error, self._poller.timeout_s))
+        else:
+            if self.trouble is not None:
+                self._log.info(
+                    "Collector {url} answers again, after {seconds:.0f} s",
+                    url=self.url,
+                    seconds=self._poller.clock.seconds() - self._since,
+                )
+            self.trouble = None
+
+    def _failed(self, result: str, problem: str) -> None:
+        self._count(result)
+        if self.trouble is None:
+            self._since = self._poller.clock.seconds()
+        if self.trouble != problem:
+            self._log.warn(
+                "Collector {url}: {problem}; asked again every {interval:g} s",
+                url=self.url,
+                problem=problem,
+                interval=self._poller.interval_s,
+            )
+        self.trouble = problem
+
+    async def _ask(self) -> bool:
+        """Ask once and spool what comes; says whether to ask again at once."""
+        poller = self._poller
+        taken = poller.spool.taken(self.url)
+        newest_only = self.plain or self._newest_only
+        query = "" if newest_only else f"?since={quote(taken.cursor or '', safe='')}"
+        asking = Deferred.fromCoroutine(
+            request(
+                poller.client,
+                poller.clock,
+                "GET",
+                f"{self.url}/influxdata{query}",
+                timeout_s=poller.timeout_s,
+                max_octets=poller.max_answer,
+                headers=poller.headers,
+            )
+        )
+        self._asking = asking
+        reply = await asking
+        if reply.status != 200:
+            raise _BadAnswerError(f"HTTP {reply.status}: {reply.excerpt() or 'no reason given'}")
+        answer = read_answer(reply.body, self._slot_ns())
+        self._say_oddities(answer)
+        cursor = reply.header("Llama-Cursor")
+        points: Sequence[Point] = answer.points
+        if cursor is None:
+            self.plain = True
+            points = self._not_yet_taken(answer.points, taken)
+        elif len(cursor) > MAX_CURSOR:
+            raise _BadAnswerError(f"a cursor of {len(cursor)} characters")
+        elif self.plain:  # it has learnt about cursors: ask for all that it holds
+            self.plain = False
+            return True
+        if newest_only and cursor is not None:
+            self._newest_only = False
+            self._log.error(
+                "Collector {url}: what it closed since the last answer is larger than"
+                " {limit} octets: only its newest interval was taken",
+                url=self.url,
+                limit=poller.max_answer,
+            )
+        if not points and cursor == taken.cursor:
+            return False
+        newest = max((point.time_ns for point in points), default=0)
+        reached = Taken(cursor, max(newest, taken.newest_ns or 0) or None)
+        now = poller.clock.seconds()
+        chunks = await poller.spool.put(self.url, reached, points, now)
+        poller.counts.taken.labels(self.url).inc(len(points))
+        poller.taken(chunks)
+        behind = newest / 1e9 < now - 2 * poller.interval_s
+        return bool(points) and cursor is not None and cursor != taken.cursor and behind
+
+    def _slot_ns(self) -> int:
+        """Return the aligned time, Unix ns, that this turn stands for."""
+        interval_s = self._poller.interval_s
+        turn: int = round((self._poller.clock.seconds() - self._phase_s) / interval_s)
+        return round(turn * interval_s * 1000) * 1_000_000
+
+    def _not_yet_taken(self, points: Sequence[Point], taken: Taken) -> Sequence[Point]:
+        """Return the points newer than any taken: without a cursor, time alone can tell."""
+        if taken.newest_ns is None:
+            return points
+        new = [point for point in points if point.time_ns > taken.newest_ns]
+        self._reject("repeated", len(points) - len(new))
+        return new
+
+    def _reject(self, reason: str, count: int) -> None:
+        if count:
+            self._poller.counts.rejected.labels(self.url, reason).inc(count)
+
+    def _say_oddities(self, answer: Answer) -> None:
+        """Count what was left out or repaired, and say each kind once."""
+        self._reject("malformed", answer.malformed)
+        self._reject("empty", answer.empty)
+        for count, what in (
+            (answer.malformed, f"some of its points are none and left out: {answer.oddity}"),
+            (answer.undated, "its points have no time and get that of the scrape"),
+            (answer.zero_rtt, "total loss comes with an rtt of zero, which is left out"),
+        ):
+            kind = what.partition(":")[0]
+            if count and kind not in self._said:
+                self._said.add(kind)
+                self._log.warn("Collector {url}: {what}", url=self.url, what=what)

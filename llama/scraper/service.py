@@ -1,0 +1,211 @@
+"""`ScraperService`: poller, spool, writers and API in one Twisted service."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from twisted.web.client import HTTPConnectionPool
+
+from llama.config import ScraperConfig, WriterConfig
+from llama.http import HttpService
+
+from . import api
+from .buffer import Chunk, MemorySpool, Spool
+from .counts import Counts
+from .delivery import Delivery
+from .fetch import client_of
+from .poll import Poller
+from .spool import DiskSpool
+from .writers import WriterConfigError, make_writers
+
+#: Seconds that writes under way are given when the service stops.
+GRACE_S = 5.0
+#: Seconds between looks for chunks that are too old.
+EXPIRE_EVERY_S = 30.0
+
+
+class ScraperService(MultiService):
+    """Moves closed intervals from collectors to databases while it runs.
+
+    Raises `WriterConfigError` when what the configuration says of a writer is wrong. It may be
+    part of any process: it uses ``reactor`` alone.
+    """
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, config: ScraperConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.counts = Counts()
+        self.spool = _spool(reactor, config)
+        self.spool.dropped = self._dropped
+        self.deliveries: dict[str, Delivery] = {}
+        self.http: HttpService | None = None
+        self._reactor = reactor
+        self._pool = HTTPConnectionPool(reactor)
+        self.poller = self._make_poller(config)
+        self._writers = dict(zip(config.writers, make_writers(reactor, config), strict=True))
+        for writer in self._writers.values():
+            self._add(writer)
+        self._expiry = LoopingCall(lambda: self.spool.expire(self.now_s()))
+        self._expiry.clock = reactor
+        self._starting: Deferred[None] = succeed(None)
+        if config.api:
+            self.http = HttpService(
+                reactor, config.api, api.root(self), what="llama-scraper", token=config.api_token
+            )
+            self.http.setServiceParent(self)
+
+    def now_s(self) -> float:
+        """Return Unix time, which the reactor's clock is."""
+        return float(self._reactor.seconds())
+
+    def startService(self) -> None:
+        """Open the spool; then deliver what it holds and ask the collectors."""
+        super().startService()
+        self._starting = Deferred.fromCoroutine(self._start())
+        self._starting.addErrback(
+            lambda failure: self._log.failure("The scraper cannot start", failure)
+        )
+
+    async def _start(self) -> None:
+        await self.spool.open(list(self.deliveries))
+        if not self.running:
+            return
+        chunks = list(self.spool.chunks.values())
+        if chunks:
+            self._log.info(
+                "{points} points in {chunks} chunks are left from an earlier run",
+                points=sum(chunk.points for chunk in chunks),
+                chunks=len(chunks),
+            )
+        for name, delivery in self.deliveries.items():
+            delivery.start(chunk for chunk in chunks if name in chunk.waiting)
+        self._expiry.start(EXPIRE_EVERY_S)
+        self.poller.set_collectors(self.config.collectors)
+
+    def stopService(self) -> Deferred[None]:
+        """Stop asking, let writes under way end, and close everything; the spool keeps the rest."""
+        stopped = super().stopService() or succeed(None)
+        return gatherResults([stopped, Deferred.fromCoroutine(self._stop())]).addCallback(
+            lambda _: None
+        )
+
+    async def _stop(self) -> None:
+        await self.poller.stop()
+        if self._expiry.running:
+            self._expiry.stop()
+        for ending in [delivery.stop(GRACE_S) for delivery in self.deliveries.values()]:
+            await ending
+        await self.spool.close()
+        await self._pool.closeCachedConnections()
+
+    async def reload(self, config: ScraperConfig) -> None:
+        """Apply the difference to a new configuration.
+
+        Raises `WriterConfigError`, and changes nothing, when a writer's section is wrong. Spool
+        and API stay as they are; what they would need a restart for is said.
+        """
+        new_sections = [s for s in config.writers if s not in self._writers]
+        kept = {s: w for s, w in self._writers.items() if s in config.writers}
+        made = make_writers(self._reactor, _only(config, new_sections))
+        if clash := {w.name for w in kept.values()} & {w.name for w in made}:
+            raise WriterConfigError(f"{config.path}: two writers are named {sorted(clash)[0]!r}")
+        gone = [w for s, w in self._writers.items() if s not in kept]
+        old, self.config = self.config, config
+        for writer in gone:
+            delivery = self.deliveries.pop(writer.name)
+            await delivery.stop(GRACE_S)
+        self._writers = kept | dict(zip(new_sections, made, strict=True))
+        for writer in made:
+            self._add(writer)
+        await self.spool.set_writers(list(self.deliveries))
+        for writer in made:
+            self.deliveries[writer.name].start([])
+        if _asking(old) != _asking(config):
+            await self.poller.stop()
+            self.poller = self._make_poller(config)
+        self.poller.set_collectors(config.collectors)
+        for what in ("spool", "api", "api_token"):
+            if getattr(old, what) != getattr(config, what):
+                self._log.warn("A new {what!r} needs a restart of the scraper", what=what)
+        self._log.info(
+            "Configuration {path} is in force: {collectors} collectors, {writers} writers",
+            path=config.path,
+            collectors=len(config.collectors),
+            writers=len(self.deliveries),
+        )
+
+    def _make_poller(self, config: ScraperConfig) -> Poller:
+        try:
+            client = client_of(self._reactor, self._pool, config.timeout_s, config.ca_file)
+        except ValueError as error:
+            raise WriterConfigError(f"{config.path}: {error}") from None
+        return Poller(
+            self._reactor,
+            client,
+            self.spool,
+            self.counts,
+            self._taken,
+            interval_s=config.interval_s,
+            timeout_s=config.timeout_s,
+            concurrency=config.concurrency,
+            token=config.collector_token,
+        )
+
+    def _add(self, writer: Any) -> None:
+        self.deliveries[writer.name] = Delivery(writer, self._reactor, self.spool, self.counts)
+
+    def _taken(self, chunks: Sequence[Chunk]) -> None:
+        for delivery in self.deliveries.values():
+            delivery.offer(chunks)
+
+    def _dropped(self, reason: str, chunk: Chunk) -> None:
+        """Let every writer that lacks a chunk know that it is gone, and say so."""
+        for name in chunk.waiting:
+            if name in self.deliveries:
+                self.deliveries[name].forget(reason, chunk)
+        self._log.error(
+            "{points} points of {collector} are dropped before {writers} had them: {reason}",
+            points=chunk.points,
+            collector=chunk.collector,
+            writers=", ".join(sorted(chunk.waiting)),
+            reason=_REASONS[reason],
+        )
+
+
+_REASONS = {
+    "full": "the spool has reached its size",
+    "too_old": "they waited for longer than the spool keeps them",
+    "damaged": "the spool was damaged",
+    "writer_removed": "no such writer is configured any more",
+}
+
+
+def _spool(reactor: Any, config: ScraperConfig) -> Spool:
+    if config.spool is None:
+        return MemorySpool()
+    return DiskSpool(reactor, config.spool.path, config.spool.max_bytes, config.spool.max_age_s)
+
+
+def _asking(config: ScraperConfig) -> tuple[object, ...]:
+    """Return what a poller is made of."""
+    return (
+        config.interval_s,
+        config.timeout_s,
+        config.concurrency,
+        config.collector_token,
+        config.ca_file,
+    )
+
+
+def _only(config: ScraperConfig, sections: Sequence[WriterConfig]) -> ScraperConfig:
+    """Return a configuration with only these writers."""
+    import attrs
+
+    return attrs.evolve(config, writers=tuple(sections))

@@ -1,0 +1,224 @@
+"""The embedded store: a SQLite file that the matrix reads. What stands in it: `sqlite_schema`.
+
+Used from one thread through `twisted.enterprise.adbapi`. ``synchronous=NORMAL`` in WAL mode would
+lose acknowledged points with the power; they are acknowledged to the spool, which then forgets
+them, so commits are synced (``FULL``): one sync a batch.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import orjson
+from twisted.enterprise import adbapi
+from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+from zope.interface import implementer
+
+from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
+
+from . import sqlite_schema as schema
+from .options import Options
+
+DAY = 86400.0
+MINUTE = 60.0
+#: Windows rolled up in one transaction, so that writing gets its turn in between.
+WINDOWS_AT_ONCE = 4
+#: Old rows removed in one transaction; likewise.
+ROWS_AT_ONCE = 20_000
+
+_FIELD_SET = frozenset(schema.FIELDS)
+
+
+@implementer(ITimeSeriesWriter)
+class SQLiteWriter:
+    """Writes samples, rolls them up every minute, and removes what is past its time."""
+
+    _log = Logger()
+
+    def __init__(self, reactor: Any, options: Options) -> None:
+        self._path = Path(options.text("path"))
+        self.name = options.text("name", f"sqlite {self._path}")
+        self._raw_s = options.seconds("raw", 2 * DAY, lowest=600)
+        self._rolled_s = options.seconds("rollup", 30 * DAY, lowest=600)
+        self._reactor = reactor
+        self._pool: Any = None
+        self._series: dict[tuple[str, bytes], int] = {}
+        self._upkeep = LoopingCall(self._keep_up)
+        self._upkeep.clock = reactor
+        self._keeping: Deferred[None] = succeed(None)
+
+    def open(self) -> Deferred[None]:
+        """Open or create the file; fails with `NotWrittenError` when it is another program's."""
+        return Deferred.fromCoroutine(self._open())
+
+    async def _open(self) -> None:
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NotWrittenError(f"{self._path.parent}: {error.strerror}") from None
+        pool = adbapi.ConnectionPool(
+            "sqlite3",
+            str(self._path),
+            check_same_thread=False,
+            timeout=30.0,
+            cp_reactor=self._reactor,
+            cp_min=1,
+            cp_max=1,
+            cp_noisy=False,
+        )
+        pool.start()
+        try:
+            await pool.runWithConnection(prepare)
+        except (sqlite3.Error, NotWrittenError) as error:
+            pool.close()
+            raise NotWrittenError(f"{self._path}: {error}") from None
+        self._pool = pool
+        if not self._upkeep.running:
+            self._keeping = self._upkeep.start(MINUTE, now=True).addErrback(
+                lambda failure: failure.trap(CancelledError)
+            )
+
+    def write(self, points: Sequence[Point]) -> Deferred[Sequence[Refusal]]:
+        """Write points in one transaction."""
+        return Deferred.fromCoroutine(self._write(points))
+
+    async def _write(self, points: Sequence[Point]) -> Sequence[Refusal]:
+        try:
+            await self._pool.runInteraction(self._insert, points)
+        except sqlite3.Error as error:
+            self._series = {}  # ids of a transaction that was taken back
+            raise NotWrittenError(f"{self._path}: {error}") from None
+        return []
+
+    def _insert(self, cursor: Any, points: Sequence[Point]) -> None:
+        """Insert points; in the store's thread."""
+        rows = []
+        windows = set()
+        for point in points:
+            time_ms = point.time_ns // 1_000_000
+            windows.add(-(-time_ms // schema.WINDOW_MS) * schema.WINDOW_MS)
+            fields = point.fields
+            more = {name: value for name, value in fields.items() if name not in _FIELD_SET}
+            rows.append(
+                (
+                    time_ms,
+                    self._series_id(cursor, point),
+                    *map(fields.get, schema.FIELDS),
+                    orjson.dumps(more, option=orjson.OPT_SORT_KEYS).decode() if more else None,
+                )
+            )
+        cursor.executemany(schema.UPSERT, rows)
+        cursor.executemany(
+            "INSERT OR IGNORE INTO unrolled VALUES (?)", [(window,) for window in windows]
+        )
+
+    def _series_id(self, cursor: Any, point: Point) -> int:
+        key = point.measurement, orjson.dumps(dict(point.tags), option=orjson.OPT_SORT_KEYS)
+        number = self._series.get(key)
+        if number is None:
+            named = (point.measurement, key[1].decode())
+            cursor.execute("INSERT OR IGNORE INTO series (measurement, tags) VALUES (?, ?)", named)
+            cursor.execute("SELECT id FROM series WHERE measurement = ? AND tags = ?", named)
+            number = self._series[key] = int(cursor.fetchone()[0])
+        return number
+
+    async def _keep_up(self) -> None:
+        """Roll up and remove in small transactions until nothing is left to do."""
+        try:
+            while self._upkeep.running and await self._pool.runInteraction(
+                self._roll_up, int(self._reactor.seconds() * 1000)
+            ):
+                pass
+            while self._upkeep.running and await self._pool.runInteraction(
+                self._remove, int(self._reactor.seconds() * 1000)
+            ):
+                pass
+        except sqlite3.Error as error:
+            self._log.warn(
+                "Store {path}: rolling up or removing old rows failed ({problem});"
+                " tried again in a minute",
+                path=self._path,
+                problem=str(error),
+            )
+
+    def _roll_up(self, cursor: Any, now_ms: int) -> bool:
+        """Roll up some windows that are over; says whether there was anything to do."""
+        windows = cursor.execute(
+            "SELECT time_ms FROM unrolled WHERE time_ms <= ? ORDER BY time_ms LIMIT ?",
+            (now_ms, WINDOWS_AT_ONCE),
+        ).fetchall()
+        removed_to = _fact(cursor, "removed_to_ms")
+        for (end,) in windows:
+            # Where raw rows are gone already, a late one must not replace what was made of them.
+            on_conflict = "REPLACE" if end - schema.WINDOW_MS >= removed_to else "IGNORE"
+            cursor.execute(schema.ROLL_UP.format(on_conflict=on_conflict), {"end": end})
+            cursor.execute("DELETE FROM unrolled WHERE time_ms = ?", (end,))
+        return bool(windows)
+
+    def _remove(self, cursor: Any, now_ms: int) -> bool:
+        """Remove some rows past their time; says whether there are more."""
+        more = False
+        for table, keep_s in (("samples", self._raw_s), ("samples_5m", self._rolled_s)):
+            before = now_ms - int(keep_s * 1000)
+            if table == "samples":
+                _set_fact(cursor, "removed_to_ms", before)
+            limit = cursor.execute(
+                f"SELECT time_ms FROM {table} WHERE time_ms <= ?"  # noqa: S608
+                f" ORDER BY time_ms LIMIT 1 OFFSET {ROWS_AT_ONCE}",
+                (before,),
+            ).fetchone()
+            more = more or limit is not None
+            cursor.execute(
+                f"DELETE FROM {table} WHERE time_ms <= ?",  # noqa: S608
+                limit or (before,),
+            )
+        return more
+
+    def close(self) -> Deferred[None]:
+        """Close the file once the upkeep under way has ended."""
+        return Deferred.fromCoroutine(self._close())
+
+    async def _close(self) -> None:
+        if self._upkeep.running:
+            self._upkeep.stop()
+            await self._keeping
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            pool.close()
+
+
+def prepare(db: Any) -> None:
+    """Make a new file, or see that it is ours. Raises `NotWrittenError` or `sqlite3.Error`."""
+    tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    application = db.execute("PRAGMA application_id").fetchone()[0]
+    version = db.execute("PRAGMA user_version").fetchone()[0]
+    if tables and application != schema.APPLICATION_ID:
+        raise NotWrittenError("is another program's database, expected a new or empty file")
+    if tables and version != schema.VERSION:
+        raise NotWrittenError(f"is of schema {version}, expected {schema.VERSION}")
+    db.execute("PRAGMA journal_mode=WAL").fetchall()
+    db.execute("PRAGMA synchronous=FULL")
+    db.execute("PRAGMA cache_size=-16384")
+    db.executescript(schema.SCHEMA)
+
+
+def _fact(cursor: Any, name: str) -> int:
+    row = cursor.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return int(row[0]) if row else 0
+
+
+def _set_fact(cursor: Any, name: str, value: int) -> None:
+    cursor.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
+
+
+def make(reactor: Any, options: Mapping[str, Any]) -> Any:
+    """Make a writer from the keys of docs/writers.rst; raises `ValueError`."""
+    read = Options(options)
+    writer = SQLiteWriter(reactor, read)
+    read.end()
+    return writer

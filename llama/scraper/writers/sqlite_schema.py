@@ -1,0 +1,120 @@
+"""The embedded store: what stands in its SQLite file, and how five-minute rows are made of raw.
+
+The scraper writes it (`llama.scraper.writers.sqlite`) and the matrix reads it, each with a
+connection of its own; WAL mode lets them do so at the same time. ::
+
+    series      id, measurement, tags          one row a series; tags: JSON, names sorted
+    samples     time_ms, series_id, FIELDS…    every point, for two days
+    samples_5m  time_ms, series_id, FIELDS…    one row for each five minutes, for thirty days
+    unrolled    time_ms                        five-minute windows with points not yet rolled up
+    facts       name, value                    version of this schema; ``rolled_up_to_ms``
+
+``time_ms`` is the END of the interval, or of the five minutes, in Unix milliseconds: the row of
+12:05 holds what came after 12:00 up to and including 12:05. FIELDS are the figures of
+``/influxdata`` by the same names (`FIELDS`), NULL where not known; figures of other names stand
+together in ``more`` as a JSON object, which is how measurements such as ``collector_stats`` are
+kept.
+
+Rows are clustered by time first, then series (``WITHOUT ROWID``). Points arrive in the order of
+time, so writing appends; reading the whole matrix at one moment is one short scan; removing what
+is old takes whole pages off the front. The history of one series needs a look-up per interval,
+through the times that exist; `HISTORY` shows how, at some microseconds each.
+
+Five-minute rows: counts are summed and ``loss`` is computed from the sums; ``rtt`` is the mean
+weighted by the replies received; ``rtt_min`` is the lowest. Percentiles cannot be averaged, and a
+peak must not vanish from the history: of those, of jitter and delay variation and of the number
+of flows the *highest* of the intervals' stands. ``dscp_…`` and ``ttl_…`` are the last known,
+``suspect`` the union of the reasons. Other figures (``more``) are not rolled up.
+"""
+
+from __future__ import annotations
+
+APPLICATION_ID = 0x4C4C5354  # "LLST"
+VERSION = 1
+#: Length of a rolled-up row, milliseconds.
+WINDOW_MS = 300_000
+
+_SUMS = (
+    "lost", "sent", "received", "lost_forward", "lost_reverse", "lost_unknown", "late",
+    "duplicate", "reordered", "remarked_forward", "remarked_reverse",
+)  # fmt: skip
+_HIGHEST = (
+    "rtt_max", "rtt_p50", "rtt_p90", "rtt_p99", "rtt_p999", "jitter", "ipdv", "ipdv_forward",
+    "ipdv_reverse", "flows", "flows_lossy",
+)  # fmt: skip
+_LAST = ("dscp_at_reflector", "dscp_at_collector", "ttl_at_reflector", "ttl_at_collector")
+
+#: Figures with a column of their own, in the order of the columns.
+FIELDS = ("loss", *_SUMS, "rtt", "rtt_min", *_HIGHEST, *_LAST, "suspect")
+
+_COLUMNS = ", ".join(f"{name} REAL" for name in FIELDS)
+_TABLE = (
+    "CREATE TABLE IF NOT EXISTS {} (time_ms INTEGER NOT NULL, series_id INTEGER NOT NULL, "
+    f"{_COLUMNS}, more TEXT, PRIMARY KEY (time_ms, series_id)) WITHOUT ROWID;"
+)
+SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS series (
+    id INTEGER PRIMARY KEY, measurement TEXT NOT NULL, tags TEXT NOT NULL,
+    UNIQUE (measurement, tags));
+{_TABLE.format("samples")}
+{_TABLE.format("samples_5m")}
+CREATE TABLE IF NOT EXISTS unrolled (time_ms INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
+PRAGMA application_id={APPLICATION_ID};
+PRAGMA user_version={VERSION};
+"""
+
+#: Writes one sample; written twice, it is there once.
+UPSERT = (
+    f"INSERT OR REPLACE INTO samples (time_ms, series_id, {', '.join(FIELDS)}, more)"  # noqa: S608
+    f" VALUES ({', '.join('?' * (len(FIELDS) + 3))})"
+)
+
+
+# Old collectors say nothing about replies received: then every interval weighs the same.
+_WEIGHT = "max(coalesce(received, sent - lost, 1), 0)"
+_RTT = f"sum(rtt * {_WEIGHT}) / nullif(sum(CASE WHEN rtt IS NOT NULL THEN {_WEIGHT} END), 0) AS rtt"
+
+
+def _last(name: str) -> str:
+    # The value beside the latest time at which it is known: a time and a number up to 4095 in one.
+    return f"max(CASE WHEN {name} IS NOT NULL THEN time_ms * 4096 + {name} END) % 4096 AS {name}"
+
+
+def _union(name: str) -> str:
+    bits = " | ".join(f"max(CAST({name} AS INTEGER) & {1 << bit})" for bit in range(32))
+    return f"({bits}) AS {name}"
+
+
+_AGGREGATES = ", ".join(
+    [
+        "CASE WHEN sum(sent) > 0 THEN 100.0 * sum(lost) / sum(sent) ELSE avg(loss) END AS loss",
+        *(f"sum({name}) AS {name}" for name in _SUMS),
+        _RTT,
+        "min(rtt_min) AS rtt_min",
+        *(f"max({name}) AS {name}" for name in _HIGHEST),
+        *(_last(name) for name in _LAST),
+        _union("suspect"),
+    ]
+)
+
+#: Makes the rows of the window that ends at ``:end`` (ms) anew from all its samples.
+ROLL_UP = f"""
+INSERT OR {{on_conflict}} INTO samples_5m (time_ms, series_id, {", ".join(FIELDS)}, more)
+SELECT :end, series_id, {", ".join(FIELDS)}, NULL FROM (
+    SELECT series_id, {_AGGREGATES}, count(*) - count(more) AS plain FROM samples
+    WHERE time_ms > :end - {WINDOW_MS} AND time_ms <= :end GROUP BY series_id)
+WHERE plain > 0
+"""  # noqa: S608
+
+#: History of one series: ``:series``, after ``:start`` up to ``:end`` (ms). Of the columns, name
+#: those that are wanted; ``samples_5m`` is read the same way.
+HISTORY = """
+WITH RECURSIVE moments (time_ms) AS (
+    SELECT min(time_ms) FROM samples WHERE time_ms > :start
+    UNION ALL
+    SELECT (SELECT min(time_ms) FROM samples WHERE time_ms > moments.time_ms) FROM moments
+    WHERE moments.time_ms < :end)
+SELECT samples.* FROM moments JOIN samples USING (time_ms)
+WHERE series_id = :series AND time_ms <= :end
+"""
