@@ -1,0 +1,312 @@
+"""The questions that the page asks, answered from a `Store`: matrix, pairs, history, timeline.
+
+Here the pure parts meet: what is asked of the store, what is remembered for how long, and what
+shape the JSON has (docs/api.rst describes it). Work on arrays is done in threads, so that a big
+mesh never holds the reactor.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
+from attrs import evolve, field, frozen
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
+from . import present
+from .fold import Open, fold, lay_out, reduce_to_pairs
+from .heat import COLUMNS as HEAT_COLUMNS
+from .heat import heat_map
+from .mesh import Mesh, interval_of, judge, make_mesh
+from .metrics import ALWAYS, Metric
+from .shared import SharedAnswers
+from .store import Activity, Snapshot, Store, Window, series_key
+
+T = TypeVar("T")
+
+#: A series that was heard within this time belongs to the mesh, even if it is silent now.
+KNOWN_S = 3600.0
+#: Without a known interval, the newest sample may be this old.
+RECENT_S = 300.0
+#: A matrix has at most this many rows and columns; beyond it groups must be folded.
+MAX_ENTRIES = 400
+#: The steps that history comes in; the shortest that is no shorter than the mesh's interval.
+STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
+
+_HISTORY = (
+    "sent",
+    "received",
+    "lost",
+    "lost_forward",
+    "lost_reverse",
+    "lost_unknown",
+    "late",
+    "duplicate",
+    "reordered",
+    "remarked_forward",
+    "remarked_reverse",
+    "rtt",
+    "rtt_min",
+    "rtt_p50",
+    "rtt_p90",
+    "rtt_p99",
+    "rtt_max",
+    "jitter",
+    "flows",
+    "flows_lossy",
+    "suspect",
+    "dscp_at_reflector",
+    "dscp_at_collector",
+)
+
+
+class NotFoundError(Exception):
+    """What was asked about does not exist; the text says what."""
+
+
+class TooWideError(Exception):
+    """The matrix would have more rows or columns than anyone can draw; the text says what to do."""
+
+
+@frozen
+class MatrixQuestion:
+    """Which matrix is wanted."""
+
+    metric: Metric
+    at_s: float | None  # None: now
+    span_s: float  # 0: the newest interval of each series
+    where: dict[str, str]  # class, probe
+    group: list[str] | None  # None: as the tags suggest
+    rows: Open
+    cols: Open
+
+
+@frozen(eq=False)
+class _Moment:
+    """All that is known of one moment."""
+
+    mesh: Mesh
+    activity: Activity
+    at_s: float
+    window: Window
+    #: What a figure is worth that was worked out once: baselines by series.
+    baseline_s: float | None = field(default=None)
+
+
+class Answers:
+    """Answers about one store.
+
+    ``reactor`` gives time and threads.
+    """
+
+    def __init__(self, reactor: Any, store: Store) -> None:
+        self._reactor = reactor
+        self.store = store
+        # A snapshot of 40,000 series with a dozen columns is some 20 MB.
+        self._snapshots = SharedAnswers(reactor, 6)
+        self._others = SharedAnswers(reactor, 64)
+
+    def now_s(self) -> float:
+        """Return the wall-clock time."""
+        return float(self._reactor.seconds())
+
+    def _in_thread(self, work: Callable[..., T], *args: Any) -> Deferred[T]:
+        pool = self._reactor.getThreadPool()
+        done: Deferred[T] = deferToThreadPool(self._reactor, pool, work, *args)
+        return done
+
+    # --- what the store is asked -------------------------------------------------------------
+
+    def _activity(self, at_s: float) -> Deferred[Activity]:
+        # By the minute: who belongs to the mesh does not change by the second.
+        end = np.ceil(at_s / 60.0) * 60.0
+
+        def good_for_s(activity: Activity) -> float:
+            return 5.0 if interval_of(activity) is None else 60.0
+
+        return self._others.get(
+            ("activity", end),
+            good_for_s,
+            lambda: self.store.activity(Window(end - 60.0 - KNOWN_S, end)),
+        )
+
+    def _baseline(self, at_s: float) -> Deferred[Snapshot]:
+        # By the hour: the usual RTT of a day does not change by the minute.
+        end = np.floor(at_s / 3600.0) * 3600.0
+        window = Window(end - 86400.0, end)
+
+        def good_for_s(snapshot: Snapshot) -> float:
+            return 3600.0 if snapshot.series else 60.0
+
+        async def ask() -> Snapshot:
+            found = await self.store.baseline(window)
+            if found.series:
+                return found
+            # Less than an hour of history is the only usual there is.
+            return await self.store.baseline(Window(at_s - 86400.0, at_s))
+
+        return self._others.get(
+            ("baseline", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
+        )
+
+    async def _moment(
+        self, at_s: float | None, span_s: float, columns: Sequence[str], metric: Metric
+    ) -> _Moment:
+        live = at_s is None
+        at = self.now_s() if at_s is None else at_s
+        activity = await self._activity(at)
+        usual = interval_of(activity)
+        lookback = RECENT_S if usual is None else max(4.0 * usual, 10.0)
+        window = Window(at - (span_s or lookback), at)
+        wanted = tuple(dict.fromkeys((*ALWAYS, *columns, *metric.columns)))
+        key = ("live" if live else at, span_s, wanted, metric.needs_baseline)
+
+        async def ask() -> _Moment:
+            question = self.store.total if span_s else self.store.latest
+            snapshot = await question(window, wanted)
+            if metric.needs_baseline:
+                baseline = await self._baseline(at)
+                snapshot = await self._in_thread(_with_baseline, snapshot, baseline)
+            for_silence = None if span_s else at
+            mesh = await self._in_thread(make_mesh, snapshot, activity, for_silence)
+            return _Moment(mesh, activity, at, window)
+
+        keep = 1.0 if live else 30.0
+        return await self._snapshots.get(key, keep, lambda: Deferred.fromCoroutine(ask()))
+
+    # --- answers -----------------------------------------------------------------------------
+
+    async def status(self) -> dict[str, Any]:
+        """Return how fresh the data are."""
+        now = self.now_s()
+        newest = await self._others.get("newest", 1.0, self.store.newest)
+        interval = interval_of(await self._activity(now))
+        return {"now": now, "newest": newest, "interval_s": interval, "store": self.store.kind}
+
+    async def dimensions(self, at_s: float | None) -> dict[str, Any]:
+        """Return what can be chosen: group keys, classes, kinds of probe."""
+        activity = await self._activity(self.now_s() if at_s is None else at_s)
+        return await self._in_thread(present.dimensions, activity)
+
+    async def matrix(self, question: MatrixQuestion) -> dict[str, Any]:
+        """Return the matrix; raises `TooWideError`."""
+        moment = await self._moment(
+            question.at_s, question.span_s, ("flows", "flows_lossy"), question.metric
+        )
+        return await self._in_thread(_matrix, question, moment)
+
+    async def pairs(self, question: MatrixQuestion, offset: int, limit: int) -> dict[str, Any]:
+        """Return pairs of hosts, the worst first, from ``offset`` on."""
+        moment = await self._moment(
+            question.at_s, question.span_s, ("flows", "flows_lossy"), question.metric
+        )
+        return await self._in_thread(_pairs, question, moment, offset, limit)
+
+    async def history(
+        self, window: Window, step_s: float | None, src: str, dst: str, where: dict[str, str]
+    ) -> dict[str, Any]:
+        """Return one pair's figures over time, in one direction; raises `NotFoundError`."""
+        step = step_s or await self._step(window, 120)
+        end = np.ceil(window.end_s / step) * step
+        key = ("history", window.start_s // step, end, step, src, dst, *sorted(where.items()))
+        names = tuple(dict.fromkeys((*_HISTORY, *HEAT_COLUMNS)))
+        tags = {"src_hostname": src, "dst_hostname": dst, **where}
+        found = await self._others.get(
+            key, 2.0, lambda: self.store.history(window, step, names, tags)
+        )
+        if not found.series:
+            raise NotFoundError(f"no measurements from {src!r} to {dst!r} in this time")
+        heat = await self._in_thread(heat_map, found)
+        return await self._in_thread(present.history, src, dst, found, heat)
+
+    async def timeline(
+        self, window: Window, step_s: float | None, where: dict[str, str]
+    ) -> dict[str, Any]:
+        """Return how the whole mesh did over time.
+
+        Steps that lie wholly in the past are asked for once and remembered.
+        """
+        step = step_s or await self._step(window, 120)
+        # A fixed grid of blocks, so that a sliding window finds its blocks again.
+        block = 30 * step
+        first, last = int(window.start_s // block), int(np.ceil(window.end_s / block))
+        now = self.now_s()
+        parts = []
+        for n in range(first, last):
+            part = Window(n * block, (n + 1) * block)
+            settled = part.end_s < now - 2 * step - 60.0
+            parts.append(
+                await self._others.get(
+                    ("timeline", part, step, *sorted(where.items())),
+                    3600.0 if settled else 5.0,
+                    lambda part=part: self.store.timeline(part, step, where),  # type: ignore[misc]
+                )
+            )
+        return present.timeline(parts, step, window)
+
+    async def _step(self, window: Window, steps: int) -> float:
+        interval = interval_of(await self._activity(window.end_s)) or 1.0
+        wanted = max(window.length_s / steps, interval)
+        return float(next((step for step in STEPS_S if step >= wanted), STEPS_S[-1]))
+
+
+def _with_baseline(snapshot: Snapshot, baseline: Snapshot) -> Snapshot:
+    usual = {
+        series_key(tags): value
+        for tags, value in zip(baseline.series, baseline.column("rtt_p50"), strict=True)
+    }
+    column = np.fromiter(
+        (usual.get(series_key(tags), np.nan) for tags in snapshot.series),
+        np.float64,
+        len(snapshot.series),
+    )
+    return evolve(snapshot, columns={**snapshot.columns, "baseline": column})
+
+
+def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
+    mesh = moment.mesh
+    keys = question.group if question.group is not None else mesh.places.hierarchy()
+    pairs = reduce_to_pairs(mesh, question.metric, mesh.where(question.where))
+    health = judge(mesh)
+    rows = lay_out(
+        mesh.sources, [mesh.places.source_path(host, keys) for host in mesh.sources], question.rows
+    )
+    cols = lay_out(
+        mesh.destinations,
+        [mesh.places.destination_path(host, keys) for host in mesh.destinations],
+        question.cols,
+    )
+    for name, axis in (("rows", rows), ("cols", cols)):
+        if len(axis.entries) > MAX_ENTRIES:
+            raise TooWideError(
+                f"{name}: {len(axis.entries)} would be shown, at most {MAX_ENTRIES} can be: "
+                "close groups, or choose other group keys"
+            )
+    cells = fold(pairs, health, rows, cols)
+    return {
+        **present.moment(moment.at_s, question.span_s, moment.window, mesh, moment.activity),
+        "metric": question.metric.describe(),
+        "group": keys,
+        "rows": present.entries(rows, mesh.sources, health, "src"),
+        "cols": present.entries(cols, mesh.destinations, health, "dst"),
+        "cells": present.cells(cells, pairs, mesh),
+        "sick": present.sick(mesh, health),
+        "summary": present.summary(pairs, mesh, health),
+        "worst": present.pairs(mesh, pairs, present.rank(pairs, mesh, health)[:12]),
+    }
+
+
+def _pairs(question: MatrixQuestion, moment: _Moment, offset: int, limit: int) -> dict[str, Any]:
+    mesh = moment.mesh
+    pairs = reduce_to_pairs(mesh, question.metric, mesh.where(question.where))
+    order = present.rank(pairs, mesh, None)
+    end = offset + limit
+    return {
+        **present.moment(moment.at_s, question.span_s, moment.window, mesh, moment.activity),
+        "metric": question.metric.describe(),
+        "pairs": present.pairs(mesh, pairs, order[offset:end]),
+        "total": len(order),
+        "next": str(end) if end < len(order) else None,
+    }

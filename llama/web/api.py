@@ -1,0 +1,207 @@
+"""The JSON API and the page's files, as a Klein application. docs/api.rst is its manual.
+
+Every path answers GET alone, changes nothing, and fails as ``{"error": "one line"}``.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import orjson
+from klein import Klein
+from twisted.internet.defer import CancelledError
+from twisted.logger import Logger
+from werkzeug.exceptions import HTTPException
+
+from llama import __version__
+from llama.http import json_error, set_json
+
+from .answers import Answers, MatrixQuestion, NotFoundError, TooWideError
+from .flows import FlowSource, UnknownCollectorError
+from .incidents import IncidentSource
+from .params import MAX_LIMIT, MAX_SPAN_S, Arguments, BadRequestError, read_range
+from .store import StoreError, StoreTimeoutError, TooMuchError, Window
+
+_log = Logger()
+
+#: The page may load from here and nowhere else, and nothing may frame it.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "manifest-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+
+#: The page's files: name, media type. Nothing else can be read.
+STATIC = {
+    path.name: kind
+    for path in sorted((Path(__file__).parent / "static").glob("*"))
+    if (
+        kind := {
+            ".html": "text/html; charset=utf-8",
+            ".css": "text/css; charset=utf-8",
+            ".js": "text/javascript; charset=utf-8",
+            ".svg": "image/svg+xml",
+        }.get(path.suffix)
+    )
+}
+
+Answer = Callable[["WebApi", Any, Arguments], Awaitable[dict[str, Any]]]
+
+
+def _json(answer: Answer) -> Callable[[WebApi, Any], Awaitable[bytes]]:
+    """Make a route of a method that returns what is to be sent as JSON."""
+
+    @functools.wraps(answer)
+    async def route(self: WebApi, request: Any) -> bytes:
+        try:
+            said = await answer(self, request, Arguments(request.args or {}))
+        except (BadRequestError, TooWideError) as error:
+            return json_error(request, 400, str(error))
+        except (NotFoundError, UnknownCollectorError) as error:
+            return json_error(request, 404, str(error))
+        except TooMuchError as error:
+            return json_error(request, 507, str(error))
+        except StoreTimeoutError as error:
+            return json_error(request, 504, str(error))
+        except StoreError as error:
+            return json_error(request, 502, str(error))
+        except CancelledError:
+            return json_error(request, 503, "the service is stopping")
+        set_json(request)
+        return orjson.dumps(said)
+
+    return route
+
+
+class WebApi:
+    """The routes. ``answers`` speak for the store, ``flows`` for the collectors themselves."""
+
+    app = Klein()
+
+    def __init__(self, answers: Answers, flows: FlowSource, incidents: IncidentSource) -> None:
+        self._answers = answers
+        self._flows = flows
+        self._incidents = incidents
+        self._static = Path(__file__).parent / "static"
+
+    def resource(self) -> Any:
+        """Return the application as a Twisted web resource."""
+        return self.app.resource()
+
+    # --- the page ----------------------------------------------------------------------------
+
+    @app.route("/", methods=["GET"])
+    def page(self, request: Any) -> bytes:
+        """Answer with the page."""
+        return self._file(request, "index.html")
+
+    @app.route("/static/<name>", methods=["GET"])
+    def static(self, request: Any, name: str) -> bytes:
+        """Answer with one of the page's files."""
+        return self._file(request, name)
+
+    def _file(self, request: Any, name: str) -> bytes:
+        if name not in STATIC:
+            return json_error(request, 404, f"nothing is served at /static/{name}")
+        request.setHeader("Content-Type", STATIC[name])
+        request.setHeader("Content-Security-Policy", PAGE_POLICY)
+        request.setHeader("Cache-Control", "no-cache")
+        return (self._static / name).read_bytes()
+
+    @app.route("/status", methods=["GET"])
+    def alive(self, request: Any) -> bytes:
+        """Answer that the service is there."""
+        request.setHeader("Content-Type", "text/plain; charset=utf-8")
+        return b"ok"
+
+    # --- the API -----------------------------------------------------------------------------
+
+    @app.route("/api/v1/status", methods=["GET"])
+    @_json
+    async def status(self, request: Any, args: Arguments) -> dict[str, Any]:
+        """Answer how fresh the data are."""
+        return {**await self._answers.status(), "version": __version__}
+
+    @app.route("/api/v1/dimensions", methods=["GET"])
+    @_json
+    async def dimensions(self, request: Any, args: Arguments) -> dict[str, Any]:
+        """Answer what can be chosen."""
+        return await self._answers.dimensions(args.number("at", 0, 1e11))
+
+    @app.route("/api/v1/matrix", methods=["GET"])
+    @_json
+    async def matrix(self, request: Any, args: Arguments) -> dict[str, Any]:
+        """Answer with the matrix of one moment."""
+        return await self._answers.matrix(_matrix_question(args))
+
+    @app.route("/api/v1/pairs", methods=["GET"])
+    @_json
+    async def pairs(self, request: Any, args: Arguments) -> dict[str, Any]:
+        """Answer with pairs of hosts, the worst first."""
+        offset = args.whole("cursor", 0, 10**9, 0)
+        limit = args.whole("limit", 1, MAX_LIMIT, 100)
+        return await self._answers.pairs(_matrix_question(args), offset, limit)
+
+    @app.route("/api/v1/history", methods=["GET"])
+    @_json
+    async def history(self, request: Any, args: Arguments) -> dict[str, Any]:
+        """Answer with one pair's figures over time."""
+        span = read_range(args, self._answers.now_s())
+        src, dst = args.required("src"), args.required("dst")
+        window = Window(span.start_s, span.end_s)
+        return await self._answers.history(window, span.step_s, src, dst, args.filters())
+
+    @app.route("/api/v1/timeline", methods=["GET"])
+    @_json
+    async def timeline(self, request: Any, args: Arguments) -> dict[str, Any]:
+        """Answer how the whole mesh did over time."""
+        span = read_range(args, self._answers.now_s())
+        window = Window(span.start_s, span.end_s)
+        return await self._answers.timeline(window, span.step_s, args.filters())
+
+    @app.route("/api/v1/flows", methods=["GET"])
+    @_json
+    async def flows(self, request: Any, args: Arguments) -> dict[str, Any]:
+        """Answer with the flows of a pair, as its collector still has them."""
+        src, dst = args.required("src"), args.required("dst")
+        return await self._flows.flows(src, dst, args.filters(), args.number("at", 0, 1e11))
+
+    @app.route("/api/v1/incidents", methods=["GET"])
+    @_json
+    async def incidents(self, request: Any, args: Arguments) -> dict[str, Any]:
+        """Answer with incidents, the newest first."""
+        limit = args.whole("limit", 1, MAX_LIMIT, 100)
+        at = args.number("at", 0, 1e11)
+        return await self._incidents.incidents(at, args.text("cursor"), limit)
+
+    # --- what goes wrong ---------------------------------------------------------------------
+
+    @app.handle_errors(HTTPException)
+    def http_error(self, request: Any, failure: Any) -> bytes:
+        """Answer a request for what is not served."""
+        code = int(failure.value.code or 500)
+        if code == 405:
+            request.setHeader("Allow", "GET, HEAD")
+            return json_error(request, code, "only GET and HEAD are answered here")
+        path = request.path.decode("utf-8", "replace")
+        return json_error(request, code, f"nothing is served at {path}")
+
+    @app.handle_errors(Exception)
+    def internal_error(self, request: Any, failure: Any) -> bytes:
+        """Answer a request that met a mistake of ours, and log it."""
+        _log.failure("cannot answer {path!r}", failure, path=request.path)
+        return json_error(request, 500, "internal error: the log of llama-web says more")
+
+
+def _matrix_question(args: Arguments) -> MatrixQuestion:
+    return MatrixQuestion(
+        metric=args.metric(),
+        at_s=args.number("at", 0, 1e11),
+        span_s=args.number("span", 0, MAX_SPAN_S) or 0.0,
+        where=args.filters(),
+        group=args.group(),
+        rows=args.opened("rows"),
+        cols=args.opened("cols"),
+    )

@@ -1,0 +1,157 @@
+"""Hosts and the groups they stand in: a hierarchy made from the tags of the series themselves.
+
+A group key ``K`` says where a *destination* stands by the tag ``dst_K`` or, failing that, ``K``
+(targets carry the user's tags as they are written). A *source* stands where its ``src_K`` says or,
+failing that, where it stands when others probe it. Pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from attrs import frozen
+
+from .store import Tags
+
+#: From the outermost to the innermost, the names that people give to the levels of a network.
+HIERARCHY = (
+    "continent",
+    "region",
+    "country",
+    "metro",
+    "site",
+    "datacenter",
+    "dc",
+    "pop",
+    "building",
+    "room",
+    "az",
+    "zone",
+    "pod",
+    "cluster",
+    "row",
+    "rack",
+)
+
+#: Tags that name the series, not a place.
+_NO_GROUPS = frozenset(
+    {"hostname", "ip", "port", "dst_port", "class", "probe", "size", "port_group", "job", "le"}
+)
+
+Path = tuple[str, ...]
+
+
+def natural(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key by which ``r2`` comes before ``r10``, and nothing (no group) comes last."""
+    if not text:
+        return ((2, 0, ""),)
+    return tuple(
+        (0, int(part), part) if part.isdecimal() and part.isascii() else (1, 0, part)
+        for part in re.split(r"([0-9]+)", text)
+        if part
+    )
+
+
+def natural_path(path: Path) -> tuple[tuple[tuple[int, int, str], ...], ...]:
+    """Return the same for a path of groups."""
+    return tuple(natural(part) for part in path)
+
+
+@frozen
+class Places:
+    """Where every host stands: values by group key."""
+
+    sources: Mapping[str, Mapping[str, str]]
+    destinations: Mapping[str, Mapping[str, str]]
+
+    def source_path(self, host: str, keys: Sequence[str]) -> Path:
+        """Return the groups of a source from the outermost in; "" where it has none."""
+        own, other = self.sources.get(host, {}), self.destinations.get(host, {})
+        return tuple(own.get(key, other.get(key, "")) for key in keys)
+
+    def destination_path(self, host: str, keys: Sequence[str]) -> Path:
+        """Return the groups of a destination from the outermost in; "" where it has none."""
+        own, other = self.destinations.get(host, {}), self.sources.get(host, {})
+        return tuple(own.get(key, other.get(key, "")) for key in keys)
+
+    def keys(self) -> list[str]:
+        """Return the tags that tell hosts apart into groups, outermost first.
+
+        Known names come in the order of `HIERARCHY`, then others, the fewest groups first.
+        """
+        hosts = set(self.sources) | set(self.destinations)
+        values: dict[str, set[str]] = {}
+        for places in (self.sources, self.destinations):
+            for tags in places.values():
+                for key, value in tags.items():
+                    values.setdefault(key, set()).add(value)
+        useful = [key for key, found in values.items() if 1 < len(found) < max(len(hosts), 3)]
+        known = {key: n for n, key in enumerate(HIERARCHY)}
+        return sorted(useful, key=lambda key: (known.get(key, 99), len(values[key]), key))
+
+    def hierarchy(self) -> list[str]:
+        """Return the keys to group by when nobody chose: the known ones, at most three."""
+        return [key for key in self.keys() if key in HIERARCHY][:3]
+
+
+def find_places(series: Iterable[Tags]) -> Places:
+    """Return where each host of ``series`` stands; the first series that says so is believed."""
+    sources: dict[str, dict[str, str]] = {}
+    destinations: dict[str, dict[str, str]] = {}
+    for tags in series:
+        source, destination = tags.get("src_hostname"), tags.get("dst_hostname")
+        if source is not None and source not in sources:
+            sources[source] = {
+                key[4:]: value
+                for key, value in tags.items()
+                if key.startswith("src_") and key[4:] not in _NO_GROUPS
+            }
+        if destination is not None and destination not in destinations:
+            plain = {
+                key: value
+                for key, value in tags.items()
+                if key not in _NO_GROUPS and not key.startswith(("src_", "dst_"))
+            }
+            prefixed = {
+                key[4:]: value
+                for key, value in tags.items()
+                if key.startswith("dst_") and key[4:] not in _NO_GROUPS
+            }
+            destinations[destination] = {**plain, **prefixed}
+    return Places(sources, destinations)
+
+
+# --- group paths in a URL ---------------------------------------------------------------------
+#
+# "iad/aa,lax" opens the groups (iad, aa) and (lax,). A tilde escapes what would be mistaken.
+
+_ESCAPE = {"~": "~~", "/": "~s", ",": "~c", "*": "~a"}
+_UNESCAPE = {value[1]: key for key, value in _ESCAPE.items()}
+
+
+def write_path(path: Path) -> str:
+    """Return ``path`` as it stands in a URL (before percent-encoding)."""
+    # An empty name cannot be written between slashes alone when it is the only one.
+    return "/".join("".join(_ESCAPE.get(c, c) for c in part) or "~0" for part in path)
+
+
+def read_paths(text: str) -> frozenset[Path]:
+    """Return the paths in ``text``; raises `ValueError` for an escape that there is not."""
+    paths = set()
+    for written in text.split(","):
+        if written:
+            paths.add(tuple(_unescape(part) for part in written.split("/")))
+    return frozenset(paths)
+
+
+def _unescape(text: str) -> str:
+    if text == "~0":
+        return ""
+
+    def plain(match: re.Match[str]) -> str:
+        if match[1] not in _UNESCAPE:
+            raise ValueError(f"{match[0]!r} is no escape, expected ~~ ~s ~c ~a or ~0")
+        return _UNESCAPE[match[1]]
+
+    return re.sub(r"~(.?)", plain, text, flags=re.DOTALL)

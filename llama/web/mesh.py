@@ -1,0 +1,156 @@
+"""All series of one moment as arrays over pairs of hosts, and which hosts are sick as a whole.
+
+Between a database's answer and the drawn matrix. A host that nobody reaches, one that reaches
+nobody, and one that fell silent are each *one* finding, and are found here before anything is
+folded. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from attrs import field, frozen
+
+from .groups import Places, find_places, natural
+from .store import Activity, Column, Snapshot, Tags, series_key
+
+Index = npt.NDArray[np.int64]
+Flags = npt.NDArray[np.bool_]
+
+#: A series that is this many of its intervals behind the newest one has fallen silent.
+SILENT_INTERVALS = 2.5
+#: All have fallen silent if the newest sample of all is this many intervals old.
+ALL_SILENT_INTERVALS = 3.0
+
+
+@frozen(eq=False)
+class Mesh:
+    """Every known series at one moment. Arrays have one row a series."""
+
+    series: Sequence[Tags]
+    sources: Sequence[str]  # hostnames in natural order
+    destinations: Sequence[str]
+    src: Index  # into sources
+    dst: Index  # into destinations
+    heard: Flags  # has a sample
+    last_s: Column  # when it was last heard of
+    columns: Mapping[str, Column] = field(repr=False)  # NaN where not heard
+    places: Places = field(repr=False)
+
+    def where(self, tags: Tags) -> Flags:
+        """Return which series bear all these tags."""
+        chosen = np.ones(len(self.series), dtype=bool)
+        for name, value in tags.items():
+            chosen &= np.fromiter(
+                (each.get(name) == value for each in self.series), bool, len(self.series)
+            )
+        return chosen
+
+    def values(self, name: str) -> list[str]:
+        """Return all values of a tag, in natural order."""
+        return sorted({tags[name] for tags in self.series if name in tags}, key=natural)
+
+
+def interval_of(activity: Activity) -> float | None:
+    """Return the usual time between the samples of a series in seconds, or None if unknown."""
+    known = activity.interval_s[~np.isnan(activity.interval_s)]
+    return float(np.median(known)) if known.size else None
+
+
+def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mesh:
+    """Return what is known of every series that the snapshot or the activity names.
+
+    With ``at_s`` (the moment asked for) the snapshot is of newest samples, and those that are too
+    old to speak for that moment count as not heard.
+    """
+    known = {series_key(tags): n for n, tags in enumerate(activity.series)}
+    series = list(activity.series)
+    last = list(activity.last_s)
+    interval = list(activity.interval_s)
+    place = np.empty(len(snapshot.series), dtype=np.int64)
+    for n, tags in enumerate(snapshot.series):
+        key = series_key(tags)
+        if key not in known:
+            known[key] = len(series)
+            series.append(tags)
+            last.append(snapshot.time_s[n])
+            interval.append(np.nan)
+        place[n] = known[key]
+    last_s = np.asarray(last, dtype=np.float64)
+    heard = np.zeros(len(series), dtype=bool)
+    heard[place] = True
+    np.fmax.at(last_s, place, snapshot.time_s)
+    if at_s is not None and len(series):
+        usual = interval_of(activity)
+        if usual is not None:
+            each = np.where(np.isnan(interval), usual, interval)
+            reference = max(float(np.nanmax(last_s)), at_s - ALL_SILENT_INTERVALS * usual)
+            time_s = np.full(len(series), -np.inf)
+            time_s[place] = snapshot.time_s
+            heard &= time_s >= reference - SILENT_INTERVALS * each
+    columns = {}
+    for name, column in snapshot.columns.items():
+        spread = np.full(len(series), np.nan)
+        spread[place] = column
+        spread[~heard] = np.nan
+        columns[name] = spread
+    sources, src = _index(series, "src_hostname")
+    destinations, dst = _index(series, "dst_hostname")
+    return Mesh(
+        series, sources, destinations, src, dst, heard, last_s, columns, find_places(series)
+    )
+
+
+def _index(series: Sequence[Tags], name: str) -> tuple[list[str], Index]:
+    values = [tags.get(name, "") for tags in series]
+    names = sorted(set(values), key=natural)
+    number = {value: n for n, value in enumerate(names)}
+    return names, np.fromiter((number[value] for value in values), np.int64, len(values))
+
+
+@frozen(eq=False)
+class Health:
+    """Hosts that are sick as a whole. Arrays have one row a host."""
+
+    down: Flags  # destinations that no seeing source reaches
+    blind: Flags  # sources that reach nobody, though others do
+    silent: Flags  # sources from which nothing was heard
+    silent_since_s: Column  # when a silent source was last heard of
+
+
+def judge(mesh: Mesh) -> Health:
+    """Return which hosts are down, blind or silent, over all classes and kinds of probe.
+
+    *Blind* is a source that loses everything to two destinations or more while another source
+    reaches one of them. *Down* is a destination that loses everything from two sources or more
+    that are not blind. With fewer witnesses a lost pair is just a lost pair.
+    """
+    rows, cols = len(mesh.sources), len(mesh.destinations)
+    sent = np.where(mesh.heard, np.nan_to_num(mesh.columns["sent"]), 0.0)
+    received = np.where(mesh.heard, np.nan_to_num(mesh.columns["received"]), 0.0)
+    pair = mesh.src * cols + mesh.dst
+    number, inverse = np.unique(pair, return_inverse=True)
+    asked = np.bincount(inverse, sent, number.size) > 0
+    reached = np.bincount(inverse, received, number.size) > 0
+    src, dst = number // max(cols, 1), number % max(cols, 1)
+    # A host's probes to itself say nothing about the network.
+    names = np.asarray(mesh.sources, dtype=object)[src] if number.size else np.empty(0, object)
+    other = np.asarray(mesh.destinations, dtype=object)[dst] if number.size else names
+    asked &= names != other
+
+    reachable = np.bincount(dst[asked & reached], minlength=cols) > 0
+    tried = np.bincount(src[asked], minlength=rows)
+    succeeded = np.bincount(src[asked & reached], minlength=rows)
+    fair = np.bincount(src[asked & reachable[dst]], minlength=rows) > 0
+    blind = (tried >= 2) & (succeeded == 0) & fair
+
+    seeing = asked & ~blind[src]
+    witnesses = np.bincount(dst[seeing], minlength=cols)
+    down = (witnesses >= 2) & (np.bincount(dst[seeing & reached], minlength=cols) == 0)
+
+    spoke = np.bincount(mesh.src, mesh.heard, rows) > 0
+    since = np.full(rows, -np.inf)
+    np.maximum.at(since, mesh.src, mesh.last_s)
+    return Health(down, blind, ~spoke, since)

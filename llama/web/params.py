@@ -1,0 +1,133 @@
+"""Reading the query part of a request: every parameter checked, every mistake said by name."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from attrs import frozen
+
+from .fold import Open
+from .groups import read_paths
+from .metrics import METRICS, Metric
+
+#: What a client may ask at most.
+MAX_TEXT = 512
+MAX_GROUP_KEYS = 6
+MAX_STEPS = 2000
+MAX_LIMIT = 1000
+DAY_S = 86400.0
+MAX_SPAN_S = 7 * DAY_S
+MAX_RANGE_S = 400 * DAY_S
+
+
+class BadRequestError(Exception):
+    """A parameter that cannot be; the text says which, and what was expected."""
+
+
+class Arguments:
+    """The parameters of one request, each to be taken once, by kind."""
+
+    def __init__(self, args: Mapping[bytes, list[bytes]]) -> None:
+        self._texts: dict[str, str] = {}
+        for name, values in args.items():
+            try:
+                key, text = name.decode("utf-8"), values[-1].decode("utf-8")
+            except UnicodeDecodeError as error:
+                raise BadRequestError(f"parameter {name!r} is not UTF-8") from error
+            if len(values) > 1:
+                raise BadRequestError(f"{key}: given {len(values)} times, expected once")
+            self._texts[key] = text
+
+    def text(self, name: str, limit: int = MAX_TEXT) -> str | None:
+        """Return the text of a parameter; None if it is absent or empty."""
+        text = self._texts.get(name, "")
+        if len(text) > limit:
+            raise BadRequestError(f"{name}: {len(text)} characters, at most {limit} are allowed")
+        return text or None
+
+    def required(self, name: str) -> str:
+        """Return the text of a parameter that must be there."""
+        text = self.text(name)
+        if text is None:
+            raise BadRequestError(f"{name}: missing")
+        return text
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return a finite number between ``low`` and ``high``; None if it is absent."""
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise BadRequestError(f"{name}: {text!r}, expected a number from {low:g} to {high:g}")
+        return value
+
+    def whole(self, name: str, low: int, high: int, default: int) -> int:
+        """Return a whole number between ``low`` and ``high``."""
+        text = self.text(name)
+        if text is None:
+            return default
+        if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
+            raise BadRequestError(f"{name}: {text!r}, expected a whole number from {low} to {high}")
+        return int(text)
+
+    def metric(self) -> Metric:
+        """Return the metric asked for; loss if none is."""
+        name = self.text("metric") or "loss"
+        if name not in METRICS:
+            raise BadRequestError(f"metric: {name!r}, expected one of {', '.join(METRICS)}")
+        return METRICS[name]
+
+    def filters(self) -> dict[str, str]:
+        """Return which class and kind of probe are wanted, as tags."""
+        chosen = {name: self.text(name) for name in ("class", "probe")}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+    def group(self) -> list[str] | None:
+        """Return the group keys, outermost first; None: not said, []: no groups."""
+        text = self._texts.get("group")
+        if text is None or text == "auto":
+            return None
+        keys = [key for key in text.split(",") if key and key != "none"]
+        if len(keys) > MAX_GROUP_KEYS or len(text) > MAX_TEXT:
+            raise BadRequestError(f"group: at most {MAX_GROUP_KEYS} tag names are allowed")
+        return keys
+
+    def opened(self, name: str) -> Open:
+        """Return which groups are open."""
+        text = self._texts.get(name, "auto")
+        if text in ("auto", "none"):
+            return "auto" if text == "auto" else "none"
+        if text == "*":
+            return "all"
+        try:
+            return read_paths(self.text(name, 16384) or "")
+        except ValueError as error:
+            raise BadRequestError(f"{name}: {error}") from error
+
+
+@frozen
+class Range:
+    """A span of time and the length of its steps; None: to be chosen."""
+
+    start_s: float
+    end_s: float
+    step_s: float | None
+
+
+def read_range(arguments: Arguments, now_s: float) -> Range:
+    """Return the range that ``from``, ``to`` (Unix seconds) and ``step`` name."""
+    end = arguments.number("to", 0, 1e11)
+    end = now_s if end is None else end
+    start = arguments.number("from", 0, 1e11)
+    start = end - 6 * 3600.0 if start is None else start
+    if not 0 < end - start <= MAX_RANGE_S:
+        raise BadRequestError(f"from: must lie before to, by at most {MAX_RANGE_S / DAY_S:g} days")
+    step = arguments.number("step", 1, DAY_S)
+    if step is not None and (end - start) / step > MAX_STEPS:
+        raise BadRequestError(f"step: more than {MAX_STEPS} steps between from and to")
+    return Range(start, end, step)

@@ -1,0 +1,278 @@
+"""How answers look as JSON: plain dictionaries, NaN as null, figures rounded. Pure.
+
+`docs/api.rst` describes each; what stands there does not change without a new version in the path.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llama.collector.summary import reasons
+
+from .fold import NO_DATA, VALUE, Axis, Cells, Pairs
+from .groups import find_places, natural
+from .heat import Heat
+from .mesh import Health, Index, Mesh, interval_of
+from .metrics import METRICS, percent
+from .store import Activity, Column, History, Timeline, Window
+
+
+def numbers(column: npt.ArrayLike, digits: int = 4) -> list[float | None]:
+    """Return a column as JSON numbers; NaN and infinities become null."""
+    values = np.round(np.asarray(column, dtype=np.float64), digits)
+    fine = np.isfinite(values)
+    if fine.all():
+        return list(values.tolist())
+    return [value if ok else None for value, ok in zip(values.tolist(), fine.tolist(), strict=True)]
+
+
+def _number(value: float, digits: int = 4) -> float | None:
+    return round(float(value), digits) if np.isfinite(value) else None
+
+
+def moment(
+    at_s: float, span_s: float, window: Window, mesh: Mesh, activity: Activity
+) -> dict[str, Any]:
+    """Return which moment an answer is about."""
+    heard = mesh.last_s[mesh.heard]
+    every = mesh.last_s
+    return {
+        "at": round(at_s, 3),
+        "span_s": span_s,
+        "from": round(window.start_s, 3),
+        "newest": _number(float(heard.max() if heard.size else every.max()), 3)
+        if every.size
+        else None,
+        "interval_s": interval_of(activity),
+    }
+
+
+def dimensions(activity: Activity) -> dict[str, Any]:
+    """Return what can be chosen from."""
+    places = find_places(activity.series)
+
+    def values(name: str) -> list[str]:
+        return sorted({tags[name] for tags in activity.series if name in tags}, key=natural)
+
+    return {
+        "groups": places.keys(),
+        "hierarchy": places.hierarchy(),
+        "classes": values("class"),
+        "probes": values("probe"),
+        "metrics": [metric.describe() for metric in METRICS.values()],
+        "sources": len(places.sources),
+        "destinations": len(places.destinations),
+    }
+
+
+def entries(axis: Axis, hosts: Sequence[str], health: Health, side: str) -> list[dict[str, Any]]:
+    """Return the visible rows (``side`` "src") or columns ("dst")."""
+    sick: dict[str, npt.NDArray[np.bool_]] = (
+        {"silent": health.silent, "blind": health.blind} if side == "src" else {"down": health.down}
+    )
+    count = {
+        name: np.bincount(axis.of_host, flags, len(axis.entries)) for name, flags in sick.items()
+    }
+    since = np.full(len(axis.entries), -np.inf)
+    if side == "src" and len(hosts):
+        np.maximum.at(since, axis.of_host, np.where(health.silent, health.silent_since_s, -np.inf))
+    answer = []
+    for n, entry in enumerate(axis.entries):
+        row: dict[str, Any] = {"path": list(entry.path), "host": entry.host, "hosts": entry.hosts}
+        for name in sick:
+            if count[name][n]:
+                row[name] = int(count[name][n])
+        if "silent" in row:
+            row["silent_since"] = _number(since[n], 3)
+        answer.append(row)
+    return answer
+
+
+def cells(cells: Cells, pairs: Pairs, mesh: Mesh) -> dict[str, Any]:
+    """Return the cells, dense and row by row."""
+    worst = cells.worst
+    if pairs.src.size:
+        src = np.where(worst >= 0, pairs.src[worst], -1)
+        dst = np.where(worst >= 0, pairs.dst[worst], -1)
+    else:
+        src = dst = worst
+    lossy = np.flatnonzero((worst >= 0) & (pairs.flows_lossy[worst] > 0)) if pairs.src.size else []
+    return {
+        "state": cells.state.tolist(),
+        "value": numbers(cells.value),
+        "members": cells.members.tolist(),
+        "bad": cells.bad.tolist(),
+        "missing": cells.missing.tolist(),
+        "suspect": cells.suspect.tolist(),
+        "worst_src": src.tolist(),
+        "worst_dst": dst.tolist(),
+        "flows": [
+            [n, _number(pairs.flows_lossy[worst[n]]), _number(pairs.flows[worst[n]])]
+            for n in np.asarray(lossy, dtype=np.int64).tolist()
+        ],
+        "sources": list(mesh.sources),
+        "destinations": list(mesh.destinations),
+    }
+
+
+def sick(mesh: Mesh, health: Health) -> list[dict[str, Any]]:
+    """Return the hosts that are sick as a whole."""
+    found: list[dict[str, Any]] = [
+        {"kind": "down", "host": mesh.destinations[n]} for n in np.flatnonzero(health.down).tolist()
+    ]
+    found += [
+        {"kind": "blind", "host": mesh.sources[n]} for n in np.flatnonzero(health.blind).tolist()
+    ]
+    found += [
+        {"kind": "silent", "host": mesh.sources[n], "since": _number(health.silent_since_s[n], 3)}
+        for n in np.flatnonzero(health.silent).tolist()
+    ]
+    return found
+
+
+def _explained(pairs: Pairs, health: Health) -> npt.NDArray[np.bool_]:
+    """Return which pairs are bad because one of their hosts is sick as a whole."""
+    return health.down[pairs.dst] | health.blind[pairs.src] | health.silent[pairs.src]
+
+
+def summary(pairs: Pairs, mesh: Mesh, health: Health) -> dict[str, Any]:
+    """Return the counts of the headline."""
+    other = _explained(pairs, health)
+    return {
+        "pairs": int(pairs.src.size),
+        "healthy": int(np.count_nonzero(~pairs.bad & (pairs.state == VALUE) & ~other)),
+        "bad": int(np.count_nonzero(pairs.bad & ~other)),
+        "missing": int(np.count_nonzero((pairs.state == NO_DATA) & ~other)),
+        "sick": int(np.count_nonzero(other)),
+        "suspect": int(np.count_nonzero(pairs.suspect)),
+        "hosts_down": int(np.count_nonzero(health.down)),
+        "hosts_blind": int(np.count_nonzero(health.blind)),
+        "hosts_silent": int(np.count_nonzero(health.silent)),
+        "sources": len(mesh.sources),
+        "destinations": len(mesh.destinations),
+    }
+
+
+def rank(pairs: Pairs, mesh: Mesh, health: Health | None) -> Index:
+    """Return the pairs' numbers, the worst value first.
+
+    With ``health``: only bad ones that no host's sickness explains.
+    """
+    value = np.where(np.isnan(pairs.value), -np.inf, pairs.value)
+    order = np.lexsort((pairs.dst, pairs.src, -value))
+    if health is None:
+        return order
+    wanted = pairs.bad & ~_explained(pairs, health)
+    return order[wanted[order]]
+
+
+def pairs(mesh: Mesh, pairs: Pairs, chosen: Index) -> list[dict[str, Any]]:
+    """Return some pairs, with the tags of the worst series of each."""
+    return [
+        {
+            "src": mesh.sources[pairs.src[n]],
+            "dst": mesh.destinations[pairs.dst[n]],
+            "value": _number(pairs.value[n]),
+            "bad": bool(pairs.bad[n]),
+            "data": bool(pairs.state[n] != NO_DATA),
+            "flows": _number(pairs.flows[n]),
+            "flows_lossy": _number(pairs.flows_lossy[n]),
+            "suspect": list(reasons(int(pairs.suspect[n]))),
+            "series": int(pairs.series[n]),
+            "tags": dict(mesh.series[pairs.worst[n]]),
+        }
+        for n in chosen.tolist()
+    ]
+
+
+_SUMMED = (
+    "sent",
+    "received",
+    "lost",
+    "lost_forward",
+    "lost_reverse",
+    "lost_unknown",
+    "late",
+    "duplicate",
+    "reordered",
+    "remarked_forward",
+    "remarked_reverse",
+)
+_WORST = ("rtt_p50", "rtt_p90", "rtt_p99", "rtt_max", "jitter", "flows", "flows_lossy", "rtt")
+
+
+def history(src: str, dst: str, found: History, heat: Heat | None) -> dict[str, Any]:
+    """Return one direction of a pair over time: all its series together, and each one's newest."""
+    columns = found.columns
+    together: dict[str, Column] = {name: _sum(columns[name]) for name in _SUMMED}
+    together |= {name: _extreme(columns[name], np.fmax) for name in _WORST}
+    together["rtt_min"] = _extreme(columns["rtt_min"], np.fmin)
+    together["suspect"] = _extreme(columns["suspect"], np.fmax)
+    middle = np.where(np.isnan(together["rtt_p50"]), together["rtt"], together["rtt_p50"])
+    together["rtt_p50"] = middle
+    del together["rtt"]
+    together["loss"] = percent(together["lost"], together["sent"])
+    return {
+        "src": src,
+        "dst": dst,
+        "step_s": found.step_s,
+        "time": numbers(found.time_s, 3),
+        "columns": {name: numbers(column) for name, column in together.items()},
+        "series": [_newest(found, n) for n in range(len(found.series))],
+        "heat": None
+        if heat is None
+        else {
+            "source": heat.source,
+            "edges_ms": numbers(heat.edges_ms, 6),
+            "counts": [numbers(row, 2) for row in heat.counts],
+        },
+    }
+
+
+def _sum(column: npt.NDArray[np.float64]) -> Column:
+    return np.where(np.isnan(column).all(axis=0), np.nan, np.nansum(column, axis=0))
+
+
+def _extreme(column: npt.NDArray[np.float64], best: np.ufunc) -> Column:
+    return np.asarray(best.reduce(column, axis=0))
+
+
+def _newest(found: History, n: int) -> dict[str, Any]:
+    spoke = np.flatnonzero(~np.isnan(found.columns["sent"][n]))
+    answer: dict[str, Any] = {"tags": dict(found.series[n])}
+    if spoke.size:
+        last = int(spoke[-1])
+        figures = {
+            name: _number(column[n, last])
+            for name, column in found.columns.items()
+            if np.isfinite(column[n, last])
+        }
+        sent = figures.get("sent") or 0.0
+        answer["time"] = _number(found.time_s[last], 3)
+        answer["loss"] = round(100.0 * (figures.get("lost") or 0.0) / sent, 4) if sent else None
+        answer["suspect"] = list(reasons(int(figures.pop("suspect", 0) or 0)))
+        answer["figures"] = figures
+    return answer
+
+
+def timeline(parts: Sequence[Timeline], step_s: float, window: Window) -> dict[str, Any]:
+    """Return the timeline of a window from its blocks."""
+    time = np.concatenate([part.time_s for part in parts])
+    inside = (time > window.start_s) & (time - step_s < window.end_s)
+
+    def joined(name: str) -> Column:
+        return np.concatenate([getattr(part, name) for part in parts])[inside]
+
+    return {
+        "from": window.start_s,
+        "to": window.end_s,
+        "step_s": step_s,
+        "time": numbers(time[inside], 3),
+        "series": numbers(joined("series")),
+        "lossy": numbers(joined("lossy")),
+        "worst_percent": numbers(joined("worst_percent")),
+    }

@@ -1,0 +1,59 @@
+"""`WebService`: the page and its API over one store, as a Twisted service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+
+from llama.config import WebConfig
+from llama.http import HttpService
+
+from .answers import Answers
+from .api import WebApi
+from .flows import FlowSource, NoFlows
+from .incidents import IncidentSource, NoIncidents
+from .store import Store
+from .stores import open_store
+
+
+class WebService(MultiService):
+    """Serves the matrix. Raises `StoreError` if the store's options make no sense.
+
+    ``store``, ``flows`` and ``incidents`` replace what the configuration says, for programs that
+    have their own.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        config: WebConfig,
+        *,
+        store: Store | None = None,
+        flows: FlowSource | None = None,
+        incidents: IncidentSource | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config
+        self.store = store if store is not None else open_store(reactor, config.store)
+        api = WebApi(
+            Answers(reactor, self.store),
+            flows if flows is not None else NoFlows(),
+            incidents if incidents is not None else NoIncidents(),
+        )
+        self.http = HttpService(
+            reactor, config.listen, api.resource(), what="llama-web", token=config.api_token
+        )
+        self.http.setServiceParent(self)
+
+    @property
+    def url(self) -> str:
+        """Where the page is; the service must be running."""
+        return self.http.url
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop serving, then let go of the store."""
+        stopped = maybeDeferred(super().stopService)
+        stopped.addCallback(lambda _: gatherResults([maybeDeferred(self.store.stop)]))
+        return stopped

@@ -1,0 +1,340 @@
+// The page: its address says what to show, the service is asked, the parts draw.
+
+import { Question, get } from "./api.js";
+import { Drawer } from "./drawer.js";
+import { drawKeys, drawLegend } from "./legend.js";
+import { drawHeadline, drawIncidents, drawSick, drawWorst, make } from "./lists.js";
+import { MatrixView } from "./matrix.js";
+import { Model, opened } from "./model.js";
+import { Scrubber } from "./scrubber.js";
+import { RANGES, State } from "./state.js";
+import { drawTable } from "./table.js";
+import { clock, length } from "./text.js";
+
+const $ = (id) => document.getElementById(id);
+const SPANS = { "": "newest interval", 300: "5 min", 900: "15 min", 3600: "1 hour", 86400: "1 day" };
+const SHORTEST_POLL_MS = 1000, LONGEST_POLL_MS = 5000;
+
+const matrixQuestion = new Question("matrix"), timelineQuestion = new Question("timeline");
+let model = null, timeline = null, dimensions = null, asTable = false;
+let skew = 0; // what the service's clock is ahead of ours, in seconds
+let interval = null, newest = null;
+let complaints = new Map();
+
+const now = () => Date.now() / 1000 + skew;
+
+const state = new State((changed) => refresh(changed));
+const view = new MatrixView($("stage"), { open, fold, told: (text) => { $("spoken").textContent = text; } });
+const drawer = new Drawer($("drawer"), {
+  close: closeDrawer,
+  time: (time) => goTo(time),
+});
+const scrubber = new Scrubber($("scrubber"), {
+  go: goTo,
+  zoom: (from, to) => state.set({ from, to }),
+  out: () => state.set({ from: "", to: "" }),
+});
+
+// --- asking ---------------------------------------------------------------------------------
+
+function filters() {
+  return { class: state.get("class"), probe: state.get("probe") };
+}
+
+// In the past one matrix covers the step that the scrubber shows, unless a window was chosen.
+function span() {
+  if (state.get("span")) return state.get("span");
+  if (state.live || !timeline || !interval) return "";
+  return timeline.step_s > interval * 1.5 ? timeline.step_s : "";
+}
+
+async function loadMatrix() {
+  document.body.classList.add("busy");
+  try {
+    const answer = await matrixQuestion.ask({
+      metric: state.get("metric"), ...filters(), group: state.get("group"), rows: state.get("rows"),
+      cols: state.get("cols"), at: state.get("at"), span: span(),
+    });
+    if (!answer) return;
+    model = new Model(answer);
+    interval = model.interval ?? interval;
+    document.body.classList.remove("stale");
+    drawAll();
+    complain("matrix", "");
+  } catch (error) {
+    if (model) document.body.classList.add("stale");
+    complain("matrix", `${error.message}${model ? `; shown as of ${clock(model.newest)}` : ""}`);
+  } finally {
+    if (!matrixQuestion.busy) document.body.classList.remove("busy");
+  }
+}
+
+async function loadTimeline() {
+  try {
+    const answer = await timelineQuestion.ask({ ...state.window(now()), ...filters() });
+    if (!answer) return;
+    timeline = answer;
+    scrubber.show(timeline, state.live ? null : Number(state.get("at")));
+    complain("timeline", "");
+  } catch (error) {
+    complain("timeline", error.message);
+  }
+}
+
+async function loadDimensions() {
+  try {
+    dimensions = await get("dimensions", { at: state.get("at") });
+    drawChoices();
+  } catch (error) {
+    complain("dimensions", error.message);
+  }
+}
+
+async function loadIncidents() {
+  try {
+    drawIncidents($("incidents"), await get("incidents", { at: state.get("at"), limit: 20 }));
+  } catch (error) {
+    $("incidents").replaceChildren(make("p", error.message, "none"));
+  }
+}
+
+function loadDrawer() {
+  const src = state.get("src"), dst = state.get("dst");
+  view.choose(src ? { src, dst } : null);
+  if (!src) {
+    drawer.hide();
+    return;
+  }
+  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at") });
+}
+
+// Follows the newest data: asks what is new, and for the rest only if something is.
+async function follow() {
+  let wait = LONGEST_POLL_MS;
+  try {
+    const said = await get("status");
+    skew = said.now - Date.now() / 1000;
+    interval = said.interval_s ?? interval;
+    const fresh = said.newest !== newest;
+    newest = said.newest;
+    complain("status", "");
+    const aged = model && interval && now() - model.at > interval; // silence must show, too
+    if (state.live && (fresh || aged || !model)) {
+      await Promise.all([loadMatrix(), loadTimeline()]);
+      if (fresh) {
+        loadIncidents();
+        if (state.get("src")) loadDrawer();
+      }
+      if (!dimensions || !dimensions.sources) loadDimensions();
+    }
+    if (interval) wait = Math.min(LONGEST_POLL_MS, Math.max(SHORTEST_POLL_MS, (interval * 1000) / 4));
+  } catch (error) {
+    complain("status", error.message);
+    if (model && state.live) document.body.classList.add("stale");
+  }
+  setTimeout(follow, document.hidden ? wait * 4 : wait);
+}
+
+function complain(about, text) {
+  if (text) complaints.set(about, text);
+  else complaints.delete(about);
+  const said = [...new Set(complaints.values())].join(" · ");
+  if ($("trouble").textContent !== said) $("trouble").textContent = said;
+  $("trouble").hidden = !said;
+}
+
+// --- what changes when the address does ------------------------------------------------------
+
+async function refresh(changed) {
+  const any = (...names) => names.some((name) => changed.has(name));
+  drawChoices();
+  drawTimes();
+  const time = any("range", "from", "to", "class", "probe") || (changed.has("at") && outside());
+  if (time) await loadTimeline();
+  else if (timeline) scrubber.show(timeline, state.live ? null : Number(state.get("at")));
+  if (any("metric", "class", "probe", "group", "rows", "cols", "at", "span", "range", "from", "to")) loadMatrix();
+  if (any("src", "dst", "class", "probe", "at", "range", "from", "to")) loadDrawer();
+  if (any("at")) loadIncidents();
+}
+
+function outside() {
+  if (!timeline) return true;
+  if (state.live) return timeline.to < now() - 2 * timeline.step_s;
+  const at = Number(state.get("at"));
+  return at < timeline.from || at > timeline.to;
+}
+
+// --- drawing --------------------------------------------------------------------------------
+
+function drawAll() {
+  view.show(model);
+  drawTable($("table"), model, (row, col) => state.link(openedCell(row, col)), asTable);
+  complain("age", drawHeadline($("headline"), model, state.live, now()));
+  drawSick($("sick-section"), $("sick"), model, sickLink);
+  drawWorst($("worst"), model, (pair) => state.link({ src: pair.src, dst: pair.dst }));
+  drawLegend($("legend"), model.metric);
+  drawChoices();
+  drawTimes();
+  const trouble = model.summary.bad + model.sick.length;
+  document.title = `${trouble ? `(${trouble}) ` : ""}LLAMA matrix`;
+}
+
+function sickLink(each) {
+  const witness = each.kind === "down" ? model.sources.find((host) => host !== each.host) : model.destinations.find((host) => host !== each.host);
+  return state.link(each.kind === "down" ? { src: witness ?? "", dst: each.host } : { src: each.host, dst: witness ?? "" });
+}
+
+function choices(select, options, value) {
+  const wanted = options.map(([key, text]) => `${key}\n${text}`).join("\n\n");
+  if (select.dataset.options !== wanted) {
+    select.replaceChildren(...options.map(([key, text]) => {
+      const option = make("option", text);
+      option.value = key;
+      return option;
+    }));
+    select.dataset.options = wanted;
+  }
+  select.value = value;
+}
+
+function withOwn(options, value, text = value) {
+  return options.some(([key]) => key === value) ? options : [...options, [value, text]];
+}
+
+function drawChoices() {
+  if (!dimensions) return;
+  choices($("metric"), dimensions.metrics.map((each) => [each.name, each.title]), state.get("metric"));
+  choices($("class"), withOwn([["", "all"], ...dimensions.classes.map((each) => [each, each])], state.get("class")), state.get("class"));
+  choices($("probe"), withOwn([["", "all"], ...dimensions.probes.map((each) => [each, each])], state.get("probe")), state.get("probe"));
+  const usual = dimensions.hierarchy.join(",") || "none";
+  const groups = [[usual, usual === "none" ? "host" : usual.replaceAll(",", " › ")]];
+  for (const key of dimensions.groups) if (key !== usual) groups.push([key, key]);
+  if (usual !== "none") groups.push(["none", "host"]);
+  const chosen = state.get("group") === "auto" ? usual : state.get("group");
+  choices($("group"), withOwn(groups, chosen, chosen.replaceAll(",", " › ")), chosen);
+  const spans = Object.entries(SPANS);
+  choices($("span"), withOwn(spans.map(([key, text]) => [key, text]).sort((a, b) => a[0] - b[0]), state.get("span"), length(Number(state.get("span")))), state.get("span"));
+}
+
+function drawTimes() {
+  choices($("range"), Object.keys(RANGES).map((key) => [key, `last ${key}`]), state.get("range"));
+  $("live").setAttribute("aria-pressed", String(state.live));
+  $("live").textContent = state.live ? "● live" : "○ live";
+  const covered = Number(span()) ? `, ${length(Number(span()))} up to it` : "";
+  $("moment").textContent = state.live ? `following${covered}` : `${clock(Number(state.get("at")), true)}${covered}`;
+}
+
+// --- choosing -------------------------------------------------------------------------------
+
+function openedCell(row, col) {
+  const from = model.rows[row], to = model.cols[col];
+  if (from.host !== null && to.host !== null) return { src: from.host, dst: to.host };
+  const changes = {};
+  if (from.host === null) changes.rows = opened(model.rows, from.path);
+  if (to.host === null) changes.cols = opened(model.cols, to.path);
+  return changes;
+}
+
+// A cell of hosts opens its drawer, a folded one unfolds; with `worst`, the worst pair behind it.
+function open(row, col, worst) {
+  const cell = model.cell(row, col);
+  if (!cell.state) return;
+  if (worst && cell.src !== null) state.set({ src: cell.src, dst: cell.dst });
+  else state.set(openedCell(row, col));
+}
+
+function fold(axis, run) {
+  const entries = model[axis];
+  state.set({ [axis]: run.closed ? opened(entries, run.path) : opened(entries, null, run.path) });
+}
+
+function closeDrawer() {
+  state.set({ src: "", dst: "" });
+  $("stage").focus();
+}
+
+function goTo(time, dragging = false) {
+  state.set({ at: time === null ? "" : Math.round(time) }, dragging);
+}
+
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  view.repaint();
+  scrubber.draw();
+  if (model) drawLegend($("legend"), model.metric);
+  if (state.get("src")) loadDrawer();
+}
+
+function toggleTheme() {
+  const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
+  localStorage.setItem("llama-theme", theme);
+  setTheme(theme);
+}
+
+function toggleTable() {
+  asTable = !asTable;
+  $("as-table").setAttribute("aria-pressed", String(asTable));
+  $("stage").hidden = asTable;
+  if (model) drawTable($("table"), model, (row, col) => state.link(openedCell(row, col)), asTable);
+  if (!asTable) view.redraw();
+}
+
+function showKeys() {
+  drawKeys($("keys"));
+  $("keys").showModal();
+}
+
+for (const name of ["metric", "class", "probe", "group", "span", "range"]) {
+  $(name).addEventListener("change", (event) => {
+    const changes = { [name]: event.target.value };
+    if (name === "group") Object.assign(changes, { rows: "auto", cols: "auto" });
+    if (name === "range") Object.assign(changes, { from: "", to: "" });
+    state.set(changes);
+  });
+}
+$("choices").addEventListener("submit", (event) => event.preventDefault());
+$("live").addEventListener("click", () => state.set({ at: state.live ? Math.floor(model?.newest ?? now()) : "", from: "", to: "" }));
+$("earlier").addEventListener("click", () => scrubber.step(-1));
+$("later").addEventListener("click", () => scrubber.step(1));
+$("theme").addEventListener("click", toggleTheme);
+$("as-table").addEventListener("click", toggleTable);
+$("help").addEventListener("click", showKeys);
+
+// Links of the page change what it shows without loading it anew.
+document.addEventListener("click", (event) => {
+  const link = event.target.closest?.("a[href]");
+  if (!link || event.button || event.ctrlKey || event.metaKey || event.shiftKey) return;
+  const target = new URL(link.href);
+  if (target.origin !== location.origin || target.pathname !== location.pathname) return;
+  event.preventDefault();
+  const before = { ...state.values };
+  history.pushState(null, "", target);
+  state.read();
+  refresh(state.differences(before));
+});
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, dialog")) return;
+  if (event.key === "Escape" && state.get("src")) closeDrawer();
+  else if (event.key === "l") state.set({ at: "", from: "", to: "" });
+  else if (event.key === ",") scrubber.step(-1);
+  else if (event.key === ".") scrubber.step(1);
+  else if (event.key === "d") toggleTheme();
+  else if (event.key === "t") toggleTable();
+  else if (event.key === "?") showKeys();
+  else if (event.key === "m" && dimensions) {
+    const names = dimensions.metrics.map((each) => each.name);
+    state.set({ metric: names[(names.indexOf(state.get("metric")) + 1) % names.length] });
+  } else return;
+  event.preventDefault();
+});
+
+const dark = matchMedia("(prefers-color-scheme: dark)");
+dark.addEventListener("change", () => { if (!localStorage.getItem("llama-theme")) setTheme(dark.matches ? "dark" : "light"); });
+setTheme(localStorage.getItem("llama-theme") ?? (dark.matches ? "dark" : "light"));
+
+drawTimes();
+await Promise.all([loadDimensions(), loadTimeline(), loadIncidents()]);
+await loadMatrix();
+loadDrawer();
+follow();

@@ -1,0 +1,208 @@
+// Small charts over time on canvases. Each shares the time axis of its column and tells the value
+// under the pointer; gaps are gaps.
+
+import { clock, digits, figure } from "./text.js";
+
+const LEFT = 34, BOTTOM = 13, TOP = 13;
+
+export class Chart {
+  // `draw(pen, frame)` paints; `say(step)` gives the text for a step.
+  constructor(title, tall, { times, step, colours, draw, say, chosen, mark }) {
+    this.element = document.createElement("div");
+    this.element.className = tall ? "chart tall" : "chart";
+    const heading = document.createElement("h4");
+    heading.textContent = title;
+    this.canvas = document.createElement("canvas");
+    this.canvas.setAttribute("role", "img");
+    this.output = document.createElement("output");
+    this.element.append(heading, this.output, this.canvas);
+    Object.assign(this, { times, step, colours, paint: draw, say, mark });
+    this.at = null;
+    this.canvas.addEventListener("pointermove", (event) => this.point(this.stepAt(event)));
+    this.canvas.addEventListener("pointerleave", () => this.point(null));
+    this.canvas.addEventListener("click", (event) => {
+      const at = this.stepAt(event);
+      if (at !== null) chosen(this.times[at]);
+    });
+    this.canvas.setAttribute("aria-label", `${title}; newest: ${this.newest()}`);
+    this.output.textContent = "";
+  }
+
+  newest() {
+    for (let n = this.times.length - 1; n >= 0; n -= 1) {
+      const text = this.say(n);
+      if (text && !text.endsWith("—")) return `${text} at ${clock(this.times[n])}`;
+    }
+    return "no data";
+  }
+
+  stepAt(event) {
+    const box = this.canvas.getBoundingClientRect();
+    const share = (event.clientX - box.left - LEFT) / (box.width - LEFT);
+    const at = Math.floor(share * this.times.length);
+    return at >= 0 && at < this.times.length ? at : null;
+  }
+
+  point(at) {
+    this.at = at;
+    this.output.textContent = at === null ? "" : `${clock(this.times[at])}  ${this.say(at)}`;
+    this.draw();
+  }
+
+  draw() {
+    const ratio = devicePixelRatio || 1;
+    const { clientWidth: width, clientHeight: height } = this.canvas;
+    if (!width) return;
+    this.canvas.width = Math.round(width * ratio);
+    this.canvas.height = Math.round(height * ratio);
+    const pen = this.canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.font = "10.5px system-ui, 'Liberation Sans', sans-serif";
+    const frame = {
+      left: LEFT, top: TOP - 9, right: width, bottom: height - BOTTOM,
+      width: width - LEFT, height: height - BOTTOM - TOP + 9, count: this.times.length,
+      x: (step) => LEFT + (step / this.times.length) * (width - LEFT),
+    };
+    pen.fillStyle = this.colours.line;
+    pen.fillRect(LEFT, frame.bottom, frame.width, 1);
+    this.paint(pen, frame);
+    this.timeLabels(pen, frame);
+    pen.fillStyle = this.colours.text;
+    if (this.at !== null) pen.fillRect(Math.round((frame.x(this.at) + frame.x(this.at + 1)) / 2), frame.top, 1, frame.height);
+    if (this.mark !== null) {
+      const place = (this.mark - (this.times[0] - this.step)) / (this.times.length * this.step);
+      if (place >= 0 && place <= 1) {
+        pen.fillStyle = this.colours.focus;
+        pen.fillRect(Math.min(width - 1, LEFT + place * frame.width), frame.top, 1, frame.height + 3);
+      }
+    }
+  }
+
+  timeLabels(pen, frame) {
+    if (!this.times.length) return;
+    pen.fillStyle = this.colours.muted;
+    pen.textBaseline = "top";
+    const first = this.times[0] - this.step, last = this.times.at(-1);
+    const short = (time) => (last - first > 2 * 86400 ? clock(time, true).slice(5, 16) : clock(time, false).slice(0, 5));
+    pen.textAlign = "left";
+    pen.fillText(short(first), frame.left, frame.bottom + 2);
+    pen.textAlign = "right";
+    pen.fillText(short(last), frame.right, frame.bottom + 2);
+    if (frame.width > 170) {
+      pen.textAlign = "center";
+      pen.fillText(short((first + last) / 2), frame.left + frame.width / 2, frame.bottom + 2);
+    }
+  }
+}
+
+function scaleLabel(pen, colours, frame, text, y) {
+  pen.fillStyle = colours.muted;
+  pen.textAlign = "right";
+  pen.textBaseline = "middle";
+  pen.fillText(text, frame.left - 4, y);
+}
+
+// Loss by direction, stacked, on a scale that separates 0.1, 1, 10 and 100 %.
+export function lossChart(common, columns) {
+  const { colours } = common;
+  const height = (percent) => (percent <= 0 ? 0 : Math.min(1, Math.max(0.06, (Math.log10(percent) + 2) / 4)));
+  const share = (name, n) => (columns.sent[n] ? (100 * (columns[name][n] ?? 0)) / columns.sent[n] : null);
+  return new Chart("loss, by direction", false, {
+    ...common,
+    say: (n) => {
+      if (!columns.sent[n]) return "—";
+      const unknown = share("lost_unknown", n);
+      return `fwd ${figure(share("lost_forward", n), "%")}  rev ${figure(share("lost_reverse", n), "%")}${unknown ? `  unknown ${figure(unknown, "%")}` : ""}`;
+    },
+    draw: (pen, frame) => {
+      for (const percent of [0.1, 1, 10, 100]) {
+        const y = frame.bottom - height(percent) * (frame.height - 6);
+        pen.fillStyle = colours.line;
+        pen.fillRect(frame.left, y, frame.width, 1);
+        if (percent !== 0.1) scaleLabel(pen, colours, frame, `${percent} %`, y);
+      }
+      for (let n = 0; n < frame.count; n += 1) {
+        const x = frame.x(n), width = Math.max(1, frame.x(n + 1) - x - 0.5);
+        if (columns.sent[n] === null) continue;
+        pen.fillStyle = colours.line;
+        pen.fillRect(x, frame.bottom - 1, width, 2);
+        const loss = columns.loss[n];
+        if (!loss) continue;
+        const whole = height(loss) * (frame.height - 6);
+        let y = frame.bottom;
+        for (const [name, colour] of [["lost_forward", colours.forward], ["lost_reverse", colours.reverse], ["lost_unknown", colours.unknown]]) {
+          const part = whole * ((columns[name][n] ?? 0) / columns.lost[n]);
+          if (!part) continue;
+          pen.fillStyle = colour;
+          pen.fillRect(x, y - part, width, part);
+          y -= part;
+        }
+      }
+    },
+  });
+}
+
+// RTT: p50 as a line in a band from the least to p99. `top` is shared by both directions.
+export function rttChart(common, columns, top) {
+  const { colours } = common;
+  return new Chart("RTT p50, band min to p99", true, {
+    ...common,
+    say: (n) => `p50 ${figure(columns.rtt_p50[n], "ms")}  p99 ${figure(columns.rtt_p99[n], "ms")}`,
+    draw: (pen, frame) => {
+      const y = (value) => frame.bottom - (value / top) * (frame.height - 4);
+      for (const share of [0.5, 1]) {
+        pen.fillStyle = colours.line;
+        pen.fillRect(frame.left, y(top * share), frame.width, 1);
+        scaleLabel(pen, colours, frame, digits(top * share), y(top * share));
+      }
+      scaleLabel(pen, colours, frame, "ms", frame.bottom - 4);
+      for (let n = 0; n < frame.count; n += 1) {
+        const low = columns.rtt_min[n] ?? columns.rtt_p50[n], high = columns.rtt_p99[n] ?? columns.rtt_p50[n];
+        const middle = columns.rtt_p50[n];
+        if (middle === null) continue;
+        const x = frame.x(n), width = Math.max(1, frame.x(n + 1) - x);
+        pen.fillStyle = colours.band;
+        pen.fillRect(x, y(high), width, Math.max(1, y(low) - y(high)));
+        pen.fillStyle = colours.middle;
+        pen.fillRect(x, y(middle) - 1, width + 0.5, 2);
+      }
+    },
+  });
+}
+
+// How many replies took how long, over time.
+export function heatChart(common, heat) {
+  const { colours } = common;
+  const bins = heat.edges_ms.length - 1;
+  const edges = heat.edges_ms.map((edge, n) => edge ?? heat.edges_ms[n - 1] * 2);
+  const low = Math.log(Math.max(edges[0], 1e-3)), high = Math.log(edges.at(-1));
+  return new Chart(heat.source === "histogram" ? "RTT of all replies" : "RTT of all replies (from percentiles)", true, {
+    ...common,
+    say: (n) => {
+      const row = heat.counts[n], total = row.reduce((a, b) => a + (b ?? 0), 0);
+      if (!total) return "—";
+      const most = row.indexOf(Math.max(...row));
+      return `most at ${digits(edges[most])}–${digits(edges[most + 1])} ms`;
+    },
+    draw: (pen, frame) => {
+      const y = (edge) => frame.bottom - ((Math.log(Math.max(edge, 1e-3)) - low) / (high - low || 1)) * (frame.height - 2);
+      pen.fillStyle = colours.middle;
+      for (let n = 0; n < frame.count; n += 1) {
+        const row = heat.counts[n];
+        const total = row.reduce((a, b) => a + (b ?? 0), 0);
+        if (!total) continue;
+        const x = frame.x(n), width = frame.x(n + 1) - x + 0.3;
+        for (let bin = 0; bin < bins; bin += 1) {
+          if (!row[bin]) continue;
+          pen.globalAlpha = Math.min(1, 0.12 + 0.88 * Math.sqrt(row[bin] / total));
+          pen.fillRect(x, y(edges[bin + 1]), width, Math.max(1, y(edges[bin]) - y(edges[bin + 1])));
+        }
+      }
+      pen.globalAlpha = 1;
+      const first = edges[0], last = edges.at(-1), middle = Math.exp((low + high) / 2);
+      for (const edge of [first, middle, last]) {
+        scaleLabel(pen, colours, frame, digits(edge, 2), Math.min(frame.bottom - 4, Math.max(frame.top + 5, y(edge))));
+      }
+    },
+  });
+}

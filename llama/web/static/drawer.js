@@ -1,0 +1,226 @@
+// The open cell: both directions of a pair side by side, over time.
+
+import { get } from "./api.js";
+import { heatChart, lossChart, rttChart } from "./charts.js";
+import { make } from "./lists.js";
+import { palette } from "./palette.js";
+import { clock, count, digits, figure } from "./text.js";
+
+export class Drawer {
+  // `acts`: close(), time(seconds), link(changes).
+  constructor(place, acts) {
+    this.place = place;
+    this.acts = acts;
+    this.asked = 0;
+    this.charts = [];
+    new ResizeObserver(() => this.redraw()).observe(place);
+  }
+
+  hide() {
+    this.asked += 1;
+    this.shown = null;
+    this.place.hidden = true;
+    this.place.replaceChildren();
+  }
+
+  // Shows the pair, or brings what is shown up to date.
+  async show(src, dst, question) {
+    const mine = (this.asked += 1);
+    const fresh = this.shown !== `${src} ${dst}`;
+    this.shown = `${src} ${dst}`;
+    this.place.hidden = false;
+    if (fresh) this.place.replaceChildren(this.heading(src, dst), make("p", "asking …", "note"));
+    const { flows: _, ...filters } = question;
+    const ways = [[src, dst], [dst, src]];
+    const answers = await Promise.all(ways.map(([a, b]) => settled(get("history", { src: a, dst: b, ...filters }))));
+    const flows = await Promise.all(ways.map(([a, b], n) => (answers[n].error ? null
+      : settled(get("flows", { src: a, dst: b, class: question.class, probe: question.probe, at: question.at })))));
+    if (mine !== this.asked) return;
+    const scroll = this.place.scrollTop;
+    const focused = document.activeElement?.closest?.("#drawer button")?.dataset.act;
+    const open = [...this.place.querySelectorAll("details[open]")].map((each) => each.dataset.name);
+    this.charts = [];
+    const top = Math.max(...answers.flatMap((answer) => (answer.error ? [0] : [highest(answer.columns)])), 0.01);
+    const both = make("div", "", "ways");
+    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], flows[n], top, question)));
+    this.place.replaceChildren(this.heading(src, dst), both);
+    for (const name of open) {
+      const details = this.place.querySelector(`details[data-name="${name}"]`);
+      if (details) details.open = true;
+    }
+    this.redraw();
+    this.place.scrollTop = scroll;
+    if (focused) this.place.querySelector(`[data-act="${focused}"]`)?.focus();
+  }
+
+  redraw() {
+    for (const chart of this.charts) chart.draw();
+  }
+
+  heading(src, dst) {
+    const head = make("header");
+    const close = make("button", "✕");
+    close.dataset.act = "close";
+    close.title = "close (Esc)";
+    close.setAttribute("aria-label", "close");
+    close.addEventListener("click", () => this.acts.close());
+    head.append(make("h2", `${src} ⇄ ${dst}`), close);
+    return head;
+  }
+
+  way(src, dst, answer, flows, top, question) {
+    const way = make("section", "", "way");
+    way.setAttribute("aria-label", `${src} to ${dst}`);
+    way.append(make("h3", `${src} → ${dst}`));
+    if (answer.error) {
+      way.append(make("p", answer.error.status === 404 ? "not probed in this direction, or no data in this time" : answer.error.message, "note"));
+      return way;
+    }
+    const now = atTime(answer, question.at || null);
+    way.append(this.figures(answer, now), this.strip(answer, now, flows));
+    const common = {
+      times: answer.time, step: answer.step_s, colours: palette(), mark: question.at ? Number(question.at) : null,
+      chosen: (time) => this.acts.time(time),
+    };
+    const charts = [lossChart(common, answer.columns), rttChart(common, answer.columns, top)];
+    if (answer.heat) charts.push(heatChart(common, answer.heat));
+    this.charts.push(...charts);
+    way.append(...charts.map((chart) => chart.element), this.series(answer));
+    return way;
+  }
+
+  figures(answer, now) {
+    const place = make("div", "", "figures");
+    const { columns } = answer;
+    if (now === null) {
+      place.append(make("span", "no data at this time"));
+      return place;
+    }
+    const sent = columns.sent[now];
+    const share = (name) => (sent ? (100 * (columns[name][now] ?? 0)) / sent : null);
+    const add = (label, value, bad) => {
+      const item = make("div", "", bad ? "bad" : "");
+      item.append(make("span", `${label} `), make("b", value));
+      place.append(item);
+    };
+    const unknown = share("lost_unknown");
+    add("loss fwd", figure(share("lost_forward"), "%"), share("lost_forward") >= 0.1);
+    add("rev", figure(share("lost_reverse"), "%"), share("lost_reverse") >= 0.1);
+    if (unknown) add("either way", figure(unknown, "%"), unknown >= 0.1);
+    add("RTT p50", figure(columns.rtt_p50[now], "ms"));
+    add("p99", figure(columns.rtt_p99[now], "ms"));
+    add("jitter", figure(columns.jitter[now], "ms"));
+    const remarked = (columns.remarked_forward[now] ?? 0) + (columns.remarked_reverse[now] ?? 0);
+    if (remarked) add("remarked", `${digits(remarked)} of ${digits(columns.received[now])}`, true);
+    return place;
+  }
+
+  strip(answer, now, flows) {
+    const place = make("div");
+    place.append(make("h4", "flows"));
+    const total = now === null ? null : answer.columns.flows[now];
+    const lossy = now === null ? null : answer.columns.flows_lossy[now];
+    if (flows && !flows.error && flows.flows.length) {
+      place.append(...flowStrip(flows));
+    } else if (total) {
+      const bar = make("div", "", "strip");
+      bar.setAttribute("aria-hidden", "true");
+      const most = Math.min(total, 128), red = Math.ceil((lossy / total) * most);
+      for (let n = 0; n < most; n += 1) bar.append(make("i", "", n < red ? "l" : ""));
+      for (const [n, each] of [...bar.children].entries()) each.style.height = n < red ? "30px" : "4px";
+      const why = flows?.error && flows.error.status !== 404 ? flows.error.message : "which ports: name this collector under `collectors` in the web configuration";
+      place.append(make("p", `${digits(lossy)} of ${count(total, "flow")} lose probes`), bar, make("p", `in order of nothing but loss; ${why}`, "note"));
+    } else {
+      place.append(make("p", "no flows known", "note"));
+    }
+    return place;
+  }
+
+  series(answer) {
+    const details = make("details");
+    details.dataset.name = `series-${answer.src}`;
+    details.append(make("summary", count(answer.series.length, "series", "series")));
+    for (const each of answer.series) {
+      const table = make("table", "", "tags");
+      const row = (name, value, kind = "") => {
+        const line = table.insertRow();
+        line.append(make("th", name));
+        const cell = line.insertCell();
+        cell.textContent = value;
+        if (kind) cell.className = kind;
+      };
+      if (each.time) {
+        row("newest", clock(each.time));
+        row("loss", figure(each.loss, "%"));
+        const dscp = each.figures.dscp_at_reflector;
+        if (dscp !== undefined && dscp !== null && dscp < 64) row("DSCP there", digits(dscp));
+        const back = each.figures.dscp_at_collector;
+        if (back !== undefined && back !== null && back < 64) row("DSCP here", digits(back));
+        if (each.suspect.length) row("suspect", each.suspect.join(", ").replaceAll("_", " "), "doubt");
+      }
+      for (const name of Object.keys(each.tags).sort()) row(name, each.tags[name]);
+      details.append(table);
+    }
+    const doubt = answer.series.filter((each) => each.suspect?.length);
+    const place = make("div");
+    if (doubt.length) {
+      const why = [...new Set(doubt.flatMap((each) => each.suspect))].join(", ").replaceAll("_", " ");
+      place.append(make("p", `~ suspect: ${why}`, "doubt"));
+    }
+    place.append(details);
+    return place;
+  }
+}
+
+// One bar a flow, as its collector counted it.
+function flowStrip(answer) {
+  const flows = [...answer.flows].sort((a, b) => a.source_port - b.source_port);
+  const losing = flows.filter((flow) => flow.lost > 0);
+  const all = losing.filter((flow) => flow.received === 0).length;
+  const total = answer.total ?? flows.length;
+  let text = `${losing.length} of ${count(total, "flow")} lose`;
+  if (losing.length) {
+    const [low, high] = losing.reduce(([a, b], flow) => [Math.min(a, flow.loss), Math.max(b, flow.loss)], [100, 0]);
+    if (all === losing.length) text += " 100 %";
+    else text += low === high ? ` ${digits(high)} %` : ` ${digits(low)} to ${digits(high)} %`;
+  }
+  const bar = make("div", "", "strip");
+  bar.setAttribute("role", "img");
+  bar.setAttribute("aria-label", text);
+  for (const flow of flows) {
+    const mark = make("i", "", flow.lost ? (flow.received ? "part" : "l") : "");
+    mark.style.height = `${flow.lost ? 6 + 0.26 * flow.loss : 4}px`;
+    mark.title = `source port ${flow.source_port}${flow.class ? ` ${flow.class}` : ""}: ${digits(flow.loss)} % of ${flow.sent} lost`;
+    bar.append(mark);
+  }
+  const parts = [make("p", text), bar];
+  if (losing.length) {
+    const ports = losing.slice(0, 12).map((flow) => flow.source_port).join(", ");
+    parts.push(make("p", `source ports ${ports}${losing.length > 12 ? ` and ${losing.length - 12} more` : ""}`, "note"));
+  }
+  if (answer.time) parts.push(make("p", `interval that ended ${clock(answer.time)}`, "note"));
+  return parts;
+}
+
+// The newest step with data, at or before a time.
+function atTime(answer, at) {
+  for (let n = answer.time.length - 1; n >= 0; n -= 1) {
+    if (at !== null && answer.time[n] - answer.step_s >= at) continue;
+    if (answer.columns.sent[n] !== null) return n;
+    if (at !== null) return null;
+  }
+  return null;
+}
+
+function highest(columns) {
+  const values = columns.rtt_p99.concat(columns.rtt_p50).filter((value) => value !== null);
+  return values.length ? Math.max(...values) * 1.1 : 0;
+}
+
+async function settled(promise) {
+  try {
+    return await promise;
+  } catch (error) {
+    return { error };
+  }
+}

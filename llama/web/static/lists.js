@@ -1,0 +1,111 @@
+// Is anything wrong, and what: the headline, the incidents, the sick hosts, the worst pairs.
+
+import { clock, count, digits, figure, length } from "./text.js";
+
+const SIGNS = { down: "▲", blind: "◁", silent: "▨" };
+
+export function drawHeadline(place, model, live, now) {
+  const { summary } = model;
+  const parts = [];
+  const add = (kind, sign, text) => {
+    const span = make("span", "", kind);
+    span.append(make("span", sign, "mark"), ` ${text}`);
+    parts.push(span);
+  };
+  const judged = model.metric.bad_level !== null;
+  if (summary.bad) add("trouble", model.metric.name === "remarked" ? "▼" : "■", `${count(summary.bad, "pair")} ${verb(model.metric, summary.bad)}`);
+  if (summary.hosts_down) add("trouble hosts", SIGNS.down, `${count(summary.hosts_down, "host")} down`);
+  if (summary.hosts_blind) add("trouble hosts", SIGNS.blind, `${count(summary.hosts_blind, "source")} blind`);
+  if (summary.hosts_silent) add("trouble hosts", SIGNS.silent, `${count(summary.hosts_silent, "collector")} silent`);
+  if (summary.missing) add("trouble hosts", SIGNS.silent, `${count(summary.missing, "pair")} without data`);
+  if (!summary.pairs) add("hosts", "○", "no measurements");
+  else if (!parts.length && judged) add("good", "●", "all is well");
+  const quiet = make("span", "", "quiet");
+  const fine = judged ? `${summary.healthy.toLocaleString("en")} of ${count(summary.pairs, "pair")} healthy` : count(summary.pairs, "pair");
+  const doubt = summary.suspect ? ` · ~ ${summary.suspect} suspect` : "";
+  quiet.textContent = `${fine}${doubt} · ${clock(model.newest)}${live ? ", live" : ""}`;
+  parts.push(quiet);
+  place.replaceChildren(...parts);
+  const age = model.newest === null ? 0 : now - model.newest;
+  const late = live && model.newest !== null && age > Math.max(4 * (model.interval ?? 30), 15);
+  return late ? `the newest data are ${length(age)} old: is the scraper running?` : "";
+}
+
+function verb(metric, number) {
+  if (metric.name === "remarked") return number === 1 ? "is remarked" : "are remarked";
+  if (metric.name === "rtt_baseline") return number === 1 ? "is slower than usual" : "are slower than usual";
+  const way = { loss_forward: " forward", loss_reverse: " reverse" }[metric.name] ?? "";
+  return `${number === 1 ? "loses" : "lose"}${way}`;
+}
+
+export function drawSick(section, place, model, hrefFor) {
+  section.hidden = !model.sick.length;
+  const text = { down: "is down", blind: "reaches nobody", silent: "is silent" };
+  const why = {
+    down: "no source reaches it",
+    blind: "others do: its own trouble",
+    silent: "its collector delivers nothing",
+  };
+  place.replaceChildren(...model.sick.slice(0, 30).map((each) => {
+    const item = make("li"), link = make("a");
+    link.href = hrefFor(each);
+    const what = make("span", `${each.host} ${text[each.kind]}`, "what");
+    const when = each.since ? `since ${clock(each.since)}` : why[each.kind];
+    link.append(make("span", SIGNS[each.kind], "sign"), what, make("small", when));
+    item.append(link);
+    return item;
+  }));
+  if (model.sick.length > 30) place.append(make("li", `and ${model.sick.length - 30} more`, "none"));
+}
+
+export function drawWorst(place, model, hrefFor) {
+  if (model.metric.bad_level === null || !model.worst.length) {
+    const text = model.metric.bad_level === null ? "this metric has no good or bad" : "none is bad";
+    place.replaceChildren(make("li", text, "none"));
+    return;
+  }
+  place.replaceChildren(...model.worst.map((pair) => {
+    const item = make("li"), link = make("a");
+    link.href = hrefFor(pair);
+    const level = model.levelOf(pair.value);
+    const sign = make("span", model.metric.name === "remarked" ? "▼" : "■", `sign b${level}`);
+    const what = make("span", `${pair.src} → ${pair.dst}`, "what");
+    const how = make("span", figure(pair.value, model.metric.unit), "how");
+    const more = [pair.tags.class];
+    if (pair.flows_lossy) more.push(`${digits(pair.flows_lossy)} of ${digits(pair.flows)} flows`);
+    if (pair.suspect.length) more.push("~ suspect");
+    link.append(sign, what, how, make("small", more.filter(Boolean).join(" · ")));
+    item.append(link);
+    return item;
+  }));
+  const rest = model.summary.bad - model.worst.length;
+  if (rest > 0) place.append(make("li", `and ${count(rest, "more pair")}`, "none"));
+}
+
+export function drawIncidents(place, answer) {
+  if (!answer.configured) {
+    place.replaceChildren(make("p", "no pinpointing configured", "none"));
+    return;
+  }
+  if (!answer.incidents.length) {
+    place.replaceChildren(make("p", "none", "none"));
+    return;
+  }
+  const list = make("ul");
+  for (const incident of answer.incidents) {
+    const item = make("li"), row = make("a");
+    row.dataset.incident = incident.id;
+    const when = incident.end ? `${clock(incident.start)} – ${clock(incident.end)}` : `since ${clock(incident.start)}`;
+    row.append(make("span", incident.end ? "─" : "■", "sign b4"), make("span", incident.title, "what"), make("small", when));
+    item.append(row);
+    list.append(item);
+  }
+  place.replaceChildren(list);
+}
+
+export function make(name, text = "", kind = "") {
+  const made = document.createElement(name);
+  if (text) made.textContent = text;
+  if (kind) made.className = kind;
+  return made;
+}

@@ -1,0 +1,434 @@
+// The matrix on its canvas: drawing, pan and zoom, pointer and keyboard. What a choice means is the
+// business of whoever made it: `acts` has open(row, col), fold(axis, run), told(text).
+
+import { EDGE, FONT, Layout, clamp, runLabel } from "./layout.js";
+import { drawCell, palette } from "./palette.js";
+import { cellLines, count, entryName, sickness } from "./text.js";
+
+export class MatrixView {
+  constructor(stage, acts) {
+    this.stage = stage;
+    this.acts = acts;
+    this.cells = stage.querySelector("#cells");
+    this.over = stage.querySelector("#over");
+    this.tip = stage.querySelector("#tip");
+    this.view = { zoom: 1, x: 0, y: 0 };
+    this.model = null;
+    this.cursor = null; // {row, col}: where the keyboard is
+    this.hover = null;
+    this.chosen = null; // {src, dst}: the open cell
+    this.drag = null;
+    this.colours = palette();
+    new ResizeObserver(() => this.redraw()).observe(stage);
+    this.listen();
+  }
+
+  show(model) {
+    const same = this.model && this.model.rows.length === model.rows.length && this.model.cols.length === model.cols.length;
+    this.model = model;
+    if (!same) {
+      this.view = { zoom: 1, x: 0, y: 0 };
+      this.hover = null;
+    }
+    if (this.cursor) {
+      this.cursor.row = Math.min(this.cursor.row, model.rows.length - 1);
+      this.cursor.col = Math.min(this.cursor.col, model.cols.length - 1);
+      if (this.cursor.row < 0 || this.cursor.col < 0) this.cursor = null;
+    }
+    this.draw();
+    this.point();
+  }
+
+  choose(chosen) {
+    this.chosen = chosen;
+    this.redraw();
+  }
+
+  repaint() {
+    this.colours = palette();
+    this.redraw();
+  }
+
+  redraw() {
+    if (this.queued) return;
+    this.queued = true;
+    requestAnimationFrame(() => {
+      this.queued = false;
+      if (this.model) this.draw();
+    });
+  }
+
+  pen(canvas) {
+    const ratio = devicePixelRatio || 1;
+    const { clientWidth: width, clientHeight: height } = this.stage;
+    if (canvas.width !== Math.round(width * ratio) || canvas.height !== Math.round(height * ratio)) {
+      canvas.width = Math.round(width * ratio);
+      canvas.height = Math.round(height * ratio);
+    }
+    const pen = canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    pen.font = FONT;
+    pen.textBaseline = "middle";
+    return pen;
+  }
+
+  // --- drawing ------------------------------------------------------------------------------
+
+  draw() {
+    const { model, colours } = this;
+    const pen = this.pen(this.cells);
+    const at = this.layout = new Layout(pen, this.stage.clientWidth, this.stage.clientHeight, model, this.view);
+    if (!model.rows.length) {
+      pen.fillStyle = colours.muted;
+      pen.textAlign = "center";
+      pen.fillText("no measurements in the store at this time", at.width / 2, at.height / 2);
+      this.drawOver();
+      return;
+    }
+    const { row0, row1, col0, col1 } = at.visible(model);
+    pen.save();
+    pen.beginPath();
+    pen.rect(at.left, at.top, at.width - at.left, at.height - at.top);
+    pen.clip();
+    pen.textAlign = "center";
+    const columns = model.cols.length, plain = { state: 0 };
+    const dead = Array.from({ length: col1 }, (_, col) => model.deadCol(col));
+    for (let row = row0; row < row1; row += 1) {
+      const deadRow = model.deadRow(row);
+      const y = at.y0 + row * at.cellH;
+      for (let col = col0; col < col1; col += 1) {
+        const index = row * columns + col;
+        if (!model.state[index]) continue;
+        plain.state = model.state[index];
+        plain.value = model.value[index];
+        plain.level = model.level[index];
+        plain.suspect = model.suspect[index];
+        drawCell(pen, colours, model.metric, plain, at.x0 + col * at.cellW, y, at.cellW, at.cellH, deadRow || dead[col]);
+      }
+    }
+    this.drawRules(pen, at);
+    pen.restore();
+    this.drawRowHeads(pen, at, row0, row1);
+    this.drawColHeads(pen, at, col0, col1);
+    this.drawOver();
+  }
+
+  // Thin lines between the outermost groups.
+  drawRules(pen, at) {
+    const { model } = this;
+    pen.fillStyle = this.colours.muted;
+    for (const run of model.bands.rows[0] ?? []) {
+      if (run.start) pen.fillRect(at.x0, at.y0 + run.start * at.cellH - 1, at.fullW, 1);
+    }
+    for (const run of model.bands.cols[0] ?? []) {
+      if (run.start) pen.fillRect(at.x0 + run.start * at.cellW - 1, at.y0, 1, at.fullH);
+    }
+  }
+
+  drawRowHeads(pen, at, row0, row1) {
+    const { model, colours } = this;
+    pen.save();
+    pen.beginPath();
+    pen.rect(0, at.top, at.left, at.height - at.top);
+    pen.clip();
+    pen.textAlign = "left";
+    let x = EDGE;
+    model.bands.rows.forEach((runs, level) => {
+      const width = at.rowBands[level];
+      for (const run of runs) {
+        if (run.end <= row0 || run.start >= row1) continue;
+        const y0 = Math.max(at.top, at.y0 + run.start * at.cellH);
+        const y1 = Math.min(at.height, at.y0 + run.end * at.cellH);
+        if (y1 - y0 < 10) continue;
+        pen.fillStyle = colours.line;
+        if (!run.closed) pen.fillRect(x + width - 5, y0 + 1, 1, y1 - y0 - 2);
+        pen.fillStyle = run.closed && runSick(run) ? colours.text : colours.muted;
+        this.text(pen, (run.closed ? signs(run.entry) : "") + runLabel(run), x, (y0 + y1) / 2, (run.closed ? at.left - x : width) - 8);
+      }
+      x += width;
+    });
+    let free = -Infinity;
+    for (const wanted of [true, false]) { // sick hosts are named first, whatever room there is
+      free = -Infinity;
+      for (let row = row0; row < row1; row += 1) {
+        const entry = model.rows[row];
+        const sick = signs(entry) !== "";
+        if (entry.host === null || sick !== wanted) continue;
+        if (!sick && at.cellH < 10.5) break;
+        const y = at.y0 + (row + 0.5) * at.cellH;
+        if (y - free < 11) continue;
+        free = y;
+        pen.fillStyle = sick ? colours.text : colours.muted;
+        pen.textAlign = "right";
+        this.text(pen, signs(entry) + entry.host, at.left - 6, y, at.rowHostWidth - 2);
+        pen.textAlign = "left";
+      }
+    }
+    pen.restore();
+  }
+
+  drawColHeads(pen, at, col0, col1) {
+    const { model, colours } = this;
+    pen.save();
+    pen.beginPath();
+    pen.rect(at.left, 0, at.width - at.left, at.top);
+    pen.clip();
+    pen.textAlign = "center";
+    let y = EDGE;
+    model.bands.cols.forEach((runs, level) => {
+      const height = at.colBandHeights[level];
+      for (const run of runs) {
+        if (run.end <= col0 || run.start >= col1) continue;
+        const x0 = Math.max(at.left, at.x0 + run.start * at.cellW);
+        const x1 = Math.min(at.width, at.x0 + run.end * at.cellW);
+        if (x1 - x0 < 12) continue;
+        pen.fillStyle = colours.line;
+        if (!run.closed) pen.fillRect(x0 + 1, y + height - 2, x1 - x0 - 3, 1);
+        pen.fillStyle = run.closed && runSick(run) ? colours.text : colours.muted;
+        const label = (run.closed ? signs(run.entry) : "") + runLabel(run);
+        const last = run.closed ? at.top - 4 - 9 : y + height / 2 - 1;
+        this.text(pen, label, (x0 + x1) / 2, last, x1 - x0 - 2);
+      }
+      y += height;
+    });
+    for (const wanted of [true, false]) {
+      let free = -Infinity;
+      for (let col = col0; col < col1; col += 1) {
+        const entry = model.cols[col];
+        const sick = signs(entry) !== "";
+        if (entry.host === null || sick !== wanted) continue;
+        if (!sick && at.cellW < 10.5) break;
+        const x = at.x0 + (col + 0.5) * at.cellW;
+        if (at.standing && x - free < 11) continue;
+        free = x;
+        pen.fillStyle = sick ? colours.text : colours.muted;
+        if (at.standing) {
+          pen.save();
+          pen.translate(x, at.top - 5);
+          pen.rotate(-Math.PI / 2);
+          pen.textAlign = "left";
+          this.text(pen, signs(entry) + entry.host, 0, 0, at.colHostHeight - 2);
+          pen.restore();
+        } else {
+          this.text(pen, signs(entry) + entry.host, x, at.top - 11, at.cellW - 2);
+        }
+      }
+    }
+    pen.restore();
+  }
+
+  text(pen, text, x, y, room) {
+    let shown = text;
+    if (pen.measureText(shown).width > room) {
+      while (shown.length > 1 && pen.measureText(`${shown}…`).width > room) shown = shown.slice(0, -1);
+      shown += "…";
+    }
+    pen.fillText(shown, x, y);
+  }
+
+  // Cursor, hover and the open cell, on a canvas of their own.
+  drawOver() {
+    const { layout: at, colours, model } = this;
+    const pen = this.pen(this.over);
+    pen.beginPath();
+    pen.rect(at.left - 2, at.top - 2, at.width, at.height);
+    pen.clip();
+    const frame = (row, col, width, colour) => {
+      pen.lineWidth = width;
+      pen.strokeStyle = colour;
+      pen.strokeRect(at.x0 + col * at.cellW - 1, at.y0 + row * at.cellH - 1, at.cellW + 1, at.cellH + 1);
+    };
+    if (this.hover?.kind === "cell") {
+      pen.globalAlpha = 0.12;
+      pen.fillStyle = colours.text;
+      pen.fillRect(at.left, at.y0 + this.hover.row * at.cellH, at.fullW, at.cellH);
+      pen.fillRect(at.x0 + this.hover.col * at.cellW, at.top, at.cellW, at.fullH);
+      pen.globalAlpha = 1;
+      frame(this.hover.row, this.hover.col, 1, colours.text);
+    }
+    if (this.chosen) {
+      const row = model.rows.findIndex((entry) => entry.host === this.chosen.src);
+      const col = model.cols.findIndex((entry) => entry.host === this.chosen.dst);
+      if (row >= 0 && col >= 0) frame(row, col, 3, colours.focus);
+    }
+    if (this.cursor && document.activeElement === this.stage) frame(this.cursor.row, this.cursor.col, 2, colours.focus);
+  }
+
+  // --- pointer ------------------------------------------------------------------------------
+
+  listen() {
+    const { stage } = this;
+    stage.addEventListener("pointermove", (event) => this.moved(event));
+    stage.addEventListener("pointerleave", () => { this.mouse = null; this.point(); });
+    stage.addEventListener("pointerdown", (event) => {
+      if (event.button !== 0) return;
+      const { x, y } = this.place(event);
+      this.drag = { x, y, viewX: this.view.x, viewY: this.view.y, far: false };
+      stage.setPointerCapture(event.pointerId);
+    });
+    stage.addEventListener("pointerup", (event) => {
+      const { drag } = this;
+      this.drag = null;
+      stage.classList.remove("dragging");
+      if (drag && !drag.far) this.clicked(this.place(event), event);
+    });
+    stage.addEventListener("wheel", (event) => {
+      if (!this.layout) return;
+      event.preventDefault();
+      if (event.shiftKey || (event.deltaX && !event.deltaY)) {
+        this.view.x += event.deltaX || event.deltaY;
+        this.redraw();
+        return;
+      }
+      const { x, y } = this.place(event);
+      this.zoom(Math.exp(-event.deltaY * 0.0015), x, y);
+    }, { passive: false });
+    stage.addEventListener("keydown", (event) => this.key(event));
+    stage.addEventListener("focus", () => { this.cursor ??= { row: 0, col: 0 }; this.redraw(); });
+    stage.addEventListener("blur", () => this.redraw());
+  }
+
+  place(event) {
+    const box = this.stage.getBoundingClientRect();
+    return { x: event.clientX - box.left, y: event.clientY - box.top };
+  }
+
+  moved(event) {
+    const { x, y } = this.mouse = this.place(event);
+    if (this.drag) {
+      const far = Math.hypot(x - this.drag.x, y - this.drag.y) > 5;
+      if (far || this.drag.far) {
+        this.drag.far = true;
+        this.stage.classList.add("dragging");
+        this.view.x = this.drag.viewX - (x - this.drag.x);
+        this.view.y = this.drag.viewY - (y - this.drag.y);
+        this.redraw();
+        return;
+      }
+    }
+    this.point();
+  }
+
+  point() {
+    if (!this.model || !this.layout) return;
+    const hit = this.mouse && this.layout.hit(this.model, this.mouse.x, this.mouse.y);
+    this.hover = hit ?? null;
+    this.stage.style.cursor = hit ? "pointer" : "default";
+    const lines = this.linesFor(hit);
+    this.tip.hidden = !lines;
+    if (lines) {
+      this.tip.textContent = lines.join("\n");
+      const { clientWidth: width, clientHeight: height } = this.stage;
+      const right = this.mouse.x + 16 + this.tip.offsetWidth < width;
+      const below = this.mouse.y + 18 + this.tip.offsetHeight < height;
+      const x = right ? this.mouse.x + 14 : Math.max(0, this.mouse.x - this.tip.offsetWidth - 10);
+      const y = below ? this.mouse.y + 16 : Math.max(0, this.mouse.y - this.tip.offsetHeight - 8);
+      this.tip.style.transform = `translate(${Math.round(x)}px, ${Math.round(y)}px)`;
+    }
+    if (this.model.rows.length) this.drawOver();
+  }
+
+  linesFor(hit) {
+    if (!hit) return null;
+    if (hit.kind === "cell") return this.model.state[hit.row * this.model.cols.length + hit.col] ? cellLines(this.model, hit.row, hit.col) : null;
+    const entry = (hit.kind === "row" ? this.model.rows : this.model.cols)[hit.place];
+    if (hit.run) {
+      const what = hit.run.closed ? `${count(hit.run.entry.hosts, "host")}: click to unfold` : "click to fold";
+      return [`${hit.run.path.map((part) => part || "no group").join(" / ")}`, what, ...(hit.run.closed ? sickness(entry) : [])];
+    }
+    return [entryName(entry), ...sickness(entry)];
+  }
+
+  clicked(place, event) {
+    if (!this.model || !this.layout) return;
+    const hit = this.layout.hit(this.model, place.x, place.y);
+    if (!hit) return;
+    if (hit.kind === "cell") {
+      this.cursor = { row: hit.row, col: hit.col };
+      this.acts.open(hit.row, hit.col, event.shiftKey);
+    } else if (hit.run) {
+      this.acts.fold(hit.kind === "row" ? "rows" : "cols", hit.run);
+    }
+  }
+
+  zoom(factor, x, y) {
+    const at = this.layout;
+    const least = Math.min(1, 10 / Math.max(at.fitW, at.fitH));
+    const zoom = clamp(this.view.zoom * factor, Math.min(1, least), Math.max(1, 80 / Math.min(at.fitW, at.fitH)));
+    const real = zoom / this.view.zoom;
+    this.view.x = (x - at.x0) * real - (x - at.left);
+    this.view.y = (y - at.y0) * real - (y - at.top);
+    this.view.zoom = Math.max(1, zoom);
+    this.redraw();
+  }
+
+  // --- keyboard -----------------------------------------------------------------------------
+
+  key(event) {
+    if (!this.model?.rows.length || event.ctrlKey || event.metaKey || event.altKey) return;
+    const cursor = this.cursor ??= { row: 0, col: 0 };
+    const { model } = this;
+    const step = event.shiftKey ? 10 : 1;
+    const middle = () => [this.layout.left + 100, this.layout.top + 100];
+    if (event.key === "ArrowLeft") cursor.col -= step;
+    else if (event.key === "ArrowRight") cursor.col += step;
+    else if (event.key === "ArrowUp") cursor.row -= step;
+    else if (event.key === "ArrowDown") cursor.row += step;
+    else if (event.key === "Home") cursor.col = 0;
+    else if (event.key === "End") cursor.col = model.cols.length - 1;
+    else if (event.key === "n" || event.key === "p") {
+      const next = model.nextTrouble(cursor.row, cursor.col, event.key === "n" ? 1 : -1);
+      if (!next) { this.acts.told("no trouble in this matrix"); return; }
+      Object.assign(cursor, next);
+    } else if (event.key === "Enter" || event.key === " ") {
+      event.preventDefault();
+      this.acts.open(cursor.row, cursor.col, event.shiftKey);
+      return;
+    } else if (event.key === "Backspace") {
+      event.preventDefault();
+      this.foldAround(cursor);
+      return;
+    } else if (event.key === "+" || event.key === "=") { this.zoom(1.3, ...middle()); return; }
+    else if (event.key === "-") { this.zoom(1 / 1.3, ...middle()); return; }
+    else if (event.key === "0") { this.view = { zoom: 1, x: 0, y: 0 }; this.redraw(); return; }
+    else return;
+    event.preventDefault();
+    cursor.row = clamp(cursor.row, 0, model.rows.length - 1);
+    cursor.col = clamp(cursor.col, 0, model.cols.length - 1);
+    this.bringIntoView(cursor);
+    this.acts.told(cellLines(model, cursor.row, cursor.col).join(". "));
+    this.redraw();
+  }
+
+  // Folds the innermost open groups that the cursor's row and column stand in.
+  foldAround(cursor) {
+    for (const [axis, place] of [["rows", cursor.row], ["cols", cursor.col]]) {
+      const runs = this.model.bands[axis].map((level) => level.find((run) => place >= run.start && place < run.end));
+      const open = runs.filter((run) => run && !run.closed).at(-1);
+      if (open) this.acts.fold(axis, open);
+    }
+  }
+
+  bringIntoView(cursor) {
+    const at = this.layout;
+    const x = cursor.col * at.cellW, y = cursor.row * at.cellH;
+    const width = at.width - at.left, height = at.height - at.top;
+    if (x < this.view.x) this.view.x = x;
+    if (x + at.cellW > this.view.x + width) this.view.x = x + at.cellW - width;
+    if (y < this.view.y) this.view.y = y;
+    if (y + at.cellH > this.view.y + height) this.view.y = y + at.cellH - height;
+  }
+}
+
+// Signs before a name: the host, or hosts in a closed group, are sick as a whole.
+export function signs(entry) {
+  let said = "";
+  const some = (number) => (entry.host === null && number < entry.hosts ? number : "");
+  if (entry.down) said += `▲${some(entry.down)} `;
+  if (entry.blind) said += `◁${some(entry.blind)} `;
+  if (entry.silent) said += `▨${some(entry.silent)} `;
+  return said;
+}
+
+function runSick(run) { return signs(run.entry) !== ""; }

@@ -1,0 +1,122 @@
+// Colours and signs. Every finding has a shape as well as a colour, so that it reads without either.
+
+import { NO_DATA, NO_VALUE, VALUE } from "./text.js";
+
+export function palette() {
+  const style = getComputedStyle(document.documentElement);
+  const read = (name) => style.getPropertyValue(`--${name}`).trim();
+  const levels = (name) => [0, 1, 2, 3, 4, 5].map((n) => read(`${name}${n}`));
+  return {
+    ground: read("ground"), panel: read("panel"), line: read("line"), text: read("text"), muted: read("muted"),
+    cell: read("cell"), dot: read("dot"), hatch: read("hatch"), dead: read("dead"), focus: read("focus"),
+    doubt: read("doubt"), bad: levels("bad"), onbad: levels("onbad"), size: levels("size"), onsize: levels("onsize"),
+    forward: read("forward"), reverse: read("reverse"), unknown: read("unknown"),
+    band: read("band"), middle: read("middle"),
+  };
+}
+
+// How much of a cell's side the sign of each level takes.
+const EXTENT = [0, 0.34, 0.52, 0.7, 0.86, 1];
+
+const patterns = new Map();
+
+export function hatch(context, colours, size) {
+  const step = size < 8 ? 4 : 6;
+  const key = `${colours.hatch}${colours.panel}${step}${devicePixelRatio}`;
+  if (!patterns.has(key)) {
+    const ratio = devicePixelRatio || 1;
+    const tile = document.createElement("canvas");
+    tile.width = tile.height = Math.round(step * ratio);
+    const pen = tile.getContext("2d");
+    pen.strokeStyle = colours.hatch;
+    pen.lineWidth = ratio;
+    const end = tile.width;
+    pen.beginPath();
+    for (const shift of [-end, 0, end]) { pen.moveTo(shift, end); pen.lineTo(shift + end, 0); }
+    pen.stroke();
+    const pattern = context.createPattern(tile, "repeat");
+    pattern.setTransform(new DOMMatrix().scale(1 / ratio));
+    patterns.set(key, pattern);
+  }
+  return patterns.get(key);
+}
+
+// Draws what a cell says into the square (x, y, size).
+export function drawCell(pen, colours, metric, cell, x, y, w, h, dead) {
+  const gap = w >= 9 && h >= 9 ? 1 : w >= 4 && h >= 4 ? 0.5 : 0;
+  const iw = w - gap, ih = h - gap;
+  if (cell.state === NO_DATA) {
+    pen.fillStyle = hatch(pen, colours, Math.min(w, h));
+    pen.fillRect(x, y, iw, ih);
+    return;
+  }
+  pen.fillStyle = dead ? colours.dead : colours.cell;
+  if (dead) {
+    pen.fillRect(x, y, iw, ih);
+    return;
+  }
+  const judged = metric.bad_level !== null;
+  if (cell.state === VALUE && !judged) pen.fillStyle = colours.size[cell.level];
+  pen.fillRect(x, y, iw, ih);
+  const small = Math.min(iw, ih);
+  if (cell.state === NO_VALUE) {
+    pen.fillStyle = colours.muted;
+    pen.fillRect(x + iw * 0.3, y + ih / 2 - 0.5, iw * 0.4, 1);
+  } else if (cell.state === VALUE && judged) {
+    if (cell.level === 0) {
+      if (small >= 7) {
+        pen.fillStyle = colours.dot;
+        pen.fillRect(x + iw / 2 - 1, y + ih / 2 - 1, 2, 2);
+      }
+    } else if (metric.name === "remarked") {
+      drawTriangle(pen, colours.bad[cell.level], x, y, iw, ih);
+    } else {
+      const extent = small < 9 ? 1 : EXTENT[cell.level];
+      const width = iw * extent, height = ih * extent;
+      pen.fillStyle = colours.bad[cell.level];
+      pen.fillRect(x + (iw - width) / 2, y + (ih - height) / 2, width, height);
+    }
+  }
+  if (w >= 34 && h >= 15 && cell.state === VALUE && (!judged || cell.level > 0)) {
+    const inside = !judged || EXTENT[cell.level] >= 0.7;
+    pen.fillStyle = judged ? (inside && metric.name !== "remarked" ? colours.onbad[cell.level] : colours.text) : colours.onsize[cell.level];
+    pen.fillText(brief(cell.value), x + iw / 2, y + ih / 2 + 0.5);
+  }
+  if (cell.suspect) drawDoubt(pen, colours, x, y, iw, ih);
+}
+
+function drawTriangle(pen, colour, x, y, w, h) {
+  const side = Math.min(w, h) * 0.86;
+  const left = x + (w - side) / 2, top = y + (h - side) / 2 + side * 0.06;
+  pen.fillStyle = colour;
+  pen.beginPath();
+  pen.moveTo(left, top);
+  pen.lineTo(left + side, top);
+  pen.lineTo(left + side / 2, top + side * 0.88);
+  pen.fill();
+}
+
+function drawDoubt(pen, colours, x, y, w, h) {
+  const size = Math.min(w, h);
+  if (size < 9) {
+    pen.fillStyle = colours.doubt;
+    pen.fillRect(x + w - Math.max(1.5, size / 3), y, Math.max(1.5, size / 3), Math.max(1.5, size / 3));
+    return;
+  }
+  const length = Math.min(10, size * 0.5), left = x + w - length - 1.5, middle = y + 4;
+  pen.strokeStyle = colours.doubt;
+  pen.lineWidth = 1.6;
+  pen.beginPath();
+  pen.moveTo(left, middle + 1);
+  pen.bezierCurveTo(left + length * 0.35, middle - 4, left + length * 0.65, middle + 5, left + length, middle - 1);
+  pen.stroke();
+}
+
+// A figure so short that it fits a cell.
+export function brief(value) {
+  if (value >= 1000) return `${Math.round(value / 100) / 10}k`;
+  if (value >= 10) return String(Math.round(value));
+  if (value >= 1) return String(Math.round(value * 10) / 10);
+  if (value >= 0.01) return String(Math.round(value * 100) / 100).replace(/^0/, "");
+  return value > 0 ? "<.01" : "0";
+}
