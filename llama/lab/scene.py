@@ -55,6 +55,11 @@ class Scene:
     lossy: tuple[str, str]  # the source and destination, by name, whose forward way loses
     far: str  # the site
 
+    @property
+    def pairs(self) -> list[tuple[Host, Host]]:
+        """Every ordered pair of two hosts."""
+        return [(a, b) for a in self.hosts for b in self.hosts if a != b]
+
     def way(self, source: Host, destination: Host) -> Way | None:
         """Return the way between two hosts, None if they reach each other directly."""
         for way in self.ways:
@@ -63,8 +68,8 @@ class Scene:
         return None
 
 
-def hosts(distinct_addresses: bool = True) -> tuple[Host, ...]:
-    """Return the demo's hosts, each with a loopback address of its own, or all with 127.0.0.1.
+def hosts(block: int | None) -> tuple[Host, ...]:
+    """Return the demo's hosts: in 127.``block``.0.0/16, or all on 127.0.0.1 without a block.
 
     Linux answers on all of 127.0.0.0/8, other systems on 127.0.0.1 alone.
     """
@@ -72,9 +77,9 @@ def hosts(distinct_addresses: bool = True) -> tuple[Host, ...]:
         Host(
             name=f"{site}-{number}",
             site=site,
-            address=f"127.{10 + place}.0.{number}" if distinct_addresses else "127.0.0.1",
+            address="127.0.0.1" if block is None else f"127.{block}.{place}.{number}",
         )
-        for place, site in enumerate(SITES)
+        for place, site in enumerate(SITES, 1)
         for number in range(1, HOSTS_PER_SITE + 1)
     )
 
