@@ -251,6 +251,7 @@ class HttpSite(Site):
     """
 
     protocol: Any = _Channel
+    noisy = False
     reactor: Any
 
     def __init__(

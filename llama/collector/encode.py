@@ -7,7 +7,7 @@ programs; NaN appears nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -151,7 +151,7 @@ def points(
     return packer.packed()
 
 
-def own_point(src_hostname: str, health: dict[str, float], end_ns: int) -> dict[str, Any]:
+def own_point(src_hostname: str, health: Mapping[str, float], end_ns: int) -> dict[str, Any]:
     """Return the point of the collector's own health for the interval that ended then."""
     return {
         "measurement": "collector_stats",

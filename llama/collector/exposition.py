@@ -111,12 +111,10 @@ class Totals:
         self._grow()
         rows = np.flatnonzero(self._series.live())
         labels = [self._series.labels[row] or "" for row in rows.tolist()]
-        counts = self._counts[rows]
-        flows, suspect = self._flows[rows], self._suspect[rows]
-        yield None
-        # The copy holds the bucket counts, then the sum: a histogram's lines, all of one moment.
-        buckets = np.cumsum(self._buckets[rows], axis=1)
+        # Copies, since the next interval may be added before the last line is written.
+        counts, buckets = self._counts[rows], self._buckets[rows]
         sums_s = self._rtt_sum_ns[rows] / 1e9
+        flows, suspect = self._flows[rows], self._suspect[rows]
         yield None
         packer = Packer()
 
@@ -197,8 +195,9 @@ def _histogram_lines(
     heads = [f'llama_rtt_seconds_bucket{{le="{bound}",' for bound in [*BOUNDS_S.tolist(), "+Inf"]]
 
     def lines(start: int, end: int) -> Iterator[str]:
+        up_to = np.cumsum(buckets[start:end], axis=1)
         for text, counts, total in zip(
-            labels[start:end], buckets[start:end].tolist(), sums_s[start:end].tolist(), strict=True
+            labels[start:end], up_to.tolist(), sums_s[start:end].tolist(), strict=True
         ):
             for head, count in zip(heads, counts, strict=True):
                 yield f"{head}{text}}} {count}\n"

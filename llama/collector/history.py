@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import attrs
 import numpy as np
@@ -64,6 +64,7 @@ class History:
         self.forgotten = 0
         self.forgotten_flows = 0
         self.walked = False  # somebody has asked with a cursor
+        self.observers: list[Callable[[Held], None]] = []  # called with every interval appended
 
     @property
     def packed_octets(self) -> int:
@@ -84,6 +85,8 @@ class History:
             self._closed_of_window[oldest.closed.end_ns] -= 1
             if not self._closed_of_window[oldest.closed.end_ns]:
                 del self._closed_of_window[oldest.closed.end_ns]
+        for observer in self.observers:
+            observer(held)
         return held
 
     def cursor(self, close_number: int) -> str:

@@ -1,0 +1,354 @@
+"""The collector's HTTP side: what it measured, for programs, databases and people.
+
+Nothing that it answers changes anything, and nothing that it does takes longer than a slice: an
+interval is encoded after it closed, bit by bit, and requests are given what is ready. Where it
+listens and who may ask is `llama.http`'s part. Described in docs/http.rst.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from klein import Klein
+from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException, MethodNotAllowed
+
+from llama.http import BadRequestError, Query, json_error
+
+from . import encode, exposition, page
+from .answer import send
+from .exposition import Health
+from .history import Held, History
+from .kept import Kept
+from .packed import Packed, join, pack
+from .selection import FlowQuery, pairs_of, select_flows
+from .slices import Job, Slices
+
+JSON = "application/json"
+HTML = "text/html; charset=utf-8"
+PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
+
+_OPEN, _COMMA, _CLOSE = pack(b"["), pack(b","), pack(b"]")
+#: Requests that may wait for work of their own at one time.
+_MOST_WAITING = 32
+
+_log = Logger()
+
+
+class BusyError(Exception):
+    """Too many requests wait already."""
+
+
+class CollectorApi:
+    """Serves a `History`: ``api.app.resource()`` is the root for a `llama.http.HttpService`.
+
+    It notices what is appended to ``history`` by itself. ``health`` tells how the collector itself
+    is doing (see `llama.collector.exposition.Health`): it is called at every close and for every
+    ``/metrics``, so it must be quick. ``src_hostname`` names the collector.
+    """
+
+    app = Klein()
+
+    def __init__(
+        self,
+        reactor: Any,
+        history: History,
+        *,
+        src_hostname: str,
+        health: Callable[[], Health] = dict,
+        unix_time_s: Callable[[], float] = time.time,
+    ) -> None:
+        self._reactor = reactor
+        self._history = history
+        self._src_hostname = src_hostname
+        self._health = health
+        self._unix_time_s = unix_time_s
+        self._slices = Slices(reactor)
+        self._totals = exposition.Totals(history.series)
+        self._latency = Kept(self._slices, self._encode_latency)
+        self._metrics = Kept(self._slices, self._totals.text)
+        self._making: set[Held] = set()
+        self._finished: list[Deferred[None]] = []  # who waits for an interval to be encoded
+        self._own_window_ns = 0
+        self._forgotten = (0, False)  # how many at the last close, and whether that was said
+        history.observers.append(self._closed)
+
+    def stop(self) -> None:
+        """Drop the work that is not finished."""
+        self._slices.stop()
+
+    def health(self) -> dict[str, Any]:
+        """Return the collector's health, with what this side of it adds."""
+        history = self._history
+        return {
+            **self._health(),
+            "intervals_held": len(history.held),
+            "intervals_forgotten_total": history.forgotten,
+            "flows_forgotten_total": history.forgotten_flows,
+            "packed_bytes": history.packed_octets,
+            "series": int(history.series.live().sum()),
+            "encoding_longest_slice_seconds": self._slices.longest_s,
+        }
+
+    # What happens when an interval closes.
+
+    def _closed(self, held: Held) -> None:
+        closed = held.closed
+        if closed.end_ns > self._own_window_ns:  # once a window, however many tests close in it
+            self._own_window_ns = closed.end_ns
+            held.health = exposition.flat(self.health())
+            self._slices.take_longest_s()
+        self._say_forgotten()
+        self._making.add(held)
+        self._slices.background(self._encode(held)).addCallbacks(
+            self._encoded, self._not_encoded, callbackArgs=(held,), errbackArgs=(held,)
+        )
+
+    def _encode(self, held: Held) -> Job[None]:
+        closed, history, series = held.closed, self._history, self._history.series
+        yield from history.count_flows(held)
+        assert held.flows is not None
+        assert held.flows_lossy is not None
+        now_s = self._reactor.seconds()
+        rows = yield from series.rows_of(closed.pairs, now_s)
+        yield None
+        tags = [series.tags[row] or b"{}" for row in rows.tolist()]
+        own = []
+        if held.health is not None:
+            own.append(encode.own_point(self._src_hostname, held.health, closed.end_ns))
+        points = yield from encode.points(closed, held.flows, held.flows_lossy, tags, own)
+        yield from self._totals.add(closed, rows, held.flows, held.flows_lossy)
+        held.rows, held.points = rows, points
+        length_s = (closed.end_ns - closed.start_ns) / 1e9
+        ended = series.end(now_s - 3.5 * length_s)
+        if len(ended):
+            self._totals.forget(ended)
+        yield None
+
+    def _encoded(self, _: None, held: Held) -> None:
+        self._making.discard(held)
+        self._latency.closed()
+        self._metrics.closed()
+        self._slices.background(self._history.thin()).addErrback(self._not_thinned)
+        self._tell()
+
+    def _not_encoded(self, failure: Failure, held: Held) -> None:
+        self._making.discard(held)
+        if not failure.check(CancelledError):
+            number = held.closed.close_number
+            _log.failure("Interval {number} could not be encoded", failure, number=number)
+        self._tell()
+
+    def _not_thinned(self, failure: Failure) -> None:
+        if not failure.check(CancelledError):
+            _log.failure("Older intervals could not be thinned", failure)
+
+    def _tell(self) -> None:
+        finished, self._finished = self._finished, []
+        self._slices.hurried -= len(finished)
+        for waiting in finished:
+            waiting.callback(None)
+
+    def _next_encoded(self) -> Deferred[None]:
+        def leave(waiting: Deferred[None]) -> None:
+            self._finished.remove(waiting)
+            self._slices.hurried -= 1
+
+        waiting: Deferred[None] = Deferred(leave)
+        self._finished.append(waiting)
+        self._slices.hurried += 1
+        return waiting
+
+    def _say_forgotten(self) -> None:
+        before, said = self._forgotten
+        now = self._history.forgotten
+        if now == before:
+            said = False
+        elif self._history.walked and not said:
+            said = True
+            _log.warn(
+                "Forgot a closed interval that no scraper had fetched ({count} so far): "
+                "see why scrapers stay away, or hold more intervals",
+                count=now,
+            )
+        self._forgotten = now, said
+
+    # What is asked.
+
+    @app.route("/status", methods=["GET"])
+    def _status(self, request: Any) -> bytes:
+        request.setHeader("Content-Type", "text/plain; charset=utf-8")
+        return b"ok"
+
+    @app.route("/influxdata", methods=["GET"])
+    @inlineCallbacks
+    def _influxdata(self, request: Any) -> Generator[Deferred[Any], Any, None]:
+        since = Query(request).text("since")
+        found, missed = self._points(since)
+        while not found and self._making:
+            yield self._next_encoded()
+            found, missed = self._points(since)
+        number = found[-1].closed.close_number if found else self._history.newest
+        request.setHeader("Llama-Cursor", self._history.cursor(number))
+        if missed:
+            request.setHeader("Llama-Missed", str(missed))
+        parts = [_OPEN]
+        for held in found:
+            assert held.points is not None
+            if held.points.size:
+                parts += [held.points, _COMMA]
+        if len(parts) > 1:
+            parts.pop()
+        yield send(request, self._reactor, join([*parts, _CLOSE]), JSON)
+        if since is not None:
+            for held in found:
+                held.fetched = True
+
+    def _points(self, since: str | None) -> tuple[list[Held], int]:
+        """Return the finished intervals to answer with, in the order of closing."""
+        if since is None:
+            newest = [held for held, _ in self._history.newest_of_pairs()]
+            return sorted(newest, key=lambda held: held.closed.close_number), 0
+        after, missed = self._history.since(since)
+        ready = []
+        for held in after:
+            if held in self._making:
+                break
+            if held.points is not None:
+                ready.append(held)
+        return ready, missed
+
+    @app.route("/latency", methods=["GET"])
+    @inlineCallbacks
+    def _latency_asked(self, request: Any) -> Generator[Deferred[Any], Any, None]:
+        query = Query(request)
+        target, class_name = query.text("target"), query.text("class")
+        if target is None and class_name is None:
+            body = yield self._latency.get()
+        else:
+            body = yield self._asked(self._encode_latency(target, class_name))
+        yield send(request, self._reactor, body, JSON)
+
+    def _encode_latency(
+        self, target: str | None = None, class_name: str | None = None
+    ) -> Job[Packed]:
+        newest = self._history.newest_of_pairs()
+        head = self._head([held for held, _ in newest])
+        parts: list[tuple[Any, Any, Any, npt.NDArray[np.int64]]] = []
+        for held, numbers in newest:
+            wanted = yield from pairs_of(held.closed.pairs, numbers, target, class_name)
+            parts.append((held.closed, held.flows, held.flows_lossy, wanted))
+        body = yield from encode.latency(head, parts)
+        return body
+
+    @app.route("/flows", methods=["GET"])
+    @inlineCallbacks
+    def _flows(self, request: Any) -> Generator[Deferred[Any], Any, None]:
+        query = FlowQuery.read(Query(request))
+        if query.close_number is not None and self._numbered(query.close_number) is None:
+            request.setHeader("Content-Type", JSON)
+            held = [one.closed.close_number for one in self._history.held]
+            span = f"{held[0]} to {held[-1]} are" if held else "none is"
+            request.write(
+                json_error(request, 404, f"interval {query.close_number} is not held; {span}")
+            )
+            return
+        body = yield self._asked(self._encode_flows(query))
+        yield send(request, self._reactor, body, JSON)
+
+    def _numbered(self, close_number: int) -> Held | None:
+        for held in self._history.held:
+            if held.closed.close_number == close_number:
+                return held
+        return None
+
+    def _encode_flows(self, query: FlowQuery) -> Job[Packed]:
+        if query.close_number is None:
+            newest = self._history.newest_of_pairs()
+        else:
+            held = self._numbered(query.close_number)
+            newest = [] if held is None else [(held, np.arange(len(held.closed.pairs)))]
+        parts, count = yield from select_flows(
+            [(held.closed, numbers) for held, numbers in newest], query
+        )
+        end = query.offset + query.limit
+        head = self._head([held for held, _ in newest])
+        head |= {"count": count, "offset": query.offset, "limit": query.limit}
+        head["next_offset"] = end if end < count else None
+        body = yield from encode.flows(head, parts)
+        return body
+
+    @app.route("/metrics", methods=["GET"])
+    @inlineCallbacks
+    def _metrics_asked(self, request: Any) -> Generator[Deferred[Any], Any, None]:
+        pairs = yield self._metrics.get()
+        own = pack(exposition.health_text("llama_collector", self.health()))
+        yield send(request, self._reactor, join([own, pairs]), PROMETHEUS)
+
+    @app.route("/", methods=["GET"])
+    @inlineCallbacks
+    def _page(self, request: Any) -> Generator[Deferred[Any], Any, None]:
+        query = Query(request)
+        view = page.View(
+            target=query.text("target") or "",
+            offset=query.whole("offset", 0),
+            limit=query.whole("limit", 200, low=1, high=1000),
+        )
+        newest = self._history.newest_of_pairs()
+        body = yield self._asked(page.render(self._src_hostname, newest, view, self._unix_time_s()))
+        request.setHeader("Content-Security-Policy", page.POLICY)
+        yield send(request, self._reactor, body, HTML)
+
+    def _asked(self, job: Job[Packed]) -> Deferred[Packed]:
+        if self._slices.waiting >= _MOST_WAITING:
+            raise BusyError
+        return self._slices.asked(job)
+
+    def _head(self, intervals: list[Held]) -> dict[str, Any]:
+        """Return what a JSON answer for programs says first: who measured, and when."""
+        return {
+            "src_hostname": self._src_hostname,
+            "incarnation": self._history.incarnation,
+            "intervals": [
+                {
+                    "close_number": held.closed.close_number,
+                    "start": encode.utc_text(held.closed.start_ns),
+                    "end": encode.utc_text(held.closed.end_ns),
+                    "all_flows": held.closed.all_flows,
+                    "notes": list(held.closed.notes),
+                }
+                for held in intervals
+            ],
+        }
+
+    # What cannot be answered.
+
+    @app.handle_errors(BadRequestError)
+    def _bad_request(self, request: Any, failure: Failure) -> bytes:
+        return json_error(request, 400, str(failure.value))
+
+    @app.handle_errors(BusyError)
+    def _busy(self, request: Any, failure: Failure) -> bytes:
+        request.setHeader("Retry-After", "1")
+        return json_error(request, 503, "too many requests wait for an answer; ask again")
+
+    @app.handle_errors(MethodNotAllowed)
+    def _wrong_method(self, request: Any, failure: Failure) -> bytes:
+        request.setHeader("Allow", "GET, HEAD")
+        return json_error(request, 405, "only GET and HEAD are answered here")
+
+    @app.handle_errors(HTTPException)
+    def _not_found(self, request: Any, failure: Failure) -> bytes:
+        asked = request.path.decode(errors="replace")
+        return json_error(request, 404, f"nothing is served at {asked}")
+
+    @app.handle_errors(Exception)
+    def _failed(self, request: Any, failure: Failure) -> bytes:
+        _log.failure("{path} could not be answered", failure, path=request.path)
+        return json_error(request, 500, "this request met a mistake of ours; see the log")
