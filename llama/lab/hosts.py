@@ -1,0 +1,134 @@
+"""What runs on the hosts of a fabric: a reflector and a collector each, probing every other host.
+
+Their configurations are generated into the lab's directory. Collectors are read over the
+management network, which the faults of the fabric do not reach.
+"""
+
+from __future__ import annotations
+
+import sys
+from ipaddress import IPv4Address
+from pathlib import Path
+from typing import Any
+
+import yaml
+from attrs import field, frozen, validators
+
+from llama.config.dscp import dscp_number
+from llama.lab.namespaces import Lab, Process
+
+COLLECTOR_PORT = 5000
+REFLECTOR_PORT = 8100
+#: Where the reflector's own metrics are, inside each host.
+REFLECTOR_API_PORT = 5002
+
+
+def _classes(instance: Any, attribute: Any, value: tuple[str, ...]) -> None:
+    """Raise `ValueError` unless every class has a meaning."""
+    for name in value:
+        dscp_number(name)
+
+
+@frozen
+class Traffic:
+    """How much each collector sends to each other host."""
+
+    interval_s: int = field(default=5, validator=validators.ge(1))
+    flows: int = field(default=16, validator=validators.ge(1))  # source ports
+    rate_pps: float = field(default=5.0, validator=validators.gt(0))  # of every flow
+    classes: tuple[str, ...] = field(default=("BE",), validator=_classes)
+    sizes: tuple[int, ...] = ()  # octets of UDP payload; (): the probe's own
+
+    def pps_per_collector(self, hosts: int) -> float:
+        """Return what one collector sends in a fabric of so many hosts, probes/s."""
+        return (
+            (hosts - 1) * self.flows * self.rate_pps * len(self.classes) * max(1, len(self.sizes))
+        )
+
+
+def collector_configuration(lab: Lab, host: str, traffic: Traffic) -> dict[str, Any]:
+    """Return the collector's configuration of one host as YAML wants it."""
+    fabric = lab.fabric
+    test: dict[str, Any] = {
+        "name": "fabric",
+        "targets": "fabric",
+        "port_group": "fabric",
+        "rate_limit": "fabric",
+        "dscp": list(traffic.classes),
+        "source": str(fabric.address(host)),
+    }
+    if traffic.sizes:
+        test |= {"sizes": list(traffic.sizes), "df": True}
+    return {
+        "summarization": {"interval": traffic.interval_s},
+        "api": {"bind": f"{fabric.management_address(host)}:{COLLECTOR_PORT}"},
+        "ports": {"any": {"port": 0, "timeout": 1000}},
+        "port_groups": {"fabric": [{"port": "any", "count": traffic.flows}]},
+        "rate_limits": {"fabric": {"cps": traffic.rate_pps}},
+        "tests": [test],
+        "targets": {
+            "fabric": [
+                {
+                    "ip": str(fabric.address(other)),
+                    "port": REFLECTOR_PORT,
+                    "name": other,
+                    "tags": {
+                        "src_hostname": host,
+                        "src_rack": fabric.hosts[host],
+                        "dst_hostname": other,
+                        "dst_rack": fabric.hosts[other],
+                    },
+                }
+                for other in fabric.hosts
+                if other != host
+            ]
+        },
+    }
+
+
+def collector_urls(lab: Lab) -> dict[str, str]:
+    """Return host -> base URL of its collector, as the management node reaches it."""
+    return {
+        host: f"http://{lab.fabric.management_address(host)}:{COLLECTOR_PORT}"
+        for host in lab.fabric.hosts
+    }
+
+
+def management_node_address(lab: Lab) -> IPv4Address:
+    """Return an address of the management node that every host reaches: it is on its cable."""
+    return lab.fabric.management_links[0].a.ipv4
+
+
+def write_names(lab: Lab) -> Path:
+    """Write ``names``: every address and the node it belongs to, one a line, like /etc/hosts."""
+    path = lab.directory / "names"
+    path.write_text("".join(f"{a}\t{node}\n" for a, node in lab.fabric.names().items()))
+    return path
+
+
+def twistd() -> str:
+    """Return the path of the twistd that belongs to this interpreter."""
+    return str(Path(sys.executable).parent / "twistd")
+
+
+def start_reflector(lab: Lab, host: str) -> Process:
+    """Start the reflector of a host."""
+    arguments = [twistd(), "-n", "--pidfile=", "llama-reflector", "--port", str(REFLECTOR_PORT)]
+    return lab.start(host, "reflector", arguments)
+
+
+def start_collector(lab: Lab, host: str, traffic: Traffic) -> Process:
+    """Write the configuration of a host's collector, and start it."""
+    path = lab.directory / f"{host}-collector.yaml"
+    path.write_text(yaml.safe_dump(collector_configuration(lab, host, traffic), sort_keys=False))
+    arguments = [twistd(), "-n", "--pidfile=", "llama-collector", "--config", str(path)]
+    return lab.start(host, "collector", arguments)
+
+
+def start_all(lab: Lab, traffic: Traffic) -> None:
+    """Start every reflector, then every collector."""
+    write_names(lab)
+    for host in lab.fabric.hosts:
+        start_reflector(lab, host)
+    for host in lab.fabric.hosts:
+        start_collector(lab, host, traffic)
