@@ -13,7 +13,7 @@ import click
 from attrs import frozen
 from rich.console import Console
 
-from . import accuracy, collector, machine, reflector
+from . import accuracy, collector, kinds, machine, reflector
 from .figures import Report
 from .programs import BenchmarkError, build
 
@@ -33,6 +33,10 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Settings], Report]]] = {
     "reflector": (
         "CPU per packet of our reflector, of two in C and of plain Twisted",
         lambda s: reflector.run(s.programs, s.directory, s.seconds, s.rounds),
+    ),
+    "kinds": (
+        "CPU per packet of our reflector by kind: authenticated, older formats, bad ones",
+        lambda s: kinds.run(s.programs, s.directory, s.seconds, s.rounds),
     ),
     "collector": (
         "CPU per probe of our collector and of a bare prober in C",

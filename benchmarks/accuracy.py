@@ -28,7 +28,6 @@ from . import machine
 from .figures import Claim, Report
 from .programs import (
     BenchmarkError,
-    free_port,
     pinned,
     running,
     twistd,
@@ -176,7 +175,7 @@ def competition() -> Iterator[None]:
 def reflectors(made: Cable, directory: Path) -> Iterator[None]:
     """Run our reflector and irtt's server at the far end."""
     config = directory / "accuracy-reflector.yaml"
-    config.write_text(f"addresses: [{FAR}]\nport: {PORT}\napi:\n  bind: 127.0.0.1:{free_port()}\n")
+    config.write_text(f"addresses: [{FAR}]\nport: {PORT}\napi: {{bind: '127.0.0.1:5002'}}\n")
     commands = [
         twistd("llama-reflector", "--config", str(config)),
         ["irtt", "server", "-i", "0", "-b", f"{FAR}:{IRTT_PORT}"],

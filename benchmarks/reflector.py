@@ -42,11 +42,13 @@ class Contender:
     port: int
 
 
-def reflector_config(directory: Path, port: int) -> Path:
-    """Write a configuration for our reflector, nothing in it but where it listens."""
+def reflector_config(directory: Path, port: int, further: str = "") -> Path:
+    """Write a configuration for our reflector: where it listens, and what ``further`` says."""
     path = directory / "reflector.yaml"
     api = free_port(socket.SOCK_STREAM)
-    path.write_text(f"addresses: [127.0.0.1]\nport: {port}\napi:\n  bind: 127.0.0.1:{api}\n")
+    path.write_text(
+        f"addresses: [127.0.0.1]\nport: {port}\napi: {{bind: '127.0.0.1:{api}'}}\n{further}"
+    )
     return path
 
 
@@ -80,9 +82,17 @@ def contenders(
 
 
 def measure(
-    load: Path, contender: Contender, mode: str, seconds: float, warmup: float
+    load: Path,
+    contender: Contender,
+    mode: str,
+    seconds: float,
+    warmup: float,
+    *further: str,
 ) -> dict[str, Any]:
-    """Ask ``contender`` for ``seconds`` in one of load.c's modes and return a row of figures."""
+    """Ask ``contender`` for ``seconds`` in one of load.c's modes and return a row of figures.
+
+    ``further`` are more of load.c's options.
+    """
     _, core = machine.cores()
     answer = run_json(
         [
@@ -95,18 +105,21 @@ def measure(
             *("--rate", str(SINGLE_RATE)),
             *("--seconds", str(seconds)),
             *("--warmup", str(warmup)),
+            *further,
         ],
         core,
     )
     lost = answer["total_sent"] - answer["total_received"]
     return {
         "reflector": contender.name,
-        "load": {"window": "saturation", "single": "one a wake-up"}[mode],
+        "load": {"window": "saturation", "single": "one a wake-up"}.get(mode, mode),
         "µs CPU/packet": answer["cpu_ns"] / 1000 / max(1, answer["received"]),
         "packets/s": answer["received"] / answer["seconds"],
         "loss %": 100 * lost / max(1, answer["total_sent"]),
         "core busy %": answer["cpu_ns"] / answer["seconds"] / 1e7,
         "wrong": answer["wrong"],
+        "sent/s": answer["sent"] / answer["seconds"],
+        "µs CPU/sent": answer["cpu_ns"] / 1000 / max(1, answer["sent"]),
     }
 
 

@@ -1,5 +1,8 @@
 /* A load generator: STAMP probes from many source ports, replies counted, nothing else.
  *
+ * --replay FILE sends the datagrams of a file in turn instead: signed, malformed, whatever they are,
+ * each a 16-bit length in network order and that many octets. What comes back is then only counted.
+ *
  * --mode window  keeps --window probes outstanding over all sockets: as many a second as the
  *                reflector answers. A socket that hears nothing for 200 ms writes its window off.
  * --mode paced   sends --rate probes/s in bursts of at most 32, whatever comes back.
@@ -18,6 +21,7 @@
 #define PATIENCE (SECOND / 5)
 #define GRACE (3 * SECOND / 10)
 #define ROOM 2048
+#define MOST_REPLAYED 4096
 
 struct source {
 	int fd;
@@ -29,7 +33,8 @@ static struct source sources[MOST_SOCKETS];
 static uint8_t out[BATCH][ROOM], in[BATCH][ROOM];
 static struct iovec out_vectors[BATCH], in_vectors[BATCH];
 static struct mmsghdr out_messages[BATCH], in_messages[BATCH];
-static int count = 16, size = STAMP_SIZE, tos;
+static struct iovec replayed[MOST_REPLAYED];
+static int count = 16, size = STAMP_SIZE, tos, replays, replay;
 static uint64_t sent, received, wrong, failed, rtt_sum;
 
 static int outstanding(const struct source *s)
@@ -37,10 +42,35 @@ static int outstanding(const struct source *s)
 	return (int)(s->sent - s->received - s->forgiven);
 }
 
+static void read_replays(const char *name)
+{
+	uint8_t length[2];
+	FILE *f = fopen(name, "rb");
+	if (!f)
+		fail(name);
+	for (; replays < MOST_REPLAYED && fread(length, 2, 1, f); replays++) {
+		size_t octets = (size_t)length[0] << 8 | length[1];
+		void *datagram = malloc(octets + 1);
+		if (!datagram || fread(datagram, 1, octets, f) != octets)
+			fail(name);
+		replayed[replays] = (struct iovec){datagram, octets};
+	}
+	fclose(f);
+	if (!replays) {
+		fprintf(stderr, "%s: no datagram in it\n", name);
+		exit(2);
+	}
+}
+
 static void send_probes(struct source *s, int n, uint64_t now)
 {
-	uint64_t t1 = ntp_now();
+	uint64_t t1 = replays ? 0 : ntp_now();
 	for (int i = 0; i < n; i++) {
+		if (replays) {
+			out_vectors[i] = replayed[replay];
+			replay = (replay + 1) % replays;
+			continue;
+		}
 		put32(out[i] + STAMP_SEQUENCE, s->sent + (uint32_t)i);
 		put64(out[i] + STAMP_TIME, t1);
 		put16(out[i] + STAMP_ERROR, STAMP_SYNCHRONISED);
@@ -63,7 +93,7 @@ static int receive_replies(struct source *s, uint64_t now, int flags)
 	if (n <= 0)
 		return 0;
 	uint64_t t4 = clock_ns(CLOCK_REALTIME);
-	for (int i = 0; i < n; i++) {
+	for (int i = 0; i < n && !replays; i++) {
 		uint32_t echoed = get32(in[i] + STAMP_ECHO_SEQUENCE);
 		if ((int)in_messages[i].msg_len != size)
 			wrong++;
@@ -137,7 +167,8 @@ int main(int argc, char **argv)
 	static const struct option options[] = {
 		{"host", 1, 0, 'h'},    {"port", 1, 0, 'p'},    {"mode", 1, 0, 'm'},  {"rate", 1, 0, 'r'},
 		{"window", 1, 0, 'w'},  {"sockets", 1, 0, 'n'}, {"warmup", 1, 0, 'u'}, {"seconds", 1, 0, 's'},
-		{"watch", 1, 0, 'P'},   {"size", 1, 0, 'z'},    {"tos", 1, 0, 't'},   {0}};
+		{"watch", 1, 0, 'P'},   {"size", 1, 0, 'z'},    {"tos", 1, 0, 't'},
+		{"replay", 1, 0, 'R'},  {0}};
 	const char *host = "127.0.0.1", *mode = "window";
 	int port = 0, window = 192, o;
 	double rate = 1000, warmup = 0.3, seconds = 1;
@@ -156,6 +187,7 @@ int main(int argc, char **argv)
 		case 'P': watch = (pid_t)atoi(optarg); break;
 		case 'z': size = atoi(optarg); break;
 		case 't': tos = atoi(optarg); break;
+		case 'R': read_replays(optarg); break;
 		default: return 2;
 		}
 	}
