@@ -49,6 +49,11 @@ _ENDPOINT_KINDS = frozenset(
 )
 _HOST_PORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[^\[\]:/=]*):(?P<port>[0-9]{1,5})")
 
+#: What the Host header may say: a name, its labels no longer than the DNS has them, or an address.
+_HOST = re.compile(
+    rb"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+\])?(?::[0-9]{1,5})?"
+)
+
 _log = Logger()
 
 
@@ -349,6 +354,9 @@ class Guard:
         """Return the resource that was asked for, or one that refuses."""
         set_security_headers(request)
         request.postpath.insert(0, request.prepath.pop())
+        wrong = _wrong(request)
+        if wrong:
+            return _Refusal(400, wrong)
         if self._token is None or request.path == b"/status" or self._shown(request):
             found: IResource = getChildForRequest(self._root, request)
             return found
@@ -376,6 +384,20 @@ class Guard:
         elif scheme.lower() != b"bearer":
             shown = b""
         return hmac.compare_digest(shown, self._token)
+
+
+def _wrong(request: Any) -> str:
+    """Return what is wrong with a request's address, which an application may rely on, or nothing.
+
+    Klein would answer such a request with a traceback in the log.
+    """
+    try:
+        b"/".join(request.postpath).decode()
+    except UnicodeDecodeError:
+        return "the path is not UTF-8"
+    if not _HOST.fullmatch(request.getHeader(b"host") or b""):
+        return "the Host header names no host"
+    return ""
 
 
 class _Refusal(Resource):

@@ -152,6 +152,17 @@ class Asking(SynchronousTestCase):
             response, body = self.ask(f"/echo?{query}")
             self.assertEqual((response.code, json.loads(body)), (400, {"error": message}))
 
+    def test_impossible_addresses(self):
+        """A path or a host that is none is refused before an application stumbles over it."""
+        response, body = self.ask("/status%ff")
+        self.assertEqual((response.code, json.loads(body)["error"]), (400, "the path is not UTF-8"))
+        for host in ("a" * 64, "a..b", "x y", "a/b", "[1", "h:port", "\u00e9"):
+            response, body = self.ask("/status", headers={"Host": host})
+            self.assertEqual(response.code, 400, host)
+            self.assertIn("Host", json.loads(body)["error"])
+        for host in ("localhost", "a.example.net.:80", "[::1]:5000", "10.0.0.1:1", "my_host"):
+            self.assertEqual(self.ask("/status", headers={"Host": host})[0].code, 200, host)
+
     def test_token_wanted(self):
         """With a token, who does not show it gets 401 and is told how to."""
         for headers in (
