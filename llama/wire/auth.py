@@ -22,7 +22,7 @@
    112  TLVs (RFC 8972 section 4)         112  TLVs, with an HMAC of their own
 
 The HMAC is HMAC-SHA-256 over the first 96 octets, truncated to 128 bits. Nothing on the wire says
-that a packet is authenticated, or with which key: that is configuration (`llama.keys`).
+that a packet is authenticated, or with which key: that is configuration (`llama.reflector.keyring`).
 """
 
 from __future__ import annotations
