@@ -17,8 +17,11 @@ from unittest import SkipTest
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import accuracy, collector, figures, machine, reflector, veth
+from benchmarks import accuracy, collector, figures, kinds, machine, reflector, veth
 from benchmarks.programs import BenchmarkError, build, running
+from llama import config
+from llama.reflector.loops import looks_like_stamp_reply_one
+from llama.wire import scalar, stamp
 
 NTP_1970 = 2_208_988_800
 
@@ -132,6 +135,22 @@ class LoadTests(Case):
             found = self.run_program("load", "--port", port, "--seconds", 0.05, "--warmup", 0)
         self.assertEqual((found["total_sent"], found["total_received"]), (192, 0))
 
+    def test_replay(self) -> None:
+        """The datagrams of a file are sent in turn, whatever they are, and echoes are counted."""
+        port = self.echo("--plain", "--buffer", str(4 << 20))
+        replayed = self.directory / "replay"
+        datagrams = b"a", b"bc" * 600, b""
+        replayed.write_bytes(b"".join(struct.pack(">H", len(d)) + d for d in datagrams))
+        found = self.run_program("load", "--port", port, "--replay", replayed, "--seconds", 0.05)
+        self.assertEqual(found["total_received"], found["total_sent"])
+        self.assertEqual((found["wrong"], found["failed"]), (0, 0))
+
+    def test_replay_of_nothing(self) -> None:
+        """A file without a datagram is refused in one line."""
+        command = [str(self.programs["load"]), "--port", "9", "--replay", "/dev/null"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (2, "/dev/null: no datagram in it\n"))
+
 
 class ProberTests(Case):
     def test_every_probe_comes_back_stamped(self) -> None:
@@ -179,11 +198,27 @@ class ReflectorTableTests(Case):
         json.dumps(report.as_json())
 
 
+class KindsTests(SynchronousTestCase):
+    def test_kinds_are_what_they_say(self) -> None:
+        """Our own readers take each packet for what its row of the table calls it."""
+        of = {kind.name: kind.datagrams for kind in kinds.kinds()}
+        now = stamp.ntp_from_unix_ns(time.time_ns())
+        for name, datagrams in of.items():
+            for octets in datagrams:
+                self.assertEqual(scalar.go_probe(octets) is not None, name == "LLAMA Go", name)
+                python = scalar.python_probe(octets) is not None
+                self.assertEqual(python, name == "archived Python LLAMA", name)
+                loop = len(octets) >= 44 and looks_like_stamp_reply_one(memoryview(octets), now)
+                if "loop" not in name:
+                    self.assertFalse(loop, name)
+        (reply,) = of["STAMP reply (a loop)"]
+        self.assertTrue(looks_like_stamp_reply_one(memoryview(reply), now))
+        self.assertEqual(len(scalar.tlvs(of["STAMP, our TLVs"][0][44:])), 4)
+
+
 class CollectorLoadTests(SynchronousTestCase):
     def test_rate_is_shared_out(self) -> None:
         """The rates of all flows of the configuration add up to the rate wanted."""
-        from llama import config
-
         load = collector.Load(targets=300, ports=4, rate_pps=6000)
         path = Path(self.mktemp())
         path.write_text(load.config(8100, 5000))
