@@ -61,6 +61,10 @@ class MemoryStore:
         """See `llama.web.store.Store`."""
         return succeed(max((rows[-1][0] for rows in self._series.values()), default=None))
 
+    def resolution_s(self, start_s: float) -> Deferred[float]:
+        """See `llama.web.store.Store`."""
+        return succeed(0.0)
+
     def activity(self, window: Window) -> Deferred[Activity]:
         """See `llama.web.store.Store`."""
         found = list(self._within(window))

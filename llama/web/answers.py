@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import numpy as np
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 
@@ -91,8 +91,7 @@ class _Moment:
     activity: Activity
     at_s: float
     window: Window
-    #: What a figure is worth that was worked out once: baselines by series.
-    baseline_s: float | None = field(default=None)
+    span_s: float
 
 
 class Answers:
@@ -151,6 +150,12 @@ class Answers:
             ("baseline", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
 
+    def _resolution_s(self, start_s: float) -> Deferred[float]:
+        minute = start_s // 60.0 * 60.0
+        return self._others.get(
+            ("resolution", minute), 60.0, lambda: self.store.resolution_s(minute)
+        )
+
     async def _moment(
         self, at_s: float | None, span_s: float, columns: Sequence[str], metric: Metric
     ) -> _Moment:
@@ -159,6 +164,12 @@ class Answers:
         activity = await self._activity(at)
         usual = interval_of(activity)
         lookback = RECENT_S if usual is None else max(4.0 * usual, 10.0)
+        if not live and not span_s:
+            # Where only longer rows are left, the row around the moment is what is known of it.
+            resolution = await self._resolution_s(at - lookback)
+            if resolution > lookback:
+                at = float(np.ceil(at / resolution) * resolution)
+                span_s = resolution
         window = Window(at - (span_s or lookback), at)
         wanted = tuple(dict.fromkeys((*ALWAYS, *columns, *metric.columns)))
         key = ("live" if live else at, span_s, wanted, metric.needs_baseline)
@@ -171,7 +182,7 @@ class Answers:
                 snapshot = await self._in_thread(_with_baseline, snapshot, baseline)
             for_silence = None if span_s else at
             mesh = await self._in_thread(make_mesh, snapshot, activity, for_silence)
-            return _Moment(mesh, activity, at, window)
+            return _Moment(mesh, activity, at, window, span_s)
 
         keep = 1.0 if live else 30.0
         return await self._snapshots.get(key, keep, lambda: Deferred.fromCoroutine(ask()))
@@ -248,7 +259,8 @@ class Answers:
 
     async def _step(self, window: Window, steps: int) -> float:
         interval = interval_of(await self._activity(window.end_s)) or 1.0
-        wanted = max(window.length_s / steps, interval)
+        resolution = await self._resolution_s(window.start_s)
+        wanted = max(window.length_s / steps, interval, resolution)
         return float(next((step for step in STEPS_S if step >= wanted), STEPS_S[-1]))
 
 
@@ -286,7 +298,7 @@ def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
             )
     cells = fold(pairs, health, rows, cols)
     return {
-        **present.moment(moment.at_s, question.span_s, moment.window, mesh, moment.activity),
+        **present.moment(moment.at_s, moment.span_s, moment.window, mesh, moment.activity),
         "metric": question.metric.describe(),
         "group": keys,
         "rows": present.entries(rows, mesh.sources, health, "src"),
@@ -304,7 +316,7 @@ def _pairs(question: MatrixQuestion, moment: _Moment, offset: int, limit: int) -
     order = present.rank(pairs, mesh, None)
     end = offset + limit
     return {
-        **present.moment(moment.at_s, question.span_s, moment.window, mesh, moment.activity),
+        **present.moment(moment.at_s, moment.span_s, moment.window, mesh, moment.activity),
         "metric": question.metric.describe(),
         "pairs": present.pairs(mesh, pairs, order[offset:end]),
         "total": len(order),

@@ -100,7 +100,9 @@ def cells(cells: Cells, pairs: Pairs, mesh: Mesh) -> dict[str, Any]:
         dst = np.where(worst >= 0, pairs.dst[worst], -1)
     else:
         src = dst = worst
-    lossy = np.flatnonzero((worst >= 0) & (pairs.flows_lossy[worst] > 0)) if pairs.src.size else []
+    lossy = np.zeros(worst.shape, dtype=bool)
+    if pairs.src.size:
+        lossy = (worst >= 0) & (pairs.flows_lossy[worst] > 0)
     return {
         "state": cells.state.tolist(),
         "value": numbers(cells.value),
@@ -112,7 +114,7 @@ def cells(cells: Cells, pairs: Pairs, mesh: Mesh) -> dict[str, Any]:
         "worst_dst": dst.tolist(),
         "flows": [
             [n, _number(pairs.flows_lossy[worst[n]]), _number(pairs.flows[worst[n]])]
-            for n in np.asarray(lossy, dtype=np.int64).tolist()
+            for n in np.flatnonzero(lossy).tolist()
         ],
         "sources": list(mesh.sources),
         "destinations": list(mesh.destinations),

@@ -148,6 +148,9 @@ class Store(Protocol):
     def newest(self) -> Deferred[float | None]:
         """Give the time of the newest sample of all, or None."""
 
+    def resolution_s(self, start_s: float) -> Deferred[float]:
+        """Give the shortest step that makes sense for times from ``start_s`` on; 0: any."""
+
     def activity(self, window: Window) -> Deferred[Activity]:
         """Give all series that had a sample in the window."""
 

@@ -1,0 +1,171 @@
+"""The embedded store: the SQLite file that the scraper writes, asked without holding the reactor.
+
+Every question (`llama.web.stores.sqlite_questions`) runs in a thread of `adbapi` with a connection
+that can only read, in one snapshot of the file, and is broken off when it takes too long.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from twisted.enterprise import adbapi
+from twisted.internet.defer import Deferred, fail, succeed
+from twisted.python.failure import Failure
+
+from llama.scraper.writers import sqlite_schema as schema
+
+from ..store import (
+    Activity,
+    History,
+    Snapshot,
+    StoreError,
+    StoreTimeoutError,
+    Tags,
+    Timeline,
+    Window,
+)
+from . import sqlite_questions as questions
+from .sqlite_questions import Reader, SeriesCache
+
+T = TypeVar("T")
+
+#: Steps of SQLite's machine between two looks at the clock: some milliseconds.
+_STEPS = 50_000
+
+
+class SQLiteStore:
+    """Reads ``path``; a question may take ``timeout_s``, and ``threads`` run at once."""
+
+    kind = "sqlite"
+
+    def __init__(
+        self, reactor: Any, *, path: str, timeout_s: float = 20.0, threads: int = 3
+    ) -> None:
+        self._reactor = reactor
+        self._path = path
+        self._timeout_s = timeout_s
+        self._threads = threads
+        self._pool: Any = None
+        self._file: tuple[int, int] | None = None
+        self._series = SeriesCache()
+        self._stopping = False
+
+    def stop(self) -> Deferred[None]:
+        """Break off what is being asked and close the connections."""
+        self._stopping = True
+        self._close()
+        return succeed(None)
+
+    def _close(self) -> None:
+        if self._pool is not None:
+            pool, self._pool = self._pool, None
+            pool.close()
+
+    def _opened(self) -> Any:
+        """Return the connections to the file that is there now; raises `StoreError`."""
+        try:
+            stat = os.stat(self._path)
+        except OSError as error:
+            raise StoreError(
+                f"{self._path}: {error.strerror}; is this where the scraper's sqlite writer writes?"
+            ) from None
+        if self._file != (stat.st_dev, stat.st_ino):
+            self._close()  # another file has taken the place of the one that was known
+            self._file = stat.st_dev, stat.st_ino
+            self._series = SeriesCache()
+        if self._pool is None:
+            self._pool = adbapi.ConnectionPool(
+                "sqlite3",
+                f"file:{quote(self._path)}?mode=ro",
+                uri=True,
+                check_same_thread=False,
+                timeout=5.0,
+                cp_reactor=self._reactor,
+                cp_min=1,
+                cp_max=self._threads,
+                cp_noisy=False,
+                cp_openfun=_prepare,
+            )
+            self._pool.start()
+        return self._pool
+
+    def _ask(self, question: Callable[[Reader], T]) -> Deferred[T]:
+        try:
+            pool = self._opened()
+        except StoreError:
+            return fail(Failure())
+        series = self._series
+        deadline = self._reactor.seconds() + self._timeout_s  # waiting for a thread counts, too
+
+        def in_thread(connection: Any) -> T:
+            started, left = time.monotonic(), deadline - self._reactor.seconds()
+            connection.set_progress_handler(
+                lambda: self._stopping or time.monotonic() - started > left, _STEPS
+            )
+            connection.execute("BEGIN")
+            return question(Reader(connection, series))
+
+        asked: Deferred[T] = pool.runWithConnection(in_thread)
+        return asked.addErrback(self._explain)
+
+    def _explain(self, failure: Failure) -> Any:
+        failure.trap(sqlite3.Error, StoreError)
+        if failure.check(StoreError):
+            return failure
+        if failure.getErrorMessage() == "interrupted":
+            raise StoreTimeoutError(
+                f"{self._path}: no answer within {self._timeout_s:g} s; ask for less time"
+            )
+        raise StoreError(f"{self._path}: {failure.getErrorMessage()}")
+
+    def newest(self) -> Deferred[float | None]:
+        """See `llama.web.store.Store`."""
+        return self._ask(questions.newest)
+
+    def resolution_s(self, start_s: float) -> Deferred[float]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.resolution_s(reader, start_s))
+
+    def activity(self, window: Window) -> Deferred[Activity]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.activity(reader, window))
+
+    def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.latest(reader, window, columns))
+
+    def total(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.total(reader, window, columns))
+
+    def baseline(self, window: Window) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.baseline(reader, window))
+
+    def history(
+        self, window: Window, step_s: float, columns: Sequence[str], where: Tags
+    ) -> Deferred[History]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.history(reader, window, step_s, columns, where))
+
+    def timeline(self, window: Window, step_s: float, where: Tags) -> Deferred[Timeline]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.timeline(reader, window, step_s, where))
+
+
+def _prepare(connection: Any) -> None:
+    """Look at a file that was just opened; raises `StoreError` if it is no store of ours."""
+    name = connection.execute("PRAGMA database_list").fetchone()[2]
+    application = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application != schema.APPLICATION_ID:
+        raise StoreError(f"{name}: is no LLAMA store; the scraper's sqlite writer makes one")
+    if version != schema.VERSION:
+        raise StoreError(f"{name}: is of schema {version}, expected {schema.VERSION}")
+    connection.execute("PRAGMA query_only=1")
+    connection.execute("PRAGMA cache_size=-65536")

@@ -1,0 +1,364 @@
+# ruff: noqa: S608  names of tables and columns are ours; everything else is a parameter
+"""Questions to the embedded store, in SQL. What stands in the file: the scraper's `sqlite_schema`.
+
+Raw samples for some days and five-minute rows for longer, both clustered by time: one moment of
+the whole mesh is a short scan, a long time of one pair is a look-up per moment. Which of the two
+tables answers is chosen here: raw where it is there and not too much, else five-minute rows, with
+raw ones at the ends of the window. All run in a thread.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+
+from llama.scraper.writers import sqlite_schema as schema
+
+from ..grid import put_together
+from ..store import (
+    AGGREGATE,
+    LOSSY_PERCENT,
+    Activity,
+    History,
+    Snapshot,
+    Tags,
+    Timeline,
+    Window,
+)
+
+Rows = npt.NDArray[np.float64]
+Span = tuple[str, int, int]  # table, after, up to (ms)
+
+RAW, ROLLED = "samples", "samples_5m"
+MEASUREMENT = "raw_stats"
+#: From this many rows on the five-minute rows answer, where they can.
+MANY_ROWS = 1_500_000
+#: How far back is looked to see how often a series speaks.
+RECENT_MS = 6 * 60_000
+#: Rows of a baseline at most; of more moments, an even choice is looked at.
+BASELINE_ROWS = 600_000
+
+
+class SeriesCache:
+    """The tag sets of all series. They never change: only new ones are read."""
+
+    def __init__(self) -> None:
+        self.tags: dict[int, Tags] = {}
+        self.others: set[int] = set()  # of other measurements
+        self.last_id = 0
+
+
+class Reader:
+    """One snapshot of the file."""
+
+    def __init__(self, connection: Any, cache: SeriesCache) -> None:
+        self._connection = connection
+        rows = connection.execute(
+            "SELECT id, measurement, tags FROM series WHERE id > ?", (cache.last_id,)
+        ).fetchall()
+        for number, measurement, tags in rows:
+            if measurement == MEASUREMENT:
+                cache.tags[number] = orjson.loads(tags)
+            else:
+                cache.others.add(number)
+            cache.last_id = max(cache.last_id, number)
+        self.tags, self.others = cache.tags, cache.others
+
+    def rows(self, query: str, parameters: Any = ()) -> Rows:
+        """Return the rows of numbers that a query gives, NULL as NaN; of shape (n, columns)."""
+        cursor = self._connection.execute(query, parameters)
+        width = len(cursor.description)
+        parts = []
+        while some := cursor.fetchmany(20_000):
+            parts.append(np.array(some, dtype=np.float64))
+        return np.concatenate(parts) if parts else np.empty((0, width))
+
+    def one(self, query: str, *parameters: Any) -> int | None:
+        """Return the only value of a query."""
+        row = self._connection.execute(query, parameters).fetchone()
+        return None if row is None or row[0] is None else int(row[0])
+
+    def ours(self, rows: Rows) -> Rows:
+        """Return those rows whose first column is a series with measurements of pairs."""
+        if not self.others:
+            return rows
+        return rows[~np.isin(rows[:, 0], list(self.others))]
+
+    def matching(self, where: Tags) -> list[int]:
+        """Return the numbers of the series that bear all these tags."""
+        return [
+            number
+            for number, tags in self.tags.items()
+            if all(tags.get(name) == value for name, value in where.items())
+        ]
+
+    def raw_from_ms(self) -> int:
+        """Return the time after which all raw samples are still there."""
+        raw = self.one(f"SELECT min(time_ms) FROM {RAW}")
+        rolled = self.one(f"SELECT min(time_ms) FROM {ROLLED}")
+        if raw is None:
+            return 2**62 if rolled is not None else 0
+        if rolled is None or rolled >= raw:
+            return 0  # nothing was removed yet
+        return _up(raw, schema.WINDOW_MS)
+
+    def rolled_to_ms(self) -> int:
+        """Return the time up to which five-minute rows are complete."""
+        waiting = self.one("SELECT min(time_ms) FROM unrolled")
+        if waiting is not None:
+            return waiting - schema.WINDOW_MS
+        return self.one(f"SELECT max(time_ms) FROM {ROLLED}") or 0
+
+    def moments(self, table: str, start: int, end: int) -> Rows:
+        """Return the times (ms) at which there are samples."""
+        return self.rows(
+            f"WITH RECURSIVE moments (t) AS ("
+            f" SELECT min(time_ms) FROM {table} WHERE time_ms > ?1"
+            f" UNION ALL SELECT (SELECT min(time_ms) FROM {table} WHERE time_ms > t) FROM moments"
+            " WHERE t < ?2) SELECT t FROM moments WHERE t <= ?2",
+            (start, end),
+        )[:, 0]
+
+    def spans(self, window: Window, series: int | None = None) -> list[Span]:
+        """Return which table answers for which part of a window.
+
+        ``series`` is how many are wanted (None: all). Where raw samples are few enough they are
+        preferred, since five-minute rows reach out of windows that are not aligned to them.
+        """
+        start, end = ms(window.start_s), ms(window.end_s)
+        raw_from = self.raw_from_ms()
+        many = (series if series is not None else len(self.tags)) * 10_000
+        if start >= raw_from and many > MANY_ROWS:
+            many = self._raw_rows(start, end, series)
+        if start >= raw_from and many <= MANY_ROWS:
+            return [(RAW, start, end)]
+        first = _up(start, schema.WINDOW_MS) if start >= raw_from else start
+        last = min(_down(end, schema.WINDOW_MS), _down(self.rolled_to_ms(), schema.WINDOW_MS))
+        if series is not None:  # history of few series: raw as far back as it goes
+            last = min(last, max(first, raw_from))
+        if last <= first:
+            return [(RAW, start, end)]
+        parts = [(RAW, start, first), (ROLLED, first, last), (RAW, last, end)]
+        return [part for part in parts if part[1] < part[2]]
+
+    def _raw_rows(self, start: int, end: int, series: int | None) -> int:
+        each = series if series is not None else len(self.tags)
+        # The times of a fifth of the window tell how many there are in all of it.
+        tail = end - max(1, (end - start) // 5)
+        return each * 5 * (len(self.moments(RAW, tail, end)) + 1)
+
+
+def ms(seconds: float) -> int:
+    """Return a time as the file has it."""
+    return int(np.floor(seconds * 1000 + 0.5))
+
+
+def _up(value: int, unit: int) -> int:
+    return -(-value // unit) * unit
+
+
+def _down(value: int, unit: int) -> int:
+    return value // unit * unit
+
+
+def _known(columns: Sequence[str]) -> list[str]:
+    """Return those of the columns that the file has; only these ever stand in a query."""
+    return [name for name in columns if name in schema.FIELDS and name in AGGREGATE]
+
+
+def _union(spans: Sequence[Span], columns: Sequence[str]) -> str:
+    """Return a subquery for the rows of these spans; the numbers in it are ours."""
+    chosen = ", ".join(["series_id", "time_ms", *columns])
+    return " UNION ALL ".join(
+        f"SELECT {chosen} FROM {table} WHERE time_ms > {start:d} AND time_ms <= {end:d}"
+        for table, start, end in spans
+    )
+
+
+def newest(reader: Reader) -> float | None:
+    """Return the time of the newest sample of a pair."""
+    found = reader.one(
+        f"SELECT time_ms FROM {RAW} JOIN series ON id = series_id WHERE measurement = ?"
+        " ORDER BY time_ms DESC LIMIT 1",
+        MEASUREMENT,
+    )
+    if found is None:
+        found = reader.one(f"SELECT max(time_ms) FROM {ROLLED}")
+    return None if found is None else found / 1000
+
+
+def resolution_s(reader: Reader, start_s: float) -> float:
+    """Return the shortest step that makes sense from a time on."""
+    return schema.WINDOW_MS / 1000 if ms(start_s) < reader.raw_from_ms() else 0.0
+
+
+def activity(reader: Reader, window: Window) -> Activity:
+    """Return which series there are."""
+    end = ms(window.end_s)
+    recent = reader.ours(
+        reader.rows(
+            "SELECT series_id, max(time_ms), min(time_ms), count(*) FROM samples"
+            " WHERE time_ms > ? AND time_ms <= ? GROUP BY series_id",
+            (max(end - RECENT_MS, ms(window.start_s)), end),
+        )
+    )
+    last = dict(zip(recent[:, 0].tolist(), recent[:, 1].tolist(), strict=True))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        each = np.where(
+            recent[:, 3] > 1, (recent[:, 1] - recent[:, 2]) / (recent[:, 3] - 1), np.nan
+        )
+    interval = dict(zip(recent[:, 0].tolist(), each.tolist(), strict=True))
+    older = Window(window.start_s, (end - RECENT_MS) / 1000)
+    silent: list[int] = []
+    if older.length_s > 0:
+        spans = reader.spans(older)
+        query = f"SELECT series_id, max(time_ms) FROM ({_union(spans, [])}) GROUP BY series_id"
+        for number, time_ms in reader.ours(reader.rows(query)).tolist():
+            if number not in last:
+                last[number] = min(time_ms, end)
+                silent.append(int(number))
+    if 0 < len(silent) <= 5000:
+        # A five-minute row only says that a series spoke in it: see when exactly.
+        last.update(_exactly(reader, silent, int(min(last[n] for n in silent)), end))
+    numbers = [number for number in last if number in reader.tags]
+    return Activity(
+        [reader.tags[int(number)] for number in numbers],
+        np.array([last[number] for number in numbers], dtype=np.float64) / 1000,
+        np.array([interval.get(number, np.nan) for number in numbers], dtype=np.float64) / 1000,
+    )
+
+
+def _exactly(reader: Reader, series: list[int], start: int, end: int) -> dict[float, float]:
+    moments = reader.moments(RAW, start - schema.WINDOW_MS, end)
+    rows = reader.rows(
+        "SELECT series_id, max(time_ms) FROM json_each(?1) AS t CROSS JOIN json_each(?2) AS s"
+        " CROSS JOIN samples ON time_ms = t.value AND series_id = s.value GROUP BY series_id",
+        (orjson.dumps(moments.astype(np.int64).tolist()).decode(), orjson.dumps(series).decode()),
+    )
+    return dict(zip(rows[:, 0].tolist(), rows[:, 1].tolist(), strict=True))
+
+
+def latest(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
+    """Return the newest sample of each series."""
+    # SQLite takes bare columns from the row that max() found.
+    return _snapshot(reader, window, columns, _known(columns))
+
+
+def total(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
+    """Return the whole window of each series."""
+    known = _known(columns)
+    return _snapshot(reader, window, columns, [f"{AGGREGATE[name]}({name})" for name in known])
+
+
+def _snapshot(
+    reader: Reader, window: Window, columns: Sequence[str], chosen: Sequence[str]
+) -> Snapshot:
+    known = _known(columns)
+    query = (
+        f"SELECT {', '.join(['series_id', 'max(time_ms)', *chosen])}"
+        f" FROM ({_union(reader.spans(window), known)}) GROUP BY series_id"
+    )
+    rows = reader.ours(reader.rows(query))
+    found = {name: rows[:, 2 + n] for n, name in enumerate(known)}
+    return Snapshot(
+        [reader.tags[int(number)] for number in rows[:, 0].tolist()],
+        rows[:, 1] / 1000,
+        {name: found.get(name, np.full(len(rows), np.nan)) for name in columns},
+    )
+
+
+def baseline(reader: Reader, window: Window) -> Snapshot:
+    """Return each series' median of ``rtt_p50``, over an even choice of moments if they are many."""
+    moments = []
+    for table, start, end in reader.spans(window):
+        moments += [(table, time_ms) for time_ms in reader.moments(table, start, end).tolist()]
+    most = max(12, BASELINE_ROWS // max(1, len(reader.tags)))
+    if len(moments) > most:
+        places = np.linspace(0, len(moments) - 1, most).round().astype(int)
+        moments = [moments[place] for place in places.tolist()]
+    parts = [
+        reader.rows(
+            f"SELECT series_id, time_ms, rtt_p50 FROM {table}"
+            " WHERE time_ms IN (SELECT value FROM json_each(?)) AND rtt_p50 IS NOT NULL",
+            (orjson.dumps([int(t) for each, t in moments if each == table]).decode(),),
+        )
+        for table in (RAW, ROLLED)
+    ]
+    rows = reader.ours(np.concatenate(parts))
+    order = np.lexsort((rows[:, 2], rows[:, 0]))
+    number, first, count = np.unique(rows[order, 0], return_index=True, return_counts=True)
+    values = rows[order, 2]
+    median = (
+        (values[first + (count - 1) // 2] + values[first + count // 2]) / 2 if len(rows) else []
+    )
+    last = np.zeros(number.size)
+    np.maximum.at(last, np.searchsorted(number, rows[:, 0]), rows[:, 1])
+    return Snapshot(
+        [reader.tags[int(each)] for each in number.tolist()],
+        last / 1000,
+        {"rtt_p50": np.asarray(median, dtype=np.float64)},
+    )
+
+
+def history(
+    reader: Reader, window: Window, step_s: float, columns: Sequence[str], where: Tags
+) -> History:
+    """Return the figures over time of some series."""
+    numbers = np.array(reader.matching(where), dtype=np.int64)
+    known = _known(columns)
+    parts = [np.empty((0, 2 + len(known)))]
+    for table, start, end in reader.spans(window, len(numbers)):
+        chosen = ", ".join(["series_id", "time_ms", *known])
+        moments = reader.moments(table, start, end).astype(np.int64).tolist()
+        parts.append(
+            reader.rows(
+                f"SELECT {chosen} FROM json_each(?1) AS t CROSS JOIN json_each(?2) AS s"
+                f" CROSS JOIN {table} ON time_ms = t.value AND series_id = s.value",
+                (orjson.dumps(moments).decode(), orjson.dumps(numbers.tolist()).decode()),
+            )
+        )
+    rows = np.concatenate(parts)
+    spoke, series = np.unique(rows[:, 0], return_inverse=True)
+    ends = window.steps(step_s)
+    step = np.ceil(rows[:, 1] / 1000 / step_s - 1e-9) - np.rint(ends[0] / step_s)
+    shape = len(spoke), ends.size
+    place = series * ends.size + np.clip(step.astype(np.int64), 0, ends.size - 1)
+    out = {
+        name: put_together(name, place, rows[:, 2 + n], len(spoke) * ends.size).reshape(shape)
+        for n, name in enumerate(known)
+    }
+    for name in columns:
+        out.setdefault(name, np.full(shape, np.nan))
+    return History([reader.tags[int(number)] for number in spoke.tolist()], step_s, ends, out)
+
+
+def timeline(reader: Reader, window: Window, step_s: float, where: Tags) -> Timeline:
+    """Return how the mesh did over time."""
+    step = ms(step_s)
+    if where:
+        chosen = "series_id IN (SELECT value FROM json_each(?1))"
+        listed = reader.matching(where)
+    else:
+        chosen = "series_id NOT IN (SELECT value FROM json_each(?1))"
+        listed = sorted(reader.others)
+    rows = reader.rows(
+        "SELECT step, count(*), sum(CASE WHEN sent > 0 THEN 100.0 * lost / sent >= ?2 END),"
+        " max(CASE WHEN sent > 0 THEN 100.0 * lost / sent END) FROM ("
+        f"SELECT series_id, (time_ms + {step - 1:d}) / {step:d} AS step,"
+        " sum(sent) AS sent, sum(lost) AS lost"
+        f" FROM ({_union(reader.spans(window), ['sent', 'lost'])}) WHERE {chosen}"
+        " GROUP BY step, series_id) GROUP BY step",
+        (orjson.dumps(listed).decode(), LOSSY_PERCENT),
+    )
+    ends = window.steps(step_s)
+    place = (rows[:, 0] - np.rint(ends[0] / step_s)).astype(np.int64)
+    inside = (place >= 0) & (place < ends.size)
+    series, lossy, worst = np.zeros(ends.size), np.zeros(ends.size), np.full(ends.size, np.nan)
+    series[place[inside]] = rows[inside, 1]
+    lossy[place[inside]] = np.nan_to_num(rows[inside, 2])
+    worst[place[inside]] = rows[inside, 3]
+    return Timeline(step_s, ends, series, lossy, worst)

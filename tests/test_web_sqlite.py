@@ -1,0 +1,223 @@
+"""The embedded store, filled by the scraper's own writer."""
+
+from __future__ import annotations
+
+import sqlite3
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+from web_data import Fleet
+from web_memory import MemoryStore
+from web_store_case import COLUMNS, END_S, RealStoreCase, fleet_points
+
+from llama.interfaces import Point
+from llama.scraper.writers import sqlite as writer
+from llama.scraper.writers import sqlite_schema as schema
+from llama.web.store import StoreError, StoreTimeoutError, Window
+from llama.web.stores import sqlite, sqlite_questions
+from llama.web.stores.sqlite import SQLiteStore
+
+CENTURY_S = 100 * 365 * 86400.0
+_directory = tempfile.TemporaryDirectory(prefix="llama-test-")
+
+
+async def write(path: Path, points: Sequence[Point]) -> None:
+    """Write points with the scraper's writer, which keeps them for ever."""
+    database = writer.make(reactor, {"path": str(path), "raw": CENTURY_S, "rollup": CENTURY_S})
+    await database.open()
+    try:
+        await database.write(points)
+    finally:
+        await database.close()
+
+
+def roll_up(path: Path, forget_before_s: float | None = None) -> None:
+    """Do what the writer does every minute, and forget raw samples."""
+    db = sqlite3.connect(path)
+    with db:
+        for (end,) in db.execute("SELECT time_ms FROM unrolled").fetchall():
+            db.execute(schema.ROLL_UP.format(on_conflict="REPLACE"), {"end": end})
+        db.execute("DELETE FROM unrolled")
+        if forget_before_s is not None:
+            db.execute("DELETE FROM samples WHERE time_ms <= ?", (forget_before_s * 1000,))
+    db.close()
+
+
+class SQLiteTest(RealStoreCase, TestCase):
+    """Raw samples, as they are on a small mesh."""
+
+    async def fill(self, points: Sequence[Point]) -> Path:
+        """See `RealStoreCase`."""
+        path = Path(_directory.name, "raw.sqlite")
+        await write(path, points)
+        return path
+
+    def open(self, filled: Path) -> SQLiteStore:
+        """See `RealStoreCase`."""
+        return SQLiteStore(reactor, path=str(filled))
+
+
+class BigSQLiteTest(RealStoreCase, TestCase):
+    """The same with five-minute rows wherever they serve, as on a mesh that is large."""
+
+    columns = tuple(name for name in COLUMNS if name != "rtt")  # there it is a mean
+
+    async def fill(self, points: Sequence[Point]) -> Path:
+        """See `RealStoreCase`."""
+        path = Path(_directory.name, "big.sqlite")
+        await write(path, points)
+        roll_up(path)
+        return path
+
+    def open(self, filled: Path) -> SQLiteStore:
+        """See `RealStoreCase`."""
+        self.patch(sqlite_questions, "MANY_ROWS", 2000)
+        return SQLiteStore(reactor, path=str(filled))
+
+    async def test_timeline(self) -> None:
+        """Steps of five minutes come out of five-minute rows as out of raw ones."""
+        window = Window(self.end_s - 3600, self.end_s)
+        got = await self.store.timeline(window, 300.0, {"class": "EF"})
+        wanted = await self.memory.timeline(window, 300.0, {"class": "EF"})
+        self.assertEqual(got.lossy.tolist(), wanted.lossy.tolist())
+        self.assertEqual(got.series.tolist(), wanted.series.tolist())
+
+    async def test_baseline(self) -> None:
+        """Of many moments an even choice tells the usual RTT near enough."""
+        window = Window(self.end_s - 86400, self.end_s)
+        self.patch(sqlite_questions, "BASELINE_ROWS", 2000)
+        self.relative = 0.02
+        got = await self.store.baseline(window)
+        self.same_snapshots(got, await self.memory.baseline(window), ["rtt_p50"])
+
+    async def test_matrix(self) -> None:
+        """What needs no baseline does not differ at all."""
+        window = Window(self.end_s - 3600, self.end_s)
+        got = await self.store.total(window, self.columns)
+        wanted = await self.memory.total(window, self.columns)
+        self.same_snapshots(got, wanted, self.columns)
+
+
+class OldSQLiteTest(TestCase):
+    """A file whose older raw samples are gone."""
+
+    async def setUp(self) -> None:
+        """Fill a file and forget all raw samples but those of the last half hour."""
+        self.path = Path(self.mktemp())
+        self.fleet, self.points = fleet_points(hours=1)
+        await write(self.path, self.points)
+        roll_up(self.path, forget_before_s=END_S - 1830)
+        self.store = SQLiteStore(reactor, path=str(self.path))
+        self.addCleanup(self.store.stop)
+        self.memory = MemoryStore(self.points)
+
+    async def test_resolution(self) -> None:
+        """It says from when on five minutes are the shortest step."""
+        self.assertEqual(await self.store.resolution_s(END_S - 1500), 0.0)
+        self.assertEqual(await self.store.resolution_s(END_S - 1900), 300.0)
+
+    async def test_history(self) -> None:
+        """History goes on past the raw samples, and sums are the same."""
+        where = {"src_hostname": "lax1", "dst_hostname": "iad2", "class": "EF"}
+        window = Window(END_S - 3600, END_S)
+        got = await self.store.history(window, 300.0, COLUMNS, where)
+        wanted = await self.memory.history(window, 300.0, COLUMNS, where)
+        for name in ("sent", "lost", "rtt_p99", "rtt_min"):
+            self.assertEqual(got.columns[name].tolist(), wanted.columns[name].tolist(), name)
+
+    async def test_old_moment(self) -> None:
+        """A moment without raw samples is known by its five-minute row."""
+        got = await self.store.total(Window(END_S - 2700, END_S - 2400), COLUMNS)
+        wanted = await self.memory.total(Window(END_S - 2700, END_S - 2400), COLUMNS)
+        self.assertEqual(sum(got.column("lost")), sum(wanted.column("lost")))
+
+    async def test_silent_since(self) -> None:
+        """A series that fell silent is known to the second, though it stands in a longer row."""
+        activity = await self.store.activity(Window(END_S - 3600, END_S))
+        silent = [
+            last
+            for tags, last in zip(activity.series, activity.last_s.tolist(), strict=True)
+            if tags["src_hostname"] == "lax3" and tags["dst_hostname"] == "iad1"
+        ]
+        self.assertEqual(silent, [END_S - 600] * 2)
+
+
+class SQLiteFileTest(TestCase):
+    """Files that are not what they should be."""
+
+    def store(self, path: Path | str, **options: float) -> SQLiteStore:
+        """Return a store that is stopped in the end."""
+        store = SQLiteStore(reactor, path=str(path), **options)  # type: ignore[arg-type]
+        self.addCleanup(store.stop)
+        return store
+
+    async def test_missing(self) -> None:
+        """A file that is not there is said in one line, and not made."""
+        path = self.mktemp()
+        store = self.store(path)
+        error = await self.assertFailure(store.newest(), StoreError)
+        self.assertIn(f"{path}: No such file or directory; is this where", str(error))
+        self.assertFalse(Path(path).exists())
+
+    async def test_appears(self) -> None:
+        """Once the scraper has made the file, it is read without a restart."""
+        path = Path(self.mktemp())
+        store = self.store(path)
+        await self.assertFailure(store.newest(), StoreError)
+        _, points = fleet_points(hours=0.1)
+        await write(path, points)
+        self.assertEqual(await store.newest(), END_S)
+
+    async def test_replaced(self) -> None:
+        """A file that takes another's place is read anew, series and all."""
+        path, other = Path(self.mktemp()), Path(self.mktemp())
+        store = self.store(path)
+        _, points = fleet_points(hours=0.1)
+        await write(path, points)
+        self.assertEqual(await store.newest(), END_S)
+        fleet = Fleet(hosts={"a": ("x", "1"), "b": ("y", "2")})
+        await write(other, list(fleet.points(END_S, END_S + 60)))
+        other.rename(path)
+        Path(f"{path}-wal").unlink(missing_ok=True)
+        self.assertEqual(await store.newest(), END_S + 60)
+        activity = await store.activity(Window(END_S, END_S + 60))
+        self.assertEqual({tags["src_hostname"] for tags in activity.series}, {"a", "b"})
+
+    async def test_foreign(self) -> None:
+        """Another program's database, or none at all, is refused by name."""
+        path = Path(self.mktemp())
+        db = sqlite3.connect(path)
+        db.execute("CREATE TABLE samples (x)")
+        db.close()
+        error = await self.assertFailure(self.store(path).newest(), StoreError)
+        self.assertIn("is no LLAMA store", str(error))
+        path.write_bytes(b"not a database, but long enough to look at" * 100)
+        error = await self.assertFailure(self.store(path).newest(), StoreError)
+        self.assertIn("file is not a database", str(error))
+
+    async def test_empty(self) -> None:
+        """A store without a single sample has no newest one, and empty answers."""
+        path = Path(self.mktemp())
+        await write(path, [Point("collector_stats", {"a": "b"}, {"x": 1.0}, 10**18)])
+        store = self.store(path)
+        window = Window(END_S - 3600, END_S)
+        self.assertIsNone(await store.newest())
+        self.assertEqual(list((await store.activity(window)).series), [])
+        self.assertEqual(list((await store.latest(window, COLUMNS)).series), [])
+        self.assertEqual(list((await store.baseline(window)).series), [])
+        self.assertEqual(list((await store.history(window, 60.0, COLUMNS, {"a": "b"})).series), [])
+        self.assertEqual(sum((await store.timeline(window, 60.0, {})).series), 0)
+
+    async def test_too_slow(self) -> None:
+        """A question that takes too long is broken off."""
+        path = Path(self.mktemp())
+        _, points = fleet_points(hours=0.5)
+        await write(path, points)
+        store = self.store(path, timeout_s=0.0)
+        self.patch(sqlite, "_STEPS", 1)
+        window = Window(END_S - 3600, END_S)
+        error = await self.assertFailure(store.total(window, COLUMNS), StoreTimeoutError)
+        self.assertIn("no answer within 0 s", str(error))
