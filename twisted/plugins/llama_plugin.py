@@ -11,3 +11,6 @@ reflector = ServiceMaker(
 scraper = ServiceMaker(
     "LLAMA scraper", "llama.scraper.tap", "Moves measurements into a time-series database.", "llama-scraper"
 )
+web = ServiceMaker(
+    "LLAMA web", "llama.web.tap", "Shows the matrix in a browser.", "llama-web"
+)
