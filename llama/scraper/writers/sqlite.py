@@ -79,7 +79,7 @@ class SQLiteWriter:
             raise NotWrittenError(f"{self._path}: {error}") from None
         self._pool = pool
         if not self._upkeep.running:
-            self._keeping = self._upkeep.start(MINUTE, now=True).addErrback(
+            self._keeping = self._upkeep.start(MINUTE, now=False).addErrback(
                 lambda failure: failure.trap(CancelledError)
             )
 

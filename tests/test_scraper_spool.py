@@ -1,0 +1,344 @@
+"""The spool: what it keeps, what it lets go of, and what happens when the disk is no friend."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import tempfile
+import unittest
+from pathlib import Path
+from typing import Any
+
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+
+from llama.interfaces import Point
+from llama.scraper import buffer
+from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
+from llama.scraper.spool import DiskSpool
+
+NOW = 1_700_000_000.0
+
+
+def some_points(count: int = 3, time_s: int = 1_700_000_010, filler: str = "") -> list[Point]:
+    """Return points of one interval."""
+    return [
+        Point("raw_stats", {"dst": f"d{n}"} | ({"f": filler} if filler else {}), {"rtt": n + 0.5},
+              time_s * 10**9)
+        for n in range(count)
+    ]  # fmt: skip
+
+
+class Contract:
+    """What every spool does. ``spool()`` makes one that is not open."""
+
+    dropped: list[tuple[str, Chunk]]
+
+    def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> Any:
+        """Make one."""
+        raise NotImplementedError
+
+    async def opened(self, *writers: str, **bounds: Any) -> Any:
+        """Return one that is open and records what it drops."""
+        spool = self.spool(**bounds)
+        self.dropped = []
+        spool.dropped = lambda reason, chunk: self.dropped.append((reason, chunk))
+        await spool.open(writers or ("a", "b"))
+        self.addCleanup(spool.close)
+        return spool
+
+    async def test_kept_until_all_have_it(self) -> None:
+        """A chunk stays until the last of its writers has acknowledged it."""
+        spool = await self.opened()
+        [chunk] = await spool.put("http://c", Taken("c1", 5), some_points(), NOW)
+        self.assertEqual(await spool.read(chunk), some_points())
+        await spool.acknowledge("a", [chunk])
+        self.assertEqual(list(spool.chunks.values()), [chunk])
+        self.assertEqual(chunk.waiting, {"b"})
+        await spool.acknowledge("b", [chunk])
+        self.assertEqual((len(spool.chunks), spool.octets), (0, 0))
+        self.assertIsNone(await spool.read(chunk))
+        self.assertEqual(self.dropped, [])
+
+    async def test_cursor(self) -> None:
+        """The cursor moves with the points, also when there were none."""
+        spool = await self.opened()
+        self.assertEqual(spool.taken("http://c"), Taken())
+        await spool.put("http://c", Taken("c1", 5), some_points(), NOW)
+        await spool.put("http://c", Taken("c2", 5), [], NOW)
+        self.assertEqual(spool.taken("http://c"), Taken("c2", 5))
+        self.assertEqual(spool.taken("http://d"), Taken())
+        self.assertEqual(len(spool.chunks), 1)
+
+    async def test_large_answers_are_cut(self) -> None:
+        """A large answer becomes chunks that a writer can be given."""
+        spool = await self.opened()
+        points = some_points(2 * buffer.CHUNK_POINTS + 1)
+        chunks = await spool.put("http://c", Taken("c1"), points, NOW)
+        self.assertEqual([chunk.points for chunk in chunks], [5000, 5000, 1])
+        self.assertEqual([p for c in chunks for p in await spool.read(c)], points)
+
+    async def test_size(self) -> None:
+        """Over its size it drops the oldest, and says which."""
+        spool = await self.opened(max_octets=3 * (buffer.CHUNK_OVERHEAD + 200))
+        chunks = []
+        for n in range(10):
+            chunks += await spool.put("http://c", Taken(str(n)), some_points(), NOW + n)
+            self.assertLessEqual(spool.octets, 3 * (buffer.CHUNK_OVERHEAD + 200))
+        kept = list(spool.chunks.values())
+        self.assertEqual(kept, chunks[-len(kept) :])
+        self.assertEqual(self.dropped, [("full", chunk) for chunk in chunks[: -len(kept)]])
+        self.assertIsNone(await spool.read(chunks[0]))
+
+    async def test_age(self) -> None:
+        """What has waited too long is dropped."""
+        spool = await self.opened(max_age_s=60)
+        [old] = await spool.put("http://c", Taken("1"), some_points(), NOW)
+        [new] = await spool.put("http://c", Taken("2"), some_points(), NOW + 30)
+        await spool.expire(NOW + 60)
+        self.assertEqual(self.dropped, [])
+        await spool.expire(NOW + 61)
+        self.assertEqual(self.dropped, [("too_old", old)])
+        self.assertEqual(list(spool.chunks.values()), [new])
+
+    async def test_late_acknowledgement(self) -> None:
+        """Acknowledging what was dropped meanwhile changes nothing."""
+        spool = await self.opened(max_age_s=60)
+        [old] = await spool.put("http://c", Taken("1"), some_points(), NOW)
+        await spool.expire(NOW + 61)
+        [new] = await spool.put("http://c", Taken("2"), some_points(), NOW + 61)
+        await spool.acknowledge("a", [old])
+        await spool.acknowledge("b", [old])
+        self.assertEqual(list(spool.chunks.values()), [new])
+
+    async def test_a_writer_less(self) -> None:
+        """Chunks that only a removed writer lacked are dropped, the others stay."""
+        spool = await self.opened()
+        [theirs] = await spool.put("http://c", Taken("1"), some_points(), NOW)
+        [both] = await spool.put("http://c", Taken("2"), some_points(), NOW)
+        await spool.acknowledge("a", [theirs])
+        await spool.set_writers(["a"])
+        self.assertEqual(self.dropped, [("writer_removed", theirs)])
+        self.assertEqual(both.waiting, {"a"})
+        await spool.acknowledge("a", [both])
+        self.assertEqual(len(spool.chunks), 0)
+
+
+class MemorySpoolTests(Contract, TestCase):
+    """The contract, in memory."""
+
+    def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> MemorySpool:
+        """Make one."""
+        return MemorySpool(max_octets, max_age_s)
+
+
+class DiskSpoolTests(Contract, TestCase):
+    """The contract on disk, and what a disk brings with it."""
+
+    def setUp(self) -> None:
+        """Make a directory for the file."""
+        self.directory = Path(tempfile.mkdtemp(prefix="llama-spool-"))
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = self.directory / "spool.db"
+
+    def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> DiskSpool:
+        """Make one on the same file each time."""
+        return DiskSpool(reactor, str(self.path), max_octets, max_age_s)
+
+    async def test_survives(self) -> None:
+        """After closing and opening it holds chunks, cursors and who has what."""
+        spool = await self.opened()
+        [one] = await spool.put("http://c", Taken("c1", 7), some_points(), NOW)
+        [two] = await spool.put("http://d", Taken(None, 8), some_points(2), NOW)
+        await spool.acknowledge("a", [one])
+        await spool.close()
+        again = await self.opened()
+        self.assertEqual([c.waiting for c in again.chunks.values()], [{"b"}, {"a", "b"}])
+        self.assertEqual(again.taken("http://c"), Taken("c1", 7))
+        self.assertEqual(again.taken("http://d"), Taken(None, 8))
+        self.assertEqual(await again.read(again.chunks[two.number]), some_points(2))
+        self.assertEqual(again.octets, spool.octets)
+        await again.acknowledge("b", [again.chunks[one.number]])
+        await again.close()
+        last = await self.opened()
+        self.assertEqual(list(last.chunks), [two.number])
+
+    async def test_writers_change_while_away(self) -> None:
+        """A writer that is gone at the next start is waited for no more; a new one gets what is new."""
+        spool = await self.opened("a", "gone")
+        await spool.put("http://c", Taken("c1"), some_points(), NOW)
+        [orphan] = await spool.put("http://c", Taken("c2"), some_points(), NOW)
+        await spool.acknowledge("a", [orphan])
+        await spool.close()
+        again = await self.opened("a", "new")
+        self.assertEqual([r for r, _ in self.dropped], ["writer_removed"])
+        self.assertEqual([c.waiting for c in again.chunks.values()], [{"a"}])
+        await again.close()
+        back = await self.opened("a", "gone")
+        self.assertEqual([c.waiting for c in back.chunks.values()], [{"a"}])
+
+    async def test_no_database(self) -> None:
+        """A file that is no database is set aside, whole, and a new one begun."""
+        self.path.write_bytes(b"not a database " * 1000)
+        spool = await self.opened()
+        await spool.put("http://c", Taken("c1"), some_points(), NOW)
+        [aside] = self.directory.glob("spool.db.corrupt-*")
+        self.assertEqual(aside.read_bytes(), b"not a database " * 1000)
+        self.assertEqual(len(self.flushLoggedErrors()), 0)
+
+    async def test_another_programs_database(self) -> None:
+        """Another program's database is not touched but set aside."""
+        import sqlite3
+
+        with sqlite3.connect(self.path) as db:
+            db.execute("CREATE TABLE precious (x)")
+        db.close()
+        await self.opened()
+        [aside] = [p for p in self.directory.glob("*.corrupt-*") if "-wal" not in p.name]
+        db = sqlite3.connect(aside)
+        self.assertEqual(db.execute("SELECT count(*) FROM precious").fetchone(), (0,))
+        db.close()
+
+    async def test_damaged_at_start(self) -> None:
+        """A spool with garbage in its middle is set aside at the start."""
+        spool = await self.opened()
+        for n in range(20):
+            points = some_points(50, filler=os.urandom(2000).hex())
+            await spool.put("http://c", Taken(str(n)), points, NOW)
+        await spool.close()
+        with open(self.path, "r+b") as file:
+            file.seek(4096)
+            file.write(os.urandom(4096 * 8))
+        again = await self.opened()
+        self.assertEqual(len(again.chunks), 0)
+        self.assertEqual(again.taken("http://c"), Taken())
+        self.assertEqual(len(list(self.directory.glob("*.corrupt-*"))), 1)
+
+    async def test_damaged_while_running(self) -> None:
+        """Damage that shows up later costs what was there, is counted, and nothing else."""
+        spool = await self.opened()
+        chunks = []
+        for n in range(120):
+            points = some_points(1, filler=os.urandom(30_000).hex())
+            chunks += await spool.put("http://c", Taken(str(n)), points, NOW)
+        spool._held._ready.clear()
+        spool._held._ready_points = 0
+        size = self.path.stat().st_size
+        with open(self.path, "r+b") as file:
+            file.seek(4096)
+            file.write(os.urandom(size - 4096))
+        for chunk in chunks:
+            await spool.read(chunk)
+        self.assertEqual({r for r, _ in self.dropped}, {"damaged"})
+        self.assertEqual(len(self.dropped) + len(spool.chunks), 120)
+        [new] = await spool.put("http://c", Taken("n"), some_points(), NOW)
+        self.assertEqual(await spool.read(new), some_points())
+        await spool.acknowledge("a", [new])
+        await spool.acknowledge("b", [new])
+
+    async def test_locked(self) -> None:
+        """A file that another scraper has is waited for, not shared and not set aside."""
+        first = await self.opened()
+        await first.put("http://c", Taken("c1"), some_points(), NOW)
+        second = self.spool()
+        opening = second.open(["a", "b"])
+        await deferLater(reactor, 1.5)
+        self.assertFalse(opening.called)
+        await first.close()
+        second._pause.cancel()  # instead of waiting for the next attempt
+        await opening
+        self.addCleanup(second.close)
+        self.assertEqual(len(second.chunks), 1)
+
+    async def test_cannot_open(self) -> None:
+        """Where no file can be, it keeps trying, and can be closed meanwhile."""
+        self.path.mkdir()
+        spool = self.spool()
+        opening = spool.open(["a"])
+        await deferLater(reactor, 0.3)
+        self.assertFalse(opening.called)
+        await spool.close()
+        await opening
+
+
+class FullDiskTests(TestCase):
+    """On a tmpfs of a few megabytes, which needs root."""
+
+    def setUp(self) -> None:
+        """Mount it."""
+        if os.geteuid() != 0:
+            raise unittest.SkipTest("mounting a tmpfs needs root")
+        self.directory = Path(tempfile.mkdtemp(prefix="llama-full-"))
+        self.addCleanup(self.directory.rmdir)
+        subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", self.directory], check=True
+        )
+        self.addCleanup(subprocess.run, ["umount", self.directory], check=True)
+        self.others = self.directory / "others"
+
+    def fill(self, leave: int) -> None:
+        """Let something else take the disk but for ``leave`` octets."""
+        disk = os.statvfs(self.directory)
+        with open(self.others, "ab") as file:
+            file.write(bytes(max(0, disk.f_bavail * disk.f_frsize - leave)))
+
+    async def opened(self) -> DiskSpool:
+        """Return a spool on it."""
+        spool = DiskSpool(reactor, str(self.directory / "spool.db"), 10**9, 3600)
+        await spool.open(["a"])
+        self.addCleanup(spool.close)
+        return spool
+
+    async def test_full_by_others(self) -> None:
+        """On a full disk nothing is taken and nothing lost; with room again, it goes on."""
+        spool = await self.opened()
+        [kept] = await spool.put("http://c", Taken("c1"), some_points(), NOW)
+        self.fill(leave=0)
+        with self.assertRaises(NotStoredError) as raised:
+            await spool.put("http://c", Taken("c2"), some_points(), NOW)
+        self.assertEqual(str(raised.exception), "the disk is full")
+        self.assertEqual(spool.trouble, "the disk is full")
+        self.assertEqual(spool.taken("http://c"), Taken("c1"))
+        self.assertEqual(await spool.read(kept), some_points())
+        await spool.acknowledge("a", [kept])  # remembered, if it cannot be noted
+        self.others.unlink()
+        [new] = await spool.put("http://c", Taken("c2"), some_points(), NOW)
+        self.assertIsNone(spool.trouble)
+        await spool.acknowledge("a", [new])
+        await spool.close()
+        again = await self.opened()
+        self.assertEqual(len(again.chunks), 0)
+        self.assertEqual(again.taken("http://c"), Taken("c2"))
+
+    async def test_full_by_itself(self) -> None:
+        """It stops before the last megabytes, can still acknowledge there, and gives room back."""
+        spool = await self.opened()
+        number = 0
+        with self.assertRaises(NotStoredError):
+            while True:
+                points = some_points(20, filler=os.urandom(8000).hex())
+                await spool.put("http://c", Taken(str(number)), points, NOW)
+                number += 1
+        self.assertGreater(number, 10)
+        self.assertEqual(spool.taken("http://c"), Taken(str(number - 1)))
+        for chunk in list(spool.chunks.values()):
+            self.assertIsNotNone(await spool.read(chunk))
+            await spool.acknowledge("a", [chunk])
+        self.assertEqual(spool._unnoted, [])
+        await spool.put("http://c", Taken("more"), some_points(), NOW)
+        self.assertIsNone(spool.trouble)
+
+    async def test_full_at_the_start(self) -> None:
+        """A full disk at the start is waited out."""
+        self.fill(leave=0)
+        spool = DiskSpool(reactor, str(self.directory / "spool.db"), 10**9, 3600)
+        opening = spool.open(["a"])
+        await deferLater(reactor, 0.3)
+        self.assertFalse(opening.called)
+        self.others.unlink()
+        spool._pause.cancel()
+        await opening
+        self.addCleanup(spool.close)
+        await spool.put("http://c", Taken("c1"), some_points(), NOW)

@@ -1,0 +1,304 @@
+"""The embedded store: what it holds, how it rolls up, and what it lets go of."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import sqlite3
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.internet import reactor
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+
+from llama.interfaces import NotWrittenError, Point
+from llama.scraper.writers import sqlite, sqlite_schema
+
+DAY_MS = 86_400_000
+WINDOW_MS = sqlite_schema.WINDOW_MS
+#: A time, ms, at which a five-minute window begins.
+START = 1_700_000_000_000 // WINDOW_MS * WINDOW_MS
+
+
+def point(time_ms: int, dst: str = "b", **fields: float) -> Point:
+    """Return a point of one series."""
+    return Point("raw_stats", {"src": "a", "dst": dst}, fields, time_ms * 1_000_000)
+
+
+class StoreCase(TestCase):
+    """A store in a file, and a second connection that looks at it."""
+
+    def setUp(self) -> None:
+        """Make a directory for it."""
+        self.directory = Path(tempfile.mkdtemp(prefix="llama-store-"))
+        self.addCleanup(shutil.rmtree, self.directory)
+        self.path = self.directory / "store.db"
+
+    async def opened(self, **options: Any) -> sqlite.SQLiteWriter:
+        """Return an open writer that does nothing by itself."""
+        writer: sqlite.SQLiteWriter = sqlite.make(reactor, {"path": str(self.path)} | options)
+        await writer.open()
+        self.addCleanup(writer.close)
+        return writer
+
+    def rows(self, query: str, values: Any = ()) -> list[dict[str, Any]]:
+        """Return rows without what is NULL, read as the web page would: from a connection of its own."""
+        db = sqlite3.connect(self.path)
+        cursor = db.execute(query, values)
+        names = [column[0] for column in cursor.description]
+        found = [
+            {n: v for n, v in zip(names, row, strict=True) if v is not None}
+            for row in cursor.fetchall()
+        ]
+        db.close()
+        return found
+
+
+class WriteTests(StoreCase):
+    """Writing and reading back."""
+
+    async def test_a_sample(self) -> None:
+        """A point is one row of one series, every known figure in its column."""
+        writer = await self.opened()
+        await writer.write([point(START, rtt=0.25, loss=0.0, sent=30.0)])
+        self.assertEqual(
+            self.rows("SELECT samples.*, measurement, tags FROM samples JOIN series ON id = series_id"),
+            [{"time_ms": START, "series_id": 1, "rtt": 0.25, "loss": 0.0, "sent": 30.0,
+              "measurement": "raw_stats", "tags": '{"dst":"b","src":"a"}'}],
+        )  # fmt: skip
+
+    async def test_twice(self) -> None:
+        """Writing a point twice changes nothing, also by another process that has the file open."""
+        writer = await self.opened()
+        other = await self.opened()
+        for each in (writer, other, writer):
+            await each.write([point(START, rtt=0.25), point(START, "c", rtt=0.5)])
+        self.assertEqual(len(self.rows("SELECT * FROM samples")), 2)
+        self.assertEqual(len(self.rows("SELECT * FROM series")), 2)
+
+    async def test_other_figures(self) -> None:
+        """Figures without a column of their own are kept as JSON."""
+        writer = await self.opened()
+        stats = Point("collector_stats", {"src_hostname": "a"}, {"tick_lag_ms": 1.5, "sent": 2.0},
+                      START * 10**6)  # fmt: skip
+        await writer.write([stats])
+        self.assertEqual(
+            self.rows("SELECT sent, more ->> 'tick_lag_ms' AS lag FROM samples"),
+            [{"sent": 2.0, "lag": 1.5}],
+        )
+
+    async def test_nasty_tags(self) -> None:
+        """Tags of any characters come back as they were."""
+        tags = {"a\\": "x'\"\n\0☃ ,=", "b": "é"}
+        writer = await self.opened()
+        await writer.write([Point("raw_stats", tags, {"rtt": 1.0}, START * 10**6)])
+        import json
+
+        self.assertEqual(json.loads(self.rows("SELECT tags FROM series")[0]["tags"]), tags)
+
+    async def test_history(self) -> None:
+        """The history of one series comes out by its look-ups, bounded as asked."""
+        writer = await self.opened()
+        times = range(START, START + 300_000, 30_000)
+        await writer.write([point(t, d, rtt=float(t - START)) for t in times for d in ("b", "c")])
+        found = self.rows(
+            sqlite_schema.HISTORY, {"series": 2, "start": START + 30_000, "end": START + 90_000}
+        )
+        self.assertEqual([row["time_ms"] - START for row in found], [60_000, 90_000])
+        self.assertEqual({row["series_id"] for row in found}, {2})
+
+    async def test_another_programs_file(self) -> None:
+        """Another program's database is refused and left alone; so is no database at all."""
+        with sqlite3.connect(self.path) as db:
+            db.execute("CREATE TABLE precious (x)")
+        db.close()
+        with self.assertRaises(NotWrittenError) as raised:
+            await self.opened()
+        self.assertIn("another program's database", str(raised.exception))
+        self.path.write_bytes(b"hello " * 1000)
+        with self.assertRaises(NotWrittenError) as raised:
+            await self.opened()
+        self.assertIn("file is not a database", str(raised.exception))
+        self.assertEqual(self.path.read_bytes(), b"hello " * 1000)
+
+    async def test_directory_is_missing(self) -> None:
+        """Missing directories are made; one that cannot be is said."""
+        self.path = self.directory / "a" / "b" / "store.db"
+        await self.opened()
+        (self.directory / "file").touch()
+        self.path = self.directory / "file" / "store.db"
+        with self.assertRaises(NotWrittenError) as raised:
+            await self.opened()
+        self.assertIn("File exists", str(raised.exception))
+
+    async def test_locked_for_long(self) -> None:
+        """A write that another program holds up fails, and can be repeated."""
+        writer = await self.opened()
+        await writer._pool.runWithConnection(lambda c: c.execute("PRAGMA busy_timeout=50").close())
+        db = sqlite3.connect(self.path, isolation_level=None)
+        db.execute("BEGIN EXCLUSIVE")
+        with self.assertRaises(NotWrittenError) as raised:
+            await writer.write([point(START, rtt=1.0)])
+        self.assertIn("locked", str(raised.exception))
+        db.execute("ROLLBACK")
+        db.close()
+        await writer.write([point(START, rtt=1.0)])
+        self.assertEqual(len(self.rows("SELECT * FROM samples")), 1)
+
+
+class UpkeepTests(StoreCase):
+    """Rolling up and removing, at times of the test's choice."""
+
+    async def upkeep(self, writer: sqlite.SQLiteWriter, now_ms: int) -> None:
+        """Do what a minute's upkeep does, as if it were ``now_ms``."""
+        while await writer._pool.runInteraction(writer._roll_up, now_ms):
+            pass
+        while await writer._pool.runInteraction(writer._remove, now_ms):
+            pass
+
+    async def test_rolled_up(self) -> None:
+        """A window becomes one row a series: sums, weighted mean, extremes, last and union."""
+        writer = await self.opened()
+        end = START + WINDOW_MS
+        await writer.write(
+            [
+                point(START, rtt=99.0, sent=1.0, lost=1.0),  # belongs to the window before
+                point(START + 1, sent=10.0, received=10.0, lost=0.0, loss=0.0, rtt=1.0, rtt_min=0.5,
+                      rtt_max=2.0, rtt_p99=2.0, suspect=1.0, ttl_at_collector=60.0, flows=4.0),
+                point(end - 1, sent=30.0, received=30.0, lost=0.0, loss=0.0, rtt=2.0, rtt_min=0.6,
+                      rtt_max=9.0, rtt_p99=8.0, suspect=1025.0, ttl_at_collector=61.0, flows=4.0),
+                point(end, sent=10.0, received=0.0, lost=10.0, loss=100.0, suspect=0.0),
+                point(end, "c", sent=0.0),
+                point(end + 1, sent=1.0, lost=1.0),  # belongs to the window after
+            ]
+        )  # fmt: skip
+        await self.upkeep(writer, end)
+        found = {
+            (row.pop("time_ms") - START, row.pop("series_id")): row
+            for row in self.rows("SELECT * FROM samples_5m")
+        }
+        self.assertEqual(set(found), {(0, 1), (WINDOW_MS, 1), (WINDOW_MS, 2)})
+        self.assertEqual(
+            found[WINDOW_MS, 1],
+            {"sent": 50.0, "received": 40.0, "lost": 10.0, "loss": 20.0, "rtt": 1.75,
+             "rtt_min": 0.5, "rtt_max": 9.0, "rtt_p99": 8.0, "suspect": 1025.0,
+             "ttl_at_collector": 61.0, "flows": 4.0},
+        )  # fmt: skip
+        self.assertEqual(found[WINDOW_MS, 2], {"sent": 0.0})
+
+    async def test_late_points(self) -> None:
+        """Points that come after their window was rolled up are in it after the next time."""
+        writer = await self.opened()
+        await writer.write([point(START + 1, sent=10.0, lost=0.0)])
+        await self.upkeep(writer, START + WINDOW_MS)
+        await writer.write([point(START + 2, sent=10.0, lost=5.0)])
+        await self.upkeep(writer, START + WINDOW_MS)
+        [row] = self.rows("SELECT sent, loss FROM samples_5m")
+        self.assertEqual(row, {"sent": 20.0, "loss": 25.0})
+
+    async def test_old_collectors(self) -> None:
+        """Figures of collectors that say only loss and rtt are rolled up too."""
+        writer = await self.opened()
+        await writer.write(
+            [point(START + 1, rtt=1.0, loss=0.0), point(START + 2, rtt=3.0, loss=50.0)]
+        )
+        await self.upkeep(writer, START + WINDOW_MS)
+        [row] = self.rows("SELECT rtt, loss FROM samples_5m")
+        self.assertEqual(row, {"rtt": 2.0, "loss": 25.0})
+
+    async def test_kept_as_long_as_asked(self) -> None:
+        """Raw rows go after two days, five-minute rows after thirty, in step with the clock."""
+        writer = await self.opened()
+        moments = range(START + 1, START + 4 * DAY_MS, DAY_MS // 2)
+        await writer.write([point(t, sent=1.0, lost=0.0) for t in moments])
+        now = START + 4 * DAY_MS
+        await self.upkeep(writer, now)
+        [raw] = self.rows("SELECT min(time_ms) AS oldest, count(*) AS n FROM samples")
+        self.assertGreater(raw["oldest"], now - 2 * DAY_MS)
+        self.assertEqual(raw["n"], 4)
+        self.assertEqual(self.rows("SELECT count(*) AS n FROM samples_5m"), [{"n": 8}])
+        await self.upkeep(writer, START + 32 * DAY_MS)
+        self.assertEqual(self.rows("SELECT * FROM samples"), [])
+        self.assertEqual(self.rows("SELECT count(*) AS n FROM samples_5m")[0]["n"], 4)
+
+    async def test_later_than_raw_is_kept(self) -> None:
+        """A point that comes when its window's raw rows are gone does not spoil the five-minute row."""
+        writer = await self.opened()
+        await writer.write([point(START + 1, sent=10.0, lost=0.0)])
+        await self.upkeep(writer, START + WINDOW_MS)
+        await self.upkeep(writer, START + 3 * DAY_MS)
+        await writer.write([point(START + 2, sent=1.0, lost=1.0), point(START + 2, "c", sent=3.0)])
+        await self.upkeep(writer, START + 3 * DAY_MS)
+        self.assertEqual(
+            self.rows("SELECT series_id, sent FROM samples_5m ORDER BY series_id"),
+            [{"series_id": 1, "sent": 10.0}, {"series_id": 2, "sent": 3.0}],
+        )
+
+    async def test_many_rows(self) -> None:
+        """More rows than one transaction removes are removed all the same."""
+        writer = await self.opened()
+        for first in range(0, 45_000, 15_000):
+            await writer.write(
+                [point(START + 1 + n // 100, str(n % 100), sent=1.0)
+                 for n in range(first, first + 15_000)]
+            )  # fmt: skip
+        await self.upkeep(writer, START + 3 * DAY_MS)
+        self.assertEqual(self.rows("SELECT * FROM samples"), [])
+        self.assertEqual(len(self.rows("SELECT * FROM samples_5m")), 100)
+
+    async def test_by_itself(self) -> None:
+        """The upkeep that a running writer does every minute removes what is long past."""
+        writer = await self.opened()
+        await writer.write([point(START + 1, sent=1.0)])
+        self.assertTrue(writer._upkeep.running)
+        await writer._keep_up()
+        self.assertEqual(self.rows("SELECT * FROM samples"), [])
+        self.assertEqual(self.rows("SELECT * FROM unrolled"), [])
+
+
+class AggregateTests(SynchronousTestCase):
+    """The roll-up's arithmetic, against plain Python."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.lists(
+            st.fixed_dictionaries(
+                {"sent": st.integers(0, 100), "lost": st.integers(0, 100)},
+                optional={"rtt": st.floats(0.001, 1000), "suspect": st.integers(0, 2047),
+                          "dscp_at_reflector": st.integers(0, 255)},
+            ),
+            min_size=1,
+            max_size=10,
+        )
+    )  # fmt: skip
+    def test_any_samples(self, samples: list[dict[str, Any]]) -> None:
+        """Whatever the samples, sums, loss, mean, last and union come out right."""
+        db = sqlite3.connect(":memory:")
+        sqlite.prepare(db)
+        for n, sample in enumerate(samples):
+            sample["received"] = max(0, sample["sent"] - sample["lost"])
+            row = [START + 1 + n, 1, *(sample.get(name) for name in sqlite_schema.FIELDS), None]
+            db.execute(sqlite_schema.UPSERT, row)
+        db.execute(sqlite_schema.ROLL_UP.format(on_conflict="REPLACE"), {"end": START + WINDOW_MS})
+        db.row_factory = sqlite3.Row
+        row = dict(db.execute("SELECT * FROM samples_5m").fetchone())
+        db.close()
+        sent, lost = sum(s["sent"] for s in samples), sum(s["lost"] for s in samples)
+        self.assertEqual((row["sent"], row["lost"]), (sent, lost))
+        self.assertEqual(row["loss"], 100.0 * lost / sent if sent else None)
+        weighed = [(s["rtt"], s["received"]) for s in samples if "rtt" in s and s["received"]]
+        if weighed:
+            mean = sum(r * w for r, w in weighed) / sum(w for _, w in weighed)
+            self.assertTrue(math.isclose(row["rtt"], mean, rel_tol=1e-9))
+        else:
+            self.assertIsNone(row["rtt"])
+        last = [s["dscp_at_reflector"] for s in samples if "dscp_at_reflector" in s]
+        self.assertEqual(row["dscp_at_reflector"], last[-1] if last else None)
+        union = 0
+        for sample in samples:
+            union |= sample.get("suspect", 0)
+        known = any("suspect" in sample for sample in samples)
+        self.assertEqual(row["suspect"], union if known else None)
