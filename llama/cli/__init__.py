@@ -10,6 +10,7 @@ import click
 COMMANDS = {
     "check": ("llama.cli.check:check", "Validate a configuration and say what it would do."),
     "demo": ("llama.cli.demo:demo", "A small network on this machine with a fault to find."),
+    "lab": ("llama.cli.lab:lab", "A Clos fabric in network namespaces, to break on purpose."),
     "reflect": ("llama.cli.reflect:reflect", "Answer probes in the foreground."),
     "send": ("llama.cli.send:send", "Probe a reflector once and print loss and latency."),
 }
