@@ -27,7 +27,8 @@ def bin_of(rtt_ns: npt.ArrayLike) -> npt.NDArray[np.uint16]:
     index = ((exponent - 1 - LOWEST_EXPONENT) << SUB_BITS) + (fraction * (1 << SUB_BITS)).astype(
         np.int64
     )
-    return np.clip(index, 0, BINS - 1).astype(np.uint16)
+    bins: npt.NDArray[np.uint16] = np.clip(index, 0, BINS - 1).astype(np.uint16)
+    return bins
 
 
 def lower_bound_ns(index: npt.ArrayLike) -> npt.NDArray[np.float64]:
@@ -35,7 +36,8 @@ def lower_bound_ns(index: npt.ArrayLike) -> npt.NDArray[np.float64]:
     number = np.asarray(index, dtype=np.int64)
     exponent = (number >> SUB_BITS) + LOWEST_EXPONENT
     fraction = (number & ((1 << SUB_BITS) - 1)) / (1 << SUB_BITS)
-    return np.ldexp(1.0 + fraction, exponent)
+    bound: npt.NDArray[np.float64] = np.ldexp(1.0 + fraction, exponent)
+    return bound
 
 
 def midpoint_ns(index: npt.ArrayLike) -> npt.NDArray[np.float64]:

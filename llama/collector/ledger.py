@@ -32,7 +32,7 @@ NO_RTT = 16  # received, but the clock was stepped in between, or the stamps mak
 LATE = 32  # a reply came after the timeout
 DOUBTED = 64  # the reply's reflector number must not be used (SSID not returned)
 
-SLACK_S = 4.0  # how long after its last timeout an interval may take to be closed
+SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 RESIDENCE_UNKNOWN = np.iinfo(np.int32).min
 UNKNOWN_DSCP = 255
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 #: One row of figures, of a flow or of a pair. Counts are of probes *sent in the interval*:
 #: ``sent = received + lost`` and ``lost = lost_forward + lost_reverse + lost_unknown``, always.
@@ -141,11 +141,29 @@ class ClosedInterval:
     notes: tuple[str, ...] = ()
     all_flows: bool = True  # False once the flows without loss have been let go
 
+    def only(self, pairs: npt.NDArray[np.intp]) -> ClosedInterval:
+        """Return this interval with only some pairs, given by number in rising order."""
+        number = np.full(len(self.pairs), -1, np.int64)
+        number[pairs] = np.arange(len(pairs))
+        kept = np.flatnonzero(number[self.flows["pair"]] >= 0)
+        flows = self.flows[kept]
+        flows["pair"] = number[flows["pair"]]
+        spans = np.diff(self.histogram_start)
+        entries = np.flatnonzero(np.repeat(number >= 0, spans))
+        return evolve(
+            self,
+            pairs=[self.pairs[n] for n in pairs.tolist()],
+            pair_stats=self.pair_stats[pairs],
+            flows=flows,
+            flow_stats=self.flow_stats[kept],
+            histogram_start=np.concatenate([[0], np.cumsum(spans[pairs])]).astype(np.uint32),
+            histogram_bin=self.histogram_bin[entries],
+            histogram_count=self.histogram_count[entries],
+        )
+
     def lossy_flows_only(self) -> ClosedInterval:
         """Return this interval with only the flows that lost probes, to hold it for longer."""
-        import attrs
-
         lossy = np.flatnonzero(self.flow_stats["lost"])
-        return attrs.evolve(
+        return evolve(
             self, flows=self.flows[lossy], flow_stats=self.flow_stats[lossy], all_flows=False
         )

@@ -23,13 +23,15 @@ from twisted.logger import Logger
 
 from llama.net import mmsg
 from llama.net.port import HEAD, LONGEST, BatchPort
-from llama.reflector.guard import REASONS, Guard
+from llama.reflector.guard import REASONS, SOURCE_RATE, TOTAL_RATE, Guard
 from llama.reflector.legacy import echo_class
 from llama.reflector.loops import looks_like_stamp_reply, looks_like_stamp_reply_one
 from llama.reflector.sessions import Sessions
 from llama.reflector.tally import Tally
 from llama.wire import llama_go, scalar, stamp, tlv
 
+#: Refusals that a collector's own probes may have met: it is told of these alone.
+_LIMITS = (SOURCE_RATE, TOTAL_RATE)
 _FOLLOW_UP_TYPE = stamp.BASE_SIZE + 9  # octet
 CHUNK = 8  # replies that share one T3: it is read, then at most so many are sent
 FEW = 3  # up to so many datagrams are answered one at a time
@@ -142,7 +144,7 @@ class Reflector(DatagramProtocol):
         self.tally.received += 1
         code = self.guard.admit_one(arrival.high, arrival.low, arrival.port, now)
         if code:
-            self.tally.refused += 1
+            self.tally.limited += code in _LIMITS
             self._refuse(REASONS[code], arrival, length)
             return None
         legacy = echo_class(octets, length) if self._legacy else None
@@ -188,7 +190,7 @@ class Reflector(DatagramProtocol):
         return Answer(length, tos, place if followed else -1)
 
     def _state(self) -> tlv.State:
-        return tlv.State(self.started_ns, self._receive_drops, self.tally.refused)
+        return tlv.State(self.started_ns, self._receive_drops, self.tally.limited)
 
     def _answer_tlvs(
         self, area: memoryview, place: int, tos: int, sequence: int, number: int
@@ -481,7 +483,8 @@ class Reflector(DatagramProtocol):
         codes, counts = np.unique(refused[(refused > 0) & (refused < 255)], return_counts=True)
         for code, number in zip(codes.tolist(), counts.tolist(), strict=True):
             self.tally.drop(REASONS[code], number)
-            self.tally.refused += number
+            if code in _LIMITS:
+                self.tally.limited += number
 
     def transmitStampsReceived(
         self,

@@ -14,8 +14,8 @@ class Tally:
     received: int = 0
     answered: Counter[str] = field(factory=Counter)
     dropped: Counter[str] = field(factory=Counter)
-    #: Packets that the guard refused, of all reasons: told to collectors, as their loss is ours.
-    refused: int = 0
+    #: Packets refused by a rate limit: told to collectors, since this loss is not the network's.
+    limited: int = 0
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count ``count`` datagrams dropped for ``reason``."""

@@ -127,6 +127,16 @@ def error_ns(estimate: int) -> float | None:
     return float((estimate & 0xFF) * 2.0 ** ((estimate >> 8 & 0x3F) - 32) * _SECOND)
 
 
+def error_column(estimate: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """Return the clock errors, in nanoseconds, that a column of Error Estimates states, or NaN."""
+    result = np.full(len(estimate), np.nan, np.float32)
+    rows = np.flatnonzero((estimate & ERROR_SYNCHRONISED) & np.where(estimate & 0xFF, 0xFFFF, 0))
+    if rows.size:
+        told = estimate[rows].astype(np.int64)
+        result[rows] = np.ldexp((told & 0xFF) * 1e9, (told >> 8 & 0x3F) - 32)
+    return result
+
+
 def sender_view(octets: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """View rows of octets, (N, >= 44), as sender packets: (N,) of dtype SENDER, no copy."""
     return octets[:, :BASE_SIZE].view(SENDER)[:, 0]

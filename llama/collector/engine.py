@@ -1,0 +1,308 @@
+"""Keeps the collector's time: sends and drains on the tick, begins intervals, closes them.
+
+The engine owns the tracks of a `UdpProber` and gives each closed interval, complete, to whoever asked
+for it. Changes of what to probe take effect where an interval begins, so that no interval is in
+two parts and no flow that stays is disturbed.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from collections import Counter, defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from twisted.logger import Logger
+
+from llama.collector import closing
+from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
+from llama.collector.ledger import Ledger, OpenInterval
+from llama.collector.plan import Group, identity_of
+from llama.collector.prober import BURST, Track, UdpProber
+from llama.collector.slices import Job, Slices
+from llama.collector.summary import FLOW, ClosedInterval, suspect_bit
+
+MILLISECOND = 0.001
+SHORTEST_TICK_S, LONGEST_TICK_S = 0.5 * MILLISECOND, 10 * MILLISECOND
+#: While a change waits for the next interval, nothing is closed so shortly before it.
+CALM_NS = 3_000_000_000
+LATE_TICK_S = 50 * MILLISECOND  # as `llama.collector.schedule.LATEST_S`: then probes are skipped
+
+
+class Engine:
+    """Probes what it is told to `use`, in intervals of ``interval_s``, when `tick` is called.
+
+    ``clock`` is the reactor (``seconds``, ``callLater``); ``closed`` is called with every
+    `ClosedInterval`; ``clock_error_ns`` tells our own clock's error or None; ``retick`` is called
+    with a new period, in seconds, when the load changes.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        clock: Any,
+        prober: UdpProber,
+        interval_s: int,
+        closed: Callable[[ClosedInterval], Any],
+        *,
+        clock_error_ns: Callable[[], float | None] = lambda: None,
+        retick: Callable[[float], None] = lambda _period_s: None,
+        wall_ns: Callable[[], int] = time.time_ns,
+        monotonic_ns: Callable[[], int] = time.monotonic_ns,
+        chance: random.Random | None = None,
+    ) -> None:
+        self.prober = prober
+        self.interval_ns = interval_s * 1_000_000_000
+        self._clock = clock
+        self._closed = closed
+        self._clock_error_ns = clock_error_ns
+        self._retick = retick
+        self._wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
+        self._chance = random.Random() if chance is None else chance
+        self._slices = Slices(clock)
+        self._watch = ClockWatch(wall_ns, monotonic_ns)
+        self._starvation = Starvation()
+        self._wanted: Sequence[Group] | None = None
+        self._start_ns = 0  # of the current window
+        self._end_ns = 0
+        self._tick_s = LONGEST_TICK_S
+        self._drain_s = LONGEST_TICK_S
+        self._next_drain_s = -math.inf
+        self._next_watch_s = -math.inf
+        self._watched_s = -math.inf
+        self._last_tick_s: float | None = None
+        self._closing = False
+        self._notes: Counter[str] = Counter()
+        self.close_number = 0
+        self.generation = 0  # of the configuration in use
+        self.lag_s = 0.0  # the longest lag of a tick in the current interval
+        self.last_lag_s = 0.0  # and in the one before
+        self.skipped = 0
+
+    # What to probe
+
+    def use(self, groups: Sequence[Group]) -> None:
+        """Probe these groups: at once if nothing is probed yet, else from the next interval on.
+
+        Raises `OSError`, and changes nothing, if a source port cannot be bound.
+        """
+        for group in groups:
+            for source in group.sources:
+                self.prober.open(source)
+        self._wanted = tuple(groups)
+        if not self.prober.tracks:
+            self._begin_window(self._wall_ns(), self._now_s())
+
+    def _now_s(self) -> float:
+        return self._monotonic_ns() / 1e9
+
+    def _arrange(self, groups: Sequence[Group], now_s: float) -> None:
+        """Take up ``groups``, with all that is known of the pairs that stay."""
+        old = {track.group.identity: track for track in self.prober.tracks}
+        tracks: list[Track] = []
+        for group in groups:
+            track = old.pop(group.identity, None)
+            tracks.append(self._continued(track, group, now_s))
+        tracks += [self._retired(track, now_s) for track in old.values() if track.ledger.over]
+        self.generation += 1
+        self.prober.arrange(tracks)
+        self._set_pace()
+
+    def _continued(self, track: Track | None, group: Group, now_s: float) -> Track:
+        """Return a track for ``group`` in which the pairs that ``track`` has go on."""
+        if track is None:
+            dscps = np.array([pair.dscp for pair in group.pairs], np.uint8)
+            ledger = Ledger(
+                dscps, len(group.sources), group.rate_pps, group.timeout_s, self.interval_ns / 1e9
+            )
+            return self.prober.track(group, ledger, np.ones(len(dscps), np.bool_), now_s)
+        places = {identity_of(pair): n for n, pair in enumerate(track.pairs)}
+        wanted = [places.pop(identity_of(pair), -1) for pair in group.pairs]
+        if wanted == list(range(len(track.pairs))) and track.live.all():
+            return track
+        gone = sorted(places.values()) if track.ledger.over else []
+        origin = np.array(wanted + gone, np.int64)
+        new = np.flatnonzero(origin >= 0)
+        pairs = (*group.pairs, *(track.pairs[n] for n in gone))
+        dscps = np.array([pair.dscp for pair in pairs], np.uint8)
+        ledger = track.ledger.rearranged(dscps, new, origin[new])
+        live = np.arange(len(pairs)) < len(group.pairs)
+        whole = group.with_pairs(pairs)
+        fresh = self.prober.track(whole, ledger, live, now_s)
+        for name in ("started", "reflector_drops", "reflector_limited"):
+            getattr(fresh, name)[new] = getattr(track, name)[origin[new]]
+        return fresh
+
+    def _retired(self, track: Track, now_s: float) -> Track:
+        """Return a track that probes nothing and waits for its intervals to close."""
+        if not track.live.any():
+            return track
+        live = np.zeros(len(track.pairs), np.bool_)
+        return self.prober.track(track.group, track.ledger, live, now_s)
+
+    def _set_pace(self) -> None:
+        rate = self.prober.probes_per_s
+        period = BURST / rate if rate else LONGEST_TICK_S
+        self._tick_s = min(max(period, SHORTEST_TICK_S), LONGEST_TICK_S)
+        self._drain_s = max(self.prober.drain_every_s(), SHORTEST_TICK_S)
+        self._last_tick_s = None
+        self._retick(self._tick_s)
+
+    # Time
+
+    def tick(self) -> None:
+        """Do what is due now."""
+        now_s = self._now_s()
+        if self._last_tick_s is not None:
+            lag = now_s - self._last_tick_s - self._tick_s
+            if lag > self.lag_s:
+                self.lag_s = lag
+            if lag > LATE_TICK_S:
+                self._mark("late_ticks", f"the collector was {lag:.3f} s late")
+        self._last_tick_s = now_s
+        if now_s >= self._next_watch_s:
+            self._look_at_ourselves(now_s)
+        if self._wall_ns() >= self._end_ns and self._end_ns:
+            self._begin_window(self._wall_ns(), now_s)
+        self.prober.tick(now_s)
+        if now_s >= self._next_drain_s:
+            self._next_drain_s = now_s + self._drain_s
+            if self.prober.drain():
+                self._close_what_is_due(now_s)
+
+    def _look_at_ourselves(self, now_s: float) -> None:
+        """Once a second, ask: clock stepped, packets dropped, kept waiting for a processor."""
+        elapsed = now_s - self._watched_s
+        self._watched_s, self._next_watch_s = now_s, now_s + 1
+        self.prober.check_drops()
+        waited = self._starvation.waited_s()
+        if math.isfinite(elapsed) and waited > STARVED_SHARE * elapsed:
+            self._mark("cpu_starved", "the collector had to wait for a processor")
+        step = self._watch.step_ns()
+        if step:
+            self.log.warn("the wall clock was stepped by {step:.6f} s", step=step / 1e9)
+            self.prober.drain()
+            for track in self.prober.tracks:
+                track.ledger.clock_stepped()
+            self._mark("clock_step", f"the wall clock was stepped by {step / 1e9:.6f} s")
+            if self._end_ns and self._wall_ns() < self._start_ns - self.interval_ns:
+                self._begin_window(self._wall_ns(), now_s)
+
+    def _mark(self, reason: str, note: str) -> None:
+        for track in self.prober.tracks:
+            track.ledger.mark(suspect_bit(reason), note)
+
+    # Intervals
+
+    def _begin_window(self, wall_ns: int, now_s: float) -> None:
+        """Begin the aligned window that ``wall_ns`` lies in; what was running is over."""
+        self._start_ns = wall_ns // self.interval_ns * self.interval_ns
+        self._end_ns = self._start_ns + self.interval_ns
+        for track in self.prober.tracks:
+            track.ledger.roll(self._start_ns, self._end_ns, now_s)
+        if self._wanted is not None and not self._closing:
+            groups, self._wanted = self._wanted, None
+            self._arrange(groups, now_s)
+            for track in self.prober.tracks:
+                if track.ledger.current is None:
+                    track.ledger.roll(self._start_ns, self._end_ns, now_s)
+        self.last_lag_s, self.lag_s = self.lag_s, 0.0
+
+    def _close_what_is_due(self, now_s: float) -> None:
+        """Close the oldest window whose timeouts have all run out; all sockets are empty."""
+        if self._closing:
+            return
+        if self._wanted is not None and self._end_ns - self._wall_ns() < CALM_NS:
+            return  # what is being closed cannot be rearranged
+        due: dict[tuple[int, float], list[tuple[Track, OpenInterval]]] = defaultdict(list)
+        for track in self.prober.tracks:
+            for interval in track.ledger.over[:1]:
+                if interval.due <= now_s:
+                    due[interval.end_ns, track.group.timeout_s].append((track, interval))
+        if not due:
+            return
+        self._closing = True
+        self._slices.hurried += 1
+        job = self._close(due[min(due)])
+        self._slices.background(job).addCallbacks(self._has_closed, self._has_not_closed)
+
+    def _has_closed(self, closed: ClosedInterval) -> None:
+        self._finished()
+        self._closed(closed)
+
+    def _has_not_closed(self, failure: Any) -> None:
+        self._finished()
+        self.log.failure("an interval could not be closed", failure=failure)
+
+    def _finished(self) -> None:
+        self._closing = False
+        self._slices.hurried -= 1
+
+    def _close(self, due: Sequence[tuple[Track, OpenInterval]]) -> Job[ClosedInterval]:
+        """Close one window of the tracks that share a timeout, bit by bit."""
+        parts = []
+        for track, interval in due:
+            figures = yield from closing.close(track.ledger, interval, self._clock_error_ns())
+            parts.append(_part(track, figures))
+            yield None
+        interval = due[0][1]
+        self.close_number += 1
+        return _joined(parts, self.close_number, interval, [i.notes for _, i in due])
+
+    def stop(self) -> None:
+        """Drop what is under way."""
+        self._slices.stop()
+        self.prober.close()
+
+
+def _part(track: Track, figures: closing.Figures) -> ClosedInterval:
+    """Return one track's share of a closed interval; pairs that were retired idle are left out."""
+    ports = track.ports
+    pairs = len(track.pairs)
+    flows = np.zeros(pairs * ports, FLOW)
+    flows["pair"] = np.repeat(np.arange(pairs, dtype=np.uint32), ports)
+    flows["source_port"] = np.tile([sock.number for sock in track.sockets], pairs)
+    flows["ssid"] = np.repeat(track.ssids[track.variant], ports)
+    part = ClosedInterval(
+        close_number=0, start_ns=0, end_ns=0, pairs=track.pairs,
+        pair_stats=figures.pair_stats, flows=flows, flow_stats=figures.flow_stats,
+        histogram_start=figures.histogram_start, histogram_bin=figures.histogram_bin,
+        histogram_count=figures.histogram_count,
+    )  # fmt: skip
+    keep = track.live | (figures.pair_stats["sent"] > 0)
+    return part if keep.all() else part.only(np.flatnonzero(keep))
+
+
+def _joined(
+    parts: Sequence[ClosedInterval],
+    close_number: int,
+    interval: OpenInterval,
+    notes: Sequence[set[str]],
+) -> ClosedInterval:
+    """Return one closed interval of all ``parts``."""
+    pairs = parts[0].pairs if len(parts) == 1 else [p for part in parts for p in part.pairs]
+    first_pairs = np.cumsum([0, *(len(part.pairs) for part in parts)])
+    flows = np.concatenate([part.flows for part in parts])
+    flows["pair"] += np.repeat(
+        first_pairs[:-1].astype(np.uint32), [len(part.flows) for part in parts]
+    )
+    starts = [np.zeros(1, np.uint32)]
+    for part in parts:
+        starts.append(part.histogram_start[1:] + starts[-1][-1])
+    return ClosedInterval(
+        close_number=close_number,
+        start_ns=interval.start_ns,
+        end_ns=interval.end_ns,
+        pairs=pairs,
+        pair_stats=np.concatenate([part.pair_stats for part in parts]),
+        flows=flows,
+        flow_stats=np.concatenate([part.flow_stats for part in parts]),
+        histogram_start=np.concatenate(starts),
+        histogram_bin=np.concatenate([part.histogram_bin for part in parts]),
+        histogram_count=np.concatenate([part.histogram_count for part in parts]),
+        notes=tuple(sorted(set().union(*notes))),
+    )

@@ -1,0 +1,207 @@
+"""What to probe: a configuration and the addresses of its names become groups of like flows.
+
+A `Group` is what one `llama.collector.ledger.Ledger` keeps: the pairs of one test and address family,
+each probed from the same source ports, at one rate and with one timeout. Pure.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Mapping, Sequence
+
+from attrs import evolve, field, frozen
+
+from llama.collector.summary import Pair
+from llama.config import CollectorConfig, SourcePort, Target, Test, class_name
+
+NATURAL_SIZE = {"stamp": 96, "twamp-light": 44}  # octets of UDP payload
+SMALLEST_SIZE = 44
+IP_UDP_OCTETS = {4: 28, 6: 48}
+
+
+@frozen(kw_only=True)
+class Source:
+    """One socket to probe from. Equal sources are one socket."""
+
+    version: int  # 4 or 6
+    address: str | None
+    interface: str | None
+    number: int  # 0: the system's choice
+    owner: str  # what makes two of number 0 two sockets
+    df: bool
+
+
+@frozen(kw_only=True)
+class Group:
+    """Pairs that share source ports, rate and timeout.
+
+    ``pairs`` change with a reload or an address; all else is the group's `identity`.
+    """
+
+    test: str
+    probe: str
+    version: int
+    sources: tuple[Source, ...]
+    rate_pps: float
+    timeout_s: float
+    reply_dscp: int | None = None
+    pairs: tuple[Pair, ...] = field(eq=False)
+
+    @property
+    def identity(self) -> tuple[object, ...]:
+        """Return what stays the same over a reload that only changes pairs."""
+        return (
+            self.test, self.probe, self.version, self.sources, self.rate_pps, self.timeout_s,
+            self.reply_dscp,
+        )  # fmt: skip
+
+    def with_pairs(self, pairs: Sequence[Pair]) -> Group:
+        """Return the same group with other pairs."""
+        return evolve(self, pairs=tuple(pairs))
+
+    @property
+    def flows(self) -> int:
+        """How many flows there are."""
+        return len(self.pairs) * len(self.sources)
+
+    def load(self) -> tuple[float, float]:
+        """Return what the group sends: packets/s and bit/s of IP packets."""
+        per_pair = self.rate_pps * len(self.sources)
+        header = IP_UDP_OCTETS[self.version]
+        return per_pair * len(self.pairs), sum(
+            per_pair * 8 * (header + pair.size) for pair in self.pairs
+        )
+
+
+def identity_of(pair: Pair) -> tuple[object, ...]:
+    """Return what makes two pairs of a group the same series."""
+    return tuple(sorted(pair.series_tags().items()))
+
+
+SourceAddress = Callable[[str, str | None], str]
+
+
+def make_plan(
+    config: CollectorConfig,
+    addresses: Mapping[str, Sequence[str]],
+    source_address: SourceAddress,
+    probes: Sequence[str] = tuple(NATURAL_SIZE),
+) -> tuple[Group, ...]:
+    """Return the groups that ``config`` asks for.
+
+    ``addresses`` gives each host's addresses, best first; hosts without any are left out.
+    ``source_address(destination, configured)`` tells whence the kernel would send. Tests of kinds
+    other than ``probes`` are left out. Where the total is above a cap of the configuration, all
+    rates are lowered by the same factor.
+    """
+    groups = []
+    for test in config.tests:
+        if test.probe not in probes:
+            continue
+        for version in (4, 6):
+            groups += _groups(config, test, version, addresses, source_address)
+    factor = cap_factor(config, groups)
+    if factor < 1:
+        groups = [evolve(group, rate_pps=group.rate_pps * factor) for group in groups]
+    return tuple(groups)
+
+
+def cap_factor(config: CollectorConfig, groups: Sequence[Group]) -> float:
+    """Return by what to multiply all rates so that the caps of ``config`` hold; at most 1."""
+    loads = [group.load() for group in groups]
+    pps, bps = sum(load[0] for load in loads), sum(load[1] for load in loads)
+    factors = [1.0]
+    if config.max_pps is not None and pps > 0:
+        factors.append(config.max_pps / pps)
+    if config.max_bps is not None and bps > 0:
+        factors.append(config.max_bps / bps)
+    return min(factors)
+
+
+def chosen_addresses(family: str, known: Sequence[str]) -> list[str]:
+    """Return which of a host's addresses a test of ``family`` probes: at most one a version."""
+    if family == "any":
+        return list(known[:1])
+    chosen = []
+    for version in (4, 6):
+        if family in (str(version), "both"):
+            chosen += [a for a in known if ipaddress.ip_address(a).version == version][:1]
+    return chosen
+
+
+def _groups(
+    config: CollectorConfig,
+    test: Test,
+    version: int,
+    addresses: Mapping[str, Sequence[str]],
+    source_address: SourceAddress,
+) -> list[Group]:
+    """Return the groups of one test in one address family: one for each timeout and set of classes."""
+    kinds: dict[tuple[float, tuple[int, ...]], list[tuple[int, SourcePort]]] = {}
+    for ordinal, port in enumerate(test.source_ports):
+        kinds.setdefault((port.timeout_s, port.dscps), []).append((ordinal, port))
+    reached = [
+        (target, address)
+        for target in test.targets
+        for address in chosen_addresses(test.family, addresses.get(target.host, ()))
+        if ipaddress.ip_address(address).version == version
+    ]
+    groups = []
+    for (timeout_s, dscps), ports in kinds.items():
+        sources = tuple(_source(test, version, ordinal, port) for ordinal, port in ports)
+        if not reached or not all(_fits(source, version) for source in sources):
+            continue
+        pairs = tuple(
+            _pair(config, test, target, address, source_address(address, sources[0].address),
+                  dscp, size)
+            for target, address in reached
+            for dscp in dscps
+            for size in test.sizes or (NATURAL_SIZE[test.probe],)
+        )  # fmt: skip
+        groups.append(
+            Group(
+                test=test.name, probe=test.probe, version=version, sources=sources,
+                rate_pps=test.rate_pps, timeout_s=timeout_s, pairs=pairs,
+                reply_dscp=test.options.get("reply_dscp"),
+            )
+        )  # fmt: skip
+    return groups
+
+
+def _fits(source: Source, version: int) -> bool:
+    """Tell whether a configured local address is of the family probed."""
+    return source.address is None or ipaddress.ip_address(source.address).version == version
+
+
+def _source(test: Test, version: int, ordinal: int, port: SourcePort) -> Source:
+    # A fixed port can be bound only once, so tests share it; others have sockets of their own.
+    owner = "" if port.number else f"{test.name}/{ordinal}"
+    address = port.address or test.source
+    if address is not None and ipaddress.ip_address(address).is_unspecified:
+        address = None
+    return Source(
+        version=version, address=address, interface=test.interface, number=port.number,
+        owner=owner, df=test.df,
+    )  # fmt: skip
+
+
+def _pair(
+    config: CollectorConfig,
+    test: Test,
+    target: Target,
+    dst_ip: str,
+    src_ip: str,
+    dscp: int,
+    size: int,
+) -> Pair:
+    tags = {
+        "src_hostname": config.src_hostname,
+        "dst_hostname": target.name,
+        **config.source_tags,
+        **target.tags,
+    }
+    return Pair(
+        target=target.name, src_ip=src_ip, dst_ip=dst_ip, dst_port=target.port, dscp=dscp,
+        class_name=class_name(dscp), probe=test.probe, size=size, port_group=test.port_group,
+        tags=tags,
+    )  # fmt: skip

@@ -1,0 +1,168 @@
+"""The collector as a Twisted service: probing, history and HTTP, from one configuration."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from twisted.application.service import MultiService, Service
+from twisted.internet.defer import Deferred
+from twisted.logger import Logger
+
+from llama.collector.api import CollectorApi
+from llama.collector.engine import Engine
+from llama.collector.health import processor_s, resident_octets
+from llama.collector.history import History
+from llama.collector.names import Names
+from llama.collector.plan import make_plan
+from llama.collector.prober import UdpProber
+from llama.config import CollectorConfig, ConfigErrors, load_collector
+from llama.http import HttpService
+from llama.net import mmsg
+from llama.net.clock import clock_error_ns
+from llama.net.port import transmit_ids_supported
+from llama.net.ticker import Ticker
+
+
+class ProbingService(Service):
+    """Probes what ``config`` says while it runs, and appends what it measures to ``history``."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, config: CollectorConfig, history: History) -> None:
+        self.config = config
+        self._reactor = reactor
+        self._history = history
+        self._names = Names(reactor, self._replan)
+        self._ticker = Ticker(reactor, self._tick)
+        self.prober = UdpProber(ids=transmit_ids_supported())
+        self.engine = Engine(
+            reactor, self.prober, config.interval_s, history.append,
+            clock_error_ns=clock_error_ns, retick=self._ticker.start,
+        )  # fmt: skip
+        self._sources: dict[tuple[str, str | None], str] = {}
+
+    def startService(self) -> None:
+        """Look all names up, then begin to probe."""
+        super().startService()
+        if not mmsg.AVAILABLE:
+            raise SystemExit(
+                "llama-collector: needs 64-bit Linux (recvmmsg and kernel time stamps)"
+            )
+        self._names.look_up(self._hosts()).addCallback(self._first_plan).addErrback(self._failed)
+
+    def _hosts(self) -> list[str]:
+        return sorted({target.host for test in self.config.tests for target in test.targets})
+
+    def _first_plan(self, _: Any) -> None:
+        if self.running:
+            self._replan()
+
+    def _failed(self, failure: Any) -> None:
+        self.log.failure("llama-collector cannot go on", failure=failure)
+        self._reactor.stop()
+
+    def _tick(self) -> None:
+        self.engine.tick()
+
+    def _replan(self) -> None:
+        """Work out what to probe from the configuration and the addresses known now."""
+        self._sources = {}
+        groups = make_plan(self.config, self._names.addresses, self._source_address)
+        try:
+            self.engine.use(groups)
+        except OSError as reason:
+            self.log.error("cannot open a source port: {reason}", reason=reason.strerror)
+            return
+        self.log.info(
+            "probing {pairs} pairs over {flows} flows at {rate:.0f} probes/s",
+            pairs=sum(len(group.pairs) for group in groups),
+            flows=sum(group.flows for group in groups),
+            rate=sum(group.load()[0] for group in groups),
+        )
+
+    def _source_address(self, destination: str, configured: str | None) -> str:
+        """Return whence the kernel sends to a destination: nothing is sent to find out."""
+        if configured is not None and configured not in ("0.0.0.0", "::"):  # noqa: S104
+            return configured
+        key = destination, configured
+        if key not in self._sources:
+            family = socket.AF_INET6 if ":" in destination else socket.AF_INET
+            with socket.socket(family, socket.SOCK_DGRAM) as sock:
+                try:
+                    sock.connect((destination, 9))
+                    self._sources[key] = str(sock.getsockname()[0])
+                except OSError:  # no route now: what the result is called must not depend on it
+                    self._sources[key] = "::" if ":" in destination else "0.0.0.0"  # noqa: S104
+        return self._sources[key]
+
+    def reload(self) -> None:
+        """Read the configuration file again; a bad one changes nothing."""
+        try:
+            config = load_collector(self.config.path)
+        except ConfigErrors as errors:
+            for mistake in errors.mistakes:
+                self.log.error("not reloaded: {mistake}", mistake=str(mistake))
+            return
+        if (config.interval_s, config.keep_intervals, config.api) != (
+            self.config.interval_s, self.config.keep_intervals, self.config.api,
+        ):  # fmt: skip
+            self.log.warn("interval, keep and api take effect only when the collector is restarted")
+        self.config = config
+        self.log.info(
+            "{path} reloaded: takes effect when the next interval begins", path=config.path
+        )
+        self._names.look_up(self._hosts()).addCallback(self._first_plan).addErrback(self._failed)
+
+    def stopService(self) -> Deferred[None] | None:
+        """Stop probing."""
+        super().stopService()
+        self._names.stop()
+        self._ticker.stop()
+        self.engine.stop()
+        return None
+
+    def health(self) -> dict[str, Any]:
+        """Return how the collector itself is doing; see `llama.collector.exposition.Health`."""
+        engine, prober = self.engine, self.prober
+        return {
+            "probes_sent_total": prober.sent,
+            "replies_received_total": prober.received,
+            "stranger_packets_total": prober.strangers,
+            "receive_drops_total": prober.receive_drops,
+            "send_failures_total": dict(prober.failed_sends),
+            "probes_skipped_total": sum(track.schedule.skipped for track in prober.tracks),
+            "probes_per_second": prober.probes_per_s,
+            "tick_lag_seconds": max(engine.lag_s, engine.last_lag_s),
+            "pairs": sum(len(track.pairs) for track in prober.tracks),
+            "flows": sum(track.ledger.flows for track in prober.tracks),
+            "names_failing": len(self._names.failing),
+            "config_generation": engine.generation,
+            "resident_bytes": resident_octets(),
+            "cpu_seconds_total": processor_s(),
+        }
+
+
+class CollectorService(MultiService):
+    """A whole collector: ``probing``, ``history`` and ``http``."""
+
+    def __init__(self, reactor: Any, config: CollectorConfig) -> None:
+        super().__init__()
+        self.history = History(config.keep_intervals)
+        self.probing = ProbingService(reactor, config, self.history)
+        self.api = CollectorApi(
+            reactor, self.history, src_hostname=config.src_hostname, health=self.probing.health
+        )
+        self.http = HttpService(
+            reactor, config.api, self.api.app.resource(), what="llama-collector",
+            token=config.api_token,
+            local_hint="only this machine can reach it: no remote scraper can"
+            " (api.bind in the configuration, or --api)",
+        )  # fmt: skip
+        self.addService(self.http)
+        self.addService(self.probing)
+
+    def stopService(self) -> Any:
+        """Stop probing and serving."""
+        self.api.stop()
+        return super().stopService()

@@ -1,0 +1,64 @@
+"""``twistd llama-collector``."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+import attrs
+from twisted.application.service import MultiService
+from twisted.python import usage
+
+from llama.collector.service import CollectorService
+from llama.config import ConfigErrors, load_collector
+from llama.http import endpoint_description
+
+
+class Options(usage.Options):
+    """Options of the service; what they say wins over the file."""
+
+    synopsis = "--config FILE [options]"
+    longdesc = "Probes what the configuration names and serves what it measured. SIGHUP reloads."
+    optParameters = [
+        ["config", "c", None, "configuration file (see etc/collector.yaml)"],
+        ["api", None, None, "where HTTP is served: HOST:PORT or a Twisted endpoint string"],
+    ]
+
+    def postOptions(self) -> None:
+        """Read the configuration, so that a mistake ends the program before it starts."""
+        if self["config"] is None:
+            raise usage.UsageError("--config FILE is needed; see etc/collector.yaml")
+        try:
+            self.collector = load_collector(self["config"])
+        except ConfigErrors as errors:
+            raise usage.UsageError(str(errors)) from None
+        if self["api"] is not None:
+            try:
+                endpoint_description(self["api"])
+            except ValueError as error:
+                raise usage.UsageError(f"--api: {error}") from None
+            self.collector = attrs.evolve(self.collector, api=self["api"])
+
+
+class _Signalled(CollectorService):
+    """A collector that reloads on SIGHUP."""
+
+    def __init__(self, reactor: Any, config: Any) -> None:
+        super().__init__(reactor, config)
+        self._reactor = reactor
+
+    def startService(self) -> None:
+        """Start, and take SIGHUP for a request to reload."""
+        super().startService()
+
+        def hung_up(_signal: int, _frame: Any) -> None:
+            self._reactor.callFromThread(self.probing.reload)
+
+        signal.signal(signal.SIGHUP, hung_up)
+
+
+def makeService(options: Options) -> MultiService:
+    """Return the service that ``options`` describe."""
+    from twisted.internet import reactor
+
+    return _Signalled(reactor, options.collector)
