@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEBIAN := influxdb victoria-metrics prometheus chromium hping3 iproute2 iputils-ping nftables tcpdump procps irtt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system lint types test demo bench clean
+.PHONY: help venv system lint types test demo bench fuzz clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,10 @@ demo: venv  ## three sites on this machine, one fault to find; ARGS=--once ends 
 
 bench: venv system  ## speed and accuracy, as ratios against C in the same run
 	$(BIN)/python -m benchmarks $(ARGS)
+
+fuzz: venv  ## coverage-guided fuzzing of the packet formats; ARGS="tlv 600"
+	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
+	$(BIN)/python tests/fuzz $(ARGS)
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -184,7 +184,8 @@ VALUE_SIZES = {4: 4, 7: 16, 8: 16}
 def tlvs(area: Octets, size: int | None = None) -> list[Tlv]:
     """Return the TLVs that follow a base packet, at most `MAX_TLVS` and the one found malformed.
 
-    ``size`` is how many octets follow it if ``area`` holds only the first of them.
+    ``size`` is how many octets follow it if ``area`` holds only the first of them; what is not
+    wholly there, but for Extra Padding, is not looked at.
 
     Nothing behind a malformed one is looked at (RFC 8972 section 4). Neither is anything behind
     four octets of zero, or fewer at the end: type 0 is reserved and senders set the U flag, so this
@@ -201,6 +202,8 @@ def tlvs(area: Octets, size: int | None = None) -> list[Tlv]:
             break
         length = head[2] << 8 | head[3]
         room = end - at - 4
+        if head[1] != 1 and min(length, room) > len(area) - at - 4:
+            break
         malformed = (
             length > room or VALUE_SIZES.get(head[1], length) != length or len(found) >= MAX_TLVS
         )
