@@ -36,13 +36,18 @@ def compiled() -> dict[str, Path]:
     return compiled.programs
 
 
+def directory_for(test: SynchronousTestCase) -> Path:
+    """Return a new directory that lasts as long as ``test``."""
+    work = tempfile.TemporaryDirectory()
+    test.addCleanup(work.cleanup)
+    return Path(work.name)
+
+
 class Case(SynchronousTestCase):
     def setUp(self) -> None:
         """Compile the programs and make a directory."""
         self.programs = compiled()
-        work = tempfile.TemporaryDirectory()
-        self.addCleanup(work.cleanup)
-        self.directory = Path(work.name)
+        self.directory = directory_for(self)
 
     def start(self, *command: str) -> int:
         """Start a server for this test and return its port."""
@@ -220,7 +225,7 @@ class CollectorLoadTests(SynchronousTestCase):
     def test_rate_is_shared_out(self) -> None:
         """The rates of all flows of the configuration add up to the rate wanted."""
         load = collector.Load(targets=300, ports=4, rate_pps=6000)
-        path = Path(self.mktemp())
+        path = directory_for(self) / "file"
         path.write_text(load.config(8100, 5000))
         (test,) = config.load_collector(path).tests
         self.assertAlmostEqual(test.rate_pps * len(test.targets) * len(test.source_ports), 6000)
@@ -275,8 +280,7 @@ def capture(path: Path, *packets: tuple[int, bytes]) -> Path:
 class TruthTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Three probes of one session: one answered, one twice, one never."""
-        directory = Path(self.mktemp())
-        directory.mkdir()
+        directory = directory_for(self)
         near, far = [], []
         for sequence, replies in ((0, 1), (1, 2), (2, 0)):
             at = 10**18 + sequence * 1_000_000
@@ -306,7 +310,7 @@ class TruthTests(SynchronousTestCase):
 
     def test_no_capture(self) -> None:
         """A file that is no such capture is refused in one line."""
-        path = Path(self.mktemp())
+        path = directory_for(self) / "file"
         path.write_bytes(bytes(24))
         self.assertRaises(BenchmarkError, self.passages, path)
 
@@ -322,10 +326,9 @@ class VethTests(SynchronousTestCase):
 
     def test_ping_is_compared_with_the_truth(self) -> None:
         """Every echo request is found in both captures, and nothing is left behind."""
-        directory = Path(self.mktemp())
-        directory.mkdir()
+        directory = directory_for(self)
         with veth.cable() as made:
-            row = accuracy.measure(made, accuracy.ping(), directory.absolute(), 5, 0.01)
+            row = accuracy.measure(made, accuracy.ping(), directory, 5, 0.01)
             names = [made.near, made.far]
         self.assertEqual((row["probes"], row["true"]), (5, 5))
         self.assertGreater(row["true RTT µs"], 0)
