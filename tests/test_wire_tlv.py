@@ -363,3 +363,13 @@ class BatchTests(SynchronousTestCase):
         self.assertEqual([0, U], octets[:, 44].tolist())
         self.assertEqual(0, octets[0, 96])
         self.assertEqual([0, tlv.UNKNOWN], tlv.read(octets, length).dscp.tolist())
+
+    def test_which_packets_need_only_their_beginning(self) -> None:
+        """Those that fit, our sender's, and plain padding; others are to be looked at whole."""
+        base = golden("stamp-probe")
+        packets = [base, base + tlv.request(0, 52), base + tlv.request(0, 1400),
+                   base + bytes(1000), base + one(9, b"x" * 1000),
+                   base + one(9, b"") + tlv.request(0, 1400), base + one(9, b"")]  # fmt: skip
+        octets, length = arena(packets, 256)
+        self.assertEqual([True, True, True, True, False, False, True],
+                         tlv.beginning_suffices(octets, length).tolist())  # fmt: skip

@@ -243,6 +243,7 @@ class Reflector(DatagramProtocol):
         plain &= length <= LONGEST
         if self._legacy:
             plain &= ~llama_go.recognise(inbound.octets[:count], length)
+        plain &= tlv.beginning_suffices(inbound.octets[:count], length)
         if odd.size:
             plain[odd] = False
         if plain.all():
@@ -426,9 +427,6 @@ class Reflector(DatagramProtocol):
         # that has it elsewhere is served when its probes come one at a time.
         wanted = octets[:, _FOLLOW_UP_TYPE] == tlv.FOLLOW_UP
         wanted &= length >= stamp.BASE_SIZE + tlv.SIZE
-        long = length > HEAD
-        if long.any():
-            length = np.where(long, HEAD, length)  # the tail is padding, returned as it came
         reply_tos = tlv.reflect(
             octets, length, tos, self.sessions.follow_sequence[places],
             self.sessions.follow_stamp[places], self._state(), self._permitted,

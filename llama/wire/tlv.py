@@ -50,8 +50,8 @@ from llama.wire.tlv_rules import (
 __all__ = [
     "CLASS_OF_SERVICE", "CONTROL_PLANE", "EXTRA_PADDING", "FOLLOW_UP", "HMAC", "HW_ASSIST",
     "INTEGRITY", "MALFORMED", "MARK", "ROOM", "SIZE", "STATE", "SW_LOCAL", "UNKNOWN",
-    "UNRECOGNISED", "Answer", "FollowUp", "State", "read", "read_one", "reflect", "reflect_one",
-    "request", "usual",
+    "UNRECOGNISED", "Answer", "FollowUp", "State", "beginning_suffices", "read", "read_one",
+    "reflect", "reflect_one", "request", "usual",
 ]  # fmt: skip
 
 ROOM = 56  # octets that a row must have behind its base packet, whatever the packet's length
@@ -115,6 +115,18 @@ def usual(octets: Octets, length: npt.NDArray[np.integer], start: int = 44) -> M
     return mask
 
 
+def beginning_suffices(octets: Octets, length: npt.NDArray[np.integer], start: int = 44) -> Mask:
+    """Tell which rows `reflect` can answer, though ``octets`` is narrower than they are long: (N,).
+
+    They fit, or have the layout of our sender, or plain padding (zeros) and no TLV.
+    """
+    mask: Mask = length <= octets.shape[1]
+    if not mask.all():
+        mask |= octets[:, start : start + 4].view("<u4")[:, 0] == 0
+        mask |= usual(octets, length, start)
+    return mask
+
+
 def reflect(
     octets: Octets,
     length: npt.NDArray[np.integer],
@@ -141,8 +153,8 @@ def reflect(
     ``keys(row)`` returns the keys, at most two, that may have made an HMAC TLV. With
     ``must_authenticate``, as in authenticated mode, TLVs without one get the I flag.
 
-    Rows may be longer than ``octets`` is wide if they are `usual`; of others only the TLVs that
-    begin within are answered.
+    Rows may be longer than ``octets`` is wide where `beginning_suffices`; of others only the TLVs
+    that are wholly within are answered.
     """
     reply_tos = tos & np.uint8(0xFC)
     odd = length > start
