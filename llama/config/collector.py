@@ -20,8 +20,6 @@ from .probes import default_options
 from .series import refuse_collisions
 from .tree import Document, Node, WrongError, is_null, kind, read_document
 
-#: More flows than this in one collector are a mistake in its file, not a plan.
-MAX_FLOWS = 4_000_000
 _SIMPLE_NAME = "simple"
 
 
@@ -42,13 +40,19 @@ def default_keep(interval_s: int) -> int:
     return math.ceil(900 / interval_s) + 3
 
 
+def has_hosts(doc: Document) -> bool:
+    """Say whether a file maps names to nothing but tags, as the simple format does."""
+    return isinstance(doc.root, yaml.MappingNode) and all(
+        _is_tags(value) for _, value in doc.root.value
+    )
+
+
 def is_simple(doc: Document) -> bool:
     """Say whether a collector's file has the simple format, from its shape alone."""
-    root = doc.root
-    if not isinstance(root, yaml.MappingNode):
+    if not isinstance(doc.root, yaml.MappingNode):
         return False
-    keys = {key.value for key, _ in root.value if isinstance(key, yaml.ScalarNode)}
-    if all(_is_tags(value) for _, value in root.value):
+    keys = {key.value for key, _ in doc.root.value if isinstance(key, yaml.ScalarNode)}
+    if has_hosts(doc):
         # A full file without its tests and targets looks the same; so does a host named "api".
         return not keys <= full.FULL.keys()
     return not keys & full.FULL.keys()
@@ -73,7 +77,6 @@ def read_collector(doc: Document, port: int = full.DEFAULT_PORT) -> CollectorCon
         tests = full.read_tests(doc, given)
     source_tags: FrozenMapping[str, str] = given["source_tags"]
     hostname = source_tags.get("src_hostname", hostname)
-    _refuse_excess(doc, tests)
     tests = [evolve(placed, test=_tagged(placed.test, source_tags, hostname)) for placed in tests]
     if not doc.mistakes:
         refuse_collisions(doc, tests)
@@ -98,7 +101,7 @@ def read_collector(doc: Document, port: int = full.DEFAULT_PORT) -> CollectorCon
 def _simple(doc: Document, port: int) -> list[full.PlacedTest]:
     targets: list[Target] = []
     nodes: list[Node] = []
-    for entry in doc.entries(doc.root, "the file"):
+    for entry in doc.entries(doc.root, "this file"):
         try:
             host = values.host(doc, entry.key_node)
             tags = sections.tags(doc, entry.value)
@@ -134,18 +137,3 @@ def _tagged(test: Test, source_tags: FrozenMapping[str, str], hostname: str) -> 
         tags = FrozenMapping({**source_tags, **names, **target.tags})
         targets.append(evolve(target, tags=tags))
     return evolve(test, targets=tuple(targets))
-
-
-def _refuse_excess(doc: Document, tests: list[full.PlacedTest]) -> None:
-    """Refuse tests whose flows are more than one collector can hold."""
-    total = 0
-    for placed in tests:
-        test = placed.test
-        classes = sum(len(port.dscps) for port in test.source_ports)
-        total += len(test.targets) * classes * max(1, len(test.sizes))
-        if total > MAX_FLOWS:
-            doc.wrong(
-                placed.node,
-                f"the tests up to this one have {total:,} flows, expected at most {MAX_FLOWS:,}",
-            )
-            return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import yaml
 
 from . import full
-from .collector import is_simple, read_collector
+from .collector import has_hosts, read_collector
 from .model import CollectorConfig, ReflectorConfig, ScraperConfig, WebConfig
 from .reflector import REFLECTOR, read_reflector
 from .scraper import SCRAPER, read_scraper
@@ -44,7 +44,7 @@ def load(path: str, service: str | None = None) -> AnyConfig:
 
 def detect(doc: Document) -> str:
     """Return the service whose keys a file has; a collector's simple format has hosts instead."""
-    if is_simple(doc) or not isinstance(doc.root, yaml.MappingNode):
+    if not isinstance(doc.root, yaml.MappingNode):
         return "collector"
     given = {key.value for key, _ in doc.root.value if isinstance(key, yaml.ScalarNode)}
 
@@ -53,4 +53,6 @@ def detect(doc: Document) -> str:
         required = {name for name, spec in keys.items() if spec.required}
         return given <= keys.keys() and given >= required, len(given & keys.keys())
 
-    return max(SERVICES, key=likeness)
+    likeliest = max(SERVICES, key=likeness)
+    whole, known = likeness(likeliest)
+    return likeliest if whole or (known and not has_hosts(doc)) else "collector"

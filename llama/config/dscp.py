@@ -37,5 +37,6 @@ def dscp_number(text: str) -> int:
     if name.isascii() and name.isdigit() and len(name) <= 3 and int(name) <= 63:
         return int(name)
     raise ValueError(
-        f"{text!r} is no traffic class; expected a DSCP 0-63 or one of {', '.join(DSCP_OF_CLASS)}"
+        f"{text!r} is no traffic class; expected a DSCP 0-63 or one of"
+        " BE, LE, CS1-CS7, AF11-AF43, VA, EF"
     )

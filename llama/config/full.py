@@ -12,7 +12,7 @@ from . import sections, values
 from .frozen import FrozenMapping
 from .model import PROBES, Family, SourcePort, Target, Test
 from .probes import KINDS, default_options, options_of
-from .tree import Document, KeySpec, Node, Read, WrongError, line_of, unknown
+from .tree import Document, KeySpec, Node, Read, WrongError, line_of, undefined
 
 DEFAULT_PORT = 8100
 DEFAULT_INTERVAL_S = 30
@@ -20,6 +20,10 @@ DEFAULT_TIMEOUT_S = 1.0
 #: Of every flow: with four source ports and 30 s intervals a pair sends 480 probes an interval.
 DEFAULT_RATE_PPS = 4.0
 DEFAULT_COUNT = 4
+#: More flows than this in one collector are a mistake in its file, not a plan.
+MAX_FLOWS = 4_000_000
+#: All port groups together.
+MAX_PORTS = 1_000_000
 #: What "default" is where a file does not define it.
 DEFAULT_SOURCE_PORTS = (SourcePort(name="default"),) * DEFAULT_COUNT
 
@@ -100,9 +104,7 @@ TEST = {
 }
 #: Every option of any kind of probe; which kinds take it is checked once the kind is known.
 OPTIONS = {
-    name: KeySpec(_placed(spec.read))
-    for kind in KINDS.values()
-    for name, spec in kind.options.items()
+    name: KeySpec(lambda doc, node: node) for kind in KINDS.values() for name in kind.options
 }
 
 
@@ -126,14 +128,12 @@ def _port(doc: Document, node: Node) -> Mapping[str, Any]:
 
 
 def _port_group(doc: Document, node: Node) -> Sequence[tuple[Node, Mapping[str, Any]]]:
-    entries = doc.sequence(
+    return doc.sequence(
         node,
         "a port group",
-        lambda doc, node: (node, doc.mapping(node, "a port group", PORT_GROUP)),
+        lambda doc, node: (node, doc.mapping(node, "an item of a port group", PORT_GROUP)),
+        "port: NAME",
     )
-    if not entries and not getattr(node, "value", None):
-        raise WrongError(node, "an empty port group, expected at least one `- port: NAME`")
-    return entries
 
 
 def _rate_limit(doc: Document, node: Node) -> float | None:
@@ -156,9 +156,7 @@ def _target(doc: Document, node: Node) -> Placed | None:
 
 
 def _target_set(doc: Document, node: Node) -> Sequence[Placed]:
-    targets = doc.sequence(node, "a target set", _target)
-    if not targets and not getattr(node, "value", None):
-        raise WrongError(node, "an empty target set, expected at least one `- ip: ADDRESS`")
+    targets = doc.sequence(node, "a target set", _target, "ip: ADDRESS")
     return [target for target in targets if target is not None]
 
 
@@ -167,10 +165,7 @@ def _test(doc: Document, node: Node) -> Placed:
 
 
 def _tests(doc: Document, node: Node) -> Sequence[Placed]:
-    tests = doc.sequence(node, "tests", _test)
-    if not tests and not getattr(node, "value", None):
-        raise WrongError(node, "no tests, expected at least one `- targets: NAME`")
-    return tests
+    return doc.sequence(node, "tests", _test, "targets: NAME")
 
 
 def _section(what: str, keys: Mapping[str, KeySpec]) -> Read:
@@ -189,20 +184,22 @@ FULL = {
     "port_groups": KeySpec(_named("port_groups", _port_group), {}),
     "rate_limits": KeySpec(_named("rate_limits", _rate_limit), {}),
     "tests": KeySpec(_tests, (), required=True),
-    "targets": KeySpec(_named("targets", _target_set), {}, required=True),
+    "targets": KeySpec(_named("targets", _target_set), None, required=True),
 }
 
 
-def source_ports(doc: Document, name: str, entries: Any, ports: Mapping[str, Any]) -> Any:
+def source_ports(
+    doc: Document, entries: Sequence[tuple[Node, Mapping[str, Any]]], ports: Mapping[str, Any]
+) -> tuple[SourcePort, ...] | None:
     """Return the source ports of one port group, or None when a mistake spoils it."""
     made: list[SourcePort] = []
-    taken: dict[tuple[str | None, int], str] = {}
+    taken: dict[int, list[tuple[str | None, str]]] = {}
     for node, entry in entries:
         ref = entry["port"]
         if ref is None:
             return None
         if ref.value not in ports and ref.value != "default":
-            doc.wrong(ref.node, unknown("port", ref.value, ports))
+            doc.wrong(ref.node, undefined("port", ref.value, {"default": None, **ports}))
             return None
         port = ports.get(ref.value, DEFAULT_PORT_KEYS)
         if port is None:
@@ -217,15 +214,17 @@ def source_ports(doc: Document, name: str, entries: Any, ports: Mapping[str, Any
             )
             continue
         for number in range(base, base + count) if base else (0,) * count:
-            if number and (address, number) in taken:
+            others = taken.setdefault(number, []) if number else []
+            clash = [name for other, name in others if address in (None, other) or other is None]
+            if clash:
                 doc.wrong(
                     node,
                     f"source port {number} of port {ref.value!r} is already that of port"
-                    f" {taken[address, number]!r} in this group; one port can send several"
-                    " classes: `dscp: [BE, EF]`",
+                    f" {clash[0]!r} in this group; one port can send several classes:"
+                    " `dscp: [BE, EF]`",
                 )
                 break
-            taken[address, number] = ref.value
+            others.append((address, ref.value))
             made.append(
                 SourcePort(
                     name=ref.value,
@@ -242,26 +241,37 @@ DEFAULT_PORT_KEYS = {name: spec.default for name, spec in PORT.items()}
 
 
 def _refer(
-    doc: Document, ref: Placed | None, what: str, known: Mapping[str, Any], default: Any
+    doc: Document, ref: Placed | None, what: str, known: Mapping[str, Any] | None, default: Any
 ) -> Any:
     """Return what a test's reference names, or None when a mistake spoils it."""
     name = ref.value if ref else "default"
+    if known is None:
+        return None
     if name in known:
         return known[name]
     if name == "default" and default is not None:
         return default
     if ref:
-        doc.wrong(ref.node, unknown(what, name, known))
+        doc.wrong(
+            ref.node, undefined(what, name, known if default is None else ["default", *known])
+        )
     return None
 
 
 def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
     """Return the tests of a full file whose sections were read; mistakes are noted in ``doc``."""
-    groups = {
-        name: None if entries is None else source_ports(doc, name, entries, given["ports"])
-        for name, entries in given["port_groups"].items()
-    }
+    groups: dict[str, tuple[SourcePort, ...] | None] = {}
+    room = MAX_PORTS
+    for name, entries in given["port_groups"].items():
+        room -= sum(entry["count"] for _, entry in entries or ())
+        if room < 0:
+            doc.wrong(
+                entries[0][0], f"the port groups up to {name!r} have more than {MAX_PORTS:,} ports"
+            )
+            return []
+        groups[name] = entries and source_ports(doc, entries, given["ports"])
     made = []
+    flows = 0
     for placed in given["tests"]:
         test = placed.value
         targets = _refer(doc, test["targets"], "target set", given["targets"], None)
@@ -277,16 +287,25 @@ def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
             for key in ("targets", "port_group", "rate_limit")
         ]
         source = test["source"].value if test["source"] else None
-        for port in ports:
-            _agree(doc, placed.node, family, source or port.address, targets)
-        ports = tuple(
-            evolve(
-                port,
-                dscps=test["dscp"] or port.dscps,
-                timeout_s=test["timeout"] or port.timeout_s,
+        classes = sum(len(test["dscp"] or port.dscps) for port in ports)
+        flows += len(targets) * classes * max(1, len(sizes))
+        if flows > MAX_FLOWS:
+            doc.wrong(
+                placed.node,
+                f"the tests up to this one have {flows:,} flows, expected at most {MAX_FLOWS:,}",
             )
-            for port in ports
-        )
+            break
+        for address in {source or port.address for port in ports}:
+            _agree(doc, placed.node, family, address, targets)
+        if test["dscp"] or test["timeout"]:
+            ports = tuple(
+                evolve(
+                    port,
+                    dscps=test["dscp"] or port.dscps,
+                    timeout_s=test["timeout"] or port.timeout_s,
+                )
+                for port in ports
+            )
         made.append(
             PlacedTest(
                 Test(
@@ -318,13 +337,13 @@ def _options(doc: Document, node: Node, test: Mapping[str, Any]) -> dict[str, An
     for name in OPTIONS:
         if test[name] is None:
             if name in own and own[name].required:
-                doc.wrong(node, f"a {test['probe']} test has no {name!r}, which it needs")
+                doc.wrong(node, f"a {test['probe']} test has no {name!r}, expected one")
         elif name in own:
-            given[name] = test[name].value
+            given[name] = doc.attempt(own[name].read, test[name], own[name].default)
         else:
             takers = ", ".join(kind for kind in KINDS if name in KINDS[kind].options)
             doc.wrong(
-                test[name].node, f"{name} has no meaning for {test['probe']} probes, only {takers}"
+                test[name], f"{name} has no meaning for {test['probe']} probes, only {takers}"
             )
     return options_of(doc, node, test["probe"], given)
 

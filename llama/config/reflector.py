@@ -54,7 +54,7 @@ def _keys(doc: Document, node: Node) -> list[ReflectorKey]:
             for key in chosen
         ]
 
-    found = [key for keys in doc.sequence(node, "keys", read) for key in keys]
+    found = [key for keys in doc.sequence(node, "keys", read, "file: PATH") for key in keys]
     counts: dict[Any, int] = {}
     for key in found:
         for selector in (*key.prefixes, *key.ssids) or ("all probes",):
@@ -75,6 +75,7 @@ def _sessions(doc: Document, node: Node) -> list[ReflectorSession]:
         node,
         "sessions",
         lambda doc, node: ReflectorSession(**doc.mapping(node, "a session", SESSION)),
+        "source: PREFIX",
     )
 
 

@@ -21,10 +21,12 @@ def http_url(doc: Document, node: Node) -> str:
     except ValueError:
         good = False
     if not good or value.split() != [value]:
-        raise WrongError(node, f"{kind(node)} is not a URL, expected one such as http://tsdb:8086")
+        raise WrongError(
+            node, f"{kind(node)} is not an http URL, expected one such as http://tsdb:8086"
+        )
     if parts.query or parts.fragment or parts.username is not None:
         raise WrongError(
-            node, f"{kind(node)} has a user, a query or a fragment, which have keys of their own"
+            node, "a URL with a user, a query or a fragment, expected one such as http://tsdb:8086"
         )
     return value.rstrip("/")
 
@@ -64,7 +66,7 @@ def _writer(doc: Document, node: Node) -> WriterConfig:
 
 
 def _writers(doc: Document, node: Node) -> list[WriterConfig]:
-    return doc.sequence(node, "writers", _writer)
+    return doc.sequence(node, "writers", _writer, "type: NAME")
 
 
 def _spool(doc: Document, node: Node) -> SpoolConfig | None:

@@ -24,6 +24,8 @@ Node = yaml.Node
 MAX_OCTETS = 64 * 1024 * 1024
 #: Deeper than this nests nothing that is one; it also keeps YAML parsers off the stack's end.
 MAX_DEPTH = 40
+#: More values than this are read from no file: aliases unfold into more.
+MAX_VALUES = 2_000_000
 _MERGE = "tag:yaml.org,2002:merge"
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -67,6 +69,7 @@ class Document:
     mistakes: set[Mistake] = Factory(set)  # aliases make the same mistake come up again
     notes: set[Mistake] = Factory(set)
     _entries: dict[int, list[Entry]] = Factory(dict)
+    _values_read: int = 0
 
     def wrong(self, node: Node, message: str) -> None:
         """Note a mistake at ``node``."""
@@ -103,7 +106,15 @@ class Document:
         if id(node) not in self._entries:
             self._entries[id(node)] = []  # what a mapping that merges itself sees
             self._entries[id(node)] = self._resolve(node)
-        return self._entries[id(node)]
+        entries = self._entries[id(node)]
+        self._count(node, len(entries))
+        return entries
+
+    def _count(self, node: Node, values: int) -> None:
+        self._values_read += values
+        if self._values_read > MAX_VALUES:
+            self.wrong(node, f"aliases unfold this file into more than {MAX_VALUES:,} values")
+            raise ConfigErrors(self.mistakes)
 
     def _resolve(self, node: yaml.MappingNode) -> list[Entry]:
         own: dict[str, Entry] = {}
@@ -138,32 +149,40 @@ class Document:
         for entry in self.entries(node, what):
             spec = keys.get(entry.key)
             if spec is None:
-                self.wrong(entry.key_node, unknown(f"key of {what}", entry.key, keys))
+                self.wrong(entry.key_node, unknown("key", entry.key, keys, f" in {what}"))
+                given.update(_nearest(entry.key, keys))  # no more about a key that is misspelt
                 continue
             if not (is_null(entry.value) and not spec.required):
                 values[entry.key] = self.attempt(spec.read, entry.value, spec.default)
             given.add(entry.key)
         for name, spec in keys.items():
             if spec.required and name not in given:
-                self.wrong(node, f"{what} has no {name!r}, which it needs")
+                self.wrong(node, f"{what} has no {name!r}, expected one")
         return values
 
     def top(self, keys: Mapping[str, KeySpec]) -> dict[str, Any]:
         """Return the values of the whole file's mapping: nothing when it is no mapping."""
         try:
-            return self.mapping(self.root, "the file", keys)
+            return self.mapping(self.root, "this file", keys)
         except WrongError as error:
             self.wrong(error.node, error.message)
             return {}
 
-    def sequence(self, node: Node, what: str, read: Callable[[Document, Node], T]) -> list[T]:
-        """Return what ``read`` makes of each item of a list; wrong items are noted, left out."""
-        if not isinstance(node, yaml.SequenceNode):
-            raise WrongError(node, f"{what} is {kind(node)}, expected a list (- item)")
+    def sequence(
+        self, node: Node, what: str, read: Callable[[Document, Node], T], item: str
+    ) -> list[T]:
+        """Return what ``read`` makes of each item of a list; wrong items are noted, left out.
+
+        Raises `WrongError` when ``node`` is no list or has no items; ``item`` shows one.
+        """
+        if not isinstance(node, yaml.SequenceNode) or not node.value:
+            found = "an empty list" if isinstance(node, yaml.SequenceNode) else kind(node)
+            raise WrongError(node, f"{what} is {found}, expected a list of `- {item}`")
+        self._count(node, len(node.value))
         items: list[T] = []
-        for item in node.value:
+        for each in node.value:
             try:
-                items.append(read(self, item))
+                items.append(read(self, each))
             except WrongError as error:
                 self.wrong(error.node, error.message)
         return items
@@ -178,7 +197,7 @@ def is_null(node: Node) -> bool:
     """Say whether a node is nothing: empty, ``~`` or ``null``, unquoted."""
     return (
         isinstance(node, yaml.ScalarNode)
-        and node.style is None
+        and not node.style
         and node.value in ("", "~", "null", "Null", "NULL")
     )
 
@@ -199,12 +218,24 @@ def shown(text: str) -> str:
     return repr(text if len(text) <= 60 else text[:57] + "...")
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
-    """Say that ``name`` is no known thing, and which it may have meant."""
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    return difflib.get_close_matches(name, list(known), 1, 0.6)
+
+
+def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> str:
+    """Say that ``name`` is no known thing, and which it may have meant, or else what is known."""
     names = list(known)
-    close = difflib.get_close_matches(name, names, 1, 0.6)
-    hint = f"did you mean {close[0]!r}?" if close else f"known: {', '.join(names) or 'none'}"
-    return f"unknown {what} {shown(name)}; {hint}"
+    near = _nearest(name, names)
+    hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(names)}"
+    return f"unknown {what} {shown(name)}{where}; {hint}"
+
+
+def undefined(what: str, name: str, defined: Iterable[str]) -> str:
+    """Say that nothing is called ``name``, which it may have meant, and what there is."""
+    names = list(defined)
+    hint = "".join(f" did you mean {near!r}?" for near in _nearest(name, names))
+    listed = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    return f"{what} {shown(name)} is not defined;{hint} defined: {listed or 'none'}"
 
 
 def read_document(path: str) -> Document:
@@ -236,11 +267,13 @@ def read_document(path: str) -> Document:
         root = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
+        if error.context_mark and mark and mark.index >= len(text):
+            mark = error.context_mark  # what never ended, rather than the end of the file
         line = mark.line + 1 if mark else 0
         raise refuse(line, _yaml_problem(error, text, line)) from None
     except yaml.YAMLError as error:
         raise refuse(0, "invalid YAML: " + " ".join(str(error).split())) from None
-    if root is None:
+    if root is None or is_null(root):
         raise refuse(1, "is empty, expected a configuration")
     return Document(path, root)
 

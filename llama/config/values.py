@@ -102,10 +102,8 @@ def number(low: float, high: float, unit: str) -> Read[float]:
 def duration(low_s: float, high_s: float, unit: str) -> Read[float]:
     """Read a time as seconds: a number in ``unit`` ("s" or "ms"), or with a unit of its own."""
     scale = _SECONDS[unit]
-    expected = (
-        f"a time from {low_s / scale:g} to {high_s / scale:g} {unit}, or with a unit"
-        " (ms, s, m, h, d)"
-    )
+    bounds = " to ".join(f"{bound / scale:.12g}" for bound in (low_s, high_s))
+    expected = f"a time from {bounds} {unit}, or with a unit (ms, s, m, h, d)"
 
     def read(doc: Document, node: Node) -> float:
         value = written(node, expected)
@@ -123,9 +121,16 @@ def duration(low_s: float, high_s: float, unit: str) -> Read[float]:
     return read
 
 
+def _short(amount: float) -> str:
+    for letter in "TGMk":
+        if amount >= _MULTIPLES[letter]:
+            return f"{amount / _MULTIPLES[letter]:g}{letter}"
+    return f"{amount:g}"
+
+
 def quantity(low: float, high: float, unit: str) -> Read[float]:
     """Read a number that may carry a multiple: k, M, G, T or Ki, Mi, Gi, Ti."""
-    expected = f"a number from {low:g} to {high:g} {unit}, k, M, G or T after it for multiples"
+    expected = f"a number from {_short(low)} to {_short(high)} {unit} (k, M, G, T for multiples)"
 
     def read(doc: Document, node: Node) -> float:
         value = written(node, expected)

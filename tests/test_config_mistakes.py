@@ -1,0 +1,208 @@
+"""Configurations that are wrong: what is said about them, where, and that nothing else happens."""
+
+import os
+import re
+import shutil
+import stat
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama import config
+
+TESTDATA = Path(__file__).parent / "testdata"
+INVALID = sorted(path.name for path in TESTDATA.glob("invalid-*.yaml"))
+VALID = ("simple.yaml", "full.yaml", "extended.yaml")
+_EXPECT = re.compile(r"# expect: (\d+): (.*)")
+
+
+@pytest.fixture(scope="module")
+def testdata(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Copy the test files to where their modes are ours: git keeps no secrets secret."""
+    directory = tmp_path_factory.mktemp("testdata")
+    for source in TESTDATA.iterdir():
+        shutil.copy(source, directory)
+        os.chmod(directory / source.name, 0o644 if source.name == "open.keys" else 0o640)
+    return directory
+
+
+@pytest.mark.parametrize("name", INVALID)
+def test_invalid(name: str, testdata: Path) -> None:
+    """Every mistake gives exactly the messages, at the lines, that the file itself expects."""
+    path = testdata / name
+    expected = []
+    for line in path.read_bytes().decode("utf-8", "replace").splitlines():
+        if not (match := _EXPECT.fullmatch(line)):
+            break
+        expected.append((int(match[1]), match[2].replace("DIR", str(testdata))))
+    assert expected, f"{name} does not begin with a line `# expect: LINE: message`"
+    service = name.split("-")[1]
+    with pytest.raises(config.ConfigErrors) as refused:
+        config.load(str(path), service)
+    assert [(m.line, m.message) for m in refused.value.mistakes] == expected
+    assert str(refused.value) == "\n".join(f"{path}:{line}: {text}" for line, text in expected)
+
+
+class FileTests(SynchronousTestCase):
+    """Files that cannot be read at all."""
+
+    def refused(self, path: str) -> str:
+        """Return what is said when the file is loaded."""
+        return str(self.assertRaises(config.ConfigErrors, config.load_collector, path))
+
+    def test_missing(self) -> None:
+        """A file that is not there is one line."""
+        self.assertEqual(
+            self.refused("/no/such"), "/no/such: cannot be read: No such file or directory"
+        )
+
+    def test_directory(self) -> None:
+        """So is a directory."""
+        path = self.mktemp()
+        os.mkdir(path)
+        self.assertEqual(self.refused(path), f"{path}: cannot be read: Is a directory")
+
+    def test_no_name(self) -> None:
+        """So is what cannot be a file's name."""
+        self.assertEqual(self.refused("a\0b"), "a\0b: is no file name")
+
+    def test_permission(self) -> None:
+        """So is a file that is not ours to read."""
+        if os.geteuid() == 0:
+            path = self.mktemp()
+            Path(path).write_text("reflector01: {}\n")
+            self.assertEqual(len(config.load_collector(path).tests), 1)  # root reads everything
+            return
+        path = self.mktemp()
+        Path(path).touch(mode=0)
+        self.assertEqual(self.refused(path), f"{path}: cannot be read: Permission denied")
+
+    def test_endless(self) -> None:
+        """A device without end is read only as far as a configuration could be long."""
+        if not stat.S_ISCHR(os.stat("/dev/zero").st_mode):
+            self.fail("/dev/zero is no device here")
+        self.assertIn("larger than 64 MiB", self.refused("/dev/zero"))
+
+
+class BombTests(SynchronousTestCase):
+    """Small files that unfold into large ones."""
+
+    def refused(self, text: str, service: str = "collector") -> config.ConfigErrors:
+        """Return the error of loading a file with this text."""
+        path = self.mktemp()
+        Path(path).write_text(text)
+        error: config.ConfigErrors = self.assertRaises(
+            config.ConfigErrors, config.load, path, service
+        )
+        return error
+
+    def test_lists_of_aliases(self) -> None:
+        """A billion laughs are one mistake: nothing unfolds what it does not need."""
+        lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
+        lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
+        error = self.refused("\n".join(lines))
+        self.assertLess(len(error.mistakes), 100)
+
+    def test_merges_of_merges(self) -> None:
+        """Merge keys that merge each other twice are resolved once."""
+        lines = ["host0: &h0 {a: b}"]
+        lines += [f"host{n}: &h{n} {{<<: [*h{n - 1}, *h{n - 1}], t{n}: x}}" for n in range(1, 60)]
+        path = self.mktemp()
+        Path(path).write_text("\n".join(lines))
+        (test,) = config.load_collector(path).tests
+        self.assertEqual(len(test.targets[-1].tags), 60 + 2)
+
+    def test_merge_of_itself(self) -> None:
+        """A mapping that merges itself gains nothing by it."""
+        path = self.mktemp()
+        Path(path).write_text("reflector01: &a\n  <<: *a\n  rack: 01\n")
+        (test,) = config.load_collector(path).tests
+        self.assertEqual(test.targets[0].tags["rack"], "01")
+
+    def test_tests_times_targets(self) -> None:
+        """Many tests over many targets end at the most flows that a collector may have."""
+        targets = "".join(f"    - ip: 10.0.{n >> 8}.{n & 255}\n" for n in range(4000))
+        tests = "".join("  - {targets: lab, port_group: wide}\n" for _ in range(2000))
+        groups = "port_groups: {wide: [{port: default, count: 60000}]}\n"
+        error = self.refused(f"{groups}tests:\n{tests}targets:\n  lab:\n{targets}")
+        (mistake,) = error.mistakes
+        self.assertIn("expected at most 4,000,000", mistake.message)
+
+    def test_options_of_a_plugin(self) -> None:
+        """Options that nobody knows are bounded too."""
+        bomb = "&a [x, x, x, x, x, x, x, x, x, x]"
+        lists = ", ".join(["*a"] * 5000)
+        text = f"collectors: [c1]\nwriters:\n  - {{type: mine, a: {bomb}, b: [{lists}]}}\n"
+        (mistake,) = self.refused(text, "scraper").mistakes
+        self.assertIn("too many", mistake.message)
+
+
+def check_total(directory: Path, data: bytes) -> None:
+    """Fail unless every loader gives a configuration or `ConfigErrors`, one line a mistake."""
+    path = directory / "random.yaml"
+    path.write_bytes(data)
+    lines = data.count(b"\n") + data.count(b"\r") + data.count(b"\x85") + data.count(b"\xa8") + 2
+    for service in (None, *config.SERVICES):
+        mistakes: tuple[config.Mistake, ...] = ()
+        refused = False
+        try:
+            hash(config.load(str(path), service))
+        except config.ConfigErrors as errors:
+            refused, mistakes = True, errors.mistakes
+        assert bool(mistakes) is refused
+        for mistake in mistakes:
+            assert len(str(mistake).splitlines()) == 1, str(mistake)
+            assert 0 <= mistake.line <= lines, str(mistake)
+
+
+_SETTINGS = settings(
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+#: What configurations are made of, blanks between.
+_MADE_OF = """tests targets ports port_groups rate_limits api bind limits summarization interval
+keep lab default EF 0 1 -1 01 0x10 ~ null true .inf 1e400 192.0.2.1 ::1 reflector01 both 6 - ? : ,
+[ ] { } & * << ! !!python/object | > " ' # % @ ` &a *a writers collectors type store sqlite path
+keys file sessions source"""
+_WORDS = st.sampled_from(
+    [*_MADE_OF.split(), "", "\t", "\n", "\r", "\x85", "\u2028", "\ud800", "\ufeff", "\x00"]
+)
+
+
+@_SETTINGS
+@given(text=st.text(max_size=200))
+def test_random_text(text: str, testdata: Path) -> None:
+    """Random text is a configuration or a list of mistakes, never anything else."""
+    check_total(testdata, text.encode("utf-8", "surrogatepass"))
+
+
+@_SETTINGS
+@given(data=st.binary(max_size=100))
+def test_random_octets(data: bytes, testdata: Path) -> None:
+    """So are random octets."""
+    check_total(testdata, data)
+
+
+@_SETTINGS
+@given(words=st.lists(st.one_of(_WORDS, st.sampled_from(["\n", "\n  ", ": "])), max_size=60))
+def test_random_yaml(words: list[str], testdata: Path) -> None:
+    """So are the words that configurations are made of, in any order."""
+    check_total(testdata, " ".join(words).encode("utf-8", "surrogatepass"))
+
+
+@_SETTINGS
+@given(
+    name=st.sampled_from(VALID),
+    edits=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 12), _WORDS), min_size=1, max_size=5),
+)
+def test_mutations(name: str, edits: list[tuple[float, int, str]], testdata: Path) -> None:
+    """So are right configurations in which anything was replaced by anything."""
+    text = (TESTDATA / name).read_text()
+    for where, length, word in edits:
+        start = int(where * len(text))
+        text = text[:start] + word + text[start + length :]
+    check_total(testdata, text.encode("utf-8", "surrogatepass"))
