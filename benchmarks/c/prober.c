@@ -1,9 +1,9 @@
 /* A bare prober: the least that a collector in C must do with the same socket options.
  *
  * --sockets source ports probe --targets addresses (127.1.0.1 and up) at --rate probes/s over all, in
- * bursts of at most 32 on a timer. TOS goes with every message, T1 is the kernel's transmit stamp,
- * taken from the error queue before the next burst, T4 its receive stamp. The bookkeeping is two
- * counters and a sum: no flows, no histograms, no timeouts.
+ * bursts of at most 32 on a timer, each from one socket. TOS goes with every message, T1 is the
+ * kernel's transmit stamp, T4 its receive stamp; both are read before every burst, unless --drain-us
+ * says less often. The bookkeeping is two counters and a sum: no flows, no histograms, no timeouts.
  *
  * After --warmup seconds the measured --seconds begin; over these, and these only, probes, replies
  * and its own CPU time are counted. Prints one JSON object.
@@ -131,15 +131,6 @@ static void send_probes(struct source *s, int n)
 	}
 }
 
-static void send_burst(int n)
-{
-	static int turn;
-	for (int left = n, each = (n + count - 1) / count; left > 0; left -= each) {
-		send_probes(&sources[turn], left < each ? left : each);
-		turn = (turn + 1) % count;
-	}
-}
-
 static void prepare(int tos, int buffer)
 {
 	struct cmsghdr *c = (struct cmsghdr *)control_out.tos;
@@ -179,7 +170,7 @@ int main(int argc, char **argv)
 		{"warmup", 1, 0, 'u'},  {"seconds", 1, 0, 's'}, {"tos", 1, 0, 't'},     {"buffer", 1, 0, 'b'},
 		{"drain-us", 1, 0, 'd'}, {0}};
 	double rate = 1000, warmup = 0.3, seconds = 1;
-	int tos = 0, buffer = 4 << 20, o;
+	int tos = 0, buffer = 4 << 20, turn = 0, o;
 	uint64_t drain_ns = 0;
 
 	while ((o = getopt_long(argc, argv, "", options, NULL)) != -1) {
@@ -239,8 +230,10 @@ int main(int argc, char **argv)
 			due_at_start += due - 4 * BURST;
 			due = 4 * BURST;
 		}
-		for (; due; due -= due < BURST ? due : BURST)
-			send_burst(due < BURST ? (int)due : BURST);
+		for (; due; due -= due < BURST ? due : BURST) {
+			send_probes(&sources[turn], due < BURST ? (int)due : BURST);
+			turn = (turn + 1) % count;
+		}
 	}
 	cpu = clock_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu;
 	double took = (double)(now - measured_from) / SECOND;
