@@ -16,6 +16,7 @@ from attrs import evolve
 from . import full, sections, values
 from .frozen import FrozenMapping
 from .model import CollectorConfig, Target, Test
+from .ports import DEFAULT_SOURCE_PORTS
 from .probes import default_options
 from .series import refuse_collisions
 from .tree import Document, Node, WrongError, is_null, kind, read_document
@@ -123,7 +124,7 @@ def _simple(doc: Document, port: int) -> list[full.PlacedTest]:
     test = Test(
         name=_SIMPLE_NAME,
         targets=tuple(targets),
-        source_ports=full.DEFAULT_SOURCE_PORTS,
+        source_ports=DEFAULT_SOURCE_PORTS,
         options=default_options("stamp"),
     )
     return [full.PlacedTest(test, doc.root, nodes)]

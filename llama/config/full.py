@@ -11,29 +11,27 @@ from attrs import evolve, frozen
 from . import sections, values
 from .frozen import FrozenMapping
 from .model import PROBES, Family, SourcePort, Target, Test
+from .ports import (
+    CLASSES,
+    DEFAULT_SOURCE_PORTS,
+    MAX_PORTS,
+    TIMEOUT,
+    Placed,
+    one_timeout_a_class,
+    placed,
+    read_port,
+    read_port_group,
+    source_ports,
+)
 from .probes import KINDS, default_options, options_of
 from .tree import Document, KeySpec, Node, Read, WrongError, line_of, undefined
 
 DEFAULT_PORT = 8100
 DEFAULT_INTERVAL_S = 30
-DEFAULT_TIMEOUT_S = 1.0
 #: Of every flow: with four source ports and 30 s intervals a pair sends 480 probes an interval.
 DEFAULT_RATE_PPS = 4.0
-DEFAULT_COUNT = 4
 #: More flows than this in one collector are a mistake in its file, not a plan.
 MAX_FLOWS = 4_000_000
-#: All port groups together.
-MAX_PORTS = 1_000_000
-#: What "default" is where a file does not define it.
-DEFAULT_SOURCE_PORTS = (SourcePort(name="default"),) * DEFAULT_COUNT
-
-
-@frozen
-class Placed:
-    """What was read, and where."""
-
-    value: Any
-    node: Node
 
 
 @frozen
@@ -45,12 +43,6 @@ class PlacedTest:
     target_nodes: Sequence[Node]
 
 
-def _placed(read: values.Read[Any]) -> values.Read[Placed]:
-    return lambda doc, node: Placed(read(doc, node), node)
-
-
-_TIMEOUT = values.duration(0.001, 60, "ms")
-_CLASSES = values.one_or_more("traffic classes such as [BE, EF]", values.dscp)
 #: The largest that our reflector answers, a jumbo frame.
 LARGEST_SIZE = 9216
 _SIZE = values.whole(1, LARGEST_SIZE, "octets of UDP payload")
@@ -64,43 +56,32 @@ LIMITS = {
     "pps": KeySpec(values.quantity(1, 1e9, "packets/s")),
     "bps": KeySpec(values.quantity(1000, 1e12, "bit/s")),
 }
-PORT = {
-    "ip": KeySpec(values.address),
-    "port": KeySpec(values.whole(0, 65535, "UDP port, 0: the system chooses"), 0),
-    "tos": KeySpec(_placed(values.tos)),
-    "dscp": KeySpec(_placed(_CLASSES)),
-    "timeout": KeySpec(_TIMEOUT, DEFAULT_TIMEOUT_S),
-}
-PORT_GROUP = {
-    "port": KeySpec(_placed(values.text("the name of a port")), required=True),
-    "count": KeySpec(values.whole(1, 60_000, "source ports"), 1),
-}
 RATE_LIMIT = {
     "cps": KeySpec(
         values.number(0.001, 10_000, "probes/s of each target and source port"), required=True
     ),
 }
 TARGET = {
-    "ip": KeySpec(_placed(values.host)),
-    "host": KeySpec(_placed(values.host)),
+    "ip": KeySpec(placed(values.host)),
+    "host": KeySpec(placed(values.host)),
     "port": KeySpec(values.whole(1, 65535, "UDP or TCP port"), DEFAULT_PORT),
     "tags": KeySpec(sections.tags, FrozenMapping()),
     "name": KeySpec(values.text("a name for results")),
 }
 TEST = {
-    "targets": KeySpec(_placed(values.text("the name of a target set")), required=True),
-    "port_group": KeySpec(_placed(values.text("the name of a port group"))),
-    "rate_limit": KeySpec(_placed(values.text("the name of a rate limit"))),
-    "name": KeySpec(values.text("a name")),
+    "targets": KeySpec(placed(values.text("the name of a target set")), required=True),
+    "port_group": KeySpec(placed(values.text("the name of a port group"))),
+    "rate_limit": KeySpec(placed(values.text("the name of a rate limit"))),
+    "name": KeySpec(placed(values.text("a name"))),
     "probe": KeySpec(values.choice("probe", PROBES), "stamp"),
-    "dscp": KeySpec(_CLASSES),
-    "size": KeySpec(_placed(_SIZE)),
-    "sizes": KeySpec(_placed(values.one_or_more("sizes", _SIZE))),
-    "timeout": KeySpec(_TIMEOUT),
-    "family": KeySpec(_placed(values.choice("family", ("any", "4", "6", "both")))),
-    "source": KeySpec(_placed(values.address)),
+    "dscp": KeySpec(CLASSES),
+    "size": KeySpec(placed(_SIZE)),
+    "sizes": KeySpec(placed(values.one_or_more("sizes", _SIZE))),
+    "timeout": KeySpec(TIMEOUT),
+    "family": KeySpec(placed(values.choice("family", ("any", "4", "6", "both")))),
+    "source": KeySpec(placed(values.address)),
     "interface": KeySpec(values.interface),
-    "df": KeySpec(_placed(values.flag)),
+    "df": KeySpec(placed(values.flag)),
 }
 #: Every option of any kind of probe; which kinds take it is checked once the kind is known.
 OPTIONS = {
@@ -118,22 +99,6 @@ def _named(what: str, read: values.Read[Any]) -> Read:
         return found
 
     return read_all
-
-
-def _port(doc: Document, node: Node) -> Mapping[str, Any]:
-    given = doc.mapping(node, "a port", PORT)
-    if given["tos"] and given["dscp"]:
-        doc.wrong(given["dscp"].node, "both tos and dscp name the class, expected one of them")
-    return given
-
-
-def _port_group(doc: Document, node: Node) -> Sequence[tuple[Node, Mapping[str, Any]]]:
-    return doc.sequence(
-        node,
-        "a port group",
-        lambda doc, node: (node, doc.mapping(node, "an item of a port group", PORT_GROUP)),
-        "port: NAME",
-    )
 
 
 def _rate_limit(doc: Document, node: Node) -> float | None:
@@ -180,64 +145,12 @@ FULL = {
     "api": KeySpec(sections.api, (None, None)),
     "limits": KeySpec(_section("limits", LIMITS), {"pps": None, "bps": None}),
     "source_tags": KeySpec(sections.tags, FrozenMapping()),
-    "ports": KeySpec(_named("ports", _port), {}),
-    "port_groups": KeySpec(_named("port_groups", _port_group), {}),
+    "ports": KeySpec(_named("ports", read_port), {}),
+    "port_groups": KeySpec(_named("port_groups", read_port_group), {}),
     "rate_limits": KeySpec(_named("rate_limits", _rate_limit), {}),
     "tests": KeySpec(_tests, (), required=True),
     "targets": KeySpec(_named("targets", _target_set), None, required=True),
 }
-
-
-def source_ports(
-    doc: Document, entries: Sequence[tuple[Node, Mapping[str, Any]]], ports: Mapping[str, Any]
-) -> tuple[SourcePort, ...] | None:
-    """Return the source ports of one port group, or None when a mistake spoils it."""
-    made: list[SourcePort] = []
-    taken: dict[int, list[tuple[str | None, str]]] = {}
-    for node, entry in entries:
-        ref = entry["port"]
-        if ref is None:
-            return None
-        if ref.value not in ports and ref.value != "default":
-            doc.wrong(ref.node, undefined("port", ref.value, {"default": None, **ports}))
-            return None
-        port = ports.get(ref.value, DEFAULT_PORT_KEYS)
-        if port is None:
-            return None
-        dscps = (port["tos"].value,) if port["tos"] else (0,)
-        dscps = port["dscp"].value if port["dscp"] else dscps
-        address = None if port["ip"] in ("0.0.0.0", "::") else port["ip"]  # noqa: S104  not bound
-        base, count = port["port"], entry["count"]
-        if base and base + count - 1 > 65535:
-            doc.wrong(
-                node, f"port {ref.value!r} counts from {base} to {base + count - 1}, past 65535"
-            )
-            continue
-        for number in range(base, base + count) if base else (0,) * count:
-            others = taken.setdefault(number, []) if number else []
-            clash = [name for other, name in others if address in (None, other) or other is None]
-            if clash:
-                doc.wrong(
-                    node,
-                    f"source port {number} of port {ref.value!r} is already that of port"
-                    f" {clash[0]!r} in this group; one port can send several classes:"
-                    " `dscp: [BE, EF]`",
-                )
-                break
-            others.append((address, ref.value))
-            made.append(
-                SourcePort(
-                    name=ref.value,
-                    address=address,
-                    number=number,
-                    dscps=dscps,
-                    timeout_s=port["timeout"],
-                )
-            )
-    return tuple(made)
-
-
-DEFAULT_PORT_KEYS = {name: spec.default for name, spec in PORT.items()}
 
 
 def _refer(
@@ -270,14 +183,15 @@ def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
             )
             return []
         groups[name] = entries and source_ports(doc, entries, given["ports"])
-    made = []
+    made: list[PlacedTest] = []
+    used: dict[str, Node] = {}
     flows = 0
-    for placed in given["tests"]:
-        test = placed.value
+    for each in given["tests"]:
+        test = each.value
         targets = _refer(doc, test["targets"], "target set", given["targets"], None)
         ports = _refer(doc, test["port_group"], "port group", groups, DEFAULT_SOURCE_PORTS)
         rate = _refer(doc, test["rate_limit"], "rate limit", given["rate_limits"], DEFAULT_RATE_PPS)
-        options = _options(doc, placed.node, test)
+        options = _options(doc, each.node, test)
         sizes = _sizes(doc, test)
         family = _family(doc, test)
         if not targets or not ports or rate is None:
@@ -291,12 +205,12 @@ def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
         flows += len(targets) * classes * max(1, len(sizes))
         if flows > MAX_FLOWS:
             doc.wrong(
-                placed.node,
+                each.node,
                 f"the tests up to this one have {flows:,} flows, expected at most {MAX_FLOWS:,}",
             )
             break
         for address in {source or port.address for port in ports}:
-            _agree(doc, placed.node, family, address, targets)
+            _agree(doc, each.node, family, address, targets)
         if test["dscp"] or test["timeout"]:
             ports = tuple(
                 evolve(
@@ -306,10 +220,11 @@ def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
                 )
                 for port in ports
             )
+        one_timeout_a_class(doc, each.node, ports)
         made.append(
             PlacedTest(
                 Test(
-                    name=test["name"] or "/".join(names),
+                    name=_name_of(doc, each.node, test["name"], "/".join(names), used),
                     targets=tuple(target.value for target in targets),
                     probe=test["probe"],
                     port_group=names[1],
@@ -323,11 +238,26 @@ def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
                     df=bool(test["df"] and test["df"].value),
                     options=options,
                 ),
-                placed.node,
+                each.node,
                 [target.node for target in targets],
             )
         )
     return made
+
+
+def _name_of(
+    doc: Document, node: Node, given: Placed | None, usual: str, used: dict[str, Node]
+) -> str:
+    """Return a test's name, which no other test has."""
+    name: str = given.value if given else usual
+    if given and name in used:
+        doc.wrong(given.node, f"the test in line {line_of(used[name])} is named {name!r}, too")
+    number = 1
+    while name in used:
+        number += 1
+        name = f"{usual}#{number}"
+    used[name] = node
+    return name
 
 
 def _options(doc: Document, node: Node, test: Mapping[str, Any]) -> dict[str, Any]:
@@ -352,18 +282,18 @@ def _sizes(doc: Document, test: Mapping[str, Any]) -> tuple[int, ...]:
     size, sizes = test["size"], test["sizes"]
     if size and sizes:
         doc.wrong(sizes.node, "both size and sizes are given, expected one of them")
-    placed = sizes or size
+    chosen = sizes or size
     kind = KINDS[test["probe"]]
     if test["df"] and test["df"].value and not kind.fragments:
         doc.wrong(test["df"].node, f"df has no meaning for {test['probe']} probes")
-    if not placed:
+    if not chosen:
         return ()
     wanted: tuple[int, ...] = sizes.value if sizes else (size.value,)
     if kind.least_size is None:
-        doc.wrong(placed.node, f"the size of {test['probe']} probes cannot be chosen")
+        doc.wrong(chosen.node, f"the size of {test['probe']} probes cannot be chosen")
     elif min(wanted) < kind.least_size:
         doc.wrong(
-            placed.node,
+            chosen.node,
             f"{min(wanted)} octets are too few for a {test['probe']} probe, expected at least"
             f" {kind.least_size} (octets of UDP payload)",
         )
