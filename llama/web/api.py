@@ -122,7 +122,8 @@ class WebApi:
     @_json
     async def status(self, request: Any, args: Arguments) -> dict[str, Any]:
         """Answer how fresh the data are."""
-        return {**await self._answers.status(), "version": __version__}
+        said = await self._answers.status()
+        return {**said, "flows": self._flows.configured, "version": __version__}
 
     @app.route("/api/v1/dimensions", methods=["GET"])
     @_json

@@ -12,6 +12,9 @@ class UnknownCollectorError(Exception):
 class FlowSource(Protocol):
     """Something that knows the flows of a pair."""
 
+    #: Whether there is any use in asking.
+    configured: bool
+
     async def flows(
         self, src: str, dst: str, where: dict[str, str], at_s: float | None
     ) -> dict[str, Any]:
@@ -20,6 +23,8 @@ class FlowSource(Protocol):
 
 class NoFlows:
     """Says that no collectors are configured."""
+
+    configured = False
 
     async def flows(
         self, src: str, dst: str, where: dict[str, str], at_s: float | None

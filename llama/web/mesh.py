@@ -65,20 +65,11 @@ def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mes
     With ``at_s`` (the moment asked for) the snapshot is of newest samples, and those that are too
     old to speak for that moment count as not heard.
     """
-    known = {series_key(tags): n for n, tags in enumerate(activity.series)}
     series = list(activity.series)
-    last = list(activity.last_s)
-    interval = list(activity.interval_s)
-    place = np.empty(len(snapshot.series), dtype=np.int64)
-    for n, tags in enumerate(snapshot.series):
-        key = series_key(tags)
-        if key not in known:
-            known[key] = len(series)
-            series.append(tags)
-            last.append(snapshot.time_s[n])
-            interval.append(np.nan)
-        place[n] = known[key]
-    last_s = np.asarray(last, dtype=np.float64)
+    place = _places(series, snapshot.series)
+    added = len(series) - len(activity.series)
+    last_s = np.concatenate([activity.last_s, np.full(added, np.nan)])
+    interval = np.concatenate([activity.interval_s, np.full(added, np.nan)])
     heard = np.zeros(len(series), dtype=bool)
     heard[place] = True
     np.fmax.at(last_s, place, snapshot.time_s)
@@ -101,6 +92,21 @@ def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mes
     return Mesh(
         series, sources, destinations, src, dst, heard, last_s, columns, find_places(series)
     )
+
+
+def _places(series: list[Tags], found: Sequence[Tags]) -> Index:
+    """Return the place in ``series`` of each found one; those that are new are put at its end."""
+    # Most stores give the same object for the same series, which spares comparing 40,000 of them.
+    by_object = {id(tags): n for n, tags in enumerate(series)}
+    place = [by_object.get(id(tags), -1) for tags in found]
+    if -1 in place:
+        known = {series_key(tags): n for n, tags in enumerate(series)}
+        for n, tags in enumerate(found):
+            if place[n] < 0:
+                place[n] = known.setdefault(series_key(tags), len(series))
+                if place[n] == len(series):
+                    series.append(tags)
+    return np.asarray(place, dtype=np.int64)
 
 
 def _index(series: Sequence[Tags], name: str) -> tuple[list[str], Index]:

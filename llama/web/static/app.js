@@ -18,8 +18,9 @@ const SHORTEST_POLL_MS = 1000, LONGEST_POLL_MS = 5000;
 const matrixQuestion = new Question("matrix"), timelineQuestion = new Question("timeline");
 let model = null, timeline = null, dimensions = null, asTable = false;
 let skew = 0; // what the service's clock is ahead of ours, in seconds
-let interval = null, newest = null;
-let complaints = new Map();
+let interval = null, newest; // undefined: not asked yet
+let hasFlows = false; // whether the service can ask collectors for flows
+const complaints = new Map();
 
 const now = () => Date.now() / 1000 + skew;
 
@@ -41,19 +42,12 @@ function filters() {
   return { class: state.get("class"), probe: state.get("probe") };
 }
 
-// In the past one matrix covers the step that the scrubber shows, unless a window was chosen.
-function span() {
-  if (state.get("span")) return state.get("span");
-  if (state.live || !timeline || !interval) return "";
-  return timeline.step_s > interval * 1.5 ? timeline.step_s : "";
-}
-
 async function loadMatrix() {
   document.body.classList.add("busy");
   try {
     const answer = await matrixQuestion.ask({
       metric: state.get("metric"), ...filters(), group: state.get("group"), rows: state.get("rows"),
-      cols: state.get("cols"), at: state.get("at"), span: span(),
+      cols: state.get("cols"), at: state.get("at"), span: state.get("span"),
     });
     if (!answer) return;
     model = new Model(answer);
@@ -105,7 +99,7 @@ function loadDrawer() {
     drawer.hide();
     return;
   }
-  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at") });
+  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), flows: hasFlows });
 }
 
 // Follows the newest data: asks what is new, and for the rest only if something is.
@@ -115,12 +109,13 @@ async function follow() {
     const said = await get("status");
     skew = said.now - Date.now() / 1000;
     interval = said.interval_s ?? interval;
-    const fresh = said.newest !== newest;
+    const fresh = newest !== undefined && said.newest !== newest;
     newest = said.newest;
     complain("status", "");
     const aged = model && interval && now() - model.at > interval; // silence must show, too
     if (state.live && (fresh || aged || !model)) {
-      await Promise.all([loadMatrix(), loadTimeline()]);
+      loadTimeline();
+      await loadMatrix();
       if (fresh) {
         loadIncidents();
         if (state.get("src")) loadDrawer();
@@ -220,7 +215,7 @@ function drawTimes() {
   choices($("range"), Object.keys(RANGES).map((key) => [key, `last ${key}`]), state.get("range"));
   $("live").setAttribute("aria-pressed", String(state.live));
   $("live").textContent = state.live ? "● live" : "○ live";
-  const covered = Number(span()) ? `, ${length(Number(span()))} up to it` : "";
+  const covered = state.get("span") ? `, ${length(Number(state.get("span")))} up to it` : "";
   $("moment").textContent = state.live ? `following${covered}` : `${clock(Number(state.get("at")), true)}${covered}`;
 }
 
@@ -253,8 +248,15 @@ function closeDrawer() {
   $("stage").focus();
 }
 
+// Goes to a time, or back to live. In the past one matrix covers at least a step of the scrubber.
 function goTo(time, dragging = false) {
-  state.set({ at: time === null ? "" : Math.round(time) }, dragging);
+  if (time === null) {
+    state.set({ at: "", span: "" }, dragging);
+    return;
+  }
+  const step = timeline && interval && timeline.step_s > interval * 1.5 ? timeline.step_s : 0;
+  const span = Math.max(step, Number(state.get("span")));
+  state.set({ at: Math.round(time), span: span || "" }, dragging);
 }
 
 function setTheme(theme) {
@@ -293,7 +295,7 @@ for (const name of ["metric", "class", "probe", "group", "span", "range"]) {
   });
 }
 $("choices").addEventListener("submit", (event) => event.preventDefault());
-$("live").addEventListener("click", () => state.set({ at: state.live ? Math.floor(model?.newest ?? now()) : "", from: "", to: "" }));
+$("live").addEventListener("click", () => state.set({ at: state.live ? Math.floor(model?.newest ?? now()) : "", span: "", from: "", to: "" }));
 $("earlier").addEventListener("click", () => scrubber.step(-1));
 $("later").addEventListener("click", () => scrubber.step(1));
 $("theme").addEventListener("click", toggleTheme);
@@ -316,7 +318,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, dialog")) return;
   if (event.key === "Escape" && state.get("src")) closeDrawer();
-  else if (event.key === "l") state.set({ at: "", from: "", to: "" });
+  else if (event.key === "l") state.set({ at: "", span: "", from: "", to: "" });
   else if (event.key === ",") scrubber.step(-1);
   else if (event.key === ".") scrubber.step(1);
   else if (event.key === "d") toggleTheme();
@@ -334,7 +336,9 @@ dark.addEventListener("change", () => { if (!localStorage.getItem("llama-theme")
 setTheme(localStorage.getItem("llama-theme") ?? (dark.matches ? "dark" : "light"));
 
 drawTimes();
-await Promise.all([loadDimensions(), loadTimeline(), loadIncidents()]);
+loadDimensions();
+loadIncidents();
+get("status").then((said) => { hasFlows = said.flows; }, () => {}).finally(loadDrawer);
 await loadMatrix();
-loadDrawer();
+loadTimeline();
 follow();

@@ -3,7 +3,7 @@
 
 import { clock, digits, figure } from "./text.js";
 
-const LEFT = 34, BOTTOM = 13, TOP = 13;
+const LEFT = 40, BOTTOM = 13, TOP = 13;
 
 export class Chart {
   // `draw(pen, frame)` paints; `say(step)` gives the text for a step.
@@ -122,7 +122,7 @@ export function lossChart(common, columns) {
         if (percent !== 0.1) scaleLabel(pen, colours, frame, `${percent} %`, y);
       }
       for (let n = 0; n < frame.count; n += 1) {
-        const x = frame.x(n), width = Math.max(1, frame.x(n + 1) - x - 0.5);
+        const x = Math.round(frame.x(n)), width = Math.max(1, Math.round(frame.x(n + 1)) - x);
         if (columns.sent[n] === null) continue;
         pen.fillStyle = colours.line;
         pen.fillRect(x, frame.bottom - 1, width, 2);
@@ -142,27 +142,26 @@ export function lossChart(common, columns) {
   });
 }
 
-// RTT: p50 as a line in a band from the least to p99. `top` is shared by both directions.
-export function rttChart(common, columns, top) {
+// RTT: p50 as a line in a band from the least to p99. The scale is shared by both directions.
+export function rttChart(common, columns, { low, high }) {
   const { colours } = common;
-  return new Chart("RTT p50, band min to p99", true, {
+  return new Chart("RTT p50 in ms, band min to p99", true, {
     ...common,
     say: (n) => `p50 ${figure(columns.rtt_p50[n], "ms")}  p99 ${figure(columns.rtt_p99[n], "ms")}`,
     draw: (pen, frame) => {
-      const y = (value) => frame.bottom - (value / top) * (frame.height - 4);
-      for (const share of [0.5, 1]) {
+      const y = (value) => frame.bottom - 2 - ((value - low) / (high - low)) * (frame.height - 6);
+      for (const value of [low, (low + high) / 2, high]) {
         pen.fillStyle = colours.line;
-        pen.fillRect(frame.left, y(top * share), frame.width, 1);
-        scaleLabel(pen, colours, frame, digits(top * share), y(top * share));
+        pen.fillRect(frame.left, y(value), frame.width, 1);
+        scaleLabel(pen, colours, frame, `${digits(value)}`, Math.min(frame.bottom - 4, Math.max(frame.top + 5, y(value))));
       }
-      scaleLabel(pen, colours, frame, "ms", frame.bottom - 4);
       for (let n = 0; n < frame.count; n += 1) {
-        const low = columns.rtt_min[n] ?? columns.rtt_p50[n], high = columns.rtt_p99[n] ?? columns.rtt_p50[n];
+        const least = columns.rtt_min[n] ?? columns.rtt_p50[n], most = columns.rtt_p99[n] ?? columns.rtt_p50[n];
         const middle = columns.rtt_p50[n];
         if (middle === null) continue;
-        const x = frame.x(n), width = Math.max(1, frame.x(n + 1) - x);
+        const x = Math.round(frame.x(n)), width = Math.max(1, Math.round(frame.x(n + 1)) - x);
         pen.fillStyle = colours.band;
-        pen.fillRect(x, y(high), width, Math.max(1, y(low) - y(high)));
+        pen.fillRect(x, y(most), width, Math.max(1, y(least) - y(most)));
         pen.fillStyle = colours.middle;
         pen.fillRect(x, y(middle) - 1, width + 0.5, 2);
       }
@@ -176,7 +175,7 @@ export function heatChart(common, heat) {
   const bins = heat.edges_ms.length - 1;
   const edges = heat.edges_ms.map((edge, n) => edge ?? heat.edges_ms[n - 1] * 2);
   const low = Math.log(Math.max(edges[0], 1e-3)), high = Math.log(edges.at(-1));
-  return new Chart(heat.source === "histogram" ? "RTT of all replies" : "RTT of all replies (from percentiles)", true, {
+  return new Chart(heat.source === "histogram" ? "RTT of all replies in ms" : "RTT of all replies in ms (from percentiles)", true, {
     ...common,
     say: (n) => {
       const row = heat.counts[n], total = row.reduce((a, b) => a + (b ?? 0), 0);
@@ -191,7 +190,7 @@ export function heatChart(common, heat) {
         const row = heat.counts[n];
         const total = row.reduce((a, b) => a + (b ?? 0), 0);
         if (!total) continue;
-        const x = frame.x(n), width = frame.x(n + 1) - x + 0.3;
+        const x = Math.round(frame.x(n)), width = Math.max(1, Math.round(frame.x(n + 1)) - x);
         for (let bin = 0; bin < bins; bin += 1) {
           if (!row[bin]) continue;
           pen.globalAlpha = Math.min(1, 0.12 + 0.88 * Math.sqrt(row[bin] / total));

@@ -30,19 +30,19 @@ export class Drawer {
     this.shown = `${src} ${dst}`;
     this.place.hidden = false;
     if (fresh) this.place.replaceChildren(this.heading(src, dst), make("p", "asking …", "note"));
-    const { flows: _, ...filters } = question;
+    const { flows: hasFlows, ...filters } = question;
     const ways = [[src, dst], [dst, src]];
     const answers = await Promise.all(ways.map(([a, b]) => settled(get("history", { src: a, dst: b, ...filters }))));
-    const flows = await Promise.all(ways.map(([a, b], n) => (answers[n].error ? null
+    const flows = await Promise.all(ways.map(([a, b], n) => (answers[n].error || !hasFlows ? null
       : settled(get("flows", { src: a, dst: b, class: question.class, probe: question.probe, at: question.at })))));
     if (mine !== this.asked) return;
     const scroll = this.place.scrollTop;
     const focused = document.activeElement?.closest?.("#drawer button")?.dataset.act;
     const open = [...this.place.querySelectorAll("details[open]")].map((each) => each.dataset.name);
     this.charts = [];
-    const top = Math.max(...answers.flatMap((answer) => (answer.error ? [0] : [highest(answer.columns)])), 0.01);
+    const scale = rttScale(answers.filter((answer) => !answer.error).map((answer) => answer.columns));
     const both = make("div", "", "ways");
-    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], flows[n], top, question)));
+    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], flows[n], scale, question)));
     this.place.replaceChildren(this.heading(src, dst), both);
     for (const name of open) {
       const details = this.place.querySelector(`details[data-name="${name}"]`);
@@ -68,7 +68,7 @@ export class Drawer {
     return head;
   }
 
-  way(src, dst, answer, flows, top, question) {
+  way(src, dst, answer, flows, scale, question) {
     const way = make("section", "", "way");
     way.setAttribute("aria-label", `${src} to ${dst}`);
     way.append(make("h3", `${src} → ${dst}`));
@@ -82,7 +82,7 @@ export class Drawer {
       times: answer.time, step: answer.step_s, colours: palette(), mark: question.at ? Number(question.at) : null,
       chosen: (time) => this.acts.time(time),
     };
-    const charts = [lossChart(common, answer.columns), rttChart(common, answer.columns, top)];
+    const charts = [lossChart(common, answer.columns), rttChart(common, answer.columns, scale)];
     if (answer.heat) charts.push(heatChart(common, answer.heat));
     this.charts.push(...charts);
     way.append(...charts.map((chart) => chart.element), this.series(answer));
@@ -128,8 +128,8 @@ export class Drawer {
       const most = Math.min(total, 128), red = Math.ceil((lossy / total) * most);
       for (let n = 0; n < most; n += 1) bar.append(make("i", "", n < red ? "l" : ""));
       for (const [n, each] of [...bar.children].entries()) each.style.height = n < red ? "30px" : "4px";
-      const why = flows?.error && flows.error.status !== 404 ? flows.error.message : "which ports: name this collector under `collectors` in the web configuration";
-      place.append(make("p", `${digits(lossy)} of ${count(total, "flow")} lose probes`), bar, make("p", `in order of nothing but loss; ${why}`, "note"));
+      const why = flows?.error ? flows.error.message : "which ports: name the collectors in the web configuration";
+      place.append(make("p", `${digits(lossy)} of ${count(total, "flow")} lose probes`), bar, make("p", why, "note"));
     } else {
       place.append(make("p", "no flows known", "note"));
     }
@@ -212,9 +212,13 @@ function atTime(answer, at) {
   return null;
 }
 
-function highest(columns) {
-  const values = columns.rtt_p99.concat(columns.rtt_p50).filter((value) => value !== null);
-  return values.length ? Math.max(...values) * 1.1 : 0;
+// From a little under the least to a little over the highest p99 of both directions.
+function rttScale(both) {
+  const values = both.flatMap((columns) => [...columns.rtt_min, ...columns.rtt_p50, ...columns.rtt_p99]).filter((value) => value !== null);
+  if (!values.length) return { low: 0, high: 1 };
+  const least = values.reduce((a, b) => Math.min(a, b)), most = values.reduce((a, b) => Math.max(a, b));
+  const air = Math.max((most - least) * 0.15, most * 0.05);
+  return { low: Math.max(0, least - air), high: most + air };
 }
 
 async function settled(promise) {

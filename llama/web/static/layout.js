@@ -3,8 +3,7 @@
 const GAP = 8;
 const BAND = 19;
 const FONT = "12px system-ui, 'Liberation Sans', sans-serif";
-const LONGEST = 150;
-export const MOST = 46, LEAST = 2;
+const MOST_WIDE = 64, MOST_HIGH = 40, LEAST = 2;
 
 export { FONT };
 
@@ -13,7 +12,8 @@ export class Layout {
     this.width = width;
     this.height = height;
     pen.font = FONT;
-    const measure = (text) => Math.min(LONGEST, Math.ceil(pen.measureText(text).width));
+    const longest = clamp(width * 0.14, 56, 150); // of a name; longer ones are cut
+    const measure = (text) => Math.min(longest, Math.ceil(pen.measureText(text).width));
     const widest = (entries, label) => entries.reduce((most, entry) => Math.max(most, measure(label(entry))), 0);
 
     this.rowBands = model.bands.rows.map((runs) =>
@@ -34,7 +34,7 @@ export class Layout {
       .reduce((most, run) => Math.max(most, measure(runLabel(run)) + 12), 0);
     let top = GAP + bandsHeight + (colHosts.length ? BAND : 0);
     let [w, h] = room(top);
-    this.standing = colHosts.length > 0 && Math.min(w, Math.max(MOST, tallest + 16)) < tallest + 12;
+    this.standing = colHosts.length > 0 && Math.min(w, Math.max(MOST_WIDE, tallest + 16)) < tallest + 12;
     if (this.standing) {
       top = GAP + bandsHeight + tallest + 14;
       [w, h] = room(top);
@@ -44,8 +44,8 @@ export class Layout {
     this.colHostHeight = top - GAP - bandsHeight;
     // Square cells, but wide enough for a lying label where there is room.
     const wanted = Math.max(closedWidth, colHosts.length && !this.standing ? tallest + 16 : 0);
-    this.fitW = Math.min(Math.max(MOST, wanted), Math.max(LEAST, w));
-    this.fitH = Math.min(MOST * 0.7, Math.max(LEAST, h));
+    this.fitW = Math.min(Math.max(MOST_WIDE, wanted), Math.max(LEAST, w));
+    this.fitH = Math.min(MOST_HIGH, Math.max(LEAST, h));
     if (this.fitW < 24 || this.fitH < 16) this.fitW = this.fitH = Math.max(LEAST, Math.min(this.fitW, this.fitH));
     this.cellW = this.fitW * view.zoom;
     this.cellH = this.fitH * view.zoom;

@@ -114,16 +114,13 @@ export class MatrixView {
     this.drawOver();
   }
 
-  // Thin lines between the outermost groups.
+  // Thin lines around the outermost groups that are open.
   drawRules(pen, at) {
     const { model } = this;
     pen.fillStyle = this.colours.muted;
-    for (const run of model.bands.rows[0] ?? []) {
-      if (run.start) pen.fillRect(at.x0, at.y0 + run.start * at.cellH - 1, at.fullW, 1);
-    }
-    for (const run of model.bands.cols[0] ?? []) {
-      if (run.start) pen.fillRect(at.x0 + run.start * at.cellW - 1, at.y0, 1, at.fullH);
-    }
+    const edges = (runs = []) => runs.filter((run, n) => n && !(run.closed && runs[n - 1].closed)).map((run) => run.start);
+    for (const row of edges(model.bands.rows[0])) pen.fillRect(at.x0, at.y0 + row * at.cellH - 1, at.fullW, 1);
+    for (const col of edges(model.bands.cols[0])) pen.fillRect(at.x0 + col * at.cellW - 1, at.y0, 1, at.fullH);
   }
 
   drawRowHeads(pen, at, row0, row1) {

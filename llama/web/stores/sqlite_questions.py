@@ -37,8 +37,11 @@ RAW, ROLLED = "samples", "samples_5m"
 MEASUREMENT = "raw_stats"
 #: From this many rows on the five-minute rows answer, where they can.
 MANY_ROWS = 1_500_000
-#: How far back is looked to see how often a series speaks.
-RECENT_MS = 6 * 60_000
+#: How far back is looked to see how often a series speaks: in a mesh of few series, of many.
+RECENT_MS, RECENT_MANY_MS = 6 * 60_000, 3 * 60_000
+MANY_SERIES = 5000
+#: Series that are looked for one by one when they are not heard of.
+FEW_SILENT = 2000
 #: Rows of a baseline at most; of more moments, an even choice is looked at.
 BASELINE_ROWS = 600_000
 
@@ -199,11 +202,12 @@ def resolution_s(reader: Reader, start_s: float) -> float:
 def activity(reader: Reader, window: Window) -> Activity:
     """Return which series there are."""
     end = ms(window.end_s)
+    recently = end - (RECENT_MANY_MS if len(reader.tags) > MANY_SERIES else RECENT_MS)
     recent = reader.ours(
         reader.rows(
             "SELECT series_id, max(time_ms), min(time_ms), count(*) FROM samples"
             " WHERE time_ms > ? AND time_ms <= ? GROUP BY series_id",
-            (max(end - RECENT_MS, ms(window.start_s)), end),
+            (max(recently, ms(window.start_s)), end),
         )
     )
     last = dict(zip(recent[:, 0].tolist(), recent[:, 1].tolist(), strict=True))
@@ -212,18 +216,12 @@ def activity(reader: Reader, window: Window) -> Activity:
             recent[:, 3] > 1, (recent[:, 1] - recent[:, 2]) / (recent[:, 3] - 1), np.nan
         )
     interval = dict(zip(recent[:, 0].tolist(), each.tolist(), strict=True))
-    older = Window(window.start_s, (end - RECENT_MS) / 1000)
-    silent: list[int] = []
-    if older.length_s > 0:
-        spans = reader.spans(older)
-        query = f"SELECT series_id, max(time_ms) FROM ({_union(spans, [])}) GROUP BY series_id"
-        for number, time_ms in reader.ours(reader.rows(query)).tolist():
-            if number not in last:
-                last[number] = min(time_ms, end)
-                silent.append(int(number))
-    if 0 < len(silent) <= 5000:
-        # A five-minute row only says that a series spoke in it: see when exactly.
-        last.update(_exactly(reader, silent, int(min(last[n] for n in silent)), end))
+    older = Window(window.start_s, recently / 1000)
+    silent = [number for number in reader.tags if number not in last]
+    if older.length_s > 0 and silent:
+        found = _looked_up if len(silent) <= FEW_SILENT else _scanned
+        for number, time_ms in found(reader, older, silent).tolist():
+            last.setdefault(number, min(time_ms, end))
     numbers = [number for number in last if number in reader.tags]
     return Activity(
         [reader.tags[int(number)] for number in numbers],
@@ -232,14 +230,34 @@ def activity(reader: Reader, window: Window) -> Activity:
     )
 
 
-def _exactly(reader: Reader, series: list[int], start: int, end: int) -> dict[float, float]:
-    moments = reader.moments(RAW, start - schema.WINDOW_MS, end)
-    rows = reader.rows(
-        "SELECT series_id, max(time_ms) FROM json_each(?1) AS t CROSS JOIN json_each(?2) AS s"
-        " CROSS JOIN samples ON time_ms = t.value AND series_id = s.value GROUP BY series_id",
-        (orjson.dumps(moments.astype(np.int64).tolist()).decode(), orjson.dumps(series).decode()),
+def _looked_up(reader: Reader, window: Window, series: list[int]) -> Rows:
+    """Return when each series was last heard of, moment by moment."""
+    parts = [np.empty((0, 2))]
+    for table, start, end in reader.spans(window, len(series)):
+        moments = reader.moments(table, start, end).astype(np.int64).tolist()
+        parts.append(
+            reader.rows(
+                f"SELECT series_id, max(time_ms) FROM {_looking_up(table)} GROUP BY series_id",
+                (orjson.dumps(moments).decode(), orjson.dumps(series).decode()),
+            )
+        )
+    return np.concatenate(parts[::-1])  # the newest first
+
+
+def _scanned(reader: Reader, window: Window, series: list[int]) -> Rows:
+    """Return the same for many series, from five-minute rows to five minutes exactly."""
+    spans = reader.spans(window)
+    return reader.rows(
+        f"SELECT series_id, max(time_ms) FROM ({_union(spans, [])}) GROUP BY series_id"
     )
-    return dict(zip(rows[:, 0].tolist(), rows[:, 1].tolist(), strict=True))
+
+
+def _looking_up(table: str) -> str:
+    """Return what joins moments (?1, JSON) and series (?2, JSON) with a table, by its key."""
+    return (
+        "json_each(?1) AS t CROSS JOIN json_each(?2) AS s"
+        f" CROSS JOIN {table} ON time_ms = t.value AND series_id = s.value"
+    )
 
 
 def latest(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
@@ -316,8 +334,7 @@ def history(
         moments = reader.moments(table, start, end).astype(np.int64).tolist()
         parts.append(
             reader.rows(
-                f"SELECT {chosen} FROM json_each(?1) AS t CROSS JOIN json_each(?2) AS s"
-                f" CROSS JOIN {table} ON time_ms = t.value AND series_id = s.value",
+                f"SELECT {chosen} FROM {_looking_up(table)}",
                 (orjson.dumps(moments).decode(), orjson.dumps(numbers.tolist()).decode()),
             )
         )
