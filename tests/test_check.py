@@ -1,0 +1,473 @@
+"""``llama check``: what it says about right and wrong files, and about the machine."""
+
+import json
+import resource
+import shutil
+import subprocess
+import sys
+from fractions import Fraction
+from math import comb
+from pathlib import Path
+
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama import config
+from llama.cli import COMMANDS, main
+from llama.cli._coverage import PATHS, expected_share, flows_to_cover
+from llama.cli._demand import demand
+from llama.cli._host import Host
+
+TESTDATA = Path(__file__).parent / "testdata"
+
+#: A machine as it comes.
+STOCK = {
+    "net/core/rmem_max": "212992",
+    "net/core/rmem_default": "212992",
+    "net/netfilter/nf_conntrack_max": "262144",
+    "net/netfilter/nf_conntrack_count": "1000",
+    "net/ipv4/neigh/default/gc_thresh3": "1024",
+    "net/ipv6/neigh/default/gc_thresh3": "1024",
+    "net/ipv4/ping_group_range": "1\t0",
+    "net/ipv4/ip_local_port_range": "32768\t60999",
+    "net/ipv4/ip_local_reserved_ports": "",
+}
+
+
+class CheckCase(SynchronousTestCase):
+    """Runs the command in this process, against a machine made of files."""
+
+    def sysctl(self, **settings: str) -> Path:
+        """Return a directory shaped like ``/proc/sys``; ``a__b="1"`` sets a/b, "-" removes it."""
+        root = Path(self.mktemp())
+        given = STOCK | {name.replace("__", "/"): value for name, value in settings.items()}
+        for name, value in given.items():
+            if value != "-":
+                (root / name).parent.mkdir(parents=True, exist_ok=True)
+                (root / name).write_text(value + "\n")
+        return root
+
+    def file(self, text: str) -> str:
+        """Return the path of a file with this text."""
+        path = self.mktemp()
+        Path(path).write_text(text)
+        return path
+
+    def check(self, *arguments: str, root: Path | None = None) -> Result:
+        """Run ``llama check`` with these arguments."""
+        root = root or self.sysctl()
+        return CliRunner().invoke(main, ["check", *arguments, "--sysctl-root", str(root)])
+
+    def answer(self, path: str, root: Path | None = None) -> dict:
+        """Return what ``--json`` says of a file without mistakes."""
+        result = self.check("--json", path, root=root)
+        self.assertEqual((result.exit_code, result.stderr), (0, ""), result.output)
+        return json.loads(result.stdout)
+
+    def finding(self, path: str, setting: str, root: Path | None = None) -> dict:
+        """Return what is said about one setting."""
+        (found,) = [f for f in self.answer(path, root)["host"] if f["setting"] == setting]
+        return found
+
+
+class CommandTests(CheckCase):
+    """The command itself."""
+
+    def test_right(self) -> None:
+        """A right file gives its tests, flows, rates and paths on standard output, status 0."""
+        result = self.check(str(TESTDATA / "full.yaml"))
+        self.assertEqual((result.exit_code, result.stderr), (0, ""))
+        self.assertIn("a collector's configuration without mistakes", result.stdout)
+        self.assertIn("test west/default/default: stamp to 2 targets", result.stdout)
+        self.assertIn("to each target: 4 flows, 16 packets/s, 15.87 kbit/s", result.stdout)
+        self.assertIn("test east/mixed/slow: stamp to 1 target\n", result.stdout)
+        self.assertIn("in total: 13 flows, 33 packets/s", result.stdout)
+        self.assertIn("caps: none", result.stdout)
+
+    def test_wrong(self) -> None:
+        """A wrong file gives all its mistakes on standard error, nothing else, status 1."""
+        path = str(TESTDATA / "invalid-collector-several.yaml")
+        result = self.check(path)
+        self.assertEqual((result.exit_code, result.stdout), (1, ""))
+        lines = result.stderr.splitlines()
+        self.assertEqual(len(lines), 6)
+        for line in lines:
+            self.assertTrue(line.startswith(f"{path}:"), line)
+
+    def test_wrong_json(self) -> None:
+        """With ``--json`` the mistakes are on standard output, too."""
+        path = str(TESTDATA / "invalid-collector-several.yaml")
+        result = self.check("--json", path)
+        self.assertEqual(result.exit_code, 1)
+        answer = json.loads(result.stdout)
+        self.assertEqual((answer["file"], answer["ok"]), (path, False))
+        self.assertEqual([m["line"] for m in answer["mistakes"]], [8, 9, 12, 15, 16, 20])
+
+    def test_missing_file(self) -> None:
+        """A file that is not there is a mistake like any other."""
+        result = self.check("/no/such.yaml")
+        self.assertEqual(result.exit_code, 1)
+        self.assertEqual(
+            result.stderr, "/no/such.yaml: cannot be read: No such file or directory\n"
+        )
+
+    def test_usage(self) -> None:
+        """Wrong usage has status 2."""
+        self.assertEqual(self.check().exit_code, 2)
+        self.assertEqual(self.check("a", "b").exit_code, 2)
+        self.assertEqual(self.check("a", "--service", "baker").exit_code, 2)
+
+    def test_services(self) -> None:
+        """The file's keys tell whose it is."""
+        database = str(Path(self.mktemp()).absolute())
+        for service, text, said in (
+            ("reflector", "port: 8100\nallow: [192.0.2.0/24]\n", "192.0.2.0/24"),
+            ("reflector", "{}", "everyone"),
+            (
+                "scraper",
+                f"collectors: [c1]\nwriters: [{{type: sqlite, path: {database}}}]\n",
+                "http://c1:5000",
+            ),
+            ("web", "store: {type: sqlite, path: llama.sqlite}\n", "sqlite"),
+            ("collector", "store01: {rack: 01}\n", "store01"),
+        ):
+            result = (
+                self.check(self.file(text))
+                if text != "{}"
+                else self.check(self.file("{}"), "--service", "reflector")
+            )
+            self.assertEqual((result.exit_code, result.stderr), (0, ""), text)
+            self.assertIn(f"a {service}'s configuration without mistakes", result.stdout)
+            if service != "collector":
+                self.assertIn(said, result.stdout)
+
+    def test_forced_service(self) -> None:
+        """``--service`` says whose file it is where the keys do not."""
+        path = self.file("prot: 8100\n")
+        self.assertIn("did you mean 'port'?", self.check(path, "--service", "reflector").stderr)
+
+    def test_writers(self) -> None:
+        """A scraper's writers look at their own options."""
+        text = "collectors: [c1]\nwriters:\n  - type: influxdb\n    databse: llama\n"
+        path = self.file(text)
+        result = self.check(path)
+        self.assertEqual((result.exit_code, result.stdout), (1, ""))
+        self.assertTrue(result.stderr.startswith(f"{path}:3: writer influxdb: "), result.stderr)
+
+    def test_unknown_writer(self) -> None:
+        """A type of writer that no plugin provides is a mistake that names those there are."""
+        text = "collectors: [c1]\nwriters:\n  - type: influxbd\n"
+        path = self.file(text)
+        self.assertIn(f"{path}:3: ", self.check(path).stderr)
+        self.assertIn("victoriametrics", self.check(path).stderr)
+
+
+class HelpTests(SynchronousTestCase):
+    """The group of commands."""
+
+    def test_help_is_light(self) -> None:
+        """``llama --help`` lists every command and imports none of what they need."""
+        code = (
+            "import sys; from llama.cli import main; main(['--help'], standalone_mode=False);"
+            "print([m for m in ('twisted', 'numpy', 'yaml', 'rich') if m in sys.modules])"
+        )
+        said = subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True
+        ).stdout
+        for name, (_, line) in COMMANDS.items():
+            self.assertIn(f"  {name} ", said)
+            self.assertIn(line.split()[0], said)
+        self.assertTrue(said.endswith("[]\n"), said)
+
+    def test_commands_are_there(self) -> None:
+        """Every command of the table can be asked for help."""
+        for name in COMMANDS:
+            result = CliRunner().invoke(main, [name, "--help"])
+            self.assertEqual(result.exit_code, 0, result.output)
+            self.assertIn("Usage:", result.stdout)
+
+    def test_unknown_command(self) -> None:
+        """An unknown command is wrong usage."""
+        self.assertEqual(CliRunner().invoke(main, ["chek"]).exit_code, 2)
+
+
+class CoverageTests(SynchronousTestCase):
+    """Flows and equal-cost paths."""
+
+    @staticmethod
+    def chance(paths: int, flows: int) -> Fraction:
+        """Return the probability that every path is covered, by inclusion and exclusion."""
+        return sum(
+            (
+                (-1) ** k * comb(paths, k) * Fraction(paths - k, paths) ** flows
+                for k in range(paths + 1)
+            ),
+            Fraction(0),
+        )
+
+    def test_flows_for_all(self) -> None:
+        """It is the least number of flows that covers all paths with the probability asked for."""
+        for paths in PATHS:
+            flows = flows_to_cover(paths)
+            self.assertGreaterEqual(self.chance(paths, flows), Fraction(9, 10))
+            self.assertLess(self.chance(paths, flows - 1), Fraction(9, 10))
+
+    def test_small(self) -> None:
+        """One path needs one flow; two paths and 90 % need five (1 - 2/2^5 > 0.9 > 1 - 2/2^4)."""
+        self.assertEqual((flows_to_cover(1), flows_to_cover(2)), (1, 5))
+
+    @given(paths=st.integers(1, 12), percent=st.integers(1, 99))
+    def test_any(self, paths: int, percent: int) -> None:
+        """The same holds for any number of paths and any probability."""
+        flows = flows_to_cover(paths, percent)
+        self.assertGreaterEqual(self.chance(paths, flows), Fraction(percent, 100))
+        self.assertTrue(flows == paths or self.chance(paths, flows - 1) < Fraction(percent, 100))
+
+    def test_share(self) -> None:
+        """One flow covers one path; the share grows to one."""
+        self.assertAlmostEqual(expected_share(4, 1), 0.25)
+        self.assertAlmostEqual(expected_share(4, 2), 0.4375)
+        self.assertGreater(expected_share(64, 1000), 0.999)
+
+    def test_expectation(self) -> None:
+        """The expected share is the mean over all ways in which flows can fall onto paths."""
+        from itertools import product
+
+        ways = list(product(range(3), repeat=4))
+        mean = sum(len(set(way)) / 3 for way in ways) / len(ways)
+        self.assertAlmostEqual(expected_share(3, 4), mean)
+
+
+class LoadTests(CheckCase):
+    """What a collector would send and need."""
+
+    def test_json(self) -> None:
+        """The same figures as JSON: tests, totals, caps, memory, sockets."""
+        answer = self.answer(str(TESTDATA / "full.yaml"))
+        self.assertEqual((answer["service"], answer["interval_s"]), ("collector", 30))
+        west, east = answer["tests"]
+        self.assertEqual(west["per_target"], {"series": 1, "flows": 4, "pps": 16.0, "bps": 15872.0})
+        self.assertEqual((east["classes"], east["source_ports"]), (["BE", "EF"], 5))
+        self.assertEqual((answer["total"]["flows"], answer["total"]["pps"]), (13, 33.0))
+        self.assertEqual(answer["caps"]["share_of_rate"], 1.0)
+        self.assertEqual(answer["sockets"], 4 + 2 + 3)
+        self.assertEqual([row["paths"] for row in west["coverage"]], list(PATHS))
+
+    def test_cap(self) -> None:
+        """A cap below the configured rate is shown with the rate that is left."""
+        path = self.file(
+            "limits: {pps: 4, bps: 10k}\ntests: [{targets: lab}]\n"
+            "targets: {lab: [{ip: 192.0.2.1}]}\n"
+        )
+        answer = self.answer(path)
+        self.assertEqual(answer["caps"]["share_of_rate"], 0.25)
+        self.assertEqual(answer["caps"]["effective_pps"], 4.0)
+        self.assertIn("the caps leave 25.0%", answer["warnings"][0])
+        self.assertIn("4 packets/s and 10 kbit/s, which leave 25.0%", self.check(path).stdout)
+
+    def test_memory_grows(self) -> None:
+        """More targets, flows or held intervals need more memory; 10,000 x 16 fit in 250 MB."""
+
+        def memory(targets: int, count: int, keep: int) -> int:
+            text = (
+                f"summarization: {{keep: {keep}}}\nport_groups: {{default: [{{port: default, count:"
+                f" {count}}}]}}\nrate_limits: {{default: {{cps: 0.1}}}}\ntests: [{{targets: lab}}]\n"
+                "targets:\n  lab:\n"
+            ) + "".join(f"  - {{ip: 10.0.{n >> 8}.{n & 255}}}\n" for n in range(targets))
+            return demand(config.load_collector(self.file(text))).memory
+
+        base = memory(100, 4, 33)
+        self.assertGreater(memory(1000, 4, 33), base)
+        self.assertGreater(memory(100, 64, 33), base)
+        self.assertGreater(memory(100, 4, 330), base)
+
+    def test_warnings(self) -> None:
+        """Legal but suspicious things are warnings, and the status stays 0."""
+        text = (
+            "summarization: {interval: 5}\n"
+            "ports: {slow: {timeout: 6000, tos: 46}}\n"
+            "port_groups: {one: [{port: slow}]}\n"
+            "rate_limits: {rare: {cps: 0.01}}\n"
+            "tests:\n"
+            "  - {name: a, targets: lab, port_group: one, rate_limit: rare}\n"
+            "  - {name: b, targets: lab, probe: icmp}\n"
+            "targets: {lab: [{ip: 192.0.2.1, tags: {class: gold}}]}\n"
+        )
+        path = self.file(text)
+        said = "\n".join(self.answer(path)["warnings"])
+        for part in (
+            f"{path}:2: tos 46 has ECN bits set",
+            f"{path}:8: tag 'class' does not show",
+            "test 'a': one source port is one flow",
+            "test 'a': its timeout of 6 s is longer than the interval of 5 s",
+            "test 'a': a flow sends 0.05 probes an interval",
+            "test 'b': icmp probes have no ports",
+        ):
+            self.assertIn(part, said)
+        self.assertEqual(self.check(path).stdout.count("\n  test '"), 4)
+
+    def test_icmp_covers_nothing(self) -> None:
+        """No coverage of equal-cost paths is promised for probes that do not spread over them."""
+        path = self.file(
+            "tests: [{targets: lab, probe: icmp}]\ntargets: {lab: [{ip: 192.0.2.1}]}\n"
+        )
+        self.assertEqual(self.answer(path)["tests"][0]["coverage"], [])
+
+
+class HostTests(CheckCase):
+    """What this machine has to allow."""
+
+    def many(self, targets: int, rest: str = "", count: int = 4, test: str = "") -> str:
+        """Return the path of a full file with so many targets and source ports."""
+        return self.file(
+            f"port_groups: {{default: [{{port: default, count: {count}}}]}}\n"
+            f"tests: [{{targets: lab{test}}}]\n{rest}targets:\n  lab:\n"
+            + "".join(
+                f"  - {{ip: 10.{n >> 16}.{n >> 8 & 255}.{n & 255}}}\n" for n in range(targets)
+            )
+        )
+
+    def test_small_load(self) -> None:
+        """Three targets need nothing that a stock machine does not give."""
+        answer = self.answer(str(TESTDATA / "full.yaml"))
+        self.assertEqual(
+            {f["setting"] for f in answer["host"] if not f["suffices"]},
+            {
+                "net.ipv4.ip_local_reserved_ports",
+            },
+        )
+
+    def test_receive_buffer(self) -> None:
+        """A busy socket needs a larger rmem_max, and the command to set it helps."""
+        path = self.many(1000)
+        found = self.finding(path, "net.core.rmem_max")
+        self.assertFalse(found["suffices"])
+        name, _, value = found["command"].removeprefix("sysctl -w ").partition("=")
+        better = self.sysctl(**{name.replace(".", "__"): value})
+        self.assertTrue(self.finding(path, "net.core.rmem_max", better)["suffices"])
+
+    def test_receive_buffer_too_busy(self) -> None:
+        """Where no buffer would do, more source ports are the advice."""
+        rest = "rate_limits: {default: {cps: 100}}\n"
+        found = self.finding(self.many(2000, rest), "net.core.rmem_max")
+        self.assertFalse(found["suffices"])
+        self.assertIn("more source ports", found["message"])
+
+    def test_default_buffer(self) -> None:
+        """A default above the maximum would shrink the buffers of those who ask."""
+        root = self.sysctl(net__core__rmem_default="8388608")
+        found = self.finding(self.many(1), "net.core.rmem_default", root)
+        self.assertEqual(
+            (found["suffices"], found["command"]), (False, "sysctl -w net.core.rmem_max=8388608")
+        )
+
+    def test_conntrack(self) -> None:
+        """Flows and what is tracked already must fit into the table."""
+        root = self.sysctl(net__netfilter__nf_conntrack_max="4096")
+        path = self.many(1000)
+        found = self.finding(path, "net.netfilter.nf_conntrack_max", root)
+        self.assertEqual(
+            (found["suffices"], found["command"]),
+            (False, "sysctl -w net.netfilter.nf_conntrack_max=8192"),
+        )
+
+    def test_no_conntrack(self) -> None:
+        """Where no connection tracking is loaded nothing is said of it."""
+        root = self.sysctl(
+            net__netfilter__nf_conntrack_max="-", net__netfilter__nf_conntrack_count="-"
+        )
+        settings = {f["setting"] for f in self.answer(self.many(1), root)["host"]}
+        self.assertNotIn("net.netfilter.nf_conntrack_max", settings)
+
+    def test_neighbours(self) -> None:
+        """More targets than the neighbour table takes are told, for each address family."""
+        found = self.finding(self.many(1025), "net.ipv4.neigh.default.gc_thresh3")
+        self.assertEqual(
+            (found["suffices"], found["command"]),
+            (False, "sysctl -w net.ipv4.neigh.default.gc_thresh3=2048"),
+        )
+        path = self.file("tests: [{targets: lab}]\ntargets: {lab: [{ip: 2001:db8::1}]}\n")
+        self.assertTrue(self.finding(path, "net.ipv6.neigh.default.gc_thresh3")["suffices"])
+
+    def test_open_files(self) -> None:
+        """Sockets must fit into the limit of open files."""
+        needs = demand(config.load_collector(self.many(1, count=2000)))
+        few = Host(root=self.sysctl(), open_files=1024)
+        (found,) = [f for f in few.findings(needs) if f.setting == "open files"]
+        self.assertEqual((found.suffices, found.command), (False, "ulimit -n 4096"))
+        many = Host(root=self.sysctl(), open_files=resource.RLIM_INFINITY)
+        (found,) = [f for f in many.findings(needs) if f.setting == "open files"]
+        self.assertTrue(found.suffices)
+
+    def test_ping_group(self) -> None:
+        """ICMP without root needs the user's group in the range, or root."""
+        needs = demand(config.load_collector(self.many(1, test=", probe: icmp")))
+        for superuser, value, suffices in (
+            (False, "1\t0", False),
+            (False, "0\t2147483647", True),
+            (False, "0\t99", False),
+            (True, "1\t0", True),
+        ):
+            root = self.sysctl(net__ipv4__ping_group_range=value)
+            host = Host(root=root, groups=frozenset((100,)), superuser=superuser)
+            (found,) = [f for f in host.findings(needs) if "ping" in f.setting]
+            self.assertIs(found.suffices, suffices)
+            self.assertEqual(found.command is None, suffices)
+
+    def test_udp_needs_no_ping_group(self) -> None:
+        """Without ICMP nothing is said of it."""
+        settings = {f["setting"] for f in self.answer(self.many(1))["host"]}
+        self.assertNotIn("net.ipv4.ping_group_range", settings)
+
+    def test_port_range(self) -> None:
+        """Source ports from the system must leave room for other programs."""
+        found = self.finding(self.many(1, count=20000), "net.ipv4.ip_local_port_range")
+        self.assertEqual(
+            (found["suffices"], found["command"]),
+            (False, 'sysctl -w net.ipv4.ip_local_port_range="1024 65535"'),
+        )
+
+    def test_fixed_ports(self) -> None:
+        """Fixed source ports where the system chooses from must be reserved."""
+        path = str(TESTDATA / "full.yaml")
+        setting = "net.ipv4.ip_local_reserved_ports"
+        found = self.finding(path, setting, self.sysctl(net__ipv4__ip_local_reserved_ports="50000"))
+        self.assertEqual(
+            (found["suffices"], found["command"]),
+            (False, f"sysctl -w {setting}=50000,41000-41002"),
+        )
+        for settings in (
+            {"net__ipv4__ip_local_reserved_ports": "50000,41000-41099"},
+            {"net__ipv4__ip_local_port_range": "50000 60000"},
+        ):
+            self.assertTrue(self.finding(path, setting, self.sysctl(**settings))["suffices"])
+
+    def test_commands_are_shown(self) -> None:
+        """What to set stands in the text as the command that sets it."""
+        said = self.check(self.many(2000)).stdout
+        self.assertIn("  SET net.ipv4.neigh.default.gc_thresh3 = 1024: 2,000 IPv4 targets", said)
+        self.assertIn("\n        sysctl -w net.ipv4.neigh.default.gc_thresh3=4096\n", said)
+
+    def test_nothing_readable(self) -> None:
+        """Where nothing can be read nothing is claimed but for the open files."""
+        root = Path(self.mktemp())
+        root.mkdir()
+        self.assertEqual(
+            [f["setting"] for f in self.answer(self.many(2000), root)["host"]], ["open files"]
+        )
+
+
+class InstalledTests(SynchronousTestCase):
+    """The program as people run it."""
+
+    def test_program(self) -> None:
+        """``llama check`` of a wrong file ends with status 1 and no traceback."""
+        program = shutil.which("llama", path=str(Path(sys.executable).parent))
+        if program is None:
+            self.fail("the command llama is not installed beside this Python")
+        path = str(TESTDATA / "invalid-collector-tab.yaml")
+        done = subprocess.run([program, "check", path], capture_output=True, text=True, check=False)
+        self.assertEqual((done.returncode, done.stdout), (1, ""))
+        self.assertEqual(done.stderr, f"{path}:3: a tab indents this line, expected spaces\n")
