@@ -1,0 +1,1 @@
+"""Where a network loses: paths of flows, suspects by name, and incidents."""

@@ -1,0 +1,160 @@
+"""The sets of flows that have a name: by path, by end, by tag, by class and by size; pure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from llama.config.dscp import class_name
+from llama.pinpoint.evidence import Hosts, Indices, Paths
+from llama.pinpoint.scan import Family
+
+#: Of sets that contain the same flows, the physical thing is named before the tag.
+_RANK = {"link": 0, "node": 1, "host": 2, "class": 3, "size": 3, "tag": 4, "pair": 5}
+#: Nats. A tag, and more so a pair of tags or a link in one class only, must fit clearly better
+#: than the plain thing: there are so many of them that some fit well by chance.
+_HANDICAP = {"tag": 0.5, "pair": 1.5, "confined": 2.0}
+
+
+def path_families(flows: npt.NDArray[np.void], paths: Paths) -> list[Family]:
+    """Return links and nodes, and links in one class or size where there are several."""
+    start = paths.start.astype(np.int64)
+    link = paths.link.astype(np.int64)
+    owner = np.repeat(np.arange(len(flows)), np.diff(start))
+    depth = (np.arange(len(link)) - start[owner]).astype(np.int16)
+    names = [f"{a} -> {b}" for a, b in paths.links]
+    families = [
+        Family(
+            kind="link",
+            label=names.__getitem__,
+            size=len(names),
+            member=link,
+            start=start,
+            depth=depth,
+            rank=_RANK["link"],
+        ),
+        _nodes(paths, start, link, owner, depth),
+    ]
+    for key, column, name in (
+        ("class", flows["dscp"], class_name),
+        ("size", flows["size"], str),
+    ):
+        values, which = np.unique(column, return_inverse=True)
+        if len(values) > 1:
+            families.append(
+                _confined(
+                    key, [name(int(v)) for v in values], which, link, start, depth, owner, names
+                )
+            )
+    return families
+
+
+def _nodes(
+    paths: Paths,
+    start: Indices,
+    link: Indices,
+    owner: Indices,
+    depth: npt.NDArray[np.int16],
+) -> Family:
+    """Return the nodes between the ends: those that a flow enters by a link and leaves again."""
+    names = sorted({node for pair in paths.links for node in pair})
+    number = {name: n for n, name in enumerate(names)}
+    entered = np.array([number[b] for _, b in paths.links], np.int64)
+    # Of every flow all but the last link enter a node that forwards.
+    inner = np.arange(len(link)) < start[owner + 1] - 1
+    counts = np.maximum(np.diff(start) - 1, 0)
+    node_start = np.concatenate(([0], np.cumsum(counts)))
+    return Family(
+        kind="node",
+        label=names.__getitem__,
+        size=len(names),
+        member=entered[link[inner]] if len(link) else link,
+        start=node_start,
+        # A node that still answered may yet be the one that forwards no more.
+        depth=depth[inner] + np.int16(1),
+        rank=_RANK["node"],
+    )
+
+
+def _confined(
+    key: str,
+    values: Sequence[str],
+    which: Indices,
+    link: Indices,
+    start: Indices,
+    depth: npt.NDArray[np.int16],
+    owner: Indices,
+    names: Sequence[str],
+) -> Family:
+    """Return every link in every class, or size, alone."""
+    many = len(values)
+    return Family(
+        kind="link",
+        label=lambda c: names[c // many],
+        size=len(names) * many,
+        member=link * many + which[owner],
+        start=start,
+        depth=depth,
+        handicap=_HANDICAP["confined"],
+        rank=_RANK["link"],
+        confined=lambda c: {key: values[c % many]},
+    )
+
+
+def tag_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
+    """Return hosts as sources and as destinations, tags likewise, pairs of tags, classes, sizes."""
+    source, destination = flows["source"].astype(np.int64), flows["destination"].astype(np.int64)
+    families = [
+        _column("host", source, _labels(hosts.names, "{} sending")),
+        _column("host", destination, _labels(hosts.names, "{} receiving")),
+    ]
+    for key in sorted({key for tags in hosts.tags for key in tags}):
+        values = sorted({tags[key] for tags in hosts.tags if key in tags})
+        if len(values) < 2:
+            continue
+        number = {value: n for n, value in enumerate(values)}
+        of_host = np.array([number.get(tags.get(key, ""), -1) for tags in hosts.tags], np.int64)
+        a, b = of_host[source], of_host[destination]
+        families.append(_column("tag", a, _labels(values, f"{key} {{}} sending")))
+        families.append(_column("tag", b, _labels(values, f"{key} {{}} receiving")))
+        families.append(_pairs(key, values, a, b))
+    for kind, column, name in (
+        ("class", flows["dscp"], class_name),
+        ("size", flows["size"], str),
+    ):
+        found, which = np.unique(column, return_inverse=True)
+        if len(found) > 1:
+            labels = [f"{kind} {name(int(value))}" for value in found]
+            families.append(_column(kind, which.astype(np.int64), labels.__getitem__))
+    return families
+
+
+def _labels(names: Sequence[str], form: str) -> Callable[[int], str]:
+    return lambda candidate: form.format(names[candidate])
+
+
+def _column(kind: str, member: Indices, label: Callable[[int], str]) -> Family:
+    """Return candidates of which every flow is in one, or in none (-1)."""
+    return Family(
+        kind=kind,
+        label=label,
+        size=int(member.max(initial=-1)) + 1,
+        member=member,
+        rank=_RANK[kind],
+        handicap=_HANDICAP.get(kind, 0.0),
+    )
+
+
+def _pairs(key: str, values: Sequence[str], a: Indices, b: Indices) -> Family:
+    """Return the pairs of a tag's values, from one to the other."""
+    many = len(values)
+    present, which = np.unique(np.where((a < 0) | (b < 0), -1, a * many + b), return_inverse=True)
+    hidden = int(len(present) > 0 and present[0] < 0)
+
+    def label(candidate: int) -> str:
+        first, second = divmod(int(present[candidate + hidden]), many)
+        return f"{key} {values[first]} -> {key} {values[second]}"
+
+    return _column("pair", which.astype(np.int64) - hidden, label)

@@ -1,0 +1,156 @@
+"""What pinpointing reads and what it says: columns of flows and paths in, suspects out.
+
+Pure data. `llama.pinpoint.locate` turns the one into the other; where the columns come from is
+not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import numpy.typing as npt
+from attrs import field, frozen
+
+from llama.collector.summary import suspect_bit
+
+Indices = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+#: One row a flow, counts over the window that is judged (one interval, or several summed up).
+FLOWS = np.dtype(
+    [
+        ("source", "<u4"),  # index into the host table
+        ("destination", "<u4"),  # likewise
+        ("dscp", "u1"),  # 0-63, as sent
+        ("size", "<u2"),  # octets of UDP payload
+        ("sent", "<u4"),
+        ("lost_forward", "<u4"),
+        ("lost_reverse", "<u4"),
+        ("lost_unknown", "<u4"),
+        ("remarked_forward", "<u4"),
+        ("remarked_reverse", "<u4"),
+        ("remarked_to", "u1"),  # the DSCP that arrived there; 255: unknown
+        ("late", "?"),  # its RTT is out of the ordinary, as whoever knows the ordinary says
+        ("suspect", "<u4"),  # bits of llama.collector.summary.SUSPECT_REASONS
+    ]
+)
+
+#: Bits that say that hosts, not the network, may have lost probes.
+HOSTS_LOST = sum(
+    map(
+        suspect_bit,
+        (
+            "receive_drops",
+            "send_failed",
+            "reflector_drops",
+            "reflector_limit",
+            "reflector_restart",
+        ),
+    )
+)
+#: Bits that say that hosts, not the network, may have made RTTs longer.
+HOSTS_DELAYED = sum(
+    map(suspect_bit, ("late_ticks", "cpu_starved", "clock_step", "user_timestamps"))
+)
+
+
+@frozen(kw_only=True, eq=False)
+class Hosts:
+    """The ends of flows. `tags[n]` are those of host n: ``{"rack": "r7", ...}``, maybe none."""
+
+    names: Sequence[str]
+    tags: Sequence[Mapping[str, str]]
+    #: Hosts whose collector gave no measurements, though it was asked.
+    silent: frozenset[int] = frozenset()
+
+
+@frozen(kw_only=True, eq=False)
+class Paths:
+    """The links that each flow crosses, where they are known.
+
+    Flow f crosses ``link[start[f]:start[f + 1]]`` in this order, from its source to its
+    destination; an empty range is an unknown path. Links are directed: `links[n]` is
+    ``(sender, receiver)``, by names or addresses of nodes.
+    """
+
+    links: Sequence[tuple[str, str]]
+    start: Indices  # one longer than the flows
+    link: npt.NDArray[np.int32]
+    #: Of flows that lose everything and were traced meanwhile: how many hops still answered, so
+    #: that the links before are alive. -1: not traced, or the trace came through, so that
+    #: nothing is known about the direction.
+    answered: npt.NDArray[np.int16]
+
+    @classmethod
+    def unknown(cls, flows: int) -> Paths:
+        """Return the paths of so many flows of which none was traced."""
+        return cls(
+            links=(),
+            start=np.zeros(flows + 1, np.int64),
+            link=np.zeros(0, np.int32),
+            answered=np.full(flows, -1, np.int16),
+        )
+
+
+@frozen(kw_only=True)
+class Thresholds:
+    """When a suspicion is worth telling. The defaults are what the benchmark is run with."""
+
+    #: Chance that one judgement of a network that loses evenly at random names anybody: the
+    #: p-value of a suspect, times the number of candidates that were looked at, stays below.
+    false_positive_rate: float = 0.001
+    least_lossy_flows: int = 3
+    least_sent: int = 5  # by a flow, to be judged at all
+    #: A flow is dead above this share of loss; a host when that share of its flows is.
+    dead: float = 0.95
+    #: Late flows say nothing about the direction: a link is late only if this share of its flows is.
+    late: float = 0.9
+    most_suspects: int = 16
+
+
+@frozen(kw_only=True, eq=False)
+class Suspect:
+    """One cause by name, with what a person needs to check it."""
+
+    #: "host", "reflector", "collector", "link", "node", "tag", "pair", "class", "size",
+    #: "everywhere"
+    kind: str
+    name: str  # "spine3 -> leaf2", "h1-1", "rack r7", "rack r7 -> rack r9", "class EF"
+    symptom: str  # "loss", "remark", "late"
+    direction: str  # "forward", "reverse", "both", "unknown"
+    #: What it is confined to, if it is: {"class": "EF"} or {"size": "1400"}.
+    only: Mapping[str, str] = field(factory=dict)
+    explains: int  # troubled flows that it accounts for
+    troubled: int  # troubled flows in all that were judged beside it
+    crossing_healthy: int  # healthy flows that cross it nevertheless
+    healthy: int  # healthy flows in all
+    rate: float  # share of the probes of its flows that were hit
+    p_value: float  # already multiplied by the number of candidates looked at
+    #: Share of the likelihood among all candidates of the same round, 0 to 1: low if others
+    #: explain the same nearly as well.
+    confidence: float
+    #: Others that the same flows cross, so that measurement cannot tell them apart.
+    also: tuple[str, ...] = ()
+    evidence: str
+    flows: Indices = field(repr=False)  # all flows that cross it, hit or not
+    hit: Indices = field(repr=False)  # those that it accounts for
+
+    @property
+    def key(self) -> str:
+        """What makes it the same suspect in the next interval."""
+        only = "".join(f", {name} {value} only" for name, value in sorted(self.only.items()))
+        return f"{self.kind} {self.name}{only}"
+
+
+@frozen(kw_only=True, eq=False)
+class Verdict:
+    """Everything that was found in one window, the most certain suspect first."""
+
+    suspects: tuple[Suspect, ...]
+    flows: int
+    judged: int  # flows with enough probes and trustworthy figures
+    lossy: int  # of the judged ones
+    unexplained: int  # lossy flows that no suspect accounts for
+    #: Free text: what was left out and why.
+    excluded: tuple[str, ...] = ()

@@ -1,0 +1,430 @@
+"""From flows, tags and paths to suspects by name. Pure: no clock, no network, no state.
+
+The order of thinking. First the ends are judged, and what is sick there is left out
+(`llama.pinpoint.ends`). Then every set of flows that has a name competes to explain the trouble:
+links and nodes where paths are known, hosts, tags, pairs of tags, classes and sizes anywhere
+(`llama.pinpoint.scan`). The best is accepted if chance does not explain it, its flows are put
+aside, and the rest is judged again; so several faults at once are several suspects.
+
+Three rules keep directions honest. Loss that is known to be *forward* votes on the links of the
+flow's own path. Loss that is known to be *reverse* crossed links that the sender cannot trace: it
+is put down to a suspect that the other end's collector found in the opposite direction, and else
+votes by tags only. Loss of *unknown* direction never votes on links, except of a flow that a trace
+met dead: it then votes on the links from where the trace ended, since that is forward.
+"""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+from attrs import evolve
+
+from llama.config.dscp import class_name
+from llama.pinpoint import ends, scan, symptoms
+from llama.pinpoint.candidates import path_families, tag_families
+from llama.pinpoint.ends import Sick
+from llama.pinpoint.evidence import (
+    HOSTS_DELAYED,
+    HOSTS_LOST,
+    Hosts,
+    Indices,
+    Mask,
+    Paths,
+    Suspect,
+    Thresholds,
+    Verdict,
+)
+from llama.pinpoint.symptoms import Symptom
+from llama.pinpoint.words import VERB, sentence
+
+
+def locate(
+    flows: npt.NDArray[np.void],
+    hosts: Hosts,
+    paths: Paths | None = None,
+    thresholds: Thresholds | None = None,
+) -> Verdict:
+    """Return the suspects for one window. `flows` are `FLOWS` rows, in step with `paths`.
+
+    Never raises for figures that make no sense together; raises `ValueError` when the shapes of
+    the columns do not fit.
+    """
+    paths = paths or Paths.unknown(len(flows))
+    if len(paths.start) != len(flows) + 1 or len(paths.answered) != len(flows):
+        raise ValueError(f"paths of {len(paths.start) - 1} flows given for {len(flows)} flows")
+    return _Case(flows, hosts, paths, thresholds or Thresholds()).judge()
+
+
+class _Case:
+    """One window under judgement: the columns, and what was found so far."""
+
+    def __init__(
+        self, flows: npt.NDArray[np.void], hosts: Hosts, paths: Paths, thresholds: Thresholds
+    ) -> None:
+        self.flows, self.hosts, self.paths, self.limits = flows, hosts, paths, thresholds
+        self.sent = flows["sent"].astype(np.float64)
+        self.lost = (
+            flows["lost_forward"].astype(np.int64) + flows["lost_reverse"] + flows["lost_unknown"]
+        )
+        self.dead = (self.sent > 0) & (self.lost >= thresholds.dead * self.sent)
+        self.known_path = np.diff(paths.start) > 0
+        self.excluded: list[str] = []
+        count = len(hosts.names)
+        source, destination = flows["source"].astype(np.int64), flows["destination"]
+        self.pair = source * count + destination
+        self.mirror_pair = destination.astype(np.int64) * count + source
+
+    def judge(self) -> Verdict:
+        """Judge ends, then loss, then marks, then lateness."""
+        flows, limits = self.flows, self.limits
+        enough = self.sent >= limits.least_sent
+        trusted = (flows["suspect"] & HOSTS_LOST) == 0
+        self._exclude(enough & ~trusted & (self.lost > 0), "the hosts themselves lost probes")
+        judged = enough & trusted
+        sick_ends = ends.examine(
+            self.hosts,
+            flows["source"][enough],
+            flows["destination"][enough],
+            self.dead[enough],
+            limits.dead,
+        )
+        sick = (
+            sick_ends.dead[flows["source"]]
+            | sick_ends.dead[flows["destination"]]
+            | sick_ends.blind[flows["source"]]
+        )
+        sick_suspects = [self._end_suspect(end, enough) for end in sick_ends.sick]
+        judged &= ~sick
+        lossy = judged & symptoms.lossy(self.sent, self.lost, judged)
+        suspects, left = self._symptom(
+            symptoms.loss(flows, self.lost, judged, lossy, self.dead & (self.paths.answered >= 0))
+        )
+        suspects += self._symptom(symptoms.remarked(flows, self.lost, enough & ~sick))[0]
+        on_time = enough & ~sick & ~self.dead & ((flows["suspect"] & HOSTS_DELAYED) == 0)
+        suspects += self._symptom(symptoms.late(flows, on_time))[0]
+        return Verdict(
+            suspects=(*sick_suspects, *_once(suspects)),
+            flows=len(flows),
+            judged=int(np.count_nonzero(judged)),
+            lossy=int(np.count_nonzero(lossy)),
+            unexplained=len(left),
+            excluded=tuple(self.excluded),
+        )
+
+    def _exclude(self, which: Mask, why: str) -> None:
+        """Note lossy flows that are left out, by source."""
+        names, counts = np.unique(self.flows["source"][which], return_counts=True)
+        for host, count in zip(names, counts, strict=True):
+            self.excluded.append(f"{count} lossy flows of {self.hosts.names[host]}: {why}")
+
+    def _end_suspect(self, end: Sick, enough: Mask) -> Suspect:
+        """Return a sick end as a suspect."""
+        sick = np.zeros(len(self.hosts.names), bool)
+        sick[list(end.hosts)] = True
+        touches = sick[self.flows["source"]]
+        if end.kind != "collector":
+            touches = touches | sick[self.flows["destination"]]
+        crossing = np.flatnonzero(enough & touches)
+        hit = crossing[self.lost[crossing] > 0]
+        lossy = np.count_nonzero(enough & (self.lost > 0))
+        healthy = len(crossing) - len(hit)
+        return Suspect(
+            kind=end.kind,
+            name=end.name,
+            symptom="loss",
+            direction=end.direction,
+            explains=len(hit),
+            troubled=int(lossy),
+            crossing_healthy=healthy,
+            healthy=int(np.count_nonzero(enough)) - int(lossy),
+            rate=float(self.lost[crossing].sum() / max(1.0, self.sent[crossing].sum())),
+            p_value=0.0,
+            confidence=1.0,
+            evidence=end.evidence,
+            flows=crossing,
+            hit=hit,
+        )
+
+    def _symptom(self, symptom: Symptom) -> tuple[list[Suspect], Indices]:
+        """Return the suspects for one symptom, and the troubled flows that none explains."""
+        if np.count_nonzero(symptom.troubled) < self.limits.least_lossy_flows:
+            return [], np.flatnonzero(symptom.troubled)
+        everywhere = self._everywhere(symptom)
+        if everywhere is not None:
+            return [everywhere], np.zeros(0, np.int64)
+        by_tag = tag_families(self.flows, self.hosts)
+        found: list[Suspect] = []
+        # What lost only on the way back is healthy on the way there.
+        traced = symptom.judged & self.known_path & ~symptom.blank
+        aside = np.zeros(len(self.flows), bool)
+        if traced.any() and symptom.forward.any():
+            by_path = path_families(self.flows, self.paths)
+            if symptom.name == "late":
+                # Of unknown direction: only a link whose flows are all late can be the cause.
+                families, least_share = by_path, self.limits.late
+            else:
+                families, least_share = [*by_path, *by_tag], 0.0
+            found += self._rounds(families, symptom, traced, symptom.forward, least_share)
+        for suspect in found:
+            aside |= self._consequences(suspect, symptom)
+        rest = symptom.judged & ~aside
+        found += self._rounds(by_tag, symptom, rest, symptom.troubled, 0.0)
+        explained = np.zeros(len(self.flows), bool)
+        for suspect in found:
+            explained[suspect.hit] = True
+        left = np.flatnonzero(symptom.troubled & ~explained & ~aside)
+        return found, left
+
+    def _consequences(self, suspect: Suspect, symptom: Symptom) -> Mask:
+        """Return the flows whose trouble a located suspect accounts for without their own vote.
+
+        Seen from the other end, its links carry the replies of the flows between the same places.
+        Flows of unknown path may cross it if their like do. Places are hosts where the suspect is
+        a host's own link, else the routers that hosts are attached to: replies hash their own way
+        between these, so hosts with few flows may miss a link that their replies cross.
+        """
+        names = set(self.hosts.names)
+        own = suspect.kind == "host" or bool(names & set(suspect.name.split(" -> ")))
+        there, back = (self.pair, self.mirror_pair) if own else self._attached
+        crossing = np.unique(there[suspect.flows])
+        replies = np.isin(back, crossing)
+        if symptom.name != "late":
+            replies &= ~symptom.forward
+        consequences: Mask = replies | (np.isin(there, crossing) & ~self.known_path)
+        consequences[suspect.flows] = True
+        return consequences
+
+    @cached_property
+    def _attached(self) -> tuple[Indices, Indices]:
+        """The router pair of each flow as one number, there and back.
+
+        A host's router is the one that its traced flows enter first or leave last; a host of
+        which no flow was traced stands for itself.
+        """
+        hosts = len(self.hosts.names)
+        nodes = {name: hosts + n for n, name in enumerate({n for a in self.paths.links for n in a})}
+        router = np.arange(hosts)
+        traced = np.flatnonzero(self.known_path)
+        first = self.paths.link[self.paths.start[traced]]
+        last = self.paths.link[self.paths.start[traced + 1] - 1]
+        for end, links, side in (("destination", last, 0), ("source", first, 1)):
+            number = np.array([nodes[link[side]] for link in self.paths.links], np.int64)
+            router[self.flows[end][traced]] = number[links] if len(links) else router[:0]
+        a, b = router[self.flows["source"]], router[self.flows["destination"]]
+        many = hosts + len(nodes)
+        return a * many + b, b * many + a
+
+    def _everywhere(self, symptom: Symptom) -> Suspect | None:
+        """Return the one suspect for trouble of nearly all flows: nothing can be told apart."""
+        judged, hit = np.flatnonzero(symptom.judged), np.flatnonzero(symptom.troubled)
+        if len(hit) < 0.95 * len(judged):
+            return None
+        evidence = (
+            f"{len(hit)} of {len(judged)} flows are {VERB[symptom.name]}: no part of the network"
+            " is healthy beside another, so no part can be named"
+        )
+        whole = self._suspect(
+            "everywhere", "everywhere", symptom, "unknown", {}, judged, hit, judged, evidence
+        )
+        if symptom.name != "remark":
+            return whole
+        # Only classes that are re-marked somewhere are judged: these are so wherever they go.
+        classes = ", ".join(class_name(int(c)) for c in np.unique(self.flows["dscp"][hit]))
+        return self._remark_words(
+            evolve(
+                whole, kind="class", name=f"class {classes}", evidence=f"on every path: {evidence}"
+            )
+        )
+
+    def _rounds(
+        self,
+        families: list[scan.Family],
+        symptom: Symptom,
+        universe: Mask,
+        trouble: Mask,
+        least_share: float,
+    ) -> list[Suspect]:
+        """Return suspects one after the other, each explained away before the next."""
+        active = np.flatnonzero(universe)
+        found: list[Suspect] = []
+        answered = np.where(self.dead, self.paths.answered, -1).astype(np.int16)
+        while len(found) < self.limits.most_suspects:
+            best = self._sharpest(families, active, trouble, answered, least_share)
+            if best is None:
+                break
+            crossing = best.family.contains(best.candidate, active)
+            hit = best.family.may_trouble(best.candidate, crossing[trouble[crossing]], answered)
+            suspect = self._named(best, symptom, crossing, hit, active, trouble)
+            # Also those that could not vote cross it.
+            everyone = best.family.contains(best.candidate, np.flatnonzero(symptom.judged))
+            found.append(evolve(suspect, flows=everyone))
+            active = np.setdiff1d(active, crossing, assume_unique=True)
+        return found
+
+    def _sharpest(
+        self,
+        families: list[scan.Family],
+        active: Indices,
+        trouble: Mask,
+        answered: npt.NDArray[np.int16],
+        least_share: float,
+    ) -> scan.Found | None:
+        """Return the best candidate whose flows are alike; the very best if there is no such.
+
+        A node or rack whose flows cross two bad links may fit better than either link. But
+        inside a true cause no part stands out, sicker or healthier than the rest: where one
+        does, the candidate is passed over.
+        """
+        limits = self.limits
+        first: scan.Found | None = None
+        passed_over: set[tuple[int, int]] = set()
+        while len(passed_over) <= limits.most_suspects:
+            found = scan.best(
+                families,
+                active,
+                active[trouble[active]],
+                answered,
+                limits.least_lossy_flows,
+                least_share,
+                passed_over,
+            )
+            if found is None or found.p_value > limits.false_positive_rate:
+                return first
+            inside = found.family.contains(found.candidate, active)
+            if not self._part_stands_out(families, inside, trouble, answered):
+                return found
+            first = first or found
+            passed_over.add((families.index(found.family), found.candidate))
+        return first
+
+    def _part_stands_out(
+        self,
+        families: list[scan.Family],
+        inside: Indices,
+        trouble: Mask,
+        answered: npt.NDArray[np.int16],
+    ) -> bool:
+        """Return whether some part of these flows has much more trouble than the rest, or less."""
+        least, limit = self.limits.least_lossy_flows, self.limits.false_positive_rate
+        ill = trouble[inside]
+        part = scan.best(families, inside, inside[ill], answered, least)
+        if part is None or part.p_value > limit:
+            nowhere = np.full_like(answered, -1)
+            part = scan.best(families, inside, inside[~ill], nowhere, least)
+        return part is not None and part.p_value <= limit
+
+    def _named(
+        self,
+        best: scan.Found,
+        symptom: Symptom,
+        crossing: Indices,
+        hit: Indices,
+        active: Indices,
+        trouble: Mask,
+    ) -> Suspect:
+        """Return the suspect that a candidate is, with its evidence in words."""
+        family, name = best.family, best.family.label(best.candidate)
+        only = family.confined(best.candidate) if family.confined else {}
+        # What votes on links was known to be forward.
+        located = family.kind in ("link", "node") and symptom.name != "late"
+        direction = "forward" if located else self._direction(symptom, hit)
+        troubled = int(np.count_nonzero(trouble[active]))
+        also = tuple(
+            f"{other.kind} {other.label(c)}"
+            if other.kind in ("link", "node", "host")
+            else other.label(c)
+            for other, c in best.equals
+        )
+        words = sentence(
+            family.kind,
+            name,
+            symptom.name,
+            direction,
+            only,
+            len(hit),
+            troubled,
+            len(crossing) - len(hit),
+            len(active) - troubled,
+            also,
+        )
+        suspect = self._suspect(
+            family.kind, name, symptom, direction, only, crossing, hit, active, words
+        )
+        if symptom.name == "remark":
+            suspect = self._remark_words(suspect)
+        return evolve(
+            suspect,
+            troubled=troubled,
+            healthy=len(active) - troubled,
+            p_value=best.p_value,
+            confidence=best.confidence,
+            also=also,
+        )
+
+    def _remark_words(self, suspect: Suspect) -> Suspect:
+        """Return the suspect with what the marks became."""
+        was = ", ".join(class_name(int(c)) for c in np.unique(self.flows["dscp"][suspect.hit]))
+        became = np.unique(self.flows["remarked_to"][suspect.hit])
+        to = ", ".join(class_name(int(c)) for c in became if c < 64)
+        words = f"; class {was} becomes {to}" if to else f"; class {was} is re-marked"
+        return evolve(suspect, evidence=suspect.evidence + words)
+
+    def _direction(self, symptom: Symptom, hit: Indices) -> str:
+        """Return the direction that nine tenths of the hit flows agree on, else "unknown"."""
+        if symptom.name == "late":
+            return "unknown"
+        forward, reverse = symptom.forward[hit], symptom.reverse[hit]
+        known = np.count_nonzero(forward | reverse)
+        if known < 0.9 * len(hit):
+            return "unknown"
+        if np.count_nonzero(forward) >= 0.9 * known:
+            both = np.count_nonzero(reverse) >= 0.9 * known
+            return "both" if both else "forward"
+        return "reverse" if np.count_nonzero(reverse) >= 0.9 * known else "both"
+
+    def _suspect(
+        self,
+        kind: str,
+        name: str,
+        symptom: Symptom,
+        direction: str,
+        only: dict[str, str],
+        crossing: Indices,
+        hit: Indices,
+        active: Indices,
+        evidence: str,
+    ) -> Suspect:
+        return Suspect(
+            kind=kind,
+            name=name,
+            symptom=symptom.name,
+            direction=direction,
+            only=only,
+            explains=len(hit),
+            troubled=len(hit),
+            crossing_healthy=len(crossing) - len(hit),
+            healthy=len(active) - len(hit),
+            rate=float(symptom.hits[crossing].sum() / max(1.0, self.sent[crossing].sum())),
+            p_value=0.0,
+            confidence=1.0,
+            evidence=evidence,
+            flows=crossing,
+            hit=hit,
+        )
+
+
+def _once(suspects: list[Suspect]) -> tuple[Suspect, ...]:
+    """Return every cause once, places before what is said by tags, each by what it explains.
+
+    A cause with several symptoms (a link that loses and delays) is named with the first.
+    """
+    causes: dict[str, Suspect] = {}
+    for suspect in suspects:
+        causes.setdefault(suspect.key, suspect)
+
+    def order(suspect: Suspect) -> tuple[bool, int]:
+        return suspect.kind not in ("link", "node"), -suspect.explains
+
+    return tuple(sorted(causes.values(), key=order))

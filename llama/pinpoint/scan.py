@@ -1,0 +1,214 @@
+"""Which set of flows stands out: likelihoods and their significance, pure.
+
+A candidate is a set of flows: those that cross a link, go to a host, bear a class. Trouble of a
+flow is a yes or no. For a candidate with m of its n flows in trouble, among M of N in all, the
+likelihood ratio of "another rate inside than outside" to "one rate everywhere" (Bernoulli, as in
+Kulldorff's spatial scan statistic, 1997) is largest for the set that fits most tightly: one that
+leaves trouble outside loses by it, and so does one that has healthy flows inside. Votes of lossy
+flows against healthy ones (007, NSDI '18) are thereby weighed, not only counted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from math import exp, inf, lgamma, log1p
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+
+from llama.pinpoint.evidence import Indices
+
+Floats = npt.NDArray[np.float64]
+
+
+@frozen(kw_only=True, eq=False)
+class Family:
+    """Candidates of one kind, and which flows each contains.
+
+    Flow f is in candidates ``member[start[f]:start[f + 1]]``; without `start`, in ``member[f]``
+    alone, or in none where that is negative.
+    """
+
+    kind: str
+    label: Callable[[int], str]  # candidate -> its name
+    size: int  # candidates are 0 to size - 1
+    member: npt.NDArray[np.int64]
+    start: Indices | None = None
+    #: In step with `member`: a flow that died counts as troubled in a candidate only if this is
+    #: at least its number of answered hops; before, the flow is proof that the candidate lives.
+    depth: npt.NDArray[np.int16] | None = None
+    #: Nats that its candidates must be better by, because there are so many ways to be special.
+    handicap: float = 0.0
+    rank: int = 0  # of two that contain the same flows, the lower is named
+    #: What each candidate is confined to, for families of links in one class or size.
+    confined: Callable[[int], dict[str, str]] | None = None
+
+    def entries(self, flows: Indices) -> tuple[Indices, Indices]:
+        """Return, for these flows, positions in `member` and the flow of each."""
+        if self.start is None:
+            flows = flows[self.member[flows] >= 0]
+            return flows, flows
+        first, last = self.start[flows], self.start[flows + 1]
+        count = last - first
+        owner = np.repeat(flows, count)
+        ends = np.cumsum(count)
+        within = np.arange(len(owner)) - np.repeat(ends - count, count)
+        return np.repeat(first, count) + within, owner
+
+    def count(self, flows: Indices) -> npt.NDArray[np.int64]:
+        """Return how many of these flows each candidate contains."""
+        positions, _ = self.entries(flows)
+        return np.bincount(self.member[positions], minlength=self.size)
+
+    def count_troubled(
+        self, flows: Indices, answered: npt.NDArray[np.int16]
+    ) -> npt.NDArray[np.int64]:
+        """Return how many of these troubled flows each candidate may have troubled."""
+        positions, owner = self.entries(flows)
+        if self.depth is not None:
+            positions = positions[self.depth[positions] >= answered[owner]]
+        return np.bincount(self.member[positions], minlength=self.size)
+
+    def contains(self, candidate: int, flows: Indices) -> Indices:
+        """Return those of these flows that the candidate contains."""
+        positions, owner = self.entries(flows)
+        return np.unique(owner[self.member[positions] == candidate])
+
+    def may_trouble(
+        self, candidate: int, flows: Indices, answered: npt.NDArray[np.int16]
+    ) -> Indices:
+        """Return those of these troubled flows that the candidate may have troubled."""
+        positions, owner = self.entries(flows)
+        chosen = self.member[positions] == candidate
+        if self.depth is not None:
+            chosen &= self.depth[positions] >= answered[owner]
+        return np.unique(owner[chosen])
+
+
+def _entropy(hits: Floats, trials: Floats) -> Floats:
+    """Return the log-likelihood of `hits` among `trials` at their own rate."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        parts = hits * np.log(hits / trials) + (trials - hits) * np.log1p(-hits / trials)
+    # At a rate of 0 or 1, or without trials, nothing is uncertain.
+    return np.where((hits <= 0) | (hits >= trials), 0.0, parts)
+
+
+def likelihood_gain(
+    inside_hits: npt.ArrayLike, inside: npt.ArrayLike, all_hits: int, everything: int
+) -> Floats:
+    """Return the log-likelihood ratio, nats, of "more trouble inside" to "the same everywhere".
+
+    0 where the inside has no higher rate than the outside.
+    """
+    m, n = np.asarray(inside_hits, float), np.asarray(inside, float)
+    out_m, out_n = all_hits - m, everything - n
+    total = _entropy(np.asarray(float(all_hits)), np.asarray(float(everything)))
+    gain = _entropy(m, n) + _entropy(out_m, out_n) - total
+    worse = m * everything > n * all_hits
+    return np.where(worse, np.maximum(gain, 0.0), 0.0)
+
+
+def _log_choose(n: int, k: int) -> float:
+    return lgamma(n + 1) - lgamma(k + 1) - lgamma(n - k + 1)
+
+
+def tail_probability(hits: int, inside: int, all_hits: int, everything: int) -> float:
+    """Return the chance of at least `hits` of `all_hits` falling among `inside` of `everything`.
+
+    The hypergeometric tail (Fisher's exact test, one-sided): every placement equally likely.
+    """
+    top = min(inside, all_hits)
+    if hits <= max(0, inside + all_hits - everything):
+        return 1.0
+    if hits > top:
+        return 0.0
+    base = _log_choose(everything, inside)
+    log_sum = -inf
+    for k in range(hits, top + 1):
+        term = _log_choose(all_hits, k) + _log_choose(everything - all_hits, inside - k) - base
+        high, low = max(log_sum, term), min(log_sum, term)
+        log_sum = high + log1p(exp(low - high)) if low > -inf else high
+        if term < log_sum - 40:
+            break
+    return min(1.0, exp(log_sum))
+
+
+@frozen(kw_only=True, eq=False)
+class Found:
+    """The candidate that stands out, with its counts."""
+
+    family: Family
+    candidate: int
+    hits: int
+    inside: int
+    gain: float
+    p_value: float  # of chance, times `looked_at`
+    confidence: float
+    looked_at: int  # candidates that contain any troubled flow
+    equals: tuple[tuple[Family, int], ...]  # candidates of just the same counts and flows
+
+
+def best(
+    families: Sequence[Family],
+    active: Indices,
+    troubled: Indices,
+    answered: npt.NDArray[np.int16],
+    least_hits: int,
+    least_share: float = 0.0,
+    passed_over: Collection[tuple[int, int]] = (),
+) -> Found | None:
+    """Return the candidate that stands out most among the `active` flows; None if none does.
+
+    `troubled` are those of the active flows in trouble, `answered` as in `Paths`, by flow.
+    `least_share` of a candidate's flows must be in trouble. Those `passed_over`, as (place of the
+    family, candidate), are not returned.
+    """
+    if len(troubled) < least_hits or len(troubled) == len(active):
+        return None
+    all_hits, everything = len(troubled), len(active)
+    gains: list[Floats] = []
+    counts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
+    looked_at = 0
+    for family in families:
+        hits = family.count_troubled(troubled, answered)
+        inside = family.count(active)
+        looked_at += int(np.count_nonzero(hits))
+        gain = likelihood_gain(hits, inside, all_hits, everything) - family.handicap
+        gain[[c for place, c in passed_over if place == len(gains)]] = 0.0
+        gain[(hits < least_hits) | (hits < least_share * inside)] = 0.0
+        gains.append(np.maximum(gain, 0.0))
+        counts.append((hits, inside))
+    top = max((float(g.max()) for g in gains if len(g)), default=0.0)
+    if top <= 0:
+        return None
+    likelihood = sum(float(np.exp(g[g > 0] - top).sum()) for g in gains)
+    # Of those that fit just as well, the one of the lowest rank is named.
+    n: int
+    chosen: int
+    _, n, chosen = min(
+        (family.rank, n, int(c))
+        for n, (family, gain) in enumerate(zip(families, gains, strict=True))
+        for c in np.flatnonzero(gain >= top - 1e-9)
+    )
+    family, (hits, inside) = families[n], counts[n]
+    flows = family.contains(chosen, active)
+    equals = tuple(
+        (other, int(c))
+        for m, other in enumerate(families)
+        if not other.confined
+        for c in np.flatnonzero((counts[m][0] == hits[chosen]) & (counts[m][1] == inside[chosen]))
+        if (m, int(c)) != (n, chosen) and np.array_equal(other.contains(int(c), active), flows)
+    )
+    p = tail_probability(int(hits[chosen]), int(inside[chosen]), all_hits, everything)
+    return Found(
+        family=family,
+        candidate=chosen,
+        hits=int(hits[chosen]),
+        inside=int(inside[chosen]),
+        gain=top,
+        p_value=min(1.0, p * looked_at),
+        confidence=min(1.0, (1 + len(equals)) / likelihood),
+        looked_at=looked_at,
+        equals=equals,
+    )

@@ -1,0 +1,97 @@
+"""What is the matter with flows: loss, other marks, lateness, each as yes or no a flow; pure."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+
+from llama.pinpoint.evidence import Mask
+
+
+@frozen(kw_only=True, eq=False)
+class Symptom:
+    """One kind of trouble. Every mask has one entry a flow."""
+
+    name: str
+    judged: Mask  # these can be asked
+    troubled: Mask  # in any direction
+    forward: Mask  # known to be on the way there
+    reverse: Mask  # known to be on the way back
+    blank: Mask  # troubled, and nothing is known about the way there
+    hits: npt.NDArray[np.float64]  # probes of each flow that it hit
+
+
+def lossy(sent: npt.NDArray[np.float64], lost: npt.NDArray[np.int64], judged: Mask) -> Mask:
+    """Return which flows lose more than all of the judged ones do.
+
+    What half of the flows lose at most is taken for the network's own noise; a flow is lossy if
+    it lost at least one probe, and more than that noise plus three standard deviations.
+    """
+    if not judged.any():
+        return judged
+    rate = lost / np.maximum(sent, 1)
+    quiet = judged & (rate <= np.median(rate[judged]))
+    noise = lost[quiet].sum() / max(1.0, sent[quiet].sum())
+    if noise > 0.5:
+        noise = 0.0  # more than half are broken: that is no noise
+    expected = noise * sent
+    more: Mask = (lost >= 1) & (lost > expected + 3 * np.sqrt(expected))
+    return more
+
+
+def loss(
+    flows: npt.NDArray[np.void],
+    lost: npt.NDArray[np.int64],
+    judged: Mask,
+    troubled: Mask,
+    met_dead: Mask,
+) -> Symptom:
+    """Return the symptom "loss". Flows that a trace `met_dead` lost on the way there."""
+    forward = flows["lost_forward"] + np.where(met_dead, flows["lost_unknown"], 0)
+    return Symptom(
+        name="loss",
+        judged=judged,
+        troubled=troubled,
+        forward=troubled & (forward > 0),
+        reverse=troubled & (flows["lost_reverse"] > 0),
+        blank=(flows["lost_unknown"] > 0) & (forward == 0),
+        hits=lost.astype(np.float64),
+    )
+
+
+def remarked(flows: npt.NDArray[np.void], lost: npt.NDArray[np.int64], judged: Mask) -> Symptom:
+    """Return the symptom "remark": more than half of the packets came with another mark.
+
+    A class that nobody re-marks, such as the one that others are bleached to, is no proof of
+    health and is not judged.
+    """
+    received = flows["sent"] - lost
+    forward = judged & (2 * flows["remarked_forward"].astype(np.int64) > received)
+    reverse = judged & (2 * flows["remarked_reverse"].astype(np.int64) > received)
+    classes = np.unique(flows["dscp"][forward | reverse])
+    hits = np.maximum(flows["remarked_forward"], flows["remarked_reverse"])
+    return Symptom(
+        name="remark",
+        judged=judged & (received > 0) & np.isin(flows["dscp"], classes),
+        troubled=forward | reverse,
+        forward=forward,
+        reverse=reverse & ~forward,
+        blank=np.zeros(len(flows), bool),
+        hits=hits.astype(np.float64),
+    )
+
+
+def late(flows: npt.NDArray[np.void], judged: Mask) -> Symptom:
+    """Return the symptom "late". A round trip has no direction: all count as on the way there."""
+    troubled = judged & flows["late"]
+    nobody = np.zeros(len(flows), bool)
+    return Symptom(
+        name="late",
+        judged=judged,
+        troubled=troubled,
+        forward=troubled,
+        reverse=nobody,
+        blank=nobody,
+        hits=troubled * flows["sent"].astype(np.float64),
+    )
