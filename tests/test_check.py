@@ -139,7 +139,8 @@ class CommandTests(CheckCase):
                 else self.check(self.file("{}"), "--service", "reflector")
             )
             self.assertEqual((result.exit_code, result.stderr), (0, ""), text)
-            self.assertIn(f"a {service}'s configuration without mistakes", result.stdout)
+            whose = "a web page" if service == "web" else f"a {service}"
+            self.assertIn(f"{whose}'s configuration without mistakes", result.stdout)
             if service != "collector":
                 self.assertIn(said, result.stdout)
 

@@ -8,7 +8,8 @@ from typing import Any
 
 def lines(answer: Mapping[str, Any]) -> Iterator[str]:
     """Yield the lines for one file without mistakes."""
-    yield f"{answer['file']}: a {answer['service']}'s configuration without mistakes"
+    whose = "a web page" if answer["service"] == "web" else f"a {answer['service']}"
+    yield f"{answer['file']}: {whose}'s configuration without mistakes"
     yield ""
     if answer["service"] == "collector":
         yield from _collector(answer)
@@ -25,7 +26,9 @@ def lines(answer: Mapping[str, Any]) -> Iterator[str]:
 def _value(value: Any) -> str:
     if isinstance(value, list):
         return ", ".join(map(str, value)) or "none"
-    return {None: "none", True: "yes", False: "no"}.get(value, str(value))
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return "none" if value is None else f"{value:,.6g}" if isinstance(value, float) else str(value)
 
 
 def _collector(answer: Mapping[str, Any]) -> Iterator[str]:
@@ -78,13 +81,17 @@ def _coverage(rows: Sequence[Mapping[str, Any]], ports: int) -> Iterator[str]:
         ("equal-cost paths", [str(row["paths"]) for row in rows]),
         (
             f"share that {_count(ports, 'flow')} cover{'s' * (ports == 1)}",
-            [f"{row['expected_share']:.0%}" for row in rows],
+            [_share(row["expected_share"]) for row in rows],
         ),
         ("flows for all, 90 % sure", [str(row["flows_for_all"]) for row in rows]),
     ]
     width = max(len(title) for title, _ in columns)
     for title, cells in columns:
         yield f"  {title:<{width}}" + "".join(f"{cell:>6}" for cell in cells)
+
+
+def _share(share: float) -> str:
+    return ">99%" if share > 0.99 else f"{share:.0%}"
 
 
 def _figures(figures: Mapping[str, float]) -> str:

@@ -1,0 +1,89 @@
+"""The examples in ``etc/`` and the page about configuration: complete, and right."""
+
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama import config
+from llama.config import collector, full, ports, reflector, scraper, sections, web
+
+ROOT = Path(__file__).parent.parent
+ETC = ROOT / "etc"
+
+#: Every key that a file of each service can have.
+KEYS: dict[str, set[str]] = {
+    "collector": {
+        *full.FULL, *full.SUMMARIZATION, *sections.API, *full.LIMITS, *ports.PORT,
+        *ports.PORT_GROUP, *full.RATE_LIMIT, *full.TEST, *full.OPTIONS, *full.TARGET,
+    },
+    "reflector": {
+        *reflector.REFLECTOR, *sections.API, *reflector.LIMITS, *reflector.KEY, *reflector.SESSION,
+    },
+    "scraper": {*scraper.SCRAPER, *sections.API, *scraper.SPOOL, "type"},
+    "web": {*web.WEB, "type", *(key for keys in web.STORES.values() for key in keys)},
+}  # fmt: skip
+
+
+def missing(keys: Iterable[str], text: str, pattern: str) -> list[str]:
+    """Return the keys for which the pattern, with the key for ``KEY``, is not in the text."""
+    return [key for key in keys if not re.search(pattern.replace("KEY", key), text, re.MULTILINE)]
+
+
+class ExampleTests(SynchronousTestCase):
+    """The files in ``etc/``."""
+
+    def test_load(self) -> None:
+        """Every example loads as what its name says, without a remark."""
+        for name, kind in (
+            ("collector.simple", config.CollectorConfig),
+            ("collector", config.CollectorConfig),
+            ("reflector", config.ReflectorConfig),
+            ("scraper", config.ScraperConfig),
+            ("web", config.WebConfig),
+        ):
+            read = config.load(str(ETC / f"{name}.yaml"))
+            self.assertIsInstance(read, kind)
+            self.assertEqual(read.notes, ())
+
+    def test_every_key(self) -> None:
+        """Every key there is stands in its example, if only as a comment."""
+        for service, keys in KEYS.items():
+            text = (ETC / f"{service}.yaml").read_text()
+            self.assertEqual(missing(keys - {"size"}, text, r"^[ #-]*KEY:"), [], service)
+        self.assertIn("`size`", (ETC / "collector.yaml").read_text())
+
+    def test_every_probe(self) -> None:
+        """Every kind of probe is named in the collector's example."""
+        text = (ETC / "collector.yaml").read_text()
+        self.assertEqual(missing(config.PROBES, text, r"\bKEY\b"), [])
+
+    def test_commented_parts(self) -> None:
+        """What stands in comments as an alternative is right as well."""
+        text = (ETC / "web.yaml").read_text()
+        _head, *stores = re.split(r"^(?:# )?store:.*\n", text, flags=re.MULTILINE)
+        self.assertEqual(len(stores), len(web.STORES))
+        for number, store in enumerate(stores):
+            lines = [line.removeprefix("# ") for line in store.splitlines()]
+            kept = [line for line in lines if "_file" not in line]
+            path = Path(self.mktemp())
+            path.write_text("store:\n" + "\n".join(kept))
+            self.assertEqual(config.load_web(str(path)).store.type, list(web.STORES)[number])
+
+    def test_defaults(self) -> None:
+        """What the examples and the page call defaults are the defaults."""
+        (test,) = config.load_collector(str(ETC / "collector.simple.yaml")).tests
+        self.assertEqual((test.rate_pps, len(test.source_ports)), (4.0, 4))
+        self.assertEqual(collector.default_keep(30), 33)
+
+
+class PageTests(SynchronousTestCase):
+    """``docs/configuration.rst``."""
+
+    def test_every_key(self) -> None:
+        """Every key and every kind of probe is on the page."""
+        text = (ROOT / "docs" / "configuration.rst").read_text()
+        for service, keys in KEYS.items():
+            self.assertEqual(missing(keys, text, r"``KEY``"), [], service)
+        self.assertEqual(missing(config.PROBES, text, r"``KEY``"), [])
