@@ -37,6 +37,7 @@ BURST = 32  # probes handed to the kernel at once
 ARENA = 512  # replies looked at together
 HEAD = 128  # octets of a packet that are written or read by column
 LONGEST = 9216  # octets of UDP payload
+SHORTEST = 38  # of a reply: some TWAMP-Light responders end before the TTL
 SOCKET_BUFFER = 4 << 20  # asked for; the kernel gives at most net.core.rmem_max
 _STOCK_PACKETS = 256 / 212_992  # small packets that fit into an octet of receive buffer
 
@@ -532,10 +533,10 @@ class UdpProber:
         if lost.any():
             self._find_bare(lane, count, flow, numbered)
             lost = flow == NO_FLOW
-        lost |= length < stamp.BASE_SIZE
+        lost |= length < SHORTEST
         if lost.any():
             self.strangers += int(np.count_nonzero(lost))
-        tlvs = tlv.read(back.octets[:count], np.minimum(length, HEAD))
+        tlvs = tlv.read(back.octets[:count], length)
         estimate = replies["error_estimate"].astype(np.uint16)
         arrived = Replies(
             flow=flow,
@@ -549,7 +550,7 @@ class UdpProber:
             dscp_there=tlvs.dscp,
             dscp_asked=tlvs.dscp,
             dscp_here=(tos >> np.uint64(2)).astype(np.uint8) & np.uint8(0x3F),
-            ttl_there=replies["sender_ttl"].copy(),
+            ttl_there=np.where(length > 40, replies["sender_ttl"], np.uint8(0)),
             ttl_here=ttl.astype(np.uint8),
             numbered=numbered,
             follow_number=tlvs.follow_sequence,

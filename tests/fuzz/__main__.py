@@ -54,7 +54,7 @@ def main(arguments: list[str]) -> int:
         for number, octets in enumerate(corpus.load(name)):
             (grown / f"kept-{number}").write_bytes(octets)
         limits = [f"-max_total_time={seconds}", f"-max_len={LONGEST}", "-timeout=5",
-                  "-rss_limit_mb=1024", "-print_final_stats=1"]  # fmt: skip
+                  "-rss_limit_mb=4096", "-print_final_stats=1"]  # fmt: skip
         ran = subprocess.run([program, *limits, grown], check=False)
         if ran.returncode:
             print(f"{name}: broken, see crash-* here and the traceback above", file=sys.stderr)
