@@ -109,7 +109,8 @@ class Series:
         text = label_text(member)
         row = self._row.get(text)
         if row is None:
-            tags = orjson.dumps(member.series_tags())
+            # A copy, since what orjson returns keeps 4 KiB to itself however short it is.
+            tags = bytes(memoryview(orjson.dumps(member.series_tags())))
             if self._free:
                 row = self._free.pop()
                 self.labels[row], self.tags[row] = text, tags
