@@ -5,8 +5,8 @@ it over time: probing must never wait for arithmetic. Pure; knows neither Twiste
 
 Direction of loss (DESIGN: RFC 8762's stateful reflector numbers its replies). Take the received
 probes of a flow in the order of sending, with sequence number s and reflector number r. A *cut* is a
-received probe before which all r are smaller and after which all are greater: nothing was
-reordered across it. Between two neighbouring cuts, with m replies received after the first up to
+received probe before which all r are smaller and after which all are greater, and which was not
+so slow that the next ones could have overtaken it: nothing was reordered across it. Between two neighbouring cuts, with m replies received after the first up to
 the second::
 
     forward = (s2 - s1) - (r2 - r1)       never reached the reflector
@@ -288,31 +288,24 @@ def _directions(
     """Tell forward from reverse loss in the flows ``lossy`` (places in ``flows``)."""
     assert interval.end is not None
     which = flows[lossy]
-    first = interval.first[which]
-    span = (interval.end[which] - first).astype(np.int64)
-    sent = (book.next_sequence[which] - first).astype(np.int64)  # up to now: later ones help
-    width = min(int(sent.max()), book.depth)
-    turn = np.arange(width)
-    sequence = first[:, None] + turn.astype(np.uint32)
+    # All that is on record: older probes may have been numbered late, newer ones tell of these.
+    oldest = book.next_sequence[which] - np.uint32(book.depth)
+    turn = np.arange(book.depth)
+    sequence = oldest[:, None] + turn.astype(np.uint32)
     cells = which[:, None] * book.depth + (sequence % np.uint32(book.depth)).astype(np.int64)
     flags = book.flags[cells]
-    there = turn < np.minimum(sent, width)[:, None]
     # A reply that came late was neither lost on the way there nor on the way back: its probe counts
     # as lost, of unknown direction, and its number counts here.
-    received = there & ((flags & (cell.RECEIVED | cell.LATE)) != 0)
-    doubted = (received & ((flags & cell.DOUBTED) != 0)).any(axis=1)
-    doubted |= stats["duplicate"][lossy] > 0
-    for duplicated, _ in book.duplicates:
-        doubted |= np.isin(which, duplicated)
-    # Column 0 is the last reply before the interval, where there is one to start from.
-    ahead = (first - book.anchor_sequence[which]).astype(np.int64)
-    anchored = book.anchored[which] & (ahead <= book.depth * 4)
-    received = np.concatenate([anchored[:, None], received], axis=1)
+    known = (flags & (cell.RECEIVED | cell.LATE)) != 0
+    doubted = (known & ((flags & cell.DOUBTED) != 0)).any(axis=1)
+    # Column 0 is the last reply before all these, where there is one to start from.
+    anchor = (book.anchor_sequence[which] - oldest).astype(np.int32).astype(np.int64)
+    anchored = book.anchored[which] & (anchor < 0)
+    received = np.concatenate([anchored[:, None], known], axis=1)
     position = np.empty(received.shape, np.int64)
-    position[:, 0] = np.where(anchored, -ahead, -1)
+    position[:, 0] = np.where(anchored, anchor, -1)
     position[:, 1:] = turn
-    base = np.where(anchored, book.anchor_number[which], 0).astype(np.uint32)
-    number = np.concatenate([base[:, None], book.number[cells]], axis=1)
+    number = np.concatenate([book.anchor_number[which][:, None], book.number[cells]], axis=1)
     # Numbers come round at 2**32: they are compared as distances from the row's first.
     start = np.take_along_axis(number, received.argmax(axis=1)[:, None], axis=1)
     distance = (number - start).astype(np.int32).astype(np.int64)
@@ -324,8 +317,15 @@ def _directions(
     before = np.concatenate([np.full((len(which), 1), low), largest[:, :-1]], axis=1)
     after = np.concatenate([smallest[:, 1:], np.full((len(which), 1), high)], axis=1)
     cut &= (before < distance) & (after > distance)
+    # A probe so slow that the next ones may have overtaken it, and been lost then, is none either.
+    delay = book.forward[cells]
+    quickest = np.where(known, delay, high).min(axis=1)
+    sent_at = book.t1[cells]
+    until_next = np.full(delay.shape, high)
+    until_next[:, :-1] = np.where(sent_at[:, 1:] > 0, sent_at[:, 1:] - sent_at[:, :-1], high)
+    cut[:, 1:] &= delay - quickest[:, None] < until_next
 
-    column = np.arange(width + 1)
+    column = np.arange(book.depth + 1)
     last_cut = np.maximum.accumulate(np.where(cut, column, -1), axis=1)
     previous = np.concatenate([np.full((len(which), 1), -1), last_cut[:, :-1]], axis=1)
     closes = cut & (previous >= 0)  # the right end of a stretch between two cuts
@@ -341,8 +341,10 @@ def _directions(
     lost = asked - answered
     forward = asked - counted
     reverse = counted - answered
+    first = (interval.first[which] - oldest).astype(np.int32)[:, None]
+    end = (interval.end[which] - oldest).astype(np.int32)[:, None]
     inside = np.zeros(received.shape, np.bool_)
-    inside[:, 1:] = (turn < span[:, None]) & there
+    inside[:, 1:] = (turn >= first) & (turn < end)
     lost_so_far = np.cumsum(inside & ~received, axis=1)
     lost_here = lost_so_far - at_left(lost_so_far)
     believed = closes & (lost_here > 0) & (forward >= 0) & (reverse >= 0)
@@ -380,9 +382,15 @@ def _anchor(
     at = np.maximum(last, 0)[:, None]
     number = book.number[cells]
     newest = np.take_along_axis(number, at, axis=1)
-    ahead = received & ((number - newest).astype(np.int32) > 0)
+    numbered = (flags & (cell.RECEIVED | cell.LATE)) != 0
+    ahead = numbered & ((number - newest).astype(np.int32) > 0)
     doubted = (np.take_along_axis(flags, at, axis=1)[:, 0] & cell.DOUBTED) != 0
-    sound = some & ~ahead.any(axis=1) & ~doubted
+    delay = book.forward[cells]
+    excess = np.take_along_axis(delay, at, axis=1)[:, 0] - np.where(
+        received, delay, np.iinfo(np.int64).max
+    ).min(axis=1)
+    overtaken = some & (excess >= 1e9 / book.rate_pps)
+    sound = some & ~ahead.any(axis=1) & ~doubted & ~overtaken
     book.anchor_sequence[flows[some]] = np.take_along_axis(sequence, at, axis=1)[some, 0]
     book.anchor_number[flows[some]] = newest[some, 0]
     book.anchored[flows[some]] = sound[some]

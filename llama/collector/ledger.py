@@ -30,7 +30,7 @@ STAMPED = 4  # T1 is the kernel's transmit stamp
 USER_TIMES = 8  # T4 is a user-space stamp: our own delay is in it
 NO_RTT = 16  # received, but the clock was stepped in between, or the stamps make no sense
 LATE = 32  # a reply came after the timeout
-DOUBTED = 64  # the reply's reflector number must not be used (SSID not returned)
+DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID returned
 
 SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 RESIDENCE_UNKNOWN = np.iinfo(np.int32).min
@@ -216,6 +216,7 @@ class Ledger:
             again = genuine & ~fresh
             if again.any():
                 self.duplicates.append((replies.flow[again], replies.sequence[again]))
+                self.flags[cells[again]] |= DOUBTED
             replies = _rows(replies, fresh)
             cells, t1, known = cells[fresh], t1[fresh], known[fresh]
         if len(cells) > 1:
@@ -224,6 +225,8 @@ class Ledger:
                 keep = np.zeros(len(cells), np.bool_)
                 keep[first] = True
                 self.duplicates.append((replies.flow[~keep], replies.sequence[~keep]))
+                self.flags[cells[~keep]] |= DOUBTED
+                known = self.flags[cells]
                 replies = _rows(replies, keep)
                 cells, t1, known = cells[keep], t1[keep], known[keep]
         elapsed = replies.t4_ns - t1
@@ -256,6 +259,8 @@ class Ledger:
             behind = (sequence - interval.first[flows]).astype(np.int32) < 0
             if behind.any():
                 self.late_after_close.append(flows[behind])
+                # It was numbered after the reply that the next directions start from, perhaps.
+                self.anchored[flows[behind]] = False
 
     def _follow_up(self, replies: Replies) -> None:
         """Correct T3 of earlier replies by the reflector's own transmit stamps (RFC 8972, 4.7)."""

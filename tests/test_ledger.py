@@ -1,0 +1,559 @@
+"""The ledger and the closing of intervals, against simulated networks whose truth is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama.collector import closing
+from llama.collector.histogram import RELATIVE_ERROR, bin_of, midpoint_ns
+from llama.collector.ledger import FOLLOWED, Ledger, Replies, depth_needed
+from llama.collector.summary import STATS, suspect_bit
+
+SECOND = 1_000_000_000
+MS = 1_000_000
+EPOCH = 1_700_000_000 * SECOND
+
+
+def replies(flow: Any, sequence: Any, echoed: Any, number: Any, t4: Any, **other: Any) -> Replies:
+    """Columns of replies whose other figures are unremarkable."""
+    flow = np.asarray(flow, np.int64)
+    count = len(flow)
+    echoed = np.asarray(echoed, np.int64)
+    columns: dict[str, Any] = {
+        "flow": flow,
+        "sequence": np.asarray(sequence, np.uint32),
+        "echoed_ns": echoed,
+        "number": np.asarray(number, np.uint32),
+        "t2_ns": echoed + 10_000,
+        "t3_ns": echoed + 15_000,
+        "t4_ns": np.asarray(t4, np.int64),
+        "kernel_t4": np.ones(count, np.bool_),
+        "dscp_there": np.zeros(count, np.uint8),
+        "dscp_asked": np.zeros(count, np.uint8),
+        "dscp_here": np.zeros(count, np.uint8),
+        "ttl_there": np.full(count, 63, np.uint8),
+        "ttl_here": np.full(count, 62, np.uint8),
+        "numbered": np.ones(count, np.bool_),
+        "follow_number": np.zeros(count, np.uint32),
+        "follow_ns": np.zeros(count, np.int64),
+        "clock_error_ns": np.full(count, np.nan, np.float32),
+    }
+    columns.update({name: np.asarray(value) for name, value in other.items()})
+    return Replies(**columns)
+
+
+def ledger(
+    pairs: int = 1, ports: int = 1, rate: float = 10, timeout: float = 1, interval: float = 10
+) -> Ledger:
+    """A ledger in its first interval."""
+    book = Ledger(np.zeros(pairs, np.uint8), ports, rate, timeout, interval)
+    book.roll(EPOCH, EPOCH + round(interval * SECOND), 0.0)
+    return book
+
+
+def end_of(book: Ledger) -> None:
+    """Begin the next interval."""
+    assert book.current is not None
+    length = book.current.end_ns - book.current.start_ns
+    book.roll(book.current.end_ns, book.current.end_ns + length, 10.0)
+
+
+def close(book: Ledger, clock_error_ns: float | None = None) -> closing.Figures:
+    """Close the oldest window that is over, all slices at once."""
+    steps = closing.close(book, book.over[0], clock_error_ns)
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            figures: closing.Figures = stop.value
+            return figures
+
+
+class LedgerTests(SynchronousTestCase):
+    """Probes, replies and intervals of single flows."""
+
+    def probe(
+        self, book: Ledger, count: int, every: int = 100 * MS, start: int = EPOCH
+    ) -> list[int]:
+        """Send ``count`` probes of flow 0; return their times."""
+        times = [start + n * every for n in range(count)]
+        for t1 in times:
+            book.send(np.array([0]), t1)
+        return times
+
+    def test_received_and_lost_are_what_was_sent(self) -> None:
+        """Probes without a reply are lost, the others received, and the RTT is the network's."""
+        book = ledger()
+        times = self.probe(book, 5)
+        for n in (0, 1, 3):
+            book.reply(replies([0], [n], [times[n]], [n], [times[n] + 30_000]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["sent"], flow["received"], flow["lost"]), (5, 3, 2))
+        self.assertEqual(flow["rtt_min_ns"], 25_000)  # 30 us less the 5 us at the reflector
+        self.assertEqual(flow["rtt_p50_ns"], 25_000)
+        self.assertEqual(flow["ttl_at_reflector"], 63)
+
+    def test_nothing_received_has_no_rtt(self) -> None:
+        """With everything lost there is no RTT at all, and no direction."""
+        book = ledger()
+        self.probe(book, 4)
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["lost"], flow["lost_unknown"], flow["samples"]), (4, 4, 0))
+        for name in ("rtt_min_ns", "rtt_max_ns", "rtt_p50_ns", "jitter_ns", "ipdv_ns"):
+            self.assertTrue(np.isnan(flow[name]), name)
+
+    def test_nothing_sent_is_nothing_lost(self) -> None:
+        """An interval without probes has neither."""
+        book = ledger()
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["sent"], flow["received"], flow["lost"]), (0, 0, 0))
+
+    def test_stranger_changes_nothing(self) -> None:
+        """A packet with the right number but another time stamp than we sent is no reply."""
+        book = ledger()
+        times = self.probe(book, 2)
+        self.assertEqual(book.reply(replies([0], [0], [times[0] + 1], [0], [times[0] + 9])), 0)
+        self.assertEqual(book.reply(replies([0], [7], [times[0]], [0], [times[0] + 9])), 0)
+        end_of(book)
+        self.assertEqual(close(book).flow_stats[0]["received"], 0)
+        self.assertEqual(book.strangers, 2)
+
+    def test_late_read_is_not_late(self) -> None:
+        """What arrived within the timeout was received, however late it was read."""
+        book = ledger(timeout=1)
+        (t1,) = self.probe(book, 1)
+        end_of(book)
+        book.reply(replies([0], [0], [t1], [0], [t1 + SECOND]))
+        self.assertEqual(close(book).flow_stats[0]["received"], 1)
+
+    def test_late_reply_is_lost_and_late(self) -> None:
+        """A reply after the timeout is counted, and its probe is lost, of unknown direction."""
+        book = ledger(timeout=1)
+        times = self.probe(book, 3)
+        for n in (0, 2):
+            book.reply(replies([0], [n], [times[n]], [n], [times[n] + MS]))
+        book.reply(replies([0], [1], [times[1]], [1], [times[1] + SECOND + 1]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["received"], flow["lost"], flow["late"]), (2, 1, 1))
+        self.assertEqual(flow["lost_unknown"], 1)
+
+    def test_reply_after_closing_is_late(self) -> None:
+        """A reply to an interval that has closed is late in the one it came in."""
+        book = ledger(timeout=1)
+        times = self.probe(book, 1)
+        end_of(book)
+        close(book)
+        book.reply(replies([0], [0], times, [0], [times[0] + 2 * SECOND]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["sent"], flow["received"], flow["late"]), (0, 0, 1))
+
+    def test_duplicates_count_once(self) -> None:
+        """A second reply is a duplicate, in one batch with the first or later."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        book.reply(replies([0, 0], [0, 0], [t1, t1], [0, 1], [t1 + 5 * MS, t1 + 6 * MS]))
+        book.reply(replies([0], [0], [t1], [2], [t1 + 7 * MS]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["received"], flow["duplicate"]), (1, 2))
+
+    def test_reordered(self) -> None:
+        """A reply that a later probe's reply has overtaken is reordered."""
+        book = ledger()
+        times = self.probe(book, 3, every=MS)
+        came = [times[0] + 5 * MS, times[1] + MS, times[2] + MS]
+        book.reply(replies([0] * 3, [0, 1, 2], times, [0, 1, 2], came))
+        end_of(book)
+        self.assertEqual(close(book).flow_stats[0]["reordered"], 1)
+
+    def test_unsent_probe_is_not_lost(self) -> None:
+        """What the kernel would not send was not sent."""
+        book = ledger()
+        self.probe(book, 1)
+        cells, _ = book.send(np.array([0]), EPOCH + SECOND)
+        book.unsend(np.array([0]), cells)
+        end_of(book)
+        self.assertEqual(close(book).flow_stats[0]["sent"], 1)
+
+    def test_transmit_stamp(self) -> None:
+        """T1 is the kernel's transmit stamp once it is known; an absurd one is ignored."""
+        book = ledger()
+        cells, _ = book.send(np.array([0]), EPOCH)
+        book.transmitted(cells, np.array([EPOCH + 8_000]))
+        book.transmitted(cells, np.array([EPOCH - 1]))
+        book.reply(replies([0], [0], [EPOCH], [0], [EPOCH + 30_000]))
+        end_of(book)
+        self.assertEqual(close(book).flow_stats[0]["rtt_max_ns"], 30_000 - 8_000 - 5_000)
+
+    def test_follow_up_corrects_the_previous_sample(self) -> None:
+        """T3 is replaced by the reflector's own transmit stamp when the next reply tells it."""
+        book = ledger()
+        times = self.probe(book, 2)
+        book.reply(replies([0], [0], times[:1], [5], [times[0] + 30_000]))
+        book.reply(
+            replies(
+                [0], [1], times[1:], [6], [times[1] + 30_000],
+                follow_number=np.array([5], np.uint32), follow_ns=[times[0] + 19_000],
+            )
+        )  # fmt: skip
+        self.assertTrue(book.flags[0] & FOLLOWED)
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["rtt_min_ns"], flow["rtt_max_ns"]), (21_000, 25_000))
+
+    def test_clock_step_takes_back_the_rtt_only(self) -> None:
+        """A probe in flight while the clock was stepped is received, without an RTT."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        book.clock_stepped()
+        book.reply(replies([0], [0], [t1], [0], [t1 + 3600 * SECOND]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["received"], flow["samples"]), (1, 0))
+
+    def test_marks_reach_the_interval(self) -> None:
+        """A mark is seen in every window open when it was made, for all pairs or for some."""
+        book = ledger(pairs=2)
+        book.send(np.array([0, 1]), EPOCH)
+        book.mark(suspect_bit("clock_step"), "stepped")
+        end_of(book)
+        book.mark(suspect_bit("send_failed"), pairs=np.array([1]))
+        figures = close(book)
+        step, failed = suspect_bit("clock_step"), suspect_bit("send_failed")
+        self.assertEqual(figures.pair_stats["suspect"].tolist(), [step, step | failed])
+
+    def test_percentiles_and_histograms(self) -> None:
+        """Percentiles are those of the samples, and the pair's histogram holds every sample."""
+        book = ledger(ports=2, rate=100, interval=10)
+        rng = np.random.default_rng(1)
+        rtts = rng.lognormal(13, 1, (600, 2)).astype(np.int64)
+        for n in range(600):
+            t1 = EPOCH + n * 10 * MS
+            book.send(np.array([0, 1]), t1)
+            book.reply(replies([0, 1], [n, n], [t1, t1], [n, n], t1 + 5_000 + rtts[n]))
+        end_of(book)
+        figures = close(book)
+        pair = figures.pair_stats[0]
+        ordered = np.sort(rtts.reshape(-1))
+        for name, q in (("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p999", 0.999)):
+            rank = int(np.ceil(q * len(ordered))) - 1
+            self.assertAlmostEqual(pair[f"rtt_{name}_ns"] / ordered[rank], 1, places=5)
+        self.assertTrue(np.isnan(figures.flow_stats[0]["rtt_p999_ns"]))  # 600 samples are too few
+        self.assertEqual(figures.histogram_count.sum(), 1200)
+        expected = np.bincount(bin_of(rtts.reshape(-1)))
+        self.assertEqual(expected[figures.histogram_bin].tolist(), figures.histogram_count.tolist())
+        self.assertEqual(pair["rtt_sum_ns"], rtts.sum())
+
+    def test_jitter_is_rfc_3550s(self) -> None:
+        """The jitter is the running estimate of RFC 3550, over the probes received."""
+        book = ledger(rate=10, interval=10)
+        rtts = [20_000, 50_000, 10_000, 70_000, 70_000]
+        estimate, before = 0.0, rtts[0]
+        for n, rtt in enumerate(rtts):
+            t1 = EPOCH + n * 100 * MS
+            book.send(np.array([0]), t1)
+            book.reply(replies([0], [n], [t1], [n], [t1 + 5_000 + rtt]))
+            if n:
+                estimate += (abs(rtt - before) - estimate) / 16
+                before = rtt
+        end_of(book)
+        self.assertAlmostEqual(float(close(book).flow_stats[0]["jitter_ns"]), estimate, places=1)
+
+    def test_remarked_classes(self) -> None:
+        """A class changed on the way there, or on the way back, is counted with what it became."""
+        book = Ledger(np.array([46], np.uint8), 1, 10, 1, 10)
+        book.roll(EPOCH, EPOCH + 10 * SECOND, 0.0)
+        for n, (there, asked, here) in enumerate([(46, 46, 46), (0, 0, 0), (46, 46, 8)]):
+            t1 = EPOCH + n * 100 * MS
+            book.send(np.array([0]), t1)
+            book.reply(
+                replies(
+                    [0], [n], [t1], [n], [t1 + MS], dscp_there=np.array([there], np.uint8),
+                    dscp_asked=np.array([asked], np.uint8), dscp_here=np.array([here], np.uint8),
+                )
+            )  # fmt: skip
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["remarked_forward"], flow["remarked_reverse"]), (1, 1))
+        self.assertEqual(flow["dscp_at_collector"], 8)
+
+    def test_one_way_delay_needs_two_clocks_in_sync(self) -> None:
+        """One-way delays are stated with their error, or not at all."""
+        for error, told in ((None, False), (50_000.0, True)):
+            book = ledger()
+            (t1,) = self.probe(book, 1)
+            book.reply(
+                replies([0], [0], [t1], [0], [t1 + 30_000],
+                        clock_error_ns=np.array([20_000], np.float32))
+            )  # fmt: skip
+            end_of(book)
+            flow = close(book, error).flow_stats[0]
+            self.assertEqual(not np.isnan(flow["owd_forward_ns"]), told)
+            if told:
+                self.assertEqual(flow["owd_forward_ns"], 10_000)
+                self.assertEqual(flow["owd_error_ns"], 70_000)
+
+    def test_impossible_one_way_delay_is_not_stated(self) -> None:
+        """A delay more negative than the clocks admit shows that they are wrong."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        book.reply(
+            replies([0], [0], [t1], [0], [t1 + 30_000], t2_ns=[t1 - MS], t3_ns=[t1 - MS + 5_000],
+                    clock_error_ns=np.array([20_000], np.float32))
+        )  # fmt: skip
+        end_of(book)
+        self.assertTrue(np.isnan(close(book, 50_000.0).flow_stats[0]["owd_forward_ns"]))
+
+    def test_rearranged_ledger_goes_on(self) -> None:
+        """Pairs that stay keep their probes, replies and open interval when others come and go."""
+        book = ledger(pairs=3, ports=2)
+        book.send(np.arange(6), EPOCH)
+        book.reply(replies([4], [0], [EPOCH], [0], [EPOCH + MS]))
+        other = book.rearranged(np.zeros(2, np.uint8), np.array([1]), np.array([2]))
+        other.reply(replies([3], [0], [EPOCH], [0], [EPOCH + MS]))
+        end_of(other)
+        stats = close(other).pair_stats
+        self.assertEqual(stats["sent"].tolist(), [0, 2])
+        self.assertEqual(stats["received"].tolist(), [0, 2])
+
+    def test_numbers_come_round(self) -> None:
+        """A flow's sequence number may pass 2**32 within an interval."""
+        book = ledger()
+        book.next_sequence[:] = 2**32 - 3
+        book.current = None
+        book.roll(EPOCH, EPOCH + 10 * SECOND, 0.0)
+        for n in range(6):
+            t1 = EPOCH + n * 100 * MS
+            book.send(np.array([0]), t1)
+            book.reply(replies([0], [(2**32 - 3 + n) % 2**32], [t1], [n], [t1 + MS]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["sent"], flow["received"]), (6, 6))
+
+    def test_depth_covers_an_interval_and_its_timeouts(self) -> None:
+        """No cell is used again before the interval of its probe can have closed."""
+        self.assertGreaterEqual(depth_needed(4, 1, 30), 4 * 31)
+        fast = depth_needed(100, 1, 30)
+        self.assertEqual(fast & fast - 1, 0)
+
+
+class HistogramTests(SynchronousTestCase):
+    """The bins."""
+
+    def test_error_is_as_stated(self) -> None:
+        """Any time from 1 us to 68 s is read back within the stated relative error."""
+        times = np.geomspace(1100, 6.8e10, 100_000)
+        error = np.abs(midpoint_ns(bin_of(times)) / times - 1)
+        self.assertLessEqual(error.max(), RELATIVE_ERROR * 1.0001)
+
+    def test_extremes_fall_into_the_outer_bins(self) -> None:
+        """Times below and above the range are counted, in the first and the last bin."""
+        self.assertEqual(bin_of([0.0, 500.0, 1e12]).tolist(), [0, 0, 415])
+
+
+# Direction of loss against the truth
+
+
+FATES = st.sampled_from(["ok"] * 6 + ["forward", "reverse", "slow", "slow back", "duplicate"])
+EVENTS = st.sampled_from(["none"] * 30 + ["restart"])
+
+
+class DirectionTests(SynchronousTestCase):
+    """Forward and reverse loss are right or unknown, never wrong."""
+
+    def play(
+        self, fates: list[str], events: list[str], step: int, base: int, timeout: int = SECOND // 2
+    ) -> list[tuple[np.void, int, int]]:
+        """Play a flow's fate, a probe every ``step`` ns, in intervals of two seconds.
+
+        Return each interval's figures with its true losses each way.
+        """
+        length = 2 * SECOND
+        book = ledger(rate=SECOND / step, timeout=timeout / SECOND, interval=2)
+        book.next_sequence[:] = 5
+        book.current = None
+        sent_at = [EPOCH + n * step for n in range(len(fates))]
+        there: list[tuple[int, int]] = []
+        for n, fate in enumerate(fates):
+            if fate != "forward":
+                there.append((sent_at[n] + (int(1.5 * step) if fate == "slow" else MS), n))
+            if fate == "duplicate":
+                there.append((sent_at[n] + 2 * MS, n))
+        restarts = [at - 1 for at, event in zip(sent_at, events, strict=False) if event != "none"]
+        timeline: list[tuple[int, int, Any]] = [(at, 1, n) for n, at in enumerate(sent_at)]
+        number, clock = base, EPOCH
+        for when, n in sorted(there):
+            if any(clock < moment <= when for moment in restarts):
+                number = 0
+            clock = when
+            if fates[n] != "reverse":
+                back = int(1.5 * step) if fates[n] == "slow back" else MS
+                timeline.append((when + back, 2, (n, number, when)))
+            number += 1
+        windows = (sent_at[-1] - EPOCH) // length + 1
+        for window in range(windows + 1):
+            timeline.append((EPOCH + window * length, 0, None))
+            timeline.append((EPOCH + (window + 1) * length + timeout, 3, window))
+        results = []
+        for when, kind, what in sorted(timeline, key=lambda event: event[:2]):
+            if kind == 0:
+                book.roll(when, when + length, (when - EPOCH) / SECOND)
+            elif kind == 1:
+                book.send(np.array([0]), when)
+            elif kind == 2:
+                n, number, there_at = what
+                book.reply(
+                    replies([0], [5 + n], [sent_at[n]], [number], [when],
+                            t2_ns=[there_at], t3_ns=[there_at])
+                )  # fmt: skip
+            elif what < windows:
+                figures = close(book).flow_stats[0].copy()
+                truth = []
+                for n, at in enumerate(sent_at):
+                    if (at - EPOCH) // length == what:
+                        slow = (
+                            1.5 * step + MS > timeout
+                        )  # slower than the timeout is lost, that way
+                        late = {"slow": "forward", "slow back": "reverse"} if slow else {}
+                        truth.append(late.get(fates[n], fates[n]))
+                results.append((figures, truth.count("forward"), truth.count("reverse")))
+        return results
+
+    @settings(max_examples=300, deadline=None)
+    @given(
+        fates=st.lists(FATES, min_size=4, max_size=80),
+        events=st.lists(EVENTS, min_size=80, max_size=80),
+        step=st.integers(30 * MS, 700 * MS),
+        base=st.sampled_from([0, 7, 1000]),
+    )
+    def test_right_or_unknown(
+        self, fates: list[str], events: list[str], step: int, base: int
+    ) -> None:
+        """In no interval are more losses put down to a direction than truly were in it."""
+        for figures, forward, reverse in self.play(fates, events, step, base):
+            self.assertEqual(
+                figures["lost"],
+                figures["lost_forward"] + figures["lost_reverse"] + figures["lost_unknown"],
+            )
+            self.assertLessEqual(figures["lost_forward"], forward)
+            self.assertLessEqual(figures["lost_reverse"], reverse)
+
+    def test_plain_losses_are_told(self) -> None:
+        """Without reordering, duplicates and restarts every loss between two replies is told."""
+        fates = ["ok", "ok", "forward", "ok", "reverse", "ok", "forward", "reverse", "ok", "ok"]
+        ((figures, forward, reverse),) = self.play(fates, ["none"] * 10, 100 * MS, 1000)
+        self.assertEqual((forward, reverse), (2, 2))
+        self.assertEqual(figures["lost_forward"], 2)
+        self.assertEqual(figures["lost_reverse"], 2)
+        self.assertEqual(figures["lost_unknown"], 0)
+
+    def test_last_losses_of_an_interval_wait_for_the_next_reply(self) -> None:
+        """Probes lost at the end of an interval get their direction from its neighbour's reply."""
+        book = ledger()
+        times = [EPOCH + n * 100 * MS for n in range(6)]
+        for n in range(4):
+            book.send(np.array([0]), times[n])
+        for n, number in ((0, 10), (1, 11)):
+            book.reply(replies([0], [n], [times[n]], [number], [times[n] + MS]))
+        end_of(book)
+        book.send(np.array([0]), times[4])
+        book.reply(replies([0], [4], [times[4]], [12], [times[4] + MS]))
+        self.assertEqual(close(book).flow_stats[0]["lost_forward"], 2)
+
+    def test_losses_before_the_first_reply_use_the_last_interval(self) -> None:
+        """Probes lost at the start of an interval get their direction from the reply before it."""
+        book = ledger()
+        for n in range(3):
+            t1 = EPOCH + n * 100 * MS
+            book.send(np.array([0]), t1)
+            book.reply(replies([0], [n], [t1], [50 + n], [t1 + MS]))
+        end_of(book)
+        close(book)
+        t1 = EPOCH + 11 * SECOND
+        for n in range(3):
+            book.send(np.array([0]), t1 + n * 100 * MS)
+        book.reply(replies([0], [5], [t1 + 200 * MS], [55], [t1 + 201 * MS]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["lost_forward"], flow["lost_reverse"]), (0, 2))
+
+    def test_mixed_gap_over_two_intervals_is_unknown(self) -> None:
+        """A gap with losses both ways that spans two intervals cannot be shared out."""
+        book = ledger()
+        times = [EPOCH + n * 100 * MS for n in range(4)]
+        book.send(np.array([0]), times[0])
+        book.reply(replies([0], [0], times[:1], [50], [times[0] + MS]))
+        book.send(np.array([0]), times[1])
+        end_of(book)
+        book.send(np.array([0]), times[2])
+        book.send(np.array([0]), times[3])
+        book.reply(replies([0], [3], times[3:], [52], [times[3] + MS]))
+        self.assertEqual(close(book).flow_stats[0]["lost_unknown"], 1)
+        end_of(book)
+        self.assertEqual(close(book).flow_stats[0]["lost_unknown"], 1)
+
+    def test_numbers_shared_by_classes_say_nothing(self) -> None:
+        """Where a peer numbers several classes together, the direction is unknown."""
+        book = ledger()
+        times = [EPOCH + n * 100 * MS for n in range(3)]
+        for t1 in times:
+            book.send(np.array([0]), t1)
+        for n, number in ((0, 50), (2, 52)):
+            book.reply(
+                replies([0], [n], [times[n]], [number], [times[n] + MS],
+                        numbered=np.zeros(1, np.bool_))
+            )  # fmt: skip
+        end_of(book)
+        self.assertEqual(close(book).flow_stats[0]["lost_unknown"], 1)
+
+
+class SumTests(SynchronousTestCase):
+    """Flows and pairs."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(seed=st.integers(0, 2**32 - 1))
+    def test_flows_add_up_to_their_pair(self, seed: int) -> None:
+        """Every count of a pair is the exact sum over its flows, and sent is received and lost."""
+        rng = np.random.default_rng(seed)
+        pairs, ports = int(rng.integers(1, 40)), int(rng.integers(1, 6))
+        book = ledger(pairs, ports, rate=3, interval=3)
+        book.current = None
+        book.roll(EPOCH, EPOCH + 3 * SECOND, 0.0)
+        for turn in range(9):
+            t1 = EPOCH + turn * 300 * MS
+            flows = np.flatnonzero(rng.random(pairs * ports) < 0.9)
+            _, sequence = book.send(flows, t1)
+            back = rng.random(len(flows)) < 0.8
+            some = flows[back]
+            rtt = rng.integers(6_000, MS, len(some))
+            book.reply(
+                replies(some, sequence[back], np.full(len(some), t1), sequence[back], t1 + rtt)
+            )
+        end_of(book)
+        figures = close(book)
+        flows_ = figures.flow_stats.reshape(pairs, ports)
+        for name in STATS.names or ():
+            if STATS[name] == np.uint32 and name != "suspect":
+                np.testing.assert_array_equal(figures.pair_stats[name], flows_[name].sum(axis=1))
+        stats = figures.pair_stats
+        np.testing.assert_array_equal(stats["sent"], stats["received"] + stats["lost"])
+        np.testing.assert_allclose(stats["rtt_sum_ns"], flows_["rtt_sum_ns"].sum(axis=1), rtol=0)
+        np.testing.assert_array_equal(
+            np.diff(figures.histogram_start), [len(np.unique(b)) for b in self.bins_of(figures)]
+        )
+
+    @staticmethod
+    def bins_of(figures: closing.Figures) -> list[np.ndarray]:
+        """The histogram bins of each pair."""
+        starts = figures.histogram_start
+        return [figures.histogram_bin[starts[n] : starts[n + 1]] for n in range(len(starts) - 1)]
