@@ -247,21 +247,44 @@ class _Case:
         least_share: float,
     ) -> list[Suspect]:
         """Return suspects one after the other, each explained away before the next."""
-        active = np.flatnonzero(universe)
-        found: list[Suspect] = []
         answered = np.where(self.dead, self.paths.answered, -1).astype(np.int16)
+        everyone = np.flatnonzero(symptom.judged)
+        active = np.flatnonzero(universe)
+        found: list[scan.Found] = []
         while len(found) < self.limits.most_suspects:
             best = self._sharpest(families, active, trouble, answered, least_share)
             if best is None:
                 break
+            found.append(best)
+            crossing = best.family.contains(best.candidate, active)
+            active = np.setdiff1d(active, crossing, assume_unique=True)
+        active = np.flatnonzero(universe)
+        suspects = []
+        for best in self._without_idle(found, active[trouble[active]], answered):
             crossing = best.family.contains(best.candidate, active)
             hit = best.family.may_trouble(best.candidate, crossing[trouble[crossing]], answered)
             suspect = self._named(best, symptom, crossing, hit, active, trouble)
             # Also those that could not vote cross it.
-            everyone = best.family.contains(best.candidate, np.flatnonzero(symptom.judged))
-            found.append(evolve(suspect, flows=everyone))
+            crosses = best.family.contains(best.candidate, everyone)
+            suspects.append(evolve(suspect, flows=crosses))
             active = np.setdiff1d(active, crossing, assume_unique=True)
-        return found
+        return suspects
+
+    @staticmethod
+    def _without_idle(
+        found: list[scan.Found], troubled: Indices, answered: npt.NDArray[np.int16]
+    ) -> list[scan.Found]:
+        """Leave out those of which the others explain everything.
+
+        Two bad links into a spine make a third one out of it look bad, maybe worse than either.
+        """
+        hits = [f.family.may_trouble(f.candidate, troubled, answered) for f in found]
+        kept = list(range(len(found)))
+        for n in range(len(found)):
+            others = [hits[k] for k in kept if k != n]
+            if len(others) >= 2 and np.isin(hits[n], np.concatenate(others)).all():
+                kept.remove(n)
+        return [found[n] for n in kept]
 
     def _sharpest(
         self,

@@ -1,0 +1,470 @@
+"""Pinpointing on fabrics in numbers, where the truth is known."""
+
+from itertools import combinations
+from math import comb
+
+import numpy as np
+from attrs import evolve
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama.collector.summary import suspect_bit
+from llama.lab.fabric import Fabric
+from llama.lab.faults import Fault
+from llama.lab.simulation import Simulation
+from llama.pinpoint import scan
+from llama.pinpoint.evidence import FLOWS, Hosts, Paths, Thresholds
+from llama.pinpoint.locate import locate
+
+FABRIC = Fabric(3, 4, 2)
+
+
+def fault(**options):
+    """Return a fault from its options."""
+    return Fault.from_mapping(options)
+
+
+def judge(
+    *faults, seed=1, sent=25, fabric=FABRIC, noise=0.0, edit=None, thresholds=None, **traffic
+):
+    """Return the verdict on a window with these faults; `edit` may change the window first."""
+    simulation = Simulation(fabric, np.random.default_rng(seed), **traffic)
+    window = simulation.window(faults, sent, noise)
+    if edit:
+        edit(window)
+    return locate(window.flows, window.hosts, window.paths, thresholds)
+
+
+def keys(verdict):
+    """Return what is suspected, in order."""
+    return [suspect.key for suspect in verdict.suspects]
+
+
+class Statistics(SynchronousTestCase):
+    @given(st.integers(1, 8), st.data())
+    def test_tail_by_counting(self, everything, data):
+        """The tail is what counting every placement of the troubled flows gives."""
+        inside = data.draw(st.integers(0, everything))
+        all_hits = data.draw(st.integers(0, everything))
+        hits = data.draw(st.integers(0, everything))
+        placements = combinations(range(everything), all_hits)
+        good = sum(sum(n < inside for n in chosen) >= hits for chosen in placements)
+        self.assertAlmostEqual(
+            scan.tail_probability(hits, inside, all_hits, everything),
+            good / comb(everything, all_hits),
+        )
+
+    def test_tail_of_many(self):
+        """Large counts neither overflow nor take part in rounding to more than certainty."""
+        self.assertLess(scan.tail_probability(500, 1000, 1000, 160_000), 1e-300)
+        self.assertEqual(scan.tail_probability(0, 1000, 1000, 160_000), 1.0)
+        self.assertLessEqual(scan.tail_probability(1, 80_000, 80_000, 160_000), 1.0)
+
+    def test_the_tightest_set_gains_most(self):
+        """A set that leaves trouble outside, or has healthy flows inside, gains less."""
+        exact, partly, wide = scan.likelihood_gain([30, 20, 30], [30, 20, 60], 30, 400)
+        self.assertGreater(exact, partly)
+        self.assertGreater(exact, wide)
+
+    def test_no_gain_without_contrast(self):
+        """The whole, and sets that are healthier than the rest, gain nothing."""
+        gains = scan.likelihood_gain([30, 0, 1], [400, 10, 100], 30, 400)
+        self.assertEqual(list(gains), [0, 0, 0])
+
+
+class Links(SynchronousTestCase):
+    def test_a_black_hole(self):
+        """A link that drops everything is named, with evidence that adds up."""
+        for seed in range(5):
+            (suspect,) = judge(fault(kind="loss", on="spine3 -> leaf2"), seed=seed).suspects
+            self.assertEqual(suspect.key, "link spine3 -> leaf2")
+            self.assertEqual(suspect.direction, "forward")
+            self.assertEqual((suspect.explains, suspect.crossing_healthy), (suspect.troubled, 0))
+            self.assertIn(
+                f"explains {suspect.explains} of {suspect.explains} lossy flows, 0 of "
+                f"{suspect.healthy} healthy ones cross it",
+                suspect.evidence,
+            )
+            self.assertGreater(suspect.confidence, 0.9)
+
+    def test_partial_loss(self):
+        """Loss of 30, 5 and, over three intervals, 1 % is put down to its link."""
+        for percent, sent in ((30, 25), (5, 25), (1, 75)):
+            for seed in range(5):
+                verdict = judge(
+                    fault(kind="loss", on="leaf1 -> spine2", percent=percent), seed=seed, sent=sent
+                )
+                self.assertEqual(keys(verdict), ["link leaf1 -> spine2"])
+                self.assertApproximates(verdict.suspects[0].rate, percent / 100, 0.04)
+
+    def test_gray_loss(self):
+        """Half a percent, and a tenth, is found given enough probes."""
+        for percent, sent in ((0.5, 150), (0.1, 600)):
+            for seed in range(4):
+                verdict = judge(
+                    fault(kind="loss", on="leaf3 -> spine1", percent=percent), seed=seed, sent=sent
+                )
+                self.assertEqual(keys(verdict), ["link leaf3 -> spine1"])
+
+    def test_some_flows_only(self):
+        """A black hole of a quarter of a link's flows is put down to the link."""
+        verdict = judge(fault(kind="flows", on="spine1 -> leaf3", share=0.25))
+        self.assertEqual(keys(verdict), ["link spine1 -> leaf3"])
+        self.assertGreater(verdict.suspects[0].crossing_healthy, 0)
+
+    def test_a_silent_spine(self):
+        """A spine that drops everywhere is one node, not its six links."""
+        for percent in (100, 30, 2):
+            verdict = judge(fault(kind="silent", on="spine4", percent=percent))
+            self.assertEqual(keys(verdict), ["node spine4"])
+
+    def test_one_class(self):
+        """A class that one link drops is named with its link."""
+        verdict = judge(
+            fault(kind="class", on="spine2 -> leaf1", dscp="EF"), classes=("BE", "EF"), per_pair=8
+        )
+        self.assertEqual(keys(verdict), ["link spine2 -> leaf1, class EF only"])
+
+    def test_large_packets(self):
+        """An MTU black hole is named with its link and size."""
+        verdict = judge(
+            fault(kind="mtu", on="leaf2 -> spine4", octets=1000), sizes=(44, 1400), per_pair=8
+        )
+        self.assertEqual(keys(verdict), ["link leaf2 -> spine4, size 1400 only"])
+
+    def test_bleached(self):
+        """A link that re-marks a class is named with what the class becomes."""
+        verdict = judge(
+            fault(kind="bleach", on="spine4 -> leaf2", dscp="EF"), classes=("BE", "EF"), per_pair=8
+        )
+        self.assertEqual(keys(verdict), ["link spine4 -> leaf2"])
+        self.assertIn("class EF becomes BE", verdict.suspects[0].evidence)
+
+    def test_delay(self):
+        """A slow link is found from round trips alone, since all of its flows are late."""
+        verdict = judge(fault(kind="delay", on="spine3 -> leaf1"))
+        self.assertEqual(keys(verdict), ["link spine3 -> leaf1"])
+        self.assertEqual(verdict.suspects[0].direction, "unknown")
+
+    def test_the_same_flows(self):
+        """Links that the same flows cross are all named: measurement cannot tell them apart."""
+        verdict = judge(
+            fault(kind="loss", on="leaf1 -> spine1", percent=30), fabric=Fabric(2, 4, 2)
+        )
+        (suspect,) = verdict.suspects
+        names = {suspect.name, *(name.removeprefix("link ") for name in suspect.also)}
+        self.assertLessEqual({"leaf1 -> spine1", "spine1 -> leaf2"}, names)
+        self.assertLess(len(names), 5)
+
+    def test_with_some_paths_unknown(self):
+        """Seven tenths of the paths suffice; flows of unknown path raise no suspect of their own."""
+        for percent in (100, 5):
+            verdict = judge(
+                fault(kind="loss", on="spine2 -> leaf2", percent=percent), traced=0.7, sent=50
+            )
+            self.assertEqual(keys(verdict), ["link spine2 -> leaf2"])
+
+    def test_network_noise(self):
+        """A link at 10 % stands out of a network that loses 0.3 % everywhere."""
+        verdict = judge(fault(kind="loss", on="leaf1 -> spine2", percent=10), noise=0.003, sent=50)
+        self.assertEqual(keys(verdict)[0], "link leaf1 -> spine2")
+
+
+class SeveralAtOnce(SynchronousTestCase):
+    def test_two_links(self):
+        """Two faults of any strength are two suspects and nothing else."""
+        for one, two in ((100, 100), (100, 2), (30, 30), (5, 5)):
+            verdict = judge(
+                fault(kind="loss", on="leaf1 -> spine1", percent=one),
+                fault(kind="loss", on="spine3 -> leaf2", percent=two),
+                sent=75,
+            )
+            self.assertEqual(
+                sorted(keys(verdict)), ["link leaf1 -> spine1", "link spine3 -> leaf2"]
+            )
+
+    def test_two_links_of_one_spine(self):
+        """Two bad links of a spine are two links: its third one is healthy."""
+        verdict = judge(
+            fault(kind="loss", on="leaf1 -> spine3", percent=30),
+            fault(kind="loss", on="leaf3 -> spine3", percent=30),
+        )
+        self.assertEqual(sorted(keys(verdict)), ["link leaf1 -> spine3", "link leaf3 -> spine3"])
+
+    def test_a_dead_host_hides_nothing(self):
+        """A dead host does not vote, and a gray link is still found."""
+        verdict = judge(
+            fault(kind="down", on="h1-1"),
+            fault(kind="loss", on="spine1 -> leaf2", percent=5),
+        )
+        self.assertEqual(keys(verdict), ["host h1-1", "link spine1 -> leaf2"])
+
+
+class Ends(SynchronousTestCase):
+    def test_a_host_down(self):
+        """A host that nobody reaches and that says nothing is down; its rack is healthy."""
+        (suspect,) = judge(fault(kind="frozen", on="h2-1")).suspects
+        self.assertEqual(suspect.key, "host h2-1")
+        self.assertIn("all 5 sources lose it entirely", suspect.evidence)
+        self.assertIn("1 more of rack leaf2 not", suspect.evidence)
+
+    def test_a_dead_reflector(self):
+        """A host that nobody reaches but whose collector reaches others lacks its reflector."""
+
+        def edit(window):
+            to_it = window.flows["destination"] == 0
+            window.flows["lost_unknown"][to_it] = window.flows["sent"][to_it]
+
+        verdict = judge(edit=edit)
+        self.assertEqual(keys(verdict), ["reflector h1-1"])
+        self.assertIn("its collector reaches others", verdict.suspects[0].evidence)
+
+    def test_a_blind_collector(self):
+        """A collector that loses everything to targets that others reach is its own problem."""
+
+        def edit(window):
+            of_it = window.flows["source"] == 3
+            window.flows["lost_unknown"][of_it] = window.flows["sent"][of_it]
+
+        verdict = judge(edit=edit)
+        self.assertEqual(keys(verdict), ["collector h2-2"])
+
+    def test_a_rack_down(self):
+        """All hosts of a rack dead is the rack, not each host."""
+        verdict = judge(fault(kind="silent", on="leaf2"), fabric=Fabric(3, 4, 3))
+        self.assertEqual(keys(verdict), ["tag rack leaf2"])
+        self.assertIn("all of its 3 hosts", verdict.suspects[0].evidence)
+
+    def test_a_host_link(self):
+        """Loss on the last link is the link, and the host is named beside it."""
+        (suspect,) = judge(fault(kind="loss", on="leaf1 -> h1-2", percent=10)).suspects
+        self.assertEqual(suspect.key, "link leaf1 -> h1-2")
+        self.assertEqual(suspect.also, ("host h1-2 receiving",))
+
+    def test_everybody_blind(self):
+        """If nobody sees anything, nobody is named: it is everywhere."""
+
+        def edit(window):
+            window.flows["lost_unknown"] = window.flows["sent"]
+
+        self.assertEqual(keys(judge(edit=edit)), ["everywhere everywhere"])
+
+    def test_hosts_own_losses_do_not_vote(self):
+        """Intervals in which hosts lost probes themselves are left out, and it is said."""
+
+        def edit(window):
+            to_it = window.flows["destination"] == 0
+            window.flows["lost_forward"][to_it] = 5
+            window.flows["suspect"][to_it] = suspect_bit("reflector_drops")
+
+        verdict = judge(edit=edit)
+        self.assertEqual(keys(verdict), [])
+        self.assertIn("16 lossy flows of h2-1: the hosts themselves lost probes", verdict.excluded)
+
+    def test_too_few_probes(self):
+        """Flows with too few probes are not judged."""
+        verdict = judge(fault(kind="loss", on="spine3 -> leaf2"), sent=4)
+        self.assertEqual((verdict.judged, verdict.suspects), (0, ()))
+
+
+class Directions(SynchronousTestCase):
+    """Which losses may vote on what."""
+
+    def lossy_when(self, chosen, column, **judge_options):
+        """Return the verdict on a healthy window where chosen flows lost 5 probes in a column."""
+
+        def edit(window):
+            window.flows[column][chosen(window)] = 5
+
+        return judge(edit=edit, **judge_options)
+
+    @staticmethod
+    def crossing(link):
+        """Return what chooses the flows that cross a link."""
+
+        def chosen(window):
+            owner = np.repeat(np.arange(len(window.flows)), np.diff(window.paths.start))
+            number = window.paths.links.index(link)
+            return np.unique(owner[window.paths.link == number])
+
+        return chosen
+
+    def test_unknown_never_votes_on_links(self):
+        """Loss of unknown direction names no link, however well one fits."""
+        verdict = self.lossy_when(self.crossing(("spine1", "leaf2")), "lost_unknown")
+        self.assertNotIn("link", {suspect.kind for suspect in verdict.suspects})
+        self.assertNotIn("node", {suspect.kind for suspect in verdict.suspects})
+
+    def test_reverse_never_votes_on_links(self):
+        """Reverse loss crossed links that nobody traced: it names none."""
+        verdict = self.lossy_when(self.crossing(("spine1", "leaf2")), "lost_reverse")
+        self.assertNotIn("link", {suspect.kind for suspect in verdict.suspects})
+        self.assertEqual({suspect.direction for suspect in verdict.suspects}, {"reverse"})
+
+    def test_reverse_without_the_other_collector(self):
+        """Without collectors at the other end the suspect is the reverse direction, by tag."""
+        simulation = Simulation(FABRIC, np.random.default_rng(1))
+        window = simulation.window([fault(kind="loss", on="leaf2 -> spine1", percent=60)], 50)
+        ours = np.flatnonzero(window.flows["source"] < 2)
+        paths = window.paths
+        counts = np.diff(paths.start)
+        keep = np.isin(np.repeat(np.arange(len(window.flows)), counts), ours)
+        paths = evolve(
+            paths,
+            start=np.concatenate(([0], np.cumsum(counts[ours]))),
+            link=paths.link[keep],
+            answered=paths.answered[ours],
+        )
+        verdict = locate(window.flows[ours], window.hosts, paths)
+        self.assertEqual(verdict.suspects[0].direction, "reverse")
+        self.assertIn("rack leaf2", verdict.suspects[0].name)
+
+    def test_replies_over_the_bad_link_are_its_consequence(self):
+        """Reverse loss that the other end located as a link is no second suspect."""
+        verdict = judge(fault(kind="loss", on="leaf2 -> spine1", percent=60))
+        self.assertEqual(keys(verdict), ["link leaf2 -> spine1"])
+        self.assertEqual(verdict.unexplained, 0)
+
+    def test_a_trace_that_died_is_forward(self):
+        """A dead flow votes on links only where a trace ended, never on those before."""
+
+        def edit(window):
+            window.paths.answered[:] = -1
+
+        untraced = judge(fault(kind="loss", on="spine3 -> leaf2"), edit=edit)
+        self.assertNotIn("link", {suspect.kind for suspect in untraced.suspects})
+        (suspect,) = judge(
+            fault(kind="loss", on="leaf1 -> spine2"), fabric=Fabric(2, 2, 2)
+        ).suspects
+        self.assertEqual(suspect.name, "leaf1 -> spine2")
+
+    def test_answering_hops_tell_equal_links_apart(self):
+        """Where two links carry the same flows, hops that still answer clear the first."""
+        (suspect,) = judge(
+            fault(kind="loss", on="spine2 -> leaf1"), fabric=Fabric(2, 2, 2)
+        ).suspects
+        self.assertEqual((suspect.name, suspect.kind), ("spine2 -> leaf1", "link"))
+        self.assertNotIn("link leaf2 -> spine2", suspect.also)
+
+
+class Tags(SynchronousTestCase):
+    """What is found without any trace."""
+
+    def test_a_pair_of_racks(self):
+        """Trouble between two racks only is named so."""
+
+        def edit(window):
+            rack = np.array([tags["rack"] for tags in window.hosts.tags])
+            flows = window.flows
+            chosen = (rack[flows["source"]] == "leaf1") & (rack[flows["destination"]] == "leaf3")
+            flows["lost_unknown"][chosen] = 5
+
+        self.assertEqual(keys(judge(edit=edit, traced=0.0)), ["pair rack leaf1 -> rack leaf3"])
+
+    def test_a_class_everywhere(self):
+        """A class that is lost on every path is the class."""
+
+        def edit(window):
+            window.flows["lost_unknown"][window.flows["dscp"] == 46] = 5
+
+        verdict = judge(edit=edit, classes=("BE", "EF", "CS1"), per_pair=4)
+        self.assertEqual(keys(verdict), ["class class EF"])
+
+    def test_a_class_bleached_everywhere(self):
+        """A class that arrives re-marked over every path is the class, and what it becomes."""
+
+        def edit(window):
+            chosen = window.flows["dscp"] == 46
+            window.flows["remarked_forward"][chosen] = 25
+            window.flows["remarked_to"][chosen] = 0
+
+        (suspect,) = judge(edit=edit, classes=("BE", "EF"), per_pair=4).suspects
+        self.assertEqual(suspect.key, "class class EF")
+        self.assertIn("EF becomes BE", suspect.evidence)
+
+    def test_a_rack_that_loses_a_little(self):
+        """Loss of all flows of one rack in both directions is the rack."""
+
+        def edit(window):
+            rack = np.array([tags["rack"] for tags in window.hosts.tags])
+            flows = window.flows
+            flows["lost_reverse"][rack[flows["destination"]] == "leaf2"] = 2
+
+        verdict = judge(edit=edit, traced=0.0)
+        self.assertEqual(keys(verdict), ["tag rack leaf2 receiving"])
+        self.assertEqual(verdict.suspects[0].direction, "reverse")
+
+
+class Quiet(SynchronousTestCase):
+    def test_nothing_to_say(self):
+        """A healthy network has no suspects, nor has an empty one."""
+        self.assertEqual(judge().suspects, ())
+        empty = locate(np.zeros(0, FLOWS), Hosts(names=(), tags=()))
+        self.assertEqual((empty.suspects, empty.flows), ((), 0))
+
+    def test_even_noise(self):
+        """A network that loses evenly at random has no suspects, whatever the rate."""
+        for noise in (0.0005, 0.003, 0.02):
+            for seed in range(20):
+                self.assertEqual(keys(judge(noise=noise, seed=seed)), [])
+
+    def test_stated_false_positive_rate(self):
+        """With the rate set a hundred times higher, false suspects stay below the rate set."""
+        lax = Thresholds(false_positive_rate=0.1)
+        blamed = sum(
+            bool(judge(noise=0.002, seed=seed, thresholds=lax).suspects) for seed in range(100)
+        )
+        self.assertLessEqual(blamed, 18)  # 10 expected at most; 18 is 99.5 % of Binomial(100, 0.1)
+
+    def test_single_lossy_flows(self):
+        """One or two lossy flows name nobody, even if they lost everything."""
+
+        def edit(window):
+            window.flows["lost_forward"][[3, 70]] = 25
+
+        verdict = judge(edit=edit)
+        self.assertEqual((keys(verdict), verdict.unexplained), ([], 2))
+
+    def test_silent_icmp_is_no_loss(self):
+        """Routers that send no ICMP are no suspects."""
+        self.assertEqual(judge(fault(kind="icmp-silent", on="spine1")).suspects, ())
+
+    def test_shapes_are_checked(self):
+        """Paths of another number of flows are refused."""
+        with self.assertRaisesRegex(ValueError, "paths of 2 flows given for 3 flows"):
+            locate(np.zeros(3, FLOWS), Hosts(names=("a",), tags=({},)), Paths.unknown(2))
+
+    @given(st.integers(0, 2**32), st.integers(1, 40))
+    def test_any_figures(self, seed, count):
+        """Figures that make no sense together are judged without failing."""
+        random = np.random.default_rng(seed)
+        flows = np.zeros(count, FLOWS)
+        for name in FLOWS.names:
+            top = 4 if name in ("source", "destination") else 2 if name == "late" else 50
+            flows[name] = random.integers(0, top, count)
+        links = [("a", "b"), ("b", "c"), ("c", "b")]
+        lengths = random.integers(0, 4, count)
+        paths = Paths(
+            links=links,
+            start=np.concatenate(([0], np.cumsum(lengths))),
+            link=random.integers(0, 3, lengths.sum()).astype(np.int32),
+            answered=random.integers(-1, 4, count).astype(np.int16),
+        )
+        hosts = Hosts(names="abcd", tags=[{"r": "1"}, {}, {"r": "2", "s": "x"}, {"s": "y"}])
+        verdict = locate(flows, hosts, paths)
+        for suspect in verdict.suspects:
+            self.assertLessEqual(suspect.explains, suspect.troubled)
+            self.assertTrue(suspect.evidence)
+
+
+class Scale(SynchronousTestCase):
+    def test_many_flows(self):
+        """A hundred and fifty thousand flows and three faults at once are judged in one go."""
+        verdict = judge(
+            fault(kind="loss", on="spine3 -> leaf2", percent=5),
+            fault(kind="silent", on="spine9", percent=1),
+            fault(kind="down", on="h1-1"),
+            fabric=Fabric(10, 16, 10),
+        )
+        self.assertEqual(keys(verdict), ["host h1-1", "node spine9", "link spine3 -> leaf2"])
