@@ -445,6 +445,43 @@ class HostTests(CheckCase):
         ):
             self.assertTrue(self.finding(path, setting, self.sysctl(**settings))["suffices"])
 
+    def test_low_ports(self) -> None:
+        """A source port that only root may use is told."""
+        rest = "ports: {default: {port: 500}}\n"
+        needs = demand(config.load_collector(self.many(1, rest)))
+        root = self.sysctl(net__ipv4__ip_unprivileged_port_start="1024")
+        setting = "net.ipv4.ip_unprivileged_port_start"
+        for superuser in (False, True):
+            host = Host(root=root, superuser=superuser)
+            (found,) = [f for f in host.findings(needs) if f.setting == setting]
+            self.assertIs(found.suffices, superuser)
+        self.assertEqual(
+            [f for f in host.findings(demand(config.load_collector(self.many(1))))
+             if f.setting == setting],
+            [],
+        )  # fmt: skip
+
+    def test_interfaces(self) -> None:
+        """A device that this machine does not have is told."""
+        path = self.many(1, test=", interface: vrf-blue")
+        root = self.sysctl(net__ipv4__conf__lo__forwarding="0")
+        self.assertFalse(self.finding(path, "interface vrf-blue", root)["suffices"])
+        root = self.sysctl(**{"net__ipv4__conf__vrf-blue__forwarding": "0"})
+        self.assertTrue(self.finding(path, "interface vrf-blue", root)["suffices"])
+
+    def test_programs(self) -> None:
+        """A program that is not there, or not root's to run, is told."""
+        needs = demand(
+            config.load_collector(self.many(1, test=", probe: hping3, program: no-such"))
+        )
+        (found,) = [f for f in Host(root=self.sysctl()).findings(needs) if "program" in f.setting]
+        self.assertEqual((found.suffices, found.value), (False, "missing"))
+        needs = demand(config.load_collector(self.many(1, test=", probe: hping3, program: sh")))
+        for superuser in (False, True):
+            host = Host(root=self.sysctl(), superuser=superuser)
+            (found,) = [f for f in host.findings(needs) if "program" in f.setting]
+            self.assertIs(found.suffices, superuser)
+
     def test_commands_are_shown(self) -> None:
         """What to set stands in the text as the command that sets it."""
         said = self.check(self.many(2000)).stdout

@@ -372,6 +372,17 @@ class ServiceTests(ConfigCase):
         self.assertEqual((read.spool.max_bytes, read.spool.max_age_s), (2 << 30, 172800.0))
         self.assertEqual(hash(read), hash(config.load_scraper(str(path))))
 
+    def test_open_secret(self) -> None:
+        """A token that everyone on the host can read is remarked on; a kept one is not."""
+        token = Path(self.mktemp())
+        token.write_text("s3cret\n")
+        path = self.write(f"api: {{token_file: {token.absolute()}}}\n")
+        for mode, notes in ((0o644, 1), (0o640, 0)):
+            token.chmod(mode)
+            read = config.load_reflector(path)
+            self.assertEqual((read.api_token, len(read.notes)), ("s3cret", notes))
+        self.assertNotIn("s3cret", repr(read))
+
     def test_web(self) -> None:
         """The web page has a place to listen and one store."""
         path = self.write("listen: ':5001'\nstore: {type: prometheus, url: 'http://tsdb:9090/'}\n")

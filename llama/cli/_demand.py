@@ -33,6 +33,8 @@ class Demand:
     conntrack: int  #: entries if a firewall tracks every flow
     neighbours: dict[int, int]  #: IP version -> targets, if all were on directly attached links
     icmp: bool
+    interfaces: tuple[str, ...]  #: devices to bind to
+    programs: tuple[str, ...]  #: programs to run
     memory: int  #: octets, estimated
 
 
@@ -79,6 +81,10 @@ def demand(config: CollectorConfig) -> Demand:
         conntrack=wanted.flows,
         neighbours={version: len(hosts) for version, hosts in places.items()},
         icmp=any(test.probe == "icmp" for test in config.tests),
+        interfaces=tuple(sorted({t.interface for t in config.tests if t.interface})),
+        programs=tuple(
+            sorted({str(t.options["program"]) for t in config.tests if t.probe == "hping3"})
+        ),
         memory=int(
             _BASE + wanted.series * (_SERIES + held) + wanted.flows * flow + awaited * _AWAITED
         ),

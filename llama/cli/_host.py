@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import os
 import resource
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -75,6 +76,9 @@ class Host:
             *self._files(demand),
             *self._ping(demand),
             *self._ports(demand),
+            *self._privileged_ports(demand),
+            *self._interfaces(demand),
+            *self._programs(demand),
         ]
 
     def _buffers(self, demand: Demand) -> Iterator[Finding]:
@@ -181,6 +185,36 @@ class Host:
                    f" within {value}, where the system takes ports for other programs"),
                 None if kept
                 else f"sysctl -w net.ipv4.ip_local_reserved_ports={_written(keep)}",
+            )  # fmt: skip
+
+    def _privileged_ports(self, demand: Demand) -> Iterator[Finding]:
+        setting = "net.ipv4.ip_unprivileged_port_start"
+        first = self.numbers(setting)
+        lowest = min((low for low, _ in demand.fixed_ports), default=65536)
+        if first and lowest < 1024:
+            enough = lowest >= first[0] or self.superuser
+            yield Finding(
+                setting, str(first[0]), enough, f"source port {lowest} below it needs root",
+                None if enough else f"sysctl -w {setting}={lowest}",
+            )  # fmt: skip
+
+    def _interfaces(self, demand: Demand) -> Iterator[Finding]:
+        known = self.root / "net/ipv4/conf"
+        for name in demand.interfaces if known.is_dir() else ():
+            there = (known / name).is_dir()
+            yield Finding(
+                f"interface {name}", "there" if there else "missing", there,
+                "tests are bound to it",
+            )  # fmt: skip
+
+    def _programs(self, demand: Demand) -> Iterator[Finding]:
+        for name in demand.programs:
+            path = shutil.which(name)
+            enough = path is not None and self.superuser
+            yield Finding(
+                f"program {name}", path or "missing", enough,
+                "tests run it, and it needs root" if path else "tests run it",
+                None if path else "apt install hping3",
             )  # fmt: skip
 
 

@@ -118,6 +118,8 @@ def read_reflector(doc: Document) -> ReflectorConfig:
         return ReflectorConfig(path=doc.path)
     bind, token = given["api"]
     limits = given["limits"]
+    if given["allow_unauthenticated"] and not given["keys"]:
+        doc.note(doc.root, "allow_unauthenticated says nothing without keys: all probes are so")
     return ReflectorConfig(
         path=doc.path,
         addresses=given["addresses"],

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import re
+import stat
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -312,6 +314,8 @@ def secret_line(doc: Document, node: Node) -> str:
     name = path(doc, node)
     try:
         with open(name, encoding="utf-8") as file:
+            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o007:
+                doc.note(node, f"{name} is open to everyone on this host; run: chmod o= {name}")
             value = file.readline(4097).strip()
     except (OSError, ValueError) as error:
         why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
