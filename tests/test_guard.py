@@ -14,7 +14,7 @@ from wire_packets import PROPERTIES, arena, batches, golden
 from llama.reflector import guard as guards
 from llama.reflector.allow import AllowList, halves, parse
 from llama.reflector.guard import REASONS, REFUSED_PORTS, Guard
-from llama.reflector.loops import looks_like_stamp_reply, looks_like_stamp_reply_one
+from llama.reflector.loops import Echoes, looks_like_stamp_reply, looks_like_stamp_reply_one
 
 HERE = halves("192.0.2.1")
 NOW_NTP = 0xE98AF040_80000000  # of the golden packets
@@ -272,6 +272,20 @@ class LoopTests(SynchronousTestCase):
         padded = golden("twamp-light-probe") + bytes(range(1, 31))
         self.assertFalse(self.looks(padded))
         self.assertFalse(self.looks(padded[:40]))
+
+    def test_what_keeps_coming_back_is_known(self) -> None:
+        """The same octets are taken a few times, since networks duplicate, and then no more."""
+        echoes = Echoes(capacity=8, most=3)
+        self.assertEqual([False] * 3 + [True] * 20, [echoes.too_often(b"x") for _ in range(23)])
+
+    def test_memory_of_echoes_is_bounded(self) -> None:
+        """What goes round is known among any number of others, none of which is refused."""
+        echoes = Echoes(capacity=100, most=3)
+        for turn in range(50):
+            self.assertEqual(turn >= 3, echoes.too_often(b"loop"))
+            for n in range(30):
+                self.assertFalse(echoes.too_often(b"%d %d" % (turn, n)))
+        self.assertLessEqual(len(echoes._new) + len(echoes._old), 200)
 
     @PROPERTIES
     @given(batches, st.sampled_from([NOW_NTP, 0, 2**64 - 1]), st.booleans())

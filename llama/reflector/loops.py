@@ -54,3 +54,27 @@ def looks_like_stamp_reply_one(
     if packet[estimate_at] & _PTP:
         seconds += _PTP_EPOCH_S
     return (seconds - (now_ntp >> 32) + HOUR_S) & 0xFFFFFFFF <= 2 * HOUR_S
+
+
+class Echoes:
+    """The legacy packets echoed lately, so that one that keeps coming back is known.
+
+    Senders never send the same octets twice: each probe has a time, or a token, of its own. So octets
+    seen ``most`` times go round between us and something that echoes as we do, but with a new TTL.
+    At most twice ``capacity`` are remembered, the oldest forgotten.
+    """
+
+    def __init__(self, capacity: int = 4096, most: int = 4) -> None:
+        self._capacity = capacity
+        self._most = most
+        self._new: dict[int, int] = {}
+        self._old: dict[int, int] = {}
+
+    def too_often(self, packet: bytes) -> bool:
+        """Count one arrival of ``packet``; tell whether it has come ``most`` times before."""
+        known = hash(packet)
+        seen = self._new.get(known) or self._old.get(known, 0)
+        if len(self._new) >= self._capacity:
+            self._old, self._new = self._new, {}
+        self._new[known] = min(seen + 1, self._most)
+        return seen >= self._most

@@ -25,7 +25,7 @@ from llama.net import mmsg
 from llama.net.port import HEAD, LONGEST, BatchPort
 from llama.reflector.guard import REASONS, SOURCE_RATE, TOTAL_RATE, Guard
 from llama.reflector.legacy import echo_class
-from llama.reflector.loops import looks_like_stamp_reply, looks_like_stamp_reply_one
+from llama.reflector.loops import Echoes, looks_like_stamp_reply, looks_like_stamp_reply_one
 from llama.reflector.sessions import Sessions
 from llama.reflector.tally import Tally
 from llama.wire import llama_go, scalar, stamp, tlv
@@ -34,6 +34,7 @@ from llama.wire import llama_go, scalar, stamp, tlv
 _LIMITS = (SOURCE_RATE, TOTAL_RATE)
 _FOLLOW_UP_TYPE = stamp.BASE_SIZE + 9  # octet
 CHUNK = 8  # replies that share one T3: it is read, then at most so many are sent
+_DISTINCT = 64  # octets with which no two probes of earlier fleets begin
 FEW = 3  # up to so many datagrams are answered one at a time
 _V4 = 0xFFFF << 32  # ::ffff:0:0/96, under which IPv4 addresses are counted
 _PAIR = struct.Struct(">QQ")
@@ -104,6 +105,7 @@ class Reflector(DatagramProtocol):
         self._receive_drops = 0
         self._complained = float("-inf")
         self._mute = 0
+        self._echoes = Echoes()
 
     # Both ports
 
@@ -150,7 +152,8 @@ class Reflector(DatagramProtocol):
         legacy = echo_class(octets, length) if self._legacy else None
         if legacy is not None:
             name, tos = legacy
-            if arrival.ttl is not None and arrival.ttl <= 1:
+            again = self._echoes.too_often(bytes(octets[: min(length, _DISTINCT)]))
+            if again or (arrival.ttl is not None and arrival.ttl <= 1):
                 self._refuse("loop", arrival, length)
                 return None
             self.tally.answered[name] += 1

@@ -1,0 +1,219 @@
+"""Hostile packets at a real reflector and a real prober, over loopback; see docs/security.rst.
+
+Packets from another's port are sent through a raw socket and so need root.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import random
+import socket
+import struct
+import time
+
+from peers_case import PeersCase
+from scapy.layers.inet import UDP
+from twisted.internet import reactor
+from twisted.internet.protocol import DatagramProtocol
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import SkipTest
+from wire_packets import KEY, golden
+
+from llama.reflector.service import PortService
+from llama.wire import auth, stamp
+
+
+def spoof(payload: bytes, sport: int, dport: int) -> None:
+    """Send a datagram over loopback that says it comes from ``sport``."""
+    if os.geteuid() != 0:
+        raise SkipTest("needs root, to send from a port that another program has")
+    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
+        header = bytes(UDP(sport=sport, dport=dport, len=8 + len(payload), chksum=0))
+        raw.sendto(header + payload, ("127.0.0.1", 0))
+
+
+def send(payload: bytes, port: int, sock: socket.socket | None = None) -> None:
+    """Send a datagram over loopback from a port of our own."""
+    own = sock or socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    own.sendto(payload, ("127.0.0.1", port))
+    if sock is None:
+        own.close()
+
+
+def stamp_probe() -> bytes:
+    """Return a probe sent now."""
+    now = stamp.ntp_from_unix_ns(time.time_ns())
+    return stamp.SENDER_STRUCT.pack(1, now, 0x8001, 5)
+
+
+class _Echo(DatagramProtocol):
+    """RFC 862, on whatever port."""
+
+    echoed = 0
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        self.echoed += 1
+        self.transport.write(datagram, addr)
+
+
+async def settle(*services: PortService) -> int:
+    """Wait until the reflectors have had nothing to do for a while; return what all received."""
+    before = -1
+    while True:
+        received = sum(service.tally.received for service in services)
+        if received == before:
+            return received
+        before = received
+        await deferLater(reactor, 0.25)
+
+
+class LoopTests(PeersCase):
+    """One forged packet sets two services on each other; nothing may go on for long."""
+
+    def pair(self) -> tuple[PortService, PortService]:
+        """Start two reflectors on ports that neither knows of."""
+        return self.reflector(), self.reflector()
+
+    async def test_stamp_between_two_reflectors_ends_at_once(self) -> None:
+        """The first reply is known for a reply."""
+        one, other = self.pair()
+        spoof(stamp_probe(), other.port_number, one.port_number)
+        self.assertEqual(2, await settle(one, other))
+        self.assertEqual(1, one.tally.answered["stamp"])
+        self.assertEqual(1, other.tally.dropped["loop"])
+
+    async def test_stamp_in_batches_ends_at_once(self) -> None:
+        """A flood of forged packets, answered by column, is over after one reply each."""
+        one, other = self.pair()
+        for _ in range(100):
+            spoof(stamp_probe(), other.port_number, one.port_number)
+        self.assertEqual(200, await settle(one, other))
+        self.assertEqual(100, one.tally.answered["stamp"])
+        self.assertEqual(100, other.tally.dropped["loop"])
+
+    async def test_earlier_formats_end_soon(self) -> None:
+        """An echo is as its probe, which does not come back so often, and has less hops to go."""
+        for name, packet in (("llama-go", "llama-go"), ("llama-python", "llama-python")):
+            one, other = self.pair()
+            spoof(golden(packet), other.port_number, one.port_number)
+            received = await settle(one, other)
+            self.assertTrue(2 <= received <= 10, received)
+            self.assertEqual(1, one.tally.dropped["loop"] + other.tally.dropped["loop"], name)
+
+    async def test_earlier_formats_have_a_last_hop(self) -> None:
+        """What came with its last hop is not echoed, whoever sent it."""
+        service = self.reflector()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            for hops in (2, 1):
+                sock.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, hops)
+                send(golden("llama-python"), service.port_number, sock)
+        await settle(service)
+        self.assertEqual(1, service.tally.answered["llama-python"])
+        self.assertEqual(1, service.tally.dropped["loop"])
+
+    async def test_with_an_echo_service(self) -> None:
+        """What an echo service returns to us is our own reply, and known for it."""
+        service = self.reflector()
+        echo = _Echo()
+        port = reactor.listenUDP(0, echo, "127.0.0.1")
+        self.addCleanup(port.stopListening)
+        spoof(stamp_probe(), port.getHost().port, service.port_number)
+        self.assertEqual(2, await settle(service))
+        self.assertEqual(1, echo.echoed)
+        for packet in (golden("llama-go"), golden("llama-python")):
+            before = service.tally.received
+            spoof(packet, port.getHost().port, service.port_number)
+            self.assertTrue(2 <= await settle(service) - before <= 6)
+        self.assertEqual(3, service.tally.dropped["loop"])
+
+    async def test_ports_of_services_that_answer_are_refused(self) -> None:
+        """Echo, chargen, DNS and the like, and other reflectors, are never answered."""
+        service = self.reflector()
+        ports = (7, 13, 17, 19, 37, 53, 123, 862, 8100, service.port_number)
+        for port in ports:
+            for payload in (stamp_probe(), golden("llama-go"), golden("llama-python")):
+                spoof(payload, port, service.port_number)
+        self.assertEqual(3 * len(ports), await settle(service))
+        self.assertEqual({}, dict(service.tally.answered))
+        self.assertEqual(3 * len(ports), service.tally.dropped["source_port"])
+
+
+class LimitTests(PeersCase):
+    """Who may ask and how often, with real packets."""
+
+    def replies(self, service: PortService, probes: int) -> int:
+        """Return how many of ``probes`` sent at once are answered."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            for _ in range(probes):
+                send(stamp_probe(), service.port_number, sock)
+        return probes
+
+    async def test_sources_that_are_not_listed_get_nothing(self) -> None:
+        """With a list, others are dropped and counted."""
+        service = self.reflector(allow=(ipaddress.ip_network("192.0.2.0/24"),))
+        self.replies(service, 50)
+        self.assertEqual(50, await settle(service))
+        self.assertEqual({"not_allowed": 50}, dict(service.tally.dropped))
+
+    async def test_what_is_over_the_limit_is_dropped_and_counted(self) -> None:
+        """A limit answers its burst at once and the rest never: it does not put anything off."""
+        service = self.reflector(max_pps_per_source=1.0)
+        self.replies(service, 1500)
+        self.assertEqual(1500, await settle(service))
+        answered = service.tally.answered["stamp"]
+        self.assertEqual(1500, answered + service.tally.dropped["source_rate"])
+        self.assertTrue(1000 <= answered <= 1010, answered)
+
+    async def test_garbage_is_survived(self) -> None:
+        """Random datagrams of every size, alone and in batches, leave good probes their replies."""
+        service = self.reflector()
+        chance = random.Random(4)
+        names = ["stamp-probe-tlvs", "llama-go", "auth-probe-tlvs", "llama-go-empty-tos"]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            for turn in range(1500):
+                packet = bytearray(golden(chance.choice(names)))
+                for _ in range(chance.randrange(8)):
+                    packet[chance.randrange(len(packet))] = chance.randrange(256)
+                size = chance.choice((0, 1, 13, 14, 36, 43, 44, 45, 100, 255, 256, 257, 1400))
+                packet = (packet + chance.randbytes(1400))[:size] if turn % 3 else packet
+                send(bytes(packet), service.port_number, sock)
+                if turn % 50 == 49:
+                    await deferLater(reactor, 0)
+        await settle(service)
+        said = await self.peer_sender(port=service.port_number, kind="stamp", count=5)
+        self.assertEqual(list(range(5)), [reply["seq"] for reply in said["replies"]])
+        self.assertEqual(
+            service.tally.received,
+            service.tally.answered.total() + service.tally.dropped.total(),
+        )
+
+    async def test_authentic_octets_of_another_size_are_no_key(self) -> None:
+        """An authenticated probe at a reflector without keys is a STAMP probe with odd padding."""
+        service = self.reflector()
+        packet = bytearray(112)
+        auth.pack_probe(packet, 1, 2, 3, 4, KEY)
+        send(bytes(packet), service.port_number)
+        self.assertEqual(1, await settle(service))
+        self.assertEqual(1, service.tally.answered["stamp"])
+
+
+class OneReplyTests(PeersCase):
+    async def test_replies_are_never_longer_than_probes(self) -> None:
+        """Whatever is sent, no more octets come back: nobody is worth spoofing."""
+        service = self.reflector()
+        chance = random.Random(5)
+        raws = [golden(name) for name in ("stamp-probe", "stamp-probe-tlvs", "auth-probe-tlvs",
+                                          "llama-go", "llama-go-empty-tos", "llama-python",
+                                          "twamp-light-probe")]  # fmt: skip
+        raws += [chance.randbytes(size) for size in (1, 30, 44, 47, 300, 1400)]
+        raws += [struct.pack(">IQHH", 1, 2, 3, 4) + b"\x80\x01\xff\xff" * 90]
+        wants = [{"port": service.port_number, "kind": "raw", "raw": raw.hex(), "count": 1,
+                  "wait_s": 0.2} for raw in raws]  # fmt: skip
+        for raw, said in zip(raws, await self.peer_senders(wants), strict=True):
+            self.assertLessEqual(len(said["replies"]), 1)
+            for reply in said["replies"]:
+                self.assertEqual(len(raw), len(reply["octets"]) // 2)
