@@ -16,7 +16,7 @@ from llama.interfaces import Point
 
 #: A host name and a tag value that would break out of a carelessly written query.
 NASTY_HOST = 'we\'ird "h\\ost", x=1 é'
-NASTY_RACK = "r'1\"; DROP TABLE samples; -- \\ $x {} / ~ ,"
+NASTY_RACK = "r'1\"; DROP TABLE samples; -- \\$x {} / ~ ,"
 
 
 @frozen(kw_only=True)

@@ -1,0 +1,150 @@
+"""Asking a database over HTTP: one place for credentials, deadlines, size limits and complaints."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import orjson
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.threads import deferToThreadPool
+from twisted.web.client import HTTPConnectionPool, ResponseFailed
+
+from llama.scraper.fetch import Reply, TooLargeError, client_of, explain, request
+
+from ..store import StoreError, StoreTimeoutError, TooMuchError
+
+T = TypeVar("T")
+
+MEGABYTE = 1024 * 1024
+#: What one answer may weigh: that of a mesh of 40,000 series is some 20 MB.
+MAX_ANSWER = 512 * MEGABYTE
+#: Questions that are asked of one database at once.
+AT_ONCE = 8
+
+
+class Database:
+    """A database at ``url``. Raises `StoreError` if its options make no sense."""
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        url: str,
+        username: str | None = None,
+        password: str | None = None,
+        token: str | None = None,
+        ca_file: str | None = None,
+        timeout_s: float = 20.0,
+        max_octets: int = MAX_ANSWER,
+    ) -> None:
+        self.url = url.rstrip("/")
+        self._reactor = reactor
+        self._timeout_s = timeout_s
+        self._max_octets = max_octets
+        self._headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        if token:
+            self._headers["Authorization"] = f"Bearer {token}"
+        elif username:
+            pair = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
+            self._headers["Authorization"] = f"Basic {pair}"
+        self._pool = HTTPConnectionPool(reactor)
+        self._pool.maxPersistentPerHost = AT_ONCE
+        self._turns = DeferredSemaphore(AT_ONCE)
+        try:
+            self._client = client_of(reactor, self._pool, min(5.0, timeout_s), ca_file)
+        except ValueError as error:
+            raise StoreError(str(error)) from None
+
+    def ask(
+        self, path: str, parameters: Mapping[str, str], read: Callable[[Any], T]
+    ) -> Deferred[T]:
+        """Post ``parameters`` as a form and give what ``read`` makes of the JSON, in a thread.
+
+        Fails with `StoreError`. ``read`` may raise it, too.
+        """
+        asked: Deferred[T] = self._turns.run(
+            lambda: Deferred.fromCoroutine(self._ask(path, parameters, read))
+        )
+        return asked
+
+    def ask_all(self, questions: Sequence[Callable[[], Deferred[T]]]) -> Deferred[list[T]]:
+        """Ask several at once, as many as have their turn; the first failure is the answer."""
+        together: Deferred[list[T]] = gatherResults(
+            [question() for question in questions], consumeErrors=True
+        )
+        return together.addErrback(_unwrap)
+
+    async def _ask(self, path: str, parameters: Mapping[str, str], read: Callable[[Any], T]) -> T:
+        try:
+            reply = await request(
+                self._client,
+                self._reactor,
+                "POST",
+                self.url + path,
+                timeout_s=self._timeout_s,
+                max_octets=self._max_octets,
+                headers=self._headers,
+                body=urlencode(parameters).encode(),
+            )
+        except TooLargeError as error:
+            raise TooMuchError(
+                f"{self.url}: its answer has {error}; ask for less time or fewer pairs"
+            ) from None
+        except Exception as error:
+            kind = StoreTimeoutError if _timed_out(error) else StoreError
+            raise kind(f"{self.url}: {explain(error, self._timeout_s)}") from None
+        return await self.in_thread(self._read, reply, read)
+
+    def _read(self, reply: Reply, read: Callable[[Any], T]) -> T:
+        try:
+            said = orjson.loads(reply.body)
+        except orjson.JSONDecodeError:
+            said = None
+        if reply.status != 200:
+            reason = said.get("error") if isinstance(said, dict) else None
+            kind = StoreTimeoutError if reply.status in (408, 504) else StoreError
+            raise kind(f"{self.url}: HTTP {reply.status}: {_line(reason or reply.excerpt())}")
+        if said is None:
+            raise StoreError(f"{self.url}: answered what is not JSON: {reply.excerpt()}")
+        try:
+            return read(said)
+        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+            raise StoreError(
+                f"{self.url}: answered what was not expected ({type(error).__name__}: {error}); "
+                "is it a database of the type that is configured?"
+            ) from None
+
+    def complain(self, reason: str) -> StoreError:
+        """Return an error that the database reported."""
+        return StoreError(f"{self.url}: {_line(reason)}")
+
+    def in_thread(self, work: Callable[..., T], *args: Any) -> Deferred[T]:
+        """Give what ``work`` returns in a thread: reading a big answer takes its time."""
+        done: Deferred[T] = deferToThreadPool(
+            self._reactor, self._reactor.getThreadPool(), work, *args
+        )
+        return done
+
+    def stop(self) -> Deferred[None]:
+        """Close the connections."""
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed
+
+
+def _timed_out(error: BaseException) -> bool:
+    if isinstance(error, ResponseFailed):
+        return any(_timed_out(reason.value) for reason in error.reasons)
+    return isinstance(error, DeferredTimeoutError | CancelledError)
+
+
+def _line(text: str) -> str:
+    return " ".join(str(text).split())[:300]
+
+
+def _unwrap(failure: Any) -> Any:
+    sub = getattr(failure.value, "subFailure", None)
+    return sub if sub is not None else failure

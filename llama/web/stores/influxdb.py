@@ -1,0 +1,267 @@
+# ruff: noqa: S608  names in a query are ours or quoted; values are parameters
+"""InfluxDB 1.x (and what speaks its InfluxQL): questions to measurement ``raw_stats``.
+
+Tag values travel as bound parameters; names in a query are ours, and quoted. InfluxQL's windows
+begin with their start and ours end with their end, hence the offset of a nanosecond.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import orjson
+from twisted.internet.defer import Deferred
+
+from ..grid import put_together
+from ..store import (
+    AGGREGATE,
+    LOSSY_PERCENT,
+    Activity,
+    History,
+    Snapshot,
+    Tags,
+    Timeline,
+    Window,
+    series_key,
+)
+from .database import Database
+
+MEASUREMENT = "raw_stats"
+
+#: One series of an answer: its tags, the names of its columns, its rows.
+Found = tuple[Tags, list[str], list[list[Any]]]
+
+
+class InfluxDBStore:
+    """Asks a database by InfluxQL. ``options`` are those of `Database`."""
+
+    kind = "influxdb"
+
+    def __init__(
+        self,
+        reactor: Any,
+        *,
+        database: str = "llama",
+        retention_policy: str | None = None,
+        **options: Any,
+    ) -> None:
+        self._database = Database(reactor, **options)
+        self._name = database
+        policy = f"{identifier(retention_policy)}." if retention_policy else ""
+        self._from = f"{policy}{identifier(MEASUREMENT)}"
+
+    def stop(self) -> Deferred[None]:
+        """Close the connections."""
+        return self._database.stop()
+
+    async def _select(
+        self, *queries: str, values: Mapping[str, str] | None = None
+    ) -> list[list[Found]]:
+        """Return the series that each query gives; times are Unix milliseconds."""
+        parameters = {
+            "db": self._name,
+            "epoch": "ms",
+            "q": ";".join(queries),
+            "params": orjson.dumps(dict(values or {})).decode(),
+        }
+        return await self._database.ask("/query", parameters, self._read)
+
+    def _read(self, said: Any) -> list[list[Found]]:
+        answers: list[list[Found]] = []
+        for result in said["results"]:
+            if "error" in result:
+                raise self._database.complain(result["error"])
+            answers.append(
+                [
+                    (
+                        {name: value for name, value in each.get("tags", {}).items() if value},
+                        each["columns"],
+                        each["values"],
+                    )
+                    for each in result.get("series", ())
+                ]
+            )
+        return answers
+
+    def newest(self) -> Deferred[float | None]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> float | None:
+            (found,) = await self._select(f'SELECT last("sent") FROM {self._from}')
+            return float(found[0][2][0][0]) / 1000 if found else None
+
+        return Deferred.fromCoroutine(ask())
+
+    def resolution_s(self, start_s: float) -> Deferred[float]:
+        """See `llama.web.store.Store`."""
+        known: Deferred[float] = Deferred()
+        known.callback(0.0)
+        return known
+
+    def activity(self, window: Window) -> Deferred[Activity]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> Activity:
+            (found,) = await self._select(
+                f'SELECT "sent" FROM {self._from} WHERE {within(window)}'
+                " GROUP BY * ORDER BY time DESC LIMIT 2"
+            )
+            times = [[float(row[0]) for row in rows] for _, _, rows in found]
+            return Activity(
+                [tags for tags, _, _ in found],
+                np.array([each[0] for each in times], dtype=np.float64) / 1000,
+                np.array([each[0] - each[1] if len(each) > 1 else np.nan for each in times]) / 1000,
+            )
+
+        return Deferred.fromCoroutine(ask())
+
+    def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> Snapshot:
+            # Selectors like last() would take each field from another time.
+            chosen = ", ".join(map(identifier, ("sent", *_known(columns))))
+            (found,) = await self._select(
+                f"SELECT {chosen} FROM {self._from} WHERE {within(window)}"
+                " GROUP BY * ORDER BY time DESC LIMIT 1"
+            )
+            rows = [rows[0] for _, _, rows in found]
+            return _snapshot(
+                [tags for tags, _, _ in found], rows, ["time", "sent", *_known(columns)], columns
+            )
+
+        return Deferred.fromCoroutine(ask())
+
+    def total(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> Snapshot:
+            known = _known(columns)
+            rest = f"FROM {self._from} WHERE {within(window)} GROUP BY *"
+            found, last = await self._select(
+                f"SELECT {_together(known)} {rest}", f'SELECT last("sent") {rest}'
+            )
+            times = {series_key(tags): rows[0][0] for tags, _, rows in last}
+            rows = [[times.get(series_key(tags)), *rows[0][1:]] for tags, _, rows in found]
+            return _snapshot([tags for tags, _, _ in found], rows, ["time", *known], columns)
+
+        return Deferred.fromCoroutine(ask())
+
+    def baseline(self, window: Window) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> Snapshot:
+            (found,) = await self._select(
+                f'SELECT median("rtt_p50"), median("rtt") FROM {self._from}'
+                f" WHERE {within(window)} GROUP BY *"
+            )
+            rows = [
+                [window.end_s * 1000, middle if middle is not None else mean]
+                for _, _, ((_, middle, mean),) in found
+            ]
+            return _snapshot([tags for tags, _, _ in found], rows, ["time", "rtt_p50"], ["rtt_p50"])
+
+        return Deferred.fromCoroutine(ask())
+
+    def history(
+        self, window: Window, step_s: float, columns: Sequence[str], where: Tags
+    ) -> Deferred[History]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> History:
+            known = _known(columns)
+            condition, values = matching(where)
+            (found,) = await self._select(
+                f"SELECT {_together(known)} FROM {self._from}"
+                f" WHERE {within(window)}{condition} GROUP BY {_by(step_s)}, * fill(none)",
+                values=values,
+            )
+            ends = window.steps(step_s)
+            shape = len(found), ends.size
+            out = {name: np.full(shape, np.nan) for name in columns}
+            for n, (_, _, rows) in enumerate(found):
+                table = np.array(rows, dtype=np.float64)
+                place = _places(table[:, 0], step_s, ends)
+                for column, name in enumerate(known):
+                    out[name][n] = put_together(name, place, table[:, 1 + column], ends.size)
+            return History([tags for tags, _, _ in found], step_s, ends, out)
+
+        return Deferred.fromCoroutine(ask())
+
+    def timeline(self, window: Window, step_s: float, where: Tags) -> Deferred[Timeline]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> Timeline:
+            condition, values = matching(where)
+            each = (
+                f'SELECT sum("sent") AS "sent", 100 * sum("lost") / sum("sent") AS "loss"'
+                f" FROM {self._from} WHERE {within(window)}{condition}"
+                f" GROUP BY {_by(step_s)}, * fill(none)"
+            )
+            rest = f"{within(window)} GROUP BY {_by(step_s)} fill(none)"
+            spoke, lossy = await self._select(
+                f'SELECT count("sent"), max("loss") FROM ({each}) WHERE {rest}',
+                f'SELECT count("loss") FROM ({each}) WHERE "loss" >= {LOSSY_PERCENT} AND {rest}',
+                values=values,
+            )
+            ends = window.steps(step_s)
+            series, bad = np.zeros(ends.size), np.zeros(ends.size)
+            worst = np.full(ends.size, np.nan)
+            for _, _, rows in spoke:
+                table = np.array(rows, dtype=np.float64)
+                place = _places(table[:, 0], step_s, ends)
+                series[place], worst[place] = np.nan_to_num(table[:, 1]), table[:, 2]
+            for _, _, rows in lossy:
+                table = np.array(rows, dtype=np.float64)
+                bad[_places(table[:, 0], step_s, ends)] = np.nan_to_num(table[:, 1])
+            return Timeline(step_s, ends, series, bad, worst)
+
+        return Deferred.fromCoroutine(ask())
+
+
+def identifier(name: str) -> str:
+    r"""Return a name as InfluxQL takes any: in double quotes, with ``\`` before what would end it."""
+    return '"' + name.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def within(window: Window) -> str:
+    """Return the condition that a time lies in the window."""
+    return f"time > {round(window.start_s * 1000):d}ms AND time <= {round(window.end_s * 1000):d}ms"
+
+
+def matching(where: Tags) -> tuple[str, dict[str, str]]:
+    """Return the condition that tags have these values, and the parameters that it names."""
+    values = {f"v{n}": value for n, value in enumerate(where.values())}
+    names = zip(where, values, strict=True)
+    return "".join(f" AND {identifier(tag)} = ${name}" for tag, name in names), values
+
+
+def _by(step_s: float) -> str:
+    return f"time({round(step_s * 1000):d}ms, 1ns)"
+
+
+def _known(columns: Sequence[str]) -> list[str]:
+    return [name for name in columns if name in AGGREGATE]
+
+
+def _together(columns: Sequence[str]) -> str:
+    return ", ".join(f"{AGGREGATE[name]}({identifier(name)})" for name in columns)
+
+
+def _places(starts_ms: Any, step_s: float, ends: Any) -> Any:
+    """Return the place of each step, told by its start, among ``ends``."""
+    place = np.rint(np.floor(starts_ms) / 1000 / step_s) + 1 - np.rint(ends[0] / step_s)
+    return np.clip(place.astype(np.int64), 0, ends.size - 1)
+
+
+def _snapshot(
+    series: list[Tags], rows: list[list[Any]], names: Sequence[str], columns: Sequence[str]
+) -> Snapshot:
+    table = np.array(rows, dtype=np.float64).reshape(len(rows), len(names))
+    found = dict(zip(names, table.T, strict=True))
+    missing = np.full(len(rows), np.nan)
+    return Snapshot(
+        series, found["time"] / 1000, {name: found.get(name, missing) for name in columns}
+    )
