@@ -38,10 +38,12 @@ def _probe(sequence: int = 0, mbz: bytes = b"") -> bytes:
     return struct.pack(">IQHH", sequence, now, 0x8001, 7) + mbz.ljust(28, b"\0")
 
 
-def _older(pack: Any, size: int, *columns: Any) -> bytes:
-    row = np.zeros((1, size), np.uint8)
-    pack(row, np.array([7], np.uint64), np.zeros(1, np.uint8), *columns)
-    return row.tobytes()
+def _older(pack: Any, size: int, sent: float) -> tuple[bytes, ...]:
+    # More than a reflector remembers: it takes the same octets again and again for a loop.
+    rows = np.zeros((10_000, size), np.uint8)
+    times = np.full(len(rows), sent, np.uint64 if pack is llama_go.pack else np.float64)
+    pack(rows, np.arange(len(rows), dtype=np.uint64), np.zeros(len(rows), np.uint8), times)
+    return tuple(row.tobytes() for row in rows)
 
 
 def kinds() -> tuple[Kind, ...]:
@@ -52,8 +54,8 @@ def kinds() -> tuple[Kind, ...]:
         Kind("STAMP, 44 octets", tuple(_probe(i) for i in range(64))),
         Kind("STAMP, our TLVs", tuple(_probe(i) + tlv.request(0, 56) for i in range(64))),
         Kind("STAMP, 1,400 octets", (_probe() + bytes(1356),)),
-        Kind("LLAMA Go", (_older(llama_go.pack, 64, np.array([now_ns], np.uint64), 64),)),
-        Kind("archived Python LLAMA", (_older(llama_python.pack, 64, np.array([1e12]))[:36],)),
+        Kind("LLAMA Go", _older(llama_go.pack, 1028, now_ns)),
+        Kind("archived Python LLAMA", _older(llama_python.pack, 36, 1e12)),
         Kind("too short, 20 octets", (bytes(20),), answered=False),
         Kind("STAMP reply (a loop)", (reply,), answered=False),
         Kind("half good, half loops", (*[_probe()] * 32, *[reply] * 32)),

@@ -21,7 +21,7 @@
 #define PATIENCE (SECOND / 5)
 #define GRACE (3 * SECOND / 10)
 #define ROOM 2048
-#define MOST_REPLAYED 4096
+#define MOST_REPLAYED 16384
 
 struct source {
 	int fd;

@@ -4,9 +4,6 @@ from __future__ import annotations
 
 from llama.wire import llama_python, scalar
 
-#: Where a LLAMA Go probe begins: the tag of one of its protobuf fields.
-_GO_TAGS = frozenset({0x0A, 0x12, 0x18, 0x20, 0x28, 0x30, 0x3A})
-
 
 def echo_class(octets: memoryview, length: int) -> tuple[str, int | None] | None:
     """Return (format, TOS octet asked for or None) of a legacy probe; None if it is not one.
@@ -17,7 +14,7 @@ def echo_class(octets: memoryview, length: int) -> tuple[str, int | None] | None
         python = scalar.python_probe(octets[:length])
         if python is not None:
             return "llama-python", python.tos
-    if length >= 12 and octets[0] in _GO_TAGS:
+    if length >= 12 and octets[0] in scalar.GO_TAGS:
         go = scalar.go_probe(octets[:length])
         if go is not None:
             return "llama-go", go.tos

@@ -37,8 +37,8 @@ _FIXED = np.zeros(HEAD_SIZE, np.uint8)  # the bits that the template decides
 _FIXED[[0, 1, 12, 13, 15, 25]] = 0xFF
 _FIXED[16:25] = _FIXED[26:28] = 0x80
 
-_FIRST = np.zeros(256, np.bool_)  # octets that a probe can begin with: the tags of its fields
-_FIRST[[0x0A, 0x12, 0x18, 0x20, 0x28, 0x30, 0x3A]] = True
+_FIRST = np.zeros(256, np.bool_)  # octets that a probe can begin with
+_FIRST[sorted(scalar.GO_TAGS)] = True
 _SHIFTS = np.arange(0, 63, 7, dtype=np.uint64)
 _MARK = np.frombuffer(b"LL", np.uint8)
 

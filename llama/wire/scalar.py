@@ -123,6 +123,8 @@ def _varint(packet: Octets, at: int) -> tuple[int, int]:
 
 _FIXED = {1: 8, 5: 4}  # octets of the wire types of fixed size
 _WIRE_TYPES = {1: 2, 2: 2, 3: 0, 4: 0, 5: 0, 6: 0, 7: 2}  # of the fields of a probe
+#: What a probe can begin with: the tags of its fields.
+GO_TAGS = frozenset(number << 3 | wire_type for number, wire_type in _WIRE_TYPES.items())
 
 
 def go_probe(packet: Octets, size: int | None = None) -> GoProbe | None:
@@ -132,8 +134,11 @@ def go_probe(packet: Octets, size: int | None = None) -> GoProbe | None:
     begins within says of the rest must fit, and what no field says of it is taken to be legal.
 
     Fields may come in any order, more than once (the last counts) or, but for the signature of ten
-    octets, not at all; unknown ones are skipped, but for groups, which proto3 does not have.
+    octets, not at all; unknown ones are skipped, but for groups, which proto3 does not have, and not
+    in front, where a tag is what tells a probe from other packets.
     """
+    if not packet or packet[0] not in GO_TAGS:
+        return None
     signature: bytes = b""
     tos: int | None = None
     numbers = {3: 0, 4: 0, 5: 0, 6: 0}
