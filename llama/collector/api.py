@@ -119,6 +119,7 @@ class CollectorApi:
         rows = yield from series.rows_of(closed.pairs, now_s)
         yield None
         tags = [series.tags[row] or b"{}" for row in rows.tolist()]
+        yield None
         own = []
         if held.health is not None:
             own.append(encode.own_point(self._src_hostname, held.health, closed.end_ns))
@@ -239,6 +240,7 @@ class CollectorApi:
         self, target: str | None = None, class_name: str | None = None
     ) -> Job[Packed]:
         newest = self._history.newest_of_pairs()
+        yield None
         head = self._head([held for held, _ in newest])
         parts: list[tuple[Any, Any, Any, npt.NDArray[np.int64]]] = []
         for held, numbers in newest:
@@ -277,6 +279,7 @@ class CollectorApi:
         parts, count = yield from select_flows(
             [(held.closed, numbers) for held, numbers in newest], query
         )
+        yield None
         end = query.offset + query.limit
         head = self._head([held for held, _ in newest])
         head |= {"count": count, "offset": query.offset, "limit": query.limit}
@@ -347,6 +350,10 @@ class CollectorApi:
     def _not_found(self, request: Any, failure: Failure) -> bytes:
         asked = request.path.decode(errors="replace")
         return json_error(request, 404, f"nothing is served at {asked}")
+
+    @app.handle_errors(CancelledError)
+    def _stopping(self, request: Any, failure: Failure) -> bytes:
+        return json_error(request, 503, "the collector is stopping")
 
     @app.handle_errors(Exception)
     def _failed(self, request: Any, failure: Failure) -> bytes:

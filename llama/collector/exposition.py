@@ -59,6 +59,7 @@ BUCKETS = len(BOUNDS_S) + 1
 _pace_of_adding = Pace()
 _pace_of_lines = Pace()
 _pace_of_histograms = Pace()
+_pace_of_suspects = Pace()
 
 
 class Totals:
@@ -110,11 +111,13 @@ class Totals:
         """Encode everything as it is when the job begins."""
         self._grow()
         rows = np.flatnonzero(self._series.live())
-        labels = [self._series.labels[row] or "" for row in rows.tolist()]
+        names = list(self._series.labels)
         # Copies, since the next interval may be added before the last line is written.
         counts, buckets = self._counts[rows], self._buckets[rows]
         sums_s = self._rtt_sum_ns[rows] / 1e9
         flows, suspect = self._flows[rows], self._suspect[rows]
+        yield None
+        labels = [names[row] or "" for row in rows.tolist()]
         yield None
         packer = Packer()
 
@@ -149,7 +152,7 @@ class Totals:
                 "1: our own doing, not the network's, may be in the newest closed interval.",
             )
         )
-        yield from family(_suspect_lines(labels, suspect))
+        yield from family(_suspect_lines(labels, suspect), _pace_of_suspects)
         return packer.packed()
 
     def _grow(self) -> None:

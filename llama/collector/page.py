@@ -91,14 +91,18 @@ def render(
         shown = numbers
         if view.target:
             shown = yield from _matching(held.closed.pairs, numbers, view.target.lower())
-        stats = held.closed.pair_stats[shown]
+        stats = held.closed.pair_stats
         which.append(np.stack([np.full(len(shown), place), shown], axis=1))
-        keys.append(np.stack([loss_percent(stats), stats["rtt_p99_ns"]], axis=1))
+        keys.append(np.stack([loss_percent(stats)[shown], stats["rtt_p99_ns"][shown]], axis=1))
         yield None
-    chosen = np.concatenate(which) if which else np.zeros((0, 2), np.int64)
-    key = np.nan_to_num(np.concatenate(keys), nan=-1.0) if keys else np.zeros((0, 2))
-    order = np.lexsort((-key[:, 1], -key[:, 0]))
-    losing = int((key[:, 0] > 0).sum())
+    chosen = np.concatenate([*which, np.zeros((0, 2), np.int64)])
+    key = -np.nan_to_num(np.concatenate([*keys, np.zeros((0, 2))]), nan=-1.0)
+    losing = int((key[:, 0] < 0).sum())
+    yield None
+    # In two steps what np.lexsort would do in one: by p99, and then, keeping that order, by loss.
+    order = np.argsort(key[:, 1], kind="stable")
+    yield None
+    order = order[np.argsort(key[order, 0], kind="stable")]
     yield None
 
     packer = Packer()

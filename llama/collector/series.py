@@ -24,6 +24,8 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 #: Label names that are ours within a metric, or Prometheus's.
 _RESERVED = frozenset(("le", "quantile", "direction", "reason", "job", "instance"))
 
+_NEVER = -np.inf
+
 
 def label_name(tag: str) -> str:
     """Return a tag's name as Prometheus takes it: ``[a-zA-Z_][a-zA-Z0-9_]*``, none of its own."""
@@ -67,7 +69,7 @@ class Series:
 
     def live(self) -> npt.NDArray[np.bool_]:
         """Return, for every row, whether a series has it."""
-        return np.fromiter((text is not None for text in self.labels), np.bool_, len(self.labels))
+        return self._seen_s[: len(self.labels)] > _NEVER
 
     def rows_of(self, pairs: Sequence[Pair], now_s: float) -> Job[Rows]:
         """Return the rows of ``pairs``, which are being measured ``now_s`` (any clock)."""
@@ -87,14 +89,16 @@ class Series:
                 del self._known[next(iter(self._known))]
             self._known[id(pairs)] = (pairs, rows)
         if len(self._seen_s) < len(self.labels):
-            self._seen_s = np.resize(self._seen_s, 2 * len(self.labels))
+            more = 2 * len(self.labels) - len(self._seen_s)
+            self._seen_s = np.pad(self._seen_s, (0, more), constant_values=_NEVER)
         self._seen_s[rows] = now_s
         return rows
 
     def end(self, before_s: float) -> Rows:
         """End every series that was last measured before ``before_s``; return their rows."""
-        count = len(self.labels)
-        ended = np.flatnonzero(self.live() & (self._seen_s[:count] < before_s))
+        seen_s = self._seen_s[: len(self.labels)]
+        ended = np.flatnonzero((seen_s > _NEVER) & (seen_s < before_s))
+        self._seen_s[ended] = _NEVER
         for row in ended.tolist():
             text = self.labels[row]
             assert text is not None
