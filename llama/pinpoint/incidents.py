@@ -1,0 +1,392 @@
+"""Suspects that persist become incidents: one cause, with a beginning, changes and an end. Pure.
+
+An incident opens when its suspect was named in `open_after` of the last `of` judgements, and ends
+after `close_after` clean ones in a row, so that nothing flaps. A judgement without data is neither:
+that nothing was measured does not mean that all is well. The name may sharpen with time (a link,
+then the whole spine): as long as it is the same flows that suffer it stays one incident, under the
+name that was given most often of late. Silenced incidents are kept but announced to nobody.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
+
+from attrs import asdict, define, field, frozen
+
+from llama.pinpoint.evidence import Suspect
+
+#: Ended incidents that are remembered.
+REMEMBERED = 1000
+#: Flows, and pairs, that an incident lists.
+LISTED = 512
+#: Of two names, the same cause if this share of the new one's troubled flows cross the old one.
+SAME = 0.8
+
+
+@frozen(kw_only=True)
+class Sighting:
+    """A suspect as an incident sees it: named, with flows and places that outlive the window."""
+
+    key: str
+    kind: str
+    name: str
+    symptom: str
+    direction: str
+    only: Mapping[str, str]
+    evidence: str
+    rate: float
+    explains: int
+    confidence: float
+    also: tuple[str, ...] = ()
+    flows: frozenset[int] = field(repr=False)  # that cross it, by lasting numbers
+    hit: frozenset[int] = field(repr=False)  # that suffer from it, likewise
+    pairs: tuple[tuple[str, str], ...] = field(repr=False)  # hosts, source and destination
+    tags: Mapping[str, str] = field(factory=dict)  # that all of those pairs have at an end
+
+    @classmethod
+    def of(
+        cls,
+        suspect: Suspect,
+        numbers: Sequence[int],
+        pairs: Sequence[tuple[str, str]],
+        tags: Mapping[str, str],
+    ) -> Sighting:
+        """Return a suspect with what its flows are called outside of its window.
+
+        `numbers` are lasting numbers of all flows of the window, `pairs` those of hosts that are
+        hit, the worst first.
+        """
+        return cls(
+            key=suspect.key,
+            kind=suspect.kind,
+            name=suspect.name,
+            symptom=suspect.symptom,
+            direction=suspect.direction,
+            only=dict(suspect.only),
+            evidence=suspect.evidence,
+            rate=suspect.rate,
+            explains=suspect.explains,
+            confidence=suspect.confidence,
+            also=suspect.also,
+            flows=frozenset(numbers[int(f)] for f in suspect.flows),
+            hit=frozenset(numbers[int(f)] for f in suspect.hit),
+            pairs=tuple(pairs[:LISTED]),
+            tags=tags,
+        )
+
+
+@define(kw_only=True)
+class Incident:
+    """One cause from its first sighting on. Times are Unix seconds."""
+
+    id: str
+    key: str
+    title: str
+    kind: str
+    name: str
+    symptom: str
+    direction: str
+    only: dict[str, str]
+    evidence: str
+    rate: float  # share of the probes that were hit, at last
+    worst_rate: float
+    explains: int  # flows that it accounted for, at last
+    most_explained: int
+    confidence: float
+    also: list[str]
+    pairs: list[list[str]]
+    tags: dict[str, str]
+    start: float  # the end of the interval in which it was first seen
+    opened: float | None = None  # when it was found to persist; None: not yet
+    last_seen: float = 0.0
+    end: float | None = None  # when it was seen last, once it is over
+    silenced: str | None = None  # the comment of the silence that holds
+    changes: list[dict[str, Any]] = field(factory=list)  # {"time", "title", "evidence"}
+    events: int = 0  # announced so far; numbers them
+
+
+@frozen(kw_only=True)
+class Event:
+    """What is announced: an incident opened, changed or recovered."""
+
+    #: Unique and the same when sent again: receivers can tell a repetition.
+    id: str
+    event: str  # "opened", "changed", "recovered"
+    time: float
+    incident: dict[str, Any]
+
+
+@frozen(kw_only=True)
+class Silence:
+    """No announcements about incidents of which every pair has this tag at an end, for a time.
+
+    The tags ``link``, ``node`` and ``host`` mean the suspect itself, by its name.
+    """
+
+    tag: str
+    value: str
+    begin: float  # Unix seconds
+    end: float
+    comment: str = ""
+
+    def holds(self, sighting: Sighting, at: float) -> bool:
+        """Return whether it is in force for this."""
+        if not self.begin <= at < self.end:
+            return False
+        return (self.tag, self.value) == (sighting.kind, sighting.name) or sighting.tags.get(
+            self.tag
+        ) == self.value
+
+
+@frozen(kw_only=True)
+class Hysteresis:
+    """When an incident opens and closes, in judgements."""
+
+    open_after: int = 2
+    of: int = 3
+    close_after: int = 3
+
+    def __attrs_post_init__(self) -> None:
+        """Check that it can open and close."""
+        if not 1 <= self.open_after <= self.of or self.close_after < 1:
+            raise ValueError("open_after: 1 to `of`; close_after: 1 or more")
+
+
+@define
+class _Case:
+    """An incident on its way: what was seen of it lately."""
+
+    incident: Incident
+    seen: list[bool]  # one a judgement, the newest last
+    names: list[str]  # keys by which it was known, likewise
+    flows: frozenset[int]
+    clean: int = 0
+
+
+class Incidents:
+    """All incidents, open and ended. `judged` is the only thing that changes them."""
+
+    def __init__(self, hysteresis: Hysteresis | None = None) -> None:
+        self.hysteresis = hysteresis or Hysteresis()
+        self.silences: list[Silence] = []
+        self.ended: list[Incident] = []  # the oldest first
+        self._cases: list[_Case] = []
+        self._number = 0
+
+    @property
+    def open(self) -> list[Incident]:
+        """The open incidents, the newest first."""
+        found = [c.incident for c in self._cases if c.incident.opened is not None]
+        return sorted(found, key=lambda incident: -incident.start)
+
+    def judged(self, sightings: Iterable[Sighting], at: float, data: bool = True) -> list[Event]:
+        """Take one judgement, of the interval that ended `at` Unix seconds; return what is news.
+
+        Without `data` nothing was measured, and nothing changes.
+        """
+        if not data:
+            return []
+        events: list[Event] = []
+        sightings = list(sightings)
+        known = {case.incident.key: case for case in self._cases}
+        now: dict[int, Sighting] = {}  # id of a case -> what was seen of it
+        strangers = []
+        for sighting in sightings:
+            case = known.get(sighting.key)
+            if case is not None and id(case) not in now:
+                now[id(case)] = sighting
+            else:
+                strangers.append(sighting)
+        for sighting in strangers:
+            case = self._same_cause(sighting, now)
+            if case is None:
+                case = self._begin(sighting, at)
+            now[id(case)] = sighting
+        for case in list(self._cases):
+            events += self._step(case, now.get(id(case)), at)
+        return events
+
+    def _same_cause(self, sighting: Sighting, taken: Collection[int]) -> _Case | None:
+        """Return a case that this may be a new name of: not seen now, and the same flows."""
+        for case in self._cases:
+            if id(case) in taken or not sighting.hit or not case.flows:
+                continue
+            if sighting.symptom != case.incident.symptom:
+                continue
+            if len(sighting.hit & case.flows) >= SAME * len(sighting.hit):
+                return case
+        return None
+
+    def _begin(self, sighting: Sighting, at: float) -> _Case:
+        self._number += 1
+        incident = Incident(
+            id=f"{int(at)}-{self._number}",
+            key=sighting.key,
+            title=_title(sighting),
+            kind=sighting.kind,
+            name=sighting.name,
+            symptom=sighting.symptom,
+            direction=sighting.direction,
+            only=dict(sighting.only),
+            evidence=sighting.evidence,
+            rate=sighting.rate,
+            worst_rate=sighting.rate,
+            explains=sighting.explains,
+            most_explained=sighting.explains,
+            confidence=sighting.confidence,
+            also=list(sighting.also),
+            pairs=[list(pair) for pair in sighting.pairs],
+            tags=dict(sighting.tags),
+            start=at,
+            last_seen=at,
+        )
+        case = _Case(incident, [], [], sighting.flows)
+        self._cases.append(case)
+        return case
+
+    def _step(self, case: _Case, sighting: Sighting | None, at: float) -> list[Event]:
+        """Move one case on by one judgement."""
+        limits, incident = self.hysteresis, case.incident
+        case.seen = [*case.seen, sighting is not None][-limits.of :]
+        if sighting is None:
+            case.clean += 1
+            if incident.opened is None and not any(case.seen[-limits.of + 1 :]):
+                self._cases.remove(case)  # a passing suspicion
+            elif incident.opened is not None and case.clean >= limits.close_after:
+                return self._end(case, at)
+            return []
+        case.clean = 0
+        case.names = [*case.names, sighting.key][-limits.of :]
+        changed = self._update(case, sighting, at)
+        silence = next((s for s in self.silences if s.holds(sighting, at)), None)
+        was_silent = incident.silenced is not None
+        incident.silenced = None if silence is None else silence.comment or "silenced"
+        if incident.opened is None:
+            if sum(case.seen) < limits.open_after:
+                return []
+            incident.opened = at
+            return self._tell("opened", incident, at)
+        if was_silent and silence is None:
+            # The silence ran out and it is still there: now it is news.
+            return self._tell("opened", incident, at)
+        return self._tell("changed", incident, at) if changed else []
+
+    def _update(self, case: _Case, sighting: Sighting, at: float) -> bool:
+        """Take the newest figures, and the name most often given; return whether that changed."""
+        incident = case.incident
+        incident.last_seen = at
+        counts = Counter(case.names)
+        usual = max(reversed(case.names), key=lambda name: counts[name])
+        mine = sighting.key == usual
+        changed = mine and usual != incident.key
+        if mine:
+            incident.key, incident.title = sighting.key, _title(sighting)
+            incident.kind, incident.name = sighting.kind, sighting.name
+            incident.only, incident.also = dict(sighting.only), list(sighting.also)
+            incident.direction, incident.evidence = sighting.direction, sighting.evidence
+            incident.rate, incident.confidence = sighting.rate, sighting.confidence
+            incident.explains, incident.tags = sighting.explains, dict(sighting.tags)
+            incident.worst_rate = max(incident.worst_rate, sighting.rate)
+            incident.most_explained = max(incident.most_explained, sighting.explains)
+            incident.pairs = [list(pair) for pair in sighting.pairs]
+            case.flows = sighting.flows
+        if changed:
+            incident.changes.append(
+                {"time": at, "title": incident.title, "evidence": incident.evidence}
+            )
+        return changed
+
+    def _end(self, case: _Case, at: float) -> list[Event]:
+        incident = case.incident
+        incident.end = incident.last_seen
+        self._cases.remove(case)
+        self.ended = [*self.ended, incident][-REMEMBERED:]
+        return self._tell("recovered", incident, at)
+
+    @staticmethod
+    def _tell(event: str, incident: Incident, at: float) -> list[Event]:
+        """Return what is announced, which is nothing about what is silenced.
+
+        Nor is the recovery of what was never announced.
+        """
+        if incident.silenced is not None or (event != "opened" and not incident.events):
+            return []
+        incident.events += 1
+        return [
+            Event(
+                id=f"{incident.id}/{incident.events}",
+                event=event,
+                time=at,
+                incident=asdict(incident),
+            )
+        ]
+
+    def prune_silences(self, now: float) -> None:
+        """Forget silences that are over."""
+        self.silences = [silence for silence in self.silences if silence.end > now]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, for `from_json` after a restart."""
+        return {
+            "number": self._number,
+            "silences": [asdict(silence) for silence in self.silences],
+            "ended": [asdict(incident) for incident in self.ended],
+            "cases": [
+                {
+                    "incident": asdict(case.incident),
+                    "seen": case.seen,
+                    "names": case.names,
+                    "flows": sorted(case.flows),
+                    "clean": case.clean,
+                }
+                for case in self._cases
+            ],
+        }
+
+    @classmethod
+    def from_json(
+        cls, record: Mapping[str, Any], hysteresis: Hysteresis | None = None
+    ) -> Incidents:
+        """Return the incidents that `as_json` recorded; `ValueError` when it is no such record."""
+        made = cls(hysteresis)
+        try:
+            made._number = int(record["number"])
+            made.silences = [Silence(**silence) for silence in record["silences"]]
+            made.ended = [Incident(**incident) for incident in record["ended"]]
+            made._cases = [
+                _Case(
+                    Incident(**case["incident"]),
+                    list(case["seen"]),
+                    list(case["names"]),
+                    frozenset(case["flows"]),
+                    int(case["clean"]),
+                )
+                for case in record["cases"]
+            ]
+        except (KeyError, TypeError, ValueError) as e:
+            raise ValueError(f"no record of incidents: {type(e).__name__} {e}") from None
+        return made
+
+
+def _title(sighting: Sighting) -> str:
+    """Return a headline: what, and what it does."""
+    what = (
+        sighting.name
+        if sighting.kind in ("tag", "pair", "class", "size")
+        else (
+            "the whole network"
+            if sighting.kind == "everywhere"
+            else f"{sighting.kind} {sighting.name}"
+        )
+    )
+    only = "".join(f", {key} {value} only" for key, value in sorted(sighting.only.items()))
+    percent = f"{100 * sighting.rate:.2g}"
+    does = {
+        "loss": f"loses {percent} %" if sighting.rate < 0.995 else "loses everything",
+        "remark": "re-marks",
+        "late": "is late",
+    }[sighting.symptom]
+    way = f" ({sighting.direction})" if sighting.direction in ("reverse", "both") else ""
+    return f"{what}{only} {does}{way}"

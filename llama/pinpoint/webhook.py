@@ -1,0 +1,130 @@
+"""Announces events to other programs: a POST of JSON each, retried until it is taken.
+
+Every event has an identifier (header ``Llama-Event`` and member ``id``) that stays the same when
+it is sent again, so that receivers can tell a repetition; we send an event again only if no answer
+said that it was taken. Events for one URL go in order, one at a time.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import orjson
+from attrs import asdict
+from treq.client import HTTPClient
+from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgent
+
+from llama.pinpoint.incidents import Event
+
+#: The pause after the first failure, s; it doubles up to the longest.
+FIRST_PAUSE_S = 2.0
+LONGEST_PAUSE_S = 300.0
+TIMEOUT_S = 10.0
+#: Events that wait for one URL; the oldest goes first when there are more.
+MOST_WAITING = 1000
+
+
+class RefusedError(Exception):
+    """The receiver answered, but not that it took the event."""
+
+
+class Webhook:
+    """One URL. `waiting` are the events that it has not taken yet, as they are sent."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, url: str, agent: IAgent | None = None) -> None:
+        self.url = url
+        self.waiting: deque[dict[str, Any]] = deque(maxlen=MOST_WAITING)
+        self.taken = 0
+        self.failures = 0
+        self._reactor = reactor
+        pool = HTTPConnectionPool(reactor, persistent=False)
+        self._client = HTTPClient(
+            agent if agent is not None else Agent(reactor, connectTimeout=TIMEOUT_S, pool=pool)
+        )
+        self._pause_s = FIRST_PAUSE_S
+        self._sending: Deferred[None] | None = None
+        self._later: Any = None
+        self._stopped = False
+
+    def announce(self, event: Event) -> None:
+        """Send an event as soon as those before it are taken."""
+        self.waiting.append(asdict(event))
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Send what waits, unless that is under way or a pause is kept."""
+        if self._sending is None and self._later is None and self.waiting and not self._stopped:
+            self._sending = self._send(self.waiting[0])
+
+    def stop(self) -> Deferred[None]:
+        """Send nothing any more; what waits stays in `waiting`."""
+        self._stopped = True
+        if self._later is not None:
+            self._later.cancel()
+            self._later = None
+        sending = self._sending
+        if sending is None:
+            return succeed(None)
+        sending.cancel()
+        return sending
+
+    def _send(self, event: dict[str, Any]) -> Deferred[None]:
+        headers: dict[bytes | str, bytes | str] = {
+            "Content-Type": "application/json",
+            "Llama-Event": event["id"],
+        }
+        posted: Deferred[Any] = self._client.post(
+            self.url,
+            data=orjson.dumps(event),
+            headers=headers,
+            timeout=TIMEOUT_S,
+            allow_redirects=False,
+        )
+        posted.addCallback(self._answered)
+        posted.addCallbacks(self._took, self._did_not, callbackArgs=(event,))
+        return posted
+
+    def _answered(self, response: Any) -> Deferred[Any]:
+        """Read the answer to its end; a status other than 2xx is a refusal."""
+        read: Deferred[Any] = response.content()
+
+        def judge(_: bytes) -> None:
+            if not 200 <= response.code < 300:
+                raise RefusedError(f"it answered {response.code}")
+
+        return read.addCallback(judge)
+
+    def _took(self, _: Any, event: dict[str, Any]) -> None:
+        self._sending = None
+        self._pause_s = FIRST_PAUSE_S
+        self.taken += 1
+        # More events than there is room for may have pushed this one out meanwhile.
+        if self.waiting and self.waiting[0] is event:
+            self.waiting.popleft()
+        self.go_on()
+
+    def _did_not(self, failure: Failure) -> None:
+        self._sending = None
+        if self._stopped:
+            return
+        self.failures += 1
+        self.log.warn(
+            "{url} did not take an event: {why}; tried again in {pause:.0f} s, {waiting} wait",
+            url=self.url,
+            why=failure.getErrorMessage(),
+            pause=self._pause_s,
+            waiting=len(self.waiting),
+        )
+        self._later = self._reactor.callLater(self._pause_s, self._again)
+        self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+
+    def _again(self) -> None:
+        self._later = None
+        self.go_on()

@@ -1,0 +1,292 @@
+"""Incidents: when they open, change and end, what is announced, and what survives."""
+
+import json
+
+from hypothesis import given
+from hypothesis import strategies as st
+from klein import Klein
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.server import Site
+
+from llama.pinpoint.incidents import Event, Hysteresis, Incidents, Sighting, Silence
+from llama.pinpoint.webhook import FIRST_PAUSE_S, Webhook
+
+
+def seen(name="spine3 -> leaf2", kind="link", flows=range(10), hit=None, **rest):
+    """Return a sighting."""
+    figures = {
+        "symptom": "loss",
+        "direction": "forward",
+        "only": {},
+        "evidence": f"{kind} {name}: evidence",
+        "rate": 0.3,
+        "explains": 10,
+        "confidence": 1.0,
+        "pairs": (("h1", "h2"),),
+        "tags": {"rack": "r1"},
+    }
+    return Sighting(
+        key=f"{kind} {name}",
+        kind=kind,
+        name=name,
+        flows=frozenset(flows),
+        hit=frozenset(flows if hit is None else hit),
+        **{**figures, **rest},
+    )
+
+
+def play(incidents, rounds, begin=100.0, length=5.0):
+    """Judge round after round; return the events of each as (event, title)."""
+    told = []
+    for n, sightings in enumerate(rounds):
+        events = incidents.judged(sightings, begin + n * length)
+        told.append([(event.event, event.incident["title"]) for event in events])
+    return told
+
+
+class OpeningAndClosing(SynchronousTestCase):
+    def test_opens_when_it_persists(self):
+        """An incident opens at the second sighting of three, and counts from the first."""
+        incidents = Incidents()
+        told = play(incidents, [[seen()], [], [seen()]])
+        self.assertEqual(told, [[], [], [("opened", "link spine3 -> leaf2 loses 30 %")]])
+        (incident,) = incidents.open
+        self.assertEqual((incident.start, incident.opened), (100.0, 110.0))
+
+    def test_a_passing_suspicion(self):
+        """What was seen once is forgotten, and nobody is told."""
+        incidents = Incidents()
+        self.assertEqual(play(incidents, [[seen()], [], [], [seen()], [], []]), [[]] * 6)
+        self.assertEqual((incidents.open, incidents.ended), ([], []))
+
+    def test_closes_after_clean_judgements(self):
+        """It ends after three clean judgements in a row, as of when it was last seen."""
+        incidents = Incidents()
+        told = play(incidents, [[seen()], [seen()], [], [], [seen()], [], [], []])
+        self.assertEqual([len(events) for events in told], [0, 1, 0, 0, 0, 0, 0, 1])
+        self.assertEqual(told[-1][0][0], "recovered")
+        self.assertEqual(incidents.ended[0].end, 120.0)
+        self.assertEqual(incidents.open, [])
+
+    def test_no_data_is_not_clean(self):
+        """Judgements without data neither end an incident nor count against it."""
+        incidents = Incidents()
+        play(incidents, [[seen()], [seen()]])
+        for n in range(10):
+            self.assertEqual(incidents.judged([], 200.0 + n, data=False), [])
+        self.assertEqual(len(incidents.open), 1)
+
+    def test_hysteresis_is_checked(self):
+        """A hysteresis that could never open or close is refused."""
+        for wrong in ({"open_after": 4}, {"open_after": 0}, {"close_after": 0}):
+            with self.assertRaises(ValueError):
+                Hysteresis(**wrong)
+
+    @given(st.lists(st.booleans(), max_size=60))
+    def test_events_alternate(self, sightings):
+        """Whatever is seen when, openings and recoveries alternate."""
+        incidents = Incidents()
+        told = play(incidents, [[seen()] if now else [] for now in sightings])
+        kinds = [event for events in told for event, _ in events]
+        self.assertEqual(kinds, (["opened", "recovered"] * 30)[: len(kinds)])
+
+
+class OneCause(SynchronousTestCase):
+    def test_a_sharper_name(self):
+        """The same flows under another name are the same incident, renamed once it is usual."""
+        incidents = Incidents()
+        node = seen("spine3", "node", range(30), range(10))
+        told = play(incidents, [[seen()], [seen()], [node], [node], [node]])
+        self.assertEqual([len(events) for events in told], [0, 1, 0, 1, 0])
+        self.assertEqual(told[3], [("changed", "node spine3 loses 30 %")])
+        (incident,) = incidents.open
+        self.assertEqual(incident.changes[0]["title"], "node spine3 loses 30 %")
+        self.assertEqual(incident.start, 100.0)
+
+    def test_two_causes_at_once(self):
+        """Two suspects named at the same time are two incidents, though flows cross both."""
+        incidents = Incidents()
+        other = seen("leaf1 -> spine3", flows=range(5, 15), hit=range(5, 15))
+        told = play(incidents, [[seen(), other], [seen(), other]])
+        self.assertEqual(len(told[1]), 2)
+
+    def test_another_cause_later(self):
+        """Other flows are another incident, also while the first has not ended."""
+        incidents = Incidents()
+        other = seen("spine1 -> leaf1", flows=range(50, 60))
+        play(incidents, [[seen()], [seen()], [other], [other]])
+        self.assertEqual(len(incidents.open), 2)
+
+    def test_another_symptom_is_another_cause(self):
+        """Flows that are late do not continue an incident of loss."""
+        incidents = Incidents()
+        late = seen("x -> y", symptom="late")
+        play(incidents, [[seen()], [seen()], [late], [seen()], [late]])
+        self.assertEqual({i.symptom for i in incidents.open}, {"loss", "late"})
+
+    def test_the_worst_is_kept(self):
+        """An incident knows its worst rate and how much it explained at most."""
+        incidents = Incidents()
+        play(incidents, [[seen(rate=0.9, explains=40)], [seen(rate=0.1, explains=4)]])
+        (incident,) = incidents.open
+        self.assertEqual((incident.rate, incident.worst_rate), (0.1, 0.9))
+        self.assertEqual((incident.explains, incident.most_explained), (4, 40))
+
+
+class Silences(SynchronousTestCase):
+    def test_by_tag_and_time(self):
+        """A silenced incident is kept but not announced; when the silence ends it is news."""
+        incidents = Incidents()
+        incidents.silences.append(
+            Silence(tag="rack", value="r1", begin=0, end=118, comment="maintenance")
+        )
+        told = play(incidents, [[seen()]] * 5)
+        self.assertEqual([len(events) for events in told], [0, 0, 0, 0, 1])
+        self.assertEqual(told[4][0][0], "opened")
+        self.assertIsNone(incidents.open[0].silenced)
+
+    def test_recovery_in_silence(self):
+        """What was never announced does not recover aloud."""
+        incidents = Incidents()
+        incidents.silences.append(Silence(tag="rack", value="r1", begin=0, end=1e9))
+        told = play(incidents, [[seen()], [seen()], [], [], []])
+        self.assertEqual(told, [[]] * 5)
+        self.assertEqual(incidents.ended[0].silenced, "silenced")
+
+    def test_what_it_matches(self):
+        """A silence holds for its tag or for the suspect itself by name, and in its time only."""
+
+        def silence(tag, value):
+            return Silence(tag=tag, value=value, begin=10, end=20)
+
+        self.assertTrue(silence("rack", "r1").holds(seen(), 10))
+        self.assertTrue(silence("link", "spine3 -> leaf2").holds(seen(), 19))
+        self.assertFalse(silence("rack", "r1").holds(seen(), 20))
+        self.assertFalse(silence("rack", "r1").holds(seen(), 9))
+        self.assertFalse(silence("rack", "r2").holds(seen(), 10))
+        self.assertFalse(silence("node", "spine3 -> leaf2").holds(seen(), 10))
+
+    def test_pruned(self):
+        """Silences that are over are forgotten."""
+        incidents = Incidents()
+        incidents.silences += [
+            Silence(tag="a", value="b", begin=0, end=10),
+            Silence(tag="a", value="b", begin=0, end=20),
+        ]
+        incidents.prune_silences(10)
+        self.assertEqual([silence.end for silence in incidents.silences], [20])
+
+
+class Memory(SynchronousTestCase):
+    @given(st.lists(st.sampled_from("ab-"), max_size=30), st.integers(0, 30))
+    def test_survives_a_restart(self, seen_when, stop):
+        """Restarted at any moment from its record, it tells just what it would have told."""
+        rounds = [
+            {"a": [seen()], "b": [seen("spine3", "node", range(30), range(9))], "-": []}[c]
+            for c in seen_when
+        ]
+        whole = play(Incidents(), rounds)
+        first = Incidents()
+        told = play(first, rounds[:stop])
+        second = Incidents.from_json(json.loads(json.dumps(first.as_json())))
+        told += play(second, rounds[stop:], begin=100.0 + 5 * min(stop, len(rounds)))
+        self.assertEqual(told, whole)
+
+    def test_what_is_no_record(self):
+        """Anything else is refused with what is wrong."""
+        for wrong in ({}, {"number": "x"}, {"number": 1, "silences": [{"what": 1}]}):
+            with self.assertRaisesRegex(ValueError, "no record of incidents"):
+                Incidents.from_json(wrong)
+
+
+class Receiver:
+    """A real web server that takes, or does not take, what is posted to it."""
+
+    app = Klein()
+
+    def __init__(self):
+        self.got = []
+        self.codes = []
+        self.waiting = None
+
+    @app.route("/hook", methods=["POST"])
+    def hook(self, request):
+        """Take an event and answer with the next code."""
+        self.got.append((request.getHeader("Llama-Event"), json.loads(request.content.read())))
+        request.setResponseCode(self.codes.pop(0) if self.codes else 204)
+        if self.waiting is not None:
+            waiting, self.waiting = self.waiting, None
+            reactor.callLater(0, waiting.callback, None)
+        return b""
+
+    def next(self):
+        """Fire when the next event has come."""
+        self.waiting = Deferred()
+        return self.waiting
+
+
+class Webhooks(TestCase):
+    timeout = 30
+
+    def setUp(self):
+        """Start a receiver, and a webhook whose pauses are kept by a clock of ours."""
+        self.receiver = Receiver()
+        self.port = reactor.listenTCP(0, Site(self.receiver.app.resource()), interface="127.0.0.1")
+        self.addCleanup(self.port.stopListening)
+        self.clock = Clock()
+        url = f"http://127.0.0.1:{self.port.getHost().port}/hook"
+        self.webhook = Webhook(reactor, url)
+        self.webhook._reactor = self.clock
+        self.addCleanup(self.webhook.stop)
+
+    def event(self, number):
+        """Return an event."""
+        return Event(id=f"1-1/{number}", event="opened", time=1.5, incident={"title": "t"})
+
+    @inlineCallbacks
+    def until(self, condition):
+        """Wait, in turns of the reactor, until the condition holds."""
+        while not condition():
+            turn = Deferred()
+            reactor.callLater(0.001, turn.callback, None)
+            yield turn
+
+    @inlineCallbacks
+    def test_taken_once_and_in_order(self):
+        """Events arrive once each, in order, with their identifiers."""
+        for number in (1, 2, 3):
+            self.webhook.announce(self.event(number))
+        yield self.until(lambda: self.webhook.taken == 3)
+        self.assertEqual([name for name, _ in self.receiver.got], ["1-1/1", "1-1/2", "1-1/3"])
+        self.assertEqual(
+            self.receiver.got[0][1],
+            {"id": "1-1/1", "event": "opened", "time": 1.5, "incident": {"title": "t"}},
+        )
+
+    @inlineCallbacks
+    def test_refused_and_sent_again(self):
+        """What was refused is sent again after a pause that doubles, under the same identifier."""
+        self.receiver.codes = [500, 302, 200]
+        self.webhook.announce(self.event(1))
+        yield self.until(lambda: self.webhook.failures == 1)
+        self.clock.advance(FIRST_PAUSE_S)
+        yield self.until(lambda: self.webhook.failures == 2)
+        self.clock.advance(FIRST_PAUSE_S)
+        self.assertEqual(len(self.receiver.got), 2)
+        self.clock.advance(FIRST_PAUSE_S)
+        yield self.until(lambda: self.webhook.taken == 1)
+        self.assertEqual({name for name, _ in self.receiver.got}, {"1-1/1"})
+        self.assertEqual(len(self.webhook.waiting), 0)
+
+    @inlineCallbacks
+    def test_nobody_there(self):
+        """While nobody listens events wait, and stopping leaves them waiting."""
+        yield self.port.stopListening()
+        self.webhook.announce(self.event(1))
+        yield self.until(lambda: self.webhook.failures == 1)
+        yield self.webhook.stop()
+        self.assertEqual([event["id"] for event in self.webhook.waiting], ["1-1/1"])
+        self.flushLoggedErrors()
