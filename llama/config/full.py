@@ -291,7 +291,7 @@ def _sizes(doc: Document, test: Mapping[str, Any]) -> tuple[int, ...]:
     wanted: tuple[int, ...] = sizes.value if sizes else (size.value,)
     if kind.least_size is None:
         doc.wrong(chosen.node, f"the size of {test['probe']} probes cannot be chosen")
-    elif min(wanted) < kind.least_size:
+    elif wanted and min(wanted) < kind.least_size:
         doc.wrong(
             chosen.node,
             f"{min(wanted)} octets are too few for a {test['probe']} probe, expected at least"
