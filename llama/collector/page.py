@@ -38,7 +38,8 @@ table{border-collapse:collapse;width:100%;margin-top:.8rem;font-variant-numeric:
 caption{text-align:left;color:var(--dim);padding-bottom:.3rem}
 th,td{text-align:left;padding:.25rem .7rem .25rem 0;border-bottom:1px solid var(--line);
 vertical-align:top}
-td.n,th.n{text-align:right}td.n,td:first-child{white-space:nowrap}thead th{position:sticky;top:0;background:var(--bg)}
+td.n,th.n{text-align:right}td.n,td:first-child{white-space:nowrap}
+thead th{position:sticky;top:0;background:var(--bg)}
 .dead b{color:var(--dead)}.loss b{color:var(--loss)}.ok b{color:var(--ok);font-weight:400}
 .none b,small{color:var(--dim);font-weight:400}
 form{margin:.6rem 0}input,button{font:inherit;padding:.15rem .4rem}
