@@ -203,6 +203,43 @@ class ReflectorTableTests(Case):
         json.dumps(report.as_json())
 
 
+class CollectorTests(Case):
+    def test_our_collector_and_the_bare_prober(self) -> None:
+        """Both are measured against the echo, which sees every probe of ours that was counted."""
+        load = collector.Load(targets=20, ports=2, rate_pps=400)
+        with collector.echo(self.programs, self.directory) as echo:
+            bare = collector.bare_cost(self.programs["prober"], load, echo, 0.2, 0.05)
+            before = echo.received()
+            with collector.collector(load, echo, self.directory) as running_collector:
+                ours = collector.cost(running_collector, echo, 0.3)
+                self.assertGreaterEqual(running_collector.metric(collector.LAG), 0)
+                self.assertEqual(running_collector.totals()["lost"], 0)
+        self.assertGreater(echo.received(), before)
+        for found in (bare, ours):
+            self.assertGreater(found["µs CPU/probe"], 0)
+            self.assertGreater(found["probes/s"], 0)
+
+
+class CommandTests(Case):
+    def test_json(self) -> None:
+        """The command writes what it measured, the ratios wanted, and the machine."""
+        out = self.directory / "out.json"
+        command = [sys.executable, "-m", "benchmarks", "reflector"]
+        command += ["--seconds", "0.05", "--rounds", "1", "--json", str(out)]
+        root = Path(reflector.__file__).parent.parent
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stderr), (0, ""))
+        found = json.loads(out.read_text())
+        self.assertEqual(found["not_measured"], {})
+        self.assertIn("kernel", found["machine"])
+        (report,) = found["reports"].values()
+        self.assertEqual(len(report["claims"]), 3)
+        for row in report["rows"]:
+            self.assertGreater(row["packets/s"], 0)
+            self.assertEqual(row["wrong"], 0)
+            self.assertIn(row["reflector"], done.stdout)
+
+
 class KindsTests(SynchronousTestCase):
     def test_kinds_are_what_they_say(self) -> None:
         """Our own readers take each packet for what its row of the table calls it."""
