@@ -11,7 +11,9 @@ import random
 import socket
 import struct
 import time
+from pathlib import Path
 
+import numpy as np
 from peers_case import PeersCase
 from scapy.layers.inet import UDP
 from twisted.internet import reactor
@@ -20,14 +22,21 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest
 from wire_packets import KEY, golden
 
+from llama.reflector.guard import Guard
 from llama.reflector.service import PortService
+from llama.reflector.sessions import Sessions
 from llama.wire import auth, stamp
+
+
+def need_root() -> None:
+    """Skip the test unless it may forge packets."""
+    if os.geteuid() != 0:
+        raise SkipTest("needs root, to send from a port that another program has")
 
 
 def spoof(payload: bytes, sport: int, dport: int) -> None:
     """Send a datagram over loopback that says it comes from ``sport``."""
-    if os.geteuid() != 0:
-        raise SkipTest("needs root, to send from a port that another program has")
+    need_root()
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
         header = bytes(UDP(sport=sport, dport=dport, len=8 + len(payload), chksum=0))
         raw.sendto(header + payload, ("127.0.0.1", 0))
@@ -41,10 +50,10 @@ def send(payload: bytes, port: int, sock: socket.socket | None = None) -> None:
         own.close()
 
 
-def stamp_probe() -> bytes:
+def stamp_probe(ssid: int = 5) -> bytes:
     """Return a probe sent now."""
     now = stamp.ntp_from_unix_ns(time.time_ns())
-    return stamp.SENDER_STRUCT.pack(1, now, 0x8001, 5)
+    return stamp.SENDER_STRUCT.pack(1, now, 0x8001, ssid)
 
 
 class _Echo(DatagramProtocol):
@@ -199,6 +208,42 @@ class LimitTests(PeersCase):
         send(bytes(packet), service.port_number)
         self.assertEqual(1, await settle(service))
         self.assertEqual(1, service.tally.answered["stamp"])
+
+
+class ExhaustionTests(PeersCase):
+    async def test_spoofed_sources_take_no_memory(self) -> None:
+        """The tables stay as big as they were made; a forgotten session only begins anew."""
+        service = self.reflector(max_sessions=64)
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.bind(("127.0.0.1", 0))
+            for ssid in range(2000):
+                send(stamp_probe(ssid), service.port_number, sock)
+                if ssid % 100 == 99:
+                    await deferLater(reactor, 0)
+        await settle(service)
+        self.assertEqual(2000, service.tally.answered["stamp"])
+        self.assertLessEqual(len(service.sessions), 64)
+        self.assertGreaterEqual(service.sessions.evicted, 1936)
+        said = await self.peer_sender(port=service.port_number, kind="stamp", count=3)
+        self.assertEqual([0, 1, 2], [reply["seq"] for reply in said["replies"]])
+
+    def test_a_flood_of_sources_takes_no_memory(self) -> None:
+        """Hundreds of thousands of addresses go through the guard and the sessions without trace."""
+        guard, sessions = Guard(source_rate_pps=10.0, sources=1024), Sessions(1024)
+        chance = np.random.default_rng(6)
+
+        def flood() -> int:
+            for turn in range(40):
+                high = chance.integers(0, 2**63, 2048, np.uint64)
+                port = chance.integers(1, 2**16, 2048, np.uint64)
+                guard.admit(high, high, port.astype(np.uint16), 1.0 + turn)
+                sessions.places(sessions.keys(high, high, port, port), turn + 1)
+            return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+        before = flood()
+        after = max(flood() for _ in range(3))
+        self.assertLess(after - before, 4 << 20)
+        self.assertLessEqual(len(sessions), 1024)
 
 
 class OneReplyTests(PeersCase):
