@@ -1,0 +1,137 @@
+"""PromQL for each column: what a database has it in, and how it is put together over time.
+
+Two kinds of names are known. *Points*: what VictoriaMetrics makes of the scraper's line protocol,
+a metric a field, ``raw_stats_sent``. *Counters*: the collectors' own ``/metrics``, scraped by
+Prometheus. Counters have no intervals: there a moment is what the counters rose by over the
+window, and what they do not have (jitter, least RTT) is not known. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from attrs import frozen
+
+from ..store import AGGREGATE, LOSSY_PERCENT, Tags
+
+#: Labels that are not tags of the series.
+NO_TAGS = frozenset({"__name__", "db", "job", "instance", "le", "direction", "reason"})
+
+
+def quoted(text: str) -> str:
+    r"""Return text as a PromQL string, in which ``\`` and the quote are escaped."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n") + '"'
+
+
+def selector(name: str, where: Tags, **labels: str) -> str:
+    """Return a selector of a metric. Names of tags are ours; values are quoted."""
+    inside = ",".join(f"{tag}={quoted(value)}" for tag, value in {**where, **labels}.items())
+    return f"{name}{{{inside}}}"
+
+
+def duration(seconds: float) -> str:
+    """Return a range that reaches back to just after ``seconds`` ago: ends belong, starts not."""
+    return f"{max(1, round(seconds * 1000) - 1):d}ms"
+
+
+@frozen
+class Points:
+    """Metrics with one sample an interval, as the scraper wrote them."""
+
+    prefix: str = "raw_stats_"
+
+    @property
+    def presence(self) -> str:
+        """The metric that every series has in every interval."""
+        return f"{self.prefix}sent"
+
+    def columns(self, wanted: Sequence[str]) -> list[str]:
+        """Return those of the columns that there can be."""
+        return [name for name in wanted if name in AGGREGATE]
+
+    def raw(self, column: str, where: Tags) -> str:
+        """Return the selector of a column's samples."""
+        return selector(self.prefix + column, where)
+
+    def over(self, column: str, span_s: float, where: Tags) -> str:
+        """Return a column put together over the ``span_s`` seconds before each step."""
+        return f"{AGGREGATE[column]}_over_time({self.raw(column, where)}[{duration(span_s)}])"
+
+    def usual(self, span_s: float) -> str:
+        """Return the median of the series' median RTT, in ms."""
+        middle = f"quantile_over_time(0.5,{self.prefix}rtt_p50[{duration(span_s)}])"
+        mean = f"quantile_over_time(0.5,{self.prefix}rtt[{duration(span_s)}])"
+        return f"{middle} or {mean}"
+
+    def loss(self, span_s: float, where: Tags) -> str:
+        """Return the loss of each series in percent."""
+        return f"100*{self.over('lost', span_s, where)}/{self.over('sent', span_s, where)}"
+
+
+#: Columns of counters: metric and labels.
+_COUNTERS: Mapping[str, tuple[str, Mapping[str, str]]] = {
+    "sent": ("llama_probes_sent_total", {}),
+    "received": ("llama_probes_received_total", {}),
+    "lost_forward": ("llama_probes_lost_total", {"direction": "forward"}),
+    "lost_reverse": ("llama_probes_lost_total", {"direction": "reverse"}),
+    "lost_unknown": ("llama_probes_lost_total", {"direction": "unknown"}),
+    "late": ("llama_replies_late_total", {}),
+    "duplicate": ("llama_replies_duplicate_total", {}),
+    "reordered": ("llama_replies_reordered_total", {}),
+    "remarked_forward": ("llama_probes_remarked_total", {"direction": "forward"}),
+    "remarked_reverse": ("llama_probes_remarked_total", {"direction": "reverse"}),
+}
+_GAUGES = {"flows": "llama_flows", "flows_lossy": "llama_flows_lossy"}
+_QUANTILES = {"rtt_p50": 0.5, "rtt_p90": 0.9, "rtt_p99": 0.99}
+BUCKETS = "llama_rtt_seconds_bucket"
+SUSPECT = "llama_suspect"
+
+
+@frozen
+class Counters:
+    """Counters and histograms that add up since the collector's start."""
+
+    presence: str = "llama_probes_sent_total"
+
+    def columns(self, wanted: Sequence[str]) -> list[str]:
+        """Return those of the columns that there can be; ``suspect`` is asked for separately."""
+        known = {*_COUNTERS, *_GAUGES, *_QUANTILES, "lost", "rtt"}
+        return [name for name in wanted if name in known]
+
+    def over(self, column: str, span_s: float, where: Tags) -> str:
+        """Return a column over the ``span_s`` seconds before each step."""
+        window = f"[{round(span_s * 1000):d}ms]"
+        if column == "lost":
+            lost = selector("llama_probes_lost_total", where)
+            return f"sum without(direction)(increase({lost}{window}))"
+        if column in _COUNTERS:
+            name, labels = _COUNTERS[column]
+            rise = f"increase({selector(name, where, **labels)}{window})"
+            return f"sum without(direction)({rise})" if labels else rise
+        if column in _GAUGES:
+            return f"max_over_time({selector(_GAUGES[column], where)}{window})"
+        if column in _QUANTILES:
+            return f"1000*histogram_quantile({_QUANTILES[column]},{self.buckets(span_s, where)})"
+        total = f"increase({selector('llama_rtt_seconds_sum', where)}{window})"
+        number = f"increase({selector('llama_rtt_seconds_count', where)}{window})"
+        return f"1000*{total}/({number}>0)"
+
+    def buckets(self, span_s: float, where: Tags) -> str:
+        """Return how many replies there were in each bucket, cumulatively."""
+        return f"increase({selector(BUCKETS, where)}[{round(span_s * 1000):d}ms])"
+
+    def usual(self, span_s: float) -> str:
+        """Return the median RTT of the whole time, in ms."""
+        return self.over("rtt_p50", span_s, {})
+
+    def loss(self, span_s: float, where: Tags) -> str:
+        """Return the loss of each series in percent."""
+        return f"100*{self.over('lost', span_s, where)}/{self.over('sent', span_s, where)}"
+
+
+Names = Points | Counters
+
+
+def lossy(names: Names, span_s: float, where: Tags) -> str:
+    """Return how many series lost LOSSY_PERCENT of their probes or more."""
+    return f"count({names.loss(span_s, where)}>={LOSSY_PERCENT})"
