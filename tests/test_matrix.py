@@ -18,6 +18,7 @@ from llama.lab.readings import (
     loss_sentence,
     milliseconds,
     percent,
+    suspect_sentence,
     worst_pair,
 )
 
@@ -76,8 +77,8 @@ class MatrixTests(SynchronousTestCase):
 
     def test_suspect_cells_are_marked(self) -> None:
         """A suspect interval is marked with a tilde, lossy or not."""
-        self.assertEqual(cell(reading("a", "b", suspect=True)).plain, "~ 0 %\n5.00 ms")
-        suspect = reading("a", "b", suspect=True, loss=1.5, flows_lossy=1)
+        self.assertEqual(cell(reading("a", "b", suspect=("late_ticks",))).plain, "~ 0 %\n5.00 ms")
+        suspect = reading("a", "b", suspect=("late_ticks",), loss=1.5, flows_lossy=1)
         self.assertIn("■ ~ 1.5 %", cell(suspect).plain)
 
     def test_plain_when_not_a_terminal(self) -> None:
@@ -95,7 +96,7 @@ class MatrixTests(SynchronousTestCase):
     def test_sites_head_their_columns_once(self) -> None:
         """The first header line names each site once."""
         header = next(line for line in printed(mesh()).splitlines() if line.strip())
-        self.assertEqual(header.split(), ["iad", "lax", "fra"])
+        self.assertEqual(header.split(), ["loss", "iad", "lax", "fra"])
 
 
 class SentenceTests(SynchronousTestCase):
@@ -104,8 +105,7 @@ class SentenceTests(SynchronousTestCase):
         readings = [*mesh(), reading("iad-2", "fra-1", loss=6.25, flows_lossy=1)]
         self.assertEqual(
             loss_sentence(readings),
-            "iad-2 → fra-1 loses 6.2 %: 1 of its 16 flows loses, the other 15 lose nothing;"
-            " no other pair loses anything.",
+            "iad-2 → fra-1 loses 6.2 %, on 1 of its 16 flows; no other pair loses.",
         )
 
     def test_others_that_lose_are_said(self) -> None:
@@ -113,7 +113,7 @@ class SentenceTests(SynchronousTestCase):
         readings = [reading("a", "b", loss=50.0, flows_lossy=16), reading("b", "a", loss=0.02)]
         self.assertEqual(
             loss_sentence(readings),
-            "a → b loses 50.0 %: 16 of its 16 flows lose; 1 other pair loses, <0.1 % at most.",
+            "a → b loses 50.0 %, on 16 of its 16 flows; 1 other pair loses, <0.1 % at most.",
         )
 
     def test_no_loss(self) -> None:
@@ -126,9 +126,16 @@ class SentenceTests(SynchronousTestCase):
         self.assertEqual(loss_sentence([]), "Nothing has been measured.")
         self.assertEqual(delay_sentence([]), "No site stands out by its delay.")
 
-    def test_suspect_accusation_says_so(self) -> None:
-        """Loss in a suspect interval is reported as what it may be."""
-        self.assertIn("suspect", loss_sentence([reading("a", "b", loss=1.0, suspect=True)]))
+    def test_suspect_pairs(self) -> None:
+        """Pairs whose figures may be our own fault are counted, with every reason once."""
+        readings = [
+            reading("a", "b", suspect=("late_ticks", "cpu_starved")),
+            reading("b", "a", suspect=("late_ticks",)),
+            reading("a", "c"),
+        ]
+        said = suspect_sentence(readings)
+        self.assertEqual(said, "2 of 3 pairs, by cpu starved, late ticks.")
+        self.assertIsNone(suspect_sentence(readings[2:]))
 
     def test_far_site(self) -> None:
         """Each site is found when it is the far one, and no other."""
@@ -136,9 +143,9 @@ class SentenceTests(SynchronousTestCase):
             self.assertEqual(far_site(mesh(far=site)), (site, 60.0, 5.0))
 
     def test_no_far_site(self) -> None:
-        """Equal delays, or delays less than twice the others', make no site far."""
+        """Equal delays, or delays less than `FAR` times the others', make no site far."""
         self.assertIsNone(far_site(mesh()))
-        self.assertIsNone(far_site(mesh(far="lax", far_ms=9.0)))
+        self.assertIsNone(far_site(mesh(far="lax", far_ms=7.0)))
 
     def test_two_sites_are_too_few(self) -> None:
         """Between two sites neither is the far one."""
@@ -154,7 +161,7 @@ class SentenceTests(SynchronousTestCase):
         """The far site is named with both medians."""
         self.assertEqual(
             delay_sentence(mesh(far="fra")),
-            "fra is far: 60.0 ms median to and from it, 5.00 ms between the other sites.",
+            "fra is far: 60.0 ms median to and from it, 5.00 ms between the others.",
         )
 
 

@@ -26,7 +26,7 @@ _QUIET = "dim"
 _NO_DATA = "bold magenta"
 _SUSPECT = "cyan"
 
-LEGEND = "rows send, columns answer · ■ loss  ▨ no data  ~ suspect · RTT p50"
+LEGEND = "rows send, columns answer · ■ loss  ▨ no data  ~ suspect"
 
 
 def matrix(hosts: Sequence[tuple[str, str]], readings: Iterable[Reading]) -> RenderableType:
@@ -35,8 +35,8 @@ def matrix(hosts: Sequence[tuple[str, str]], readings: Iterable[Reading]) -> Ren
     A pair without a reading is shown as having no data.
     """
     cells = {(reading.source, reading.destination): reading for reading in readings}
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1), header_style="")
-    table.add_column("", no_wrap=True)
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="")
+    table.add_column(Text("loss\nRTT p50", style=_QUIET), no_wrap=True)
     last = None
     for site, host in hosts:
         heading = Text(site if site != last else "", style="bold")

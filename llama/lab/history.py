@@ -15,12 +15,14 @@ import orjson
 from attrs import frozen
 from twisted.enterprise import adbapi
 
+from llama.collector.summary import reasons
+
 from .readings import Reading
 
 _NEWEST = """
 SELECT time_ms, tags, loss, flows, flows_lossy, rtt_p50, suspect
 FROM samples JOIN series ON series.id = samples.series_id
-WHERE measurement = 'raw_stats' AND time_ms > (SELECT max(time_ms) FROM samples) - ?
+WHERE measurement = 'raw_stats' AND time_ms > max(?, (SELECT max(time_ms) FROM samples) - ?)
 ORDER BY time_ms DESC
 """
 
@@ -35,10 +37,16 @@ class Interval:
 
 
 class History:
-    """The database at ``path``, to which a scraper writes ``pairs`` pairs every ``interval_s``."""
+    """The database at ``path``, to which a scraper writes ``pairs`` pairs every ``interval_s``.
 
-    def __init__(self, reactor: Any, path: Path, *, interval_s: int, pairs: int) -> None:
+    What ended before ``since_s`` (Unix time) is left from an earlier demo, and not looked at.
+    """
+
+    def __init__(
+        self, reactor: Any, path: Path, *, interval_s: int, pairs: int, since_s: float
+    ) -> None:
         self._path = path
+        self._since_ms = since_s * 1000
         self._interval_ms = interval_s * 1000
         self._pairs = pairs
         self._ready = False
@@ -62,7 +70,8 @@ class History:
             return []
         try:
             # One more than asked for: the newest row may be of no pair.
-            rows = await self._pool.runQuery(_NEWEST, ((count + 1) * self._interval_ms,))
+            span_ms = (count + 1) * self._interval_ms
+            rows = await self._pool.runQuery(_NEWEST, (self._since_ms, span_ms))
         except sqlite3.OperationalError:
             if self._ready:
                 raise
@@ -103,5 +112,5 @@ def _reading(tags: Mapping[str, str], figures: list[float | None]) -> Reading:
         flows=None if flows is None else int(flows),
         flows_lossy=None if flows_lossy is None else int(flows_lossy),
         rtt_p50_ms=rtt_p50,
-        suspect=bool(suspect),
+        suspect=reasons(int(suspect or 0)),
     )

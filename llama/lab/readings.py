@@ -12,7 +12,7 @@ from statistics import median
 from attrs import frozen
 
 #: How many times the median delay of the other pairs makes a site stand out.
-FAR = 2.0
+FAR = 1.5
 
 
 @frozen(kw_only=True)
@@ -27,7 +27,7 @@ class Reading:
     flows: int | None = None
     flows_lossy: int | None = None
     rtt_p50_ms: float | None = None
-    suspect: bool = False  # the measurement's own fault may be in these figures
+    suspect: tuple[str, ...] = ()  # why the measurement's own fault may be in these figures
 
 
 def worst_pair(readings: Iterable[Reading]) -> Reading | None:
@@ -68,16 +68,11 @@ def loss_sentence(readings: Sequence[Reading]) -> str:
     if worst is None:
         return "No pair loses anything."
     text = f"{worst.source} → {worst.destination} loses {percent(worst.loss)}"
-    if worst.flows and worst.flows_lossy:
-        verb = "loses" if worst.flows_lossy == 1 else "lose"
-        text += f": {worst.flows_lossy} of its {worst.flows} flows {verb}"
-        if worst.flows_lossy < worst.flows:
-            text += f", the other {worst.flows - worst.flows_lossy} lose nothing"
-    if worst.suspect:
-        text += " (~ a suspect interval: may be the measurement's own fault)"
+    if worst.flows and worst.flows_lossy is not None:
+        text += f", on {worst.flows_lossy} of its {worst.flows} flows"
     rest = [reading.loss for reading in readings if reading.loss and reading is not worst]
     if not rest:
-        return text + "; no other pair loses anything."
+        return text + "; no other pair loses."
     others = "1 other pair loses" if len(rest) == 1 else f"{len(rest)} other pairs lose"
     return f"{text}; {others}, {percent(max(rest))} at most."
 
@@ -90,8 +85,17 @@ def delay_sentence(readings: Iterable[Reading]) -> str:
     site, own_ms, others_ms = found
     return (
         f"{site} is far: {milliseconds(own_ms)} median to and from it, "
-        f"{milliseconds(others_ms)} between the other sites."
+        f"{milliseconds(others_ms)} between the others."
     )
+
+
+def suspect_sentence(readings: Sequence[Reading]) -> str | None:
+    """Say how many pairs' figures may be the measurement's own fault, and why; None if none."""
+    suspect = [reading.suspect for reading in readings if reading.suspect]
+    if not suspect:
+        return None
+    why = sorted({reason.replace("_", " ") for reasons in suspect for reason in reasons})
+    return f"{len(suspect)} of {len(readings)} pairs, by {', '.join(why)}."
 
 
 def percent(loss: float | None) -> str:

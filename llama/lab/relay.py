@@ -176,6 +176,7 @@ class Direction:
 class Upstream(DatagramProtocol):
     """The socket that one client flow has towards the reflector."""
 
+    noisy = False
     transport: Any  # IUDPTransport, or None while closed
 
     def __init__(self, relay: Relay, client: Address, flow: int) -> None:
@@ -208,6 +209,7 @@ class Relay(DatagramProtocol):
     a seeded one repeats itself.
     """
 
+    noisy = False
     transport: Any  # IUDPTransport, or None while closed
     _log = Logger()
 

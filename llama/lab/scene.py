@@ -20,9 +20,9 @@ FLOWS = 16
 PATHS = 8
 #: One-way delays, ms: between near sites, and to and from the far one.
 _NEAR_MS = (1.5, 4.0)
-_FAR_MS = (20.0, 45.0)
+_FAR_MS = (60.0, 100.0)
 #: What a bad path loses, and how many of the paths are bad.
-_PATH_LOSS = (0.5, 1.0)
+_PATH_LOSS = (0.6, 1.0)
 _BAD_PATHS = (1, 3)
 
 
@@ -74,14 +74,15 @@ def hosts(block: int | None) -> tuple[Host, ...]:
     Linux answers on all of 127.0.0.0/8, other systems on 127.0.0.1 alone.
     """
     return tuple(
-        Host(
-            name=f"{site}-{number}",
-            site=site,
-            address="127.0.0.1" if block is None else f"127.{block}.{place}.{number}",
-        )
+        Host(name=f"{site}-{number}", site=site, address=address(block, place, number))
         for place, site in enumerate(SITES, 1)
         for number in range(1, HOSTS_PER_SITE + 1)
     )
+
+
+def address(block: int | None, place: int, number: int) -> str:
+    """Return an address of a block, or 127.0.0.1 without one."""
+    return "127.0.0.1" if block is None else f"127.{block}.{place}.{number}"
 
 
 def scene(seed: int, among: tuple[Host, ...]) -> Scene:
