@@ -26,13 +26,7 @@ from attrs import frozen
 
 from . import machine
 from .figures import Claim, Report
-from .programs import (
-    BenchmarkError,
-    pinned,
-    running,
-    twistd,
-    wait_for_reflector,
-)
+from .programs import READY_S, BenchmarkError, pinned, running, twistd
 from .veth import FAR, Cable, Key, cable, captured, passages, true_rtts
 
 PORT = 8100
@@ -47,7 +41,7 @@ COLUMNS = (
     "error p99 µs",
     "bias µs",
 )
-FOLLOWED, STAMPED, USER = "llama, Follow-Up", "llama, no Follow-Up", "llama, user-space stamps"
+FOLLOWED, STAMPED, USER = "llama, Follow-Up", "llama, no Follow-Up", "llama, user-space T1"
 Rtts = dict[Key, float]  # ns, by what identifies the probe
 
 
@@ -185,20 +179,12 @@ def reflectors(made: Cable, directory: Path) -> Iterator[None]:
         running(ours, directory / "accuracy-reflector.log") as reflector,
         running(irtts, directory / "accuracy-irtt.log"),
     ):
-        with inside(made.near):
-            wait_for_reflector(reflector, PORT, FAR)
+        until = time.monotonic() + READY_S
+        ask = made.inside(made.near, *llama("ready?").command(1, 0.1))
+        while subprocess.run(ask, capture_output=True).returncode:
+            if time.monotonic() > until or reflector.process.poll() is not None:
+                raise BenchmarkError(reflector.obituary())
         yield
-
-
-@contextlib.contextmanager
-def inside(namespace: str) -> Iterator[None]:
-    """Make the sockets that this process opens meanwhile belong to ``namespace``."""
-    with open("/proc/self/ns/net") as own, open(f"/run/netns/{namespace}") as other:
-        os.setns(other.fileno(), os.CLONE_NEWNET)
-        try:
-            yield
-        finally:
-            os.setns(own.fileno(), os.CLONE_NEWNET)
 
 
 def compare(measured: Mapping[Key, float], truth: Mapping[Key, int]) -> dict[str, Any]:
@@ -238,8 +224,8 @@ def run(directory: Path, count: int = 2000, interval_s: float = 0.002) -> Report
             raise BenchmarkError(f"{tool} is missing (Debian: apt install iputils-ping irtt)")
     probers = [
         llama(FOLLOWED, followed_up=True),
-        llama(STAMPED, "--no-follow-up"),
-        llama(USER, "--timestamps", "user", "--no-follow-up"),
+        llama(STAMPED, "--size", "44"),
+        llama(USER, "--size", "44", "--timestamps", "user"),
         ping(),
         irtt(),
     ]

@@ -139,13 +139,11 @@ def free_port(kind: int = socket.SOCK_DGRAM) -> int:
         return port
 
 
-def wait_for_reflector(
-    program: Program, port: int, host: str = "127.0.0.1", probe: bytes | None = None
-) -> bytes:
+def wait_for_reflector(program: Program, port: int, probe: bytes | None = None) -> bytes:
     """Return the answer of ``program`` on ``port`` to ``probe``, by default STAMP's, once it comes."""
     until = time.monotonic() + READY_S
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.connect((host, port))
+        sock.connect(("127.0.0.1", port))
         sock.settimeout(0.1)
         now = int(time.time()) + 2_208_988_800
         octets = probe or struct.pack(">IQHH28x", 0, now << 32, 0x8001, 1)
