@@ -31,6 +31,7 @@ class FakeCollector(Resource):
         self.keep = keep
         self.ledger: dict[tuple[str, int], dict[str, float]] = {}  # (dst, time_s) -> fields
         self.questions: list[str | None] = []  # values of ``since``; None when not asked so
+        self.authorizations: set[str | None] = set()
         self.behave = "well"
         self.cursors = True
         self.port: Any = None
@@ -81,6 +82,7 @@ class FakeCollector(Resource):
     def render_GET(self, request: Any) -> Any:
         """Answer as told."""
         since = request.args.get(b"since", [None])[-1]
+        self.authorizations.add(request.getHeader("authorization"))
         self.questions.append(None if since is None else since.decode())
         if self.behave == "hang":
             self.hanging.append(request)
@@ -97,7 +99,7 @@ class FakeCollector(Resource):
         if self.behave == "error":
             request.setResponseCode(500)
             return b"broken"
-        if self.behave == "large" and since is not None:
+        if self.behave == "large" and since == b"":
             return b"[" + b" " * 3_000_000 + b"]"
         if self.cursors:
             request.setHeader("Llama-Cursor", f"{self.incarnation}:{self._number}")

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sqlite3
+import subprocess
 import tempfile
+import unittest
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +49,8 @@ def influx_rows(server: Influx, source: str) -> Ledger:
 
 def sqlite_rows(path: Path, source: str) -> Ledger:
     """Return what the embedded store holds of one source in the form of a ledger."""
+    if not path.exists():
+        return {}
     db = sqlite3.connect(path)
     db.row_factory = sqlite3.Row
     try:
@@ -77,6 +82,24 @@ def victoria_rows(server: Victoria, source: str) -> Ledger:
                 raise AssertionError(f"{field} is there twice")
             row[field] = value
     return ledger
+
+
+def small_disk(case: TestCase) -> Path:
+    """Mount a tmpfs of 12 MiB for a test and return its directory; skips the test without root."""
+    if os.geteuid() != 0:
+        raise unittest.SkipTest("mounting a tmpfs needs root")
+    directory = Path(tempfile.mkdtemp(prefix="llama-disk-"))
+    case.addCleanup(directory.rmdir)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", directory], check=True)
+    case.addCleanup(subprocess.run, ["umount", directory], check=True)
+    return directory
+
+
+def fill(directory: Path) -> None:
+    """Let something else take all that is left of a disk."""
+    disk = os.statvfs(directory)
+    with open(directory / "others", "ab") as file:
+        file.write(bytes(disk.f_bavail * disk.f_frsize))
 
 
 class ServiceCase(TestCase):

@@ -15,6 +15,7 @@ import unittest
 import urllib.error
 import urllib.parse
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,7 @@ class Victoria(Server):
 
     program = "victoria-metrics"
     ready_path = "/health"
+    arguments: Sequence[str] = ()  # further ones
 
     def command(self) -> list[str]:
         """Return the command line."""
@@ -185,6 +187,7 @@ class Victoria(Server):
             "-dedup.minScrapeInterval=1ms",
             "-search.latencyOffset=0s",
             "-retentionPeriod=100y",
+            *self.arguments,
         ]
 
     def export(self, match: str) -> list[dict[str, Any]]:

@@ -2,12 +2,34 @@
 
 from __future__ import annotations
 
+import json
+import threading
 from typing import Any
 
-from scraper_case import NOW, ServiceCase, influx_rows, until
-from servers import Influx
+import attrs
+import treq
+from scraper_case import (
+    NOW,
+    ServiceCase,
+    fill,
+    influx_rows,
+    small_disk,
+    sqlite_rows,
+    until,
+    victoria_rows,
+)
+from servers import Influx, Victoria
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.web.client import Agent
 
-from llama.config import WriterConfig
+from llama.config import SpoolConfig, WriterConfig
+from llama.scraper import api
+from llama.scraper.writers import WriterConfigError
+
+NOWHERE = WriterConfig(
+    type="influxdb", options={"url": "http://127.0.0.1:1", "database": "x"}, file="", line=0
+)
 
 
 class InfluxTests(ServiceCase):
@@ -30,9 +52,18 @@ class InfluxTests(ServiceCase):
         """Return the section that writes to it."""
         options = {
             "url": self.server.url, "database": "llama", "username": "admin",
-            "password": "secret", "create": "true",
+            "password": "secret", "create": "true", "timeout": "1",
         } | more  # fmt: skip
         return WriterConfig(type="influxdb", options=options)
+
+    async def arrived(self, *collectors: Any) -> None:
+        """Wait until the database holds what these collectors closed, and nothing else."""
+        for collector in collectors:
+            await until(
+                lambda c=collector: influx_rows(self.server, c.name) == c.ledger,  # type: ignore[misc]
+                f"the ledger of {collector.name}",
+                30,
+            )
 
     async def test_everything_once(self) -> None:
         """What two collectors closed is in a database that the scraper created, exactly."""
@@ -44,12 +75,257 @@ class InfluxTests(ServiceCase):
         self.scraper([first_url, second_url], self.writer())
         await until(lambda: first.questions and second.questions, "polls")
         first.close(NOW + 60)
-        await until(
-            lambda: "llama" in {row["name"] for row in self.server.run("SHOW DATABASES")},
-            "the database",
-        )
-        await until(lambda: len(influx_rows(self.server, "one")) == 9, "nine points")
-        self.assertEqual(influx_rows(self.server, "one"), first.ledger)
-        self.assertEqual(influx_rows(self.server, "two"), second.ledger)
+        await self.arrived(first, second)
         self.assertEqual(first.questions[0], "")
         self.assertIn("a1:2", first.questions)
+
+    async def test_away_for_a_while(self) -> None:
+        """A database that is killed, comes back, freezes and thaws gets everything, exactly."""
+        collector, url = self.collector("outage")
+        spool = SpoolConfig(path=str(self.directory / "spool.db"))
+        service = self.scraper([url], self.writer(), spool=spool)
+        time = NOW
+        for disturb in ("kill", "start", "freeze", "thaw"):
+            for _ in range(5):
+                collector.close(time)
+                time += 30
+                await deferLater(reactor, 0.12)
+            getattr(self.server, disturb)()
+            for _ in range(10):
+                collector.close(time)
+                time += 30
+                await deferLater(reactor, 0.12)
+            taken = service.spool.taken(url).cursor
+            self.assertIn(taken, (f"a1:{(time - NOW) // 30 - n}" for n in range(4)))
+        await self.arrived(collector)
+        await until(lambda: not service.spool.chunks, "an empty spool")
+
+    async def test_two_scrapers(self) -> None:
+        """Two scrapers of the same collectors into the same database do no harm."""
+        collector, url = self.collector("shared")
+        for _ in range(2):
+            self.scraper([url], self.writer())
+        for n in range(5):
+            collector.close(NOW + 30 * n)
+            await deferLater(reactor, 0.1)
+        await self.arrived(collector)
+
+
+class ManyWritersTests(ServiceCase):
+    """Several writers at once, one of them dead."""
+
+    async def test_independent(self) -> None:
+        """A dead writer holds no living one; what it lacks stays in the spool."""
+        victoria = Victoria()
+        victoria.start()
+        self.addCleanup(victoria.stop)
+        store, lines = self.directory / "store.db", self.directory / "lines"
+        collector, url = self.collector("many")
+        service = self.scraper(
+            [url],
+            NOWHERE,
+            WriterConfig(type="victoriametrics", options={"url": victoria.url}),
+            WriterConfig(type="sqlite", options={"path": str(store)}),
+            WriterConfig(type="file", options={"path": str(lines)}),
+            spool=SpoolConfig(path=str(self.directory / "spool.db")),
+        )
+        for n in range(5):
+            collector.close(NOW + 30 * n)
+            await deferLater(reactor, 0.1)
+        await until(lambda: sqlite_rows(store, "many") == collector.ledger, "rows in SQLite")
+        await until(lambda: victoria_rows(victoria, "many") == collector.ledger, "VictoriaMetrics")
+        await until(lambda: lines.exists() and len(lines.read_bytes().splitlines()) == 15, "lines")
+        dead = service.deliveries["influxdb http://127.0.0.1:1/x"]
+        await until(lambda: dead.trouble == "connection refused", "trouble")
+        self.assertEqual(dead.waiting[1], 15)
+        await self.stop(service)
+        again = self.scraper(
+            [url], NOWHERE, spool=SpoolConfig(path=str(self.directory / "spool.db"))
+        )
+        await until(
+            lambda: again.deliveries[dead.name].waiting[1] == 15, "what an earlier run left"
+        )
+
+    async def test_spool_across_runs(self) -> None:
+        """What one run took and could not write, the next one writes; nothing is asked twice."""
+        collector, url = self.collector("runs")
+        store = self.directory / "sub" / "store.db"
+        (self.directory / "sub").touch()  # in the way
+        settings = {"spool": SpoolConfig(path=str(self.directory / "spool.db"))}
+        writer = WriterConfig(type="sqlite", options={"path": str(store)})
+        service = self.scraper([url], writer, **settings)
+        collector.close(NOW)
+        await until(lambda: service.spool.taken(url).newest_ns, "points")
+        await self.stop(service)
+        collector.closed.clear()  # it holds them no longer
+        (self.directory / "sub").unlink()
+        self.scraper([url], writer, **settings)
+        collector.close(NOW + 30)
+        await until(lambda: sqlite_rows(store, "runs") == collector.ledger, "both intervals")
+        self.assertEqual(collector.questions.count(""), 1)
+
+
+class ApiTests(ServiceCase):
+    """What the scraper says about itself."""
+
+    async def test_all_of_it(self) -> None:
+        """State and metrics show polls, points, spool, lag and each writer's queue."""
+        collector, url = self.collector("shown")
+        collector.close(NOW)
+        service = self.scraper(
+            [url, "http://127.0.0.1:1"],
+            NOWHERE,
+            WriterConfig(type="file", options={"path": str(self.directory / "f"), "name": "f"}),
+            api="tcp:0:interface=127.0.0.1",
+            api_token="t0ken",
+        )
+        await until(lambda: service.deliveries["f"].newest_ns, "a write")
+        await until(lambda: service.deliveries["influxdb http://127.0.0.1:1/x"].trouble, "trouble")
+        await until(
+            lambda: service.poller.collectors["http://127.0.0.1:1"].trouble, "a refused poll"
+        )
+        assert service.http is not None
+        http = treq.client.HTTPClient(Agent(reactor))
+        self.assertEqual(await (await http.get(f"{service.http.url}status")).text(), "ok")
+        self.assertEqual((await http.get(f"{service.http.url}state")).code, 401)
+        auth = {"Authorization": "Bearer t0ken"}
+        state = await (await http.get(f"{service.http.url}state", headers=auth)).json()
+        self.assertEqual(state["collectors"][url]["ok"], True)
+        self.assertEqual(
+            state["collectors"]["http://127.0.0.1:1"],
+            {"ok": False, "problem": "connection refused", "lag_s": None, "has_cursors": True},
+        )
+        self.assertEqual(state["spool"]["chunks"], 1)
+        self.assertEqual(
+            state["writers"]["f"],
+            {"ok": True, "problem": None, "queue_chunks": 0, "queue_points": 0},
+        )
+        self.assertEqual(state["writers"]["influxdb http://127.0.0.1:1/x"]["queue_points"], 3)
+        metrics = await (await http.get(f"{service.http.url}metrics", headers=auth)).text()
+        for line in (
+            f'llama_scraper_points_taken_total{{collector="{url}"}} 3.0',
+            'llama_scraper_points_written_total{writer="f"} 3.0',
+            'llama_scraper_writer_up{writer="f"} 1.0',
+            'llama_scraper_writer_up{writer="influxdb http://127.0.0.1:1/x"} 0.0',
+            'llama_scraper_writer_queue_points{writer="influxdb http://127.0.0.1:1/x"} 3.0',
+            'llama_scraper_collector_up{collector="http://127.0.0.1:1"} 0.0',
+            "llama_scraper_spool_chunks 1.0",
+            "llama_scraper_spool_ok 1.0",
+        ):
+            self.assertIn(line, metrics.splitlines())
+        self.assertRegex(metrics, r'collector_lag_seconds\{collector="[^"]+"\} [0-9.e+]+\n')
+        self.assertRegex(metrics, r"spool_bytes [1-9]")
+
+
+class ReloadTests(ServiceCase):
+    """A new configuration while running."""
+
+    async def test_difference(self) -> None:
+        """Collectors and writers come and go; what stays is not disturbed."""
+        one, one_url = self.collector("one")
+        two, two_url = self.collector("two")
+        sections = [
+            WriterConfig(type="file", options={"path": str(self.directory / name), "name": name})
+            for name in ("a", "b", "c")
+        ]
+        service = self.scraper([one_url], sections[0], sections[1])
+        one.close(NOW, pairs=1)
+        await until(lambda: all(d.newest_ns for d in service.deliveries.values()), "a write")
+        kept = service.deliveries["b"]
+        await service.reload(
+            attrs.evolve(
+                service.config, collectors=(one_url, two_url), writers=(sections[1], sections[2])
+            )
+        )
+        self.assertEqual(list(service.deliveries), ["b", "c"])
+        self.assertIs(service.deliveries["b"], kept)
+        two.close(NOW, pairs=1)
+        one.close(NOW + 30, pairs=1)
+
+        def sources(name: str) -> list[str]:
+            path = self.directory / name
+            rows = path.read_bytes().splitlines() if path.exists() else []
+            return sorted(json.loads(row)["tags"]["src_hostname"] for row in rows)
+
+        await until(lambda: sources("b") == ["one", "one", "two"], "the old writer")
+        await until(lambda: sources("c") == ["one", "two"], "the new writer")
+        self.assertEqual(sources("a"), ["one"])
+        asked = one.questions.count("")
+        await service.reload(attrs.evolve(service.config, interval_s=0.2))
+        one.close(NOW + 60, pairs=1)
+        await until(lambda: len(sources("c")) == 3, "points at the new pace")
+        self.assertEqual(one.questions.count(""), asked)
+
+    async def test_mistake(self) -> None:
+        """A wrong configuration changes nothing."""
+        collector, url = self.collector("one")
+        section = WriterConfig(
+            type="file", options={"path": str(self.directory / "a"), "name": "a"}
+        )
+        service = self.scraper([url], section)
+        before = service.config
+        for wrong in (
+            WriterConfig(type="no such"),
+            WriterConfig(type="file", options={"path": "/b", "name": "a"}),
+        ):
+            with self.assertRaises(WriterConfigError):
+                await service.reload(attrs.evolve(before, collectors=(), writers=(section, wrong)))
+        self.assertIs(service.config, before)
+        collector.close(NOW)
+        await until(lambda: service.deliveries["a"].newest_ns, "a write")
+
+
+class StopTests(ServiceCase):
+    """Stopping at any moment."""
+
+    async def test_at_once(self) -> None:
+        """Stopping while everything is still being opened leaves nothing behind."""
+        _, url = self.collector("one")
+        for wait_s in (0, 0.001, 0.01, 0.03):
+            service = self.scraper(
+                [url],
+                WriterConfig(type="sqlite", options={"path": str(self.directory / "store.db")}),
+                spool=SpoolConfig(path=str(self.directory / "spool.db")),
+            )
+            await deferLater(reactor, wait_s)
+            await self.stop(service)
+            self.assertEqual(
+                [
+                    t.name
+                    for t in threading.enumerate()
+                    if "PoolThread" in t.name and "twisted" not in t.name.lower()
+                ],
+                [],
+            )
+
+
+class FullDiskTests(ServiceCase):
+    """A spool on a tmpfs of a few megabytes, which needs root."""
+
+    async def test_nothing_is_lost(self) -> None:
+        """While the disk is full the collectors hold their intervals; then all of them arrive."""
+        disk = small_disk(self)
+        collector, url = self.collector("full")
+        store = self.directory / "store.db"
+        service = self.scraper(
+            [url],
+            WriterConfig(type="sqlite", options={"path": str(store)}),
+            spool=SpoolConfig(path=str(disk / "spool.db")),
+        )
+        collector.close(NOW)
+        await until(lambda: sqlite_rows(store, "full") == collector.ledger, "the first interval")
+        fill(disk)
+        collector.close(NOW + 30)
+        await until(lambda: service.spool.trouble, "a full disk")
+        self.assertEqual(api.state(service)["spool"]["problem"], "the disk is full")
+        asked = len(collector.questions)
+        for n in range(2, 8):
+            collector.close(NOW + 30 * n)
+            await deferLater(reactor, 0.1)
+        self.assertLessEqual(len(collector.questions), asked + 1)
+        self.assertEqual(service.spool.taken(url).cursor, "a1:1")
+        (disk / "others").unlink()
+        service.poller._retry_spool_at = 0.0  # instead of waiting for it
+        await until(lambda: sqlite_rows(store, "full") == collector.ledger, "all intervals")
+        await until(lambda: service.spool.trouble is None, "no trouble")
+        await self.stop(service)

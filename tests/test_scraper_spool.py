@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import tempfile
-import unittest
 from pathlib import Path
 from typing import Any
 
+from scraper_case import fill, small_disk
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
@@ -268,21 +267,8 @@ class FullDiskTests(TestCase):
 
     def setUp(self) -> None:
         """Mount it."""
-        if os.geteuid() != 0:
-            raise unittest.SkipTest("mounting a tmpfs needs root")
-        self.directory = Path(tempfile.mkdtemp(prefix="llama-full-"))
-        self.addCleanup(self.directory.rmdir)
-        subprocess.run(
-            ["mount", "-t", "tmpfs", "-o", "size=12m", "tmpfs", self.directory], check=True
-        )
-        self.addCleanup(subprocess.run, ["umount", self.directory], check=True)
+        self.directory = small_disk(self)
         self.others = self.directory / "others"
-
-    def fill(self, leave: int) -> None:
-        """Let something else take the disk but for ``leave`` octets."""
-        disk = os.statvfs(self.directory)
-        with open(self.others, "ab") as file:
-            file.write(bytes(max(0, disk.f_bavail * disk.f_frsize - leave)))
 
     async def opened(self) -> DiskSpool:
         """Return a spool on it."""
@@ -295,7 +281,7 @@ class FullDiskTests(TestCase):
         """On a full disk nothing is taken and nothing lost; with room again, it goes on."""
         spool = await self.opened()
         [kept] = await spool.put("http://c", Taken("c1"), some_points(), NOW)
-        self.fill(leave=0)
+        fill(self.directory)
         with self.assertRaises(NotStoredError) as raised:
             await spool.put("http://c", Taken("c2"), some_points(), NOW)
         self.assertEqual(str(raised.exception), "the disk is full")
@@ -332,7 +318,7 @@ class FullDiskTests(TestCase):
 
     async def test_full_at_the_start(self) -> None:
         """A full disk at the start is waited out."""
-        self.fill(leave=0)
+        fill(self.directory)
         spool = DiskSpool(reactor, str(self.directory / "spool.db"), 10**9, 3600)
         opening = spool.open(["a"])
         await deferLater(reactor, 0.3)

@@ -140,7 +140,15 @@ class Delivery:
             await busy
             if timer.active():
                 timer.cancel()
-        await maybeDeferred(self.writer.close)
+        await (
+            maybeDeferred(self.writer.close)
+            .addTimeout(grace_s, self._clock)
+            .addErrback(
+                lambda failure: self._log.failure(
+                    "Writer {writer} did not close well", failure, writer=self.name
+                )
+            )
+        )
 
     def _pump(self) -> None:
         """Start what may start now, and set the timer for what may start later."""

@@ -59,15 +59,16 @@ class _Body(Protocol):
         self._limit = limit
         self._chunks: list[bytes] = []
         self._size = 0
-        self.done: Deferred[bytes] = Deferred(lambda _: self._abort())
+        self._over = False
+        self.done: Deferred[bytes] = Deferred(lambda _: self._give_up())
 
     def dataReceived(self, data: bytes) -> None:
         """Keep a piece."""
         self._size += len(data)
         if self._size <= self._limit:
             self._chunks.append(data)
-        elif self.done is not None:
-            self._finish(TooLargeError(f"more than {self._limit:,} octets"))
+        elif not self._over:
+            self._finish(Failure(TooLargeError(f"more than {self._limit:,} octets")))
             self._abort()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
@@ -78,12 +79,14 @@ class _Body(Protocol):
             self._finish(reason)
 
     def _finish(self, result: Any) -> None:
-        self._chunks = []
-        if not self.done.called:
-            if isinstance(result, bytes):
-                self.done.callback(result)
-            else:
-                self.done.errback(result)
+        if not self._over:
+            self._over = True
+            self.done.callback(result)
+
+    def _give_up(self) -> None:
+        """Close the connection; `done` then fails as every cancelled Deferred does."""
+        self._over = True
+        self._abort()
 
     def _abort(self) -> None:
         if self.transport is not None:

@@ -103,6 +103,7 @@ class ScraperService(MultiService):
         for ending in [delivery.stop(GRACE_S) for delivery in self.deliveries.values()]:
             await ending
         await self.spool.close()
+        await self._starting
         await self._pool.closeCachedConnections()
 
     async def reload(self, config: ScraperConfig) -> None:

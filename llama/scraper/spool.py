@@ -119,7 +119,7 @@ class DiskSpool:
 
     async def _open(self) -> None:
         said = ""
-        while not self._closed:
+        while not self._is_closed():
             try:
                 pool = self._connect()
             except OSError as error:
@@ -148,9 +148,15 @@ class DiskSpool:
                 await self._pause
         else:
             return
+        if self._is_closed():
+            pool.close()
+            return
         for chunk in chunks:
             self._held.add(chunk)
         self._pool = pool
+
+    def _is_closed(self) -> bool:
+        return self._closed  # which can change with every await
 
     def _connect(self) -> Any:
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -361,6 +367,7 @@ class DiskSpool:
     async def _close(self) -> None:
         self._closed = True
         self._pause.cancel()
+        await self._renewal.run(_nothing)  # let an opening under way end
         if self._pool is not None:
             if self._unnoted:
                 await self._note()

@@ -82,11 +82,12 @@ class _Reloading(MultiService):
 
 
 def makeService(options: Options) -> MultiService:
-    """Make the service; what is wrong with a writer's section ends it here."""
+    """Make the service; what is wrong with a writer's section ends the program with its message."""
     from twisted.internet import reactor
 
     try:
         scraper = ScraperService(reactor, options["loaded"])
     except WriterConfigError as error:
-        raise UsageError(str(error)) from None
+        # Not a UsageError: twistd shows that one as a traceback once options are parsed.
+        raise SystemExit(str(error)) from None
     return _Reloading(reactor, scraper, options["config"])

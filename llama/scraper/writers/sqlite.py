@@ -74,9 +74,11 @@ class SQLiteWriter:
         pool.start()
         try:
             await pool.runWithConnection(prepare)
-        except (sqlite3.Error, NotWrittenError) as error:
+        except BaseException as error:
             pool.close()
-            raise NotWrittenError(f"{self._path}: {error}") from None
+            if isinstance(error, sqlite3.Error | NotWrittenError):
+                raise NotWrittenError(f"{self._path}: {error}") from None
+            raise
         self._pool = pool
         if not self._upkeep.running:
             self._keeping = self._upkeep.start(MINUTE, now=False).addErrback(

@@ -1,0 +1,290 @@
+"""Asking collectors over real HTTP: cursors, old collectors, and those that misbehave."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from scraped import FakeCollector
+from scraper_case import NOW, until
+from twisted.internet import reactor
+from twisted.internet.defer import fail
+from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.client import HTTPConnectionPool
+
+from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
+from llama.scraper.counts import Counts
+from llama.scraper.fetch import client_of
+from llama.scraper.poll import Poller
+
+
+class PollCase(TestCase):
+    """A poller over a spool in memory."""
+
+    def setUp(self) -> None:
+        """Make a spool and nothing to ask yet."""
+        self.spool = MemorySpool()
+        self.spool.open(["db"])
+        self.counts = Counts()
+        self.chunks: list[Chunk] = []
+        self.collectors: list[FakeCollector] = []
+        self.pool = HTTPConnectionPool(reactor)
+        self.poller = self.make()
+
+    def make(self, **settings: Any) -> Poller:
+        """Make a poller with other settings."""
+        given = {"interval_s": 0.1, "timeout_s": 0.5, "concurrency": 4} | settings
+        return Poller(
+            reactor, client_of(reactor, self.pool, 0.5, None), self.spool, self.counts,
+            self.chunks.extend, **given,
+        )  # fmt: skip
+
+    async def tearDown(self) -> None:
+        """Stop everything."""
+        await self.poller.stop()
+        for collector in self.collectors:
+            await collector.stop()
+        await self.pool.closeCachedConnections()
+
+    def collector(self, name: str) -> tuple[FakeCollector, str]:
+        """Return a collector that listens, and its URL."""
+        collector = FakeCollector(name)
+        self.collectors.append(collector)
+        return collector, collector.listen(reactor)
+
+    async def points(self) -> Sequence[Any]:
+        """Return all points taken so far."""
+        return [point for chunk in self.chunks for point in await self.spool.read(chunk) or ()]
+
+    async def times(self) -> list[int]:
+        """Return their times, Unix seconds, in the order they came."""
+        return [point.time_ns // 10**9 for point in await self.points()]
+
+    def polls(self, url: str, result: str) -> float:
+        """Return how often a collector was asked with that result."""
+        labels = {"collector": url, "result": result}
+        return self.counts.registry.get_sample_value("llama_scraper_polls_total", labels) or 0.0
+
+
+class CursorTests(PollCase):
+    """Collectors that know cursors."""
+
+    async def test_everything_once(self) -> None:
+        """First all that is held, then only what closed since; nothing twice, nothing missed."""
+        collector, url = self.collector("one")
+        collector.close(NOW, pairs=2)
+        collector.close(NOW + 30, pairs=2)
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "ok") >= 3, "polls")
+        collector.close(NOW + 60, pairs=2)
+        collector.close(NOW + 90, pairs=2)
+        await until(lambda: len(self.chunks) == 2, "the next")
+        self.assertEqual(await self.times(), [NOW + n for n in (0, 0, 30, 30, 60, 60, 90, 90)])
+        self.assertEqual(collector.questions[0], "")
+        self.assertEqual(set(collector.questions[1:]), {"a1:2", "a1:4"} & set(collector.questions))
+        self.assertEqual(self.spool.taken(url), Taken("a1:4", (NOW + 90) * 10**9))
+        self.assertGreater(self.poller.collectors[url].lag_s, 1000)
+
+    async def test_restarted(self) -> None:
+        """A collector that starts anew is asked on, and gives what it has since."""
+        collector, url = self.collector("one")
+        collector.close(NOW, pairs=1)
+        self.poller.set_collectors([url])
+        await until(lambda: self.chunks, "the first")
+        collector.restart()
+        collector.close(NOW + 30, pairs=1)
+        await until(lambda: len(self.chunks) == 2, "the next")
+        self.assertEqual(await self.times(), [NOW, NOW + 30])
+
+    async def test_strange_cursors(self) -> None:
+        """A cursor is opaque: whatever characters it has, it comes back as it was."""
+        collector, url = self.collector("one")
+        collector.incarnation = "a+b&c=d e%/é?"
+        self.poller.set_collectors([url])
+        await until(lambda: len(collector.questions) > 1, "polls")
+        self.assertEqual(collector.questions[1], "a+b&c=d e%/é?:0")
+
+    async def test_not_stored(self) -> None:
+        """While the spool cannot, the cursor stays, few questions are asked, and nothing is lost."""
+        collector, url = self.collector("one")
+        collector.close(NOW, pairs=1)
+        put = self.spool.put
+        self.spool.trouble = "the disk is full"
+        self.spool.put = lambda *_: fail(NotStoredError("the disk is full"))  # type: ignore[method-assign]
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "spool_full") >= 3, "polls")
+        collector.close(NOW + 30, pairs=1)
+        self.assertEqual(len(collector.questions), 1)
+        self.spool.put = put  # type: ignore[method-assign]
+        self.spool.trouble = None
+        await until(lambda: self.chunks, "points")
+        self.assertEqual(await self.times(), [NOW, NOW + 30])
+        self.assertEqual(set(collector.questions), {"", "a1:2"} & set(collector.questions))
+
+    async def test_collectors_change(self) -> None:
+        """Collectors can come and go while the others are asked on."""
+        one, first = self.collector("one")
+        two, second = self.collector("two")
+        self.poller.set_collectors([first])
+        await until(lambda: one.questions, "the first")
+        call = self.poller.collectors[first]
+        self.poller.set_collectors([first, second])
+        await until(lambda: two.questions, "the second")
+        self.assertIs(self.poller.collectors[first], call)
+        self.poller.set_collectors([second])
+        asked = len(one.questions)
+        await deferLater(reactor, 0.3)
+        self.assertLessEqual(len(one.questions), asked + 1)
+        self.assertEqual(list(self.poller.collectors), [second])
+
+    async def test_token(self) -> None:
+        """A bearer token is shown to every collector."""
+        await self.poller.stop()
+        self.poller = self.make(token="s3cret")
+        collector, url = self.collector("one")
+        self.poller.set_collectors([url])
+        await until(lambda: collector.questions, "a poll")
+        self.assertEqual(collector.authorizations, {"Bearer s3cret"})
+
+
+class OldCollectorTests(PollCase):
+    """Collectors of dropbox/llama, which know neither cursors nor, some of them, the time."""
+
+    async def test_newest_interval_once(self) -> None:
+        """Without cursors the newest interval is asked for, and taken once."""
+        collector, url = self.collector("old")
+        collector.cursors = False
+        collector.close(NOW, pairs=2)
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "ok") >= 3, "polls")
+        collector.close(NOW + 30, pairs=2)
+        await until(lambda: len(self.chunks) == 2, "the next")
+        self.assertEqual(await self.times(), [NOW, NOW, NOW + 30, NOW + 30])
+        self.assertEqual(collector.questions[0], "")
+        self.assertEqual(set(collector.questions[1:]), {None})
+        self.assertTrue(self.poller.collectors[url].plain)
+
+    async def test_no_time_and_no_rtt(self) -> None:
+        """Points get an aligned time of the scrape, total loss loses its rtt of zero; said once."""
+        collector, url = self.collector("old")
+        collector.cursors = False
+        collector.close(NOW, pairs=2, rtt=0.0, loss=100.0, lost=30.0)
+        for point in collector.closed[-1][1]:
+            point["time"] = "0001-01-01T00:00:00Z"
+        await self.poller.stop()
+        self.poller = self.make(interval_s=0.2)
+        before = reactor.seconds()
+        self.poller.set_collectors([url])
+        await until(lambda: len(self.chunks) >= 3, "polls")
+        points = await self.points()
+        times = [point.time_ns / 1e9 for point in points[::2]]
+        self.assertEqual(times, sorted(set(times)))
+        for time in times:
+            self.assertAlmostEqual(time / 0.2, round(time / 0.2), places=3)
+            self.assertLess(abs(time - before), 30)
+        self.assertEqual(
+            points[0].fields,
+            {"loss": 100.0, "lost": 30.0, "sent": 30.0, "received": 30.0, "rtt_p99": 3.5,
+             "suspect": 0.0},
+        )  # fmt: skip
+        self.assertEqual(len(self.poller.collectors[url]._said), 2)
+
+    async def test_upgraded(self) -> None:
+        """A collector that learns about cursors is asked for all that it holds."""
+        collector, url = self.collector("old")
+        collector.cursors = False
+        collector.close(NOW, pairs=1)
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "ok") >= 2, "polls")
+        collector.close(NOW + 30, pairs=1)
+        collector.close(NOW + 60, pairs=1)
+        collector.cursors = True
+        await until(lambda: self.spool.taken(url).cursor == "a1:3", "the cursor")
+        self.assertEqual(set(await self.times()), {NOW, NOW + 30, NOW + 60})
+
+
+class MisbehavedTests(PollCase):
+    """Collectors that hang, lie or flood never hold the others."""
+
+    async def others_go_on(self, behaviour: str, result: str) -> None:
+        """See a healthy collector served while half a dozen others misbehave, which end well."""
+        good, good_url = self.collector("good")
+        bad = [self.collector(f"bad{n}") for n in range(6)]
+        for collector, _ in bad:
+            collector.behave = behaviour
+            collector.close(NOW, pairs=1)
+        self.poller.set_collectors([good_url, *(url for _, url in bad)])
+        await until(
+            lambda: all(self.polls(url, result) >= 1 for _, url in bad), f"{behaviour} noticed"
+        )
+        asked = self.polls(good_url, "ok")
+        for n in range(3):
+            good.close(NOW + 30 * n, pairs=1)
+            await until(lambda n=n: len(self.chunks) == n + 1, "the good one's points")  # type: ignore[misc]
+        self.assertGreater(self.polls(good_url, "ok"), asked)
+        self.assertEqual({chunk.collector for chunk in self.chunks}, {good_url})
+        for collector, url in bad:
+            self.assertIsNotNone(self.poller.collectors[url].trouble)
+            collector.behave = "well"
+        await until(lambda: len(self.chunks) == 9, "the others' points")
+        self.assertIsNone(self.poller.collectors[bad[0][1]].trouble)
+
+    async def test_hanging(self) -> None:
+        """They accept the question and never answer."""
+        await self.others_go_on("hang", "no_answer")
+
+    async def test_half_an_answer(self) -> None:
+        """They begin to answer and stop in the middle."""
+        await self.others_go_on("half", "no_answer")
+
+    async def test_garbage(self) -> None:
+        """They answer something else."""
+        await self.others_go_on("garbage", "garbage")
+
+    async def test_errors(self) -> None:
+        """They answer with an error."""
+        await self.others_go_on("error", "garbage")
+
+    async def test_nobody_there(self) -> None:
+        """A collector that is not there is noticed, and taken from once it is."""
+        _, good_url = self.collector("good")
+        self.poller.set_collectors(["http://127.0.0.1:1", good_url])
+        await until(lambda: self.polls("http://127.0.0.1:1", "no_answer") >= 2, "two refusals")
+        self.assertEqual(self.poller.collectors["http://127.0.0.1:1"].trouble, "connection refused")
+
+    async def test_skipped_turns(self) -> None:
+        """While a question is under way no other is asked, and the turns missed are counted."""
+        collector, url = self.collector("slow")
+        collector.behave = "hang"
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "skipped") >= 3, "skipped turns")
+        self.assertLessEqual(len(collector.questions), 3)
+
+    async def test_too_large(self) -> None:
+        """A backlog that is too large is given up, the newest interval taken, and it goes on."""
+        await self.poller.stop()
+        self.poller = self.make(max_answer=2_000_000)
+        collector, url = self.collector("big")
+        collector.close(NOW, pairs=1)
+        collector.close(NOW + 30, pairs=1)
+        collector.behave = "large"
+        self.poller.set_collectors([url])
+        await until(lambda: self.chunks, "the newest interval")
+        collector.behave = "well"
+        self.assertEqual(await self.times(), [NOW + 30])
+        self.assertEqual(self.polls(url, "oversized"), 1)
+        collector.close(NOW + 60, pairs=1)
+        await until(lambda: len(self.chunks) == 2, "the next")
+        self.assertEqual(await self.times(), [NOW + 30, NOW + 60])
+
+    async def test_stop_while_hanging(self) -> None:
+        """Stopping does not wait for collectors that do not answer."""
+        collector, url = self.collector("slow")
+        collector.behave = "hang"
+        await self.poller.stop()
+        self.poller = self.make(timeout_s=1000.0)
+        self.poller.set_collectors([url])
+        await until(lambda: collector.questions, "the question")
+        await self.poller.stop()
+        self.assertEqual(self.poller.collectors, {})
