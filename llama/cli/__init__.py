@@ -13,6 +13,7 @@ COMMANDS = {
     "lab": ("llama.cli.lab:lab", "A Clos fabric in network namespaces, to break on purpose."),
     "reflect": ("llama.cli.reflect:reflect", "Answer probes in the foreground."),
     "send": ("llama.cli.send:send", "Probe a reflector once and print loss and latency."),
+    "trace": ("llama.cli.trace:trace", "Show the paths that flows to a target take."),
 }
 
 

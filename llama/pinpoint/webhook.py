@@ -17,7 +17,6 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool
-from twisted.web.iweb import IAgent
 
 from llama.pinpoint.incidents import Event
 
@@ -38,16 +37,15 @@ class Webhook:
 
     log = Logger()
 
-    def __init__(self, reactor: Any, url: str, agent: IAgent | None = None) -> None:
+    def __init__(self, reactor: Any, url: str, agent: Any = None) -> None:
         self.url = url
         self.waiting: deque[dict[str, Any]] = deque(maxlen=MOST_WAITING)
         self.taken = 0
         self.failures = 0
         self._reactor = reactor
         pool = HTTPConnectionPool(reactor, persistent=False)
-        self._client = HTTPClient(
-            agent if agent is not None else Agent(reactor, connectTimeout=TIMEOUT_S, pool=pool)
-        )
+        chosen: Any = agent or Agent(reactor, connectTimeout=TIMEOUT_S, pool=pool)
+        self._client = HTTPClient(chosen)
         self._pause_s = FIRST_PAUSE_S
         self._sending: Deferred[None] | None = None
         self._later: Any = None

@@ -1,0 +1,112 @@
+"""The error queue of a UDP socket: ICMP errors about its own packets, without root (ip(7)).
+
+With `IP_RECVERR` the kernel keeps every ICMP error that quotes a packet of the socket: who sent it,
+what it says, and what of our payload it quotes. An error also makes one later call on the socket
+fail with its errno, whatever that call was about.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+
+from attrs import frozen
+
+from llama.net import mmsg
+
+#: struct sock_extended_err: errno, origin, type, code, padding, info, data; then the offender's
+#: struct sockaddr.
+_EXTENDED = struct.Struct("=IBBBxII")
+ORIGIN_ICMP, ORIGIN_ICMP6 = 2, 3
+#: errno values that may have been left by an ICMP error about another packet.
+PASSING = frozenset(
+    (
+        errno.ECONNREFUSED,
+        errno.EHOSTUNREACH,
+        errno.ENETUNREACH,
+        errno.EHOSTDOWN,
+        errno.ENOPROTOOPT,
+        errno.EOPNOTSUPP,
+        errno.EPROTO,
+        errno.EACCES,
+    )
+)
+
+
+@frozen
+class IcmpError:
+    """One ICMP error about one of our packets."""
+
+    version: int  # 4 or 6
+    kind: int  # ICMP or ICMPv6 type
+    code: int
+    offender: str  # who sent the error
+    destination: str  # where our packet was going
+    port: int
+    payload: bytes  # what the error quotes of it, maybe nothing
+
+
+def enable(sock: socket.socket) -> None:
+    """Have a UDP socket keep the ICMP errors about its packets."""
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(mmsg.SOL_IP, mmsg.IP_RECVERR, 1)
+    else:
+        sock.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_RECVERR, 1)
+
+
+def from_control(
+    control: Sequence[tuple[int, int, bytes]], name: tuple[str, int], payload: bytes
+) -> IcmpError | None:
+    """Return the ICMP error that came as ancillary data; None if it was something else.
+
+    `name` is the address that `recvmsg` gave: where our packet was going.
+    """
+    for level, kind, data in control:
+        if (level, kind) not in (
+            (mmsg.SOL_IP, mmsg.IP_RECVERR),
+            (mmsg.SOL_IPV6, mmsg.IPV6_RECVERR),
+        ):
+            continue
+        if len(data) < _EXTENDED.size + 16:
+            return None
+        _, origin, icmp_type, code, _, _ = _EXTENDED.unpack_from(data)
+        address = data[_EXTENDED.size :]
+        family = int.from_bytes(address[:2], "little")
+        if origin == ORIGIN_ICMP and family == socket.AF_INET:
+            offender, version = socket.inet_ntop(socket.AF_INET, address[4:8]), 4
+        elif origin == ORIGIN_ICMP6 and family == socket.AF_INET6 and len(address) >= 24:
+            offender, version = socket.inet_ntop(socket.AF_INET6, address[8:24]), 6
+        else:
+            return None
+        return IcmpError(version, icmp_type, code, offender, name[0], name[1], payload)
+    return None
+
+
+def read(sock: socket.socket, at_most: int = 64) -> Iterator[IcmpError]:
+    """Yield the ICMP errors that wait at a non-blocking socket, at most so many entries."""
+    for _ in range(at_most):
+        try:
+            payload, control, _, name = sock.recvmsg(2048, 512, mmsg.MSG_ERRQUEUE)
+        except BlockingIOError:
+            return
+        except OSError as reason:
+            if reason.errno not in PASSING:
+                raise
+            continue
+        error = from_control(control, name[:2], payload)
+        if error is not None:
+            yield error
+
+
+def send(
+    sock: socket.socket, payload: bytes, control: list[tuple[int, int, bytes]], to: Any
+) -> None:
+    """Send a datagram; once more if the first refusal may be of an earlier one."""
+    try:
+        sock.sendmsg([payload], control, 0, to)
+    except OSError as reason:
+        if reason.errno not in PASSING:
+            raise
+        sock.sendmsg([payload], control, 0, to)
