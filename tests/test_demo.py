@@ -276,7 +276,7 @@ class DemoTests(SynchronousTestCase):
         """While it runs, the addresses that it prints answer, and its files are where it says."""
         directory = Path(self.mktemp())
         with playing("--interval", "1", "--directory", str(directory)) as (process, lines):
-            introduction = "".join(next(lines) for _ in range(4))
+            introduction = "".join(next(lines) for _ in range(5))
             for line in lines:
                 if line.startswith("Loss"):
                     break
@@ -289,7 +289,7 @@ class DemoTests(SynchronousTestCase):
     def test_interrupt_ends_it(self) -> None:
         """Ctrl-C ends it with status 0, nothing on standard error and nothing left running."""
         with playing("--interval", "1") as (process, lines):
-            first = "".join(next(lines) for _ in range(4))
+            first = "".join(next(lines) for _ in range(5))
             process.send_signal(signal.SIGINT)
             output, errors = process.communicate(timeout=30)
             self.assertEqual((process.returncode, errors), (0, ""), output)
@@ -314,6 +314,6 @@ def playing(*arguments: str) -> Iterator[tuple[Any, Iterator[str]]]:
         assert process.stdout is not None
         yield process, process.stdout
     finally:
-        overdue.cancel()
-        process.kill()
+        process.terminate()
         process.communicate()
+        overdue.cancel()

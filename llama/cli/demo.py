@@ -171,12 +171,14 @@ class Stage:
     def _introduce(self, addresses: Addresses) -> None:
         """Say what runs and where to look."""
         host, url = next(iter(addresses.collectors.items()))
+        seed = self._scene.seed
         lines = (
-            f"{len(self._scene.hosts)} hosts in {len(SITES)} sites; some flows of one pair lose"
-            f" packets, one site is far. Seed {self._scene.seed} picked which.",
-            f"The matrix in a browser:  {addresses.web}/",
-            f"The collector of {host}:   {url}/   or   curl {url}/latency",
-            f"The database:             {addresses.store}",
+            f"{len(self._scene.hosts)} hosts in {len(SITES)} sites: some flows of one pair lose"
+            " packets, and one site is far.",
+            f"Seed {seed} picked which; --seed {seed} plays it again.",
+            f"Matrix     {addresses.web}/",
+            f"Collector  {url}/ ({host}); curl {url}/latency",
+            f"Database   {addresses.store}",
         )
         self._print(Text("\n".join(lines)))
 
