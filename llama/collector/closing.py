@@ -3,11 +3,11 @@
 The work comes as a generator that does a bounded slice at each step, so that its caller can spread
 it over time: probing must never wait for arithmetic. Pure; knows neither Twisted nor sockets.
 
-Direction of loss (DESIGN: RFC 8762's stateful reflector numbers its replies). Take the received
+Direction of loss (RFC 8762's stateful reflector numbers its replies). Take the received
 probes of a flow in the order of sending, with sequence number s and reflector number r. A *cut* is a
 received probe before which all r are smaller and after which all are greater, and which was not
-so slow that the next ones could have overtaken it: nothing was reordered across it. Between two neighbouring cuts, with m replies received after the first up to
-the second::
+so slow that the next ones could have overtaken it: nothing was reordered across it. Between two
+neighbouring cuts, with m replies received after the first up to the second::
 
     forward = (s2 - s1) - (r2 - r1)       never reached the reflector
     reverse = (r2 - r1) - m               answered, but the reply never came

@@ -37,6 +37,12 @@ class Schedule:
         self._begin = chance.random()  # of a probe's time, until the first
         self._done = 0
         self.skipped = 0
+        #: How many probes to send in all; None goes on for ever.
+        self.limit: int | None = None
+
+    def begin(self, now_s: float) -> None:
+        """Begin now rather than when the schedule was made."""
+        self._start_s = now_s
 
     def due(self, now_s: float, most: int) -> tuple[Ints, bool]:
         """Return the flows to send to now, at most ``most``, and whether more are due at once.
@@ -52,6 +58,8 @@ class Schedule:
         if self._done < oldest:
             self.skipped += oldest - self._done
             self._done = oldest
+        if self.limit is not None:
+            target = min(target, self.limit + self.skipped)
         count = min(target - self._done, most)
         if count <= 0:
             return self.flows[:0], False

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 from twisted.application.service import MultiService, Service
@@ -21,6 +20,7 @@ from llama.http import HttpService
 from llama.net import mmsg
 from llama.net.clock import clock_error_ns
 from llama.net.port import transmit_ids_supported
+from llama.net.route import local_address
 from llama.net.ticker import Ticker
 
 
@@ -87,13 +87,9 @@ class ProbingService(Service):
             return configured
         key = destination, configured
         if key not in self._sources:
-            family = socket.AF_INET6 if ":" in destination else socket.AF_INET
-            with socket.socket(family, socket.SOCK_DGRAM) as sock:
-                try:
-                    sock.connect((destination, 9))
-                    self._sources[key] = str(sock.getsockname()[0])
-                except OSError:  # no route now: what the result is called must not depend on it
-                    self._sources[key] = "::" if ":" in destination else "0.0.0.0"  # noqa: S104
+            # Without a route the series is named all the same, by the unspecified address.
+            unspecified = "::" if ":" in destination else "0.0.0.0"  # noqa: S104
+            self._sources[key] = local_address(destination) or unspecified
         return self._sources[key]
 
     def reload(self) -> None:

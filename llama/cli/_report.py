@@ -1,0 +1,215 @@
+"""What ``llama send`` prints for people: progress while it runs, then a summary."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, TextIO
+
+import numpy as np
+
+from llama.collector.closing import Stats
+from llama.collector.ledger import UNKNOWN_DSCP
+from llama.collector.oneshot import Outcome, Result, Wanted
+from llama.collector.plan import NATURAL_SIZE
+from llama.collector.summary import Pair, reasons
+from llama.config import class_name
+
+COUNTS = (
+    "sent", "received", "lost", "lost_forward", "lost_reverse", "lost_unknown", "late", "duplicate",
+    "reordered", "remarked_forward", "remarked_reverse",
+)  # fmt: skip
+TIMES = ("rtt_min_ns", "rtt_p50_ns", "rtt_p90_ns", "rtt_p99_ns", "rtt_p999_ns", "rtt_max_ns")
+VARIATIONS = ("jitter_ns", "ipdv_ns", "ipdv_forward_ns", "ipdv_reverse_ns")
+
+
+def figures(row: Any) -> dict[str, Any]:
+    """Return one row of STATS as plain numbers: counts, percent, nanoseconds or None."""
+    told: dict[str, Any] = {name: int(row[name]) for name in COUNTS}
+    told["loss_percent"] = 100.0 * told["lost"] / told["sent"] if told["sent"] else None
+    samples = int(row["samples"])
+    told["rtt_mean_ns"] = float(row["rtt_sum_ns"]) / samples if samples else None
+    for name in (*TIMES, *VARIATIONS):
+        value = float(row[name])
+        told[name] = None if np.isnan(value) else value
+    told["suspect"] = list(reasons(int(row["suspect"])))
+    return told
+
+
+def summary(result: Result) -> dict[str, Any]:
+    """Return the summary of a test as JSON-ready values: whole, by class and size, by flow."""
+    ports = len(result.ports)
+    return {
+        "seconds": result.seconds,
+        "notes": list(result.notes),
+        "failed_sends": result.failed_sends,
+        "total": {
+            name: int(result.pair_stats[name].sum()) for name in COUNTS
+        },
+        "pairs": [
+            {"class": pair.class_name, "size": pair.size, **figures(row), "dscp": remark(pair, row)}
+            for pair, row in zip(result.pairs, result.pair_stats, strict=True)
+        ],
+        "flows": [
+            {
+                "class": result.pairs[n // ports].class_name,
+                "size": result.pairs[n // ports].size,
+                "source_port": result.ports[n % ports],
+                **figures(row),
+            }
+            for n, row in enumerate(result.flow_stats)
+        ],
+    }  # fmt: skip
+
+
+def remark(pair: Pair, row: Any) -> str | None:
+    """Return, for people, how the network changed the class, and on which way; None if it did not."""
+    told = []
+    sent, there, here = pair.dscp, int(row["dscp_at_reflector"]), int(row["dscp_at_collector"])
+    if row["remarked_forward"]:
+        verb = "bleached" if there == 0 else "remarked"
+        told.append(
+            f"forward: {class_name(sent)} arrives at the reflector as {class_name(there)} ({verb},"
+            f" {row['remarked_forward']} of {row['received']})"
+        )
+    if row["remarked_reverse"]:
+        verb = "bleached" if here == 0 else "remarked"
+        told.append(
+            f"reverse: replies come back as {class_name(here)} ({verb},"
+            f" {row['remarked_reverse']} of {row['received']})"
+        )
+    if not told and there == UNKNOWN_DSCP and here not in (sent, UNKNOWN_DSCP):
+        told.append(
+            f"replies come back as {class_name(here)}; the reflector does not tell how it was asked"
+        )
+    return "; ".join(told) or None
+
+
+def ms(ns: float | None) -> str:
+    """Return a time in milliseconds, to the microsecond below a second."""
+    if ns is None or np.isnan(ns):
+        return "—"
+    return f"{ns / 1e6:.3f}"
+
+
+class Report:
+    """Prints to ``out``: each probe of a single flow, or a line of progress, then the summary."""
+
+    def __init__(self, named: str, wanted: Wanted, out: TextIO) -> None:
+        self._named, self._wanted, self._out = named, wanted, out
+        self._live = out.isatty()
+        self._single = wanted.flows * len(wanted.dscps) * max(1, len(wanted.sizes)) == 1
+        self._told = self._lost = 0
+        self._last_shown = -1.0
+
+    def _line(self, text: str = "") -> None:
+        print(text, file=self._out, flush=True)
+
+    def begin(self, ports: Sequence[int]) -> None:
+        """Say what is going to be done."""
+        wanted = self._wanted
+        sizes = wanted.sizes or (NATURAL_SIZE[wanted.probe],)
+        where = f"[{wanted.address}]" if ":" in wanted.address else wanted.address
+        name = "" if self._named == wanted.address else f"{self._named} "
+        classes = ", ".join(class_name(dscp) for dscp in wanted.dscps)
+        flows = f"{len(ports)} flows" if len(ports) > 1 else f"source port {ports[0]}"
+        self._line(
+            f"LLAMA {name}{where}:{wanted.port}: {wanted.probe} probes of"
+            f" {', '.join(map(str, sizes))} octets, {classes}, {flows},"
+            f" every {wanted.interval_s:g} s"
+        )
+
+    def told(self, outcome: Outcome) -> None:
+        """Show one probe."""
+        self._told += 1
+        self._lost += outcome.lost
+        if self._single:
+            if outcome.lost:
+                fate = "late" if outcome.late else "lost"
+                self._line(f"seq={outcome.seq} {fate}")
+            else:
+                ttl = f" ttl={outcome.ttl_at_collector}" if outcome.ttl_at_collector else ""
+                self._line(f"seq={outcome.seq} rtt={ms(outcome.rtt_ns)} ms{ttl}")
+        elif self._live:
+            now = outcome.sent_ns / 1e9
+            if now - self._last_shown > 0.1:
+                self._last_shown = now
+                whole = self._wanted.count * self._wanted.flows * len(self._wanted.dscps)
+                whole *= max(1, len(self._wanted.sizes))
+                text = f"{self._told} of {whole} probes, {self._lost} lost"
+                print(f"\r{text}\x1b[K", end="", file=self._out, flush=True)
+
+    def end(self, result: Result) -> None:
+        """Print the summary."""
+        if self._live and not self._single:
+            print("\r\x1b[K", end="", file=self._out)
+        self._line()
+        for line in self._summary(result):
+            self._line(line)
+
+    def _summary(self, result: Result) -> Iterator[str]:
+        several = len(result.pairs) > 1
+        for pair, row in zip(result.pairs, result.pair_stats, strict=True):
+            if several:
+                yield f"--- {pair.class_name}, {pair.size} octets ---"
+            yield from _pair_lines(pair, row)
+            yield ""
+        if len(result.ports) > 1:
+            yield from self._flow_lines(result)
+        for error, count in sorted(result.failed_sends.items()):
+            yield f"not sent: {count} probes ({error}); they are not counted as lost"
+        for note in result.notes:
+            yield f"suspect: {note}"
+        if not result.pair_stats["received"].any() and result.pair_stats["sent"].any():
+            yield (
+                f"nothing came back from port {self._wanted.port}: does a reflector run there"
+                " (llama reflect), and does every firewall between let UDP through?"
+            )
+
+    def _flow_lines(self, result: Result) -> Iterator[str]:
+        ports = len(result.ports)
+        stats: Stats = result.flow_stats
+        lossy = np.flatnonzero(stats["lost"])
+        whole = int((stats["received"][lossy] == 0).sum())
+        if lossy.size:
+            dead = f", {whole} of them everything" if whole else ""
+            yield f"{len(lossy)} of {len(stats)} flows lose{dead}:"
+        else:
+            yield f"none of {len(stats)} flows loses:"
+        yield "  source port  class     size  sent  lost  fwd  rev   ?   rtt p50 ms   p99 ms"
+        for n, row in enumerate(stats):
+            pair = result.pairs[n // ports]
+            yield (
+                f"  {result.ports[n % ports]:>11}  {pair.class_name:<8} {pair.size:>5}"
+                f" {row['sent']:>5} {row['lost']:>5} {row['lost_forward']:>4}"
+                f" {row['lost_reverse']:>4} {row['lost_unknown']:>3}"
+                f" {ms(row['rtt_p50_ns']):>12} {ms(row['rtt_p99_ns']):>8}"
+            )
+        yield ""
+
+
+def _pair_lines(pair: Pair, row: Any) -> Iterator[str]:
+    told = figures(row)
+    loss = "—" if told["loss_percent"] is None else f"{told['loss_percent']:.3g} %"
+    yield (
+        f"{told['sent']} sent, {told['received']} received, {told['lost']} lost ({loss})"
+        + (
+            f": {told['lost_forward']} forward, {told['lost_reverse']} reverse,"
+            f" {told['lost_unknown']} unknown"
+            if told["lost"]
+            else ""
+        )
+    )
+    odd = [f"{told[name]} {name}" for name in ("late", "duplicate", "reordered") if told[name]]
+    if odd:
+        yield ", ".join(odd)
+    if told["rtt_mean_ns"] is not None:
+        names = ("min", "mean", "p50", "p90", "p99", "max")
+        values = " / ".join(ms(told[f"rtt_{name}_ns"]) for name in names)
+        yield f"rtt {'/'.join(names)} = {values} ms"
+        yield (
+            f"variation: jitter {ms(told['jitter_ns'])} ms, ipdv {ms(told['ipdv_ns'])} ms"
+            f" (forward {ms(told['ipdv_forward_ns'])}, reverse {ms(told['ipdv_reverse_ns'])})"
+        )
+    changed = remark(pair, row)
+    if changed:
+        yield f"class: {changed}"

@@ -1,0 +1,246 @@
+"""``llama send``: a one-shot test against a reflector, as people expect of ping and irtt."""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import attrs
+import click
+import orjson
+
+from llama.cli import _report
+from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
+from llama.collector.plan import NATURAL_SIZE, SMALLEST_SIZE
+from llama.collector.prober import LONGEST
+from llama.config import dscp_number
+
+REPLIES, NO_REPLIES, USAGE = 0, 1, 2  # exit statuses, as ping's
+MOST_FLOWS = 1024
+
+
+def _listed(convert: Callable[[str], int]) -> Callable[[Any, Any, str | None], tuple[int, ...]]:
+    """Return a click callback for a comma-separated list, each part once."""
+
+    def callback(_ctx: Any, _param: Any, text: str | None) -> tuple[int, ...]:
+        if text is None:
+            return ()
+        try:
+            return tuple(dict.fromkeys(convert(part.strip()) for part in text.split(",")))
+        except ValueError as error:
+            raise click.BadParameter(str(error)) from None
+
+    return callback
+
+
+def _size(text: str) -> int:
+    try:
+        size = int(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is no number of octets") from None
+    if not SMALLEST_SIZE <= size <= LONGEST:
+        raise ValueError(f"a probe has {SMALLEST_SIZE} to {LONGEST} octets of UDP payload")
+    return size
+
+
+def parse_target(text: str) -> tuple[str, int]:
+    """Return host and port of ``HOST``, ``HOST:PORT``, an IPv6 address, or ``[IPv6]:PORT``.
+
+    Raises `ValueError`, with a message for people.
+    """
+    port = "8100"
+    host = text
+    if text.startswith("["):
+        host, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not rest.startswith(":")):
+            raise ValueError(f"{text!r}: expected [ADDRESS]:PORT")
+        port = rest[1:] or port
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    if not host:
+        raise ValueError(f"{text!r}: expected HOST or HOST:PORT")
+    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
+        raise ValueError(f"{text!r}: {port!r} is no UDP port, expected 1-65535")
+    return host, int(port)
+
+
+@click.command()
+@click.argument("target", metavar="TARGET[:PORT]")
+@click.option(
+    "--count",
+    "-c",
+    type=click.IntRange(1),
+    default=10,
+    show_default=True,
+    help="Probes of each flow.",
+)
+@click.option(
+    "--interval",
+    "-i",
+    type=click.FloatRange(0.0005),
+    default=0.2,
+    show_default=True,
+    metavar="SECONDS",
+    help="Time between two probes of a flow.",
+)
+@click.option(
+    "--flows",
+    "-f",
+    type=click.IntRange(1, MOST_FLOWS),
+    default=1,
+    show_default=True,
+    help="Source ports to probe from: ECMP sends each its own way.",
+)
+@click.option(
+    "--dscp",
+    "-q",
+    metavar="CLASS,...",
+    callback=_listed(dscp_number),
+    default="BE",
+    show_default=True,
+    help="Traffic classes, by name (EF, AF11, CS6 ...) or number.",
+)
+@click.option(
+    "--size",
+    "-s",
+    metavar="OCTETS,...",
+    callback=_listed(_size),
+    help=f"UDP payload sizes.  [default: {NATURAL_SIZE['stamp']}]",
+)
+@click.option(
+    "--df", is_flag=True, help="Forbid fragmentation, and ignore what the MTU is said to be."
+)
+@click.option(
+    "--timeout",
+    "-W",
+    type=click.FloatRange(0.001, 60),
+    default=1.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="How long a reply may take.",
+)
+@click.option(
+    "--probe",
+    type=click.Choice(sorted(NATURAL_SIZE)),
+    default="stamp",
+    show_default=True,
+    help="Kind of probe.",
+)
+@click.option("--family", type=click.Choice(["any", "4", "6"]), default="any", show_default=True)
+@click.option("--source", metavar="ADDRESS", help="Local address to send from.")
+@click.option(
+    "--source-port",
+    type=click.IntRange(1, 65535),
+    metavar="PORT",
+    help="First source port; further flows count up.  [default: any]",
+)
+@click.option("--interface", metavar="NAME", help="Bind to this device or VRF.")
+@click.option(
+    "--timestamps",
+    type=click.Choice(["kernel", "user"]),
+    default="kernel",
+    show_default=True,
+    help="Where T1 is taken; the receive stamp is always the kernel's.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="One line of JSON for each probe, then a summary."
+)
+def send(target: str, as_json: bool, **options: Any) -> None:
+    """Probe TARGET, a LLAMA reflector or any other that speaks STAMP, and say what became of it.
+
+    Exit status: 0 if anything came back, 1 if nothing did, 2 for wrong usage.
+    """
+    from twisted.internet.task import react
+
+    try:
+        host, port = parse_target(target)
+        if options["source"] is not None:
+            ipaddress.ip_address(options["source"])
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    wanted = Wanted(
+        address=host, port=port, flows=options["flows"], dscps=options["dscp"],
+        sizes=options["size"], probe=options["probe"], count=options["count"],
+        interval_s=options["interval"], timeout_s=options["timeout"], source=options["source"],
+        source_port=options["source_port"] or 0, interface=options["interface"], df=options["df"],
+        kernel_stamps=options["timestamps"] == "kernel",
+    )  # fmt: skip
+    variants = len(wanted.dscps) * max(1, len(wanted.sizes))
+    if wanted.count * wanted.flows * variants > MOST_PROBES:
+        raise click.UsageError(
+            f"{wanted.count} probes x {wanted.flows} flows x {variants} classes and sizes are more"
+            f" than {MOST_PROBES:,}: ask for fewer, or run a collector"
+        )
+    if wanted.source_port + wanted.flows > 65536:
+        raise click.UsageError("the source ports go beyond 65535")
+    react(_main, [wanted, options["family"], as_json])
+
+
+async def _main(reactor: Any, wanted: Wanted, family: str, as_json: bool) -> None:
+    address = await _resolve(reactor, wanted.address, family, wanted.source)
+    named = wanted.address
+    wanted = attrs.evolve(wanted, address=address)
+    report = _json_report() if as_json else _report.Report(named, wanted, sys.stdout)
+    try:
+        test = OneShot(reactor, wanted, report.told)
+    except OSError as error:
+        _fail(f"cannot open a socket to send from: {error.strerror}")
+    report.begin(test.ports)
+    # The reactor has taken SIGINT for its own; the first Ctrl-C ends the test, with its summary.
+    signal.signal(signal.SIGINT, lambda _number, _frame: reactor.callFromThread(test.finish))
+    result = await test.run()
+    report.end(result)
+    received = int(result.pair_stats["received"].sum())
+    if not received:
+        raise SystemExit(NO_REPLIES)
+
+
+async def _resolve(reactor: Any, host: str, family: str, source: str | None) -> str:
+    """Return the address to probe; ends the program if there is none."""
+    from llama.collector.names import Names
+    from llama.collector.plan import chosen_addresses
+
+    names = Names(reactor, lambda: None)
+    await names.look_up([host])
+    names.stop()
+    if family == "any" and source is not None:
+        family = str(ipaddress.ip_address(source).version)
+    chosen = chosen_addresses(family, names.addresses.get(host, ()))
+    if not chosen:
+        _fail(
+            f"{host} does not resolve" + (f" to an IPv{family} address" if family != "any" else "")
+        )
+    return chosen[0]
+
+
+def _fail(message: str) -> Any:
+    click.echo(f"llama send: {message}", err=True)
+    raise SystemExit(USAGE)
+
+
+class _json_report:  # noqa: N801
+    """Prints one JSON object a line."""
+
+    def begin(self, ports: Any) -> None:
+        """Print nothing: the probes tell their ports."""
+
+    def told(self, outcome: Outcome) -> None:
+        """Print one probe."""
+        self._print({"type": "probe", **attrs.asdict(outcome)})
+
+    def end(self, result: Result) -> None:
+        """Print the summary."""
+        self._print({"type": "summary", **_report.summary(result)})
+
+    @staticmethod
+    def _print(line: dict[str, Any]) -> None:
+        clean = {
+            key: None if isinstance(value, float) and math.isnan(value) else value
+            for key, value in line.items()
+        }
+        sys.stdout.buffer.write(orjson.dumps(clean, option=orjson.OPT_APPEND_NEWLINE))
+        sys.stdout.buffer.flush()

@@ -1,0 +1,271 @@
+"""A test with an end: one target, so many probes from each flow, every probe told of. For `llama send`.
+
+The same prober and ledger as a collector's, in one interval as long as the test.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from attrs import frozen
+from twisted.internet.defer import Deferred
+
+from llama.collector import closing
+from llama.collector.health import Starvation
+from llama.collector.ledger import (
+    FOLLOWED,
+    LATE,
+    NO_RTT,
+    RECEIVED,
+    RESIDENCE_UNKNOWN,
+    STAMPED,
+    UNKNOWN_DSCP,
+    Ledger,
+)
+from llama.collector.plan import NATURAL_SIZE, Group, Source
+from llama.collector.prober import UdpProber
+from llama.collector.summary import Pair, suspect_bit
+from llama.config import class_name
+from llama.net.port import transmit_ids_supported
+from llama.net.ticker import Ticker
+
+MOST_PROBES = 5_000_000  # of one test: each is kept until the end
+_TICK_S = 0.002
+
+
+@frozen(kw_only=True)
+class Wanted:
+    """What to test. Times are seconds, sizes octets of UDP payload."""
+
+    address: str
+    port: int
+    flows: int = 1
+    dscps: tuple[int, ...] = (0,)
+    sizes: tuple[int, ...] = ()
+    probe: str = "stamp"
+    count: int = 10
+    interval_s: float = 0.2
+    timeout_s: float = 1.0
+    source: str | None = None
+    source_port: int = 0
+    interface: str | None = None
+    df: bool = False
+    kernel_stamps: bool = True
+
+
+@frozen(kw_only=True)
+class Outcome:
+    """What became of one probe."""
+
+    seq: int
+    source_port: int
+    ssid: int
+    class_name: str
+    size: int
+    sent_ns: int  # Unix time
+    lost: bool
+    late: bool
+    rtt_ns: int | None
+    followed_up: bool  # the reflector's own transmit stamp is in the RTT
+    kernel_sent: bool  # T1 is the kernel's transmit stamp
+    dscp_at_reflector: int | None
+    dscp_at_collector: int | None
+    ttl_at_reflector: int | None
+    ttl_at_collector: int | None
+
+
+@frozen(kw_only=True, eq=False)
+class Result:
+    """The figures of a finished test: `llama.collector.summary.STATS` rows."""
+
+    pairs: Sequence[Pair]
+    pair_stats: Any
+    flow_stats: Any  # (pairs * flows,)
+    histogram: tuple[Any, Any]  # bins and counts over all pairs
+    ports: Sequence[int]
+    notes: tuple[str, ...]
+    failed_sends: dict[str, int]
+    seconds: float
+
+
+class OneShot:
+    """Runs one test; ``told`` is called with every `Outcome`, in order of each flow.
+
+    Raises `OSError` if a socket cannot be had.
+    """
+
+    def __init__(self, reactor: Any, wanted: Wanted, told: Callable[[Outcome], Any]) -> None:
+        self._reactor = reactor
+        self.wanted = wanted
+        self._told = told
+        self.prober = UdpProber(
+            ids=wanted.kernel_stamps and transmit_ids_supported(),
+            kernel_stamps=wanted.kernel_stamps,
+        )
+        version = 6 if ":" in wanted.address else 4
+        sources = tuple(
+            Source(
+                version=version,
+                address=wanted.source,
+                interface=wanted.interface,
+                number=wanted.source_port + n if wanted.source_port else 0,
+                owner=str(n),
+                df=wanted.df,
+            )
+            for n in range(wanted.flows)
+        )
+        pairs = tuple(
+            Pair(
+                target=wanted.address, src_ip=wanted.source or "", dst_ip=wanted.address,
+                dst_port=wanted.port, dscp=dscp, class_name=class_name(dscp), probe=wanted.probe,
+                size=size, port_group="", tags={},
+            )
+            for dscp in wanted.dscps
+            for size in wanted.sizes or (NATURAL_SIZE[wanted.probe],)
+        )  # fmt: skip
+        rate = 1 / wanted.interval_s
+        group = Group(
+            test="send", probe=wanted.probe, version=version, sources=sources, rate_pps=rate,
+            timeout_s=wanted.timeout_s, pairs=pairs,
+        )  # fmt: skip
+        dscps = np.array([pair.dscp for pair in pairs], np.uint8)
+        ledger = Ledger(
+            dscps, wanted.flows, rate, wanted.timeout_s, wanted.count * wanted.interval_s
+        )
+        try:
+            self._track = self.prober.track(
+                group, ledger, np.ones(len(pairs), np.bool_), time.monotonic()
+            )
+        except OSError:
+            self.prober.close()
+            raise
+        self._track.schedule.limit = wanted.count * len(pairs) * wanted.flows
+        self.prober.arrange([self._track])
+        self.ports = [sock.number for sock in self._track.sockets]
+        self._next = np.zeros(ledger.flows, np.int64)  # the next probe of each flow to tell of
+        self._ticker = Ticker(reactor, self._tick)
+        self._starvation = Starvation()
+        self._done: Deferred[Result] = Deferred()
+        self._began_s = 0.0
+        self._stopping = False
+
+    def run(self) -> Deferred[Result]:
+        """Begin; the Deferred fires with the `Result` when every probe is told of."""
+        start = time.time_ns()
+        self._began_s = time.monotonic()
+        self._track.ledger.roll(start, start, self._began_s)
+        self._track.schedule.begin(self._began_s)
+        self._ticker.start(_TICK_S)
+        return self._done
+
+    def finish(self) -> None:
+        """Send nothing more; what has no reply yet is neither lost nor counted."""
+        self._stopping = True
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        wall_ns = time.time_ns()
+        if not self._stopping:
+            self.prober.tick(now)
+        if not self.prober.drain():
+            return
+        finished = self._tell(wall_ns)
+        schedule = self._track.schedule
+        if self._stopping or (finished and self.prober_is_through(schedule.limit or 0)):
+            self._end()
+
+    def prober_is_through(self, limit: int) -> bool:
+        """Tell whether all probes were sent, or could not be."""
+        return self.prober.sent + sum(self.prober.failed_sends.values()) >= limit
+
+    def _tell(self, wall_ns: int) -> bool:
+        """Tell of every probe whose fate is known; return whether none is waited for."""
+        book, count = self._track.ledger, self.wanted.count
+        waiting = False
+        for flow in np.flatnonzero(self._next < book.next_sequence).tolist():
+            sent = int(book.next_sequence[flow])
+            while (seq := int(self._next[flow])) < sent:
+                cell = flow * book.depth + seq % book.depth
+                flags = int(book.flags[cell])
+                overdue = wall_ns - int(book.t1[cell]) > book.timeout_ns
+                if flags & RECEIVED:
+                    after = cell - seq % book.depth + (seq + 1) % book.depth
+                    # Its Follow-Up comes with the next reply, if at all.
+                    known = (
+                        bool(flags & FOLLOWED)
+                        or seq + 1 == count
+                        or (seq + 1 < sent and bool(book.flags[after] & RECEIVED))
+                    )
+                    if not known and not overdue:
+                        break
+                elif not overdue:
+                    break
+                self._next[flow] += 1
+                self._told(self._outcome(flow, seq, cell))
+            waiting = waiting or int(self._next[flow]) < sent
+        return not waiting
+
+    def _outcome(self, flow: int, seq: int, cell: int) -> Outcome:
+        book, track = self._track.ledger, self._track
+        pair = track.pairs[flow // track.ports]
+        flags = int(book.flags[cell])
+        residence = int(book.residence[cell])
+        rtt: int | None = None
+        received = bool(flags & RECEIVED)
+        if received and not flags & NO_RTT and residence != RESIDENCE_UNKNOWN:
+            sent = int(book.transmit[cell]) if flags & STAMPED else 0
+            rtt = int(book.elapsed[cell]) - sent - residence
+            rtt = rtt if rtt >= 0 else None
+
+        def known(column: Any, none: int) -> int | None:
+            value = int(column[cell])
+            return value if received and value != none else None
+
+        return Outcome(
+            seq=seq, source_port=self.ports[flow % track.ports],
+            ssid=int(track.ssids[track.variant[flow // track.ports]]),
+            class_name=pair.class_name, size=pair.size, sent_ns=int(book.t1[cell]),
+            lost=not received, late=bool(flags & LATE), rtt_ns=rtt,
+            followed_up=bool(flags & FOLLOWED), kernel_sent=bool(flags & STAMPED),
+            dscp_at_reflector=known(book.dscp_there, UNKNOWN_DSCP),
+            dscp_at_collector=known(book.dscp_here, UNKNOWN_DSCP),
+            ttl_at_reflector=known(book.ttl_there, 0), ttl_at_collector=known(book.ttl_here, 0),
+        )  # fmt: skip
+
+    def _end(self) -> None:
+        self._ticker.stop()
+        book = self._track.ledger
+        if self._stopping:  # what is still in flight was neither lost nor received
+            pending = self._next < book.next_sequence
+            for flow in np.flatnonzero(pending).tolist():
+                last = int(book.next_sequence[flow]) - 1
+                while last >= self._next[flow]:
+                    cell = flow * book.depth + last % book.depth
+                    if book.flags[cell] & RECEIVED:
+                        break
+                    book.next_sequence[flow] -= 1
+                    last -= 1
+        self.prober.check_drops()
+        seconds = time.monotonic() - self._began_s
+        if self._starvation.waited_s() > 0.25 * seconds:
+            book.mark(suspect_bit("cpu_starved"), "this program had to wait for a processor")
+        assert book.current is not None
+        notes = tuple(sorted(book.current.notes))
+        book.roll(time.time_ns(), 0, 0.0)
+        steps = closing.close(book, book.over[0])
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                figures = stop.value
+                break
+        result = Result(
+            pairs=self._track.pairs, pair_stats=figures.pair_stats, flow_stats=figures.flow_stats,
+            histogram=(figures.histogram_bin, figures.histogram_count), ports=self.ports,
+            notes=notes, failed_sends=dict(self.prober.failed_sends), seconds=seconds,
+        )  # fmt: skip
+        self.prober.close()
+        self._done.callback(result)
