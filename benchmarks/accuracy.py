@@ -26,8 +26,9 @@ from attrs import frozen
 
 from . import machine
 from .figures import Claim, Report
-from .programs import READY_S, BenchmarkError, pinned, running, twistd
-from .veth import FAR, Cable, Key, cable, captured, passages, true_rtts
+from .programs import READY_S, ROOT, BenchmarkError, pinned, running, twistd
+from .transmit_stamps import DISCARD
+from .veth import FAR, Cable, Key, cable, captured, captures, passages, true_rtts
 
 PORT = 8100
 IRTT_PORT = 2112
@@ -217,6 +218,36 @@ def measure(
     return {"prober": prober.name, **compare(measured, truth), "sent": count, "true": len(truth)}
 
 
+def _numbered(protocol: int, octets: bytes) -> Key | None:
+    """Identify what `benchmarks.transmit_stamps` sends."""
+    _, to = struct.unpack_from(">HH", octets)
+    if protocol != UDP or to != DISCARD:
+        return None
+    return struct.unpack_from(">I", octets, 8)
+
+
+def observer(made: Cable, directory: Path, count: int, interval_s: float) -> tuple[float, float]:
+    """Return median and 99th percentile, in µs, of how long before its stamp a packet is captured.
+
+    A packet that leaves is copied for the capture first, and only then given to the driver, which
+    takes the transmit stamp. So each end's capture sees it too early by what copying takes, and the
+    truth comes out too long by both.
+    """
+    words = [FAR, str(count), f"{interval_s:g}"]
+    command = [sys.executable, "-m", "benchmarks.transmit_stamps", *words]
+    with captured(made, directory) as (near, _):
+        done = subprocess.run(
+            made.inside(made.near, *command), cwd=ROOT, capture_output=True, text=True
+        )
+    if done.returncode:
+        raise BenchmarkError(f"{' '.join(command)}: {done.stderr.strip()}")
+    seen = captures(near, _numbered)
+    early = [at - seen[number,][0] for number, at in json.loads(done.stdout) if (number,) in seen]
+    if not early:
+        raise BenchmarkError("no transmit stamp came: this kernel's veth gives none")
+    return float(np.median(early)) / 1000, float(np.percentile(early, 99)) / 1000
+
+
 def run(directory: Path, count: int = 2000, interval_s: float = 0.002) -> Report:
     """Measure every prober, with idle and with busy cores."""
     for tool in ("ping", "irtt"):
@@ -230,9 +261,15 @@ def run(directory: Path, count: int = 2000, interval_s: float = 0.002) -> Report
         irtt(),
     ]
     rows = []
+    observed = []
     with cable() as made, reflectors(made, directory):
         for cores, others in (("idle", contextlib.nullcontext), ("busy", competition)):
             with others():
+                early = observer(made, directory, count // 2, interval_s)
+                observed.append(
+                    f"{cores}: a packet is captured {early[0]:.1f} µs (p99 {early[1]:.1f}) before"
+                    " its transmit stamp is taken, at either end: the truth is too long by both."
+                )
                 for prober in probers:
                     row = measure(made, prober, directory, count, interval_s)
                     rows.append({**row, "cores": cores})
@@ -262,6 +299,8 @@ def run(directory: Path, count: int = 2000, interval_s: float = 0.002) -> Report
             f"{count} probes every {interval_s * 1000:g} ms each, over a veth pair captured at both"
             " ends; the error is |measured - true|, the bias the median of measured - true.",
             f"busy: {machine.describe()['cores']} competing processes, one on each core.",
+            f"{FOLLOWED}: of its probes, those that a later reply corrected.",
+            *observed,
         ),
     )
 

@@ -1,4 +1,4 @@
-"""What packets of different kinds cost our reflector: its own format's, older ones', and bad ones."""
+"""What packets of different kinds cost our reflector: its own format, older ones, bad ones."""
 
 from __future__ import annotations
 

@@ -140,7 +140,7 @@ def free_port(kind: int = socket.SOCK_DGRAM) -> int:
 
 
 def wait_for_reflector(program: Program, port: int, probe: bytes | None = None) -> bytes:
-    """Return the answer of ``program`` on ``port`` to ``probe``, by default STAMP's, once it comes."""
+    """Return what ``program`` answers on ``port`` to ``probe``, by default STAMP's, once it does."""
     until = time.monotonic() + READY_S
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.connect(("127.0.0.1", port))

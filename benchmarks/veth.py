@@ -126,17 +126,13 @@ Key = tuple[int, ...]
 Identify = Callable[[int, bytes], Key | None]
 
 
-def passages(file: Path, probe: Identify, reply: Identify) -> dict[Key, tuple[int, int]]:
-    """Return when each probe and its reply passed, in ns since 1970, by what identifies them.
-
-    A probe or reply that passed twice, or only one of the two, is left out.
-    """
+def captures(file: Path, identify: Identify) -> dict[Key, list[int]]:
+    """Return when each packet that ``identify`` knows was captured, in ns since 1970."""
     data = file.read_bytes()
     magic, _, _, _, _, _, kind = struct.unpack_from("<IHHiIII", data)
     if magic != NANOSECONDS or kind != ETHERNET:
         raise BenchmarkError(f"{file.name} is no Ethernet capture with nanoseconds")
-    there: dict[Key, list[int]] = {}
-    back: dict[Key, list[int]] = {}
+    found: dict[Key, list[int]] = {}
     offset = 24
     while offset + 16 <= len(data):
         seconds, ns, kept, _ = struct.unpack_from("<IIII", data, offset)
@@ -144,11 +140,18 @@ def passages(file: Path, probe: Identify, reply: Identify) -> dict[Key, tuple[in
         offset += 16 + kept
         if len(packet) < 28:
             continue
-        protocol, payload = packet[9], packet[4 * (packet[0] & 15) :]
-        for seen, identify in ((there, probe), (back, reply)):
-            key = identify(protocol, payload)
-            if key is not None:
-                seen.setdefault(key, []).append(seconds * 1_000_000_000 + ns)
+        key = identify(packet[9], packet[4 * (packet[0] & 15) :])
+        if key is not None:
+            found.setdefault(key, []).append(seconds * 1_000_000_000 + ns)
+    return found
+
+
+def passages(file: Path, probe: Identify, reply: Identify) -> dict[Key, tuple[int, int]]:
+    """Return when each probe and its reply passed, in ns since 1970, by what identifies them.
+
+    A probe or reply that passed twice, or only one of the two, is left out.
+    """
+    there, back = captures(file, probe), captures(file, reply)
     return {
         key: (times[0], back[key][0])
         for key, times in there.items()

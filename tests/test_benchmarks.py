@@ -371,6 +371,12 @@ class VethTests(SynchronousTestCase):
         self.assertGreater(row["true RTT µs"], 0)
         self.assertFalse(any((veth.NAMESPACES / name).exists() for name in names))
 
+    def test_the_captures_own_error_is_measured(self) -> None:
+        """Packets are captured before they are stamped, not after."""
+        with veth.cable() as made:
+            median, p99 = accuracy.observer(made, directory_for(self), 10, 0.001)
+        self.assertTrue(0 < median <= p99)
+
     def test_leftovers_of_a_killed_run_are_removed(self) -> None:
         """Namespaces whose maker is gone go; those of a living one stay."""
         child = subprocess.Popen(["true"])
