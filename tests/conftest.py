@@ -1,9 +1,27 @@
-"""What holds for every test: where nothing may be missing, a skipped test is a failed one."""
+"""What holds for every test: where its files go, and that none is skipped where all must run."""
 
 import os
+import tempfile
 from collections.abc import Generator
 
 import pytest
+from twisted.trial.unittest import SynchronousTestCase
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _trial_files(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, None, None]:
+    """Put what ``mktemp`` of a trial test names with pytest's temporary files.
+
+    trial's own runner works in a directory of its own; under pytest it would be the checkout.
+    """
+    directory = tmp_path_factory.mktemp("trial")
+
+    def mktemp(case: SynchronousTestCase) -> str:
+        return os.path.join(tempfile.mkdtemp(dir=directory), "temp")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(SynchronousTestCase, "mktemp", mktemp)
+        yield
 
 
 def _must_run() -> bool:

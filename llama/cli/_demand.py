@@ -17,7 +17,7 @@ SMALL_PACKET = 832
 STALL_S = 0.25
 #: Octets of a process without targets, of a series' names, of a series' histogram in a closed
 #: interval, of an open flow, and of a probe whose answer is awaited.
-_BASE, _SERIES, _HISTOGRAM, _OPEN_FLOW, _AWAITED = 80_000_000, 3000, 150, 400, 64
+_BASE, _SERIES, _HISTOGRAM, _OPEN_FLOW, _AWAITED = 74_000_000, 6000, 150, 550, 64
 #: Closed intervals whose flows are all held; afterwards only the lossy ones are.
 _FLOW_INTERVALS = 2
 
