@@ -14,6 +14,7 @@ from llama.collector.summary import ClosedInterval
 from llama.config import CollectorConfig, SourcePort, Target, Test
 
 UNKNOWN = 255
+TIMEOUT_S = 2.0  # scapy takes milliseconds for a packet, and more on a busy machine
 
 
 class _Kept:
@@ -38,13 +39,14 @@ class ForeignReflectorTests(PeersCase):
         Returns the counts of all pairs and intervals together, and the figures themselves.
         """
         ports = tuple(
-            SourcePort(name=f"p{n}", address="127.0.0.1", dscps=dscps, timeout_s=0.5)
+            SourcePort(name=f"p{n}", address="127.0.0.1", dscps=dscps, timeout_s=TIMEOUT_S)
             for n in range(2)
         )
         config = CollectorConfig(
             path="", interval_s=1,
             tests=(Test(name="t", targets=(Target(name="peer", host="127.0.0.1", port=port),),
-                        probe=probe, source_ports=ports, rate_pps=20.0, timeout_s=0.5, **more),),
+                        probe=probe, source_ports=ports, rate_pps=5.0, timeout_s=TIMEOUT_S,
+                        **more),),
         )  # fmt: skip
         kept = _Kept()
         service = ProbingService(reactor, config, kept)
@@ -63,12 +65,12 @@ class ForeignReflectorTests(PeersCase):
 
     def assert_all_received(self, counts: Counter[str], rows: list[Any]) -> None:
         """Fail unless many probes were sent and every one came back once, with an RTT."""
-        self.assertGreater(counts["sent"], 40)
+        self.assertGreater(counts["sent"], 15)
         self.assertEqual(counts["sent"], counts["received"], counts)
         self.assertEqual((0, 0, 0), (counts["lost"], counts["late"], counts["duplicate"]))
         self.assertEqual(counts["received"], counts["samples"])
         for row in rows:
-            self.assertTrue(0 < row["rtt_min_ns"] < 500_000_000)
+            self.assertTrue(0 < row["rtt_min_ns"] < TIMEOUT_S * 1e9)
 
     async def test_rfc8762_alone(self) -> None:
         """A stateless reflector that returns no SSID and copies TLVs is measured, class unknown."""

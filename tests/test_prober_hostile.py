@@ -34,12 +34,12 @@ class ForgedReplyTests(PeersCase):
         """Replies from elsewhere, or that repeat no time stamp of ours, are strangers'."""
         need_root()
         port = self.reflector().port_number
-        source = SourcePort(name="p", address="127.0.0.1", timeout_s=0.5)
+        source = SourcePort(name="p", address="127.0.0.1", timeout_s=2.0)
         target = Target(name="peer", host="127.0.0.1", port=port)
         config = CollectorConfig(
             path="", interval_s=1,
             tests=(Test(name="t", targets=(target,), source_ports=(source,), rate_pps=20.0,
-                        timeout_s=0.5),),
+                        timeout_s=2.0),),
         )  # fmt: skip
         kept = _Kept()
         service = ProbingService(reactor, config, kept)

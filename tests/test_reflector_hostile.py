@@ -228,12 +228,12 @@ class ExhaustionTests(PeersCase):
         self.assertEqual([0, 1, 2], [reply["seq"] for reply in said["replies"]])
 
     def test_a_flood_of_sources_takes_no_memory(self) -> None:
-        """Hundreds of thousands of addresses go through the guard and the sessions without trace."""
+        """Tens of thousands of addresses go through the guard and the sessions without trace."""
         guard, sessions = Guard(source_rate_pps=10.0, sources=1024), Sessions(1024)
         chance = np.random.default_rng(6)
 
         def flood() -> int:
-            for turn in range(40):
+            for turn in range(10):
                 high = chance.integers(0, 2**63, 2048, np.uint64)
                 port = chance.integers(1, 2**16, 2048, np.uint64)
                 guard.admit(high, high, port.astype(np.uint16), 1.0 + turn)
