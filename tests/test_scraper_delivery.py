@@ -77,7 +77,8 @@ class DeliveryTests(SynchronousTestCase):
             rows = [
                 Point(f"c{self.number}", {"n": str(n)}, {"x": 1.0}, 10**18) for n in range(points)
             ]
-            taken = self.spool.put("http://c", Taken("x"), rows, self.clock.seconds())
+            batches = self.successResultOf(self.spool.pack(rows))
+            taken = self.spool.put("http://c", Taken("x"), batches, self.clock.seconds())
             chunks += self.successResultOf(taken)
         return chunks
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.interfaces import Point
-from llama.scraper.points import AnswerError, pack, read_answer, time_ns, unpack
+from llama.scraper.points import AnswerError, pack, portions, read_answer, time_ns, unpack
 
 SCRAPE_NS = 1_700_000_030 * 10**9
 TIME = "2023-11-14T22:13:30Z"
@@ -43,7 +43,6 @@ class ReadTests(SynchronousTestCase):
                    {"rtt": 0.25, "loss": 0.0, "sent": 30.0, "lost": 0.0}, TIME_NS)],
         )  # fmt: skip
         self.assertEqual((answer.malformed, answer.undated, answer.zero_rtt), (0, 0, 0))
-        self.assertEqual(answer.newest_ns, TIME_NS)
 
     def test_numbers_become_floats(self) -> None:
         """Whole numbers become floats, so that a database never sees two types of one field."""
@@ -105,6 +104,21 @@ class ReadTests(SynchronousTestCase):
             ["rtt" in p.fields for p in answer.points], [False, False, True, True, True]
         )
         self.assertEqual(answer.zero_rtt, 2)
+
+    def test_portions(self) -> None:
+        """A large answer is read in portions, and nothing changes by that, whatever the tags."""
+        trap = '},{"measurement":'
+        items = [item(tags={"n": str(n), "trap": trap * (n % 3)}) for n in range(500)]
+        body = json.dumps(items, separators=(",", ":")).encode()
+        for octets in (1, 100, 5000, 10**7):
+            parts = list(portions(body, octets))
+            self.assertEqual(
+                [p for part in parts for p in read_answer(part, SCRAPE_NS).points],
+                read(*items).points,
+            )
+            self.assertEqual(len(parts) > 400, octets <= 100)
+        for body in (b"", b"[]", b"{}", b"garbage" * 10, json.dumps(items).encode()):
+            self.assertEqual(list(portions(body, 5)), [body])
 
     def test_packing(self) -> None:
         """What the spool keeps comes back equal."""

@@ -23,9 +23,14 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent
 
+from llama.collector.api import CollectorApi
+from llama.collector.history import History
 from llama.config import SpoolConfig, WriterConfig
+from llama.http import HttpService
 from llama.scraper import api
+from llama.scraper.service import ScraperService
 from llama.scraper.writers import WriterConfigError
+from llama.testing import closed_interval
 
 NOWHERE = WriterConfig(
     type="influxdb", options={"url": "http://127.0.0.1:1", "database": "x"}, file="", line=0
@@ -215,6 +220,65 @@ class ApiTests(ServiceCase):
             self.assertIn(line, metrics.splitlines())
         self.assertRegex(metrics, r'collector_lag_seconds\{collector="[^"]+"\} [0-9.e+]+\n')
         self.assertRegex(metrics, r"spool_bytes [1-9]")
+
+
+class RealCollectorTests(ServiceCase):
+    """LLAMA's own collector on the other side."""
+
+    async def test_its_answers(self) -> None:
+        """What a collector's API answers arrives field by field, and what it forgot is said."""
+        history = History(4)
+        collector = CollectorApi(reactor, history, src_hostname="probe1", health=dict)
+        http = HttpService(
+            reactor, "tcp:0:interface=127.0.0.1", collector.app.resource(), what="x", token="t0ken"
+        )
+        http.startService()
+        self.addCleanup(http.stopService)
+        expected: dict[tuple[str, int], dict[str, float]] = {}
+
+        def close(number: int) -> None:
+            closed = closed_interval(20, close_number=number, loss=0.3, seed=7)
+            history.append(closed)
+            for pair, stats in zip(closed.pairs, closed.pair_stats, strict=True):
+                expected[pair.target, closed.end_ns // 10**9] = {
+                    name: float(stats[name]) for name in ("sent", "lost", "lost_forward")
+                }
+
+        def stored() -> dict[tuple[str, int], dict[str, float]]:
+            found = sqlite_rows(self.directory / "store.db", "collector01.example.net")
+            return {
+                key: {name: row[name] for name in ("sent", "lost", "lost_forward")}
+                for key, row in found.items()
+            }
+
+        def service() -> ScraperService:
+            return self.scraper(
+                [http.url.rstrip("/")],
+                WriterConfig(type="sqlite", options={"path": str(self.directory / "store.db")}),
+                spool=SpoolConfig(path=str(self.directory / "spool.db")),
+                collector_token="t0ken",
+            )
+
+        for number in range(1, 5):
+            close(number)
+        first = service()
+        await until(lambda: stored() == expected, "four intervals")
+        await self.stop(first)
+        kept = dict(expected)
+        for number in range(5, 11):  # of these, two are forgotten
+            close(number)
+        second = service()
+        await until(lambda: len(stored()) == 20 * 8, "four more")
+        end = {time for _, time in expected}
+        lost = sorted(end)[4:6]
+        self.assertEqual(
+            stored(), {k: v for k, v in expected.items() if k in kept or k[1] not in lost}
+        )
+        missed = second.counts.registry.get_sample_value(
+            "llama_scraper_intervals_missed_total", {"collector": http.url.rstrip("/")}
+        )
+        self.assertEqual(missed, 2)
+        await self.stop(second)
 
 
 class ReloadTests(ServiceCase):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,14 @@ def some_points(count: int = 3, time_s: int = 1_700_000_010, filler: str = "") -
     ]  # fmt: skip
 
 
+async def put(
+    spool: Any, collector: str, taken: Taken, points: list[Point], now_s: float
+) -> Sequence[Chunk]:
+    """Pack points and put them."""
+    chunks: Sequence[Chunk] = await spool.put(collector, taken, await spool.pack(points), now_s)
+    return chunks
+
+
 class Contract:
     """What every spool does. ``spool()`` makes one that is not open."""
 
@@ -51,7 +60,7 @@ class Contract:
     async def test_kept_until_all_have_it(self) -> None:
         """A chunk stays until the last of its writers has acknowledged it."""
         spool = await self.opened()
-        [chunk] = await spool.put("http://c", Taken("c1", 5), some_points(), NOW)
+        [chunk] = await put(spool, "http://c", Taken("c1", 5), some_points(), NOW)
         self.assertEqual(await spool.read(chunk), some_points())
         await spool.acknowledge("a", [chunk])
         self.assertEqual(list(spool.chunks.values()), [chunk])
@@ -65,8 +74,8 @@ class Contract:
         """The cursor moves with the points, also when there were none."""
         spool = await self.opened()
         self.assertEqual(spool.taken("http://c"), Taken())
-        await spool.put("http://c", Taken("c1", 5), some_points(), NOW)
-        await spool.put("http://c", Taken("c2", 5), [], NOW)
+        await put(spool, "http://c", Taken("c1", 5), some_points(), NOW)
+        await put(spool, "http://c", Taken("c2", 5), [], NOW)
         self.assertEqual(spool.taken("http://c"), Taken("c2", 5))
         self.assertEqual(spool.taken("http://d"), Taken())
         self.assertEqual(len(spool.chunks), 1)
@@ -75,7 +84,7 @@ class Contract:
         """A large answer becomes chunks that a writer can be given."""
         spool = await self.opened()
         points = some_points(2 * buffer.CHUNK_POINTS + 1)
-        chunks = await spool.put("http://c", Taken("c1"), points, NOW)
+        chunks = await put(spool, "http://c", Taken("c1"), points, NOW)
         self.assertEqual([chunk.points for chunk in chunks], [5000, 5000, 1])
         self.assertEqual([p for c in chunks for p in await spool.read(c)], points)
 
@@ -84,7 +93,7 @@ class Contract:
         spool = await self.opened(max_octets=3 * (buffer.CHUNK_OVERHEAD + 200))
         chunks = []
         for n in range(10):
-            chunks += await spool.put("http://c", Taken(str(n)), some_points(), NOW + n)
+            chunks += await put(spool, "http://c", Taken(str(n)), some_points(), NOW + n)
             self.assertLessEqual(spool.octets, 3 * (buffer.CHUNK_OVERHEAD + 200))
         kept = list(spool.chunks.values())
         self.assertEqual(kept, chunks[-len(kept) :])
@@ -94,8 +103,8 @@ class Contract:
     async def test_age(self) -> None:
         """What has waited too long is dropped."""
         spool = await self.opened(max_age_s=60)
-        [old] = await spool.put("http://c", Taken("1"), some_points(), NOW)
-        [new] = await spool.put("http://c", Taken("2"), some_points(), NOW + 30)
+        [old] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        [new] = await put(spool, "http://c", Taken("2"), some_points(), NOW + 30)
         await spool.expire(NOW + 60)
         self.assertEqual(self.dropped, [])
         await spool.expire(NOW + 61)
@@ -105,9 +114,9 @@ class Contract:
     async def test_late_acknowledgement(self) -> None:
         """Acknowledging what was dropped meanwhile changes nothing."""
         spool = await self.opened(max_age_s=60)
-        [old] = await spool.put("http://c", Taken("1"), some_points(), NOW)
+        [old] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
         await spool.expire(NOW + 61)
-        [new] = await spool.put("http://c", Taken("2"), some_points(), NOW + 61)
+        [new] = await put(spool, "http://c", Taken("2"), some_points(), NOW + 61)
         await spool.acknowledge("a", [old])
         await spool.acknowledge("b", [old])
         self.assertEqual(list(spool.chunks.values()), [new])
@@ -115,8 +124,8 @@ class Contract:
     async def test_a_writer_less(self) -> None:
         """Chunks that only a removed writer lacked are dropped, the others stay."""
         spool = await self.opened()
-        [theirs] = await spool.put("http://c", Taken("1"), some_points(), NOW)
-        [both] = await spool.put("http://c", Taken("2"), some_points(), NOW)
+        [theirs] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        [both] = await put(spool, "http://c", Taken("2"), some_points(), NOW)
         await spool.acknowledge("a", [theirs])
         await spool.set_writers(["a"])
         self.assertEqual(self.dropped, [("writer_removed", theirs)])
@@ -149,8 +158,8 @@ class DiskSpoolTests(Contract, TestCase):
     async def test_survives(self) -> None:
         """After closing and opening it holds chunks, cursors and who has what."""
         spool = await self.opened()
-        [one] = await spool.put("http://c", Taken("c1", 7), some_points(), NOW)
-        [two] = await spool.put("http://d", Taken(None, 8), some_points(2), NOW)
+        [one] = await put(spool, "http://c", Taken("c1", 7), some_points(), NOW)
+        [two] = await put(spool, "http://d", Taken(None, 8), some_points(2), NOW)
         await spool.acknowledge("a", [one])
         await spool.close()
         again = await self.opened()
@@ -167,8 +176,8 @@ class DiskSpoolTests(Contract, TestCase):
     async def test_writers_change_while_away(self) -> None:
         """A writer that is gone at the next start is waited for no more; a new one gets what is new."""
         spool = await self.opened("a", "gone")
-        await spool.put("http://c", Taken("c1"), some_points(), NOW)
-        [orphan] = await spool.put("http://c", Taken("c2"), some_points(), NOW)
+        await put(spool, "http://c", Taken("c1"), some_points(), NOW)
+        [orphan] = await put(spool, "http://c", Taken("c2"), some_points(), NOW)
         await spool.acknowledge("a", [orphan])
         await spool.close()
         again = await self.opened("a", "new")
@@ -182,7 +191,7 @@ class DiskSpoolTests(Contract, TestCase):
         """A file that is no database is set aside, whole, and a new one begun."""
         self.path.write_bytes(b"not a database " * 1000)
         spool = await self.opened()
-        await spool.put("http://c", Taken("c1"), some_points(), NOW)
+        await put(spool, "http://c", Taken("c1"), some_points(), NOW)
         [aside] = self.directory.glob("spool.db.corrupt-*")
         self.assertEqual(aside.read_bytes(), b"not a database " * 1000)
         self.assertEqual(len(self.flushLoggedErrors()), 0)
@@ -205,7 +214,7 @@ class DiskSpoolTests(Contract, TestCase):
         spool = await self.opened()
         for n in range(20):
             points = some_points(50, filler=os.urandom(2000).hex())
-            await spool.put("http://c", Taken(str(n)), points, NOW)
+            await put(spool, "http://c", Taken(str(n)), points, NOW)
         await spool.close()
         with open(self.path, "r+b") as file:
             file.seek(4096)
@@ -221,7 +230,7 @@ class DiskSpoolTests(Contract, TestCase):
         chunks = []
         for n in range(120):
             points = some_points(1, filler=os.urandom(30_000).hex())
-            chunks += await spool.put("http://c", Taken(str(n)), points, NOW)
+            chunks += await put(spool, "http://c", Taken(str(n)), points, NOW)
         spool._held._ready.clear()
         spool._held._ready_points = 0
         size = self.path.stat().st_size
@@ -232,7 +241,7 @@ class DiskSpoolTests(Contract, TestCase):
             await spool.read(chunk)
         self.assertEqual({r for r, _ in self.dropped}, {"damaged"})
         self.assertEqual(len(self.dropped) + len(spool.chunks), 120)
-        [new] = await spool.put("http://c", Taken("n"), some_points(), NOW)
+        [new] = await put(spool, "http://c", Taken("n"), some_points(), NOW)
         self.assertEqual(await spool.read(new), some_points())
         await spool.acknowledge("a", [new])
         await spool.acknowledge("b", [new])
@@ -240,7 +249,7 @@ class DiskSpoolTests(Contract, TestCase):
     async def test_locked(self) -> None:
         """A file that another scraper has is waited for, not shared and not set aside."""
         first = await self.opened()
-        await first.put("http://c", Taken("c1"), some_points(), NOW)
+        await put(first, "http://c", Taken("c1"), some_points(), NOW)
         second = self.spool()
         opening = second.open(["a", "b"])
         await deferLater(reactor, 1.5)
@@ -280,17 +289,17 @@ class FullDiskTests(TestCase):
     async def test_full_by_others(self) -> None:
         """On a full disk nothing is taken and nothing lost; with room again, it goes on."""
         spool = await self.opened()
-        [kept] = await spool.put("http://c", Taken("c1"), some_points(), NOW)
+        [kept] = await put(spool, "http://c", Taken("c1"), some_points(), NOW)
         fill(self.directory)
         with self.assertRaises(NotStoredError) as raised:
-            await spool.put("http://c", Taken("c2"), some_points(), NOW)
+            await put(spool, "http://c", Taken("c2"), some_points(), NOW)
         self.assertEqual(str(raised.exception), "the disk is full")
         self.assertEqual(spool.trouble, "the disk is full")
         self.assertEqual(spool.taken("http://c"), Taken("c1"))
         self.assertEqual(await spool.read(kept), some_points())
         await spool.acknowledge("a", [kept])  # remembered, if it cannot be noted
         self.others.unlink()
-        [new] = await spool.put("http://c", Taken("c2"), some_points(), NOW)
+        [new] = await put(spool, "http://c", Taken("c2"), some_points(), NOW)
         self.assertIsNone(spool.trouble)
         await spool.acknowledge("a", [new])
         await spool.close()
@@ -305,7 +314,7 @@ class FullDiskTests(TestCase):
         with self.assertRaises(NotStoredError):
             while True:
                 points = some_points(20, filler=os.urandom(8000).hex())
-                await spool.put("http://c", Taken(str(number)), points, NOW)
+                await put(spool, "http://c", Taken(str(number)), points, NOW)
                 number += 1
         self.assertGreater(number, 10)
         self.assertEqual(spool.taken("http://c"), Taken(str(number - 1)))
@@ -313,7 +322,7 @@ class FullDiskTests(TestCase):
             self.assertIsNotNone(await spool.read(chunk))
             await spool.acknowledge("a", [chunk])
         self.assertEqual(spool._unnoted, [])
-        await spool.put("http://c", Taken("more"), some_points(), NOW)
+        await put(spool, "http://c", Taken("more"), some_points(), NOW)
         self.assertIsNone(spool.trouble)
 
     async def test_full_at_the_start(self) -> None:
@@ -327,4 +336,4 @@ class FullDiskTests(TestCase):
         spool._pause.cancel()
         await opening
         self.addCleanup(spool.close)
-        await spool.put("http://c", Taken("c1"), some_points(), NOW)
+        await put(spool, "http://c", Taken("c1"), some_points(), NOW)

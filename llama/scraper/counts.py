@@ -26,6 +26,11 @@ class Counts:
             "collector",
             "reason",
         )
+        self.missed = counter(
+            "intervals_missed",
+            "Closed intervals that a collector had to forget before they were asked for.",
+            "collector",
+        )
         self.written = counter("points_written", "Points that the database acknowledged.", "writer")
         self.dropped = counter(
             "points_dropped", "Points let go without being written, by reason.", "writer", "reason"

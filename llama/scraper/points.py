@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -27,6 +27,10 @@ _EARLIEST_NS = 365 * 86400 * 10**9
 _LATEST_NS = 2**63 - 1
 
 
+#: Between two points of our collectors. Inside of a JSON text the quotes would be escaped.
+_NEXT_POINT = b'},{"measurement":'
+
+
 class AnswerError(Exception):
     """What a collector answered is no list of points. The text says what it is instead."""
 
@@ -42,11 +46,6 @@ class Answer:
     zero_rtt: int = 0  #: points of total loss whose ``rtt`` of zero was taken away
     oddity: str = ""  #: what was wrong with the first malformed one
 
-    @property
-    def newest_ns(self) -> int | None:
-        """Unix time of the newest point, ns; None without points."""
-        return max((point.time_ns for point in self.points), default=None)
-
 
 def time_ns(text: str) -> int:
     """Return the Unix time in ns of an RFC 3339 time. Raises `ValueError` if it is none."""
@@ -57,6 +56,22 @@ def time_ns(text: str) -> int:
     moment = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
     seconds = (moment - _EPOCH).days * 86400 + (moment - _EPOCH).seconds
     return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
+
+
+def portions(body: bytes, octets: int = 1024 * 1024) -> Iterator[bytes]:
+    """Return the body of ``/influxdata`` as one or more JSON lists of about that many octets.
+
+    What a collector held for ten minutes can be hundreds of megabytes: in portions it is never all
+    in memory as points, nor read at one go. A body of another form comes out as one portion.
+    """
+    start, opening = 0, b""
+    while True:
+        cut = body.find(_NEXT_POINT, start + octets)
+        if cut < 0:
+            yield opening + body[start:]
+            return
+        yield opening + body[start : cut + 1] + b"]"
+        start, opening = cut + 2, b"["
 
 
 def read_answer(body: bytes, scrape_ns: int) -> Answer:
@@ -156,7 +171,7 @@ def _lost_all(fields: Mapping[str, float]) -> bool:
     return 0.0 < fields.get("sent", 0.0) <= fields.get("lost", 0.0)
 
 
-def pack(points: list[Point]) -> bytes:
+def pack(points: Sequence[Point]) -> bytes:
     """Return points as JSON for the spool; `unpack` undoes it."""
     return orjson.dumps([(p.measurement, p.tags, p.fields, p.time_ns) for p in points])
 

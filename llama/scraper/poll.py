@@ -20,13 +20,13 @@ from twisted.logger import Logger
 
 from llama.interfaces import Point
 
-from .buffer import Chunk, NotStoredError, Spool, Taken
+from .buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
 from .counts import Counts
 from .fetch import TooLargeError, explain, request
-from .points import Answer, AnswerError, read_answer
+from .points import Answer, AnswerError, portions, read_answer
 
-#: Octets of one answer. A whole mesh of 10,000 pairs is about 12 MB for each interval.
-MAX_ANSWER = 256 * 1024 * 1024
+#: Octets of one answer, unpacked. 10,000 pairs are about 9 MB for each interval.
+MAX_ANSWER = 512 * 1024 * 1024
 #: Characters of a cursor; ours have a dozen or two.
 MAX_CURSOR = 1024
 #: Requests that one turn may take to catch up with a collector that answers in portions.
@@ -242,18 +242,16 @@ class CollectorPoll:
         reply = await asking
         if reply.status != 200:
             raise _BadAnswerError(f"HTTP {reply.status}: {reply.excerpt() or 'no reason given'}")
-        answer = read_answer(reply.body, self._slot_ns())
-        self._say_oddities(answer)
+        self._say_missed(reply.header("Llama-Missed"))
         cursor = reply.header("Llama-Cursor")
-        points: Sequence[Point] = answer.points
         if cursor is None:
             self.plain = True
-            points = self._not_yet_taken(answer.points, taken)
         elif len(cursor) > MAX_CURSOR:
             raise _BadAnswerError(f"a cursor of {len(cursor)} characters")
         elif self.plain:  # it has learnt about cursors: ask for all that it holds
             self.plain = False
             return True
+        batches = await self._read(reply.body, taken)
         if newest_only and cursor is not None:
             self._newest_only = False
             self._log.error(
@@ -262,16 +260,30 @@ class CollectorPoll:
                 url=self.url,
                 limit=poller.max_answer,
             )
-        if not points and cursor == taken.cursor:
+        if not batches and cursor == taken.cursor:
             return False
-        newest = max((point.time_ns for point in points), default=0)
+        newest = max((batch.newest_ns for batch in batches), default=0)
         reached = Taken(cursor, max(newest, taken.newest_ns or 0) or None)
         now = poller.clock.seconds()
-        chunks = await poller.spool.put(self.url, reached, points, now)
-        poller.counts.taken.labels(self.url).inc(len(points))
+        chunks = await poller.spool.put(self.url, reached, batches, now)
+        poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
         poller.taken(chunks)
         behind = newest / 1e9 < now - 2 * poller.interval_s
-        return bool(points) and cursor is not None and cursor != taken.cursor and behind
+        return bool(batches) and cursor is not None and cursor != taken.cursor and behind
+
+    async def _read(self, body: bytes, taken: Taken) -> list[Batch]:
+        """Return what an answer holds, ready to be put; others get their turn in between."""
+        scrape_ns = self._slot_ns()
+        batches: list[Batch] = []
+        for portion in portions(body):
+            answer = read_answer(portion, scrape_ns)
+            self._say_oddities(answer)
+            points: Sequence[Point] = answer.points
+            if self.plain:
+                points = self._not_yet_taken(points, taken)
+            ready = sum(batch.count for batch in batches) < READY_POINTS
+            batches += await self._poller.spool.pack(points, ready)
+        return batches
 
     def _slot_ns(self) -> int:
         """Return the aligned time, Unix ns, that this turn stands for."""
@@ -290,6 +302,17 @@ class CollectorPoll:
     def _reject(self, reason: str, count: int) -> None:
         if count:
             self._poller.counts.rejected.labels(self.url, reason).inc(count)
+
+    def _say_missed(self, count: str | None) -> None:
+        """Count and say what the collector had to forget because we were away for too long."""
+        if count is not None and count.isascii() and count.isdigit():
+            self._poller.counts.missed.labels(self.url).inc(int(count))
+            self._log.error(
+                "Collector {url}: {count} closed intervals were forgotten before they could be"
+                " asked for: let it hold more, or see why this scraper was away",
+                url=self.url,
+                count=int(count),
+            )
 
     def _say_oddities(self, answer: Answer) -> None:
         """Count what was left out or repaired, and say each kind once."""

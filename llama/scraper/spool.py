@@ -38,14 +38,15 @@ from llama.interfaces import Point
 
 from .buffer import (
     CHUNK_OVERHEAD,
+    Batch,
     Chunk,
     Dropped,
     Held,
     NotStoredError,
     Taken,
-    compress,
     expand,
-    parts,
+    new_chunk,
+    pack_all,
 )
 
 T = TypeVar("T")
@@ -222,60 +223,50 @@ class DiskSpool:
         """Say how far a collector has been read."""
         return self._taken.get(collector, Taken())
 
+    def pack(self, points: Sequence[Point], ready: bool = True) -> Deferred[Sequence[Batch]]:
+        """Make batches of points, in the spool's thread."""
+        return Deferred.fromCoroutine(self._run(lambda _: pack_all(points, ready)))
+
     def put(
-        self, collector: str, taken: Taken, points: Sequence[Point], now_s: float
+        self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float
     ) -> Deferred[Sequence[Chunk]]:
         """Keep points and how far their collector has been read, in one transaction."""
-        return Deferred.fromCoroutine(self._put(collector, taken, points, now_s))
+        return Deferred.fromCoroutine(self._put(collector, taken, batches, now_s))
 
     async def _put(
-        self, collector: str, taken: Taken, points: Sequence[Point], now_s: float
+        self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float
     ) -> Sequence[Chunk]:
+        octets = sum(len(batch.payload) + CHUNK_OVERHEAD for batch in batches)
         writers = sorted(self._writers)
-        chunked = list(parts(points))
-        try:
-            payloads = await self._run(lambda _: [compress(part) for part in chunked])
-            size = sum(len(payload) + CHUNK_OVERHEAD for payload in payloads)
-            await self._drop("full", self._held.excess(size))
-            new = [
-                Chunk(
-                    0,
-                    collector,
-                    now_s,
-                    len(part),
-                    len(payload),
-                    max(point.time_ns for point in part),
-                    set(writers),
-                )
-                for part, payload in zip(chunked, payloads, strict=True)
-            ]
+        new = [new_chunk(collector, batch, now_s, writers) for batch in batches]
 
-            def insert(cursor: Any) -> None:
-                self._check_room(size)
-                for chunk, payload in zip(new, payloads, strict=True):
-                    cursor.execute(
-                        "INSERT INTO chunks (collector, taken_s, points, newest_ns, payload)"
-                        " VALUES (?, ?, ?, ?, ?)",
-                        (collector, now_s, chunk.points, chunk.newest_ns, payload),
-                    )
-                    chunk.number = cursor.lastrowid
-                    cursor.executemany(
-                        "INSERT INTO waiting (chunk, writer) VALUES (?, ?)",
-                        [(chunk.number, writer) for writer in writers],
-                    )
+        def insert(cursor: Any) -> None:
+            self._check_room(octets)
+            for chunk, batch in zip(new, batches, strict=True):
                 cursor.execute(
-                    "INSERT OR REPLACE INTO cursors (collector, cursor, newest_ns)"
-                    " VALUES (?, ?, ?)",
-                    (collector, taken.cursor, taken.newest_ns),
+                    "INSERT INTO chunks (collector, taken_s, points, newest_ns, payload)"
+                    " VALUES (?, ?, ?, ?, ?)",
+                    (collector, now_s, chunk.points, chunk.newest_ns, batch.payload),
                 )
+                chunk.number = cursor.lastrowid
+                cursor.executemany(
+                    "INSERT INTO waiting (chunk, writer) VALUES (?, ?)",
+                    [(chunk.number, writer) for writer in writers],
+                )
+            cursor.execute(
+                "INSERT OR REPLACE INTO cursors (collector, cursor, newest_ns) VALUES (?, ?, ?)",
+                (collector, taken.cursor, taken.newest_ns),
+            )
 
+        try:
+            await self._drop("full", self._held.excess(octets))
             await self._run(insert)
         except (sqlite3.Error, OSError) as error:
             self.trouble = _explain(error)
             raise NotStoredError(self.trouble) from None
         self.trouble = None
-        for chunk, part in zip(new, chunked, strict=True):
-            self._held.add(chunk, part)
+        for chunk, batch in zip(new, batches, strict=True):
+            self._held.add(chunk, batch.points)
         self._taken[collector] = taken
         return new
 

@@ -7,24 +7,24 @@ connection of its own; WAL mode lets them do so at the same time. ::
     samples     time_ms, series_id, FIELDS…    every point, for two days
     samples_5m  time_ms, series_id, FIELDS…    one row for each five minutes, for thirty days
     unrolled    time_ms                        five-minute windows with points not yet rolled up
-    facts       name, value                    version of this schema; ``rolled_up_to_ms``
+    facts       name, value                    ``removed_to_ms``: no raw rows up to then any more
 
 ``time_ms`` is the END of the interval, or of the five minutes, in Unix milliseconds: the row of
 12:05 holds what came after 12:00 up to and including 12:05. FIELDS are the figures of
 ``/influxdata`` by the same names (`FIELDS`), NULL where not known; figures of other names stand
 together in ``more`` as a JSON object, which is how measurements such as ``collector_stats`` are
-kept.
+kept; those are not rolled up.
 
 Rows are clustered by time first, then series (``WITHOUT ROWID``). Points arrive in the order of
 time, so writing appends; reading the whole matrix at one moment is one short scan; removing what
 is old takes whole pages off the front. The history of one series needs a look-up per interval,
 through the times that exist; `HISTORY` shows how, at some microseconds each.
 
-Five-minute rows: counts are summed and ``loss`` is computed from the sums; ``rtt`` is the mean
-weighted by the replies received; ``rtt_min`` is the lowest. Percentiles cannot be averaged, and a
-peak must not vanish from the history: of those, of jitter and delay variation and of the number
-of flows the *highest* of the intervals' stands. ``dscp_…`` and ``ttl_…`` are the last known,
-``suspect`` the union of the reasons. Other figures (``more``) are not rolled up.
+Five-minute rows: counts are summed and ``loss`` is computed from the sums; ``rtt`` and the one-way
+delays are means weighted by the replies received; ``rtt_min`` is the lowest. Percentiles cannot be
+averaged, and a peak must not vanish from the history: of those, of jitter and delay variation and
+of the number of flows the *highest* of the intervals' stands. ``dscp_…`` and ``ttl_…`` are the
+last known, ``suspect`` the union of the reasons.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ _SUMS = (
 )  # fmt: skip
 _HIGHEST = (
     "rtt_max", "rtt_p50", "rtt_p90", "rtt_p99", "rtt_p999", "jitter", "ipdv", "ipdv_forward",
-    "ipdv_reverse", "flows", "flows_lossy",
+    "ipdv_reverse", "owd_error", "flows", "flows_lossy",
 )  # fmt: skip
+_MEANS = ("rtt", "owd_forward", "owd_reverse")
 _LAST = ("dscp_at_reflector", "dscp_at_collector", "ttl_at_reflector", "ttl_at_collector")
 
 #: Figures with a column of their own, in the order of the columns.
-FIELDS = ("loss", *_SUMS, "rtt", "rtt_min", *_HIGHEST, *_LAST, "suspect")
+FIELDS = ("loss", *_SUMS, *_MEANS, "rtt_min", *_HIGHEST, *_LAST, "suspect")
 
 _COLUMNS = ", ".join(f"{name} REAL" for name in FIELDS)
 _TABLE = (
@@ -73,12 +74,17 @@ UPSERT = (
 
 # Old collectors say nothing about replies received: then every interval weighs the same.
 _WEIGHT = "max(coalesce(received, sent - lost, 1), 0)"
-_RTT = f"sum(rtt * {_WEIGHT}) / nullif(sum(CASE WHEN rtt IS NOT NULL THEN {_WEIGHT} END), 0) AS rtt"
+
+
+def _mean(name: str) -> str:
+    weight = f"sum(CASE WHEN {name} IS NOT NULL THEN {_WEIGHT} END)"
+    return f"sum({name} * {_WEIGHT}) / nullif({weight}, 0) AS {name}"
 
 
 def _last(name: str) -> str:
     # The value beside the latest time at which it is known: a time and a number up to 4095 in one.
-    return f"max(CASE WHEN {name} IS NOT NULL THEN time_ms * 4096 + {name} END) % 4096 AS {name}"
+    both = f"time_ms * 4096 + CAST({name} AS INTEGER)"
+    return f"max(CASE WHEN {name} IS NOT NULL THEN {both} END) % 4096 AS {name}"
 
 
 def _union(name: str) -> str:
@@ -90,7 +96,7 @@ _AGGREGATES = ", ".join(
     [
         "CASE WHEN sum(sent) > 0 THEN 100.0 * sum(lost) / sum(sent) ELSE avg(loss) END AS loss",
         *(f"sum({name}) AS {name}" for name in _SUMS),
-        _RTT,
+        *(_mean(name) for name in _MEANS),
         "min(rtt_min) AS rtt_min",
         *(f"max({name}) AS {name}" for name in _HIGHEST),
         *(_last(name) for name in _LAST),
@@ -102,9 +108,9 @@ _AGGREGATES = ", ".join(
 ROLL_UP = f"""
 INSERT OR {{on_conflict}} INTO samples_5m (time_ms, series_id, {", ".join(FIELDS)}, more)
 SELECT :end, series_id, {", ".join(FIELDS)}, NULL FROM (
-    SELECT series_id, {_AGGREGATES}, count(*) - count(more) AS plain FROM samples
+    SELECT series_id, {_AGGREGATES}, count(coalesce(sent, loss, rtt)) AS known FROM samples
     WHERE time_ms > :end - {WINDOW_MS} AND time_ms <= :end GROUP BY series_id)
-WHERE plain > 0
+WHERE known > 0
 """  # noqa: S608
 
 #: History of one series: ``:series``, after ``:start`` up to ``:end`` (ms). Of the columns, name
