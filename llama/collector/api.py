@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from llama.http import BadRequestError, Query, json_error
+from llama.pinpoint.table import PathTable
 
 from . import encode, exposition, page
 from .answer import send
@@ -62,12 +63,14 @@ class CollectorApi:
         *,
         src_hostname: str,
         health: Callable[[], Health] = dict,
+        paths: PathTable | None = None,
         unix_time_s: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
         self._history = history
         self._src_hostname = src_hostname
         self._health = health
+        self._paths_known = PathTable() if paths is None else paths
         self._unix_time_s = unix_time_s
         self._slices = Slices(reactor)
         self._totals = exposition.Totals(history.series)
@@ -285,6 +288,20 @@ class CollectorApi:
         head |= {"count": count, "offset": query.offset, "limit": query.limit}
         head["next_offset"] = end if end < count else None
         body = yield from encode.flows(head, parts)
+        return body
+
+    @app.route("/paths", methods=["GET"])
+    @inlineCallbacks
+    def _paths(self, request: Any) -> Generator[Deferred[Any], Any, None]:
+        since_s = Query(request).whole("since", 0)
+        body = yield self._asked(self._encode_paths(since_s))
+        yield send(request, self._reactor, body, JSON)
+
+    def _encode_paths(self, since_s: float) -> Job[Packed]:
+        now = self._unix_time_s()
+        head = {"src_hostname": self._src_hostname, "incarnation": self._history.incarnation}
+        rows = list(self._paths_known.since(since_s))
+        body = yield from encode.paths(head | {"time": now}, rows)
         return body
 
     @app.route("/metrics", methods=["GET"])

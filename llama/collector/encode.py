@@ -15,6 +15,9 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from llama.pinpoint.table import FlowKey, Known
+from llama.pinpoint.table import as_json as path_row
+
 from .packed import Packed, Packer
 from .slices import Job, Pace
 from .summary import ClosedInterval, Pair, reasons
@@ -281,5 +284,21 @@ def flows(
             packer.add(comma + encoded[1:-1])
             comma = b","
             yield _pace_of_rows.did(len(some))
+    packer.add(b"]}\n")
+    return packer.packed()
+
+
+def paths(head: dict[str, Any], rows: Sequence[tuple[FlowKey, Known]]) -> Job[Packed]:
+    """Encode traced paths for programs: ``head`` and, under ``paths``, an object a flow."""
+    packer = Packer()
+    packer.add(_head(head, "paths"))
+    comma = b""
+    done = 0
+    while done < len(rows):
+        some = rows[done : done + _pace_of_rows.rows]
+        done += len(some)
+        packer.add(comma + orjson.dumps([path_row(key, known) for key, known in some])[1:-1])
+        comma = b","
+        yield _pace_of_rows.did(len(some))
     packer.add(b"]}\n")
     return packer.packed()

@@ -28,7 +28,7 @@ from llama.collector.ledger import UNKNOWN_DSCP, Ints, Ledger, Replies
 from llama.collector.plan import Group, Source
 from llama.collector.schedule import Schedule
 from llama.collector.summary import Pair, suspect_bit
-from llama.net import mmsg
+from llama.net import errors, mmsg
 from llama.net.mmsg import Layout, Messages
 from llama.net.port import stamp_layout
 from llama.wire import stamp, tlv
@@ -185,6 +185,14 @@ def sockaddr(version: int, address: str, port: int, interface: str | None = None
     return family + network_port + bytes(4) + packed + scope.to_bytes(4, "little")
 
 
+def endpoint(octets: bytes) -> tuple[str, int]:
+    """Return address and port of a ``struct sockaddr_in`` or ``sockaddr_in6``."""
+    port = int.from_bytes(octets[2:4], "big")
+    if int.from_bytes(octets[:2], "little") == socket.AF_INET:
+        return socket.inet_ntop(socket.AF_INET, octets[4:8]), port
+    return socket.inet_ntop(socket.AF_INET6, octets[8:24]), port
+
+
 class _Lane:
     """The message rooms of one address family."""
 
@@ -218,7 +226,8 @@ class _Lane:
         # struct sock_extended_err: errno u32, origin type code pad, info u32, data u32 (the id).
         self.id_word = self.stamp_layout.word(*error) + 1
         # A stamp without an identifier comes with its packet, which must then fit in.
-        self.stamps = Messages(ARENA, 1 if ids else 2048, 256)
+        # The few octets are what an ICMP error quotes of a packet of a trace.
+        self.stamps = Messages(ARENA, 16 if ids else 2048, 256)
 
 
 class UdpProber:
@@ -260,6 +269,8 @@ class UdpProber:
         self.strangers = 0
         self.receive_drops = 0
         self.failed_sends: Counter[str] = Counter()
+        #: Who traces flows out of these sockets, if anybody does: takes what is not a probe's.
+        self.tracing: Any = None
 
     # What to probe
 
@@ -292,6 +303,11 @@ class UdpProber:
                 ssids[pair.dscp, pair.size] = 0 if group.probe == "twamp-light" else self._ssid
                 self._ssid = self._ssid % 65535 + 1
         return Track(group, ledger, live, sockets, ordinals, ssids, self.chance, now_s)
+
+    def reserve_ssid(self) -> int:
+        """Return an SSID that no probe bears."""
+        ssid, self._ssid = self._ssid, self._ssid % 65535 + 1
+        return ssid
 
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""
@@ -374,11 +390,14 @@ class UdpProber:
             lane.id[:count] = cells + track.first_cell
         lane.sequence[:count] = sequence
         lane.timestamp[:count] = stamp.ntp_from_unix_ns(t1_ns)
-        done = 0
+        done, retried = 0, -1
         while done < count:
             try:
                 done += out.send(sock.fd, done, count - done)
             except OSError as reason:
+                if reason.errno in errors.PASSING and retried != done:
+                    retried = done  # an ICMP error about another packet may have left it here
+                    continue
                 done = self._failed(track, flows, cells, done, reason)
         self.sent += count
 
@@ -444,12 +463,28 @@ class UdpProber:
         """Empty an error queue, and enter the transmit stamps in it."""
         stamps = lane.stamps
         while count := stamps.receive(fd, 0, mmsg.MSG_DONTWAIT | mmsg.MSG_ERRQUEUE):
+            if self.tracing is not None:
+                self._hand_over_errors(lane, fd, count)
             if self._ids:
                 self._enter_stamps(lane, count)
             else:
                 self._match_stamps(lane, count, fd)
             if count < stamps.slots:
                 return
+
+    def _hand_over_errors(self, lane: _Lane, fd: int, count: int) -> None:
+        """Give ICMP errors to whoever traces; they lie among the transmit stamps."""
+        stamps = lane.stamps
+        for row in lane.stamp_layout.odd_rows(stamps, 0, count).tolist():
+            data = stamps.control[row].data
+            control = [
+                (level, kind, bytes(part))
+                for level, kind, part in mmsg.walk_control(data, int(stamps.controllen[row]))
+            ]
+            payload = stamps.octets[row, : int(stamps.length[row])].tobytes()
+            error = errors.from_control(control, endpoint(stamps.names[row].tobytes()), payload)
+            if error is not None:
+                self.tracing.error(self._by_fd[fd], error)
 
     def _enter_stamps(self, lane: _Lane, count: int) -> None:
         """Enter stamps that carry the number of their cell."""
@@ -536,6 +571,10 @@ class UdpProber:
         lost |= length < SHORTEST
         if lost.any():
             self.strangers += int(np.count_nonzero(lost))
+            if self.tracing is not None:
+                traced = np.flatnonzero(lost & (ssid == self.tracing.ssid))
+                self.strangers -= len(traced)
+                self._hand_over_replies(lane, traced)
         tlvs = tlv.read(back.octets[:count], length)
         estimate = replies["error_estimate"].astype(np.uint16)
         arrived = Replies(
@@ -568,6 +607,14 @@ class UdpProber:
             rows: Any = [column[mine] for column in arrived]
             own = Replies(*rows)._replace(flow=flow[mine] - track.first_flow)
             self._enter(track, own, tlv.Answer(*(column[mine] for column in tlvs)))
+
+    def _hand_over_replies(self, lane: _Lane, rows: npt.NDArray[np.intp]) -> None:
+        """Give replies to packets of traces to whoever traces."""
+        numbered = {self._ordinals[source]: sock for source, sock in self.sockets.items()}
+        for row in rows.tolist():
+            sock = numbered[int(lane.socket_of[row])]
+            address, _ = endpoint(lane.back.names[row].tobytes())
+            self.tracing.reply(sock, address, int(lane.replies["sender_sequence"][row]))
 
     def _find_bare(
         self, lane: _Lane, count: int, flow: Ints, numbered: npt.NDArray[np.bool_]

@@ -15,6 +15,7 @@ from llama.collector.history import History
 from llama.collector.names import Names
 from llama.collector.plan import make_plan
 from llama.collector.prober import UdpProber
+from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors, load_collector
 from llama.http import HttpService
 from llama.net import mmsg
@@ -40,6 +41,8 @@ class ProbingService(Service):
             reactor, self.prober, config.interval_s, history.append,
             clock_error_ns=clock_error_ns, retick=self._ticker.start,
         )  # fmt: skip
+        self.tracing = Tracing(reactor, self.prober)
+        history.observers.append(lambda held: self.tracing.closed(held.closed))
         self._sources: dict[tuple[str, str | None], str] = {}
 
     def startService(self) -> None:
@@ -50,6 +53,7 @@ class ProbingService(Service):
                 "llama-collector: needs 64-bit Linux (recvmmsg and kernel time stamps)"
             )
         self._names.look_up(self._hosts()).addCallback(self._first_plan).addErrback(self._failed)
+        self.tracing.start()
 
     def _hosts(self) -> list[str]:
         return sorted({target.host for test in self.config.tests for target in test.targets})
@@ -115,6 +119,7 @@ class ProbingService(Service):
         super().stopService()
         self._names.stop()
         self._ticker.stop()
+        self.tracing.stop()
         self.engine.stop()
         return None
 
@@ -136,6 +141,7 @@ class ProbingService(Service):
             "config_generation": engine.generation,
             "resident_bytes": resident_octets(),
             "cpu_seconds_total": processor_s(),
+            **self.tracing.health(),
         }
 
 
@@ -147,7 +153,8 @@ class CollectorService(MultiService):
         self.history = History(config.keep_intervals)
         self.probing = ProbingService(reactor, config, self.history)
         self.api = CollectorApi(
-            reactor, self.history, src_hostname=config.src_hostname, health=self.probing.health
+            reactor, self.history, src_hostname=config.src_hostname, health=self.probing.health,
+            paths=self.probing.tracing.table,
         )
         self.http = HttpService(
             reactor, config.api, self.api.app.resource(), what="llama-collector",

@@ -11,6 +11,7 @@ import errno
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from attrs import frozen
 

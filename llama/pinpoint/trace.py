@@ -80,10 +80,13 @@ class FlowTrace:
     `first_number` begins the numbers of its packets; nothing else is numbered so.
     """
 
-    def __init__(self, first_number: int = 0, most_hops: int = MOST_HOPS) -> None:
+    def __init__(
+        self, first_number: int = 0, most_hops: int = MOST_HOPS, attempts: int = ATTEMPTS
+    ) -> None:
         self.hops: list[Hop] = []
         self._next_number = first_number
         self._most = most_hops
+        self._attempts = attempts
         self._destination = 0  # the TTL at which it answered; 0: not yet
         self._under_way: dict[int, _UnderWay] = {}
         self._ever: dict[int, _UnderWay] = {}  # late answers count, too
@@ -159,7 +162,7 @@ class FlowTrace:
         reach = max((n for n, hop in enumerate(self.hops, 1) if hop.rtts), default=0)
         end = self._destination or min(self._most, reach + SILENT_HOPS)
         waiting = {packet.ttl for packet in self._under_way.values()}
-        for attempt in range(ATTEMPTS):
+        for attempt in range(self._attempts):
             for ttl in range(1, end + 1):
                 hop = self.hops[ttl - 1] if ttl <= len(self.hops) else None
                 if hop is None or (hop.sent <= attempt and not hop.rtts and ttl not in waiting):

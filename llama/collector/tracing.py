@@ -1,0 +1,299 @@
+"""Traces the collector's own flows, out of the very sockets that probe them.
+
+A packet with a small TTL leaves with the source port, class and size of a flow's probes, under an
+SSID of its own, so reflectors count it apart and the ledger never hears of it. What the network
+answers lands in the socket's error queue, which the prober empties; it hands over what is not a
+transmit stamp. Flows that lose everything are traced at once, then lossy ones and their healthy
+siblings, then those of which no path is known, then the others again, all at a bounded rate.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections import deque
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
+
+from llama.collector.prober import ProbeSocket, UdpProber
+from llama.collector.summary import ClosedInterval, Pair
+from llama.net import errors, mmsg
+from llama.pinpoint.table import FlowKey, PathTable
+from llama.pinpoint.trace import FlowTrace, Packet, meaning
+from llama.wire import stamp
+
+#: Packets a second in all: as many as the slowest router on the way answers gladly.
+RATE_PPS = 200
+PERIOD_S = 0.05
+#: Flows being traced at a time.
+AT_ONCE = 256
+#: Flows of one interval that are picked for what they lost.
+PICKED = 256
+#: A lossy flow whose path was confirmed so lately is not traced again, s.
+FRESH_S = 60.0
+#: Nor is a dead one that was met dead so lately.
+DEAD_FRESH_S = 20.0
+#: Healthy flows traced beside a lossy pair.
+SIBLINGS = 4
+#: With nothing else to do every flow is traced again so often, at most.
+AGAIN_S = 300.0
+#: Flows of an interval that are looked at for that, so that no tick of the prober waits long.
+LOOKED_AT = 4096
+MOST_HOPS = 24
+ATTEMPTS = 2
+
+#: No transmit stamp for this message, whatever the socket is set to.
+_NO_STAMP = (mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, bytes(4))
+
+
+class _Going:
+    """A flow being traced."""
+
+    def __init__(self, key: FlowKey, sock: ProbeSocket, first_number: int) -> None:
+        self.key = key
+        self.sock = sock
+        self.trace = FlowTrace(first_number, MOST_HOPS, ATTEMPTS)
+
+
+class Tracing:
+    """Traces the flows of a `UdpProber`, and keeps what was found in `table`.
+
+    Call `closed` with every closed interval: it says which flows there are, and which suffer.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        prober: UdpProber,
+        table: PathTable | None = None,
+        unix_time_s: Any = time.time,
+    ) -> None:
+        self.table = PathTable() if table is None else table
+        self.sent = 0
+        self.finished = 0
+        self.ssid = prober.reserve_ssid()
+        self._prober = prober
+        self._reactor = reactor
+        self._unix_time_s = unix_time_s
+        self._urgent: deque[FlowKey] = deque()
+        self._idle: deque[FlowKey] = deque()
+        self._going: dict[int, _Going] = {}  # by the upper half of their packets' numbers
+        self._by_key: dict[FlowKey, int] = {}
+        self._next = 0
+        self._looked_at = 0
+        self._budget = 0.0
+        self._loop = LoopingCall(self._turn)
+        self._loop.clock = reactor
+        prober.tracing = self
+
+    def start(self) -> None:
+        """Begin to trace what was picked."""
+        self._loop.start(PERIOD_S, now=False).addErrback(self._stopped)
+
+    def _stopped(self, failure: Any) -> None:
+        self.log.failure("flows are traced no more", failure=failure)
+
+    def stop(self) -> None:
+        """Trace nothing any more."""
+        if self._loop.running:
+            self._loop.stop()
+
+    def health(self) -> dict[str, Any]:
+        """Return figures for the collector's own health."""
+        return {
+            "trace_packets_total": self.sent,
+            "traces_total": self.finished,
+            "paths_known": len(self.table),
+            "path_changes_total": self.table.changes,
+        }
+
+    # What to trace
+
+    def closed(self, closed: ClosedInterval) -> None:
+        """Pick flows of an interval that has just closed."""
+        if not closed.all_flows or not len(closed.flows):
+            return
+        now = self._unix_time_s()
+        stats = closed.flow_stats
+        lossy = np.flatnonzero(stats["lost"])
+        dead_first = lossy[np.argsort(stats["received"][lossy] > 0, kind="stable")]
+        picked = list(self._suffering(closed, dead_first, now))
+        self._urgent = deque(dict.fromkeys(picked))
+        if not self._idle:
+            # One class and size of a flow shows the path of all, while nothing is the matter.
+            firsts: dict[tuple[str, int, int], FlowKey] = {}
+            begin = self._looked_at if self._looked_at < len(closed.flows) else 0
+            self._looked_at = begin + LOOKED_AT
+            for key in self._keys(closed, range(begin, min(self._looked_at, len(closed.flows)))):
+                firsts.setdefault(key.tuple5, key)
+            self._idle = deque(sorted(firsts.values(), key=self._last_traced))
+
+    def _last_traced(self, key: FlowKey) -> float:
+        known = self.table.get(key)
+        return 0.0 if known is None else known.traced
+
+    def _suffering(self, closed: ClosedInterval, lossy: Any, now: float) -> Iterator[FlowKey]:
+        """Yield lossy flows that should be traced, each pair's healthy siblings after them."""
+        stats, pairs = closed.flow_stats, closed.flows["pair"]
+        count = 0
+        seen: dict[int, int] = {}
+        for row in lossy[: 4 * PICKED].tolist():
+            if count >= PICKED:
+                return
+            pair = int(pairs[row])
+            dead = not stats["received"][row]
+            (key,) = self._keys(closed, [row])
+            known = self.table.get(key)
+            if known is None or (
+                now - known.traced >= DEAD_FRESH_S or known.reach is None
+                if dead
+                else now - known.traced >= FRESH_S
+            ):
+                count += 1
+                yield key
+            if pair in seen:
+                continue
+            seen[pair] = row
+            # The flows of a pair lie side by side.
+            first, last = np.searchsorted(pairs, [pair, pair + 1])
+            healthy = first + np.flatnonzero(stats["lost"][first:last] == 0)[:SIBLINGS]
+            for key in self._keys(closed, healthy.tolist()):
+                known = self.table.get(key)
+                if known is None or now - known.traced >= FRESH_S:
+                    count += 1
+                    yield key
+
+    @staticmethod
+    def _keys(closed: ClosedInterval, rows: Sequence[int] | range) -> Iterator[FlowKey]:
+        flows = closed.flows[list(rows)]
+        for number, source_port, _ in flows.tolist():
+            pair: Pair = closed.pairs[number]
+            if pair.probe in ("stamp", "stamp-auth", "twamp-light"):
+                yield FlowKey(pair.dst_ip, pair.dst_port, source_port, pair.dscp, pair.size)
+
+    def _socket(self, key: FlowKey) -> ProbeSocket | None:
+        version = 6 if ":" in key.dst_ip else 4
+        for source, sock in self._prober.sockets.items():
+            if sock.number == key.source_port and source.version == version:
+                return sock
+        return None
+
+    # Sending
+
+    def _turn(self) -> None:
+        """Send what this turn's share of the rate allows, and finish what is done."""
+        now = self._reactor.seconds()
+        self._budget = min(self._budget + RATE_PPS * PERIOD_S, 2 * RATE_PPS * PERIOD_S)
+        self._begin(now)
+        for number, going in list(self._going.items()):
+            while self._budget >= 1 and (packet := going.trace.next(now)) is not None:
+                self._budget -= 1
+                if not self._send(going, packet):
+                    break
+            if going.trace.finished:
+                self._finish(number, going)
+
+    def _begin(self, now: float) -> None:
+        wall = self._unix_time_s()
+        while len(self._going) < AT_ONCE and self._budget >= 1:
+            if self._urgent:
+                key = self._urgent.popleft()
+            elif self._idle and wall - self._last_traced(self._idle[0]) >= AGAIN_S:
+                if len(self._going) >= AT_ONCE // 8:
+                    return
+                key = self._idle.popleft()
+            else:
+                self._idle.clear()
+                return
+            sock = self._socket(key)
+            if sock is None or key in self._by_key:
+                continue
+            errors.enable(sock.sock)
+            number = self._next
+            self._next = (self._next + 1) & 0xFFFF
+            if number in self._going:
+                return
+            self._going[number] = _Going(key, sock, number << 16)
+            self._by_key[key] = number
+
+    def _send(self, going: _Going, packet: Packet) -> bool:
+        key, sock = going.key, going.sock
+        v4 = sock.sock.family == socket.AF_INET
+        tos = (mmsg.SOL_IP, mmsg.IP_TOS) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_TCLASS)
+        ttl = (mmsg.SOL_IP, mmsg.IP_TTL) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_HOPLIMIT)
+        control = [
+            _NO_STAMP,
+            (*tos, struct.pack("=i", key.dscp << 2)),
+            (*ttl, struct.pack("=i", packet.ttl)),
+        ]
+        time_stamp = stamp.ntp_from_unix_ns(time.time_ns())
+        payload = stamp.SENDER_STRUCT.pack(
+            packet.number, time_stamp, stamp.error_estimate(None), self.ssid
+        )
+        payload += bytes(max(0, key.size - len(payload)))
+        try:
+            errors.send(sock.sock, payload, control, (key.dst_ip, key.dst_port))
+        except OSError:
+            # No route, no buffer, or the socket is gone: the probes themselves tell about it.
+            return False
+        self.sent += 1
+        return True
+
+    def _finish(self, number: int, going: _Going) -> None:
+        del self._going[number], self._by_key[going.key]
+        self.finished += 1
+        path = going.trace.path()
+        if path.sent and self.table.enter(going.key, path, self._unix_time_s()):
+            known = self.table.get(going.key)
+            assert known is not None
+            self.log.info(
+                "the path of {source_port} to {dst_ip} is another: {hops}",
+                source_port=going.key.source_port,
+                dst_ip=going.key.dst_ip,
+                hops=" ".join(hop or "*" for hop in known.hops),
+            )
+
+    # What the prober hands over
+
+    def error(self, sock: ProbeSocket, error: errors.IcmpError) -> None:
+        """Take an ICMP error about a packet of one of the prober's sockets."""
+        said = meaning(error.version, error.kind, error.code)
+        if said is None:
+            return
+        going: _Going | None
+        if len(error.payload) >= 4:
+            number: int | None = int.from_bytes(error.payload[:4], "big")
+            going = self._going.get((number or 0) >> 16)
+            if len(error.payload) >= 16 and error.payload[14:16] != self.ssid.to_bytes(2, "big"):
+                return  # of a probe: its target refuses it
+        else:
+            # Eight octets of UDP are quoted: of all that is under way it can mean one flow.
+            mine = [
+                one
+                for one in self._going.values()
+                if one.sock is sock
+                and (one.key.dst_ip, one.key.dst_port) == (error.destination, error.port)
+            ]
+            going = mine[0] if len(mine) == 1 else None
+            number = None if going is None else going.trace.unquoted()
+        if going is None or number is None or going.sock is not sock:
+            return
+        final, refusal = said
+        if final and not refusal and error.offender != going.key.dst_ip:
+            refusal = "port unreachable"
+        now = self._reactor.seconds()
+        going.trace.heard(number, error.offender, now, final=final, refusal=refusal)
+
+    def reply(self, sock: ProbeSocket, address: str, number: int) -> None:
+        """Take a reflector's reply to a packet of ours that came all the way."""
+        going = self._going.get(number >> 16)
+        if going is not None and going.sock is sock:
+            now = self._reactor.seconds()
+            going.trace.heard(number, address.partition("%")[0], now, final=True)
