@@ -1,0 +1,445 @@
+"""The reflector, asked with real datagrams, on both of its ports."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from typing import Any
+
+import attrs
+from twisted.internet import udp
+from twisted.internet.error import CannotListenError
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from llama.config import ReflectorConfig
+from llama.net import mmsg
+from llama.net.port import SLOTS, BatchPort, transmit_ids_supported
+from llama.reflector.guard import Guard
+from llama.reflector.protocol import Reflector
+from llama.reflector.service import PortService
+from llama.reflector.sessions import Sessions
+from llama.wire import scalar, stamp, tlv
+
+
+class StillReactor(Clock):
+    """A reactor that reads nothing by itself: the tests say when."""
+
+    def addReader(self, reader: Any) -> None:
+        """Watch nothing."""
+
+    def removeReader(self, reader: Any) -> None:
+        """Watch nothing."""
+
+    def addWriter(self, writer: Any) -> None:
+        """Watch nothing."""
+
+    def removeWriter(self, writer: Any) -> None:
+        """Watch nothing."""
+
+
+def probe(sequence: int, ssid: int = 7, tlvs: bytes = b"") -> bytes:
+    """A STAMP probe sent now."""
+    now = stamp.ntp_from_unix_ns(time.time_ns())
+    return stamp.SENDER_STRUCT.pack(sequence, now, stamp.error_estimate(None), ssid) + tlvs
+
+
+class ReflectorCase(SynchronousTestCase):
+    """A reflector on one port, and a socket to ask it from."""
+
+    batched = True
+    server = "127.0.0.1"
+
+    def setUp(self) -> None:
+        """Listen, and open the asking socket."""
+        if self.batched and not mmsg.AVAILABLE:
+            raise SkipTest("this platform has no recvmmsg")
+        self.reactor = StillReactor()
+        self.protocol = self.reflector()
+        self.port = self.listen(self.protocol, self.server)
+        family = socket.AF_INET6 if ":" in self.server else socket.AF_INET
+        self.client = socket.socket(family, socket.SOCK_DGRAM)
+        self.addCleanup(self.client.close)
+        self.client.settimeout(2)
+        self.client.bind((self.server, 0))
+        self.address = (self.server, self.port.getHost().port)
+
+    def reflector(self, **options: Any) -> Reflector:
+        """A reflector with its own guard and sessions."""
+        return Reflector(
+            self.reactor.seconds, options.pop("guard", None) or Guard(), Sessions(64), **options
+        )
+
+    def listen(self, protocol: Reflector, address: str, port: int = 0) -> Any:
+        """Bind a port for ``protocol``."""
+        if self.batched:
+            listening: Any = BatchPort(
+                self.reactor, protocol, address, port, stamped=transmit_ids_supported()
+            )
+        else:
+            listening = udp.Port(port, protocol, address, 65536, self.reactor)
+        listening.startListening()
+
+        def close() -> None:
+            listening.stopListening()
+            self.reactor.advance(0)
+
+        self.addCleanup(close)
+        return listening
+
+    def ask(self, *packets: bytes) -> None:
+        """Send packets and let the reflector read them."""
+        for packet in packets:
+            self.client.sendto(packet, self.address)
+        self.port.doRead()
+
+    def answer(self) -> bytes:
+        """The next reply."""
+        return self.client.recv(65536)
+
+    def silent(self) -> bool:
+        """Whether nothing more came back."""
+        self.client.setblocking(False)
+        try:
+            self.client.recv(65536)
+        except BlockingIOError:
+            return True
+        finally:
+            self.client.settimeout(2)
+        return False
+
+
+class ProtocolTests:
+    """What holds on both ports."""
+
+    def test_reply_by_the_standard(self: Any) -> None:
+        """A reply numbers itself, echoes the probe's fields, and its stamps lie in order."""
+        before = time.time_ns()
+        asked = probe(41, ssid=9)
+        self.ask(asked)
+        reply = scalar.stamp_reply(self.answer())
+        sent = scalar.stamp_probe(asked)
+        self.assertEqual(reply.sequence, 0)
+        self.assertEqual(reply.ssid, 9)
+        self.assertEqual(reply.sender_sequence, 41)
+        self.assertEqual(reply.sender_timestamp, sent.timestamp)
+        self.assertEqual(reply.sender_error_estimate, sent.error_estimate)
+        t2, t3 = map(stamp.unix_ns_from_ntp, (reply.receive_timestamp, reply.timestamp))
+        self.assertTrue(before <= t2 <= t3 <= time.time_ns())
+
+    def test_reply_is_as_long_as_the_probe(self: Any) -> None:
+        """Whatever is behind the base packet comes back, to the octet."""
+        padding = bytes(range(1, 201))
+        self.ask(probe(0) + bytes(4) + padding)
+        reply = self.answer()
+        self.assertEqual(len(reply), 44 + 204)
+        self.assertEqual(reply[48:], padding)
+
+    def test_jumbo_probe(self: Any) -> None:
+        """A probe that needs jumbo frames is answered whole."""
+        tail = bytes(9000 - 48)
+        self.ask(probe(0) + bytes(4) + tail)
+        self.assertEqual(len(self.answer()), 9000)
+
+    def test_sessions_are_numbered_apart(self: Any) -> None:
+        """Each SSID of a flow has a counter of its own."""
+        self.ask(probe(0, 1), probe(1, 1), probe(0, 2), probe(2, 1))
+        for _ in range(4):
+            self.port.doRead()
+        found = [scalar.stamp_reply(self.answer()) for _ in range(4)]
+        self.assertEqual(
+            sorted((r.ssid, r.sender_sequence, r.sequence) for r in found),
+            [(1, 0, 0), (1, 1, 1), (1, 2, 2), (2, 0, 0)],
+        )
+
+    def test_many_at_once(self: Any) -> None:
+        """A batch is answered like single probes, in order and without a gap."""
+        for n in range(100):
+            self.client.sendto(probe(n), self.address)
+        for _ in range(100):
+            self.port.doRead()
+        replies = [scalar.stamp_reply(self.answer()) for _ in range(100)]
+        self.assertEqual([r.sequence for r in replies], list(range(100)))
+        self.assertEqual([r.sender_sequence for r in replies], list(range(100)))
+
+    def test_one_odd_packet_changes_no_neighbour(self: Any) -> None:
+        """Garbage, legacy probes and short ones among many probes leave these as they are."""
+        python = [struct.pack("<10sBddd?", b"__llama__", 0, n, 0.0, 0.0, False) for n in range(10)]
+        go = [b"\x0a\x0a012345678%d\x12\x01\x00\x18\x05" % n for n in range(10)]
+        for n in range(60):
+            self.client.sendto(probe(n), self.address)
+            odd = [b"", b"x", bytes(43), python[n // 6], go[n // 6], b"\xfe" * 60]
+            self.client.sendto(odd[n % len(odd)], self.address)
+        for _ in range(130):
+            self.port.doRead()
+        answers = [self.answer() for _ in range(60 + 10 + 10 + 10)]
+        self.assertEqual([a for a in answers if a in python], python)
+        self.assertEqual([a for a in answers if a in go], go)
+        replies = [scalar.stamp_reply(a) for a in answers if a not in python + go]
+        mine = [r for r in replies if r.ssid == 7]
+        self.assertEqual([r.sequence for r in mine], list(range(60)))
+        self.assertTrue(self.silent())
+
+    def test_what_is_not_understood_is_counted(self: Any) -> None:
+        """A packet of no known format is dropped, counted by reason, and logged once."""
+        logged: list[Any] = []
+        globalLogPublisher.addObserver(logged.append)
+        self.addCleanup(globalLogPublisher.removeObserver, logged.append)
+        for _ in range(50):
+            self.ask(b"what is this?")
+        self.assertEqual(self.protocol.tally.dropped["short"], 50)
+        self.assertTrue(self.silent())
+        self.assertEqual(len([e for e in logged if e.get("reason") == "short"]), 1)
+        self.reactor.advance(11)
+        self.ask(b"again")
+        told = [e for e in logged if e.get("reason") == "short"]
+        self.assertEqual([e["mute"] for e in told], [0, 49])
+
+    def test_follow_up_is_offered_where_the_kernel_stamps(self: Any) -> None:
+        """A Follow-Up TLV brings the last reply's true departure, or zero where it is unknown."""
+        stamped = self.batched and transmit_ids_supported()
+        t3 = 0
+        for n in range(3):
+            self.ask(probe(n, tlvs=tlv.request(0, tlv.SIZE)))
+            self.port.doRead()
+            packet = self.answer()
+            told = tlv.read_one(memoryview(packet)[44:])
+            if n and stamped:
+                self.assertEqual(told.follow_sequence, n - 1)
+                real = stamp.unix_ns_from_ntp(told.follow_stamp)
+                self.assertGreaterEqual(real, t3)
+                self.assertLess(real - t3, 50_000_000)
+            else:
+                self.assertEqual(told.follow_stamp, 0)
+            t3 = stamp.unix_ns_from_ntp(scalar.stamp_reply(packet).timestamp)
+
+    def test_reflector_tells_its_own_drops(self: Any) -> None:
+        """The state TLV says when the reflector started and what its limits refused."""
+        self.protocol.tally.limited = 17
+        self.ask(probe(0, tlvs=tlv.request(0, tlv.SIZE)))
+        told = tlv.read_one(memoryview(self.answer())[44:])
+        self.assertEqual(told.guard_drops, 17)
+        self.assertEqual(told.started_ns, self.protocol.started_ns)
+
+    def test_rate_limit_drops_and_counts(self: Any) -> None:
+        """What is over the limit is dropped at once and counted, the rest is answered at once."""
+        guard = Guard(total_rate_pps=10, total_burst=5)
+        self.protocol.guard = guard
+        for n in range(20):
+            self.ask(probe(n))
+        self.assertEqual(self.protocol.tally.dropped["total_rate"], 15)
+        self.assertEqual(self.protocol.tally.limited, 15)
+        for _ in range(5):
+            self.answer()
+        self.assertTrue(self.silent())
+
+    def test_refused_source_ports(self: Any) -> None:
+        """A probe that seems to come from a reflector's port is not answered."""
+        self.protocol.guard = Guard(refuse=[self.client.getsockname()[1]])
+        self.ask(*(probe(n) for n in range(10)))
+        for _ in range(10):
+            self.port.doRead()
+        self.assertEqual(self.protocol.tally.dropped["source_port"], 10)
+        self.assertTrue(self.silent())
+
+    def test_stamp_reply_is_not_answered(self: Any) -> None:
+        """Two reflectors that are made to talk to each other end at the first reply."""
+        self.ask(probe(0))
+        reply = bytearray(self.answer())
+        reply[40] = 64  # the TTL, which only a batch port knows
+        self.ask(bytes(reply))
+        self.ask(*[bytes(reply)] * 8)
+        for _ in range(8):
+            self.port.doRead()
+        self.assertEqual(self.protocol.tally.dropped["loop"], 9)
+        self.assertTrue(self.silent())
+
+    def test_port_in_use(self: Any) -> None:
+        """A port that is taken is an error with the address in it."""
+        with self.assertRaises(CannotListenError) as caught:
+            self.listen(self.reflector(), self.server, self.address[1])
+        self.assertIn(str(self.address[1]), str(caught.exception))
+
+
+class UserSpaceTests(ProtocolTests, ReflectorCase):
+    """Twisted's ordinary UDP port: user-space stamps, no TTL, no class."""
+
+    batched = False
+
+    def test_unknown_is_null(self) -> None:
+        """The TTL is zero: unknown."""
+        self.ask(probe(0))
+        reply = scalar.stamp_reply(self.answer())
+        assert reply is not None
+        self.assertEqual(reply.sender_ttl, 0)
+
+
+class BatchTests(ProtocolTests, ReflectorCase):
+    """Batches, with all that the kernel tells."""
+
+    def told(self) -> tuple[bytes, int, int, str]:
+        """The next reply with the TTL and TOS it came with, and from where."""
+        octets, ancillary, _, source = self.client.recvmsg(65536, 1024)
+        data = {kind: value for _, kind, value in ancillary}
+        if self.client.family == socket.AF_INET:
+            ttl, tos = data[mmsg.IP_TTL], data[mmsg.IP_TOS]
+        else:
+            ttl, tos = data[mmsg.IPV6_HOPLIMIT], data[mmsg.IPV6_TCLASS]
+        return octets, ttl[0], tos[0], str(source[0])
+
+    def mark(self, tos: int, ttl: int) -> None:
+        """Send with this class and TTL from now on, and ask for those of replies."""
+        mmsg.enable_receive_options(self.client)
+        if self.client.family == socket.AF_INET:
+            self.client.setsockopt(mmsg.SOL_IP, mmsg.IP_TOS, tos)
+            self.client.setsockopt(mmsg.SOL_IP, mmsg.IP_TTL, ttl)
+        else:
+            self.client.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_TCLASS, tos)
+            self.client.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, ttl)
+
+    def test_class_and_ttl(self) -> None:
+        """The reply has the probe's DSCP without its ECN, and says the TTL the probe came with."""
+        self.mark(tos=46 << 2 | 1, ttl=33)
+        for count in (1, 20):  # one by one, and by column
+            self.ask(*(probe(n) for n in range(count)))
+            for _ in range(count):
+                octets, _ttl, tos, _ = self.told()
+                reply = scalar.stamp_reply(octets)
+                assert reply is not None
+                self.assertEqual(reply.sender_ttl, 33)
+                self.assertEqual(tos, 46 << 2)
+
+    def test_receive_stamp_is_the_kernels(self) -> None:
+        """T2 is when the packet came, not when it was read."""
+        for count in (1, 20):
+            for n in range(count):
+                self.client.sendto(probe(n), self.address)
+            arrived = time.time_ns()
+            time.sleep(0.05)  # the reflector is busy elsewhere
+            self.port.doRead()
+            for _ in range(count):
+                reply = scalar.stamp_reply(self.answer())
+                assert reply is not None
+                self.assertLessEqual(stamp.unix_ns_from_ntp(reply.receive_timestamp), arrived)
+
+    def test_legacy_echo_loses_a_hop(self) -> None:
+        """A legacy packet leaves with the TTL it came with less one, and dies when there is none."""
+        python = struct.pack("<10sBddd?", b"__llama__", 34 << 2, 1.0, 0.0, 0.0, False)
+        self.mark(tos=0, ttl=9)
+        self.ask(python)
+        octets, ttl, tos, _ = self.told()
+        self.assertEqual((octets, ttl, tos), (python, 8, 34 << 2))
+        self.mark(tos=0, ttl=1)
+        self.ask(python)
+        self.assertTrue(self.silent())
+        self.assertEqual(self.protocol.tally.dropped["loop"], 1)
+
+    def test_requested_class(self) -> None:
+        """A Class of Service TLV is granted where the configuration allows it, else refused."""
+        self.mark(tos=0, ttl=64)
+        for allowed, granted in (((), 0), ((46,), 46)):
+            self.protocol = self.reflector(reply_dscps=allowed)
+            self.port = self.listen(self.protocol, self.server)
+            self.address = (self.server, self.port.getHost().port)
+            for count in (1, 20):
+                self.ask(*(probe(n, tlvs=tlv.request(46, tlv.SIZE)) for n in range(count)))
+                for _ in range(count):
+                    octets, _, tos, _ = self.told()
+                    told = tlv.read_one(memoryview(octets)[44:])
+                    self.assertEqual(tos >> 2, granted)
+                    self.assertEqual(told.refused, not allowed)
+                    self.assertEqual(told.dscp, 0)
+
+    def test_oversized_is_dropped(self) -> None:
+        """More than a jumbo frame's worth is dropped and counted."""
+        self.ask(probe(0) + bytes(20_000))
+        self.assertEqual(self.protocol.tally.dropped["oversize"], 1)
+        self.assertTrue(self.silent())
+
+    def test_flood_leaves_the_reactor_its_turn(self) -> None:
+        """However much waits, one reading takes two batches."""
+        for n in range(3 * SLOTS):
+            self.client.sendto(b"", self.address)
+            if n % 2:
+                self.client.sendto(probe(n), self.address)
+        self.port.doRead()
+        self.assertEqual(self.protocol.tally.received, 2 * SLOTS)
+
+
+class BatchTests6(BatchTests):
+    """The same over IPv6."""
+
+    server = "::1"
+
+
+class MultiHomedTests(ReflectorCase):
+    """A reflector on the wildcard address."""
+
+    def test_reply_from_the_address_that_was_asked(self) -> None:
+        """Whichever of the host's addresses is asked, the answer comes from it."""
+        port = self.listen(self.reflector(), "0.0.0.0")
+        for address in ("127.0.0.1", "127.0.0.9", "127.8.7.6"):
+            for count in (1, 9):
+                for n in range(count):
+                    self.client.sendto(probe(n), (address, port.getHost().port))
+                port.doRead()
+                for _ in range(count):
+                    _, source = self.client.recvfrom(100)
+                    self.assertEqual(source[0], address)
+
+
+class ServiceTests(SynchronousTestCase):
+    """The sockets of a whole reflector."""
+
+    def test_both_families_on_one_port(self) -> None:
+        """By default IPv4 and IPv6 are answered, on the same port."""
+        service = PortService(StillReactor(), ReflectorConfig(port=0))
+        service.startService()
+        self.addCleanup(service.stopService)
+        self.assertEqual({p.getHost().port for p in service.ports}, {service.port_number})
+
+    def test_taken_port_is_one_line(self) -> None:
+        """A port in use ends the program with what, where and what to do."""
+        config = ReflectorConfig(port=0, addresses=("127.0.0.1",))
+        first = PortService(StillReactor(), config)
+        first.startService()
+        self.addCleanup(first.stopService)
+        second = PortService(StillReactor(), attrs.evolve(config, port=first.port_number))
+        with self.assertRaises(SystemExit) as caught:
+            second.startService()
+        message = str(caught.exception)
+        self.assertIn(str(first.port_number), message)
+        self.assertIn("--port", message)
+        self.assertNotIn("\n", message)
+
+
+class SessionTests(SynchronousTestCase):
+    """The bounded table of sessions."""
+
+    def test_oldest_session_goes(self) -> None:
+        """A full table forgets the session unused for longest, and counts it."""
+        sessions = Sessions(64)
+        keys = [sessions.key(0, n, 0, 0) for n in range(1000)]
+        for now, key in enumerate(keys, 1):
+            sessions.place_of(key, now)
+        self.assertLessEqual(len(sessions), 64)
+        self.assertEqual(sessions.evicted, 1000 - len(sessions))
+        last = sessions.place_of(keys[-1], 2000)
+        self.assertEqual(sessions.place_of(keys[-1], 2001), last)
+
+    def test_columns_and_single_look_ups_agree(self) -> None:
+        """A session found by column is the one found alone."""
+        import numpy as np
+
+        sessions = Sessions(4096)
+        rng = np.random.default_rng(5)
+        high, low, ends, local = rng.integers(0, 2**63, (4, 300)).astype(np.uint64)
+        keys = sessions.keys(high, low, ends, local)
+        alone = [sessions.key(*map(int, row)) for row in zip(high, low, ends, local, strict=True)]
+        self.assertEqual(keys.tolist(), alone)
+        places = sessions.places(keys, 1)
+        self.assertEqual([sessions.place_of(key, 2) for key in alone], places.tolist())
+        twice = np.concatenate([places[:5], places[:5]])
+        self.assertEqual(sessions.number(twice).tolist(), [0] * 5 + [1] * 5)
