@@ -4,10 +4,13 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from attrs import evolve
+from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
 from llama.config import collector, full, ports, reflector, scraper, sections, web
+from llama.scraper.writers import make_writer, makers
 
 ROOT = Path(__file__).parent.parent
 ETC = ROOT / "etc"
@@ -70,6 +73,25 @@ class ExampleTests(SynchronousTestCase):
             path = Path(self.mktemp())
             path.write_text("store:\n" + "\n".join(kept))
             self.assertEqual(config.load_web(str(path)).store.type, list(web.STORES)[number])
+
+    def test_commented_writers(self) -> None:
+        """So are the writers in comments: each takes the options that are shown for it."""
+        text = (ETC / "scraper.yaml").read_text()
+        shown = re.sub(r"^  # (- type| {2}\w+:)", r"  \1", text, flags=re.MULTILINE)
+        shown = re.sub(r"^    # (\w+:)", r"    \1", shown, flags=re.MULTILINE)
+        path = Path(self.mktemp())
+        path.write_text(re.sub(r"^.*_file:.*\n", "", shown, flags=re.MULTILINE))
+        read = config.load_scraper(str(path))
+        self.assertEqual({writer.type for writer in read.writers}, set(scraper.WRITERS))
+        self.assertEqual(set(makers()), set(scraper.WRITERS))
+        for writer in read.writers:
+            options = dict(writer.options)
+            if writer.type == "influxdb":
+                self.assertEqual(len(options), 8)
+            if "path" in options:
+                options["path"] = self.mktemp()
+            made = make_writer(MemoryReactorClock(), evolve(writer, options=options))
+            self.assertTrue(made.name)
 
     def test_defaults(self) -> None:
         """What the examples and the page call defaults are the defaults."""

@@ -10,6 +10,8 @@ from typing import Any
 
 from attrs import field, frozen
 
+from llama.wire import auth, llama_go, llama_python, stamp, tlv_rules
+
 from . import values
 from .keys import read_keys
 from .model import Key
@@ -36,27 +38,29 @@ class ProbeKind:
     options: Mapping[str, KeySpec] = field(factory=dict)
 
 
-_STAMP, _STAMP_AUTH = 44, 112  # octets without TLVs, RFC 8762 sections 4.2.1 and 4.2.2
-_TLVS, _HMAC_TLV = 52, 20  # octets of the TLVs that LLAMA asks with; see llama/wire/tlv.py
 _STAMP_OPTIONS = {
     "reply_dscp": KeySpec(values.dscp),
     "tlvs": KeySpec(values.flag, True),
 }
 
 KINDS: dict[str, ProbeKind] = {
-    "stamp": ProbeKind(natural_size=_STAMP + _TLVS, least_size=_STAMP, options=_STAMP_OPTIONS),
+    "stamp": ProbeKind(
+        natural_size=stamp.BASE_SIZE + tlv_rules.SIZE,
+        least_size=stamp.BASE_SIZE,
+        options=_STAMP_OPTIONS,
+    ),
     "stamp-auth": ProbeKind(
-        natural_size=_STAMP_AUTH + _TLVS + _HMAC_TLV,
-        least_size=_STAMP_AUTH,
+        natural_size=auth.BASE_SIZE + tlv_rules.SIZE + tlv_rules.HMAC_SIZE,
+        least_size=auth.BASE_SIZE,
         options={
             **_STAMP_OPTIONS,
             "key_file": KeySpec(_no_keys, required=True),
             "key": KeySpec(values.text("the id of a key")),
         },
     ),
-    "twamp-light": ProbeKind(natural_size=_STAMP, least_size=_STAMP),
-    "llama-go": ProbeKind(natural_size=1028, least_size=28),
-    "llama-python": ProbeKind(natural_size=36),
+    "twamp-light": ProbeKind(natural_size=stamp.BASE_SIZE, least_size=stamp.BASE_SIZE),
+    "llama-go": ProbeKind(natural_size=llama_go.NATURAL_SIZE, least_size=llama_go.HEAD_SIZE),
+    "llama-python": ProbeKind(natural_size=llama_python.SIZE),
     "icmp": ProbeKind(natural_size=56, least_size=16, ecmp=False),
     "tcp": ProbeKind(
         natural_size=0,
