@@ -57,8 +57,12 @@ _HOST = re.compile(
 _log = Logger()
 
 
-class CannotListen(SystemExit):
-    """The address cannot be bound. Ends the program with its message, which is one line."""
+class CannotListen(SystemExit, Exception):  # noqa: N818  as Twisted names its own
+    """The address cannot be bound. Ends the program with its message, which is one line.
+
+    It is an `Exception`, too, so that twistd tidies up and, when it runs as a daemon, tells whoever
+    started it.
+    """
 
 
 class BadRequestError(Exception):

@@ -3,23 +3,59 @@
 from __future__ import annotations
 
 import json
+import shutil
 import socket
+import subprocess
+import sys
 from base64 import b64encode
+from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
+from pathlib import Path
 
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from treq.client import HTTPClient
 from treq.testing import RequestTraversalAgent
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
+from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.internet.task import Clock
 from twisted.internet.testing import StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from llama import http
+
+
+def _self_signed(key_path: Path, certificate_path: Path) -> None:
+    """Write a new key, and a certificate for 127.0.0.1 signed with itself."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(
+            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False
+        )
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    key_path.write_bytes(
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    certificate_path.write_bytes(certificate.public_bytes(pem))
 
 
 class EndpointDescriptions(SynchronousTestCase):
@@ -426,6 +462,57 @@ class OverLoopback(TestCase):
             service = http.HttpService(reactor, where, http.JsonRoot(), what="test")
             wrong = self.assertRaises(http.CannotListen, service.startService)
         self.assertEqual(str(wrong), f"test: cannot listen on {where}: Address already in use")
+
+    def test_taken_port_of_a_daemon(self):
+        """A daemon that cannot listen tells whoever started it, in a line, and leaves no pid file."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            taken.listen()
+            where = f"127.0.0.1:{taken.getsockname()[1]}"
+            (directory / "service.tac").write_text(
+                "from twisted.application.service import Application\n"
+                "from twisted.internet import reactor\n"
+                "from llama.http import HttpService, JsonRoot\n"
+                "application = Application('test')\n"
+                f"service = HttpService(reactor, {where!r}, JsonRoot(), what='test')\n"
+                "service.setServiceParent(application)\n"
+            )
+            twistd = shutil.which("twistd", path=str(Path(sys.executable).parent)) or "twistd"
+            files = ["-y", "service.tac", "--pidfile", "daemon.pid", "--logfile", "daemon.log"]
+            started = subprocess.run(
+                [twistd, *files],
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=60,
+            )
+        self.assertEqual(started.returncode, 1)
+        self.assertIn(f"test: cannot listen on {where}: Address already", started.stderr.decode())
+        self.assertNotIn("Traceback", (directory / "daemon.log").read_text())
+        self.assertFalse((directory / "daemon.pid").exists())
+
+    def test_tls(self):
+        """With an ssl endpoint it speaks TLS, and says https."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        key = directory / "key.pem"
+        certificate = directory / "certificate.pem"
+        _self_signed(key, certificate)
+        service = self.serve(
+            f"ssl:0:privateKey={key}:certKey={certificate}:interface=127.0.0.1", token="secret"
+        )
+        self.assertTrue(service.url.startswith("https://127.0.0.1:"))
+        trusted = trustRootFromCertificates([Certificate.loadPEM(certificate.read_bytes())])
+
+        async def run():
+            pool = HTTPConnectionPool(reactor, persistent=False)
+            agent = Agent(reactor, pool=pool, contextFactory=BrowserLikePolicyForHTTPS(trusted))
+            response = await HTTPClient(agent).get(service.url + "status")
+            self.assertEqual(await response.content(), b"ok")
+
+        return Deferred.fromCoroutine(run())
 
     def test_nonsense(self):
         """A listening address that is none ends the program with one line."""
