@@ -15,7 +15,10 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
-from llama.config import ReflectorConfig
+from llama.collector.history import Held, History
+from llama.collector.service import ProbingService
+from llama.collector.summary import ClosedInterval
+from llama.config import CollectorConfig, ReflectorConfig
 from llama.reflector.service import PortService
 
 PEERS = Path(__file__).parent / "peers"
@@ -88,6 +91,28 @@ class PeersCase(TestCase):
         self.assertEqual(0, code, errors.decode())
         said: list[dict[str, Any]] = json.loads(out)
         return said
+
+    def collector(
+        self, config: CollectorConfig
+    ) -> tuple[list[ClosedInterval], ProbingService, Deferred[None]]:
+        """Start probing; return the intervals as they close, the service, and a Deferred.
+
+        That fires with the first interval of the third window.
+        """
+        history = History(config.keep_intervals)
+        intervals: list[ClosedInterval] = []
+        enough: Deferred[None] = Deferred()
+
+        def closed(held: Held) -> None:
+            intervals.append(held.closed)
+            if len({each.start_ns for each in intervals}) > 2 and not enough.called:
+                enough.callback(None)
+
+        history.observers.append(closed)
+        service = ProbingService(reactor, config, history)
+        service.startService()
+        self.addCleanup(service.stopService)
+        return intervals, service, enough
 
     def reflector(self, batched: bool | None = None, **config: Any) -> PortService:
         """Start a reflector of ours on a free port of 127.0.0.1, or of ``addresses``."""

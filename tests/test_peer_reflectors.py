@@ -6,28 +6,11 @@ from collections import Counter
 from typing import Any
 
 from peers_case import PeersCase
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 
-from llama.collector.service import ProbingService
-from llama.collector.summary import ClosedInterval
 from llama.config import CollectorConfig, SourcePort, Target, Test
 
 UNKNOWN = 255
 TIMEOUT_S = 2.0  # scapy takes milliseconds for a packet, and more on a busy machine
-
-
-class _Kept:
-    """Takes closed intervals; ``enough`` fires once one has begun after the first had ended."""
-
-    def __init__(self) -> None:
-        self.intervals: list[ClosedInterval] = []
-        self.enough: Deferred[None] = Deferred()
-
-    def append(self, interval: ClosedInterval) -> None:
-        self.intervals.append(interval)
-        if len({each.start_ns for each in self.intervals}) > 2 and not self.enough.called:
-            self.enough.callback(None)
 
 
 class ForeignReflectorTests(PeersCase):
@@ -48,14 +31,11 @@ class ForeignReflectorTests(PeersCase):
                         probe=probe, source_ports=ports, rate_pps=5.0, timeout_s=TIMEOUT_S,
                         **more),),
         )  # fmt: skip
-        kept = _Kept()
-        service = ProbingService(reactor, config, kept)
-        service.startService()
-        self.addCleanup(service.stopService)
-        await kept.enough
+        intervals, _service, enough = self.collector(config)
+        await enough
         counts: Counter[str] = Counter()
         rows = []
-        for interval in kept.intervals:
+        for interval in intervals:
             for row in interval.pair_stats:
                 rows.append(row)
                 for name in ("sent", "received", "lost", "lost_unknown", "late", "duplicate",

@@ -3,30 +3,13 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 from peers_case import PeersCase
 from test_reflector_hostile import need_root, send, spoof
-from twisted.internet import reactor
-from twisted.internet.defer import Deferred
 from twisted.internet.task import LoopingCall
 
-from llama.collector.service import ProbingService
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.wire import stamp
-
-
-class _Kept:
-    """Takes closed intervals; ``enough`` fires with the third window."""
-
-    def __init__(self) -> None:
-        self.intervals: list[Any] = []
-        self.enough: Deferred[None] = Deferred()
-
-    def append(self, interval: Any) -> None:
-        self.intervals.append(interval)
-        if len({each.start_ns for each in self.intervals}) > 2 and not self.enough.called:
-            self.enough.callback(None)
 
 
 class ForgedReplyTests(PeersCase):
@@ -41,10 +24,7 @@ class ForgedReplyTests(PeersCase):
             tests=(Test(name="t", targets=(target,), source_ports=(source,), rate_pps=20.0,
                         timeout_s=2.0),),
         )  # fmt: skip
-        kept = _Kept()
-        service = ProbingService(reactor, config, kept)
-        service.startService()
-        self.addCleanup(service.stopService)
+        intervals, service, enough = self.collector(config)
         forged = 0
 
         def forge() -> None:
@@ -65,13 +45,13 @@ class ForgedReplyTests(PeersCase):
         forging = LoopingCall(forge)
         done = forging.start(0.05)
         try:
-            await kept.enough
+            await enough
         finally:
             forging.stop()
             await done
         self.assertGreater(forged, 1000)
         self.assertGreater(service.prober.strangers, 1000)
-        for interval in kept.intervals:
+        for interval in intervals:
             for row in interval.pair_stats:
                 self.assertGreater(row["sent"], 0)
                 self.assertEqual(row["sent"], row["received"])
