@@ -15,6 +15,7 @@ from llama.collector.history import History
 from llama.collector.names import Names
 from llama.collector.plan import make_plan
 from llama.collector.prober import UdpProber
+from llama.collector.summary import ClosedInterval
 from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors, load_collector
 from llama.http import HttpService
@@ -38,11 +39,10 @@ class ProbingService(Service):
         self._ticker = Ticker(reactor, self._tick)
         self.prober = UdpProber(ids=transmit_ids_supported())
         self.engine = Engine(
-            reactor, self.prober, config.interval_s, history.append,
+            reactor, self.prober, config.interval_s, self._interval_closed,
             clock_error_ns=clock_error_ns, retick=self._ticker.start,
         )  # fmt: skip
         self.tracing = Tracing(reactor, self.prober)
-        history.observers.append(lambda held: self.tracing.closed(held.closed))
         self._sources: dict[tuple[str, str | None], str] = {}
 
     def startService(self) -> None:
@@ -65,6 +65,10 @@ class ProbingService(Service):
     def _failed(self, failure: Any) -> None:
         self.log.failure("llama-collector cannot go on", failure=failure)
         self._reactor.stop()
+
+    def _interval_closed(self, closed: ClosedInterval) -> None:
+        self._history.append(closed)
+        self.tracing.closed(closed)
 
     def _tick(self) -> None:
         self.engine.tick()
