@@ -66,6 +66,8 @@ _HEADINGS = (
     ("Remarks", ""),
 )
 
+_MOST_NOTES = 10
+
 _pace = Pace()
 _pace_of_names = Pace()
 
@@ -153,7 +155,10 @@ def _top(
         state = f"{losing} of {count} lose probes." if count else "Nothing matches."
     else:
         when, state = "No interval has closed yet.", ""
-    said = "".join(f"<p>Our own doing, not the network's: {escape(note)}</p>" for note in notes)
+    said = ""
+    if notes:
+        told = "; ".join([*notes[:_MOST_NOTES], *(["..."] if len(notes) > _MOST_NOTES else [])])
+        said = f"<p>May be our own doing, not the network's: {escape(told)}.</p>"
     last = min(view.offset + view.limit, count)
     shown = f"Pairs {view.offset + 1} to {last} of {count}" if last > view.offset else "No pairs"
     headings = "".join(
