@@ -12,17 +12,8 @@ from attrs import field, frozen
 
 from llama.wire import auth, llama_go, llama_python, stamp, tlv_rules
 
-from . import values
-from .keys import read_keys
-from .model import Key
-from .tree import Document, KeySpec, Node, WrongError, shown
-
-
-def _no_keys(doc: Document, node: Node) -> tuple[Key, ...]:
-    try:
-        return read_keys(values.path(doc, node))
-    except ValueError as error:
-        raise WrongError(node, str(error)) from None
+from . import sections, values
+from .tree import Document, KeySpec, Node, shown
 
 
 @frozen(kw_only=True)
@@ -54,7 +45,7 @@ KINDS: dict[str, ProbeKind] = {
         least_size=auth.BASE_SIZE,
         options={
             **_STAMP_OPTIONS,
-            "key_file": KeySpec(_no_keys, required=True),
+            "key_file": KeySpec(sections.key_file, required=True),
             "key": KeySpec(values.text("the id of a key")),
         },
     ),

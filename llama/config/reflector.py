@@ -6,24 +6,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from . import sections, values
-from .keys import read_keys
 from .model import Key, ReflectorConfig, ReflectorKey, ReflectorSession
-from .tree import Document, KeySpec, Node, WrongError, read_document, shown
+from .tree import Document, KeySpec, Node, read_document, shown
 
 DEFAULTS = ReflectorConfig()
 _SSID = values.whole(1, 65535, "SSID, RFC 8972 section 3")
 _PREFIXES = values.one_or_more("prefixes", values.prefix)
 
 
-def _key_file(doc: Document, node: Node) -> tuple[Key, ...]:
-    try:
-        return read_keys(values.path(doc, node))
-    except ValueError as error:
-        raise WrongError(node, str(error)) from None
-
-
 KEY = {
-    "file": KeySpec(_key_file, required=True),
+    "file": KeySpec(sections.key_file, required=True),
     "key": KeySpec(values.text("the id of a key")),
     "prefixes": KeySpec(_PREFIXES, ()),
     "ssids": KeySpec(values.one_or_more("SSIDs", _SSID), ()),

@@ -1,4 +1,4 @@
-"""Sections that several configurations have in common: the HTTP interface, tags."""
+"""Sections that several configurations have in common: the HTTP interface, tags, files of keys."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import yaml
 
 from . import values
 from .frozen import FrozenMapping
-from .tree import Document, KeySpec, Node, is_null, kind
+from .keys import read_keys
+from .model import Key
+from .tree import Document, KeySpec, Node, WrongError, is_null, kind
 
 API = {
     "bind": KeySpec(values.listen),
@@ -21,6 +23,14 @@ def api(doc: Document, node: Node) -> tuple[str | None, str | None]:
     """Read ``api: {bind, token_file}`` as the endpoint (None: the default) and the bearer token."""
     given = doc.mapping(node, "api", API)
     return given["bind"], given["token_file"]
+
+
+def key_file(doc: Document, node: Node) -> tuple[Key, ...]:
+    """Read the path of a file of keys and return the keys in it."""
+    try:
+        return read_keys(values.path(doc, node))
+    except ValueError as error:
+        raise WrongError(node, str(error)) from None
 
 
 def tags(doc: Document, node: Node) -> FrozenMapping[str, str]:

@@ -232,14 +232,17 @@ def is_host(value: str) -> bool:
 
 
 def host(doc: Document, node: Node) -> str:
-    """Read a hostname or an IP address."""
+    """Read a hostname or a unicast IP address."""
     value = written(node, "a hostname or an IP address")
     try:
-        return str(ipaddress.ip_address(value))
+        ip = ipaddress.ip_address(value)
     except ValueError:
         if is_hostname(value):
             return value
-    raise WrongError(node, f"{kind(node)} is neither a hostname nor an IP address")
+        raise WrongError(node, f"{kind(node)} is neither a hostname nor an IP address") from None
+    if ip.is_multicast or ip.is_unspecified or str(ip) == "255.255.255.255":
+        raise WrongError(node, f"{kind(node)} is no address of one host, expected a unicast one")
+    return str(ip)
 
 
 def prefix(doc: Document, node: Node) -> Prefix:
