@@ -30,6 +30,7 @@ from .kept import Kept
 from .packed import Packed, join, pack
 from .selection import FlowQuery, pairs_of, select_flows
 from .slices import Job, Slices
+from .summary import ClosedInterval
 
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
@@ -217,7 +218,7 @@ class CollectorApi:
     def _points(self, since: str | None) -> tuple[list[Held], int]:
         """Return the finished intervals to answer with, in the order of closing."""
         if since is None:
-            newest = [held for held, _ in self._history.newest_of_pairs()]
+            newest = [one.held for one in self._history.newest_of_pairs()]
             return sorted(newest, key=lambda held: held.closed.close_number), 0
         after, missed = self._history.since(since)
         ready = []
@@ -244,11 +245,11 @@ class CollectorApi:
     ) -> Job[Packed]:
         newest = self._history.newest_of_pairs()
         yield None
-        head = self._head([held for held, _ in newest])
-        parts: list[tuple[Any, Any, Any, npt.NDArray[np.int64]]] = []
-        for held, numbers in newest:
-            wanted = yield from pairs_of(held.closed.pairs, numbers, target, class_name)
-            parts.append((held.closed, held.flows, held.flows_lossy, wanted))
+        head = self._head([one.closed for one in newest])
+        parts = []
+        for one in newest:
+            wanted = yield from pairs_of(one.closed.pairs, one.numbers, target, class_name)
+            parts.append((one, wanted))
         body = yield from encode.latency(head, parts)
         return body
 
@@ -274,17 +275,17 @@ class CollectorApi:
         return None
 
     def _encode_flows(self, query: FlowQuery) -> Job[Packed]:
+        intervals: list[tuple[ClosedInterval, npt.NDArray[np.int64]]]
         if query.close_number is None:
-            newest = self._history.newest_of_pairs()
+            intervals = [(one.closed, one.numbers) for one in self._history.newest_of_pairs()]
         else:
             held = self._numbered(query.close_number)
-            newest = [] if held is None else [(held, np.arange(len(held.closed.pairs)))]
-        parts, count = yield from select_flows(
-            [(held.closed, numbers) for held, numbers in newest], query
-        )
+            closed = [] if held is None else [held.closed]
+            intervals = [(one, np.arange(len(one.pairs))) for one in closed]
+        parts, count = yield from select_flows(intervals, query)
         yield None
         end = query.offset + query.limit
-        head = self._head([held for held, _ in newest])
+        head = self._head([closed for closed, _ in intervals])
         head |= {"count": count, "offset": query.offset, "limit": query.limit}
         head["next_offset"] = end if end < count else None
         body = yield from encode.flows(head, parts)
@@ -330,20 +331,20 @@ class CollectorApi:
             raise BusyError
         return self._slices.asked(job)
 
-    def _head(self, intervals: list[Held]) -> dict[str, Any]:
+    def _head(self, intervals: list[ClosedInterval]) -> dict[str, Any]:
         """Return what a JSON answer for programs says first: who measured, and when."""
         return {
             "src_hostname": self._src_hostname,
             "incarnation": self._history.incarnation,
             "intervals": [
                 {
-                    "close_number": held.closed.close_number,
-                    "start": encode.utc_text(held.closed.start_ns),
-                    "end": encode.utc_text(held.closed.end_ns),
-                    "all_flows": held.closed.all_flows,
-                    "notes": list(held.closed.notes),
+                    "close_number": closed.close_number,
+                    "start": encode.utc_text(closed.start_ns),
+                    "end": encode.utc_text(closed.end_ns),
+                    "all_flows": closed.all_flows,
+                    "notes": list(closed.notes),
                 }
-                for held in intervals
+                for closed in intervals
             ],
         }
 

@@ -18,6 +18,7 @@ import orjson
 from llama.pinpoint.table import FlowKey, Known
 from llama.pinpoint.table import as_json as path_row
 
+from .history import Newest
 from .packed import Packed, Packer
 from .slices import Job, Pace
 from .summary import ClosedInterval, Pair, reasons
@@ -201,17 +202,17 @@ def _head(members: dict[str, Any], list_name: str) -> bytes:
 
 
 def latency(
-    head: dict[str, Any], parts: Sequence[tuple[ClosedInterval, Any, Any, npt.NDArray[np.int64]]]
+    head: dict[str, Any], parts: Sequence[tuple[Newest, npt.NDArray[np.int64]]]
 ) -> Job[Packed]:
     """Encode pairs for programs: ``head`` and, under ``pairs``, an object a pair.
 
-    ``parts`` are intervals, the counts of their pairs' flows and lossy flows, and the numbers of
-    those pairs that are wanted of it.
+    ``parts`` are intervals and the numbers of those of their pairs that are wanted.
     """
     packer = Packer()
     packer.add(_head(head, "pairs"))
     comma = b""
-    for closed, flows, flows_lossy, numbers in parts:
+    for newest, numbers in parts:
+        closed = newest.closed
         when = {
             "interval_start": utc_text(closed.start_ns),
             "interval_end": utc_text(closed.end_ns),
@@ -223,8 +224,8 @@ def latency(
             done += len(some)
             rows = zip(
                 some.tolist(),
-                flows[some].tolist(),
-                flows_lossy[some].tolist(),
+                newest.flows[some].tolist(),
+                newest.flows_lossy[some].tolist(),
                 figures(closed.pair_stats[some]),
                 strict=True,
             )

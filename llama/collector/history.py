@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 import attrs
 import numpy as np
 import numpy.typing as npt
-from attrs import define
+from attrs import define, frozen
 
 from .packed import Packed
 from .series import Rows, Series
@@ -40,6 +40,20 @@ class Held:
     health: Mapping[str, float] | None = None  # the collector's own, when the interval closed
     points: Packed | None = None  # JSON points, comma between them, no brackets
     fetched: bool = False  # somebody who walks with a cursor has got it
+
+
+@frozen(kw_only=True)
+class Newest:
+    """A closed interval that is the newest of those of its pairs whose ``numbers`` these are.
+
+    It stays as it was when it was asked for, whatever is thinned meanwhile.
+    """
+
+    held: Held
+    closed: ClosedInterval
+    flows: npt.NDArray[np.int64]  # how many each pair had, lossy or not
+    flows_lossy: npt.NDArray[np.int64]
+    numbers: npt.NDArray[np.int64]
 
 
 class History:
@@ -108,22 +122,33 @@ class History:
         oldest = self.held[0].closed.close_number if self.held else self.newest + 1
         return after, max(0, oldest - number - 1)
 
-    def newest_of_pairs(self) -> list[tuple[Held, npt.NDArray[np.int64]]]:
+    def newest_of_pairs(self) -> list[Newest]:
         """Return the newest intervals, and which of their pairs they are the newest of.
 
         Tests with longer timeouts close later, so the newest figures of all pairs can stand in
         several intervals. Only intervals whose points are made count. Newest first.
         """
         missing = self.series.live()
-        found: list[tuple[Held, npt.NDArray[np.int64]]] = []
+        found: list[Newest] = []
         for held in reversed(self.held):
-            if held.points is not None and held.rows is not None and held.has_figures:
-                numbers = np.flatnonzero(missing[held.rows])
-                if len(numbers):
-                    found.append((held, numbers))
-                    missing[held.rows] = False
             if not missing.any():
                 break
+            if held.points is None or held.rows is None or not held.has_figures:
+                continue
+            numbers = np.flatnonzero(missing[held.rows])
+            if len(numbers):
+                missing[held.rows] = False
+                assert held.flows is not None
+                assert held.flows_lossy is not None
+                found.append(
+                    Newest(
+                        held=held,
+                        closed=held.closed,
+                        flows=held.flows,
+                        flows_lossy=held.flows_lossy,
+                        numbers=numbers,
+                    )
+                )
         return found
 
     def count_flows(self, held: Held) -> Job[None]:

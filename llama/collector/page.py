@@ -20,7 +20,7 @@ from attrs import frozen
 from llama.config.dscp import class_name
 
 from .encode import loss_percent, utc_text
-from .history import Held
+from .history import Newest
 from .packed import Packed, Packer
 from .slices import Job, Pace
 from .summary import Pair, reasons
@@ -83,18 +83,18 @@ class View:
 
 def render(
     src_hostname: str,
-    newest: Sequence[tuple[Held, npt.NDArray[np.int64]]],
+    newest: Sequence[Newest],
     view: View,
     now_s: float,
 ) -> Job[Packed]:
     """Make the page of ``newest`` (see `History.newest_of_pairs`) at ``now_s``, Unix time."""
     which: list[npt.NDArray[np.int64]] = []  # rows of: interval, pair
     keys: list[Any] = []
-    for place, (held, numbers) in enumerate(newest):
-        shown = numbers
+    for place, one in enumerate(newest):
+        shown = one.numbers
         if view.target:
-            shown = yield from _matching(held.closed.pairs, numbers, view.target.lower())
-        stats = held.closed.pair_stats
+            shown = yield from _matching(one.closed.pairs, shown, view.target.lower())
+        stats = one.closed.pair_stats
         which.append(np.stack([np.full(len(shown), place), shown], axis=1))
         keys.append(np.stack([loss_percent(stats)[shown], stats["rtt_p99_ns"][shown]], axis=1))
         yield None
@@ -114,7 +114,7 @@ def render(
     done = 0
     while done < len(rows):
         some = rows[done : done + _pace.rows]
-        packer.add("".join(_row(newest[place][0], number) for place, number in some).encode())
+        packer.add("".join(_row(newest[place], number) for place, number in some).encode())
         done += len(some)
         yield _pace.did(len(some))
     packer.add(_bottom(view, len(order)).encode())
@@ -140,7 +140,7 @@ def _matching(
 
 def _top(
     src_hostname: str,
-    newest: Sequence[tuple[Held, npt.NDArray[np.int64]]],
+    newest: Sequence[Newest],
     view: View,
     now_s: float,
     count: int,
@@ -149,9 +149,9 @@ def _top(
     host = escape(src_hostname)
     notes: list[str] = []
     if newest:
-        end_ns = max(held.closed.end_ns for held, _ in newest)
+        end_ns = max(one.closed.end_ns for one in newest)
         when = f"Interval to {utc_text(end_ns)}, {max(0, round(now_s - end_ns / 1e9))} s ago."
-        notes = [note for held, _ in newest for note in held.closed.notes]
+        notes = [note for one in newest for note in one.closed.notes]
         state = f"{losing} of {count} lose probes." if count else "Nothing matches."
     else:
         when, state = "No interval has closed yet.", ""
@@ -171,7 +171,8 @@ def _top(
         f"<style>{_STYLE}</style></head><body>"
         f"<h1>Loss and latency from {host}</h1><p>{when} <strong>{state}</strong></p>{said}"
         '<nav aria-label="data"><a href="/latency">/latency</a><a href="/flows">/flows</a>'
-        '<a href="/flows?lossy=1">/flows?lossy=1</a><a href="/influxdata">/influxdata</a>'
+        '<a href="/flows?lossy=1">/flows?lossy=1</a><a href="/paths">/paths</a>'
+        '<a href="/influxdata">/influxdata</a>'
         '<a href="/metrics">/metrics</a><a href="/status">/status</a></nav>'
         '<form method="get" action="/"><label>Target or class '
         f'<input name="target" value="{escape(view.target)}"></label> <button>Show</button></form>'
@@ -180,9 +181,9 @@ def _top(
     )
 
 
-def _row(held: Held, number: int) -> str:
-    pair = held.closed.pairs[number]
-    stats = held.closed.pair_stats[number]
+def _row(newest: Newest, number: int) -> str:
+    pair = newest.closed.pairs[number]
+    stats = newest.closed.pair_stats[number]
     sent, lost = int(stats["sent"]), int(stats["lost"])
     if not sent:
         state, word = "none", "not sent"
@@ -191,8 +192,7 @@ def _row(held: Held, number: int) -> str:
     else:
         state, word = ("loss", "loss") if lost else ("ok", "ok")
     ways = [int(stats[f"lost_{way}"]) for way in ("forward", "reverse", "unknown")]
-    lossy = int(held.flows_lossy[number]) if held.flows_lossy is not None else 0
-    flows = int(held.flows[number]) if held.flows is not None else 0
+    flows, lossy = int(newest.flows[number]), int(newest.flows_lossy[number])
     link = escape("/flows?" + urlencode({"target": pair.target, "class": pair.class_name}))
     more = "" if pair.dst_ip == pair.target else f" <small>{escape(pair.dst_ip)}</small>"
     kind = f"{pair.probe}, {pair.size} octets, {pair.port_group}"
