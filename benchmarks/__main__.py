@@ -13,7 +13,7 @@ import click
 from attrs import frozen
 from rich.console import Console
 
-from . import accuracy, collector, kinds, machine, reflector
+from . import accuracy, collector, kinds, machine, reflector, scraper
 from .figures import Report
 from .programs import BenchmarkError, build
 
@@ -53,6 +53,10 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Settings], Report]]] = {
     "sustained": (
         "loss over --sustained seconds, with large and with stock socket buffers",
         lambda s: collector.sustained(s.programs, s.directory, s.sustained_s),
+    ),
+    "scraper": (
+        "CPU per point from collectors into a database",
+        lambda s: scraper.run(s.directory, s.rounds),
     ),
     "accuracy": (
         "error of the RTT beside ping's and irtt's, idle and busy (needs root)",
