@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 from collector_served import Served
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector.history import History
-from llama.collector.series import Series
+from llama.collector.series import Series, label_text
 from llama.testing import closed_interval, pair
 
 
@@ -169,6 +171,26 @@ class Rows(SynchronousTestCase):
         comes = finish(series.rows_of([stays, pair(2)], 100.0))[1]
         self.assertEqual(comes, goes)
         self.assertEqual(series.live().tolist(), [True, True])
+
+    def test_comes_back(self):
+        """A series that ended and comes back, even as the same object, gets a row of its own."""
+        series = Series()
+        member = pair(0)
+        finish(series.rows_of([member, pair(1)], 0.0))
+        self.assertEqual(series.end(1.0).tolist(), [0, 1])
+        rows = finish(series.rows_of([pair(2), member], 2.0))
+        self.assertEqual(sorted(rows.tolist()), [0, 1])
+        self.assertEqual(series.labels[rows[1]], label_text(member))
+
+    def test_old_objects_go(self):
+        """Pairs of before a reload are not kept in memory by their rows."""
+        series = Series()
+        member = pair(0)
+        gone = weakref.ref(member)
+        finish(series.rows_of([member], 0.0))
+        del member
+        self.assertIsNone(gone())
+        self.assertEqual(finish(series.rows_of([pair(0)], 1.0)).tolist(), [0])
 
     def test_tags_change(self):
         """A changed tag is another series."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from weakref import WeakKeyDictionary
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,9 @@ _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 _RESERVED = frozenset(("le", "quantile", "direction", "reason", "job", "instance"))
 
 _NEVER = -np.inf
+
+_pace_of_known = Pace()
+_pace_of_new = Pace()
 
 
 def label_name(tag: str) -> str:
@@ -59,9 +63,8 @@ class Series:
         self._row: dict[str, int] = {}
         self._free: list[int] = []
         self._seen_s = np.zeros(0)
-        self._pace = Pace()
-        #: The rows of pair sequences that may come again, as they do until a reload.
-        self._known: dict[int, tuple[Sequence[Pair], Rows]] = {}
+        #: The rows of pairs that have come before, as they do until a reload makes new ones.
+        self._known: WeakKeyDictionary[Pair, int] = WeakKeyDictionary()
 
     def __len__(self) -> int:
         """How many rows there are, free ones among them."""
@@ -73,21 +76,26 @@ class Series:
 
     def rows_of(self, pairs: Sequence[Pair], now_s: float) -> Job[Rows]:
         """Return the rows of ``pairs``, which are being measured ``now_s`` (any clock)."""
-        known = self._known.get(id(pairs))
-        if known is not None and known[0] is pairs:
-            rows = known[1]
-        else:
-            rows = np.zeros(len(pairs), np.int64)
-            done = 0
-            while done < len(pairs):
-                some = pairs[done : done + self._pace.rows]
-                for number, member in enumerate(some, done):
-                    rows[number] = self._row_of(member)
-                done += len(some)
-                yield self._pace.did(len(some))
-            while len(self._known) > 15:
-                del self._known[next(iter(self._known))]
-            self._known[id(pairs)] = (pairs, rows)
+        rows = np.zeros(len(pairs), np.int64)
+        new: list[int] = []
+        done = 0
+        while done < len(pairs):
+            some = pairs[done : done + _pace_of_known.rows]
+            for number, member in enumerate(some, done):
+                row = self._known.get(member)
+                if row is None:
+                    new.append(number)
+                else:
+                    rows[number] = row
+            done += len(some)
+            yield _pace_of_known.did(len(some))
+        done = 0
+        while done < len(new):
+            numbers = new[done : done + _pace_of_new.rows]
+            for number in numbers:
+                rows[number] = self._known[pairs[number]] = self._row_of(pairs[number])
+            done += len(numbers)
+            yield _pace_of_new.did(len(numbers))
         if len(self._seen_s) < len(self.labels):
             more = 2 * len(self.labels) - len(self._seen_s)
             self._seen_s = np.pad(self._seen_s, (0, more), constant_values=_NEVER)
