@@ -15,7 +15,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from llama.config import ReflectorConfig
-from llama.http import HttpService, JsonRoot
+from llama.http import CannotListen, HttpService, JsonRoot
 from llama.net import mmsg
 from llama.net.clock import clock_error_ns
 from llama.net.port import BatchPort, transmit_ids_supported
@@ -95,7 +95,7 @@ class PortService(Service):
                     continue
                 for other in self.ports:
                     other.stopListening()
-                raise SystemExit(
+                raise CannotListen(
                     f"llama-reflector: cannot listen on UDP {address} port {number}: "
                     f"{reason.socketError}; choose another with --port or --interface"
                 ) from None
