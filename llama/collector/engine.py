@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from llama.collector import closing
@@ -236,7 +237,8 @@ class Engine:
 
     def _has_not_closed(self, failure: Any) -> None:
         self._finished()
-        self.log.failure("an interval could not be closed", failure=failure)
+        if not failure.check(CancelledError):  # that is `stop`, which drops what is under way
+            self.log.failure("an interval could not be closed", failure=failure)
 
     def _finished(self) -> None:
         self._closing = False

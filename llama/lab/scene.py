@@ -22,7 +22,7 @@ PATHS = 8
 _NEAR_MS = (1.5, 4.0)
 _FAR_MS = (60.0, 100.0)
 #: What a bad path loses, and how many of the paths are bad.
-_PATH_LOSS = (0.6, 1.0)
+_PATH_LOSS = (0.5, 0.9)
 _BAD_PATHS = (1, 3)
 
 
