@@ -11,6 +11,7 @@ COMMANDS = {
     "check": ("llama.cli.check:check", "Validate a configuration and say what it would do."),
     "demo": ("llama.cli.demo:demo", "A small network on this machine with a fault to find."),
     "lab": ("llama.cli.lab:lab", "A Clos fabric in network namespaces, to break on purpose."),
+    "pinpoint": ("llama.cli.pinpoint:pinpoint", "Say where the network loses, by name."),
     "reflect": ("llama.cli.reflect:reflect", "Answer probes in the foreground."),
     "send": ("llama.cli.send:send", "Probe a reflector once and print loss and latency."),
     "trace": ("llama.cli.trace:trace", "Show the paths that flows to a target take."),

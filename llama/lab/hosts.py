@@ -61,6 +61,7 @@ def collector_configuration(lab: Lab, host: str, traffic: Traffic) -> dict[str, 
         test |= {"sizes": list(traffic.sizes), "df": True}
     return {
         "summarization": {"interval": traffic.interval_s},
+        "source_tags": {"src_hostname": host, "src_rack": fabric.hosts[host]},
         "api": {"bind": f"{fabric.management_address(host)}:{COLLECTOR_PORT}"},
         "ports": {"any": {"port": 0, "timeout": 1000}},
         "port_groups": {"fabric": [{"port": "any", "count": traffic.flows}]},
@@ -72,12 +73,7 @@ def collector_configuration(lab: Lab, host: str, traffic: Traffic) -> dict[str, 
                     "ip": str(fabric.address(other)),
                     "port": REFLECTOR_PORT,
                     "name": other,
-                    "tags": {
-                        "src_hostname": host,
-                        "src_rack": fabric.hosts[host],
-                        "dst_hostname": other,
-                        "dst_rack": fabric.hosts[other],
-                    },
+                    "tags": {"dst_rack": fabric.hosts[other]},
                 }
                 for other in fabric.hosts
                 if other != host

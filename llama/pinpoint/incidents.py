@@ -44,6 +44,7 @@ class Sighting:
     hit: frozenset[int] = field(repr=False)  # that suffer from it, likewise
     pairs: tuple[tuple[str, str], ...] = field(repr=False)  # hosts, source and destination
     tags: Mapping[str, str] = field(factory=dict)  # that all of those pairs have at an end
+    paths: tuple[tuple[str, ...], ...] = ()  # some that the hit flows take, by node names
 
     @classmethod
     def of(
@@ -52,11 +53,12 @@ class Sighting:
         numbers: Sequence[int],
         pairs: Sequence[tuple[str, str]],
         tags: Mapping[str, str],
+        paths: Sequence[tuple[str, ...]] = (),
     ) -> Sighting:
         """Return a suspect with what its flows are called outside of its window.
 
         `numbers` are lasting numbers of all flows of the window, `pairs` those of hosts that are
-        hit, the worst first.
+        hit, the worst first, `tags` what these have in common, `paths` some that they take.
         """
         return cls(
             key=suspect.key,
@@ -74,6 +76,7 @@ class Sighting:
             hit=frozenset(numbers[int(f)] for f in suspect.hit),
             pairs=tuple(pairs[:LISTED]),
             tags=tags,
+            paths=tuple(paths),
         )
 
 
@@ -98,6 +101,7 @@ class Incident:
     also: list[str]
     pairs: list[list[str]]
     tags: dict[str, str]
+    paths: list[list[str]]
     start: float  # the end of the interval in which it was first seen
     opened: float | None = None  # when it was found to persist; None: not yet
     last_seen: float = 0.0
@@ -130,6 +134,7 @@ class Silence:
     begin: float  # Unix seconds
     end: float
     comment: str = ""
+    id: str = ""  # to take it back by
 
     def holds(self, sighting: Sighting, at: float) -> bool:
         """Return whether it is in force for this."""
@@ -239,6 +244,7 @@ class Incidents:
             also=list(sighting.also),
             pairs=[list(pair) for pair in sighting.pairs],
             tags=dict(sighting.tags),
+            paths=[list(path) for path in sighting.paths],
             start=at,
             last_seen=at,
         )
@@ -291,6 +297,7 @@ class Incidents:
             incident.worst_rate = max(incident.worst_rate, sighting.rate)
             incident.most_explained = max(incident.most_explained, sighting.explains)
             incident.pairs = [list(pair) for pair in sighting.pairs]
+            incident.paths = [list(path) for path in sighting.paths]
             case.flows = sighting.flows
         if changed:
             incident.changes.append(

@@ -1,0 +1,160 @@
+"""``llama pinpoint``: name what loses, from what collectors measure."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from llama.cli.trace import namer
+
+
+@click.command()
+@click.argument("collectors", nargs=-1, required=True, metavar="URL...")
+@click.option("--interval", default=30.0, show_default=True, help="Of the collectors, s.")
+@click.option("--once", is_flag=True, help="Judge the newest interval, print, end.")
+@click.option("--json", "as_json", is_flag=True, help="With --once: for programs.")
+@click.option(
+    "--names",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Names of router addresses, one 'ADDRESS NAME' a line like /etc/hosts.",
+)
+@click.option(
+    "--listen",
+    default="127.0.0.1:5004",
+    show_default=True,
+    metavar="HOST:PORT",
+    help="Where /suspects and /incidents are served.",
+)
+@click.option(
+    "--webhook",
+    "webhooks",
+    multiple=True,
+    metavar="URL",
+    help="Where incidents are posted; may be repeated.",
+)
+@click.option(
+    "--state",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File that keeps incidents over a restart.",
+)
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File that every judgement is appended to.",
+)
+@click.option(
+    "--settle", default=4.0, show_default=True, help="Judge so long after an interval's end, s."
+)
+@click.option(
+    "--token-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Bearer token to show the collectors.",
+)
+def pinpoint(
+    collectors: tuple[str, ...],
+    interval: float,
+    once: bool,
+    as_json: bool,
+    names: Path | None,
+    listen: str,
+    webhooks: tuple[str, ...],
+    state: Path | None,
+    record: Path | None,
+    settle: float,
+    token_file: Path | None,
+) -> None:
+    """Say where the network loses, by name and with evidence.
+
+    Reads the COLLECTORS (such as http://db1:5000) after every interval, and serves suspects and
+    incidents until interrupted. With --once it judges what they hold now.
+    """
+    from twisted.internet import reactor
+    from twisted.logger import globalLogBeginner, textFileLogObserver
+
+    from llama.http import endpoint_description
+    from llama.pinpoint.service import PinpointService, Settings
+
+    running: Any = reactor
+    try:
+        endpoint_description(listen)
+        settings = Settings(
+            collectors=tuple(_url(text) for text in collectors),
+            interval_s=_positive(interval, "--interval"),
+            settle_s=settle,
+            api=None if once else listen,
+            collector_token=None if token_file is None else token_file.read_text().strip(),
+            webhooks=webhooks,
+            state=state,
+            record=record,
+        )
+    except ValueError as e:
+        raise click.ClickException(str(e)) from None
+    service = PinpointService(running, settings, namer(names, resolve=False))
+    if once:
+        failed: list[Any] = []
+        running.callWhenRunning(_once, running, service, as_json, failed)
+        running.run()
+        if failed:
+            raise click.ClickException(failed[0])
+        return
+    observer: Any = textFileLogObserver(sys.stderr)
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    service.startService()
+    running.addSystemEventTrigger("before", "shutdown", service.stopService)
+    running.run()
+
+
+def _url(text: str) -> str:
+    """Return a base URL: what was given, or that of a host and port."""
+    return text.rstrip("/") if "://" in text else f"http://{text.rstrip('/')}"
+
+
+def _positive(number: float, name: str) -> float:
+    if number < 1:
+        raise ValueError(f"{name}: {number} s, expected 1 or more")
+    return number
+
+
+def _once(running: Any, service: Any, as_json: bool, failed: list[Any]) -> None:
+    """Read, judge, print, end."""
+    from twisted.internet.defer import Deferred
+
+    from llama.pinpoint.api import sighting_json
+    from llama.pinpoint.judgement import judge
+
+    async def work() -> None:
+        await service.fleet.read()
+        problems = [f"{s.url}: {s.problem}" for s in service.fleet.sources if s.problem]
+        if not service.measured.ends:
+            failed.append("; ".join(problems) or "the collectors hold no closed interval yet")
+            return
+        found = judge(service.measured, service.measured.ends[-1])
+        if as_json:
+            click.echo(json.dumps([sighting_json(one) for one in found.sightings], indent=1))
+            return
+        console = Console(highlight=False)
+        for problem in problems:
+            console.print(f"[yellow]{problem}[/yellow]", markup=True)
+        for number, one in enumerate(found.sightings, 1):
+            console.print(f"[bold]{number}[/bold]  {one.evidence}; confidence {one.confidence:.2f}")
+        verdict = found.verdict
+        if not found.sightings:
+            console.print(
+                f"no suspects: {verdict.lossy} of {verdict.judged} flows are lossy,"
+                f" {len(service.measured.paths)} paths are known"
+            )
+        for words in verdict.excluded:
+            console.print(f"[dim]left out: {words}[/dim]")
+
+    def done(result: Any) -> None:
+        if result is not None:
+            failed.append(f"{result.type.__name__}: {result.getErrorMessage()}")
+        stopping = Deferred.fromCoroutine(service.fleet.stop())
+        stopping.addBoth(lambda _: running.stop())
+
+    Deferred.fromCoroutine(work()).addBoth(done)

@@ -1,0 +1,195 @@
+"""Pinpointing over HTTP: suspects now, incidents, silences; JSON for programs."""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from attrs import asdict
+from klein import Klein
+from twisted.logger import Logger
+from twisted.python.failure import Failure
+from werkzeug.exceptions import HTTPException
+
+from llama.http import BadRequestError, Query, json_error, set_json
+from llama.pinpoint.incidents import Incident, Incidents, Sighting, Silence
+
+if TYPE_CHECKING:
+    from llama.pinpoint.service import PinpointService
+
+MOST_OCTETS = 10_000  # of a silence
+DAY_S = 86_400.0
+
+_log = Logger()
+
+
+def sighting_json(sighting: Sighting) -> dict[str, Any]:
+    """Return a suspect for programs, without the numbers of its flows."""
+    hidden = ("flows", "hit")
+    return {**asdict(sighting, filter=lambda a, _: a.name not in hidden), "hit": len(sighting.hit)}
+
+
+def incidents_at(
+    incidents: Incidents, at_s: float | None, cursor: str | None, limit: int
+) -> dict[str, Any]:
+    """Return the incidents as of a Unix time (None: now), open ones first, then the newest.
+
+    ``{"configured": True, "incidents": [...], "total": n, "next": cursor or None}``. Raises
+    `BadRequestError` for a cursor that is none.
+    """
+    every: list[Incident] = [*incidents.open, *reversed(incidents.ended)]
+    if at_s is not None:
+        every = [one for one in every if (one.opened or one.start) <= at_s]
+    rows = []
+    for incident in every:
+        row = asdict(incident)
+        if at_s is not None and incident.end is not None and incident.end > at_s:
+            row["end"] = None  # it was open then
+        rows.append(row)
+    rows.sort(key=lambda row: (row["end"] is not None, -row["start"]))
+    if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 8):
+        raise BadRequestError(f"cursor={cursor[:40]}: not one of ours")
+    begin = int(cursor or 0)
+    end = begin + limit
+    return {
+        "configured": True,
+        "incidents": rows[begin:end],
+        "total": len(rows),
+        "next": str(end) if end < len(rows) else None,
+    }
+
+
+class PinpointApi:
+    """Serves a `PinpointService`: ``api.app.resource()`` is the root for an `HttpService`."""
+
+    app = Klein()
+
+    def __init__(self, service: PinpointService) -> None:
+        self._service = service
+
+    @app.route("/status", methods=["GET"])
+    def _status(self, request: Any) -> bytes:
+        request.setHeader("Content-Type", "text/plain; charset=utf-8")
+        return b"ok"
+
+    @app.route("/suspects", methods=["GET"])
+    def _suspects(self, request: Any) -> bytes:
+        service, judgement = self._service, self._service.judgement
+        answer: dict[str, Any] = {
+            "collectors": [
+                {"url": source.url, "problem": source.problem or None}
+                for source in service.fleet.sources
+            ],
+            "paths_known": len(service.measured.paths),
+            "end": None,
+            "suspects": [],
+        }
+        if judgement is not None:
+            verdict = judgement.verdict
+            answer |= {
+                "end": judgement.end_s,
+                "data": judgement.data,
+                "flows": verdict.flows,
+                "judged": verdict.judged,
+                "lossy": verdict.lossy,
+                "unexplained": verdict.unexplained,
+                "excluded": verdict.excluded,
+                "suspects": [sighting_json(sighting) for sighting in judgement.sightings],
+            }
+        return self._json(request, answer)
+
+    @app.route("/incidents", methods=["GET"])
+    def _incidents(self, request: Any) -> bytes:
+        query = Query(request)
+        at = query.whole("at", -1)
+        limit = query.whole("limit", 100, low=1, high=1000)
+        return self._json(
+            request,
+            incidents_at(
+                self._service.incidents, None if at < 0 else at, query.text("cursor"), limit
+            ),
+        )
+
+    @app.route("/silences", methods=["GET"])
+    def _silences(self, request: Any) -> bytes:
+        silences = self._service.incidents.silences
+        return self._json(request, {"silences": [asdict(silence) for silence in silences]})
+
+    @app.route("/silences", methods=["POST"])
+    def _silence(self, request: Any) -> bytes:
+        """Add a silence: ``{"tag", "value", "seconds" or "end", "begin", "comment"}``."""
+        # Another origin's page cannot send this type without asking first.
+        if (request.getHeader("content-type") or "").split(";")[0] != "application/json":
+            raise BadRequestError("expected Content-Type: application/json")
+        silence = read_silence(request.content.read(MOST_OCTETS + 1), self._service.now_s)
+        self._service.incidents.silences.append(silence)
+        self._service.save()
+        _log.info("silenced: {silence}", silence=silence)
+        return self._json(request, asdict(silence), 201)
+
+    @app.route("/silences/<number>", methods=["DELETE"])
+    def _speak(self, request: Any, number: str) -> bytes:
+        silences = self._service.incidents.silences
+        for silence in silences:
+            if silence.id == number:
+                silences.remove(silence)
+                self._service.save()
+                return self._json(request, asdict(silence))
+        return json_error(request, 404, f"no silence {number[:40]}")
+
+    @staticmethod
+    def _json(request: Any, answer: Any, code: int = 200) -> bytes:
+        set_json(request, code)
+        return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
+
+    @app.handle_errors(BadRequestError)
+    def _bad_request(self, request: Any, failure: Failure) -> bytes:
+        return json_error(request, 400, str(failure.value))
+
+    @app.handle_errors(HTTPException)
+    def _refused(self, request: Any, failure: Failure) -> bytes:
+        code = getattr(failure.value, "code", None) or 500
+        words = {404: "nothing is served there", 405: "not that way"}
+        return json_error(request, code, words.get(code, "refused"))
+
+    @app.handle_errors(Exception)
+    def _failed(self, request: Any, failure: Failure) -> bytes:
+        _log.failure("{path} could not be answered", failure, path=request.path)
+        return json_error(request, 500, "this request met a mistake of ours; see the log")
+
+
+def read_silence(body: bytes, now: float) -> Silence:
+    """Return the silence that a request asks for; `BadRequestError` says what is wrong with it."""
+    if len(body) > MOST_OCTETS:
+        raise BadRequestError("a silence is shorter than that")
+    try:
+        wanted = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise BadRequestError("the body is no JSON") from None
+    if not isinstance(wanted, dict):
+        raise BadRequestError("expected an object with tag, value and seconds")
+    unknown = set(wanted) - {"tag", "value", "seconds", "begin", "end", "comment"}
+    if unknown:
+        raise BadRequestError(f"unknown: {', '.join(sorted(unknown))}")
+    for name in ("tag", "value"):
+        if not isinstance(wanted.get(name), str) or not wanted[name]:
+            raise BadRequestError(f"{name}: expected text")
+
+    def seconds(name: str, default: float) -> float:
+        value = wanted.get(name, default)
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise BadRequestError(f"{name}: expected seconds as a number")
+        return float(value)
+
+    begin = seconds("begin", now)
+    end = seconds("end", begin + seconds("seconds", DAY_S))
+    if end <= max(begin, now):
+        raise BadRequestError("it would be over before it begins")
+    comment = wanted.get("comment", "")
+    if not isinstance(comment, str) or len(comment) > 1000:
+        raise BadRequestError("comment: expected text of at most 1,000 characters")
+    return Silence(
+        id=secrets.token_hex(4), tag=wanted["tag"], value=wanted["value"], begin=begin, end=end,
+        comment=comment,
+    )  # fmt: skip

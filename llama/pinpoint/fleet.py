@@ -1,0 +1,157 @@
+"""Reads what collectors measured: flows of every new interval, pairs when they are new, paths."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+from attrs import define
+from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.logger import Logger
+from twisted.web.client import HTTPConnectionPool
+
+from llama.pinpoint.windows import Measured
+from llama.scraper.fetch import client_of, explain, request
+
+PAGE = 10_000
+MOST_OCTETS = 64 << 20  # of one answer
+AT_ONCE = 16
+#: Intervals of one collector that are read in one go, after a pause.
+MOST_INTERVALS = 4
+
+
+class AnswerError(Exception):
+    """A collector answered something that is no answer; the text is for people."""
+
+
+@define
+class Source:
+    """One collector and how far it was read."""
+
+    url: str
+    incarnation: str = ""
+    seen: int = 0  # close number of the newest interval read
+    paths_s: int = 0  # Unix time up to which its paths were read
+    problem: str = ""  # why the last attempt failed; "": it did not
+
+
+class Fleet:
+    """The collectors at some base URLs. `read` puts what is new into `measured`."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        urls: Sequence[str],
+        measured: Measured,
+        *,
+        timeout_s: float = 5.0,
+        token: str | None = None,
+        ca_file: str | None = None,
+    ) -> None:
+        self.measured = measured
+        self.sources = [Source(url.rstrip("/")) for url in urls]
+        self._reactor = reactor
+        self._timeout_s = timeout_s
+        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._pool = HTTPConnectionPool(reactor)
+        self._client = client_of(reactor, self._pool, timeout_s, ca_file)
+        self._turns = DeferredSemaphore(AT_ONCE)
+
+    async def read(self) -> None:
+        """Read every collector; those that fail are noted in `measured.silent`, never raised."""
+        await gatherResults([self._turns.run(self._begin, source) for source in self.sources])
+
+    def _begin(self, source: Source) -> Deferred[None]:
+        return Deferred.fromCoroutine(self._source(source))
+
+    async def stop(self) -> None:
+        """Close all connections."""
+        await self._pool.closeCachedConnections()
+
+    async def _source(self, source: Source) -> None:
+        try:
+            await self._flows(source)
+            await self._paths(source)
+        except Exception as problem:
+            why = (
+                str(problem)
+                if isinstance(problem, AnswerError)
+                else explain(problem, self._timeout_s)
+            )
+            if why != source.problem:
+                self.log.warn("{url}: {why}", url=source.url, why=why)
+            source.problem = why
+            self.measured.silent.add(source.url)
+            return
+        if source.problem:
+            self.log.info("{url} answers again", url=source.url)
+        source.problem = ""
+        self.measured.silent.discard(source.url)
+
+    async def _get(self, source: Source, path: str) -> Mapping[str, Any]:
+        reply = await request(
+            self._client,
+            self._reactor,
+            "GET",
+            source.url + path,
+            timeout_s=self._timeout_s,
+            max_octets=MOST_OCTETS,
+            headers=self._headers,
+        )
+        if reply.status != 200:
+            raise AnswerError(f"{path} answered {reply.status}: {reply.excerpt()}")
+        try:
+            answer = orjson.loads(reply.body)
+        except orjson.JSONDecodeError:
+            raise AnswerError(f"{path} is no JSON: is that a LLAMA collector?") from None
+        if not isinstance(answer, dict):
+            raise AnswerError(f"{path} is no JSON object: is that a LLAMA collector?")
+        return answer
+
+    async def _flows(self, source: Source) -> None:
+        """Read the flows of the intervals that closed since the last time."""
+        head = await self._get(source, "/flows?limit=1")
+        try:
+            if head["incarnation"] != source.incarnation:
+                source.incarnation, source.seen, source.paths_s = head["incarnation"], 0, 0
+            numbers = [interval["close_number"] for interval in head["intervals"]]
+            if not numbers or max(numbers) <= source.seen:
+                return
+            first = max(source.seen + 1, max(numbers) - MOST_INTERVALS + 1)
+            if not source.seen:
+                first = max(numbers)
+            for number in range(first, max(numbers) + 1):
+                await self._interval(source, number)
+                source.seen = number
+        except (KeyError, TypeError, ValueError) as e:
+            raise AnswerError(
+                f"/flows lacks what is needed ({type(e).__name__} {e}): is it a LLAMA collector"
+                " of this version?"
+            ) from e
+
+    async def _interval(self, source: Source, number: int) -> None:
+        """Read one interval's flows, page by page."""
+        offset: int | None = 0
+        while offset is not None:
+            path = f"/flows?close_number={number}&limit={PAGE}&offset={offset}"
+            answer = await self._get(source, path)
+            if not all(interval["all_flows"] for interval in answer["intervals"]):
+                return  # too old: the healthy ones were let go, and votes would be one-sided
+            rows = answer["flows"]
+            if any(not self.measured.knows(source.url, row) for row in rows):
+                pairs = await self._get(source, "/latency")
+                self.measured.add_pairs(source.url, pairs["pairs"])
+            self.measured.add_flows(source.url, rows)
+            offset = answer["next_offset"]
+
+    async def _paths(self, source: Source) -> None:
+        """Read the paths that were traced since the last time."""
+        answer = await self._get(source, f"/paths?since={source.paths_s}")
+        try:
+            self.measured.add_paths(source.url, answer["paths"])
+            source.paths_s = int(answer["time"])
+        except (KeyError, TypeError) as e:
+            raise AnswerError(f"/paths lacks {e}: is it a LLAMA collector of this version?") from e

@@ -1,0 +1,125 @@
+"""One judgement: the newest interval alone, and the last few together for what is faint. Pure.
+
+A fault that loses much shows in one interval. Gray loss needs more probes than one interval has, so
+the last few are also judged as one; what only they show must still be going on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+
+import numpy as np
+from attrs import evolve, frozen
+
+from llama.pinpoint.evidence import Suspect, Thresholds, Verdict
+from llama.pinpoint.incidents import LISTED, Sighting
+from llama.pinpoint.locate import locate
+from llama.pinpoint.windows import Measured, Window
+
+#: Intervals that are judged together.
+LONG = 6
+#: Of those, the newest that must still show what they showed, at this share of its rate.
+STILL, STILL_RATE = 2, 0.25
+#: Paths that are shown of a suspect.
+PATHS = 8
+
+
+@frozen(kw_only=True, eq=False)
+class Judgement:
+    """What was found as of an interval's end."""
+
+    end_s: float
+    verdict: Verdict  # of the newest interval alone
+    sightings: tuple[Sighting, ...]  # the most certain first
+    data: bool  # whether anything was measured
+
+
+def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None) -> Judgement:
+    """Judge what was measured in the interval that ended at `end_s`, Unix seconds."""
+    window = measured.window(end_s)
+    if not len(window.flows) or window.end_s != end_s:
+        nothing = Verdict(suspects=(), flows=0, judged=0, lossy=0, unexplained=0)
+        return Judgement(end_s=end_s, verdict=nothing, sightings=(), data=False)
+    verdict = locate(window.flows, window.hosts, window.paths, thresholds)
+    sightings = [_sighting(measured, window, suspect) for suspect in verdict.suspects]
+    if len([end for end in measured.ends if end <= end_s]) > 1:
+        sightings += _faint(measured, end_s, thresholds, sightings)
+    return Judgement(
+        end_s=end_s, verdict=verdict, sightings=tuple(sightings), data=verdict.judged > 0
+    )
+
+
+def _faint(
+    measured: Measured, end_s: float, thresholds: Thresholds | None, plain: list[Sighting]
+) -> list[Sighting]:
+    """Return what only several intervals together show, and what is still going on of it."""
+    window = measured.window(end_s, LONG)
+    recent = measured.window(end_s, STILL)
+    rate_of = dict(zip(recent.numbers.tolist(), _lost(recent).tolist(), strict=True))
+    sent_of = dict(zip(recent.numbers.tolist(), recent.flows["sent"].tolist(), strict=True))
+    numbers = window.numbers.tolist()
+    seconds = LONG * measured.length_s
+    found = []
+    for suspect in locate(window.flows, window.hosts, window.paths, thresholds).suspects:
+        if suspect.symptom != "loss" or (suspect.p_value == 0 and suspect.kind == "host"):
+            continue
+        hit = {numbers[n] for n in suspect.hit.tolist()}
+        if any(
+            suspect.key == other.key or len(hit & other.flows) >= 0.5 * len(hit) for other in plain
+        ):
+            continue
+        crossing = [numbers[n] for n in suspect.flows.tolist()]
+        sent = sum(sent_of.get(number, 0) for number in crossing)
+        lost = sum(rate_of.get(number, 0) for number in crossing)
+        if sent and lost / sent >= STILL_RATE * suspect.rate:
+            told = evolve(suspect, evidence=f"{suspect.evidence}, over {seconds:.0f} s")
+            found.append(_sighting(measured, window, told))
+    return found
+
+
+def _lost(window: Window) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    flows = window.flows
+    lost: np.ndarray[tuple[int], np.dtype[np.int64]] = (
+        flows["lost_forward"].astype(np.int64) + flows["lost_reverse"] + flows["lost_unknown"]
+    )
+    return lost
+
+
+def _sighting(measured: Measured, window: Window, suspect: Suspect) -> Sighting:
+    """Return a suspect with the pairs that it hits, what they have in common, and their paths."""
+    names, flows = window.hosts.names, window.flows
+    ends = zip(
+        flows["source"][suspect.hit].tolist(),
+        flows["destination"][suspect.hit].tolist(),
+        strict=True,
+    )
+    worst = [pair for pair, _ in Counter(ends).most_common(LISTED)]
+    paths: dict[tuple[str, ...], None] = {}
+    for flow in suspect.hit[: 8 * PATHS].tolist():
+        hops = tuple(measured.hops_of(window, flow))
+        if hops and len(paths) < PATHS:
+            paths[hops] = None
+    return Sighting.of(
+        suspect,
+        window.numbers.tolist(),
+        [(names[a], names[b]) for a, b in worst],
+        _common([(_tags(window, a), _tags(window, b)) for a, b in worst]),
+        list(paths),
+    )
+
+
+def _tags(window: Window, host: int) -> dict[str, str]:
+    return {**window.hosts.tags[host], "host": window.hosts.names[host]}
+
+
+def _common(pairs: list[tuple[Mapping[str, str], Mapping[str, str]]]) -> dict[str, str]:
+    """Return the tags that every pair has at one end or the other."""
+    if not pairs:
+        return {}
+    candidates = [*pairs[0][0].items(), *pairs[0][1].items()]
+    return {
+        key: value
+        for key, value in candidates
+        if all(a.get(key) == value or b.get(key) == value for a, b in pairs)
+    }

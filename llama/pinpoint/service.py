@@ -1,0 +1,234 @@
+"""`PinpointService`: reads collectors after every interval, judges, keeps incidents, announces them.
+
+What it must not forget over a restart (incidents, silences, announcements that nobody took yet)
+is one JSON file, replaced atomically after every judgement that changed it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict, field, frozen
+from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.logger import Logger
+
+from llama.http import HttpService
+from llama.pinpoint import api
+from llama.pinpoint.evidence import Thresholds
+from llama.pinpoint.fleet import Fleet
+from llama.pinpoint.incidents import Event, Hysteresis, Incidents
+from llama.pinpoint.judgement import Judgement, judge
+from llama.pinpoint.webhook import Webhook
+from llama.pinpoint.windows import Measured
+
+STATE_VERSION = 1
+
+
+@frozen(kw_only=True)
+class Settings:
+    """What a `PinpointService` is told."""
+
+    collectors: tuple[str, ...]  # base URLs
+    interval_s: float = 30.0  # the collectors'
+    #: How long after an interval's end it is judged: the last timeouts must have run out, and
+    #: the collectors had time to trace what died.
+    settle_s: float = 4.0
+    api: str | None = "tcp:5004:interface=127.0.0.1"
+    api_token: str | None = field(default=None, repr=False)
+    collector_token: str | None = field(default=None, repr=False)
+    ca_file: str | None = None
+    webhooks: tuple[str, ...] = ()
+    state: Path | None = None  # None: nothing survives a restart
+    record: Path | None = None  # every judgement, one JSON object a line
+    thresholds: Thresholds = field(factory=Thresholds)
+    hysteresis: Hysteresis = field(factory=Hysteresis)
+
+
+class PinpointService(MultiService):
+    """Says where a network loses, while it runs. ``name`` names the addresses of hops."""
+
+    log = Logger()
+
+    def __init__(
+        self,
+        reactor: Any,
+        settings: Settings,
+        name: Callable[[str], str] = str,
+        unix_time_s: Callable[[], float] = time.time,
+    ) -> None:
+        super().__init__()
+        self.settings = settings
+        self.measured = Measured(name=name)
+        self.incidents = Incidents(settings.hysteresis)
+        self.judgement: Judgement | None = None
+        self.fleet = Fleet(
+            reactor,
+            settings.collectors,
+            self.measured,
+            timeout_s=min(10.0, settings.interval_s / 2),
+            token=settings.collector_token,
+            ca_file=settings.ca_file,
+        )
+        self.webhooks = [Webhook(reactor, url) for url in settings.webhooks]
+        self._reactor = reactor
+        self._now_s = unix_time_s
+        self._call: Any = None
+        self._reading: Deferred[None] | None = None
+        self._saved = ""
+        self.http: HttpService | None = None
+        if settings.api:
+            self.http = HttpService(
+                reactor,
+                settings.api,
+                api.PinpointApi(self).app.resource(),
+                what="llama pinpoint",
+                token=settings.api_token,
+            )
+            self.http.setServiceParent(self)
+
+    @property
+    def now_s(self) -> float:
+        """Unix time, s."""
+        return self._now_s()
+
+    def startService(self) -> None:
+        """Remember, then read and judge after every interval."""
+        self._restore()
+        super().startService()
+        for webhook in self.webhooks:
+            webhook.go_on()
+        self._schedule()
+
+    def stopService(self) -> Deferred[Any]:
+        """Stop reading and announcing, and save what is open."""
+        if self._call is not None:
+            self._call.cancel()
+            self._call = None
+        reading = self._reading
+        if reading is not None:
+            reading.cancel()
+        stopping = [webhook.stop() for webhook in self.webhooks]
+        stopping.append(Deferred.fromCoroutine(self.fleet.stop()))
+        waiting: Deferred[Any] = gatherResults(stopping, consumeErrors=True)
+        waiting.addBoth(lambda _: self.save())
+        base: Any = super().stopService() or succeed(None)
+        return waiting.addCallback(lambda _: base)
+
+    def _schedule(self) -> None:
+        """Wait for the next interval's end and the time to settle."""
+        length, settle = self.settings.interval_s, self.settings.settle_s
+        now = self._now_s()
+        due = (now - settle) // length * length + length + settle
+        self._call = self._reactor.callLater(max(0.0, due - now), self._turn, due - settle)
+
+    def _turn(self, end_s: float) -> None:
+        self._call = None
+        reading = Deferred.fromCoroutine(self._judge(end_s))
+        self._reading = reading
+        reading.addBoth(self._turned)
+
+    def _turned(self, result: Any) -> None:
+        self._reading = None
+        if self.running:
+            if result is not None:
+                self.log.failure("an interval could not be judged", failure=result)
+            self._schedule()
+
+    async def _judge(self, end_s: float) -> None:
+        """Read and judge the interval that ended at `end_s`."""
+        await self.fleet.read()
+        self.take(judge(self.measured, end_s, self.settings.thresholds))
+        self.measured.forget(end_s)
+
+    def take(self, judgement: Judgement) -> list[Event]:
+        """Let a judgement open, change and close incidents; announce that, and save it."""
+        self.judgement = judgement
+        self.incidents.prune_silences(self._now_s())
+        events = self.incidents.judged(judgement.sightings, judgement.end_s, judgement.data)
+        for event in events:
+            self.log.info(
+                "incident {id} {event}: {title}; {evidence}",
+                id=event.incident["id"],
+                event=event.event,
+                title=event.incident["title"],
+                evidence=event.incident["evidence"],
+            )
+            for webhook in self.webhooks:
+                webhook.announce(event)
+        self.save()
+        self._write_record(judgement, events)
+        return events
+
+    def _write_record(self, judgement: Judgement, events: Sequence[Event]) -> None:
+        if self.settings.record is None:
+            return
+        line = {
+            "time": self._now_s(),
+            "end": judgement.end_s,
+            "flows": judgement.verdict.flows,
+            "judged": judgement.verdict.judged,
+            "lossy": judgement.verdict.lossy,
+            "unexplained": judgement.verdict.unexplained,
+            "excluded": judgement.verdict.excluded,
+            "paths": len(self.measured.paths),
+            "suspects": [api.sighting_json(sighting) for sighting in judgement.sightings],
+            "events": [asdict(event) for event in events],
+        }
+        with self.settings.record.open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    # What survives
+
+    def save(self) -> None:
+        """Write the state, if there is a file for it and it changed."""
+        if self.settings.state is None:
+            return
+        text = json.dumps(
+            {
+                "version": STATE_VERSION,
+                "incidents": self.incidents.as_json(),
+                "waiting": {webhook.url: list(webhook.waiting) for webhook in self.webhooks},
+            }
+        )
+        if text == self._saved:
+            return
+        path = self.settings.state
+        new = path.with_name(path.name + ".new")
+        try:
+            with new.open("w") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            new.replace(path)
+        except OSError as e:
+            self.log.error("{path}: cannot be written: {why}", path=str(path), why=e.strerror)
+            return
+        self._saved = text
+
+    def _restore(self) -> None:
+        """Read the state; one that cannot be read is put aside and said."""
+        path = self.settings.state
+        if path is None or not path.exists():
+            return
+        try:
+            record = json.loads(path.read_text())
+            if record["version"] != STATE_VERSION:
+                raise ValueError(f"version {record['version']}, expected {STATE_VERSION}")
+            self.incidents = Incidents.from_json(record["incidents"], self.settings.hysteresis)
+            for webhook in self.webhooks:
+                webhook.waiting.extend(record["waiting"].get(webhook.url, []))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
+            aside = path.with_name(path.name + ".unreadable")
+            self.log.error(
+                "{path}: {why}; begun anew, the old file is now {aside}",
+                path=str(path),
+                why=" ".join(str(e).split()),
+                aside=str(aside),
+            )
+            path.replace(aside)

@@ -1,0 +1,335 @@
+"""What collectors measured, interval by interval, as the columns that pinpointing reads. Pure.
+
+Rows of a collector's ``/flows``, ``/latency`` and ``/paths`` come in, `Window` goes out: flows summed
+up over the last so many intervals, with their hosts, tags and paths. Every flow keeps its row, a
+lasting number, and what is ordinary for its RTT.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from attrs import frozen
+
+from llama.collector.summary import SUSPECT_REASONS
+from llama.pinpoint.evidence import FLOWS, Hosts, Paths
+from llama.pinpoint.table import FlowKey
+
+#: An RTT is out of the ordinary above the ordinary one by this, and by half of it.
+LATE_NS = 1_000_000.0
+#: How fast the ordinary follows what is measured, and what is measured while late, a share an
+#: interval: what stays late for hours becomes the ordinary.
+FOLLOW, FOLLOW_LATE = 0.1, 0.002
+#: A flow not measured for so many intervals is forgotten.
+FORGET = 120
+
+_BITS = {name: 1 << n for n, name in enumerate(SUSPECT_REASONS)}
+_COUNTS = (
+    "sent",
+    "lost_forward",
+    "lost_reverse",
+    "lost_unknown",
+    "remarked_forward",
+    "remarked_reverse",
+)
+
+
+@frozen(kw_only=True, eq=False)
+class Window:
+    """Columns for `llama.pinpoint.locate.locate`, and what the flows are called."""
+
+    flows: npt.NDArray[np.void]
+    hosts: Hosts
+    paths: Paths
+    numbers: npt.NDArray[np.int64]  # lasting, one a flow
+    end_s: float  # Unix time at which the newest interval ended
+
+
+def unix_s(text: str) -> float:
+    """Return the Unix time of an RFC 3339 time."""
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+
+
+class Measured:
+    """Everything that was measured lately. `add_*` fill it, `window` reads it.
+
+    `name` names the addresses of hops; several addresses of one router should get one name.
+    """
+
+    def __init__(self, keep: int = 12, name: Callable[[str], str] = str) -> None:
+        self.keep = keep
+        self._name = name
+        self._hosts: dict[str, int] = {}
+        self._host_names: list[str] = []
+        self._tags: list[dict[str, str]] = []
+        self._pairs: dict[tuple[Any, ...], tuple[int, int]] = {}
+        self._rows: dict[tuple[int, FlowKey], int] = {}
+        self._keys: list[tuple[int, FlowKey] | None] = []
+        self._free: list[int] = []
+        size = 1024
+        self._flows = np.zeros(size, FLOWS)  # what does not change: ends, class, size
+        self._numbers = np.zeros(size, np.int64)
+        self._ordinary_ns = np.full(size, np.nan)
+        self._measured = np.zeros(size, np.int64)  # the interval a flow was last measured in
+        #: Interval's end -> collector -> its rows and their figures.
+        self._intervals: OrderedDict[float, dict[str, tuple[npt.NDArray[np.int64], Any]]] = (
+            OrderedDict()
+        )
+        #: Flow -> hops of its path, () if none came through; hops that answered to the newest trace
+        #: if it was met dead, else -1; when that was.
+        self.paths: dict[tuple[int, FlowKey], tuple[tuple[str, ...], int, float]] = {}
+        self._by_tuple: dict[tuple[int, tuple[str, int, int]], tuple[str, ...]] = {}
+        self.collectors: dict[str, int] = {}  # collector -> its host
+        self.silent: set[str] = set()  # collectors that did not answer lately
+        self.length_s = 0.0
+
+    # Hosts and pairs
+
+    def _host(self, name: str) -> int:
+        number = self._hosts.get(name)
+        if number is None:
+            number = self._hosts[name] = len(self._hosts)
+            self._host_names.append(name)
+            self._tags.append({})
+        return number
+
+    def add_pairs(self, collector: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take the pairs of a collector's ``/latency``: who the ends are, and their tags.
+
+        ``src_X`` is tag X of the source, ``dst_X`` and every other one of the destination.
+        """
+        for row in rows:
+            tags = row["tags"]
+            source = self._host(tags.get("src_hostname") or row["src_ip"])
+            destination = self._host(tags.get("dst_hostname") or row["target"])
+            self._pairs[collector, *_pair(row)] = source, destination
+            self.collectors[collector] = source
+            for key, value in tags.items():
+                if key in ("src_hostname", "dst_hostname"):
+                    continue
+                if key.startswith("src_"):
+                    self._tags[source][key[4:]] = value
+                else:
+                    self._tags[destination][key.removeprefix("dst_")] = value
+
+    def knows(self, collector: str, row: Mapping[str, Any]) -> bool:
+        """Return whether a flow's pair was taken by `add_pairs`."""
+        return (collector, *_pair(row)) in self._pairs
+
+    # Flows
+
+    def add_flows(self, collector: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Take the flows of a collector's ``/flows``; those of unknown pairs are left out."""
+        by_end: dict[str, list[Mapping[str, Any]]] = {}
+        for row in rows:
+            by_end.setdefault(row["interval_end"], []).append(row)
+        for end_text, some in by_end.items():
+            self.length_s = unix_s(end_text) - unix_s(some[0]["interval_start"])
+            self._add(collector, unix_s(end_text), some)
+
+    def _add(self, collector: str, end_s: float, rows: list[Mapping[str, Any]]) -> None:
+        known = [row for row in rows if self.knows(collector, row)]
+        where = np.array([self._row(collector, row) for row in known], np.int64)
+        figures = np.zeros(len(known), FLOWS)
+        for name in _COUNTS:
+            figures[name] = [row[name] for row in known]
+        figures["remarked_to"] = [
+            255 if row["dscp_at_reflector"] is None else row["dscp_at_reflector"] for row in known
+        ]
+        figures["suspect"] = [
+            sum(_BITS.get(reason, 0) for reason in row["suspect"]) for row in known
+        ]
+        rtt_ns = np.array(
+            [np.nan if row["rtt_p50_ms"] is None else row["rtt_p50_ms"] * 1e6 for row in known],
+            float,
+        )
+        figures["late"] = self._late(where, rtt_ns)
+        self._measured[where] = int(end_s)
+        interval = self._intervals.setdefault(end_s, {})
+        if collector in interval:
+            before, old = interval[collector]
+            where, figures = np.concatenate([before, where]), np.concatenate([old, figures])
+        interval[collector] = where, figures
+        while len(self._intervals) > self.keep:
+            self._intervals.pop(min(self._intervals))
+
+    def _row(self, collector: str, row: Mapping[str, Any]) -> int:
+        """Return the row of a flow, which may be a new one."""
+        source, destination = self._pairs[collector, *_pair(row)]
+        key = source, flow_key(row)
+        number = self._rows.get(key)
+        if number is not None:
+            return number
+        if self._free:
+            number = self._free.pop()
+            self._keys[number] = key
+        else:
+            number = len(self._keys)
+            self._keys.append(key)
+            if number == len(self._flows):
+                self._grow()
+        self._rows[key] = number
+        flow = self._flows[number]
+        flow["source"], flow["destination"] = source, destination
+        flow["dscp"], flow["size"] = row["dscp"], row["size_octets"]
+        self._ordinary_ns[number] = np.nan
+        text = f"{self._host_names[source]} {key[1]}"
+        digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+        # Below 2**53, so that JSON readers keep it whole.
+        self._numbers[number] = int.from_bytes(digest, "big") >> 11
+        return number
+
+    def _grow(self) -> None:
+        more = len(self._flows)
+        self._flows = np.concatenate([self._flows, np.zeros(more, FLOWS)])
+        self._numbers = np.concatenate([self._numbers, np.zeros(more, np.int64)])
+        self._ordinary_ns = np.concatenate([self._ordinary_ns, np.full(more, np.nan)])
+        self._measured = np.concatenate([self._measured, np.zeros(more, np.int64)])
+
+    def _late(self, where: npt.NDArray[np.int64], rtt_ns: npt.NDArray[np.float64]) -> Any:
+        """Return which RTTs are out of the ordinary, and follow the ordinary."""
+        ordinary = self._ordinary_ns[where]
+        fresh = np.isnan(ordinary)
+        ordinary = np.where(fresh, rtt_ns, ordinary)
+        with np.errstate(invalid="ignore"):
+            late = rtt_ns > 1.5 * ordinary + LATE_NS
+            step = np.where(late, FOLLOW_LATE, np.where(rtt_ns < ordinary, 1.0, FOLLOW))
+            moved = ordinary + step * (rtt_ns - ordinary)
+        self._ordinary_ns[where] = np.where(np.isnan(rtt_ns), ordinary, moved)
+        return late
+
+    # Paths
+
+    def add_paths(self, collector: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Take the paths of a collector's ``/paths``."""
+        source = self.collectors.get(collector)
+        if source is None:
+            return
+        for row in rows:
+            key = flow_key(row)
+            hops = tuple(row["hops"]) if row["complete"] else ()
+            reach = -1 if row["reach"] is None else int(row["reach"])
+            if reach >= len(hops) - 1:
+                # All routers answered: only the last link or the way back can be dead.
+                reach = -1
+            self.paths[source, key] = hops, reach, row["traced"]
+            if hops:
+                self._by_tuple[source, key.tuple5] = hops
+
+    def _links(
+        self, source: int, destination: int, hops: Sequence[str | None], numbers: dict[Any, int]
+    ) -> list[int]:
+        """Return the numbers of the links along the hops, new ones included."""
+        names = self._host_names
+        at, found = names[source], []
+        for hop in hops[:-1]:
+            after = f"(silent after {at})" if hop is None else self._name(hop)
+            found.append(numbers.setdefault((at, after), len(numbers)))
+            at = after
+        found.append(numbers.setdefault((at, names[destination]), len(numbers)))
+        return found
+
+    # Reading
+
+    @property
+    def ends(self) -> list[float]:
+        """When the intervals held ended, Unix seconds, the oldest first."""
+        return sorted(self._intervals)
+
+    def window(self, end_s: float, intervals: int = 1) -> Window:
+        """Return the flows of the last `intervals` that ended at `end_s` or before, summed up."""
+        chosen = [end for end in self.ends if end <= end_s][-intervals:]
+        parts = [part for end in chosen for part in self._intervals[end].values()]
+        where = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in parts)])
+        figures = np.concatenate([np.zeros(0, FLOWS), *(part[1] for part in parts)])
+        rows, place = np.unique(where, return_inverse=True)
+        flows = self._flows[rows]
+        for name in _COUNTS:
+            flows[name] = np.bincount(place, figures[name], len(rows))
+        # Of several intervals, late and re-marked is what the newest says, untrusted what any does.
+        flows["late"][place] = figures["late"]
+        flows["remarked_to"][place] = figures["remarked_to"]
+        suspect = np.zeros(len(rows), np.uint32)
+        np.bitwise_or.at(suspect, place, figures["suspect"])
+        flows["suspect"] = suspect
+        begin = chosen[0] - self.length_s if chosen else 0.0
+        silent = frozenset(self.collectors[name] for name in self.silent if name in self.collectors)
+        hosts = Hosts(names=tuple(self._host_names), tags=list(self._tags), silent=silent)
+        paths = self._columns(rows, flows, begin)
+        return Window(
+            flows=flows,
+            hosts=hosts,
+            paths=paths,
+            numbers=self._numbers[rows],
+            end_s=chosen[-1] if chosen else 0.0,
+        )
+
+    def _columns(
+        self, rows: npt.NDArray[np.int64], flows: npt.NDArray[np.void], begin_s: float
+    ) -> Paths:
+        """Return the paths of these rows. What a trace met dead counts from `begin_s` on."""
+        numbers: dict[Any, int] = {}
+        cache: dict[Any, list[int]] = {}
+        links: list[int] = []
+        start = np.zeros(len(rows) + 1, np.int64)
+        answered = np.full(len(rows), -1, np.int16)
+        for n, row in enumerate(rows.tolist()):
+            key = self._keys[row]
+            if key is not None:
+                source, flow = key
+                known = self.paths.get(key)
+                hops = known[0] if known else ()
+                hops = hops or self._by_tuple.get((source, flow.tuple5), ())
+                if hops:
+                    destination = int(flows["destination"][n])
+                    way = source, destination, hops
+                    if way not in cache:
+                        cache[way] = self._links(source, destination, hops, numbers)
+                    links += cache[way]
+                if known and known[1] >= 0 and known[2] >= begin_s:
+                    answered[n] = known[1]
+            start[n + 1] = len(links)
+        return Paths(
+            links=list(numbers), start=start, link=np.array(links, np.int32), answered=answered
+        )
+
+    def hops_of(self, window: Window, flow: int) -> list[str]:
+        """Return the names of the nodes that a flow of a window crosses, its ends included."""
+        first, last = window.paths.start[flow], window.paths.start[flow + 1]
+        links = [window.paths.links[n] for n in window.paths.link[first:last].tolist()]
+        return [links[0][0], *(link[1] for link in links)] if links else []
+
+    def forget(self, now_s: float) -> int:
+        """Forget flows that were not measured for long; return how many."""
+        before = now_s - FORGET * max(self.length_s, 1.0)
+        gone = [
+            n for n, key in enumerate(self._keys) if key is not None and self._measured[n] < before
+        ]
+        for number in gone:
+            key = self._keys[number]
+            assert key is not None
+            self._keys[number] = None
+            del self._rows[key]
+            self.paths.pop(key, None)
+            self._by_tuple.pop((key[0], key[1].tuple5), None)
+            self._free.append(number)
+        return len(gone)
+
+
+def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:
+    """Return what names a pair in ``/latency`` and ``/flows``."""
+    names = ("target", "src_ip", "dst_ip", "dst_port", "dscp", "probe", "size_octets", "port_group")
+    return tuple(row[name] for name in names)
+
+
+def flow_key(row: Mapping[str, Any]) -> FlowKey:
+    """Return what names a flow in ``/flows`` and ``/paths`` of one collector."""
+    return FlowKey(
+        row["dst_ip"], row["dst_port"], row["source_port"], row["dscp"], row["size_octets"]
+    )
