@@ -1,0 +1,161 @@
+"""``llama send`` and ``llama reflect``, run as people run them."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+from typing import Any
+
+from services import BIN, Service, free_udp_port, until
+from twisted.internet import reactor
+from twisted.internet.defer import Deferred
+from twisted.trial.unittest import TestCase
+
+from llama.cli.send import parse_target
+from llama.collector import oneshot
+from llama.collector.oneshot import OneShot, Outcome, Result, Wanted
+
+
+def send(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run ``llama send`` to its end."""
+    return subprocess.run(
+        [BIN / "llama", "send", *arguments], capture_output=True, text=True, timeout=120
+    )
+
+
+class TargetTests(TestCase):
+    """What a target may look like."""
+
+    def test_forms(self) -> None:
+        """Host, host and port, IPv6 with and without brackets."""
+        self.assertEqual(parse_target("db1"), ("db1", 8100))
+        self.assertEqual(parse_target("db1:862"), ("db1", 862))
+        self.assertEqual(parse_target("::1"), ("::1", 8100))
+        self.assertEqual(parse_target("[fe80::1%eth0]:862"), ("fe80::1%eth0", 862))
+
+    def test_mistakes(self) -> None:
+        """Anything else is refused."""
+        for text in ("db1:", "db1:0", "db1:x", ":8100", "[::1", "[::1]8100", "db1:65536", ""):
+            self.assertRaises(ValueError, parse_target, text)
+
+
+class SendTests(TestCase):
+    """Against a real reflector."""
+
+    def setUp(self) -> None:
+        """Start a reflector."""
+        self.port = free_udp_port()
+        self.target = f"127.0.0.1:{self.port}"
+        reflector = Service("llama-reflector", "--port", str(self.port), "--api", "127.0.0.1:0")
+        reflector.start()
+        self.addCleanup(reflector.stop)
+        until(lambda: "answering" in reflector.text(), "the reflector")
+
+    def test_summary_for_people(self) -> None:
+        """One line a probe, then loss and percentiles, and exit status 0."""
+        done = send(self.target, "--count", "5", "--interval", "0.02")
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.assertEqual(done.stdout.count("seq="), 5)
+        self.assertIn("5 sent, 5 received, 0 lost (0 %)", done.stdout)
+        self.assertIn("rtt min/mean/p50/p90/p99/max = ", done.stdout)
+
+    def test_flows_and_classes(self) -> None:
+        """Every flow and class is told of, and adds up."""
+        done = send(
+            self.target, "-c", "4", "-i", "0.05", "--flows", "4", "--dscp", "EF,BE", "--json"
+        )
+        lines = [json.loads(line) for line in done.stdout.splitlines()]
+        probes, summary = lines[:-1], lines[-1]
+        self.assertEqual(summary["type"], "summary")
+        self.assertEqual(len({(p["source_port"], p["class_name"]) for p in probes}), 8)
+        self.assertEqual(len(probes), summary["total"]["sent"])
+        self.assertEqual(summary["total"]["lost"], 0)
+        for probe in probes:
+            dscp = {"EF": 46, "BE": 0}[probe["class_name"]]
+            self.assertEqual(probe["dscp_at_reflector"], dscp)
+            self.assertEqual(probe["dscp_at_collector"], dscp)
+            self.assertGreater(probe["rtt_ns"], 0)
+            self.assertTrue(probe["kernel_sent"])
+
+    def test_nothing_comes_back(self) -> None:
+        """Without a reflector: all lost, no RTT, a hint, and exit status 1."""
+        done = send(f"127.0.0.1:{free_udp_port()}", "-c", "3", "-i", "0.05", "-W", "0.2")
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("3 sent, 0 received, 3 lost (100 %)", done.stdout)
+        self.assertIn("does a reflector run there", done.stdout)
+        self.assertNotIn("rtt min", done.stdout)
+
+    def test_wrong_usage(self) -> None:
+        """Bad arguments, and names that do not resolve, give one line and exit status 2."""
+        for arguments in (
+            [self.target, "--dscp", "EFF"],
+            [self.target, "--size", "12"],
+            [self.target, "--count", "0"],
+            ["127.0.0.1:99999"],
+            ["no.such.host.invalid"],
+            [self.target, "--source", "256.1.1.1"],
+        ):
+            done = send(*arguments)
+            self.assertEqual(done.returncode, 2, arguments)
+            self.assertNotIn("Traceback", done.stderr)
+            self.assertTrue(done.stderr.strip())
+
+    def test_interrupt_gives_the_summary(self) -> None:
+        """Ctrl-C ends the test with what is known by then; nothing in flight is called lost."""
+        running = subprocess.Popen(
+            [BIN / "llama", "send", self.target, "-c", "100000", "-i", "0.05"],
+            stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert running.stdout is not None
+        told = 0
+        while told < 5:
+            told += running.stdout.readline().startswith("seq=")
+        running.send_signal(signal.SIGINT)
+        rest = running.stdout.read()
+        self.assertEqual(running.wait(20), 0)
+        self.assertIn(" 0 lost (0 %)", rest)
+        running.stdout.close()
+
+    def test_sizes(self) -> None:
+        """Any size from the plain 44 octets up is sent and comes back whole."""
+        done = send(
+            self.target, "-c", "2", "-i", "0.02", "--size", "44,45,96,97,1400,9000", "--json"
+        )
+        summary = json.loads(done.stdout.splitlines()[-1])
+        self.assertEqual([p["lost"] for p in summary["pairs"]], [0] * 6)
+
+    def run_one(self, **options: Any) -> Deferred[tuple[Result, list[Outcome]]]:
+        """Run a test in this process."""
+        told: list[Outcome] = []
+        wanted = Wanted(address="127.0.0.1", port=self.port, count=5, interval_s=0.02, **options)
+        shot = OneShot(reactor, wanted, told.append)
+        return shot.run().addCallback(lambda result: (result, told))
+
+    def test_kernels_without_identifiers(self) -> None:
+        """Before Linux 6.13 transmit stamps are matched by the packet they come back with."""
+        self.patch(oneshot, "transmit_ids_supported", lambda: False)
+
+        def check(outcome: tuple[Result, list[Outcome]]) -> None:
+            result, told = outcome
+            self.assertEqual(int(result.pair_stats["received"].sum()), 20)
+            self.assertEqual([o.kernel_sent for o in told], [True] * 20)
+
+        return self.run_one(flows=2, dscps=(0, 46)).addCallback(check)
+
+    def test_user_time_stamps(self) -> None:
+        """T1 in user space is told as such."""
+
+        def check(outcome: tuple[Result, list[Outcome]]) -> None:
+            self.assertEqual([o.kernel_sent for o in outcome[1]], [False] * 5)
+
+        return self.run_one(kernel_stamps=False).addCallback(check)
+
+    def test_follow_up(self) -> None:
+        """All samples but the last have the reflector's own transmit stamp in them."""
+
+        def check(outcome: tuple[Result, list[Outcome]]) -> None:
+            followed = [o.followed_up for o in outcome[1]]
+            self.assertEqual(followed, [True] * 4 + [False])
+
+        return self.run_one().addCallback(check)
