@@ -140,15 +140,14 @@ function complain(about, text) {
 
 // --- what changes when the address does ------------------------------------------------------
 
-async function refresh(changed) {
+function refresh(changed) {
   const any = (...names) => names.some((name) => changed.has(name));
   drawChoices();
   drawTimes();
-  const time = any("range", "from", "to", "class", "probe") || (changed.has("at") && outside());
-  if (time) await loadTimeline();
-  else if (timeline) scrubber.show(timeline, state.live ? null : Number(state.get("at")));
-  if (any("metric", "class", "probe", "group", "rows", "cols", "at", "span", "range", "from", "to")) loadMatrix();
+  if (any("metric", "class", "probe", "group", "rows", "cols", "at", "span")) loadMatrix();
   if (any("src", "dst", "class", "probe", "at", "range", "from", "to")) loadDrawer();
+  if (any("range", "from", "to", "class", "probe") || (any("at") && outside())) loadTimeline();
+  else if (timeline) scrubber.show(timeline, state.live ? null : Number(state.get("at")));
   if (any("at")) loadIncidents();
 }
 

@@ -1,9 +1,13 @@
 // The matrix on its canvas: drawing, pan and zoom, pointer and keyboard. What a choice means is the
 // business of whoever made it: `acts` has open(row, col), fold(axis, run), told(text).
 
-import { EDGE, FONT, Layout, clamp, runLabel } from "./layout.js";
-import { drawCell, palette } from "./palette.js";
+import { drawHeads, drawRules } from "./heads.js";
+import { FONT, Layout, clamp } from "./layout.js";
+import { drawCell, flatColour, palette } from "./palette.js";
 import { cellLines, count, entryName, sickness } from "./text.js";
+
+// Cells smaller than this have no room for signs, in pixels.
+const SMALL = 7;
 
 export class MatrixView {
   constructor(stage, acts) {
@@ -76,6 +80,15 @@ export class MatrixView {
   // --- drawing ------------------------------------------------------------------------------
 
   draw() {
+    const began = performance.now();
+    this.paint();
+    const { left, top, x0, y0, cellW, cellH } = this.layout;
+    // Where things are and how long it took: for whoever drives the page by program.
+    this.stage.dataset.geometry = JSON.stringify({ left, top, x0, y0, cellW, cellH });
+    this.stage.dataset.drawMs = (performance.now() - began).toFixed(1);
+  }
+
+  paint() {
     const { model, colours } = this;
     const pen = this.pen(this.cells);
     const at = this.layout = new Layout(pen, this.stage.clientWidth, this.stage.clientHeight, model, this.view);
@@ -92,8 +105,18 @@ export class MatrixView {
     pen.rect(at.left, at.top, at.width - at.left, at.height - at.top);
     pen.clip();
     pen.textAlign = "center";
-    const columns = model.cols.length, plain = { state: 0 };
     const dead = Array.from({ length: col1 }, (_, col) => model.deadCol(col));
+    if (at.cellW < SMALL || at.cellH < SMALL) this.drawSmall(pen, at, row0, row1, col0, col1, dead);
+    else this.drawLarge(pen, at, row0, row1, col0, col1, dead);
+    drawRules(pen, at, model, colours);
+    pen.restore();
+    drawHeads(pen, at, model, colours);
+    this.drawOver();
+  }
+
+  drawLarge(pen, at, row0, row1, col0, col1, dead) {
+    const { model, colours } = this;
+    const columns = model.cols.length, plain = { state: 0 };
     for (let row = row0; row < row1; row += 1) {
       const deadRow = model.deadRow(row);
       const y = at.y0 + row * at.cellH;
@@ -107,121 +130,36 @@ export class MatrixView {
         drawCell(pen, colours, model.metric, plain, at.x0 + col * at.cellW, y, at.cellW, at.cellH, deadRow || dead[col]);
       }
     }
-    this.drawRules(pen, at);
-    pen.restore();
-    this.drawRowHeads(pen, at, row0, row1);
-    this.drawColHeads(pen, at, col0, col1);
-    this.drawOver();
   }
 
-  // Thin lines around the outermost groups that are open.
-  drawRules(pen, at) {
-    const { model } = this;
-    pen.fillStyle = this.colours.muted;
-    const edges = (runs = []) => runs.filter((run, n) => n && !(run.closed && runs[n - 1].closed)).map((run) => run.start);
-    for (const row of edges(model.bands.rows[0])) pen.fillRect(at.x0, at.y0 + row * at.cellH - 1, at.fullW, 1);
-    for (const col of edges(model.bands.cols[0])) pen.fillRect(at.x0 + col * at.cellW - 1, at.y0, 1, at.fullH);
-  }
-
-  drawRowHeads(pen, at, row0, row1) {
+  // Cells too small for signs: runs of one colour at a stroke, then trouble, large enough to be seen.
+  drawSmall(pen, at, row0, row1, col0, col1, dead) {
     const { model, colours } = this;
-    pen.save();
-    pen.beginPath();
-    pen.rect(0, at.top, at.left, at.height - at.top);
-    pen.clip();
-    pen.textAlign = "left";
-    let x = EDGE;
-    model.bands.rows.forEach((runs, level) => {
-      const width = at.rowBands[level];
-      for (const run of runs) {
-        if (run.end <= row0 || run.start >= row1) continue;
-        const y0 = Math.max(at.top, at.y0 + run.start * at.cellH);
-        const y1 = Math.min(at.height, at.y0 + run.end * at.cellH);
-        if (y1 - y0 < 10) continue;
-        pen.fillStyle = colours.line;
-        if (!run.closed) pen.fillRect(x + width - 5, y0 + 1, 1, y1 - y0 - 2);
-        pen.fillStyle = run.closed && runSick(run) ? colours.text : colours.muted;
-        this.text(pen, (run.closed ? signs(run.entry) : "") + runLabel(run), x, (y0 + y1) / 2, (run.closed ? at.left - x : width) - 8);
-      }
-      x += width;
-    });
-    let free = -Infinity;
-    for (const wanted of [true, false]) { // sick hosts are named first, whatever room there is
-      free = -Infinity;
-      for (let row = row0; row < row1; row += 1) {
-        const entry = model.rows[row];
-        const sick = signs(entry) !== "";
-        if (entry.host === null || sick !== wanted) continue;
-        if (!sick && at.cellH < 10.5) break;
-        const y = at.y0 + (row + 0.5) * at.cellH;
-        if (y - free < 11) continue;
-        free = y;
-        pen.fillStyle = sick ? colours.text : colours.muted;
-        pen.textAlign = "right";
-        this.text(pen, signs(entry) + entry.host, at.left - 6, y, at.rowHostWidth - 2);
-        pen.textAlign = "left";
-      }
-    }
-    pen.restore();
-  }
-
-  drawColHeads(pen, at, col0, col1) {
-    const { model, colours } = this;
-    pen.save();
-    pen.beginPath();
-    pen.rect(at.left, 0, at.width - at.left, at.top);
-    pen.clip();
-    pen.textAlign = "center";
-    let y = EDGE;
-    model.bands.cols.forEach((runs, level) => {
-      const height = at.colBandHeights[level];
-      for (const run of runs) {
-        if (run.end <= col0 || run.start >= col1) continue;
-        const x0 = Math.max(at.left, at.x0 + run.start * at.cellW);
-        const x1 = Math.min(at.width, at.x0 + run.end * at.cellW);
-        if (x1 - x0 < 12) continue;
-        pen.fillStyle = colours.line;
-        if (!run.closed) pen.fillRect(x0 + 1, y + height - 2, x1 - x0 - 3, 1);
-        pen.fillStyle = run.closed && runSick(run) ? colours.text : colours.muted;
-        const label = (run.closed ? signs(run.entry) : "") + runLabel(run);
-        const last = run.closed ? at.top - 4 - 9 : y + height / 2 - 1;
-        this.text(pen, label, (x0 + x1) / 2, last, x1 - x0 - 2);
-      }
-      y += height;
-    });
-    for (const wanted of [true, false]) {
-      let free = -Infinity;
-      for (let col = col0; col < col1; col += 1) {
-        const entry = model.cols[col];
-        const sick = signs(entry) !== "";
-        if (entry.host === null || sick !== wanted) continue;
-        if (!sick && at.cellW < 10.5) break;
-        const x = at.x0 + (col + 0.5) * at.cellW;
-        if (at.standing && x - free < 11) continue;
-        free = x;
-        pen.fillStyle = sick ? colours.text : colours.muted;
-        if (at.standing) {
-          pen.save();
-          pen.translate(x, at.top - 5);
-          pen.rotate(-Math.PI / 2);
-          pen.textAlign = "left";
-          this.text(pen, signs(entry) + entry.host, 0, 0, at.colHostHeight - 2);
-          pen.restore();
-        } else {
-          this.text(pen, signs(entry) + entry.host, x, at.top - 11, at.cellW - 2);
+    const columns = model.cols.length, size = Math.min(at.cellW, at.cellH), raised = [];
+    for (let row = row0; row < row1; row += 1) {
+      const deadRow = model.deadRow(row), y = at.y0 + row * at.cellH;
+      let start = col0, colour = null;
+      for (let col = col0; col <= col1; col += 1) {
+        const index = row * columns + col, state = col < col1 ? model.state[index] : 0;
+        const still = deadRow || dead[col];
+        const next = state ? flatColour(pen, colours, model.metric, state, model.level[index], still, size) : null;
+        if (next !== colour) {
+          if (colour) {
+            pen.fillStyle = colour;
+            pen.fillRect(at.x0 + start * at.cellW, y, (col - start) * at.cellW, at.cellH - (size > 3 ? 0.5 : 0));
+          }
+          start = col;
+          colour = next;
         }
+        if (state && !still && (model.bad[index] || model.suspect[index])) raised.push([row, col, index]);
       }
     }
-    pen.restore();
-  }
-
-  text(pen, text, x, y, room) {
-    let shown = text;
-    if (pen.measureText(shown).width > room) {
-      while (shown.length > 1 && pen.measureText(`${shown}…`).width > room) shown = shown.slice(0, -1);
-      shown += "…";
+    raised.sort((a, b) => model.level[a[2]] - model.level[b[2]]);
+    for (const [row, col, index] of raised) {
+      const side = model.bad[index] ? Math.max(size, 7) : Math.max(2, size / 2);
+      pen.fillStyle = model.bad[index] ? colours.bad[Math.max(1, model.level[index])] : colours.doubt;
+      pen.fillRect(at.x0 + (col + 0.5) * at.cellW - side / 2, at.y0 + (row + 0.5) * at.cellH - side / 2, side, side);
     }
-    pen.fillText(shown, x, y);
   }
 
   // Cursor, hover and the open cell, on a canvas of their own.
@@ -417,15 +355,3 @@ export class MatrixView {
     if (y + at.cellH > this.view.y + height) this.view.y = y + at.cellH - height;
   }
 }
-
-// Signs before a name: the host, or hosts in a closed group, are sick as a whole.
-export function signs(entry) {
-  let said = "";
-  const some = (number) => (entry.host === null && number < entry.hosts ? number : "");
-  if (entry.down) said += `▲${some(entry.down)} `;
-  if (entry.blind) said += `◁${some(entry.blind)} `;
-  if (entry.silent) said += `▨${some(entry.silent)} `;
-  return said;
-}
-
-function runSick(run) { return signs(run.entry) !== ""; }

@@ -22,6 +22,15 @@ export class Model {
     this.sources = cells.sources;
     this.destinations = cells.destinations;
     this.flows = new Map(cells.flows.map(([index, lossy, flows]) => [index, { lossy, flows }]));
+    // The worst level of an unhealthy cell in each row and column; 0: none.
+    this.rowTrouble = new Uint8Array(this.rows.length);
+    this.colTrouble = new Uint8Array(this.cols.length);
+    this.bad.forEach((bad, index) => {
+      const row = Math.floor(index / this.cols.length), col = index % this.cols.length;
+      if (!bad || this.deadRow(row) || this.silentRow(row) || this.deadCol(col)) return;
+      this.rowTrouble[row] = Math.max(this.rowTrouble[row], this.level[index]);
+      this.colTrouble[col] = Math.max(this.colTrouble[col], this.level[index]);
+    });
     this.bands = { rows: bands(this.rows, this.group.length), cols: bands(this.cols, this.group.length) };
   }
 

@@ -85,6 +85,15 @@ export function drawCell(pen, colours, metric, cell, x, y, w, h, dead) {
   if (cell.suspect) drawDoubt(pen, colours, x, y, iw, ih);
 }
 
+// The colour of a whole cell that is too small for a sign.
+export function flatColour(pen, colours, metric, state, level, dead, size) {
+  if (state === NO_DATA) return hatch(pen, colours, size);
+  if (dead) return colours.dead;
+  if (state === NO_VALUE) return colours.hatch;
+  if (metric.bad_level === null) return colours.size[level];
+  return level ? colours.bad[level] : colours.cell;
+}
+
 function drawTriangle(pen, colour, x, y, w, h) {
   const side = Math.min(w, h) * 0.86;
   const left = x + (w - side) / 2, top = y + (h - side) / 2 + side * 0.06;
