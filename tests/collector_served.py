@@ -76,6 +76,11 @@ class Served:
             self.clock.advance(max(0.0, min(c.getTime() for c in calls) - self.clock.seconds()))
         raise AssertionError("the work does not end")
 
+    def slices_idle(self) -> bool:
+        """Return whether nothing is being made."""
+        slices = self.api._slices
+        return not (slices._background or slices._asked)
+
     def ask(self, path: str, method: str = "GET", **headers: str) -> Deferred[Any]:
         """Ask for a path, with headers such as ``Accept_Encoding``; do not work."""
         wanted = Headers({name.replace("_", "-"): [value] for name, value in headers.items()})

@@ -31,6 +31,7 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 
 from llama import http
+from llama._http_site import Channel
 
 
 def _self_signed(key_path: Path, certificate_path: Path) -> None:
@@ -309,12 +310,12 @@ class Limits(SynchronousTestCase):
         channel, transport = self.connect()
         channel.dataReceived(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
         channel.pauseProducing()
-        self.clock.advance(http._Channel.stall_s - 1)
+        self.clock.advance(Channel.stall_s - 1)
         channel.resumeProducing()
         self.clock.advance(2)
         self.assertFalse(transport.aborted)
         channel.pauseProducing()
-        self.clock.advance(http._Channel.stall_s + 1)
+        self.clock.advance(Channel.stall_s + 1)
         self.assertTrue(transport.aborted)
 
     def test_stated_body(self):

@@ -1,0 +1,182 @@
+"""The part of `llama.http` that bounds what a client can take: connections, time, headers, bodies."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.protocol import connectionDone
+from twisted.python.failure import Failure
+from twisted.web.http import HTTPChannel
+from twisted.web.server import Request, Site
+
+MINUTE = 60.0
+
+
+class Channel(HTTPChannel):
+    """A connection that ends by itself, however slowly the other side writes or reads."""
+
+    maxHeaders = 64
+    totalHeadersSize = 16 * 1024
+    abortTimeout = 5
+    #: How long a client may leave an answer unread before it is dropped.
+    stall_s = MINUTE
+
+    site: HttpSite
+    _stalled: Any = None
+    _deaf = False
+
+    def resetTimeout(self) -> None:
+        """Do nothing: octets that trickle in do not prolong the time that a request may take."""
+
+    def pauseProducing(self) -> None:
+        """Note that the client does not read, besides pausing."""
+        if self._stalled is None:
+            self._stalled = self.callLater(self.stall_s, self.forceAbortClient)
+        super().pauseProducing()
+
+    def resumeProducing(self) -> None:
+        """Note that the client reads again, besides resuming."""
+        self._forget_stall()
+        super().resumeProducing()
+
+    def connectionLost(self, reason: Failure = connectionDone) -> None:
+        """Clean up, and tell the site."""
+        self._forget_stall()
+        super().connectionLost(reason)
+        self.site.disconnected(self)
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take octets, unless a request was refused before its end."""
+        if not self._deaf:
+            super().dataReceived(data)
+
+    def refuse_body(self) -> None:
+        """Answer that the body of the present request is too long, and hang up."""
+        if not self._deaf:
+            self._deaf = True
+            self.site.answered[413] += 1
+            transport: Any = self.transport
+            transport.write(
+                b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+            )
+            self.loseConnection()
+
+    def busy(self) -> bool:
+        """Tell whether an answer is being made or sent."""
+        return bool(self._handlingRequest)
+
+    def _forget_stall(self) -> None:
+        stalled, self._stalled = self._stalled, None
+        if stalled is not None and stalled.active():
+            stalled.cancel()
+
+
+class _Request(Request):
+    """A request whose body is bounded."""
+
+    channel: Channel
+    _taken = 0
+
+    def gotLength(self, length: int | None) -> None:
+        """Refuse a body that says it is too long before it is read."""
+        super().gotLength(0)  # keeps the body in memory, which the limit makes harmless
+        if (length or 0) > self.channel.site.max_body:
+            self.channel.refuse_body()
+
+    def handleContentChunk(self, data: bytes) -> None:
+        """Refuse a body that turns out too long, as one without a stated length can."""
+        self._taken += len(data)
+        if self._taken > self.channel.site.max_body:
+            self.channel.refuse_body()
+        else:
+            super().handleContentChunk(data)
+
+
+class HttpSite(Site):
+    """A site with limits and without an access log: what it answered is counted instead.
+
+    ``max_connections``: further ones are closed at once. ``timeout_s``: how long a client may
+    take, from its connection or its previous answer, to send a whole request. ``max_body``:
+    octets of a request's body.
+    """
+
+    protocol: Any = Channel
+    noisy = False
+    reactor: Any
+
+    def __init__(
+        self,
+        root: Any,
+        *,
+        reactor: Any,
+        max_connections: int = 512,
+        timeout_s: float = 2 * MINUTE,
+        max_body: int = 64 * 1024,
+    ) -> None:
+        super().__init__(
+            root,
+            requestFactory=_Request,
+            parsePOSTFormSubmission=False,
+            timeout=timeout_s,
+            reactor=reactor,
+        )
+        self.max_connections = max_connections
+        self.max_body = max_body
+        self.channels: set[Channel] = set()
+        self.answered: Counter[int] = Counter()  # how many answers of each status
+        self.refused_connections = 0
+        self._idle: list[Deferred[None]] = []
+
+    def startFactory(self) -> None:
+        """Start without the clock that only an access log needs."""
+
+    def stopFactory(self) -> None:
+        """Stop what `startFactory` did not start."""
+
+    def buildProtocol(self, addr: Any) -> Any:
+        """Return a channel, or None, which closes the connection, when there are too many."""
+        if len(self.channels) >= self.max_connections:
+            self.refused_connections += 1
+            return None
+        channel: Any = super().buildProtocol(addr)
+        self.channels.add(channel)
+        return channel
+
+    def log(self, request: Any) -> None:
+        """Count an answer."""
+        self.answered[int(request.code)] += 1
+
+    def disconnected(self, channel: Channel) -> None:
+        """Forget a connection that is gone."""
+        self.channels.discard(channel)
+        if not self.channels:
+            waiting, self._idle = self._idle, []
+            for deferred in waiting:
+                deferred.callback(None)
+
+    def close(self, grace_s: float) -> Deferred[None]:
+        """Close every connection: idle ones now, busy ones after their answer or ``grace_s``.
+
+        The Deferred fires when none is left.
+        """
+        if not self.channels:
+            return succeed(None)
+        abort = self.reactor.callLater(grace_s, self._abort)
+
+        def no_abort(_: None) -> None:
+            if abort.active():
+                abort.cancel()
+
+        done: Deferred[None] = Deferred()
+        self._idle.append(done)
+        for channel in list(self.channels):
+            channel.persistent = 0  # a busy one closes itself after its answer
+            if not channel.busy():
+                channel.loseConnection()
+        return done.addCallback(no_abort)
+
+    def _abort(self) -> None:
+        for channel in list(self.channels):
+            channel.forceAbortClient()
