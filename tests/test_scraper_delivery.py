@@ -280,6 +280,38 @@ class DeliveryTests(SynchronousTestCase):
         self.assertEqual(self.sample("points_written", writer="db"), 2)
         self.assertEqual(self.sample("points_dropped", writer="db", reason="full"), 0)
 
+    def test_gone_meanwhile(self) -> None:
+        """A chunk whose points nobody has any more is forgotten, not tried for ever."""
+        self.delivery.start([])
+        [chunk] = self.take()
+        self.spool.acknowledge("db", [chunk])
+        self.delivery.offer([chunk])
+        self.pass_time(5)
+        self.assertEqual(self.delivery.waiting, (0, 0))
+        self.assertEqual(self.database.writes, [])
+        self.assertEqual(self.sample("write_failures", writer="db"), 0)
+
+    def test_a_long_backlog(self) -> None:
+        """Thousands of chunks that failed are written in the end, some of them bad, newest first."""
+        down = True
+
+        def answer(points: Sequence[Point]) -> Deferred[Any]:
+            if down or any(point.measurement in ("c7", "c1500") for point in points):
+                return fail(NotWrittenError("HTTP 500"))
+            return succeed([])
+
+        self.database.answer = answer
+        self.delivery.start(self.take(3000, points=1))
+        for _ in range(5):
+            self.offer()
+        down = False
+        self.database.writes.clear()
+        self.offer()
+        self.pass_time(3 * LONGEST_S)
+        self.assertEqual(len(self.database.held), 3004)
+        self.assertEqual(self.database.writes[0][0], "c3006")
+        self.assertEqual(self.delivery.waiting, (2, 2))
+
     def test_left_from_an_earlier_run(self) -> None:
         """What an earlier run left is written, newest first."""
         self.delivery.start(self.take(3, points=CHUNK_POINTS))

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Sequence
+from heapq import heappop, heappush
 from typing import Any
 
 from attrs import define, field
@@ -72,6 +73,8 @@ class Delivery:
     newest_ns: int | None = None  # Unix time of the newest point acknowledged
     _fresh: dict[int, Chunk] = field(factory=dict)  # by number, which is the order of taking
     _tried: dict[int, _Tried] = field(factory=dict)
+    _due: list[int] = field(factory=list)  # heap of -number: tried, and may be tried again
+    _later: list[tuple[float, int]] = field(factory=list)  # heap of due time, number: not yet
     _under_way: dict[int, Chunk] = field(factory=dict)
     _gone: dict[int, str] = field(factory=dict)  # dropped while under way, and why
     _live: _Lane = field(factory=lambda: _Lane(False))
@@ -103,7 +106,7 @@ class Delivery:
         self._running = True
         now = self._clock.seconds()
         for chunk in chunks:
-            self._tried[chunk.number] = _Tried(chunk, 0, now)
+            self._again(chunk, 0, now)
         self._pump()
 
     def offer(self, chunks: Iterable[Chunk]) -> None:
@@ -166,7 +169,7 @@ class Delivery:
             if at is None:
                 continue
             if at <= now:
-                self._begin(lane, self._choose(lane, now))
+                self._begin(lane, self._choose(lane))
             else:
                 later.append(at)
         if later and self._running:
@@ -180,29 +183,65 @@ class Delivery:
         """Return when a lane has something to do, or None when it must wait for an event."""
         if not lane.retries:
             return lane.closed_until if self._fresh or not self.opened else None
-        if not self.opened or not self._tried:
+        if not self.opened:
             return None
-        due = min(tried.due for tried in self._tried.values())
+        self._promote()
+        if not self._due and not self._later:
+            return None
         # While new points cannot be written, old ones wait; but with no new ones, they must try.
         closed = max(lane.closed_until, self._live.closed_until if self.trouble else 0.0)
-        return max(due, closed)
+        return closed if self._due else max(self._later[0][0], closed)
 
-    def _choose(self, lane: _Lane, now: float) -> list[Chunk]:
+    def _again(self, chunk: Chunk, failures: int, due: float) -> None:
+        """Let a chunk be tried again once it is due."""
+        self._tried[chunk.number] = _Tried(chunk, failures, due)
+        heappush(self._later, (due, chunk.number))
+
+    def _promote(self) -> None:
+        """Sort out which of the chunks that were tried are due; forget those that are gone."""
+        now = self._clock.seconds()
+        while self._later and (self._later[0][0] <= now or self._stale(*self._later[0])):
+            due, number = heappop(self._later)
+            if not self._stale(due, number):
+                heappush(self._due, -number)
+        while self._due and -self._due[0] not in self._tried:
+            heappop(self._due)
+
+    def _stale(self, due: float, number: int) -> bool:
+        tried = self._tried.get(number)
+        return tried is None or tried.due != due
+
+    def _choose(self, lane: _Lane) -> list[Chunk]:
         """Take the newest chunks that fit into one write out of a lane's queue."""
-        queue: list[Chunk]
-        if lane.retries:
-            due = [t for t in self._tried.values() if t.due <= now]
-            due.sort(key=lambda tried: tried.chunk.number, reverse=True)
-            if due[0].failures > ALONE_AFTER:
-                due = due[:1]
-            queue = [t.chunk for t in due if t.failures <= ALONE_AFTER] or [due[0].chunk]
-        else:
-            queue = [self._fresh[number] for number in sorted(self._fresh, reverse=True)]
         chosen: list[Chunk] = []
-        for chunk in queue:
-            if chosen and sum(c.points for c in chosen) + chunk.points > CHUNK_POINTS:
+        points = 0
+        if not lane.retries:
+            for chunk in reversed(self._fresh.values()):
+                points += chunk.points
+                if chosen and points > CHUNK_POINTS:
+                    break
+                chosen.append(chunk)
+            return chosen
+        aside: list[int] = []
+        while self._due:
+            number = -self._due[0]
+            tried = self._tried.get(number)
+            if tried is None:
+                heappop(self._due)
+                continue
+            alone = tried.failures > ALONE_AFTER
+            if alone and chosen:
+                aside.append(heappop(self._due))
+                continue
+            points += tried.chunk.points
+            if chosen and points > CHUNK_POINTS:
                 break
-            chosen.append(chunk)
+            heappop(self._due)
+            chosen.append(tried.chunk)
+            if alone:
+                break
+        for entry in aside:
+            heappush(self._due, entry)
         return chosen
 
     def _begin(self, lane: _Lane, chunks: Sequence[Chunk]) -> None:
@@ -230,11 +269,10 @@ class Delivery:
                 continue
             if reason is not None:
                 self._counts.dropped.labels(self.name, reason).inc(chunk.points)
-                continue
+            if self._spool.chunks.get(chunk.number) is not chunk:
+                continue  # nobody has its points any more
             count = failures[chunk.number] + 1
-            self._tried[chunk.number] = _Tried(
-                chunk, count, now + max(wait, wait_s(count, self._draw))
-            )
+            self._again(chunk, count, now + max(wait, wait_s(count, self._draw)))
             if count == ALONE_AFTER + 1 and self._worked and failed:
                 self._log.warn(
                     "Writer {writer} takes other points, but {points} of {collector} failed"

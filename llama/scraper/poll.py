@@ -122,6 +122,7 @@ class CollectorPoll:
     def __init__(self, url: str, poller: Poller, phase_s: float) -> None:
         self.url = url
         self.trouble: str | None = None  # why the last question failed
+        self._failing = ""  # in which way: another way is said anew, other words are not
         self.plain = False  # it knows no cursors
         self._poller = poller
         self._phase_s = phase_s
@@ -212,7 +213,7 @@ class CollectorPoll:
         self._count(result)
         if self.trouble is None:
             self._since = self._poller.clock.seconds()
-        if self.trouble != problem:
+        if self._failing != result or self.trouble is None:
             self._log.warn(
                 "Collector {url}: {problem}; asked again every {interval:g} s",
                 url=self.url,
@@ -220,6 +221,7 @@ class CollectorPoll:
                 interval=self._poller.interval_s,
             )
         self.trouble = problem
+        self._failing = result
 
     async def _ask(self) -> bool:
         """Ask once and spool what comes; says whether to ask again at once."""

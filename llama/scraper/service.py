@@ -52,8 +52,10 @@ class ScraperService(MultiService):
         self._writers = dict(zip(config.writers, make_writers(reactor, config), strict=True))
         for writer in self._writers.values():
             self._add(writer)
-        self._expiry = LoopingCall(lambda: self.spool.expire(self.now_s()))
+        self._expiry = LoopingCall(self._look_after_spool)
         self._expiry.clock = reactor
+        self._unsaid: dict[str, tuple[int, int]] = {}  # dropped, not yet logged: points, chunks
+        self._said: set[str] = set()  # reasons logged lately
         self._starting: Deferred[None] = succeed(None)
         if config.api:
             self.http = HttpService(
@@ -74,6 +76,8 @@ class ScraperService(MultiService):
         )
 
     async def _start(self) -> None:
+        for note in self.config.notes:
+            self._log.warn("{note}", note=str(note))
         await self.spool.open(list(self.deliveries))
         if not self.running:
             return
@@ -163,21 +167,35 @@ class ScraperService(MultiService):
         self.deliveries[writer.name] = Delivery(writer, self._reactor, self.spool, self.counts)
 
     def _taken(self, chunks: Sequence[Chunk]) -> None:
-        for delivery in self.deliveries.values():
-            delivery.offer(chunks)
+        for name, delivery in self.deliveries.items():
+            delivery.offer(chunk for chunk in chunks if name in chunk.waiting)
 
     def _dropped(self, reason: str, chunk: Chunk) -> None:
         """Let every writer that lacks a chunk know that it is gone, and say so."""
         for name in chunk.waiting:
             if name in self.deliveries:
                 self.deliveries[name].forget(reason, chunk)
-        self._log.error(
-            "{points} points of {collector} are dropped before {writers} had them: {reason}",
-            points=chunk.points,
-            collector=chunk.collector,
-            writers=", ".join(sorted(chunk.waiting)),
-            reason=_REASONS[reason],
-        )
+        points, chunks = self._unsaid.get(reason, (0, 0))
+        self._unsaid[reason] = points + chunk.points, chunks + 1
+        if reason not in self._said:
+            self._say_dropped()
+
+    def _say_dropped(self) -> None:
+        """Say what has been dropped and not yet said: the first of it at once, then now and then."""
+        self._said = set(self._unsaid)
+        for reason, (points, chunks) in self._unsaid.items():
+            self._log.error(
+                "{points} points in {chunks} chunks were dropped before all writers had them:"
+                " {reason}",
+                points=points,
+                chunks=chunks,
+                reason=_REASONS[reason],
+            )
+        self._unsaid = {}
+
+    def _look_after_spool(self) -> Deferred[None]:
+        self._say_dropped()
+        return self.spool.expire(self.now_s())
 
 
 _REASONS = {

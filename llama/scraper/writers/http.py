@@ -56,6 +56,8 @@ class LineProtocolWriter:
         self._write_url = write_url
         self._headers = headers
         self._pool = HTTPConnectionPool(reactor)
+        # Shorter than servers keep them, lest a write meets one that is just being closed.
+        self._pool.cachedConnectionTimeout = 30
         self._client = client_of(reactor, self._pool, self._timeout_s, options.maybe("ca_file"))
 
     def open(self) -> Deferred[None]:

@@ -30,6 +30,8 @@ MINUTE = 60.0
 WINDOWS_AT_ONCE = 4
 #: Old rows removed in one transaction; likewise.
 ROWS_AT_ONCE = 20_000
+#: Series whose number is remembered.
+SERIES_KNOWN = 200_000
 
 _FIELD_SET = frozenset(schema.FIELDS)
 
@@ -120,6 +122,8 @@ class SQLiteWriter:
         )
 
     def _series_id(self, cursor: Any, point: Point) -> int:
+        if len(self._series) >= SERIES_KNOWN:
+            self._series.clear()
         key = point.measurement, orjson.dumps(dict(point.tags), option=orjson.OPT_SORT_KEYS)
         number = self._series.get(key)
         if number is None:
