@@ -22,6 +22,8 @@ Node = yaml.Node
 
 #: More octets than this are no configuration.
 MAX_OCTETS = 64 * 1024 * 1024
+#: Up to so many characters a file with wrong YAML is parsed again for a better message.
+MOST_PARSED_TWICE = 200_000
 #: Deeper than this nests nothing that is one; it also keeps YAML parsers off the stack's end.
 MAX_DEPTH = 40
 #: More values than this are read from no file: aliases unfold into more.
@@ -266,16 +268,29 @@ def read_document(path: str) -> Document:
             raise refuse(line, f"nested more than {MAX_DEPTH} deep, expected a configuration")
         root = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        if error.context_mark and mark and mark.index >= len(text):
-            mark = error.context_mark  # what never ended, rather than the end of the file
+        said = _better_said(text, error)
+        mark = said.problem_mark or said.context_mark
+        if said.context_mark and mark and mark.index >= len(text):
+            mark = said.context_mark  # what never ended, rather than the end of the file
         line = mark.line + 1 if mark else 0
-        raise refuse(line, _yaml_problem(error, text, line)) from None
+        raise refuse(line, _yaml_problem(said, text, line)) from None
     except yaml.YAMLError as error:
         raise refuse(0, "invalid YAML: " + " ".join(str(error).split())) from None
     if root is None or is_null(root):
         raise refuse(1, "is empty, expected a configuration")
     return Document(path, root)
+
+
+def _better_said(text: str, error: yaml.MarkedYAMLError) -> yaml.MarkedYAMLError:
+    """Return the error of PyYAML's own parser, which says more than libyaml's, unless it is slow."""
+    if len(text) <= MOST_PARSED_TWICE:
+        try:
+            yaml.compose(text, Loader=yaml.SafeLoader)
+        except yaml.MarkedYAMLError as better:
+            return better
+        except (yaml.YAMLError, RecursionError):
+            return error
+    return error
 
 
 def _too_deep(text: str) -> int:
