@@ -31,6 +31,7 @@ INTERVAL_S = 10
 PORTS = 4  # source ports, of ours and of the prober in C
 OURS, C = "llama-collector", "C prober"
 LAG = "llama_collector_tick_lag_seconds"
+DROPS = "llama_collector_receive_drops_total"
 FIRST_TARGET = 0x7F010001  # 127.1.0.1, as prober.c has it
 
 
@@ -339,7 +340,7 @@ def sustained(programs: Mapping[str, Path], directory: Path, seconds: float) -> 
         ):
             time.sleep(seconds)
             time.sleep(_next_close() + 3)  # the last interval has closed
-            totals = measured.totals()
-            rows.append({"buffers": buffers, "wanted/s": rate, "seconds": seconds, **totals})
-        claims.append(Claim(f"probes lost, {buffers} buffers, {rate:,}/s", totals["lost"], "== 0"))
+            found = {"dropped at our sockets": measured.metric(DROPS), **measured.totals()}
+            rows.append({"buffers": buffers, "wanted/s": rate, "seconds": seconds, **found})
+        claims.append(Claim(f"probes lost, {buffers} buffers, {rate:,}/s", found["lost"], "== 0"))
     return Report("Collector, sustained", tuple(rows[0]), tuple(rows), tuple(claims))
