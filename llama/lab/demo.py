@@ -78,7 +78,7 @@ class Demo:
         }
         store = self._directory / "llama.sqlite"
         self._start_scraper(list(collectors.values()), store)
-        web = self._start_web(store)
+        web = self._start_web(list(collectors.values()), store)
         self._services.startService()
         return Addresses(collectors=collectors, web=web, store=store)
 
@@ -168,9 +168,16 @@ class Demo:
         )
         ScraperService(self._reactor, config.load_scraper(path)).setServiceParent(self._services)
 
-    def _start_web(self, store: Path) -> str:
+    def _start_web(self, collectors: list[str], store: Path) -> str:
         bind = self._bind(self._home, _WEB_PORT)
-        path = self._write("web", {"listen": bind, "store": {"type": "sqlite", "path": str(store)}})
+        path = self._write(
+            "web",
+            {
+                "listen": bind,
+                "store": {"type": "sqlite", "path": str(store)},
+                "collectors": collectors,
+            },
+        )
         WebService(self._reactor, config.load_web(path)).setServiceParent(self._services)
         return f"http://{bind}"
 
