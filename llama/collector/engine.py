@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from attrs import evolve
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
@@ -286,7 +287,15 @@ def _joined(
     notes: Sequence[set[str]],
 ) -> ClosedInterval:
     """Return one closed interval of all ``parts``."""
-    pairs = parts[0].pairs if len(parts) == 1 else [p for part in parts for p in part.pairs]
+    told: dict[str, Any] = {
+        "close_number": close_number,
+        "start_ns": interval.start_ns,
+        "end_ns": interval.end_ns,
+        "notes": tuple(sorted(set().union(*notes))),
+    }
+    if len(parts) == 1:
+        return evolve(parts[0], **told)
+    pairs = [p for part in parts for p in part.pairs]
     first_pairs = np.cumsum([0, *(len(part.pairs) for part in parts)])
     flows = np.concatenate([part.flows for part in parts])
     flows["pair"] += np.repeat(
@@ -296,9 +305,7 @@ def _joined(
     for part in parts:
         starts.append(part.histogram_start[1:] + starts[-1][-1])
     return ClosedInterval(
-        close_number=close_number,
-        start_ns=interval.start_ns,
-        end_ns=interval.end_ns,
+        **told,
         pairs=pairs,
         pair_stats=np.concatenate([part.pair_stats for part in parts]),
         flows=flows,
@@ -306,5 +313,4 @@ def _joined(
         histogram_start=np.concatenate(starts),
         histogram_bin=np.concatenate([part.histogram_bin for part in parts]),
         histogram_count=np.concatenate([part.histogram_count for part in parts]),
-        notes=tuple(sorted(set().union(*notes))),
     )

@@ -45,6 +45,7 @@ class Group:
     rate_pps: float
     timeout_s: float
     reply_dscp: int | None = None
+    tlvs: bool = True  # False: plain RFC 8762, for peers that do not take more
     pairs: tuple[Pair, ...] = field(eq=False)
 
     @property
@@ -52,7 +53,7 @@ class Group:
         """Return what stays the same over a reload that only changes pairs."""
         return (
             self.test, self.probe, self.version, self.sources, self.rate_pps, self.timeout_s,
-            self.reply_dscp,
+            self.reply_dscp, self.tlvs,
         )  # fmt: skip
 
     def with_pairs(self, pairs: Sequence[Pair]) -> Group:
@@ -136,10 +137,14 @@ def _groups(
     addresses: Mapping[str, Sequence[str]],
     source_address: SourceAddress,
 ) -> list[Group]:
-    """Return the groups of one test in one address family: one for each timeout and set of classes."""
-    kinds: dict[tuple[float, tuple[int, ...]], list[tuple[int, SourcePort]]] = {}
+    """Return the groups of one test in one address family: classes sent from the same ports."""
+    ports_of: dict[int, list[tuple[int, SourcePort]]] = {}
     for ordinal, port in enumerate(test.source_ports):
-        kinds.setdefault((port.timeout_s, port.dscps), []).append((ordinal, port))
+        for dscp in port.dscps:
+            ports_of.setdefault(dscp, []).append((ordinal, port))
+    kinds: dict[tuple[tuple[int, SourcePort], ...], list[int]] = {}
+    for dscp, members in ports_of.items():
+        kinds.setdefault(tuple(members), []).append(dscp)
     reached = [
         (target, address)
         for target in test.targets
@@ -147,7 +152,7 @@ def _groups(
         if ipaddress.ip_address(address).version == version
     ]
     groups = []
-    for (timeout_s, dscps), ports in kinds.items():
+    for ports, dscps in kinds.items():
         sources = tuple(_source(test, version, ordinal, port) for ordinal, port in ports)
         if not reached or not all(_fits(source, version) for source in sources):
             continue
@@ -156,16 +161,24 @@ def _groups(
                   dscp, size)
             for target, address in reached
             for dscp in dscps
-            for size in test.sizes or (NATURAL_SIZE[test.probe],)
+            for size in test.sizes or (natural_size(test),)
         )  # fmt: skip
         groups.append(
             Group(
                 test=test.name, probe=test.probe, version=version, sources=sources,
-                rate_pps=test.rate_pps, timeout_s=timeout_s, pairs=pairs,
-                reply_dscp=test.options.get("reply_dscp"),
+                rate_pps=test.rate_pps, timeout_s=max(port.timeout_s for _, port in ports),
+                pairs=pairs, reply_dscp=test.options.get("reply_dscp"),
+                tlvs=test.options.get("tlvs", True),
             )
         )  # fmt: skip
     return groups
+
+
+def natural_size(test: Test) -> int:
+    """Return the UDP payload, in octets, of a test's probes where it names no sizes."""
+    if test.probe == "stamp" and not test.options.get("tlvs", True):
+        return SMALLEST_SIZE
+    return NATURAL_SIZE[test.probe]
 
 
 def _fits(source: Source, version: int) -> bool:

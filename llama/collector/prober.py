@@ -162,7 +162,7 @@ def template(group: Group, dscp: int, size: int, ssid: int) -> bytes:
     """Return a probe of ``size`` octets without its sequence number and time stamp."""
     base = stamp.SENDER_STRUCT.pack(0, 0, stamp.error_estimate(None), ssid)
     room = size - len(base)
-    if group.probe != "stamp" or room < tlv.SIZE:
+    if group.probe != "stamp" or not group.tlvs or room < tlv.SIZE:
         return base + bytes(room)
     asked = dscp if group.reply_dscp is None else group.reply_dscp
     # Fewer than four octets hold no padding TLV; left at zero they are plain padding.

@@ -1,0 +1,383 @@
+"""The engine and the prober over real loopback sockets, ticked by hand."""
+
+from __future__ import annotations
+
+import itertools
+import random
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+from attrs import evolve
+from test_reflector import StillReactor
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama.collector import prober as prober_module
+from llama.collector.engine import Engine
+from llama.collector.plan import Group, Source, cap_factor, chosen_addresses, make_plan
+from llama.collector.prober import UdpProber
+from llama.collector.schedule import LATEST_S, Schedule
+from llama.collector.summary import ClosedInterval, Pair, reasons
+from llama.config import CollectorConfig, SourcePort, Target, Test
+from llama.net import mmsg
+from llama.net.port import BatchPort, transmit_ids_supported
+from llama.reflector.guard import Guard
+from llama.reflector.protocol import Reflector
+from llama.reflector.sessions import Sessions
+
+SECOND = 1_000_000_000
+
+
+def pair(address: str, port: int, dscp: int = 0, size: int = 96) -> Pair:
+    """A pair on loopback."""
+    return Pair(
+        target=address, src_ip="127.0.0.1", dst_ip=address, dst_port=port, dscp=dscp,
+        class_name="BE" if not dscp else str(dscp), probe="stamp", size=size, port_group="default",
+        tags={"dst_hostname": address},
+    )  # fmt: skip
+
+
+class EngineCase(SynchronousTestCase):
+    """A reflector and an engine in one thread, in step."""
+
+    interval_s = 1
+    timeout_s = 0.2
+
+    def setUp(self) -> None:
+        """Bind a reflector and make an engine with clocks that can be stepped."""
+        self.clock = Clock()
+        self.reactor = StillReactor()
+        self.guard = Guard()
+        self.protocol = Reflector(self.reactor.seconds, self.guard, Sessions(1024))
+        self.port = BatchPort(
+            self.reactor, self.protocol, "127.0.0.1", 0, stamped=transmit_ids_supported()
+        )
+        self.port.startListening()
+        self.addCleanup(self.stop_reflector)
+        self.step_ns = 0
+        self.closed: list[ClosedInterval] = []
+        self.prober = UdpProber(
+            ids=transmit_ids_supported(), wall_ns=self.wall_ns, chance=random.Random(3)
+        )
+        self.engine = Engine(
+            self.clock, self.prober, self.interval_s, self.closed.append, wall_ns=self.wall_ns,
+            chance=random.Random(3),
+        )  # fmt: skip
+        self.addCleanup(self.engine.stop)
+
+    def stop_reflector(self) -> None:
+        """Close its socket."""
+        self.port.stopListening()
+        self.reactor.advance(0)
+
+    def wall_ns(self) -> int:
+        """The wall clock, stepped."""
+        return time.time_ns() + self.step_ns
+
+    def group(self, *pairs: Pair, ports: int = 2, rate: float = 50) -> Group:
+        """A group of one test."""
+        sources = tuple(
+            Source(version=4, address="127.0.0.1", interface=None, number=0, owner=str(n), df=False)
+            for n in range(ports)
+        )
+        return Group(
+            test="default", probe="stamp", version=4, sources=sources, rate_pps=rate,
+            timeout_s=self.timeout_s, pairs=pairs or (pair("127.0.0.1", self.number),),
+        )  # fmt: skip
+
+    @property
+    def number(self) -> int:
+        """The reflector's port."""
+        return int(self.port.getHost().port)
+
+    def run_until(self, wanted: Callable[[], Any], answering: bool = True) -> None:
+        """Tick, and let the reflector answer, until something holds."""
+        give_up = time.monotonic() + 30
+        while not wanted():
+            if time.monotonic() > give_up:
+                raise AssertionError("it did not happen")
+            self.engine.tick()
+            if answering:
+                self.port.doRead()
+            self.clock.advance(0.01)
+            time.sleep(0.001)
+
+    def newest(self, count: int) -> ClosedInterval:
+        """Run until ``count`` more intervals have closed; return the newest."""
+        wanted = len(self.closed) + count
+        self.run_until(lambda: len(self.closed) >= wanted)
+        return self.closed[-1]
+
+
+class EngineTests(EngineCase):
+    """Intervals, changes, and what marks them."""
+
+    def test_intervals_are_aligned_and_complete(self) -> None:
+        """Windows start at multiples of their length, follow one another and add up."""
+        self.engine.use([self.group()])
+        self.newest(3)
+        ends = [interval.end_ns for interval in self.closed]
+        self.assertEqual([end % SECOND for end in ends], [0, 0, 0])
+        self.assertEqual([b - a for a, b in itertools.pairwise(ends)], [SECOND, SECOND])
+        self.assertEqual([i.close_number for i in self.closed], [1, 2, 3])
+        for interval in self.closed:
+            row = interval.pair_stats[0]
+            self.assertEqual(row["sent"], row["received"] + row["lost"])
+            self.assertEqual(row["lost"], 0)
+
+    def test_rate_is_kept(self) -> None:
+        """A full interval has the configured number of probes, from all source ports alike."""
+        self.engine.use([self.group(rate=50)])
+        self.newest(2)
+        interval = self.newest(1)
+        self.assertTrue(98 <= interval.pair_stats[0]["sent"] <= 102, interval.pair_stats[0]["sent"])
+        spread = interval.flow_stats["sent"]
+        self.assertLessEqual(int(spread.max()) - int(spread.min()), 2)
+
+    def test_change_takes_effect_where_an_interval_begins(self) -> None:
+        """Every series has one whole figure for each window, before and after a change."""
+        one, two, three = (pair(f"127.0.0.{n}", self.number) for n in (1, 2, 3))
+        self.stop_reflector()
+        self.port = BatchPort(self.reactor, self.protocol, "0.0.0.0", 0, stamped=False)
+        self.port.startListening()
+        one, two, three = (evolve(p, dst_port=self.number) for p in (one, two, three))
+        self.engine.use([self.group(one, two)])
+        self.newest(2)
+        ports = [sock.number for sock in self.prober.sockets.values()]
+        self.engine.use([self.group(one, three)])
+        self.newest(3)
+        self.assertEqual([sock.number for sock in self.prober.sockets.values()], ports)
+        seen: dict[str, list[int]] = {}
+        for interval in self.closed:
+            for p, row in zip(interval.pairs, interval.pair_stats, strict=True):
+                seen.setdefault(p.target, []).append(interval.end_ns)
+                self.assertEqual(row["lost"], 0, p.target)
+        for name, ends in seen.items():
+            self.assertEqual(len(ends), len(set(ends)), name)
+        whole = [
+            seen["127.0.0.1"],
+        ]
+        self.assertEqual(whole[0], sorted(whole[0]))
+        self.assertEqual(len(seen["127.0.0.1"]), len(self.closed))
+        self.assertLess(max(seen["127.0.0.2"]), self.closed[-1].end_ns)
+        self.assertIn(self.closed[-1].end_ns, seen["127.0.0.3"])
+
+    def reasons(self, interval: ClosedInterval) -> set[str]:
+        """Why an interval is suspect."""
+        return {name for bits in interval.pair_stats["suspect"] for name in reasons(int(bits))}
+
+    def test_step_of_the_clock_is_marked(self) -> None:
+        """A stepped wall clock marks the interval, and loses nothing."""
+        self.engine.use([self.group()])
+        self.newest(1)
+        self.run_until(lambda: self.prober.sent % 7 == 3)
+        self.step_ns = 300_000_000
+        self.run_until(lambda: any("clock_step" in self.reasons(i) for i in self.closed))
+        self.step_ns = 0
+
+    def test_full_receive_buffer_is_marked(self) -> None:
+        """Replies dropped at our own socket are loss of our own, and are called so."""
+        self.patch(prober_module, "SOCKET_BUFFER", 2304)
+        self.engine.use([self.group(rate=400, ports=1)])
+        self.newest(1)
+        # The replies of a while come while nobody reads: the buffer is too small for them.
+        for _ in range(20):
+            self.engine.tick()
+            time.sleep(0.005)
+        for sock in self.prober.sockets.values():
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+                for _ in range(200):
+                    flood.sendto(bytes(100), ("127.0.0.1", sock.number))
+        self.run_until(lambda: any("receive_drops" in self.reasons(i) for i in self.closed))
+        self.assertGreater(self.prober.receive_drops, 0)
+
+    def test_reflector_limit_is_marked(self) -> None:
+        """Loss by the reflector's own rate limit comes back in its TLV and marks the interval."""
+        self.protocol.guard = Guard(total_rate_pps=40, total_burst=4)
+        self.protocol._seconds = time.monotonic  # the guard's buckets fill with time
+        self.engine.use([self.group(rate=100, ports=1)])
+        self.run_until(lambda: any("reflector_limit" in self.reasons(i) for i in self.closed))
+        lossy = next(i for i in self.closed if "reflector_limit" in self.reasons(i))
+        self.assertGreater(lossy.pair_stats[0]["lost"], 0)
+
+    def test_reflector_restart_is_marked(self) -> None:
+        """A reflector started anew is noticed by its start time."""
+        self.engine.use([self.group()])
+        self.newest(1)
+        self.protocol.started_ns += 1
+        self.run_until(lambda: any("reflector_restart" in self.reasons(i) for i in self.closed))
+
+    def test_strangers_do_not_count(self) -> None:
+        """Packets that are no replies to probes of ours are counted and change nothing."""
+        self.engine.use([self.group()])
+        self.newest(1)
+        sock = next(iter(self.prober.sockets.values()))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for size in (0, 5, 44, 96, 2000):
+                stranger.sendto(bytes(size), ("127.0.0.1", sock.number))
+        interval = self.newest(2)
+        self.assertEqual(interval.pair_stats[0]["lost"], 0)
+        self.assertEqual(interval.pair_stats[0]["duplicate"], 0)
+        self.assertGreaterEqual(self.prober.strangers, 5)
+
+    def test_silence_is_loss(self) -> None:
+        """Without a reflector everything is lost, of unknown direction."""
+        self.engine.use([self.group()])
+        self.run_until(lambda: len(self.closed) >= 2, answering=False)
+        row = self.closed[-1].pair_stats[0]
+        self.assertEqual(row["lost"], row["sent"])
+        self.assertEqual(row["lost_unknown"], row["lost"])
+
+    def test_stale_reply_is_late(self) -> None:
+        """A reply that the reflector gave too late is late, not received."""
+        self.engine.use([self.group(rate=20, ports=1)])
+        self.run_until(lambda: self.prober.sent >= 3, answering=False)
+        give_up = time.monotonic() + 2 * self.timeout_s
+        self.run_until(lambda: time.monotonic() > give_up, answering=False)
+        self.newest(2)
+        self.assertGreater(sum(int(i.pair_stats[0]["late"]) for i in self.closed), 0)
+
+
+class ScheduleTests(SynchronousTestCase):
+    """What is due when."""
+
+    def test_evenly_spaced(self) -> None:
+        """Every flow is due once a period, and each target's probes are evenly spread over it."""
+        schedule = Schedule(10, 4, 1.0, 0.0, random.Random(1))
+        times: dict[int, list[float]] = {}
+        for tick in range(400):
+            now = tick / 100
+            flows, more = schedule.due(now, 32)
+            self.assertFalse(more)
+            for flow in flows.tolist():
+                times.setdefault(flow, []).append(now)
+        self.assertEqual(len(times), 40)
+        for sent in times.values():
+            self.assertTrue(3 <= len(sent) <= 4)
+            for a, b in itertools.pairwise(sent):
+                self.assertAlmostEqual(b - a, 1.0, delta=0.021)
+        first = sorted(t for flow in range(4) for t in times[flow])
+        for a, b in itertools.pairwise(first):
+            self.assertAlmostEqual(b - a, 0.25, delta=0.03)
+
+    def test_what_is_too_late_is_skipped(self) -> None:
+        """After a pause nothing is caught up but what was due just now."""
+        schedule = Schedule(100, 1, 10.0, 0.0, random.Random(1))
+        schedule.due(0.01, 1000)
+        flows, _ = schedule.due(5.0, 1000)
+        self.assertLessEqual(len(flows), 1000 * LATEST_S + 1)
+        self.assertGreater(schedule.skipped, 4800)
+
+    def test_burst_is_bounded_and_from_one_socket(self) -> None:
+        """No more than asked for, no flow twice, and all from one source port."""
+        schedule = Schedule(20, 3, 1000.0, 0.0, random.Random(1))
+        now = 0.0
+        for _ in range(500):
+            now += 0.003
+            more = True
+            while more:
+                flows, more = schedule.due(now, 32)
+                self.assertLessEqual(len(flows), 32)
+                self.assertEqual(len(set(flows.tolist())), len(flows))
+                self.assertLessEqual(len(set((flows % 3).tolist())), 1)
+
+    def test_collectors_do_not_beat_in_time(self) -> None:
+        """Two collectors of one configuration begin elsewhere in their period."""
+        starts = set()
+        for seed in range(20):
+            schedule = Schedule(50, 4, 1.0, 0.0, random.Random(seed))
+            starts.add(int(schedule.due(0.1, 1)[0][0]))
+        self.assertGreater(len(starts), 10)
+
+
+class PlanTests(SynchronousTestCase):
+    """From configuration to groups."""
+
+    def config(self, test: Test, **options: Any) -> CollectorConfig:
+        """A configuration of one test."""
+        return CollectorConfig(path="x.yaml", tests=(test,), src_hostname="here", **options)
+
+    def test(self, **options: Any) -> Test:
+        """A test of two targets."""
+        return Test(
+            name="t",
+            targets=(Target(name="a", host="a"), Target(name="b", host="b", tags={"rack": "01"})),
+            source_ports=options.pop("source_ports", (SourcePort(name="p"), SourcePort(name="p"))),
+            **options,
+        )
+
+    ADDRESSES = {"a": ("192.0.2.1", "2001:db8::1"), "b": ("192.0.2.2",)}
+
+    def plan(self, config: CollectorConfig) -> tuple[Group, ...]:
+        """The plan, with made-up source addresses."""
+        return make_plan(config, self.ADDRESSES, lambda to, _: "::" if ":" in to else "192.0.2.9")
+
+    def test_families(self) -> None:
+        """One address by default, that of the asked family, or one of each."""
+        for family, expected in (
+            ("any", {"192.0.2.1", "192.0.2.2"}),
+            ("6", {"2001:db8::1"}),
+            ("both", {"192.0.2.1", "2001:db8::1", "192.0.2.2"}),
+        ):
+            groups = self.plan(self.config(self.test(family=family)))
+            self.assertEqual({p.dst_ip for g in groups for p in g.pairs}, expected)
+        self.assertEqual(chosen_addresses("4", ("::1",)), [])
+
+    def test_tags(self) -> None:
+        """Host names are tags unless the user's tags say otherwise."""
+        (group,) = self.plan(self.config(self.test(), source_tags={"rack": "00"}))
+        tags = [p.tags for p in group.pairs]
+        self.assertEqual(tags[0], {"src_hostname": "here", "dst_hostname": "a", "rack": "00"})
+        self.assertEqual(tags[1]["rack"], "01")
+
+    def test_caps_lower_all_rates(self) -> None:
+        """No cap is exceeded, in packets or in bits."""
+        test = self.test(rate_pps=100.0)
+        for options in ({"max_pps": 50.0}, {"max_bps": 10_000.0}, {"max_pps": 1e9}):
+            config = self.config(test, **options)
+            load = [group.load() for group in self.plan(config)]
+            pps, bps = sum(one[0] for one in load), sum(one[1] for one in load)
+            self.assertLessEqual(pps, options.get("max_pps", 1e12) * 1.0001)
+            self.assertLessEqual(bps, options.get("max_bps", 1e12) * 1.0001)
+        self.assertEqual(cap_factor(self.config(test), self.plan(self.config(test))), 1.0)
+
+    def test_class_sent_from_some_ports_alone(self) -> None:
+        """A class is one series whatever other classes share some of its ports."""
+        ports = (SourcePort(name="p"), SourcePort(name="q", dscps=(0, 46)))
+        groups = self.plan(self.config(self.test(source_ports=ports)))
+        series = [(p.dst_ip, p.dscp) for g in groups for p in g.pairs]
+        self.assertEqual(len(series), len(set(series)))
+        self.assertEqual(
+            sorted((g.pairs[0].dscp, len(g.sources)) for g in groups), [(0, 2), (46, 1)]
+        )
+
+    def test_plain_probes(self) -> None:
+        """Without TLVs a probe is the standard's 44 octets."""
+        (group,) = self.plan(self.config(self.test(options={"tlvs": False})))
+        self.assertEqual({p.size for p in group.pairs}, {44})
+
+    def test_ports_of_other_classes_or_timeouts_are_groups_of_their_own(self) -> None:
+        """Flows of a group share their timeout and classes."""
+        ports = (
+            SourcePort(name="p"), SourcePort(name="q", dscps=(46,)),
+            SourcePort(name="r", dscps=(8,), timeout_s=3.0), SourcePort(name="p"),
+        )  # fmt: skip
+        groups = self.plan(self.config(self.test(source_ports=ports)))
+        self.assertEqual(
+            sorted((g.timeout_s, len(g.sources)) for g in groups), [(1.0, 1), (1.0, 2), (3.0, 1)]
+        )
+
+
+class SocketTests(SynchronousTestCase):
+    """The sockets probes leave from."""
+
+    def test_drops_are_read_without_a_later_packet(self) -> None:
+        """SO_MEMINFO tells of dropped packets at once."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+            sock.bind(("127.0.0.1", 0))
+            for _ in range(100):
+                sock.sendto(bytes(1000), sock.getsockname())
+            self.assertGreater(mmsg.receive_drops(sock), 50)
