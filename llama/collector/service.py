@@ -12,13 +12,14 @@ from llama.collector.api import CollectorApi
 from llama.collector.engine import Engine
 from llama.collector.health import processor_s, resident_octets
 from llama.collector.history import History
+from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
 from llama.collector.plan import make_plan
 from llama.collector.prober import UdpProber
 from llama.collector.summary import ClosedInterval
 from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors, load_collector
-from llama.http import HttpService
+from llama.http import CannotListen, HttpService
 from llama.net import mmsg
 from llama.net.clock import clock_error_ns
 from llama.net.port import transmit_ids_supported
@@ -49,9 +50,10 @@ class ProbingService(Service):
         """Look all names up, then begin to probe."""
         super().startService()
         if not mmsg.AVAILABLE:
-            raise SystemExit(
+            raise CannotListen(
                 "llama-collector: needs 64-bit Linux (recvmmsg and kernel time stamps)"
             )
+        return_large_blocks()
         self._names.look_up(self._hosts()).addCallback(self._first_plan).addErrback(self._failed)
         self.tracing.start()
 
@@ -82,6 +84,7 @@ class ProbingService(Service):
         except OSError as reason:
             self.log.error("cannot open a source port: {reason}", reason=reason.strerror)
             return
+        settle()
         self.log.info(
             "probing {pairs} pairs over {flows} flows at {rate:.0f} probes/s",
             pairs=sum(len(group.pairs) for group in groups),
@@ -157,7 +160,10 @@ class CollectorService(MultiService):
         self.history = History(config.keep_intervals)
         self.probing = ProbingService(reactor, config, self.history)
         self.api = CollectorApi(
-            reactor, self.history, src_hostname=config.src_hostname, health=self.probing.health,
+            reactor,
+            self.history,
+            src_hostname=config.src_hostname,
+            health=self.probing.health,
             paths=self.probing.tracing.table,
         )
         self.http = HttpService(
