@@ -1,8 +1,9 @@
 """The reflector's protocol: a batch of requests becomes a batch of replies, in place.
 
 `Reflector` answers STAMP (RFC 8762, stateful) and the packets of earlier LLAMA fleets. Most rows of a
-batch are alike and are answered by column; a batch of a few, a row of another format, and every
-datagram of Twisted's ordinary UDP port go through `Reflector.answer`, the same rules one at a time.
+batch are alike and are answered by column; a batch of a few, a row of another format, every datagram
+where there are keys, and those of Twisted's ordinary UDP port go through `Reflector.answer`, the same
+rules one at a time.
 It never sends more octets than it was sent, never sleeps, and knows nothing of collectors.
 """
 
@@ -23,16 +24,20 @@ from twisted.logger import Logger
 
 from llama.net import mmsg
 from llama.net.port import HEAD, LONGEST, BatchPort
+from llama.reflector import signed
 from llama.reflector.guard import REASONS, SOURCE_RATE, TOTAL_RATE, Guard
+from llama.reflector.keyring import KeyRing
 from llama.reflector.legacy import echo_class
 from llama.reflector.loops import Echoes, looks_like_stamp_reply, looks_like_stamp_reply_one
+from llama.reflector.provisioned import Provisioned
 from llama.reflector.sessions import Sessions
 from llama.reflector.tally import Tally
-from llama.wire import llama_go, scalar, stamp, tlv
+from llama.wire import auth, llama_go, scalar, stamp, tlv
 
 #: Refusals that a collector's own probes may have met: it is told of these alone.
 _LIMITS = (SOURCE_RATE, TOTAL_RATE)
 _FOLLOW_UP_TYPE = stamp.BASE_SIZE + 9  # octet
+_COUNTED = np.uint8(255)  # refused, for a reason that is not the guard's
 CHUNK = 8  # replies that share one T3: it is read, then at most so many are sent
 _DISTINCT = 64  # octets with which no two probes of earlier fleets begin
 FEW = 3  # up to so many datagrams are answered one at a time
@@ -64,6 +69,14 @@ class Answer:
     place: int = -1  # the session whose transmit stamp is wanted, or -1
     ttl: int | None = None  # of a legacy echo: one less than it came with, so that a loop dies
     timed: bool = True  # a STAMP reply, which T3 is written into as it leaves
+    key: bytes | None = None  # what an authenticated reply is signed with as it leaves
+
+    def depart(self, octets: memoryview | bytearray) -> None:
+        """Write T3, now, into a STAMP reply, and sign it if need be."""
+        if self.key is None:
+            stamp_departure(octets)
+        else:
+            signed.depart(octets, _ntp_now(), self.key)
 
 
 class Reflector(DatagramProtocol):
@@ -72,6 +85,9 @@ class Reflector(DatagramProtocol):
     ``seconds`` is the reactor's clock. ``clock_error_ns`` tells the wall clock's error or None
     (see `llama.net.clock`); it is asked every 16 seconds. ``reply_dscps`` are the classes that a
     Class of Service TLV may ask for; ``legacy`` says whether earlier fleets are answered.
+
+    With ``keys`` only probes that one of them signed are answered, unless
+    ``allow_unauthenticated``; with ``provisioned`` only those of its sessions.
     """
 
     log = Logger()
@@ -88,6 +104,9 @@ class Reflector(DatagramProtocol):
         clock_error_ns: Callable[[], float | None] = lambda: None,
         reply_dscps: Collection[int] = (),
         legacy: bool = True,
+        keys: KeyRing | None = None,
+        allow_unauthenticated: bool = False,
+        provisioned: Provisioned | None = None,
     ) -> None:
         self._seconds = seconds
         self.guard = guard
@@ -97,6 +116,9 @@ class Reflector(DatagramProtocol):
         self._permitted = np.zeros(64, np.bool_)
         self._permitted[list(reply_dscps)] = True
         self._legacy = legacy
+        self._keys = keys
+        self._allow_unauthenticated = allow_unauthenticated
+        self._provisioned = provisioned
         self.started_ns = time.time_ns()
         self._error_estimate = stamp.error_estimate(None)
         self._error_due = float("-inf")
@@ -137,7 +159,7 @@ class Reflector(DatagramProtocol):
         self._mute = 0
 
     def answer(self, octets: memoryview, length: int, arrival: Arrival) -> Answer | None:
-        """Turn one request into its reply, in place, T3 left to `stamp_departure`.
+        """Turn one request into its reply, in place, T3 left to `Answer.depart`.
 
         ``octets`` is writable and has room for at least ``length``, or 44, octets. Returns None,
         having counted why, where there is nothing to answer.
@@ -149,8 +171,18 @@ class Reflector(DatagramProtocol):
             self.tally.limited += code in _LIMITS
             self._refuse(REASONS[code], arrival, length)
             return None
+        if self._keys is not None:
+            key = signed.key_of(self._keys, octets, length, arrival.high, arrival.low)
+            if key is not None:
+                return self._answer_signed(octets, length, arrival, key, tick)
+            if not self._allow_unauthenticated:
+                self._refuse(self._unsigned(octets, length, arrival), arrival, length)
+                return None
         legacy = echo_class(octets, length) if self._legacy else None
         if legacy is not None:
+            if not self._knows(arrival, 0):
+                self._refuse("no_session", arrival, length)
+                return None
             name, tos = legacy
             again = self._echoes.too_often(bytes(octets[: min(length, _DISTINCT)]))
             if again or (arrival.ttl is not None and arrival.ttl <= 1):
@@ -172,11 +204,10 @@ class Reflector(DatagramProtocol):
             self._refuse("loop", arrival, length)
             return None
         sequence, _sent, _error, ssid = _REQUEST.unpack_from(octets)
-        ends = arrival.port << 32 | self._local_port << 16 | ssid
-        key = self.sessions.key(arrival.high, arrival.low, ends, arrival.local)
-        place = self.sessions.place_of(key, tick)
-        number = self.sessions.sent_view[place]
-        self.sessions.sent_view[place] = number + 1 & 0xFFFFFFFF
+        if not self._knows(arrival, ssid):
+            self._refuse("no_session", arrival, length)
+            return None
+        place, number = self._number(arrival, ssid, tick)
         received = arrival.received_ntp
         if received is None:
             received = _ntp_now()
@@ -188,28 +219,71 @@ class Reflector(DatagramProtocol):
         followed = False
         if length > stamp.BASE_SIZE:
             area = octets[stamp.BASE_SIZE : length]
-            followed, tos = self._answer_tlvs(area, place, arrival.tos or 0, sequence, number)
+            keys: tuple[bytes, ...] = ()
+            if self._keys is not None:
+                keys = self._keys.fitting(arrival.high, arrival.low, ssid)
+            followed = _wants_follow_up(area)
+            tos = tlv.reflect_one(
+                area, arrival.tos or 0, self._follow_up(place), self._state(), self._permitted,
+                keys, False, sequence, number,
+            )  # fmt: skip
         self.tally.answered["stamp"] += 1
         return Answer(length, tos, place if followed else -1)
+
+    def _knows(self, arrival: Arrival, ssid: int) -> bool:
+        """Tell whether a probe belongs to a session that is served."""
+        if self._provisioned is None:
+            return True
+        return self._provisioned.knows(arrival.high, arrival.low, arrival.port, ssid)
+
+    def _number(self, arrival: Arrival, ssid: int, tick: int) -> tuple[int, int]:
+        """Return the place of a probe's session and the number of its reply."""
+        ends = arrival.port << 32 | self._local_port << 16 | ssid
+        key = self.sessions.key(arrival.high, arrival.low, ends, arrival.local)
+        place = self.sessions.place_of(key, tick)
+        number = self.sessions.sent_view[place]
+        self.sessions.sent_view[place] = number + 1 & 0xFFFFFFFF
+        return place, number
+
+    def _unsigned(self, octets: memoryview, length: int, arrival: Arrival) -> str:
+        """Return why a datagram is not answered that no key has signed."""
+        assert self._keys is not None
+        if length < auth.BASE_SIZE:
+            return "unauthenticated"
+        ssid = signed.ssid_of(octets)
+        return "bad_hmac" if self._keys.fitting(arrival.high, arrival.low, ssid) else "no_key"
+
+    def _answer_signed(
+        self, octets: memoryview, length: int, arrival: Arrival, key: bytes, tick: int
+    ) -> Answer | None:
+        """Do what `answer` does for a probe that ``key`` has signed."""
+        if signed.is_reply(octets[:length], _ntp_now()):
+            self._refuse("loop", arrival, length)
+            return None
+        ssid = signed.ssid_of(octets)
+        if not self._knows(arrival, ssid):
+            self._refuse("no_session", arrival, length)
+            return None
+        place, number = self._number(arrival, ssid, tick)
+        received = arrival.received_ntp
+        followed = _wants_follow_up(octets[auth.BASE_SIZE : length])
+        tos = signed.answer(
+            octets, length, key, number, self._error_estimate,
+            _ntp_now() if received is None else received, arrival.ttl or 0, arrival.tos or 0,
+            self._follow_up(place), self._state(), self._permitted,
+        )  # fmt: skip
+        self.tally.answered["stamp-auth"] += 1
+        return Answer(length, tos, place if followed else -1, key=key)
 
     def _state(self) -> tlv.State:
         return tlv.State(self.started_ns, self._receive_drops, self.tally.limited)
 
-    def _answer_tlvs(
-        self, area: memoryview, place: int, tos: int, sequence: int, number: int
-    ) -> tuple[bool, int]:
-        """Process the TLVs of one request in place; return (stamp wanted, TOS of the reply)."""
-        sessions = self.sessions
-        followed = tlv.FollowUp(
-            int(sessions.follow_sequence[place]),
-            int(sessions.follow_stamp[place]),
-            tlv.SW_LOCAL if sessions.follow_stamp[place] else 0,
+    def _follow_up(self, place: int) -> tlv.FollowUp:
+        """Return what is known of the last reply of a session."""
+        left = int(self.sessions.follow_stamp[place])
+        return tlv.FollowUp(
+            int(self.sessions.follow_sequence[place]), left, tlv.SW_LOCAL if left else 0
         )
-        wanted = any(each.type == tlv.FOLLOW_UP for each in scalar.tlvs(area))
-        tos = tlv.reflect_one(
-            area, tos, followed, self._state(), self._permitted, (), False, sequence, number
-        )
-        return wanted, tos
 
     # Twisted's ordinary UDP port: one datagram at a time, user-space stamps, no TTL and no TOS
 
@@ -225,7 +299,7 @@ class Reflector(DatagramProtocol):
             return
         del octets[answer.length :]
         if answer.timed:
-            stamp_departure(octets)
+            answer.depart(octets)
         try:
             self.transport.write(bytes(octets), addr)
         except OSError:
@@ -235,7 +309,7 @@ class Reflector(DatagramProtocol):
 
     def batchReceived(self, port: BatchPort, count: int) -> None:
         """Answer the first ``count`` datagrams of ``port.inbound``."""
-        if count <= FEW:
+        if count <= FEW or self._keys is not None:
             for row in range(count):
                 self._answer_row(port, row)
             return
@@ -294,7 +368,7 @@ class Reflector(DatagramProtocol):
         outbound.iov_length[row] = min(answer.length, HEAD)
         outbound.tail_length[row] = max(answer.length - HEAD, 0)
         outbound.namelen[row] = inbound.namelen[row]
-        stamp_departure(octets)
+        answer.depart(octets)
         self._send(port, row, 1, picked=False)
         if wanted:
             port.read_transmit_stamps()
@@ -351,7 +425,12 @@ class Reflector(DatagramProtocol):
             replies = looks_like_stamp_reply(octets[which], inbound.length[which], _ntp_now())
             if replies.any():
                 self.tally.drop("loop", int(np.count_nonzero(replies & (refused == 0))))
-                refused = np.where(replies, np.uint8(255), refused)
+                refused = np.where(replies, _COUNTED, refused)
+        if self._provisioned is not None:
+            ssid = stamp.sender_view(octets)["ssid"][which]
+            strange = ~self._provisioned.known(high, low, source_port, ssid) & (refused == 0)
+            self.tally.drop("no_session", int(np.count_nonzero(strange)))
+            refused = np.where(strange, _COUNTED, refused)
         if refused.any():
             keep = np.flatnonzero(refused == 0)
             self._count_refusals(refused)
@@ -481,7 +560,7 @@ class Reflector(DatagramProtocol):
                 first += 1
 
     def _count_refusals(self, refused: npt.NDArray[np.uint8]) -> None:
-        codes, counts = np.unique(refused[(refused > 0) & (refused < 255)], return_counts=True)
+        codes, counts = np.unique(refused[(refused > 0) & (refused < _COUNTED)], return_counts=True)
         for code, number in zip(codes.tolist(), counts.tolist(), strict=True):
             self.tally.drop(REASONS[code], number)
             if code in _LIMITS:
@@ -506,6 +585,11 @@ class Reflector(DatagramProtocol):
 def stamp_departure(octets: memoryview | bytearray) -> None:
     """Write T3, now, into a STAMP reply."""
     struct.pack_into(">Q", octets, 4, _ntp_now())
+
+
+def _wants_follow_up(area: memoryview) -> bool:
+    """Tell whether the TLVs of a probe ask when the last reply left."""
+    return any(each.type == tlv.FOLLOW_UP for each in scalar.tlvs(area))
 
 
 def _ntp_now() -> int:

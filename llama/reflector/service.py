@@ -21,7 +21,9 @@ from llama.net.clock import clock_error_ns
 from llama.net.port import BatchPort, transmit_ids_supported
 from llama.reflector.allow import AllowList
 from llama.reflector.guard import Guard
+from llama.reflector.keyring import KeyRing
 from llama.reflector.protocol import Reflector
+from llama.reflector.provisioned import Provisioned
 from llama.reflector.sessions import Sessions
 from llama.reflector.tally import Tally
 
@@ -44,6 +46,14 @@ class PortService(Service):
         self.sessions = Sessions(config.max_sessions)
         self.ports: list[Any] = []
         self._guard = self._new_guard(config.port)
+        self._keys = None
+        if config.keys:
+            self._keys = KeyRing((k.key.secret, k.prefixes, k.ssids) for k in config.keys)
+        self._provisioned = None
+        if config.sessions:
+            self._provisioned = Provisioned(
+                (each.source, each.source_port, each.ssid) for each in config.sessions
+            )
 
     def _new_guard(self, port: int) -> Guard:
         config = self._config
@@ -79,6 +89,9 @@ class PortService(Service):
                 clock_error_ns=clock_error_ns,
                 reply_dscps=config.reply_dscps,
                 legacy=config.legacy,
+                keys=self._keys,
+                allow_unauthenticated=config.allow_unauthenticated,
+                provisioned=self._provisioned,
             )
             try:
                 if self.batched:
