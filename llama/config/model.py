@@ -206,4 +206,7 @@ class WebConfig:
     listen: str = "tcp:5001:interface=127.0.0.1"  #: Twisted server endpoint
     api_token: str | None = field(default=None, repr=False)
     store: StoreConfig
+    collectors: tuple[str, ...] = ()  #: base URLs; asked for the flows of a pair, if any are given
+    collector_token: str | None = field(default=None, repr=False)  #: bearer token to show them
+    ca_file: str | None = None  #: PEM file of the authorities that https is checked against
     notes: tuple[Mistake, ...] = field(default=(), eq=False)

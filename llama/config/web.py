@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from . import values
 from .model import StoreConfig, WebConfig
-from .scraper import http_url
+from .scraper import collector_url, http_url
 from .tree import Document, KeySpec, Node, read_document
 from .typed import typed
 
@@ -45,6 +45,9 @@ WEB = {
     "listen": KeySpec(values.listen, DEFAULT_LISTEN),
     "token_file": KeySpec(values.secret_line),
     "store": KeySpec(_store, required=True),
+    "collectors": KeySpec(values.one_or_more("collectors", collector_url), ()),
+    "collector_token_file": KeySpec(values.secret_line),
+    "ca_file": KeySpec(values.path),
 }
 
 
@@ -67,5 +70,8 @@ def read_web(doc: Document) -> WebConfig:
         listen=given["listen"],
         api_token=given["token_file"],
         store=store,
+        collectors=tuple(given["collectors"]),
+        collector_token=given["collector_token_file"],
+        ca_file=given["ca_file"],
         notes=tuple(sorted(doc.notes)),
     )

@@ -2,11 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import Any, Protocol
+from urllib.parse import urlencode, urlsplit
+
+import orjson
+from twisted.internet.defer import Deferred, DeferredList
+from twisted.web.client import HTTPConnectionPool
+
+from llama.scraper.fetch import TooLargeError, client_of, explain, request
+
+from .store import StoreError, TooMuchError
+
+#: What one answer of a collector may weigh: 10,000 flows are some 8 MB.
+MAX_ANSWER = 32 * 1024 * 1024
+MOST_FLOWS = 10_000
+#: Collectors asked for their name at once.
+AT_ONCE = 16
 
 
 class UnknownCollectorError(Exception):
-    """No collector is known for a source; the text says how to make one known."""
+    """No collector is known for a source, or it does not have what is asked; says what to do."""
 
 
 class FlowSource(Protocol):
@@ -16,21 +33,168 @@ class FlowSource(Protocol):
     configured: bool
 
     async def flows(
-        self, src: str, dst: str, where: dict[str, str], at_s: float | None
+        self, src: str, dst: str, where: Mapping[str, str], at_s: float | None
     ) -> dict[str, Any]:
-        """Return the flows of a pair; raises `UnknownCollectorError` or `StoreError`."""
+        """Return the flows of a pair in the interval that ends at ``at_s`` (None: the newest).
+
+        Raises `UnknownCollectorError` or `StoreError`.
+        """
+
+    def stop(self) -> Deferred[Any] | None:
+        """Let go of connections."""
 
 
-class NoFlows:
-    """Says that no collectors are configured."""
+class CollectorFlows:
+    """Asks collectors over HTTP. Raises `StoreError` if the CA file is none.
 
-    configured = False
+    ``urls`` are their base URLs. Which of them probes from where is learned by asking, beginning
+    with those whose URL looks like it.
+    """
+
+    def __init__(
+        self,
+        reactor: Any,
+        urls: Sequence[str],
+        *,
+        token: str | None = None,
+        ca_file: str | None = None,
+        timeout_s: float = 5.0,
+    ) -> None:
+        self.configured = bool(urls)
+        self._reactor = reactor
+        self._urls = tuple(urls)
+        self._timeout_s = timeout_s
+        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._names: dict[str, str] = {}  # URL: the source it probes from
+        self._pool = HTTPConnectionPool(reactor)
+        try:
+            self._client = client_of(reactor, self._pool, timeout_s, ca_file)
+        except ValueError as error:
+            raise StoreError(str(error)) from None
+
+    def stop(self) -> Deferred[None]:
+        """Close the connections."""
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed
 
     async def flows(
-        self, src: str, dst: str, where: dict[str, str], at_s: float | None
+        self, src: str, dst: str, where: Mapping[str, str], at_s: float | None
     ) -> dict[str, Any]:
-        """Raise `UnknownCollectorError`."""
-        raise UnknownCollectorError(
-            f"the flows of {src!r} are known only to its collector: "
-            "name it under `collectors` in the web configuration"
+        """See `FlowSource`."""
+        url = await self._url_of(src)
+        query = {"target": dst, "limit": str(MOST_FLOWS)}
+        if "class" in where:
+            query["class"] = where["class"]
+        if at_s is None or at_s >= self._reactor.seconds():
+            answer = await self._get(url, query)
+        else:
+            answer = await self._get_past(url, query, at_s)
+        if answer["src_hostname"] != src:
+            self._names.clear()  # somebody else has taken the address
+            raise UnknownCollectorError(f"{url}: probes from {answer['src_hostname']!r} by now")
+        wanted = where.get("probe")
+        rows = [row for row in answer["flows"] if wanted in (None, row.get("probe"))]
+        ends = [row["interval_end"] for row in rows]
+        ends = ends or [each["end"] for each in answer["intervals"]]
+        return {
+            "src": src,
+            "dst": dst,
+            "time": max(map(_unix_s, ends), default=None),
+            "total": len(rows),
+            "all_flows": all(each.get("all_flows", True) for each in answer["intervals"]),
+            "next": None if answer.get("next_offset") is None else str(answer["next_offset"]),
+            "flows": [
+                {
+                    "class": row["class"],
+                    "probe": row["probe"],
+                    "source_port": row["source_port"],
+                    "sent": row["sent"],
+                    "received": row["received"],
+                    "lost": row["lost"],
+                    "lost_forward": row["lost_forward"],
+                    "lost_reverse": row["lost_reverse"],
+                    "loss": row["loss_percent"],
+                    "rtt_p50_ms": row["rtt_p50_ms"],
+                }
+                for row in rows
+            ],
+        }
+
+    async def _get_past(self, url: str, query: dict[str, str], at_s: float) -> dict[str, Any]:
+        """Return the flows of the interval that ends at a time, counting back from the newest."""
+        newest = await self._get(url, {**query, "limit": "1"})
+        if not newest["intervals"]:
+            raise UnknownCollectorError(f"{url}: holds no interval yet")
+        latest = max(newest["intervals"], key=lambda each: int(each["close_number"]))
+        length_s = _unix_s(latest["end"]) - _unix_s(latest["start"])
+        number, end_s = int(latest["close_number"]), _unix_s(latest["end"])
+        for _ in range(4):  # some windows close as several intervals: count again from there
+            steps = int((end_s - at_s) // length_s)
+            if steps == 0:
+                return await self._get(url, {**query, "close_number": str(number)})
+            number -= steps
+            if number < 1:
+                break
+            there = await self._get(url, {**query, "limit": "1", "close_number": str(number)})
+            end_s = _unix_s(there["intervals"][0]["end"])
+        raise UnknownCollectorError(f"{url}: does not hold flows of that time any more")
+
+    async def _url_of(self, src: str) -> str:
+        """Return the URL of the collector that probes from ``src``; raises if there is none."""
+        for url, name in self._names.items():
+            if name == src:
+                return url
+        short = src.partition(".")[0]
+        likely = sorted(
+            self._urls,
+            key=lambda url: (urlsplit(url).hostname or "").partition(".")[0] != short,
         )
+        todo = [url for url in likely if url not in self._names]
+        while todo:
+            some, todo = todo[:AT_ONCE], todo[AT_ONCE:]
+            await DeferredList(
+                [Deferred.fromCoroutine(self._learn(url)) for url in some], consumeErrors=True
+            )
+            for url in some:
+                if self._names.get(url) == src:
+                    return url
+        raise UnknownCollectorError(
+            f"no collector that answers probes from {src!r}: see `collectors` in the web "
+            "configuration"
+        )
+
+    async def _learn(self, url: str) -> None:
+        answer = await self._get(url, {"limit": "1"})
+        self._names[url] = answer["src_hostname"]
+
+    async def _get(self, url: str, query: Mapping[str, str]) -> dict[str, Any]:
+        try:
+            reply = await request(
+                self._client,
+                self._reactor,
+                "GET",
+                f"{url}/flows?{urlencode(query)}",
+                timeout_s=self._timeout_s,
+                max_octets=MAX_ANSWER,
+                headers=self._headers,
+            )
+        except TooLargeError as error:
+            raise TooMuchError(f"{url}: its answer has {error}") from None
+        except Exception as error:
+            raise StoreError(f"{url}: {explain(error, self._timeout_s)}") from None
+        if reply.status == 404:
+            raise UnknownCollectorError(f"{url}: does not hold flows of that time any more")
+        if reply.status != 200:
+            raise StoreError(f"{url}: HTTP {reply.status}: {reply.excerpt()}")
+        try:
+            answer = orjson.loads(reply.body)
+            if isinstance(answer["flows"], list) and isinstance(answer["intervals"], list):
+                found: dict[str, Any] = answer
+                return found
+        except (KeyError, TypeError, ValueError):
+            pass
+        raise StoreError(f"{url}: answered what no collector of ours would")
+
+
+def _unix_s(text: str) -> float:
+    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()

@@ -13,6 +13,7 @@ from .metrics import METRICS, Metric
 
 #: What a client may ask at most.
 MAX_TEXT = 512
+MAX_OPENED = 12_000  # characters, of the paths of open groups
 MAX_GROUP_KEYS = 6
 MAX_STEPS = 2000
 MAX_LIMIT = 1000
@@ -105,7 +106,7 @@ class Arguments:
         if text == "*":
             return "all"
         try:
-            return read_paths(self.text(name, 16384) or "")
+            return read_paths(self.text(name, MAX_OPENED) or "")
         except ValueError as error:
             raise BadRequestError(f"{name}: {error}") from error
 

@@ -12,7 +12,7 @@ from llama.http import HttpService
 
 from .answers import Answers
 from .api import WebApi
-from .flows import FlowSource, NoFlows
+from .flows import CollectorFlows, FlowSource
 from .incidents import IncidentSource, NoIncidents
 from .store import Store
 from .stores import open_store
@@ -37,9 +37,12 @@ class WebService(MultiService):
         super().__init__()
         self.config = config
         self.store = store if store is not None else open_store(reactor, config.store)
+        self.flows: FlowSource = flows or CollectorFlows(
+            reactor, config.collectors, token=config.collector_token, ca_file=config.ca_file
+        )
         api = WebApi(
             Answers(reactor, self.store),
-            flows if flows is not None else NoFlows(),
+            self.flows,
             incidents if incidents is not None else NoIncidents(),
         )
         self.http = HttpService(
@@ -55,5 +58,9 @@ class WebService(MultiService):
     def stopService(self) -> Deferred[Any]:
         """Stop serving, then let go of the store."""
         stopped = maybeDeferred(super().stopService)
-        stopped.addCallback(lambda _: gatherResults([maybeDeferred(self.store.stop)]))
+        stopped.addCallback(
+            lambda _: gatherResults(
+                [maybeDeferred(self.store.stop), maybeDeferred(self.flows.stop)]
+            )
+        )
         return stopped

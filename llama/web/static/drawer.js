@@ -120,8 +120,8 @@ export class Drawer {
     place.append(make("h4", "flows"));
     const total = now === null ? null : answer.columns.flows[now];
     const lossy = now === null ? null : answer.columns.flows_lossy[now];
-    if (flows && !flows.error && flows.flows.length) {
-      place.append(...flowStrip(flows));
+    if (flows && !flows.error && (flows.all_flows || flows.flows.length)) {
+      place.append(...flowStrip(flows, total));
     } else if (total) {
       const bar = make("div", "", "strip");
       bar.setAttribute("aria-hidden", "true");
@@ -172,12 +172,13 @@ export class Drawer {
   }
 }
 
-// One bar a flow, as its collector counted it.
-function flowStrip(answer) {
+// One bar a flow, as its collector counted it. Of older intervals it only holds the flows that
+// lost; `known` is how many there were.
+function flowStrip(answer, known) {
   const flows = [...answer.flows].sort((a, b) => a.source_port - b.source_port);
   const losing = flows.filter((flow) => flow.lost > 0);
   const all = losing.filter((flow) => flow.received === 0).length;
-  const total = answer.total ?? flows.length;
+  const total = answer.all_flows ? flows.length : Math.max(known ?? 0, flows.length);
   let text = `${losing.length} of ${count(total, "flow")} lose`;
   if (losing.length) {
     const [low, high] = losing.reduce(([a, b], flow) => [Math.min(a, flow.loss), Math.max(b, flow.loss)], [100, 0]);
@@ -191,6 +192,11 @@ function flowStrip(answer) {
     const mark = make("i", "", flow.lost ? (flow.received ? "part" : "l") : "");
     mark.style.height = `${flow.lost ? 6 + 0.26 * flow.loss : 4}px`;
     mark.title = `source port ${flow.source_port}${flow.class ? ` ${flow.class}` : ""}: ${digits(flow.loss)} % of ${flow.sent} lost`;
+    bar.append(mark);
+  }
+  for (let n = flows.length; n < Math.min(total, 256); n += 1) {
+    const mark = make("i");
+    mark.style.height = "4px";
     bar.append(mark);
   }
   const parts = [make("p", text), bar];
