@@ -145,7 +145,7 @@ def _close_pairs(
     _variation(stats, "ipdv_ns", rtt)
     _jitter(stats, rtt, known)
     there = (book.forward[cells] - transmit).astype(np.float64)
-    there[~known] = np.nan
+    there[~known if book.stamps_there else ...] = np.nan
     back = rtt - there
     _variation(stats, "ipdv_forward_ns", there)
     _variation(stats, "ipdv_reverse_ns", back)

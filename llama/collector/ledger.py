@@ -121,6 +121,8 @@ class Ledger:
         self.duplicates: list[tuple[Ints, npt.NDArray[np.uint32]]] = []
         self.late_after_close: list[Ints] = []  # flows of late replies to closed intervals
         self.strangers = 0  # replies to no probe of ours, or with another's time stamp
+        #: Whether the other end stamps what it answers; else nothing is known of one way alone.
+        self.stamps_there = True
 
     @property
     def flows(self) -> int:

@@ -13,10 +13,13 @@ from attrs import evolve, field, frozen
 
 from llama.collector.summary import Pair
 from llama.config import CollectorConfig, SourcePort, Target, Test, class_name
+from llama.config.offered import IP_HEADER
+from llama.config.probes import KINDS
 
 NATURAL_SIZE = {"stamp": 96, "twamp-light": 44}  # octets of UDP payload
 SMALLEST_SIZE = 44
-IP_UDP_OCTETS = {4: 28, 6: 48}
+#: What probes are sent over; UDP for all other kinds.
+PROTOCOLS = {"icmp": "icmp", "tcp": "tcp"}
 
 
 @frozen(kw_only=True)
@@ -29,6 +32,7 @@ class Source:
     number: int  # 0: the system's choice
     owner: str  # what makes two of number 0 two sockets
     df: bool
+    protocol: str = "udp"  # "icmp": the number is an identifier
 
 
 @frozen(kw_only=True)
@@ -46,6 +50,7 @@ class Group:
     timeout_s: float
     reply_dscp: int | None = None
     tlvs: bool = True  # False: plain RFC 8762, for peers that do not take more
+    in_flight: int = 256  # connection attempts at once; of "tcp" alone
     pairs: tuple[Pair, ...] = field(eq=False)
 
     @property
@@ -53,7 +58,7 @@ class Group:
         """Return what stays the same over a reload that only changes pairs."""
         return (
             self.test, self.probe, self.version, self.sources, self.rate_pps, self.timeout_s,
-            self.reply_dscp, self.tlvs,
+            self.reply_dscp, self.tlvs, self.in_flight,
         )  # fmt: skip
 
     def with_pairs(self, pairs: Sequence[Pair]) -> Group:
@@ -68,7 +73,7 @@ class Group:
     def load(self) -> tuple[float, float]:
         """Return what the group sends: packets/s and bit/s of IP packets."""
         per_pair = self.rate_pps * len(self.sources)
-        header = IP_UDP_OCTETS[self.version]
+        header = IP_HEADER[self.version] + KINDS[self.probe].header
         return per_pair * len(self.pairs), sum(
             per_pair * 8 * (header + pair.size) for pair in self.pairs
         )
@@ -168,7 +173,7 @@ def _groups(
                 test=test.name, probe=test.probe, version=version, sources=sources,
                 rate_pps=test.rate_pps, timeout_s=max(port.timeout_s for _, port in ports),
                 pairs=pairs, reply_dscp=test.options.get("reply_dscp"),
-                tlvs=test.options.get("tlvs", True),
+                tlvs=test.options.get("tlvs", True), in_flight=test.options.get("in_flight", 256),
             )
         )  # fmt: skip
     return groups
@@ -194,7 +199,7 @@ def _source(test: Test, version: int, ordinal: int, port: SourcePort) -> Source:
         address = None
     return Source(
         version=version, address=address, interface=test.interface, number=port.number,
-        owner=owner, df=test.df,
+        owner=owner, df=test.df, protocol=PROTOCOLS.get(test.probe, "udp"),
     )  # fmt: skip
 
 
@@ -214,7 +219,8 @@ def _pair(
         **target.tags,
     }
     return Pair(
-        target=target.name, src_ip=src_ip, dst_ip=dst_ip, dst_port=target.port, dscp=dscp,
+        target=target.name, src_ip=src_ip, dst_ip=dst_ip,
+        dst_port=0 if test.probe == "icmp" else target.port, dscp=dscp,
         class_name=class_name(dscp), probe=test.probe, size=size, port_group=test.port_group,
         tags=tags,
     )  # fmt: skip
