@@ -127,6 +127,10 @@ def status(name: str) -> None:
         addresses = str(size.address(host)), str(size.management_address(host))
         table.add_row(host, *addresses, leaf, ", ".join(running) or "none")
     console.print(table)
+    pinpointing = [p for p in opened.processes if p.name == "pinpoint"]
+    if pinpointing and pinpointing[0].alive:
+        url = f"http://127.0.0.1:{hosts.PINPOINT_PORT}"
+        console.print(f"pinpointing: llama lab enter mgmt curl {url}/suspects (or /incidents)")
     for fault in opened.faults:
         rest = " ".join(f"{k}={v}" for k, v in fault.items() if k not in ("kind", "on", "name"))
         console.print(f"[bold]{fault['name']}[/bold]: {KINDS[fault['kind']].does} {rest}")
@@ -216,7 +220,7 @@ def run(name: str, file: Path, record: Path | None, warm_up: float) -> None:
                 hosts.start_all(opened, played.traffic)
             clock = scenario.Clock()
             clock.wait(warm_up)
-            scenario.play(opened, played, output, list, clock)
+            scenario.play(opened, played, output, scenario.Judgements(opened), clock)
         finally:
             if ours:
                 clear(name)

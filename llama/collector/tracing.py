@@ -44,6 +44,8 @@ SIBLINGS = 4
 AGAIN_S = 300.0
 #: Flows of an interval that are looked at for that, so that no tick of the prober waits long.
 LOOKED_AT = 4096
+#: A path with silent hops is traced again so soon, s, so many times: it may have been chance.
+SOON_S, TRIES = 15.0, 4
 MOST_HOPS = 24
 ATTEMPTS = 2
 
@@ -136,8 +138,12 @@ class Tracing:
             self._idle = deque(sorted(firsts.values(), key=self._last_traced))
 
     def _last_traced(self, key: FlowKey) -> float:
+        """Return when a flow was traced, or an earlier time if that should be done better soon."""
         known = self.table.get(key)
-        return 0.0 if known is None else known.traced
+        if known is None:
+            return 0.0
+        wanting = not known.complete or None in known.hops
+        return known.traced - (AGAIN_S - SOON_S if wanting and known.traces < TRIES else 0.0)
 
     def _suffering(self, closed: ClosedInterval, lossy: Any, now: float) -> Iterator[FlowKey]:
         """Yield lossy flows that should be traced, each pair's healthy siblings after them."""

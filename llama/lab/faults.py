@@ -241,10 +241,19 @@ def _hook(lab: Lab, fault: Fault) -> tuple[str, str, str]:
     return fault.on, "inet", f"type filter hook {hook} priority 0"
 
 
+#: Neighbours keep knowing each other: without ARP a loss in one direction would soon be one in both.
+_SPARED = {
+    "netdev": (
+        "meta protocol arp accept",
+        "icmpv6 type { nd-neighbor-solicit, nd-neighbor-advert, nd-router-solicit } accept",
+    )
+}
+
+
 def _add_rules(lab: Lab, fault: Fault) -> None:
     """Add the fault's own table, in one transaction."""
     node, family, hook = _hook(lab, fault)
-    rules = "\n".join(f"    {rule}" for rule in _rules(fault))
+    rules = "\n".join(f"    {rule}" for rule in (*_SPARED.get(family, ()), *_rules(fault)))
     text = f"table {family} {fault.table} {{\n  chain fault {{\n    {hook};\n{rules}\n  }}\n}}\n"
     lab.run(node, "nft", "-f", "-", feed=text)
 

@@ -1,7 +1,7 @@
 """What runs on the hosts of a fabric: a reflector and a collector each, probing every other host.
 
-Their configurations are generated into the lab's directory. Collectors are read over the
-management network, which the faults of the fabric do not reach.
+Their configurations are generated into the lab's directory. Pinpointing runs on the management
+node and reads the collectors over the management network, which the fabric's faults do not reach.
 """
 
 from __future__ import annotations
@@ -15,10 +15,12 @@ import yaml
 from attrs import field, frozen, validators
 
 from llama.config.dscp import dscp_number
+from llama.lab.fabric import MANAGEMENT
 from llama.lab.namespaces import Lab, Process
 
 COLLECTOR_PORT = 5000
 REFLECTOR_PORT = 8100
+PINPOINT_PORT = 5004
 #: Where the reflector's own metrics are, inside each host.
 REFLECTOR_API_PORT = 5002
 
@@ -121,10 +123,31 @@ def start_collector(lab: Lab, host: str, traffic: Traffic) -> Process:
     return lab.start(host, "collector", arguments)
 
 
+def start_pinpoint(lab: Lab, traffic: Traffic) -> Process:
+    """Start pinpointing on the management node; its judgements go to `judgements`."""
+    arguments = [
+        str(Path(sys.executable).parent / "llama"),
+        "pinpoint",
+        *collector_urls(lab).values(),
+        f"--interval={traffic.interval_s}",
+        f"--settle={min(4.0, traffic.interval_s - 0.5)}",
+        f"--listen=127.0.0.1:{PINPOINT_PORT}",
+        f"--names={write_names(lab)}",
+        f"--state={lab.directory / 'incidents.json'}",
+        f"--record={judgements(lab)}",
+    ]
+    return lab.start(MANAGEMENT, "pinpoint", arguments)
+
+
+def judgements(lab: Lab) -> Path:
+    """Return the file of pinpointing's judgements, one JSON object a line."""
+    return lab.directory / "judgements.jsonl"
+
+
 def start_all(lab: Lab, traffic: Traffic) -> None:
-    """Start every reflector, then every collector."""
-    write_names(lab)
+    """Start every reflector, then every collector, then pinpointing."""
     for host in lab.fabric.hosts:
         start_reflector(lab, host)
     for host in lab.fabric.hosts:
         start_collector(lab, host, traffic)
+    start_pinpoint(lab, traffic)

@@ -29,7 +29,7 @@ from attrs import field, frozen
 from llama.lab import faults
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
-from llama.lab.hosts import Traffic
+from llama.lab.hosts import Traffic, judgements
 from llama.lab.namespaces import Lab
 
 
@@ -105,6 +105,26 @@ def _steps(options: Any) -> Iterator[Step]:
     yield Step(at_s, fault)
     if lasts is not None:
         yield Step(at_s + float(lasts), None, fault.name)
+
+
+class Judgements:
+    """What pinpointing said since it was last asked, as it judged interval by interval."""
+
+    def __init__(self, lab: Lab) -> None:
+        self._path = judgements(lab)
+        self._offset = self._path.stat().st_size if self._path.exists() else 0
+
+    def __call__(self) -> list[dict[str, Any]]:
+        """Return the new judgements; a line that is not yet whole waits for the next time."""
+        if not self._path.exists():
+            return []
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            whole = file.read().rpartition(b"\n")[0]
+        if not whole:
+            return []
+        self._offset += len(whole) + 1
+        return [json.loads(line) for line in whole.splitlines()]
 
 
 class Clock:

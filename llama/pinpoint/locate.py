@@ -166,7 +166,8 @@ class _Case:
                 families, least_share = by_path, self.limits.late
             else:
                 families, least_share = [*by_path, *by_tag], 0.0
-            found += self._rounds(families, symptom, traced, symptom.forward, least_share)
+            located = self._rounds(families, symptom, traced, symptom.forward, least_share)
+            found += self._without_echoes(located, symptom)
         for suspect in found:
             aside |= self._consequences(suspect, symptom)
         rest = symptom.judged & ~aside
@@ -191,10 +192,37 @@ class _Case:
         crossing = np.unique(there[suspect.flows])
         replies = np.isin(back, crossing)
         if symptom.name != "late":
-            replies &= ~symptom.forward
+            # What only a trace told may be of replies, too: see `_without_echoes`.
+            replies &= ~symptom.forward | self._traced_only
         consequences: Mask = replies | (np.isin(there, crossing) & ~self.known_path)
         consequences[suspect.flows] = True
         return consequences
+
+    def _without_echoes(self, suspects: list[Suspect], symptom: Symptom) -> list[Suspect]:
+        """Leave out what a bad way back makes look bad on the way there.
+
+        Where replies are lost, so may be the ICMP that traces wait for: a trace then ends too early
+        on flows between the same places as the true cause, in the other direction. But a link
+        that is dead itself kills all of its flows, and these no more than the others.
+        """
+        kept: list[Suspect] = []
+        for suspect in suspects:
+            before = [other.flows for other in kept]
+            if symptom.name == "loss" and before:
+                there, back = self._attached
+                crossing = np.unique(there[np.concatenate(before)])
+                echo = self._traced_only[suspect.hit] & np.isin(back[suspect.hit], crossing)
+                judged = suspect.flows
+                if echo.mean() > 0.5 and self.dead[judged].mean() < self.limits.late:
+                    continue
+            kept.append(suspect)
+        return kept
+
+    @cached_property
+    def _traced_only(self) -> Mask:
+        """Flows of which nothing but a trace says that they lose on the way there."""
+        only: Mask = self.dead & (self.paths.answered >= 0) & (self.flows["lost_forward"] == 0)
+        return only
 
     @cached_property
     def _attached(self) -> tuple[Indices, Indices]:

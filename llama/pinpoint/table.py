@@ -42,6 +42,7 @@ class Known:
     #: Of the newest trace, if it did not come through: the last hop that answered. None: it did.
     reach: int | None = None
     refusal: str = ""
+    traces: int = 0
     changed: float | None = None  # when the hops were last found to be others
     earlier: list[tuple[float, tuple[str | None, ...]]] = field(factory=list)
 
@@ -99,6 +100,7 @@ class PathTable:
             known.complete = known.complete or path.complete
             known.confirmed = now
         known.traced = now
+        known.traces += 1
         known.reach = None if path.complete else path.reach
         known.refusal = path.refusal
         self._known[key] = known

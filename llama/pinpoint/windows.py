@@ -26,8 +26,13 @@ LATE_NS = 1_000_000.0
 #: How fast the ordinary follows what is measured, and what is measured while late, a share an
 #: interval: what stays late for hours becomes the ordinary.
 FOLLOW, FOLLOW_LATE = 0.1, 0.002
+#: Flows that stay dead are traced again only now and then: so long it counts where they were met
+#: dead, s before a window in which they still are.
+MET_DEAD_S = 60.0
 #: A flow not measured for so many intervals is forgotten.
 FORGET = 120
+
+Hops = tuple[str | None, ...]
 
 _BITS = {name: 1 << n for n, name in enumerate(SUSPECT_REASONS)}
 _COUNTS = (
@@ -83,8 +88,10 @@ class Measured:
         )
         #: Flow -> hops of its path, () if none came through; hops that answered to the newest trace
         #: if it was met dead, else -1; when that was.
-        self.paths: dict[tuple[int, FlowKey], tuple[tuple[str, ...], int, float]] = {}
-        self._by_tuple: dict[tuple[int, tuple[str, int, int]], tuple[str, ...]] = {}
+        self.paths: dict[tuple[int, FlowKey], tuple[Hops, int, float]] = {}
+        self._by_tuple: dict[tuple[int, tuple[str, int, int]], Hops] = {}
+        #: Hops known to lie between two others: with one only, a silent one there is it.
+        self._between: dict[tuple[str, str], set[str]] = {}
         self.collectors: dict[str, int] = {}  # collector -> its host
         self.silent: set[str] = set()  # collectors that did not answer lately
         self.length_s = 0.0
@@ -213,7 +220,7 @@ class Measured:
             return
         for row in rows:
             key = flow_key(row)
-            hops = tuple(row["hops"]) if row["complete"] else ()
+            hops: Hops = tuple(row["hops"]) if row["complete"] else ()
             reach = -1 if row["reach"] is None else int(row["reach"])
             if reach >= len(hops) - 1:
                 # All routers answered: only the last link or the way back can be dead.
@@ -221,6 +228,9 @@ class Measured:
             self.paths[source, key] = hops, reach, row["traced"]
             if hops:
                 self._by_tuple[source, key.tuple5] = hops
+                for before, hop, after in zip(hops, hops[1:], hops[2:], strict=False):
+                    if hop is not None and before is not None and after is not None:
+                        self._between.setdefault((before, after), set()).add(hop)
 
     def _links(
         self, source: int, destination: int, hops: Sequence[str | None], numbers: dict[Any, int]
@@ -228,7 +238,10 @@ class Measured:
         """Return the numbers of the links along the hops, new ones included."""
         names = self._host_names
         at, found = names[source], []
-        for hop in hops[:-1]:
+        for n, hop in enumerate(hops[:-1]):
+            if hop is None and n:
+                around = self._between.get((str(hops[n - 1]), str(hops[n + 1])), set())
+                hop = next(iter(around)) if len(around) == 1 else None
             after = f"(silent after {at})" if hop is None else self._name(hop)
             found.append(numbers.setdefault((at, after), len(numbers)))
             at = after
@@ -273,7 +286,7 @@ class Measured:
     def _columns(
         self, rows: npt.NDArray[np.int64], flows: npt.NDArray[np.void], begin_s: float
     ) -> Paths:
-        """Return the paths of these rows. What a trace met dead counts from `begin_s` on."""
+        """Return the paths of these rows, of a window that began at `begin_s`."""
         numbers: dict[Any, int] = {}
         cache: dict[Any, list[int]] = {}
         links: list[int] = []
@@ -292,7 +305,7 @@ class Measured:
                     if way not in cache:
                         cache[way] = self._links(source, destination, hops, numbers)
                     links += cache[way]
-                if known and known[1] >= 0 and known[2] >= begin_s:
+                if known and known[1] >= 0 and known[2] >= begin_s - MET_DEAD_S:
                     answered[n] = known[1]
             start[n + 1] = len(links)
         return Paths(
