@@ -114,7 +114,7 @@ async function follow() {
     complain("status", "");
     const aged = model && interval && now() - model.at > interval; // silence must show, too
     if (state.live && (fresh || aged || !model)) {
-      loadTimeline();
+      if (!timelineQuestion.busy) loadTimeline();
       await loadMatrix();
       if (fresh) {
         loadIncidents();

@@ -18,18 +18,35 @@ export class Drawer {
 
   hide() {
     this.asked += 1;
-    this.shown = null;
+    this.shown = this.running = null;
     this.place.hidden = true;
     this.place.replaceChildren();
   }
 
-  // Shows the pair, or brings what is shown up to date.
+  // Shows the pair, or brings what is shown up to date: a slow answer to the same question is
+  // waited for and asked again, lest it never be shown.
   async show(src, dst, question) {
+    const wanted = JSON.stringify([src, dst, question.class, question.probe, question.at, Math.round(question.to - question.from)]);
+    if (this.running === wanted) {
+      this.again = question;
+      return;
+    }
     const mine = (this.asked += 1);
     const fresh = this.shown !== `${src} ${dst}`;
     this.shown = `${src} ${dst}`;
+    this.running = wanted;
+    this.again = null;
     this.place.hidden = false;
     if (fresh) this.place.replaceChildren(this.heading(src, dst), make("p", "asking …", "note"));
+    try {
+      await this.ask(mine, src, dst, question);
+    } finally {
+      if (mine === this.asked) this.running = null;
+    }
+    if (mine === this.asked && this.again) this.show(src, dst, this.again);
+  }
+
+  async ask(mine, src, dst, question) {
     const { flows: hasFlows, ...filters } = question;
     const ways = [[src, dst], [dst, src]];
     const answers = await Promise.all(ways.map(([a, b]) => settled(get("history", { src: a, dst: b, ...filters }))));
