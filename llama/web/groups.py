@@ -80,13 +80,19 @@ class Places:
 
         Known names come in the order of `HIERARCHY`, then others, the fewest groups first.
         """
-        hosts = set(self.sources) | set(self.destinations)
         values: dict[str, set[str]] = {}
+        bearers: dict[str, set[str]] = {}
         for places in (self.sources, self.destinations):
-            for tags in places.values():
+            for host, tags in places.items():
                 for key, value in tags.items():
                     values.setdefault(key, set()).add(value)
-        useful = [key for key, found in values.items() if 1 < len(found) < max(len(hosts), 3)]
+                    bearers.setdefault(key, set()).add(host)
+        # One value for each host groups nothing, unless its name says that it is meant to.
+        useful = [
+            key
+            for key, found in values.items()
+            if len(found) > 1 and (key in HIERARCHY or len(found) < len(bearers[key]))
+        ]
         known = {key: n for n, key in enumerate(HIERARCHY)}
         return sorted(useful, key=lambda key: (known.get(key, 99), len(values[key]), key))
 
