@@ -1,4 +1,6 @@
-"""Sends STAMP probes over UDP and hands what comes back to the ledgers, in batches.
+"""Sends probes over UDP and hands what comes back to the ledgers, in batches.
+
+STAMP's own format is written and read here, the others are in `llama.collector.formats`.
 
 Nothing here is done when a packet comes: every tick the probes that are due are sent, in bursts of
 at most `BURST`, and every few ticks all sockets are drained into one arena and looked at by column.
@@ -16,13 +18,14 @@ import select
 import socket
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from twisted.logger import Logger
 
+from llama.collector import formats
 from llama.collector.flow_index import NO_FLOW, FlowIndex, flow_keys
 from llama.collector.ledger import UNKNOWN_DSCP, Ints, Ledger, Replies
 from llama.collector.plan import Group, Source
@@ -35,10 +38,12 @@ from llama.wire import stamp, tlv
 
 BURST = 32  # probes handed to the kernel at once
 ARENA = 512  # replies looked at together
-HEAD = 128  # octets of a packet that are written or read by column
+HEAD = 192  # octets of a packet that are written or read by column: all that formats look at
 LONGEST = 9216  # octets of UDP payload
 SHORTEST = 38  # of a reply: some TWAMP-Light responders end before the TTL
 SOCKET_BUFFER = 4 << 20  # asked for; the kernel gives at most net.core.rmem_max
+LONGEST_DRAIN_S = 0.025
+_ALL_ALIKE = np.zeros(BURST, np.intp)
 _STOCK_PACKETS = 256 / 212_992  # small packets that fit into an octet of receive buffer
 
 
@@ -48,7 +53,7 @@ class ProbeSocket:
     def __init__(self, source: Source, *, kernel_stamps: bool, ids: bool) -> None:
         self.source = source
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6
-        sock = socket.socket(family, socket.SOCK_DGRAM)
+        sock = self._create(family)
         try:
             sock.setblocking(False)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
@@ -73,15 +78,24 @@ class ProbeSocket:
                     flags |= mmsg.SOF_OPT_ID | mmsg.SOF_OPT_TSONLY | mmsg.SOF_OPT_CMSG
             sock.setsockopt(mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, flags)
             anywhere = "0.0.0.0" if source.version == 4 else "::"  # noqa: S104
-            sock.bind((source.address or anywhere, source.number))
+            self.number: int = self._bind(sock, source.address or anywhere, source.number)
         except OSError:
             sock.close()
             raise
         self.sock = sock
         self.fd = sock.fileno()
-        self.number: int = sock.getsockname()[1]
+        self.family: int = sock.family  # as a plain number: the socket makes an enum at each look
         self.buffer: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.drops = 0
+
+    def _create(self, family: int) -> socket.socket:
+        return socket.socket(family, socket.SOCK_DGRAM)
+
+    def _bind(self, sock: socket.socket, address: str, number: int) -> int:
+        """Bind the socket and return the number it got."""
+        sock.bind((address, number))
+        bound: int = sock.getsockname()[1]
+        return bound
 
     def new_drops(self) -> int:
         """Return how many packets the kernel has dropped here since this was last asked."""
@@ -126,6 +140,10 @@ class Track:
         sizes = np.array([variant[1] for variant in variants], np.uint64)
         self.head = np.minimum(sizes, np.uint64(HEAD))
         self.tail = sizes - self.head
+        self.format = formats.format_of(group)
+        if self.format is not None:
+            ledger.stamps_there = self.format.tells_times
+        template = formats.stamp_template if self.format is None else self.format.template
         self.templates = np.zeros((len(variants), HEAD), np.uint8)
         for n, (dscp, size) in enumerate(variants):
             packet = template(group, dscp, size, int(self.ssids[n]))[:HEAD]
@@ -158,18 +176,6 @@ class Track:
         return flow_keys(np.repeat(self.names, self.ports, axis=0), ends.reshape(-1))
 
 
-def template(group: Group, dscp: int, size: int, ssid: int) -> bytes:
-    """Return a probe of ``size`` octets without its sequence number and time stamp."""
-    base = stamp.SENDER_STRUCT.pack(0, 0, stamp.error_estimate(None), ssid)
-    room = size - len(base)
-    if group.probe != "stamp" or not group.tlvs or room < tlv.SIZE:
-        return base + bytes(room)
-    asked = dscp if group.reply_dscp is None else group.reply_dscp
-    # Fewer than four octets hold no padding TLV; left at zero they are plain padding.
-    whole = room if room == tlv.SIZE or room >= tlv.SIZE + 4 else tlv.SIZE
-    return base + tlv.request(asked, whole) + bytes(room - whole)
-
-
 def sockaddr(version: int, address: str, port: int, interface: str | None = None) -> bytes:
     """Return ``struct sockaddr_in`` or ``sockaddr_in6``; a link-local address needs its interface."""
     network_port = port.to_bytes(2, "big")
@@ -193,7 +199,7 @@ def endpoint(octets: bytes) -> tuple[str, int]:
     return socket.inet_ntop(socket.AF_INET6, octets[8:24]), port
 
 
-class _Lane:
+class Lane:
     """The message rooms of one address family."""
 
     def __init__(self, family: int, *, ids: bool, padding: npt.NDArray[np.uint8]) -> None:
@@ -212,6 +218,9 @@ class _Lane:
         probes = stamp.sender_view(self.out.octets)
         self.sequence: npt.NDArray[Any] = probes["sequence"]
         self.timestamp: npt.NDArray[Any] = probes["timestamp"]
+
+        #: The track whose templates lie in ``out``, if all its probes are alike.
+        self.filled_for: Track | None = None
 
         self.layout = mmsg.receive_layout(family, stamping=True)
         self.back = Messages(ARENA, HEAD, self.layout.room)
@@ -253,7 +262,7 @@ class UdpProber:
         self._kernel_stamps = kernel_stamps
         self.chance = random.Random() if chance is None else chance
         self._padding = np.zeros(LONGEST, np.uint8)
-        self._lanes: dict[int, _Lane] = {}
+        self._lanes: dict[int, Lane] = {}
         self.sockets: dict[Source, ProbeSocket] = {}
         self._ordinals: dict[Source, int] = {}
         self._by_fd: dict[int, ProbeSocket] = {}
@@ -263,6 +272,7 @@ class UdpProber:
         self._index = FlowIndex(np.zeros(0, np.uint64))
         self._first_flows = np.zeros(1, np.int64)
         self._first_cells = np.zeros(1, np.int64)
+        self._formatted: list[Track] = []  # the tracks whose probes are not plain STAMP
         self._ssids: dict[tuple[object, ...], dict[tuple[int, int], int]] = {}
         self.sent = 0
         self.received = 0
@@ -278,15 +288,21 @@ class UdpProber:
         """Return the socket of a source, opened if need be; raises `OSError` if it cannot be."""
         sock = self.sockets.get(source)
         if sock is None:
-            sock = ProbeSocket(source, kernel_stamps=self._kernel_stamps, ids=self._ids)
+            sock = self._new_socket(source)
             self.sockets[source] = sock
             self._ordinals[source] = max(self._ordinals.values(), default=-1) + 1
             self._by_fd[sock.fd] = sock
             self._epoll.register(sock.fd, select.EPOLLIN)
             family = sock.sock.family
             if family not in self._lanes:
-                self._lanes[family] = _Lane(family, ids=self._ids, padding=self._padding)
+                self._lanes[family] = self._new_lane(family)
         return sock
+
+    def _new_socket(self, source: Source) -> ProbeSocket:
+        return ProbeSocket(source, kernel_stamps=self._kernel_stamps, ids=self._ids)
+
+    def _new_lane(self, family: int) -> Lane:
+        return Lane(family, ids=self._ids, padding=self._padding)
 
     def track(
         self, group: Group, ledger: Ledger, live: npt.NDArray[np.bool_], now_s: float
@@ -312,6 +328,7 @@ class UdpProber:
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""
         self.tracks = list(tracks)
+        self._formatted = [track for track in self.tracks if track.format is not None]
         flows = cells = 0
         for track in self.tracks:
             track.first_flow, track.first_cell = flows, cells
@@ -353,7 +370,7 @@ class UdpProber:
             )
             # Each probe puts a transmit stamp and a reply into the buffer.
             busiest = max(busiest, 2 * rate / (sock.buffer * _STOCK_PACKETS))
-        return min(0.010, 0.25 / busiest) if busiest else 0.010
+        return min(LONGEST_DRAIN_S, 0.25 / busiest) if busiest else LONGEST_DRAIN_S
 
     # Probes out
 
@@ -376,20 +393,35 @@ class UdpProber:
         count = len(flows)
         pairs = flows // track.ports
         sock = track.sockets[int(flows[0]) - int(pairs[0]) * track.ports]
-        lane = self._lanes[sock.sock.family]
+        lane = self._lanes[sock.family]
         out = lane.out
-        out.names[:count] = track.names[pairs]
-        variant = track.variant[pairs]
-        out.octets[:count] = track.templates[variant]
-        out.iov_length[:count] = track.head[variant]
-        out.tail_length[:count] = track.tail[variant]
-        lane.tos[:count] = track.tos[pairs]
+        track.names.take(pairs, axis=0, out=out.names[:count], mode="clip")
+        if lane.filled_for is not track:
+            # With one class and size all probes are alike but for what is written below.
+            variant = track.variant[pairs] if len(track.ssids) > 1 else _ALL_ALIKE
+            end = count if len(track.ssids) > 1 else BURST
+            out.octets[:end] = track.templates[variant]
+            out.iov_length[:end] = track.head[variant]
+            out.tail_length[:end] = track.tail[variant]
+            lane.tos[:end] = track.tos[pairs] if end == count else track.tos[pairs[0]]
+            lane.filled_for = track if len(track.ssids) == 1 else None
         t1_ns = self._wall_ns()
         cells, sequence = track.ledger.send(flows, t1_ns)
         if lane.id is not None:
             lane.id[:count] = cells + track.first_cell
-        lane.sequence[:count] = sequence
-        lane.timestamp[:count] = stamp.ntp_from_unix_ns(t1_ns)
+        if track.format is None:
+            lane.sequence[:count] = sequence
+            lane.timestamp[:count] = stamp.ntp_from_unix_ns(t1_ns)
+        else:
+            ssids = track.ssids[track.variant[pairs]]
+            track.format.write(out.octets[:count], ssids, sequence, t1_ns)
+        self._hand_over(track, sock, out, flows, cells)
+
+    def _hand_over(
+        self, track: Track, sock: ProbeSocket, out: Messages, flows: Ints, cells: Ints
+    ) -> None:
+        """Hand a burst to the kernel, and take back what it will not send."""
+        count = len(flows)
         done, retried = 0, -1
         while done < count:
             try:
@@ -431,7 +463,7 @@ class UdpProber:
         filled = dict.fromkeys(self._lanes, 0)
         for fd, event in self._epoll.poll(0, max(1, len(self.sockets))):
             sock = self._by_fd[fd]
-            lane = self._lanes[sock.sock.family]
+            lane = self._lanes[sock.family]
             if event & select.EPOLLERR:
                 self._read_stamps(lane, fd)
             # Bounded: a flood to one of our ports must not keep us from sending.
@@ -452,14 +484,14 @@ class UdpProber:
                 self._take(self._lanes[family], count)
         return empty
 
-    def _receive(self, lane: _Lane, fd: int, first: int) -> int:
+    def _receive(self, lane: Lane, fd: int, first: int) -> int:
         try:
             return lane.back.receive(fd, first, mmsg.MSG_DONTWAIT | mmsg.MSG_TRUNC)
         except OSError:
             # What another's ICMP error left at the socket: reading it has cleared it.
             return lane.back.receive(fd, first, mmsg.MSG_DONTWAIT | mmsg.MSG_TRUNC)
 
-    def _read_stamps(self, lane: _Lane, fd: int) -> None:
+    def _read_stamps(self, lane: Lane, fd: int) -> None:
         """Empty an error queue, and enter the transmit stamps in it."""
         stamps = lane.stamps
         while count := stamps.receive(fd, 0, mmsg.MSG_DONTWAIT | mmsg.MSG_ERRQUEUE):
@@ -472,7 +504,7 @@ class UdpProber:
             if count < stamps.slots:
                 return
 
-    def _hand_over_errors(self, lane: _Lane, fd: int, count: int) -> None:
+    def _hand_over_errors(self, lane: Lane, fd: int, count: int) -> None:
         """Give ICMP errors to whoever traces; they lie among the transmit stamps."""
         stamps = lane.stamps
         for row in lane.stamp_layout.odd_rows(stamps, 0, count).tolist():
@@ -486,7 +518,7 @@ class UdpProber:
             if error is not None:
                 self.tracing.error(self._by_fd[fd], error)
 
-    def _enter_stamps(self, lane: _Lane, count: int) -> None:
+    def _enter_stamps(self, lane: Lane, count: int) -> None:
         """Enter stamps that carry the number of their cell."""
         words = lane.stamps.words[:count]
         odd = lane.stamp_layout.odd_rows(lane.stamps, 0, count)
@@ -503,7 +535,7 @@ class UdpProber:
             track = self.tracks[n]
             track.ledger.transmitted(cells[mine] - track.first_cell, when[mine])
 
-    def _match_stamps(self, lane: _Lane, count: int, fd: int) -> None:
+    def _match_stamps(self, lane: Lane, count: int, fd: int) -> None:
         """Enter stamps by the packets they came with: the probe is at the end of each."""
         stamps = lane.stamps
         sock = self._by_fd[fd]
@@ -523,7 +555,7 @@ class UdpProber:
             for link in (14, 0, 18):
                 udp = link + ip
                 if (
-                    len(packet) >= udp + 8 + stamp.BASE_SIZE
+                    len(packet) >= udp + 8
                     and int.from_bytes(packet[udp : udp + 2], "big") == sock.number
                     and int.from_bytes(packet[udp + 4 : udp + 6], "big") == len(packet) - udp
                 ):
@@ -537,16 +569,33 @@ class UdpProber:
             port = int.from_bytes(packet[udp + 2 : udp + 4], "big")
             whole = sockaddr(4 if lane.family == socket.AF_INET else 6, address, port)
             name[0, : len(whole)] = np.frombuffer(whole, np.uint8)
-            sequence, _, _, ssid = stamp.SENDER_STRUCT.unpack_from(packet, udp + 8)
-            ends = np.array([self._ordinals[sock.source] << 16 | ssid], np.uint64)
-            flow = self._index.find(flow_keys(name, ends))
-            if flow[0] == NO_FLOW or not seconds:
-                continue
-            track = self.tracks[int(np.searchsorted(self._first_flows, flow[0], side="right")) - 1]
-            cells = track.ledger.cells(flow - track.first_flow, np.array([sequence], np.uint32))
-            track.ledger.transmitted(cells, np.array([seconds * 1_000_000_000 + ns], np.int64))
+            when = np.array([seconds * 1_000_000_000 + ns], np.int64)
+            for said in self._probes_in(packet[udp + 8 :]) if seconds else ():
+                format_, (ssid, sequence) = said
+                ends = np.array([self._ordinals[sock.source] << 16 | ssid], np.uint64)
+                flow = self._index.find(flow_keys(name, ends))
+                if flow[0] == NO_FLOW:
+                    continue
+                owner = int(np.searchsorted(self._first_flows, flow[0], side="right")) - 1
+                track = self.tracks[owner]
+                if track.format is format_:
+                    cells = track.ledger.cells(
+                        flow - track.first_flow, np.array([sequence], np.uint32)
+                    )
+                    track.ledger.transmitted(cells, when)
 
-    def _take(self, lane: _Lane, count: int) -> None:
+    def _probes_in(self, payload: bytes) -> Iterator[tuple[formats.Format | None, tuple[int, int]]]:
+        """Yield as what a datagram of ours can be read: format, and SSID and sequence number."""
+        if len(payload) >= stamp.BASE_SIZE:
+            sequence, _, _, ssid = stamp.SENDER_STRUCT.unpack_from(payload)
+            yield None, (ssid, sequence)
+        for track in self._formatted:
+            assert track.format is not None
+            said = track.format.probe_of(payload)
+            if said is not None:
+                yield track.format, said
+
+    def _take(self, lane: Lane, count: int) -> None:
         """Enter the first ``count`` datagrams of a lane's arena into the ledgers."""
         back = lane.back
         length = back.length[:count]
@@ -564,26 +613,43 @@ class UdpProber:
         ends = lane.socket_of[:count] << np.uint64(16) | ssid
         flow = self._index.find(flow_keys(back.names[:count], ends))
         numbered = np.ones(count, np.bool_)
+        taken = None
+        if self._formatted:
+            dscp = (tos >> np.uint64(2)).astype(np.uint8) & np.uint8(0x3F)
+            arrivals = formats.Arrived(t4_ns, stamped, dscp, ttl.astype(np.uint8))
+            taken = self._take_formatted(lane, count, arrivals)
+            flow[taken] = NO_FLOW
         lost = flow == NO_FLOW
         if lost.any():
-            self._find_bare(lane, count, flow, numbered)
+            self._find_bare(lane, count, flow, numbered, taken)
             lost = flow == NO_FLOW
         lost |= length < SHORTEST
         if lost.any():
-            self.strangers += int(np.count_nonzero(lost))
+            strange = lost if taken is None else lost & ~taken
+            self.strangers += int(np.count_nonzero(strange))
             if self.tracing is not None:
-                traced = np.flatnonzero(lost & (ssid == self.tracing.ssid))
+                traced = np.flatnonzero(strange & (ssid == self.tracing.ssid))
                 self.strangers -= len(traced)
                 self._hand_over_replies(lane, traced)
         tlvs = tlv.read(back.octets[:count], length)
         estimate = replies["error_estimate"].astype(np.uint16)
+        stamps = np.empty((4, count), np.uint64)
+        stamps[0] = replies["sender_timestamp"]
+        stamps[1] = replies["receive_timestamp"]
+        stamps[2] = replies["timestamp"]
+        stamps[3] = tlvs.follow_stamp
+        times = stamp.unix_ns_column(stamps)
+        ptp = np.flatnonzero(estimate & stamp.ERROR_PTP_FORMAT)
+        if ptp.size:
+            times[1:, ptp] = _ptp_column(stamps[1:, ptp])
+        times[3][tlvs.follow_stamp == 0] = 0
         arrived = Replies(
             flow=flow,
             sequence=replies["sender_sequence"].astype(np.uint32),
-            echoed_ns=stamp.unix_ns_column(replies["sender_timestamp"].astype(np.uint64)),
+            echoed_ns=times[0],
             number=replies["sequence"].astype(np.uint32),
-            t2_ns=_time_column(replies["receive_timestamp"].astype(np.uint64), estimate),
-            t3_ns=_time_column(replies["timestamp"].astype(np.uint64), estimate),
+            t2_ns=times[1],
+            t3_ns=times[2],
             t4_ns=t4_ns,
             kernel_t4=stamped,
             dscp_there=tlvs.dscp,
@@ -593,7 +659,7 @@ class UdpProber:
             ttl_here=ttl.astype(np.uint8),
             numbered=numbered,
             follow_number=tlvs.follow_sequence,
-            follow_ns=_follow_column(tlvs.follow_stamp, estimate),
+            follow_ns=times[3],
             clock_error_ns=stamp.error_column(estimate),
         )
         if len(self.tracks) == 1 and not lost.any():
@@ -608,7 +674,32 @@ class UdpProber:
             own = Replies(*rows)._replace(flow=flow[mine] - track.first_flow)
             self._enter(track, own, tlv.Answer(*(column[mine] for column in tlvs)))
 
-    def _hand_over_replies(self, lane: _Lane, rows: npt.NDArray[np.intp]) -> None:
+    def _take_formatted(
+        self, lane: Lane, count: int, arrived: formats.Arrived
+    ) -> npt.NDArray[np.bool_]:
+        """Enter replies in other formats than plain STAMP's; return which datagrams are such: (N,)."""
+        taken = np.zeros(count, np.bool_)
+        octets, length = lane.back.octets[:count], lane.back.length[:count]
+        for track in self._formatted:
+            assert track.format is not None
+            rows, ssid = track.format.candidates(octets, length)
+            ends = lane.socket_of[rows] << np.uint64(16) | ssid
+            if not rows.size:
+                continue
+            flow = self._index.find(flow_keys(lane.back.names[rows], ends)) - track.first_flow
+            mine = (flow >= 0) & (flow < track.ledger.flows) & ~taken[rows]
+            rows, flow = rows[mine], flow[mine]
+            if not rows.size:
+                continue
+            genuine, replies, tlvs = track.format.read(
+                octets[rows], length[rows], flow, formats.rows_of(arrived, rows), track.ledger
+            )
+            taken[rows[genuine]] = True
+            if genuine.any():
+                self._enter(track, replies, tlvs)
+        return taken
+
+    def _hand_over_replies(self, lane: Lane, rows: npt.NDArray[np.intp]) -> None:
         """Give replies to packets of traces to whoever traces."""
         numbered = {self._ordinals[source]: sock for source, sock in self.sockets.items()}
         for row in rows.tolist():
@@ -617,21 +708,27 @@ class UdpProber:
             self.tracing.reply(sock, address, int(lane.replies["sender_sequence"][row]))
 
     def _find_bare(
-        self, lane: _Lane, count: int, flow: Ints, numbered: npt.NDArray[np.bool_]
+        self,
+        lane: Lane,
+        count: int,
+        flow: Ints,
+        numbered: npt.NDArray[np.bool_],
+        taken: npt.NDArray[np.bool_] | None,
     ) -> None:
         """Find the flows of replies without an SSID, from peers that know RFC 8762 alone.
 
         Each SSID of ours is tried; the time stamp that the reply echoes decides. Their numbers
         count all classes of a source port together, so they say nothing unless there is but one.
         """
-        bare = np.flatnonzero((flow == NO_FLOW) & (lane.replies["ssid"][:count] == 0))
+        unknown = (flow == NO_FLOW) & (lane.replies["ssid"][:count] == 0)
+        bare = np.flatnonzero(unknown if taken is None else unknown & ~taken)
         if not bare.size:
             return
         names = lane.back.names[bare]
         echoed = stamp.unix_ns_column(lane.replies["sender_timestamp"][bare].astype(np.uint64))
         sequence = lane.replies["sender_sequence"][bare].astype(np.uint32)
         for track in self.tracks:
-            for ssid in track.ssids.tolist():
+            for ssid in track.ssids.tolist() if track.format is None else ():
                 ends = lane.socket_of[bare] << np.uint64(16) | np.uint64(ssid)
                 candidate = self._index.find(flow_keys(names, ends))
                 inside = candidate - track.first_flow
@@ -658,13 +755,17 @@ class UdpProber:
             pairs = pairs[telling]
             tlvs = tlv.Answer(*(column[telling] for column in tlvs))
         known = track.started[pairs]
+        drops, limited = track.reflector_drops[pairs], track.reflector_limited[pairs]
+        as_before = (tlvs.started_ns == known) & (tlvs.receive_drops == drops)
+        if (as_before & (tlvs.guard_drops == limited)).all():
+            return
         first = known == 0
         for bit, note, now, before in (
             ("reflector_restart", "a reflector was started anew", tlvs.started_ns, known),
             ("reflector_drops", "a reflector's receive buffer overflowed", tlvs.receive_drops,
-             track.reflector_drops[pairs]),
+             drops),
             ("reflector_limit", "a reflector's rate limit refused probes", tlvs.guard_drops,
-             track.reflector_limited[pairs]),
+             limited),
         ):  # fmt: skip
             changed = (now != before) & ~first
             if changed.any():
@@ -694,22 +795,7 @@ class UdpProber:
         return total
 
 
-def _time_column(
-    stamps: npt.NDArray[np.uint64], estimate: npt.NDArray[np.uint16]
-) -> npt.NDArray[np.int64]:
-    """Return Unix nanoseconds of time stamps in NTP format, or PTP's where the Z bit says so."""
-    times = stamp.unix_ns_column(stamps)
-    ptp = np.flatnonzero(estimate & stamp.ERROR_PTP_FORMAT)
-    if ptp.size:  # truncated PTPv2: seconds and nanoseconds, since 1970
-        seconds, ns = stamps[ptp] >> np.uint64(32), stamps[ptp] & np.uint64(0xFFFFFFFF)
-        times[ptp] = (seconds * np.uint64(1_000_000_000) + ns).astype(np.int64)
-    return times
-
-
-def _follow_column(
-    stamps: npt.NDArray[np.uint64], estimate: npt.NDArray[np.uint16]
-) -> npt.NDArray[np.int64]:
-    """Return the Unix nanoseconds of follow-up stamps, 0 where there is none."""
-    if not stamps.any():
-        return np.zeros(len(stamps), np.int64)
-    return np.where(stamps != 0, _time_column(stamps, estimate), np.int64(0))
+def _ptp_column(stamps: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
+    """Return Unix nanoseconds of truncated PTPv2 time stamps: seconds and nanoseconds since 1970."""
+    seconds, ns = stamps >> np.uint64(32), stamps & np.uint64(0xFFFFFFFF)
+    return (seconds * np.uint64(1_000_000_000) + ns).astype(np.int64)
