@@ -6,7 +6,7 @@ import ipaddress
 import math
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import attrs
@@ -15,9 +15,11 @@ import orjson
 
 from llama.cli import _report
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
-from llama.collector.plan import NATURAL_SIZE, SMALLEST_SIZE
+from llama.collector.plan import NATURAL_SIZE
 from llama.collector.prober import LONGEST
 from llama.config import dscp_number
+from llama.config.keys import read_keys
+from llama.config.probes import KINDS
 
 REPLIES, NO_REPLIES, USAGE = 0, 1, 2  # exit statuses, as ping's
 MOST_FLOWS = 1024
@@ -42,9 +44,35 @@ def _size(text: str) -> int:
         size = int(text)
     except ValueError:
         raise ValueError(f"{text!r} is no number of octets") from None
-    if not SMALLEST_SIZE <= size <= LONGEST:
-        raise ValueError(f"a probe has {SMALLEST_SIZE} to {LONGEST} octets of UDP payload")
+    if not 0 < size <= LONGEST:
+        raise ValueError(f"a probe has at most {LONGEST} octets of UDP payload")
     return size
+
+
+def _fit(probe: str, sizes: Iterable[int]) -> None:
+    """Refuse sizes that a kind of probe cannot have."""
+    least, natural = KINDS[probe].least_size, NATURAL_SIZE[probe]
+    for size in sizes:
+        if least is None and size != natural:
+            raise click.UsageError(f"a {probe} probe has {natural} octets, not {size}")
+        if least is not None and size < least:
+            raise click.UsageError(f"a {probe} probe has {least} to {LONGEST} octets, not {size}")
+
+
+def _key(probe: str, path: str | None, name: str | None) -> bytes | None:
+    """Return the key to sign probes with, the first of the file unless another is named."""
+    if (probe == "stamp-auth") != (path is not None) or (name is not None and path is None):
+        raise click.UsageError("--probe stamp-auth needs --key-file, and no other kind takes it")
+    if path is None:
+        return None
+    try:
+        keys = read_keys(path)
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    for key in keys:
+        if name in (None, key.id):
+            return key.secret
+    raise click.UsageError(f"{path} has no key {name}; it has: {', '.join(k.id for k in keys)}")
 
 
 def parse_target(text: str) -> tuple[str, int]:
@@ -109,7 +137,9 @@ def parse_target(text: str) -> tuple[str, int]:
     "-s",
     metavar="OCTETS,...",
     callback=_listed(_size),
-    help=f"UDP payload sizes.  [default: {NATURAL_SIZE['stamp']}]",
+    help="UDP payload sizes.  [default: "
+    + ", ".join(f"{size} for {kind}" for kind, size in NATURAL_SIZE.items())
+    + "]",
 )
 @click.option(
     "--df", is_flag=True, help="Forbid fragmentation, and ignore what the MTU is said to be."
@@ -130,6 +160,10 @@ def parse_target(text: str) -> tuple[str, int]:
     show_default=True,
     help="Kind of probe.",
 )
+@click.option(
+    "--key-file", metavar="FILE", help="Keys to sign stamp-auth probes with: lines of ID HEX."
+)
+@click.option("--key", metavar="ID", help="Which key of the file.  [default: the first]")
 @click.option("--family", type=click.Choice(["any", "4", "6"]), default="any", show_default=True)
 @click.option("--source", metavar="ADDRESS", help="Local address to send from.")
 @click.option(
@@ -152,6 +186,9 @@ def parse_target(text: str) -> tuple[str, int]:
 def send(target: str, as_json: bool, **options: Any) -> None:
     """Probe TARGET, a LLAMA reflector or any other that speaks STAMP, and say what became of it.
 
+    Reflectors of earlier LLAMA fleets are asked with --probe llama-go or llama-python. They tell no
+    times of their own: round trips contain what they took, and loss has no direction.
+
     Exit status: 0 if anything came back, 1 if nothing did, 2 for wrong usage.
     """
     from twisted.internet.task import react
@@ -168,7 +205,9 @@ def send(target: str, as_json: bool, **options: Any) -> None:
         interval_s=options["interval"], timeout_s=options["timeout"], source=options["source"],
         source_port=options["source_port"] or 0, interface=options["interface"], df=options["df"],
         kernel_stamps=options["timestamps"] == "kernel",
+        key=_key(options["probe"], options["key_file"], options["key"]),
     )  # fmt: skip
+    _fit(wanted.probe, wanted.sizes)
     variants = len(wanted.dscps) * max(1, len(wanted.sizes))
     if wanted.count * wanted.flows * variants > MOST_PROBES:
         raise click.UsageError(

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from attrs import frozen
+from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
 from llama.collector import closing
@@ -54,6 +54,7 @@ class Wanted:
     interface: str | None = None
     df: bool = False
     kernel_stamps: bool = True
+    key: bytes | None = field(default=None, repr=False)  # of "stamp-auth"
 
 
 @frozen(kw_only=True)
@@ -129,7 +130,7 @@ class OneShot:
         rate = 1 / wanted.interval_s
         group = Group(
             test="send", probe=wanted.probe, version=version, sources=sources, rate_pps=rate,
-            timeout_s=wanted.timeout_s, pairs=pairs,
+            timeout_s=wanted.timeout_s, pairs=pairs, key=wanted.key,
         )  # fmt: skip
         dscps = np.array([pair.dscp for pair in pairs], np.uint8)
         ledger = Ledger(
@@ -253,6 +254,8 @@ class OneShot:
         if self._starvation.waited_s() > 0.25 * seconds:
             book.mark(suspect_bit("cpu_starved"), "this program had to wait for a processor")
         assert book.current is not None
+        if not book.stamps_there:
+            book.current.notes.add("the reflector tells no times: round trips contain its own")
         notes = tuple(sorted(book.current.notes))
         book.roll(time.time_ns(), 0, 0.0)
         steps = closing.close(book, book.over[0])

@@ -12,12 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from attrs import evolve, field, frozen
 
 from llama.collector.summary import Pair
-from llama.config import CollectorConfig, SourcePort, Target, Test, class_name
+from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_name
 from llama.config.offered import IP_HEADER
 from llama.config.probes import KINDS
 
-NATURAL_SIZE = {"stamp": 96, "twamp-light": 44}  # octets of UDP payload
-SMALLEST_SIZE = 44
+#: Octets of UDP payload of the kinds of probe that are sent over UDP.
+NATURAL_SIZE = {
+    kind: KINDS[kind].natural_size
+    for kind in ("stamp", "stamp-auth", "twamp-light", "llama-go", "llama-python")
+}
+BARE_SIZE = {"stamp": 44, "stamp-auth": 112}  # likewise, without TLVs
 #: What probes are sent over; UDP for all other kinds.
 PROTOCOLS = {"icmp": "icmp", "tcp": "tcp"}
 
@@ -50,6 +54,7 @@ class Group:
     timeout_s: float
     reply_dscp: int | None = None
     tlvs: bool = True  # False: plain RFC 8762, for peers that do not take more
+    key: bytes | None = field(default=None, repr=False)  # of "stamp-auth" alone
     in_flight: int = 256  # connection attempts at once; of "tcp" alone
     pairs: tuple[Pair, ...] = field(eq=False)
 
@@ -58,7 +63,7 @@ class Group:
         """Return what stays the same over a reload that only changes pairs."""
         return (
             self.test, self.probe, self.version, self.sources, self.rate_pps, self.timeout_s,
-            self.reply_dscp, self.tlvs, self.in_flight,
+            self.reply_dscp, self.tlvs, self.key, self.in_flight,
         )  # fmt: skip
 
     def with_pairs(self, pairs: Sequence[Pair]) -> Group:
@@ -173,7 +178,8 @@ def _groups(
                 test=test.name, probe=test.probe, version=version, sources=sources,
                 rate_pps=test.rate_pps, timeout_s=max(port.timeout_s for _, port in ports),
                 pairs=pairs, reply_dscp=test.options.get("reply_dscp"),
-                tlvs=test.options.get("tlvs", True), in_flight=test.options.get("in_flight", 256),
+                tlvs=test.options.get("tlvs", True), key=secret_of(test),
+                in_flight=test.options.get("in_flight", 256),
             )
         )  # fmt: skip
     return groups
@@ -181,9 +187,15 @@ def _groups(
 
 def natural_size(test: Test) -> int:
     """Return the UDP payload, in octets, of a test's probes where it names no sizes."""
-    if test.probe == "stamp" and not test.options.get("tlvs", True):
-        return SMALLEST_SIZE
+    if test.probe in BARE_SIZE and not test.options.get("tlvs", True):
+        return BARE_SIZE[test.probe]
     return NATURAL_SIZE[test.probe]
+
+
+def secret_of(test: Test) -> bytes | None:
+    """Return the key that a test's probes are signed with, if they are."""
+    key: Key | None = test.options.get("key")
+    return None if key is None else key.secret
 
 
 def _fits(source: Source, version: int) -> bool:

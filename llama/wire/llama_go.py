@@ -116,12 +116,18 @@ def pack(
     octets[:, :HEAD_SIZE] = _TEMPLATE
     octets[:, HEAD_SIZE:size] = 0
     octets[:, 2:4] = _MARK
-    octets[:, 4:12].view(">u8")[:, 0] = token
     octets[:, 14] = tos
-    octets[:, 16:25] |= (sent[:, None] >> _SHIFTS & np.uint64(0x7F)).astype(np.uint8)
+    write(octets, token, sent)
     padding = size - HEAD_SIZE
     octets[:, 26] |= padding & 0x7F
     octets[:, 27] = padding >> 7
+
+
+def write(octets: Octets, token: npt.NDArray[np.uint64], sent_ns: npt.NDArray[np.uint64]) -> None:
+    """Write tokens and times into rows that hold probes of `pack`, of (N,) or (1,) each."""
+    octets[:, 4:12].view(">u8")[:, 0] = token
+    octets[:, 16:25] = (sent_ns[:, None] >> _SHIFTS & np.uint64(0x7F)).astype(np.uint8)
+    octets[:, 16:24] |= 0x80
 
 
 def unpack(octets: Octets, length: npt.NDArray[np.integer]) -> Replies:

@@ -84,6 +84,12 @@ def pack(
     octets[:, : len(SIGNATURE)] = _SIGNATURE
     view = _view(octets)
     view["tos"] = tos
+    write(octets, token, sent_ms)
+
+
+def write(octets: Octets, token: npt.NDArray[np.uint64], sent_ms: npt.NDArray[np.float64]) -> None:
+    """Write tokens and times into rows that hold probes of `pack`, of (N,) or (1,) each."""
+    view = _view(octets)
     view["sent"] = sent_ms
     view["rcvd"] = token
 
