@@ -31,6 +31,8 @@ class Schedule:
         order = np.array(chance.sample(range(pairs), pairs), np.int64)
         self.flows: Ints = (order[None, :] * ports + np.arange(ports)[:, None]).reshape(-1)
         self.pairs = pairs
+        self.ports = np.repeat(np.arange(ports), pairs)  # the source port of each place
+        self.place = 0  # where the flows that `due` last gave begin
         self.probes_per_s = rate_pps * len(self.flows)
         self._start_s = now_s
         self._first = chance.randrange(len(self.flows)) if len(self.flows) else 0
@@ -67,4 +69,5 @@ class Schedule:
         # Up to where the next source port begins: this ends the list as well.
         end = min(place + count, (place // self.pairs + 1) * self.pairs)
         self._done += end - place
+        self.place = place
         return self.flows[place:end], self._done < target

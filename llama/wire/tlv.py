@@ -245,6 +245,10 @@ def read(
     uint32, follow_stamp and started_ns uint64. ``octets`` is (N, >= start + ROOM); for keys see
     `reflect`.
     """
+    if not must_authenticate and len(octets):
+        alike = _read_alike(octets, length, start)
+        if alike is not None:
+            return alike
     answer = np.zeros(len(octets), _ANSWER)
     answer["dscp"] = UNKNOWN
     odd = length > start
@@ -270,6 +274,35 @@ def read(
                 int(length[row]) - start,
             )
     return Answer(*(answer[name] for name in _ANSWER.names or ()))
+
+
+def _read_alike(octets: Octets, length: npt.NDArray[np.integer], start: int) -> Answer | None:
+    """Read rows that are all what a reflector of ours returns to our sender; None if they are not.
+
+    That is nearly every batch there is, and reading it so takes a quarter of the time.
+    """
+    tlvs = _view(octets, start)
+    heads = (
+        (tlvs["cos_head"] == _COS_HEAD)
+        & (tlvs["follow_head"] == _FOLLOW_HEAD)
+        & (tlvs["state_head"] == _STATE_HEAD)
+        & (tlvs["mark"] == _MARK)
+        & (length == start + SIZE)
+    )
+    if not heads.all():
+        return None
+    value = tlvs["cos"].astype(np.uint32)
+    return Answer(
+        dscp=(value >> np.uint32(20)).astype(np.uint8) & np.uint8(0x3F),
+        ecn=(value >> np.uint32(18)).astype(np.uint8) & np.uint8(3),
+        refused=(value & np.uint32(0x30000)) == 0x10000,
+        follow_sequence=tlvs["follow_sequence"].astype(np.uint32),
+        follow_stamp=tlvs["follow_stamp"].astype(np.uint64),
+        follow_method=(tlvs["follow_method"] >> np.uint32(24)).astype(np.uint8),
+        started_ns=tlvs["started"].astype(np.uint64),
+        receive_drops=tlvs["receive_drops"].astype(np.uint32),
+        guard_drops=tlvs["guard_drops"].astype(np.uint32),
+    )
 
 
 def _read_columns(tlvs: npt.NDArray[Any], rows: Mask, answer: npt.NDArray[Any]) -> None:
