@@ -38,22 +38,31 @@ _JITTER_REACH = 256  # older differences weigh less than 1e-7
 Stats = npt.NDArray[np.void]
 
 
+def _blank() -> Stats:
+    """Return a row of STATS of which nothing is known."""
+    row = np.zeros(1, STATS)
+    for name in STATS.names or ():
+        if name.endswith("_ns"):
+            row[name] = np.nan
+    row["rtt_sum_ns"] = 0.0
+    row["dscp_at_reflector"] = cell.UNKNOWN_DSCP
+    row["dscp_at_collector"] = cell.UNKNOWN_DSCP
+    return row
+
+
+_BLANK = _blank()
+
+
 class Figures:
     """What `close` gives: flow and pair rows of STATS, and the pairs' histograms."""
 
     def __init__(self, book: Ledger) -> None:
-        self.flow_stats: Stats = np.zeros(book.flows, STATS)
-        self.pair_stats: Stats = np.zeros(book.pairs, STATS)
+        # Left as they are: each slice fills in its own rows.
+        self.flow_stats: Stats = np.empty(book.flows, STATS)
+        self.pair_stats: Stats = np.empty(book.pairs, STATS)
         self.histogram_start = np.zeros(book.pairs + 1, np.uint32)
         self.histogram_bin: npt.NDArray[np.uint16] = np.zeros(0, np.uint16)
         self.histogram_count: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
-        for stats in (self.flow_stats, self.pair_stats):
-            for name in STATS.names or ():
-                if name.endswith("_ns"):
-                    stats[name] = np.nan
-            stats["rtt_sum_ns"] = 0.0
-            stats["dscp_at_reflector"] = cell.UNKNOWN_DSCP
-            stats["dscp_at_collector"] = cell.UNKNOWN_DSCP
 
 
 def close(
@@ -67,8 +76,7 @@ def close(
     assert interval.end is not None
     figures = Figures(book)
     span = (interval.end - interval.first).astype(np.int64)
-    figures.flow_stats["sent"] = span
-    _count_oddities(book, interval, figures.flow_stats)
+    oddities = _Oddities(book, interval)
     widest = int(span.max(initial=0))
     step = max(1, SLICE // max(1, book.ports * min(book.depth, widest + 2)))
     bins: list[npt.NDArray[np.uint16]] = []
@@ -77,7 +85,7 @@ def close(
         yield
         end = min(pair + step, book.pairs)
         slice_bins, slice_counts, per_pair = _close_pairs(
-            book, interval, figures, pair, end, clock_error_ns
+            book, interval, figures, oddities, pair, end, clock_error_ns
         )
         bins.append(slice_bins)
         counts.append(slice_counts)
@@ -90,25 +98,37 @@ def close(
     return figures
 
 
-def _count_oddities(book: Ledger, interval: OpenInterval, stats: Stats) -> None:
-    """Count duplicates of this interval's probes, and what came for intervals closed before."""
-    assert interval.end is not None
-    left = []
-    for flows, sequence in book.duplicates:
-        ours = (sequence - interval.end[flows]).astype(np.int32) < 0
-        np.add.at(stats["duplicate"], flows[ours], 1)
-        if not ours.all():
-            left.append((flows[~ours], sequence[~ours]))
-    book.duplicates = left
-    for flows in book.late_after_close:
-        np.add.at(stats["late"], flows, 1)
-    book.late_after_close = []
+class _Oddities:
+    """Duplicates of an interval's probes, and late replies to intervals closed before: by flow."""
+
+    def __init__(self, book: Ledger, interval: OpenInterval) -> None:
+        assert interval.end is not None
+        none = [np.zeros(0, np.int64)]
+        duplicates, left = [], []
+        for flows, sequence in book.duplicates:
+            ours = (sequence - interval.end[flows]).astype(np.int32) < 0
+            duplicates.append(flows[ours])
+            if not ours.all():
+                left.append((flows[~ours], sequence[~ours]))
+        self._columns = (
+            ("duplicate", *np.unique(np.concatenate(none + duplicates), return_counts=True)),
+            ("late", *np.unique(np.concatenate(none + book.late_after_close), return_counts=True)),
+        )
+        book.duplicates = left
+        book.late_after_close = []
+
+    def add_to(self, stats: Stats, first: int, end: int) -> None:
+        """Add those of flows ``first`` to ``end``, whose rows ``stats`` are."""
+        for name, flows, counts in self._columns:
+            low, high = np.searchsorted(flows, (first, end))
+            stats[name][flows[low:high] - first] += counts[low:high].astype(np.uint32)
 
 
 def _close_pairs(
     book: Ledger,
     interval: OpenInterval,
     figures: Figures,
+    oddities: _Oddities,
     first_pair: int,
     end_pair: int,
     clock_error_ns: float | None,
@@ -118,10 +138,20 @@ def _close_pairs(
     ports = book.ports
     flows = np.arange(first_pair * ports, end_pair * ports)
     stats = figures.flow_stats[flows[0] : flows[-1] + 1]
-    span = stats["sent"].astype(np.int64)
+    stats[:] = _BLANK
+    first = interval.first[flows]
+    span = (interval.end[flows] - first).astype(np.int64)
+    # If closing comes so late that cells were used again, what they held is unknown: not lost.
+    gone = (book.next_sequence[flows] - first).astype(np.int64) - book.depth
+    if (gone > 0).any():
+        gone = np.clip(gone, 0, span)
+        first, span = first + gone.astype(np.uint32), span - gone
+        stats["suspect"] |= np.uint32(suspect_bit("late_ticks"))
+    stats["sent"] = span
+    oddities.add_to(stats, int(flows[0]), int(flows[-1]) + 1)
     width = max(1, int(span.max(initial=0)))
     turn = np.arange(width)
-    sequence = interval.first[flows][:, None] + turn.astype(np.uint32)
+    sequence = first[:, None] + turn.astype(np.uint32)
     cells = flows[:, None] * book.depth + (sequence % np.uint32(book.depth)).astype(np.int64)
     ours = turn < span[:, None]
     flags = np.where(ours, book.flags[cells], np.uint8(0))
@@ -167,6 +197,7 @@ def _close_pairs(
     _anchor(book, interval, flows, sequence, cells, received, flags)
 
     pair_stats = figures.pair_stats[first_pair:end_pair]
+    pair_stats[:] = _BLANK
     _sum_pairs(pair_stats, stats, ports)
     samples = rtt.reshape(end_pair - first_pair, -1)
     _quantiles(pair_stats, np.sort(samples, axis=1))  # NaN sorts last

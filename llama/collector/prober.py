@@ -159,6 +159,7 @@ class Track:
             probed[turn] * self.ports + port if probed.size else self.schedule.flows
         )
         self.ordinal = np.array(ordinals, np.uint64)
+        self.flow_rows: npt.NDArray[np.void] | None = None  # for whoever closes its intervals
         #: The class each pair asks its replies to come in.
         self.asked = np.array(
             [pair.dscp if group.reply_dscp is None else group.reply_dscp for pair in self.pairs],
