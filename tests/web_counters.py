@@ -44,7 +44,9 @@ class Prometheus(Server):
         with open(path, "w") as file:
             for time_s, text in texts:
                 file.writelines(
-                    f"{line} {time_s:.3f}\n" for line in text.splitlines() if line[:1] != "#"
+                    f"{line} {time_s:.3f}\n"
+                    for line in text.splitlines()
+                    if line[:1] not in ("", "#")
                 )
             file.write("# EOF\n")
         subprocess.run(

@@ -1,0 +1,237 @@
+"""The example dashboards and alert rules in etc/: every query in them, asked of the real server."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+from servers import Influx
+from twisted.trial.unittest import SynchronousTestCase
+from web_counters import Prometheus, exposed
+from web_data import standard_fleet
+
+from llama.interfaces import Point
+from llama.scraper.writers.line_protocol import lines
+
+ETC = Path(__file__).parent.parent / "etc"
+END_S = time.time() // 60 * 60 - 60
+START_S = END_S - 1260
+#: What belongs to the services themselves, as each of them exposes it.
+OWN = """
+up{job="llama-collector",instance="iad1:5000"} 1
+up{job="llama-collector",instance="fra2:5000"} 0
+llama_collector_tick_lag_seconds{job="llama-collector",instance="iad1:5000"} 0.2
+llama_scraper_writer_lag_seconds{job="llama-scraper",instance="x:5003",writer="influxdb"} 700
+llama_scraper_collector_lag_seconds{job="llama-scraper",instance="x:5003",collector="iad1"} 31
+"""
+
+
+def dashboard(name: str) -> dict[str, Any]:
+    """Return a dashboard, whose panels fit together."""
+    read: dict[str, Any] = json.loads((ETC / f"grafana-{name}.json").read_text())
+    numbers = [panel["id"] for panel in read["panels"]]
+    assert len(set(numbers)) == len(numbers)
+    taken = set()
+    for panel in read["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= 24
+        for x in range(at["x"], at["x"] + at["w"]):
+            for y in range(at["y"], at["y"] + at["h"]):
+                assert (x, y) not in taken, f"{panel['title']} overlaps"
+                taken.add((x, y))
+    assert {each["name"] for each in read["templating"]["list"]} >= {"datasource", "class", "src"}
+    return read
+
+
+def targets(read: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield each panel's title with each of its queries."""
+    for panel in read["panels"]:
+        assert panel["targets"], panel["title"]
+        for target in panel["targets"]:
+            yield panel["title"], target
+
+
+class InfluxDashboardTest(SynchronousTestCase):
+    """etc/grafana-influxdb.json against a real InfluxDB."""
+
+    def test_queries(self) -> None:
+        """Every query, with what Grafana puts into it, gives rows; the variables, too."""
+        server = Influx()
+        self.addCleanup(server.stop)
+        server.start()
+        server.run("CREATE DATABASE llama")
+        points = list(standard_fleet(END_S).points(START_S, END_S))
+        points.append(
+            Point("collector_stats", {"src_hostname": "iad1"}, {"tick_lag_seconds": 0.001},
+                  int(END_S) * 10**9)
+        )  # fmt: skip
+        url = f"{server.url}/write?db=llama"
+        urllib.request.urlopen(url, data=lines(points), timeout=20).close()
+        read = dashboard("influxdb")
+        for title, target in targets(read):
+            query = target["query"]
+            for name, value in (
+                ("$timeFilter", f"time > {START_S:.0f}s AND time <= {END_S:.0f}s"),
+                ("$__interval", "30s"),
+                ("/^$class$/", "/^(BE|EF)$/"),
+                ("/^$src$/", "/^.*$/"),
+                ("/^$dst$/", "/^.*$/"),
+            ):
+                query = query.replace(name, value)
+            self.assertNotIn("$", query.replace(".*$/", "").replace(")$/", ""), title)
+            self.assertTrue(server.run(query, "llama"), f"{title}: {query}")
+        for variable in read["templating"]["list"][1:]:
+            found = {row["value"] for row in server.run(variable["query"], "llama")}
+            self.assertIn({"class": "EF", "src": "lax1", "dst": "iad2"}[variable["name"]], found)
+
+
+class PrometheusExamplesTest(SynchronousTestCase):
+    """etc/grafana-prometheus.json and etc/prometheus-alerts.yaml against a real Prometheus."""
+
+    server: Any = None
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        """End the server."""
+        if cls.server is not None:
+            cls.server.stop()
+            cls.server = None
+        super().tearDownClass()
+
+    def setUp(self) -> None:
+        """Start it, the first time, with the rules loaded."""
+        cls = type(self)
+        if cls.server is None:
+            server = RulesPrometheus()
+            fleet = standard_fleet(END_S)
+            server.fill([(time_s, text + OWN) for time_s, text in exposed(fleet, START_S, END_S)])
+            server.start()
+            cls.server = server
+
+    def ask(self, expression: str) -> list[dict[str, Any]]:
+        """Return the series that an expression gives at the end of the fleet's history."""
+        query = {"query": expression, "time": f"{END_S:.0f}"}
+        answer = json.loads(self.server.get("/api/v1/query", query))
+        self.assertEqual(answer["status"], "success")
+        found: list[dict[str, Any]] = answer["data"]["result"]
+        return found
+
+    def test_queries(self) -> None:
+        """Every query, with what Grafana puts into it, gives series; the variables, too."""
+        read = dashboard("prometheus")
+        for title, target in targets(read):
+            expression = target["expr"]
+            for name, value in (
+                ("$__rate_interval", "2m"), ("$class", ".*"), ("$src", ".*"), ("$dst", ".*")
+            ):  # fmt: skip
+                expression = expression.replace(name, value)
+            self.assertNotIn("$", expression, title)
+            self.assertTrue(self.ask(expression), f"{title}: {expression}")
+        for variable in read["templating"]["list"][1:]:
+            metric, label = re.findall(r"label_values\((\w+), (\w+)\)", variable["query"])[0]
+            query = {"match[]": metric, "start": f"{START_S:.0f}", "end": f"{END_S:.0f}"}
+            answer = json.loads(self.server.get(f"/api/v1/label/{label}/values", query))
+            wanted = {"class": "EF", "src_hostname": "lax1", "dst_hostname": "iad2"}[label]
+            self.assertIn(wanted, answer["data"])
+
+    def rules(self) -> tuple[dict[str, str], dict[str, str]]:
+        """Return the alerts and the recorded figures by name."""
+        groups = yaml.safe_load((ETC / "prometheus-alerts.yaml").read_text())["groups"]
+        rules = [rule for group in groups for rule in group["rules"]]
+        records = {rule["record"]: rule["expr"] for rule in rules if "record" in rule}
+        for rule in rules:
+            if "alert" in rule:
+                self.assertIn(rule["labels"]["severity"], ("page", "ticket"))
+                self.assertTrue(rule["annotations"]["summary"])
+        return {rule["alert"]: rule["expr"] for rule in rules if "alert" in rule}, records
+
+    def written_out(self, expression: str, records: dict[str, str]) -> str:
+        """Return an expression with the recorded figures written out."""
+        while True:
+            found = [name for name in records if name in expression]
+            if not found:
+                return expression
+            for name in found:
+                expression = expression.replace(name, f"({records[name]})")
+
+    def test_alerts(self) -> None:
+        """Each alert fires for its fault in the fleet, and names it; no other pair is named."""
+        alerts, records = self.rules()
+        fired = {
+            name: self.ask(self.written_out(expression, records).replace("offset 1d", ""))
+            for name, expression in alerts.items()
+        }
+
+        def names(alert: str, *labels: str) -> set[tuple[str, ...]]:
+            return {
+                tuple(each["metric"].get(label, "") for label in labels) for each in fired[alert]
+            }
+
+        self.assertEqual(names("LlamaHostDown", "dst_hostname"), {("fra2",)})
+        self.assertEqual(names("LlamaSourceBlind", "src_hostname"), {("lax2",)})
+        pairs = names("LlamaPairLoses", "src_hostname", "dst_hostname")
+        self.assertEqual(len(pairs), 2)
+        self.assertIn(("lax1", "iad2"), pairs)
+        self.assertEqual(len(fired["LlamaManyPairsLose"]), 1)  # with two hosts sick of nine
+        remarked = names("LlamaRemarked", "dst_hostname", "class", "direction")
+        self.assertEqual(remarked, {("fra1", "EF", "forward")})
+        self.assertEqual(names("LlamaCollectorSilent", "instance"), {("fra2:5000",)})
+        self.assertEqual(names("LlamaCollectorLate", "instance"), {("iad1:5000",)})
+        self.assertEqual(names("LlamaDatabaseBehind", "writer"), {("influxdb",)})
+        self.assertEqual(names("LlamaSuspect", "src_hostname", "reason"), {("iad10", "late_ticks")})
+        self.assertEqual(fired["LlamaNothingProbed"], [])
+        self.assertEqual(fired["LlamaPointsDropped"], [])
+
+    def test_slower(self) -> None:
+        """The alert for an RTT that grew finds the pair, with a quarter of an hour for the day."""
+        alerts, records = self.rules()
+        expression = alerts["LlamaSlowerThanUsual"].replace(
+            "(llama:rtt:p50_5m offset 1d)",
+            "(" + records["llama:rtt:p50_5m"].replace("[5m]", "[5m] offset 12m") + ")",
+        )
+        found = self.ask(self.written_out(expression, records))
+        self.assertEqual(
+            {(each["metric"]["src_hostname"], each["metric"]["dst_hostname"]) for each in found},
+            {("iad2", "lax3")},
+        )
+
+    def test_rules_load(self) -> None:
+        """Prometheus itself loads the rules and evaluates each without a complaint."""
+        subprocess.run(
+            ["promtool", "check", "rules", str(ETC / "prometheus-alerts.yaml")],
+            check=True,
+            capture_output=True,
+        )
+        for _ in range(200):
+            answer = json.loads(self.server.get("/api/v1/rules", {}))
+            rules = [rule for group in answer["data"]["groups"] for rule in group["rules"]]
+            if all(rule["health"] != "unknown" for rule in rules):
+                break
+            time.sleep(0.1)
+        self.assertEqual({rule["health"] for rule in rules}, {"ok"})
+        alerts, records = self.rules()
+        self.assertEqual(len(rules), len(alerts) + len(records))
+
+
+class RulesPrometheus(Prometheus):
+    """Prometheus with the example's rules, evaluated every second."""
+
+    def command(self) -> list[str]:
+        """Return the command line."""
+        command = super().command()
+        rules = yaml.safe_load((ETC / "prometheus-alerts.yaml").read_text())
+        for group in rules["groups"]:
+            group.pop("interval", None)
+        (self.directory / "rules.yml").write_text(yaml.safe_dump(rules))
+        (self.directory / "prometheus.yml").write_text(
+            "global: {evaluation_interval: 1s}\nrule_files: [rules.yml]\n"
+        )
+        return command
