@@ -20,7 +20,7 @@ FLOWS = 16
 PATHS = 8
 #: One-way delays, ms: between near sites, and to and from the far one.
 _NEAR_MS = (1.5, 4.0)
-_FAR_MS = (60.0, 100.0)
+_FAR_MS = (90.0, 140.0)
 #: What a bad path loses, and how many of the paths are bad.
 _PATH_LOSS = (0.5, 0.9)
 _BAD_PATHS = (1, 3)
