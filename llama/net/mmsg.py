@@ -217,15 +217,19 @@ class Layout:
         self.offsets: dict[tuple[int, int], int] = {}
         where = []
         expected = []
+        lengths: dict[int, int] = {}
         offset = 0
         for level, kind, octets in self.kinds:
-            where += [offset // 8, offset // 8 + 1]
-            expected += [16 + octets, kind << 32 | level]
+            # With the total right, level and type alone tell that each piece is where it should be.
+            where.append(offset // 8 + 1)
+            expected.append(kind << 32 | level)
+            lengths[offset // 8] = 16 + octets
             self.offsets[level, kind] = offset + 16
             offset += cmsg_space(octets)
         self.room = offset
         self._where = np.array(where, np.intp)
         self._expected = np.array(expected, np.uint64)
+        self._lengths = lengths
 
     def word(self, level: int, kind: int) -> int:
         """Return in which 8-octet word of the ancillary data that kind's data starts."""
@@ -242,6 +246,8 @@ class Layout:
     def write_headers(self, messages: Messages) -> None:
         """Write this layout's headers into all slots of ``messages``, for sending."""
         messages.words[:, self._where] = self._expected
+        for word, octets in self._lengths.items():
+            messages.words[:, word] = octets
         messages.controllen[:] = self.room
 
 

@@ -115,6 +115,7 @@ class BatchPort(FileDescriptor):
         if stamped:
             flags = self.reply_layout.offsets[mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING]
             self.outbound.words[:, flags // 8] = mmsg.SOF_TX_SOFTWARE
+        self.stamps_due = 0  # transmit stamps asked for and not read yet
         self.plain_control = reply_layout(self.family, stamped=False).room
         self._stamp_layout = stamp_layout(self.family)
         self._stamps = Messages(SLOTS, 1, self._stamp_layout.room) if stamped else None
@@ -159,7 +160,7 @@ class BatchPort(FileDescriptor):
     def doRead(self) -> None:
         """Read at most two batches, so that a flood never keeps the reactor from its other duties."""
         for _ in range(2):
-            if self._stamps is not None:
+            if self.stamps_due > 0:
                 self.read_transmit_stamps()
             if self._socket is None:
                 return
@@ -171,6 +172,8 @@ class BatchPort(FileDescriptor):
                     raise
                 continue
             if not count:
+                # Woken for the error queue: by a stamp that came late, or one nobody waits for.
+                self.read_transmit_stamps()
                 return
             self.protocol.batchReceived(self, count)
             if count < SLOTS:
@@ -186,6 +189,7 @@ class BatchPort(FileDescriptor):
             odd = self._stamp_layout.odd_rows(stamps, 0, count)
             if odd.size:
                 rows = np.setdiff1d(rows, odd)
+            self.stamps_due = max(0, self.stamps_due - count)
             words = stamps.words[rows]
             identifier = words[:, self._id_word] >> np.uint64(32)
             self.protocol.transmitStampsReceived(identifier, words[:, 2], words[:, 3])

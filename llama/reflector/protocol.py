@@ -39,9 +39,18 @@ _LIMITS = (SOURCE_RATE, TOTAL_RATE)
 _FOLLOW_UP_TYPE = stamp.BASE_SIZE + 9  # octet
 _COUNTED = np.uint8(255)  # refused, for a reason that is not the guard's
 CHUNK = 8  # replies that share one T3: it is read, then at most so many are sent
+# With so much waiting, replies are late by whole batches, and Follow-Up tells when they left.
+MANY, LARGE_CHUNK = 128, 32
 _DISTINCT = 64  # octets with which no two probes of earlier fleets begin
 FEW = 3  # up to so many datagrams are answered one at a time
 _V4 = 0xFFFF << 32  # ::ffff:0:0/96, under which IPv4 addresses are counted
+# The ancillary data of an IPv4 datagram as it nearly always comes: stamp, PKTINFO, TTL, TOS.
+_USUAL_V4 = struct.Struct("<qiiqq32xqii4xI4s4xqiii4xqiiB")
+_USUAL_KINDS_V4 = (
+    16 + 48, mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, 16 + 12, mmsg.SOL_IP, mmsg.IP_PKTINFO,
+    16 + 4, mmsg.SOL_IP, mmsg.IP_TTL, 16 + 1, mmsg.SOL_IP, mmsg.IP_TOS,
+)  # fmt: skip
+_PKTINFO_V4 = struct.Struct("<II4s")
 _PAIR = struct.Struct(">QQ")
 _REQUEST = struct.Struct(">IQHH")
 _REPLY = struct.Struct(">IQHHQ14sHB3x")
@@ -371,6 +380,7 @@ class Reflector(DatagramProtocol):
         answer.depart(octets)
         self._send(port, row, 1, picked=False)
         if wanted:
+            port.stamps_due += 1
             port.read_transmit_stamps()
 
     def _send_echo(self, port: BatchPort, row: int, answer: Answer, reply_from: bytes) -> None:
@@ -524,6 +534,7 @@ class Reflector(DatagramProtocol):
             np.uint64
         ) | turn << np.uint64(self._turn_shift)
         port.outbound.controllen[rows] = port.reply_layout.room
+        port.stamps_due += len(rows)
         return reply_tos, True
 
     def _depart(
@@ -538,8 +549,9 @@ class Reflector(DatagramProtocol):
         if rows is not None:
             port.outbound.pick(rows)
             count = len(rows)
-        for first in range(0, count, CHUNK):
-            end = min(first + CHUNK, count)
+        size = CHUNK if count < MANY else LARGE_CHUNK
+        for first in range(0, count, size):
+            end = min(first + size, count)
             chunk: Any = slice(first, end) if rows is None else rows[first:end]
             timestamp[chunk] = _ntp_now()
             self._send(port, first, end - first, picked=picked)
@@ -636,6 +648,14 @@ def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
         source_port, high, low = struct.unpack_from(">H4xQQ", inbound.names_view, name + 2)
         arrival = Arrival(high, low, source_port)
     first = row * inbound.control_room
+    if v4 and inbound.control_room >= _USUAL_V4.size:
+        (
+            *stamp_kind, seconds, ns, a, b, c, asked, destination, d, e, f, ttl, g, h, i, tos
+        ) = _USUAL_V4.unpack_from(inbound.control_view, first)  # fmt: skip
+        if (*stamp_kind, a, b, c, d, e, f, g, h, i) == _USUAL_KINDS_V4:
+            arrival.received_ntp = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
+            arrival.local, arrival.ttl, arrival.tos = asked, ttl, tos
+            return arrival, _PKTINFO_V4.pack(0, asked, destination)
     control = inbound.control_view[first : first + inbound.control_room]
     reply_from = bytes(12 if v4 else 20)
     for level, kind, data in mmsg.walk_control(control, int(inbound.controllen[row])):

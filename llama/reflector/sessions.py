@@ -41,6 +41,9 @@ class Sessions:
         self.evicted = 0
         self._flat_keys = self._keys.reshape(-1)
         self._flat_used = self._used.reshape(-1)
+        #: Where a key was last seen to be: looked at first, believed if the key is there.
+        self._hints = np.zeros(2 * size, np.int32)
+        self._hint_mask = np.uint64(2 * size - 1)
         self._last_turn = np.zeros(size, np.uint32)
         # Plain Python reads single elements through these four times faster than through numpy.
         self._key_view = self._flat_keys.data
@@ -106,6 +109,12 @@ class Sessions:
 
     def places(self, keys: U64, now: int) -> npt.NDArray[np.intp]:
         """Return the place of each session of a batch, made if need be: (N,) of (N,) `keys`."""
+        guess = keys >> np.uint64(8) & self._hint_mask
+        hinted = self._hints[guess]
+        if (self._flat_keys[hinted] == keys).all():
+            self._flat_used[hinted] = now
+            known: npt.NDArray[np.intp] = hinted.astype(np.intp)
+            return known
         sets = (keys >> np.uint64(40)).astype(np.intp) & self._sets - 1
         found = self._keys[sets] == keys[:, None]
         way = found.argmax(axis=1)
@@ -119,6 +128,7 @@ class Sessions:
                 for row in np.flatnonzero(self._flat_keys[places] != keys).tolist():
                     places[row] = self.place_of(int(keys[row]), now)
         self._flat_used[places] = now
+        self._hints[guess] = places
         return places
 
     def number(self, places: npt.NDArray[np.intp]) -> npt.NDArray[np.uint32]:
