@@ -110,9 +110,9 @@ class DeliveryTests(SynchronousTestCase):
         self.assertEqual(self.sample("points_written", writer="db"), 4)
 
     def test_size(self) -> None:
-        """A write is no larger than a full chunk; what exceeds it follows at once."""
+        """A write has a largest size; what exceeds it follows at once."""
         self.delivery.start([])
-        self.offer(3, points=CHUNK_POINTS // 2)
+        self.offer(3, points=CHUNK_POINTS)
         self.assertEqual(self.database.writes, [["c3", "c2"], ["c1"]])
 
     def test_many_at_once(self) -> None:
@@ -152,9 +152,19 @@ class DeliveryTests(SynchronousTestCase):
         before = len(self.database.writes)
         self.offer(1, points=CHUNK_POINTS)
         self.pass_time(LONGEST_S)
-        self.assertEqual(self.database.writes[before], ["c21"])
+        self.assertEqual(self.database.writes[before][0], "c21")
         self.pass_time(3 * LONGEST_S)
         self.assertEqual(len(self.database.held), 21)
+
+    def test_a_slow_database(self) -> None:
+        """A database that is too slow for large writes gets smaller ones, until they go through."""
+        self.database.answer = lambda points: (
+            fail(NotWrittenError("too slow")) if len(points) > 600 else succeed([])
+        )
+        self.delivery.start([])
+        self.offer(20, points=500)
+        self.pass_time(3 * LONGEST_S)
+        self.assertEqual(len(self.database.held), 20)
 
     def test_a_bad_batch_holds_nobody(self) -> None:
         """One chunk that always fails delays no newer one, and takes no other down with it."""
@@ -316,7 +326,7 @@ class DeliveryTests(SynchronousTestCase):
         """What an earlier run left is written, newest first."""
         self.delivery.start(self.take(3, points=CHUNK_POINTS))
         self.pass_time(1)
-        self.assertEqual(self.database.writes, [["c3"], ["c2"], ["c1"]])
+        self.assertEqual(self.database.writes, [["c3", "c2"], ["c1"]])
 
     def test_stop_waits(self) -> None:
         """Stopping lets the write under way end, starts no other, and closes the writer."""

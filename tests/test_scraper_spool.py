@@ -85,7 +85,7 @@ class Contract:
         spool = await self.opened()
         points = some_points(2 * buffer.CHUNK_POINTS + 1)
         chunks = await put(spool, "http://c", Taken("c1"), points, NOW)
-        self.assertEqual([chunk.points for chunk in chunks], [5000, 5000, 1])
+        self.assertEqual([chunk.points for chunk in chunks], [2500, 2500, 1])
         self.assertEqual([p for c in chunks for p in await spool.read(c)], points)
 
     async def test_size(self) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 from scraper_case import NOW, Ledger, ServiceCase, influx_rows, sqlite_rows, until
-from servers import Influx, free_port
+from servers import Influx, die_with_parent, free_port
 from twisted.internet import reactor
 from twisted.internet.task import LoopingCall, deferLater
 
@@ -53,6 +53,7 @@ class ProcessCase(ServiceCase):
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdout=log,
                 stderr=log,
+                preexec_fn=die_with_parent,
             )
 
     def end(self, how: int) -> int:

@@ -19,8 +19,8 @@ from llama.interfaces import Point
 
 from .points import pack, unpack
 
-#: Points in a chunk, at most: what a writer is given at once.
-CHUNK_POINTS = 5000
+#: Points in a chunk, at most.
+CHUNK_POINTS = 2500
 #: Octets counted for a chunk beside its payload: names, indices, free space in pages.
 CHUNK_OVERHEAD = 512
 #: Points that stand ready for writing without being unpacked again.

@@ -2,8 +2,9 @@
 
 Two lanes, each with at most one write under way:
 
-- *live*: chunks that were never tried, newest first, joined to writes of a fair size. While it
-  fails, the whole writer waits, longer and longer, and then tries with the newest chunk there is.
+- *live*: chunks that were never tried, newest first, joined to writes of a fair size, which is
+  halved with every failure, lest it be too much for a slow database. While this lane fails, the
+  whole writer waits, longer and longer, and then tries with the newest chunk there is.
 - *retry*: chunks whose write failed, newest first, each after a wait of its own. What fails here
   holds up only the retry lane, so one batch that a database chokes on never delays newer ones;
   from its third failure on a chunk is tried alone, so that it takes no others down with it.
@@ -27,12 +28,14 @@ from twisted.python.failure import Failure
 from llama.interfaces import NotPermittedError, Point, Refusal
 
 from .backoff import NOT_PERMITTED_S, wait_s
-from .buffer import CHUNK_POINTS, Chunk, Spool
+from .buffer import Chunk, Spool
 from .counts import Counts
 from .fetch import explain
 
 #: Seconds that new chunks wait for company, so that small ones are written together.
 GATHER_S = 1.0
+#: Points of one write: the most, and the least that it is reduced to while writes fail.
+MOST_POINTS, LEAST_POINTS = 5000, 500
 #: Seconds after which a write that a plugin never ends is given up.
 WRITE_TIMEOUT_S = 60.0
 #: Failures after which a chunk is tried alone.
@@ -79,6 +82,7 @@ class Delivery:
     _gone: dict[int, str] = field(factory=dict)  # dropped while under way, and why
     _live: _Lane = field(factory=lambda: _Lane(False))
     _retry: _Lane = field(factory=lambda: _Lane(True))
+    _most_points: int = MOST_POINTS
     _worked: bool = False  # the last write of new points went well
     _since: float = 0.0  # when trouble began
     _named: set[str] = field(factory=set)  # refusals that the log has named
@@ -115,7 +119,7 @@ class Delivery:
             self._fresh[chunk.number] = chunk
         if self._live.busy is None and self._live.closed_until <= self._clock.seconds():
             points = sum(chunk.points for chunk in self._fresh.values())
-            if points < CHUNK_POINTS:
+            if points < self._most_points:
                 self._live.closed_until = self._clock.seconds() + self._gather_s
         self._pump()
 
@@ -218,7 +222,7 @@ class Delivery:
         if not lane.retries:
             for chunk in reversed(self._fresh.values()):
                 points += chunk.points
-                if chosen and points > CHUNK_POINTS:
+                if chosen and points > self._most_points:
                     break
                 chosen.append(chunk)
             return chosen
@@ -234,7 +238,7 @@ class Delivery:
                 aside.append(heappop(self._due))
                 continue
             points += tried.chunk.points
-            if chosen and points > CHUNK_POINTS:
+            if chosen and points > self._most_points:
                 break
             heappop(self._due)
             chosen.append(tried.chunk)
@@ -333,6 +337,7 @@ class Delivery:
     def _went_well(self, lane: _Lane) -> None:
         lane.failures = 0
         lane.closed_until = self._clock.seconds()
+        self._most_points = min(MOST_POINTS, self._most_points * 5 // 4)
         self._worked = self._worked or not lane.retries
         if self.trouble is None:
             return
@@ -354,6 +359,7 @@ class Delivery:
         """Close a lane for a while; returns for how long, in seconds."""
         self._counts.failures.labels(self.name).inc()
         lane.failures += 1
+        self._most_points = max(LEAST_POINTS, self._most_points // 2)
         wait = wait_s(lane.failures, self._draw)
         if isinstance(error, NotPermittedError):
             wait = max(wait, NOT_PERMITTED_S)

@@ -20,6 +20,7 @@ from twisted.web.client import (
     HTTPConnectionPool,
     ResponseDone,
     ResponseFailed,
+    _HTTP11ClientFactory,
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
@@ -91,6 +92,23 @@ class _Body(Protocol):
     def _abort(self) -> None:
         if self.transport is not None:
             self.transport.abortConnection()
+
+
+class _QuietFactory(_HTTP11ClientFactory):
+    """Makes connections without a line in the log for each of them."""
+
+    noisy = False
+
+
+def connection_pool(reactor: Any) -> HTTPConnectionPool:
+    """Return a pool of connections that are kept for less long than servers usually keep them.
+
+    So a request seldom meets a connection that is just being closed.
+    """
+    pool = HTTPConnectionPool(reactor)
+    pool.cachedConnectionTimeout = 30
+    pool._factory = _QuietFactory
+    return pool
 
 
 def client_of(

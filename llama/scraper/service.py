@@ -9,7 +9,6 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
-from twisted.web.client import HTTPConnectionPool
 
 from llama.config import ScraperConfig, WriterConfig
 from llama.http import HttpService
@@ -18,7 +17,7 @@ from . import api
 from .buffer import Chunk, MemorySpool, Spool
 from .counts import Counts
 from .delivery import Delivery
-from .fetch import client_of
+from .fetch import client_of, connection_pool
 from .poll import Poller
 from .spool import DiskSpool
 from .writers import WriterConfigError, make_writers
@@ -47,7 +46,7 @@ class ScraperService(MultiService):
         self.deliveries: dict[str, Delivery] = {}
         self.http: HttpService | None = None
         self._reactor = reactor
-        self._pool = HTTPConnectionPool(reactor)
+        self._pool = connection_pool(reactor)
         self.poller = self._make_poller(config)
         self._writers = dict(zip(config.writers, make_writers(reactor, config), strict=True))
         for writer in self._writers.values():

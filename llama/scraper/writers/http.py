@@ -14,7 +14,6 @@ from typing import Any
 
 import orjson
 from twisted.internet.defer import Deferred
-from twisted.web.client import HTTPConnectionPool
 from zope.interface import implementer
 
 from llama.interfaces import (
@@ -25,7 +24,7 @@ from llama.interfaces import (
     Refusal,
 )
 
-from ..fetch import Reply, client_of, explain, request
+from ..fetch import Reply, client_of, connection_pool, explain, request
 from .line_protocol import line, lines
 from .options import Options
 
@@ -55,9 +54,7 @@ class LineProtocolWriter:
         self._reactor = reactor
         self._write_url = write_url
         self._headers = headers
-        self._pool = HTTPConnectionPool(reactor)
-        # Shorter than servers keep them, lest a write meets one that is just being closed.
-        self._pool.cachedConnectionTimeout = 30
+        self._pool = connection_pool(reactor)
         self._client = client_of(reactor, self._pool, self._timeout_s, options.maybe("ca_file"))
 
     def open(self) -> Deferred[None]:
