@@ -25,8 +25,8 @@ from llama.collector.ledger import (
     UNKNOWN_DSCP,
     Ledger,
 )
-from llama.collector.plan import NATURAL_SIZE, Group, Source
-from llama.collector.prober import UdpProber
+from llama.collector.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
+from llama.collector.probers import Probers
 from llama.collector.summary import Pair, suspect_bit
 from llama.config import class_name
 from llama.net.port import transmit_ids_supported
@@ -102,7 +102,8 @@ class OneShot:
         self._reactor = reactor
         self.wanted = wanted
         self._told = told
-        self.prober = UdpProber(
+        self.prober = Probers(
+            reactor,
             ids=wanted.kernel_stamps and transmit_ids_supported(),
             kernel_stamps=wanted.kernel_stamps,
         )
@@ -115,13 +116,15 @@ class OneShot:
                 number=wanted.source_port + n if wanted.source_port else 0,
                 owner=str(n),
                 df=wanted.df,
+                protocol=PROTOCOLS.get(wanted.probe, "udp"),
             )
             for n in range(wanted.flows)
         )
         pairs = tuple(
             Pair(
                 target=wanted.address, src_ip=wanted.source or "", dst_ip=wanted.address,
-                dst_port=wanted.port, dscp=dscp, class_name=class_name(dscp), probe=wanted.probe,
+                dst_port=0 if wanted.probe == "icmp" else wanted.port, dscp=dscp,
+                class_name=class_name(dscp), probe=wanted.probe,
                 size=size, port_group="", tags={},
             )
             for dscp in wanted.dscps
@@ -254,8 +257,6 @@ class OneShot:
         if self._starvation.waited_s() > 0.25 * seconds:
             book.mark(suspect_bit("cpu_starved"), "this program had to wait for a processor")
         assert book.current is not None
-        if not book.stamps_there:
-            book.current.notes.add("the reflector tells no times: round trips contain its own")
         notes = tuple(sorted(book.current.notes))
         book.roll(time.time_ns(), 0, 0.0)
         steps = closing.close(book, book.over[0])

@@ -16,11 +16,13 @@ from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_n
 from llama.config.offered import IP_HEADER
 from llama.config.probes import KINDS
 
-#: Octets of UDP payload of the kinds of probe that are sent over UDP.
+#: Octets after the UDP, ICMP or TCP header of the kinds of probe that a collector can send.
 NATURAL_SIZE = {
     kind: KINDS[kind].natural_size
-    for kind in ("stamp", "stamp-auth", "twamp-light", "llama-go", "llama-python")
-}
+    for kind in (
+        "stamp", "stamp-auth", "twamp-light", "llama-go", "llama-python", "icmp", "tcp",
+    )
+}  # fmt: skip
 BARE_SIZE = {"stamp": 44, "stamp-auth": 112}  # likewise, without TLVs
 #: What probes are sent over; UDP for all other kinds.
 PROTOCOLS = {"icmp": "icmp", "tcp": "tcp"}
@@ -96,25 +98,33 @@ def make_plan(
     config: CollectorConfig,
     addresses: Mapping[str, Sequence[str]],
     source_address: SourceAddress,
-    probes: Sequence[str] = tuple(NATURAL_SIZE),
 ) -> tuple[Group, ...]:
     """Return the groups that ``config`` asks for.
 
     ``addresses`` gives each host's addresses, best first; hosts without any are left out.
-    ``source_address(destination, configured)`` tells whence the kernel would send. Tests of kinds
-    other than ``probes`` are left out. Where the total is above a cap of the configuration, all
-    rates are lowered by the same factor.
+    ``source_address(destination, configured)`` tells whence the kernel would send. Where the
+    total is above a cap of the configuration, all rates are lowered by the same factor. Raises
+    `KeyError` for a test that `refusal` refuses.
     """
     groups = []
     for test in config.tests:
-        if test.probe not in probes:
-            continue
         for version in (4, 6):
             groups += _groups(config, test, version, addresses, source_address)
     factor = cap_factor(config, groups)
     if factor < 1:
         groups = [evolve(group, rate_pps=group.rate_pps * factor) for group in groups]
     return tuple(groups)
+
+
+def refusal(config: CollectorConfig) -> str | None:
+    """Return, in a line for people, which kind of probe of ``config`` cannot be sent, if any."""
+    for test in config.tests:
+        if test.probe not in NATURAL_SIZE:
+            return (
+                f"{config.path}: test {test.name}: this collector cannot send probes of kind"
+                f" {test.probe}; it can send {', '.join(NATURAL_SIZE)}"
+            )
+    return None
 
 
 def cap_factor(config: CollectorConfig, groups: Sequence[Group]) -> float:

@@ -58,7 +58,7 @@ class ProbeSocket:
             sock.setblocking(False)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
-            if family == socket.AF_INET6:
+            if family == socket.AF_INET6 and sock.type != socket.SOCK_RAW:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if source.interface is not None:
                 device = source.interface.encode()

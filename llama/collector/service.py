@@ -14,8 +14,8 @@ from llama.collector.health import processor_s, resident_octets
 from llama.collector.history import History
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
-from llama.collector.plan import make_plan
-from llama.collector.prober import UdpProber
+from llama.collector.plan import make_plan, refusal
+from llama.collector.probers import Probers
 from llama.collector.summary import ClosedInterval
 from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors, load_collector
@@ -38,12 +38,12 @@ class ProbingService(Service):
         self._history = history
         self._names = Names(reactor, self._replan)
         self._ticker = Ticker(reactor, self._tick)
-        self.prober = UdpProber(ids=transmit_ids_supported())
+        self.prober = Probers(reactor, ids=transmit_ids_supported())
         self.engine = Engine(
             reactor, self.prober, config.interval_s, self._interval_closed,
             clock_error_ns=clock_error_ns, retick=self._ticker.start,
         )  # fmt: skip
-        self.tracing = Tracing(reactor, self.prober)
+        self.tracing = Tracing(reactor, self.prober.udp)
         self._sources: dict[tuple[str, str | None], str] = {}
 
     def startService(self) -> None:
@@ -110,6 +110,10 @@ class ProbingService(Service):
         except ConfigErrors as errors:
             for mistake in errors.mistakes:
                 self.log.error("not reloaded: {mistake}", mistake=str(mistake))
+            return
+        refused = refusal(config)
+        if refused is not None:
+            self.log.error("not reloaded: {mistake}", mistake=refused)
             return
         if (config.interval_s, config.keep_intervals, config.api) != (
             self.config.interval_s, self.config.keep_intervals, self.config.api,

@@ -1,0 +1,253 @@
+"""Probes by ICMP echo: no reflector is needed, the other end's network stack answers.
+
+In batches and with kernel stamps, as UDP is probed. What makes one flow differ from the next is the
+identifier, where UDP has its source port. Sockets are unprivileged ones where the system allows
+them (``net.ipv4.ping_group_range``), raw ones otherwise. An echo request is, in octets::
+
+     0 type, code     8 token: the time it was sent, xor a secret of this process
+     2 checksum      16 sequence number, whole
+     4 identifier    20 SSID: tells the classes and sizes of a source apart
+     6 number        22 zero, then padding
+
+A reply counts if it brings all of it back. Nobody stamps anything at the other end, so the time spent
+there is in the RTT, and no direction of a loss or a delay is known. RFC 792, RFC 4443 section 4.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import random
+import socket
+import struct
+import time
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llama.collector.flow_index import NO_FLOW, flow_keys
+from llama.collector.ledger import UNKNOWN_DSCP, Ints, Ledger, Replies
+from llama.collector.plan import Group, Source
+from llama.collector.prober import HEAD, Lane, ProbeSocket, Track, UdpProber
+
+ECHO = np.dtype(
+    [
+        ("type", "u1"), ("code", "u1"), ("checksum", ">u2"), ("identifier", ">u2"),
+        ("number", ">u2"), ("token", ">u8"), ("sequence", ">u4"), ("ssid", ">u2"), ("zero", ">u2"),
+    ]
+)  # fmt: skip
+HEADER = 8  # octets of an ICMP header
+IPV4_HEADER = 20
+REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
+REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
+
+_SO_ATTACH_FILTER = 26
+_SOL_RAW, _ICMP_FILTER = 255, 1
+_SOL_ICMPV6, _ICMPV6_FILTER = 58, 1
+
+
+class EchoSocket(ProbeSocket):
+    """A socket whose ``number`` is the identifier of its echo requests."""
+
+    raw = False
+
+    def _create(self, family: int) -> socket.socket:
+        protocol = socket.IPPROTO_ICMP if family == socket.AF_INET else socket.IPPROTO_ICMPV6
+        try:
+            return socket.socket(family, socket.SOCK_DGRAM, protocol)
+        except PermissionError:
+            self.raw = True
+        try:
+            return socket.socket(family, socket.SOCK_RAW, protocol)
+        except PermissionError:
+            raise PermissionError(
+                errno.EPERM,
+                "ICMP needs one of the user's groups in net.ipv4.ping_group_range, or CAP_NET_RAW",
+            ) from None
+
+    def _bind(self, sock: socket.socket, address: str, number: int) -> int:
+        if not self.raw:
+            return super()._bind(sock, address, number)
+        number = number or random.SystemRandom().randrange(1, 65536)
+        if sock.family == socket.AF_INET:
+            others = ~(1 << REPLY[socket.AF_INET]) & 0xFFFFFFFF
+            sock.setsockopt(_SOL_RAW, _ICMP_FILTER, struct.pack("=I", others))
+        else:
+            blocked = [0xFFFFFFFF] * 8
+            word, bit = divmod(REPLY[socket.AF_INET6], 32)
+            blocked[word] &= ~(1 << bit)
+            sock.setsockopt(_SOL_ICMPV6, _ICMPV6_FILTER, struct.pack("=8I", *blocked))
+        _only_identifier(sock, number)
+        sock.bind((address, 0))
+        return number
+
+
+def _only_identifier(sock: socket.socket, number: int) -> None:
+    """Have the kernel give a raw socket only messages of one identifier (classic BPF)."""
+    identifier = [(0x28, 0, 0, 4)]  # A = the two octets at 4
+    if sock.family == socket.AF_INET:  # which comes with its IP header
+        identifier = [(0xB1, 0, 0, 0), (0x48, 0, 0, 4)]  # X = its length, A = those at X + 4
+    program = [*identifier, (0x15, 0, 1, number), (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
+    attached = struct.pack("@HL", len(program), ctypes.addressof(code))
+    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
+
+
+class _EchoLane(Lane):
+    """The message rooms of one address family, seen as echo requests and replies."""
+
+    def __init__(self, family: int, *, ids: bool, padding: npt.NDArray[np.uint8]) -> None:
+        super().__init__(family, ids=ids, padding=padding)
+        self.echo: npt.NDArray[Any] = self.out.octets[:, : ECHO.itemsize].view(ECHO)[:, 0]
+
+    def answers(self, before: int) -> npt.NDArray[Any]:
+        """Return what was received as ECHO rows, ``before`` octets into each message."""
+        answers: npt.NDArray[Any] = self.back.octets[:, before : before + ECHO.itemsize]
+        return answers.view(ECHO)[:, 0]
+
+
+class IcmpProber(UdpProber):
+    """Probes groups of the kind ``icmp``; see `UdpProber` for how to use it.
+
+    Where the kernel does not let a message carry an identifier for its transmit stamp, T1 is taken
+    in user space.
+    """
+
+    def __init__(
+        self,
+        *,
+        ids: bool,
+        kernel_stamps: bool = True,
+        wall_ns: Any = time.time_ns,
+        chance: random.Random | None = None,
+    ) -> None:
+        super().__init__(
+            ids=ids, kernel_stamps=kernel_stamps and ids, wall_ns=wall_ns, chance=chance
+        )
+        self._secret = np.uint64(random.SystemRandom().getrandbits(64))
+
+    def _new_socket(self, source: Source) -> ProbeSocket:
+        return EchoSocket(source, kernel_stamps=self._kernel_stamps, ids=self._ids)
+
+    def _new_lane(self, family: int) -> Lane:
+        return _EchoLane(family, ids=self._ids, padding=self._padding)
+
+    def track(
+        self, group: Group, ledger: Ledger, live: npt.NDArray[np.bool_], now_s: float
+    ) -> Track:
+        """Return a track for a group, to be handed to `arrange`."""
+        track = super().track(group, ledger, live, now_s)
+        ledger.stamps_there = False
+        whole = track.head + track.tail + np.uint64(HEADER)
+        track.head = np.minimum(whole, np.uint64(HEAD))
+        track.tail = whole - track.head
+        track.templates[:] = 0
+        echo = track.templates[:, : ECHO.itemsize].view(ECHO)[:, 0]
+        echo["type"] = REQUEST[track.sockets[0].sock.family]
+        echo["ssid"] = track.ssids
+        return track
+
+    def _send(self, track: Track, flows: Ints) -> None:
+        """Send one request to each of ``flows``, which all leave from one socket."""
+        count = len(flows)
+        pairs = flows // track.ports
+        sock = track.sockets[int(flows[0]) - int(pairs[0]) * track.ports]
+        lane = self._lanes[sock.sock.family]
+        assert isinstance(lane, _EchoLane)
+        out = lane.out
+        out.names[:count] = track.names[pairs]
+        variant = track.variant[pairs]
+        out.octets[:count] = track.templates[variant]
+        out.iov_length[:count] = track.head[variant]
+        out.tail_length[:count] = track.tail[variant]
+        lane.tos[:count] = track.tos[pairs]
+        t1_ns = self._wall_ns()
+        cells, sequence = track.ledger.send(flows, t1_ns)
+        if lane.id is not None:
+            lane.id[:count] = cells + track.first_cell
+        echo = lane.echo[:count]
+        echo["identifier"] = sock.number
+        echo["number"] = sequence & np.uint32(0xFFFF)
+        echo["token"] = np.uint64(t1_ns) ^ self._secret
+        echo["sequence"] = sequence
+        if lane.family == socket.AF_INET:  # the kernel would do so for unprivileged sockets only
+            echo["checksum"] = checksums(out.octets[:count, : ECHO.itemsize])
+        self._hand_over(track, sock, out, flows, cells)
+
+    def _take(self, lane: Lane, count: int) -> None:
+        """Enter the first ``count`` messages of a lane's arena into the ledgers."""
+        assert isinstance(lane, _EchoLane)
+        back = lane.back
+        words = back.words[:count]
+        t4_ns = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
+        tos, ttl = words[:, lane.tos_word], words[:, lane.ttl_word]
+        stamped = np.ones(count, np.bool_)
+        odd = lane.layout.odd_rows(back, 0, count)
+        if odd.size:
+            t4_ns[odd] = self._wall_ns()
+            stamped[odd] = False
+            tos[odd], ttl[odd] = UNKNOWN_DSCP << 2, 0
+        # Raw sockets of IPv4, and they alone, give the IP header as well.
+        with_header = np.zeros(count, np.bool_)
+        if lane.family == socket.AF_INET:
+            raw = [self._ordinals[s] for s, sock in self.sockets.items() if _is_raw(sock)]
+            with_header = np.isin(lane.socket_of[:count], np.array(raw, np.uint64))
+        answers = np.where(with_header, lane.answers(IPV4_HEADER)[:count], lane.answers(0)[:count])
+        before = np.where(with_header, IPV4_HEADER, 0)
+        ends = lane.socket_of[:count] << np.uint64(16) | answers["ssid"]
+        flow = self._index.find(flow_keys(back.names[:count], ends))
+        sequence = answers["sequence"].astype(np.uint32)
+        lost = (flow == NO_FLOW) | (back.length[:count] < before + ECHO.itemsize)
+        lost |= (answers["type"] != REPLY[socket.AddressFamily(lane.family)]) | (
+            answers["code"] != 0
+        )
+        lost |= answers["number"] != sequence & np.uint32(0xFFFF)
+        # An IP header with options is longer: nobody sends such replies.
+        lost |= with_header & (back.octets[:count, 0] != 0x45)
+        self.strangers += int(np.count_nonzero(lost))
+        sent_ns = (answers["token"].astype(np.uint64) ^ self._secret).astype(np.int64)
+        nothing = np.zeros(count, np.uint8)
+        unknown = np.full(count, UNKNOWN_DSCP, np.uint8)
+        arrived = Replies(
+            flow=flow,
+            sequence=sequence,
+            echoed_ns=sent_ns,
+            number=np.zeros(count, np.uint32),
+            t2_ns=sent_ns,
+            t3_ns=sent_ns,
+            t4_ns=t4_ns,
+            kernel_t4=stamped,
+            dscp_there=unknown,
+            dscp_asked=unknown,  # a stack answers in the class of the request, or in none
+            dscp_here=np.where(stamped, (tos >> np.uint64(2)) & np.uint64(0x3F), UNKNOWN_DSCP)
+            .astype(np.uint8),
+            ttl_there=nothing,
+            ttl_here=ttl.astype(np.uint8),
+            numbered=np.zeros(count, np.bool_),
+            follow_number=np.zeros(count, np.uint32),
+            follow_ns=np.zeros(count, np.int64),
+            clock_error_ns=np.full(count, np.nan, np.float32),
+        )  # fmt: skip
+        owner = np.searchsorted(self._first_flows, flow, side="right") - 1
+        owner[lost] = -1
+        for n in np.unique(owner[owner >= 0]).tolist():
+            track = self.tracks[n]
+            rows: Any = [column[owner == n] for column in arrived]
+            own = Replies(*rows)
+            strangers = track.ledger.strangers
+            self.received += track.ledger.reply(own._replace(flow=own.flow - track.first_flow))
+            self.strangers += track.ledger.strangers - strangers
+
+
+def _is_raw(sock: ProbeSocket) -> bool:
+    return isinstance(sock, EchoSocket) and sock.raw
+
+
+def checksums(octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
+    """Return the Internet checksum (RFC 1071) of each row; its own two octets must be zero."""
+    total = octets.view(">u2").sum(axis=1, dtype=np.uint32)
+    for _ in range(2):
+        total = (total >> np.uint32(16)) + (total & np.uint32(0xFFFF))
+    checksum: npt.NDArray[np.uint32] = ~total & np.uint32(0xFFFF)
+    return checksum

@@ -1,0 +1,133 @@
+"""All kinds of probe as one prober: each group is probed by the one that knows its kind.
+
+UDP is always there; ICMP and TCP from the first group that needs them. What they are told and
+asked is what `llama.collector.engine.Engine` tells and asks a `UdpProber`.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from llama.collector.icmp import IcmpProber
+from llama.collector.ledger import Ledger
+from llama.collector.plan import Group, Source
+from llama.collector.prober import ProbeSocket, Track, UdpProber
+from llama.collector.tcp import TcpProber
+
+
+class Probers:
+    """Probes groups of every kind; `udp` is the one that probes by UDP.
+
+    ``reactor`` is told of sockets whose answers must be timed in user space; without one they are
+    timed at the next tick. The rest is as for `UdpProber`.
+    """
+
+    def __init__(
+        self,
+        reactor: object = None,
+        *,
+        ids: bool,
+        kernel_stamps: bool = True,
+        wall_ns: Callable[[], int] = time.time_ns,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._ids, self._kernel_stamps = ids, kernel_stamps
+        self._wall_ns, self._chance = wall_ns, chance
+        self.udp = UdpProber(ids=ids, kernel_stamps=kernel_stamps, wall_ns=wall_ns, chance=chance)
+        self._probers: dict[str, UdpProber | TcpProber] = {"udp": self.udp}
+        self.tracks: list[Track] = []
+
+    def _prober(self, protocol: str) -> UdpProber | TcpProber:
+        if protocol not in self._probers:
+            self._probers[protocol] = (
+                TcpProber(reactor=self._reactor, wall_ns=self._wall_ns, chance=self._chance)
+                if protocol == "tcp"
+                else IcmpProber(
+                    ids=self._ids, kernel_stamps=self._kernel_stamps, wall_ns=self._wall_ns,
+                    chance=self._chance,
+                )
+            )  # fmt: skip
+        return self._probers[protocol]
+
+    def open(self, source: Source) -> ProbeSocket:
+        """Return the socket of a source, opened if need be; raises `OSError` if it cannot be."""
+        return self._prober(source.protocol).open(source)
+
+    def track(
+        self, group: Group, ledger: Ledger, live: npt.NDArray[np.bool_], now_s: float
+    ) -> Track:
+        """Return a track for a group, to be handed to `arrange`."""
+        return self._prober(_protocol(group)).track(group, ledger, live, now_s)
+
+    def arrange(self, tracks: Sequence[Track]) -> None:
+        """Probe these tracks, and only these, from now on."""
+        self.tracks = list(tracks)
+        for protocol, prober in self._probers.items():
+            prober.arrange([track for track in tracks if _protocol(track.group) == protocol])
+
+    def close(self) -> None:
+        """Close all sockets."""
+        for prober in self._probers.values():
+            prober.close()
+
+    def tick(self, now_s: float) -> None:
+        """Send what is due at ``now_s``, on the monotonic clock."""
+        for prober in self._probers.values():
+            prober.tick(now_s)
+
+    def drain(self) -> bool:
+        """Read all that waits; return whether nothing was left."""
+        emptied = [prober.drain() for prober in self._probers.values()]
+        return all(emptied)
+
+    def drain_every_s(self) -> float:
+        """Return how often to `drain` so that nothing overflows, s."""
+        return min(prober.drain_every_s() for prober in self._probers.values())
+
+    def check_drops(self) -> int:
+        """Ask the kernel for packets dropped at full buffers; return how many are new."""
+        return sum(prober.check_drops() for prober in self._probers.values())
+
+    @property
+    def probes_per_s(self) -> float:
+        """How many probes are sent a second, when all goes well."""
+        return sum(prober.probes_per_s for prober in self._probers.values())
+
+    @property
+    def sent(self) -> int:
+        """How many probes were sent."""
+        return sum(prober.sent for prober in self._probers.values())
+
+    @property
+    def received(self) -> int:
+        """How many of them were answered."""
+        return sum(prober.received for prober in self._probers.values())
+
+    @property
+    def strangers(self) -> int:
+        """How many packets came that answer no probe of ours."""
+        return sum(prober.strangers for prober in self._probers.values())
+
+    @property
+    def receive_drops(self) -> int:
+        """How many packets the kernel dropped at full buffers."""
+        return sum(prober.receive_drops for prober in self._probers.values())
+
+    @property
+    def failed_sends(self) -> Counter[str]:
+        """How many probes could not be sent, by the name of the error."""
+        total: Counter[str] = Counter()
+        for prober in self._probers.values():
+            total.update(prober.failed_sends)
+        return total
+
+
+def _protocol(group: Group) -> str:
+    return group.sources[0].protocol

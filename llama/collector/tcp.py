@@ -1,0 +1,381 @@
+"""Probes by TCP connection attempts: no reflector is needed, the other end's stack answers.
+
+A SYN leaves from the flow's source port; an open port answers SYN+ACK, a closed one RST: either is a
+reply. Root is not needed. An attempt is ended with RST as soon as it is answered, so that nothing
+stays behind here (no TIME_WAIT) and little there. The kernel tells the RTT of a SYN+ACK
+(``TCP_INFO``); of a RST it tells nothing, so that one is timed in user space, is labelled so, and
+is left out when we were late to look.
+
+A SYN that had to be sent again counts as lost; so an attempt is given up before the kernel would
+do that, after `GIVE_UP_S`. Attempts are bounded: one at a time for each source port and
+destination, and in all as many as the test's ``in_flight``; what is due above that is not sent,
+and counted among failed sends.
+"""
+
+from __future__ import annotations
+
+import errno
+import heapq
+import itertools
+import random
+import select
+import socket
+import struct
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from attrs import define
+from twisted.internet.abstract import FileDescriptor
+from twisted.logger import Logger
+
+from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
+from llama.collector.plan import Group, Source, identity_of
+from llama.collector.prober import BURST, ProbeSocket, Track
+from llama.collector.summary import suspect_bit
+from llama.net import mmsg
+
+#: Attempts end after so long, s: a second after the first SYN the kernel sends another (RFC 6298).
+GIVE_UP_S = 0.95
+#: A tick that comes so long after the one before, s, was late: 5 ms beyond the longest period.
+LATE_S = 0.015
+
+_ABORT = struct.pack("=ii", 1, 0)  # struct linger: close with RST
+_TCP_SYNCNT = 7
+_RTT_AT, _RETRANSMITS_AT = 68, 100  # tcpi_rtt (us) and tcpi_total_retrans in struct tcp_info
+_INFO_SIZE = 104
+_EVENTS = 256  # taken at once
+
+
+class PortSocket(ProbeSocket):
+    """Holds a source port that attempts leave from; it is never connected itself."""
+
+    def __init__(self, source: Source) -> None:
+        self.source = source
+        self.sock = attempt_socket(source, source.number)
+        self.fd = self.sock.fileno()
+        self.number: int = self.sock.getsockname()[1]
+        self.buffer = 0
+        self.drops = 0
+
+    def new_drops(self) -> int:
+        """Return 0: nothing is received here."""
+        return 0
+
+
+def attempt_socket(source: Source, number: int) -> socket.socket:
+    """Return a socket bound to port ``number`` of a source; raises `OSError` if that cannot be."""
+    family = socket.AF_INET if source.version == 4 else socket.AF_INET6
+    sock = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        sock.setblocking(False)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
+        sock.setsockopt(socket.IPPROTO_TCP, _TCP_SYNCNT, 1)
+        if family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        if source.interface is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, source.interface.encode())
+        anywhere = "0.0.0.0" if source.version == 4 else "::"  # noqa: S104
+        sock.bind((source.address or anywhere, number))
+    except OSError:
+        sock.close()
+        raise
+    return sock
+
+
+@define(eq=False)
+class _Attempt:
+    """One connection attempt under way."""
+
+    sock: socket.socket
+    ledger: Ledger
+    group: tuple[object, ...]  # its identity
+    series: tuple[object, ...]  # its pair's
+    way: tuple[object, ...]  # source and destination: there is one attempt at a time
+    flow: int
+    sequence: int
+    t1_ns: int
+    over: bool = False
+
+
+class _Wakeup(FileDescriptor):
+    """Tells the reactor of the prober's epoll object, so that a RST is timed when it comes."""
+
+    def __init__(self, reactor: Any, fd: int, look: Callable[[], object]) -> None:
+        super().__init__(reactor)
+        self._fd, self._look = fd, look
+        self.connected = True
+        self.startReading()
+
+    def fileno(self) -> int:
+        """Return the epoll object's descriptor."""
+        return self._fd
+
+    def doRead(self) -> None:
+        """See what happened."""
+        self._look()
+
+
+class TcpProber:
+    """Probes groups of the kind ``tcp``; used as `llama.collector.prober.UdpProber` is.
+
+    With a ``reactor``, answers are looked at as they come; without one, on every tick and drain.
+    """
+
+    log = Logger()
+
+    def __init__(
+        self,
+        *,
+        reactor: Any = None,
+        wall_ns: Callable[[], int] = time.time_ns,
+        monotonic_s: Callable[[], float] = time.monotonic,
+        chance: random.Random | None = None,
+    ) -> None:
+        self._reactor = reactor
+        self._wall_ns, self._monotonic_s = wall_ns, monotonic_s
+        self._chance = random.Random() if chance is None else chance
+        self._epoll = select.epoll()
+        self._wakeup: _Wakeup | None = None
+        self.sockets: dict[Source, ProbeSocket] = {}
+        self.tracks: list[Track] = []
+        self._attempts: dict[int, _Attempt] = {}  # by descriptor
+        self._ways: set[tuple[object, ...]] = set()
+        self._in_flight: Counter[tuple[object, ...]] = Counter()
+        self._waiting: list[tuple[float, int, _Attempt]] = []  # a heap, by when to give up
+        self._numbers = itertools.count()
+        self._ticked_s: float | None = None
+        self.sent = 0
+        self.received = 0
+        self.strangers = 0
+        self.receive_drops = 0
+        self.failed_sends: Counter[str] = Counter()
+
+    # What to probe
+
+    def open(self, source: Source) -> ProbeSocket:
+        """Return what holds a source's port; raises `OSError` if it is somebody else's."""
+        if source not in self.sockets:
+            self.sockets[source] = PortSocket(source)
+            if self._wakeup is None and self._reactor is not None:
+                self._wakeup = _Wakeup(self._reactor, self._epoll.fileno(), self._look)
+        return self.sockets[source]
+
+    def track(
+        self, group: Group, ledger: Ledger, live: npt.NDArray[np.bool_], now_s: float
+    ) -> Track:
+        """Return a track for a group, to be handed to `arrange`."""
+        ledger.stamps_there = False
+        sockets = [self.open(source) for source in group.sources]
+        variants = {(pair.dscp, pair.size): 0 for pair in group.pairs}
+        ordinals = list(range(len(sockets)))
+        return Track(group, ledger, live, sockets, ordinals, variants, self._chance, now_s)
+
+    def arrange(self, tracks: Sequence[Track]) -> None:
+        """Probe these tracks, and only these, from now on."""
+        self._carry_over({track.group.identity: track for track in tracks})
+        self.tracks = list(tracks)
+        used = {source for track in self.tracks for source in track.group.sources}
+        for source in [source for source in self.sockets if source not in used]:
+            self.sockets.pop(source).sock.close()
+
+    def _carry_over(self, tracks: dict[tuple[object, ...], Track]) -> None:
+        """Give the attempts under way their places in the ledgers that there are now."""
+        places: dict[tuple[object, ...], dict[tuple[object, ...], int]] = {}
+        for attempt in list(self._attempts.values()):
+            track = tracks.get(attempt.group)
+            if track is not None and attempt.group not in places:
+                places[attempt.group] = {identity_of(p): n for n, p in enumerate(track.pairs)}
+            place = places.get(attempt.group, {}).get(attempt.series)
+            if track is None or place is None:
+                self._end(attempt)
+                continue
+            attempt.ledger = track.ledger
+            attempt.flow = place * track.ports + attempt.flow % track.ports
+
+    def close(self) -> None:
+        """End all attempts, let all ports go."""
+        for attempt in list(self._attempts.values()):
+            self._end(attempt)
+        for held in self.sockets.values():
+            held.sock.close()
+        self.sockets.clear()
+        if self._wakeup is not None:
+            self._wakeup.stopReading()
+            self._wakeup = None
+        self._epoll.close()
+
+    @property
+    def probes_per_s(self) -> float:
+        """How many probes are sent a second, when all goes well."""
+        return sum(track.schedule.probes_per_s for track in self.tracks)
+
+    def drain_every_s(self) -> float:
+        """Return how often to `drain`, s."""
+        return 0.010
+
+    def check_drops(self) -> int:
+        """Return 0: attempts have no buffers that fill."""
+        return 0
+
+    # Probes out
+
+    def tick(self, now_s: float) -> None:
+        """Send what is due at ``now_s``, on the monotonic clock."""
+        self._look()
+        self._ticked_s = now_s
+        for track in self.tracks:
+            skipped = track.schedule.skipped
+            more = True
+            while more:
+                flows, more = track.schedule.due(now_s, BURST)
+                for flow in flows.tolist():
+                    self._attempt(track, flow)
+                    self._look()
+            if track.schedule.skipped != skipped:
+                track.ledger.mark(
+                    suspect_bit("late_ticks"), "probes were skipped: too late to send"
+                )
+
+    def _attempt(self, track: Track, flow: int) -> None:
+        """Begin one attempt, unless too many are under way."""
+        group = track.group
+        number, port = divmod(flow, track.ports)
+        pair = track.pairs[number]
+        source = group.sources[port]
+        way = (source, pair.dst_ip, pair.dst_port)
+        if way in self._ways:
+            self.failed_sends["EALREADY"] += 1  # the one before has no answer yet
+            return
+        if self._in_flight[group.identity] >= group.in_flight:
+            self.failed_sends["EMFILE"] += 1
+            return
+        try:
+            sock = attempt_socket(source, track.sockets[port].number)
+        except OSError as reason:
+            self._failed(track, number, reason.errno or 0, None)
+            return
+        if source.version == 4:
+            sock.setsockopt(mmsg.SOL_IP, mmsg.IP_TOS, pair.dscp << 2)
+        else:
+            sock.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_TCLASS, pair.dscp << 2)
+        t1_ns = self._wall_ns()
+        cells, sequence = track.ledger.send(np.array([flow]), t1_ns)
+        self.sent += 1
+        code = sock.connect_ex(self._address(source, pair.dst_ip, pair.dst_port))
+        until_s = self._monotonic_s() + min(group.timeout_s, GIVE_UP_S)
+        attempt = _Attempt(
+            sock, track.ledger, group.identity, identity_of(pair), way, flow, int(sequence[0]),
+            t1_ns,
+        )  # fmt: skip
+        self._attempts[sock.fileno()] = attempt
+        self._ways.add(way)
+        self._in_flight[group.identity] += 1
+        if code == errno.EINPROGRESS:
+            self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
+            heapq.heappush(self._waiting, (until_s, next(self._numbers), attempt))
+        elif code in (0, errno.ECONNREFUSED):
+            self._answered(attempt, refused=code != 0, late=False)
+            self._end(attempt)
+        else:
+            self._end(attempt)
+            track.ledger.unsend(np.array([flow]), cells)
+            self.sent -= 1
+            self._failed(track, number, code, pair.dst_ip)
+
+    @staticmethod
+    def _address(source: Source, address: str, port: int) -> tuple[Any, ...]:
+        if source.version == 4:
+            return (address, port)
+        host, _, zone = address.partition("%")
+        zone = zone or source.interface or ""
+        scope = 0
+        if zone and host.lower().startswith("fe80"):
+            scope = socket.if_nametoindex(zone)
+        return (host, port, 0, scope)
+
+    def _failed(self, track: Track, pair: int, code: int, address: str | None) -> None:
+        """Say that the kernel did not send a probe; it is not counted as sent."""
+        name = errno.errorcode.get(code, str(code))
+        if not self.failed_sends[name]:
+            self.log.warn(
+                "cannot connect to {target} ({ip}): {error}; such probes are not counted as sent",
+                target=track.pairs[pair].target, ip=address or track.pairs[pair].dst_ip,
+                error=errno.errorcode.get(code, str(code)),
+            )  # fmt: skip
+        self.failed_sends[name] += 1
+        track.ledger.mark(
+            suspect_bit("send_failed"),
+            f"probes could not be sent: {name}",
+            pairs=np.array([pair]),
+        )
+
+    # Replies in
+
+    def drain(self) -> bool:
+        """Look at all that happened, give up what took too long; return True: nothing waits."""
+        self._look()
+        now_s = self._monotonic_s()
+        while self._waiting and self._waiting[0][0] <= now_s:
+            self._end(heapq.heappop(self._waiting)[2])
+        return True
+
+    def _look(self) -> None:
+        """Take the answers that have come."""
+        while events := self._epoll.poll(0, _EVENTS):
+            now_s = self._monotonic_s()
+            late = self._ticked_s is None or now_s - self._ticked_s > LATE_S
+            self._take(events, late)
+            if len(events) < _EVENTS:
+                return
+
+    def _take(self, events: Sequence[tuple[int, int]], late: bool) -> None:
+        for fd, _ in events:
+            attempt = self._attempts[fd]
+            code = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code in (0, errno.ECONNREFUSED):
+                self._answered(attempt, refused=code != 0, late=late)
+            # Anything else is an ICMP error or a SYN that had to be repeated: no answer.
+            self._end(attempt)
+
+    def _answered(self, attempt: _Attempt, *, refused: bool, late: bool) -> None:
+        """Enter a SYN+ACK, or a RST, that was ``late`` to be looked at."""
+        arrived_ns = self._wall_ns()
+        info = attempt.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
+        (again,) = struct.unpack_from("=I", info, _RETRANSMITS_AT)
+        if again:
+            return  # to which of the two SYNs it was an answer, nobody knows
+        (rtt_us,) = struct.unpack_from("=I", info, _RTT_AT)
+        ledger = attempt.ledger
+        flow: Ints = np.array([attempt.flow])
+        sequence = np.array([attempt.sequence], np.uint32)
+        timed = not refused and rtt_us > 0
+        if not timed and late:
+            ledger.flags[ledger.cells(flow, sequence)] |= NO_RTT
+        t1 = np.array([attempt.t1_ns])
+        t4 = t1 + rtt_us * 1000 if timed else np.array([arrived_ns])
+        unknown, nothing = np.full(1, UNKNOWN_DSCP, np.uint8), np.zeros(1, np.uint8)
+        none = np.zeros(1, np.uint32)
+        self.received += ledger.reply(
+            Replies(
+                flow=flow, sequence=sequence, echoed_ns=t1, number=none, t2_ns=t1, t3_ns=t1,
+                t4_ns=t4, kernel_t4=np.array([timed]), dscp_there=unknown, dscp_asked=unknown,
+                dscp_here=unknown, ttl_there=nothing, ttl_here=nothing,
+                numbered=np.zeros(1, np.bool_), follow_number=none,
+                follow_ns=np.zeros(1, np.int64), clock_error_ns=np.full(1, np.nan, np.float32),
+            )
+        )  # fmt: skip
+
+    def _end(self, attempt: _Attempt) -> None:
+        """Close an attempt's socket: with RST if it is connected, without a word if it is not."""
+        if attempt.over:
+            return
+        attempt.over = True
+        del self._attempts[attempt.sock.fileno()]
+        self._ways.discard(attempt.way)
+        self._in_flight[attempt.group] -= 1
+        attempt.sock.close()  # which the epoll object forgets by itself
