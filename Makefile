@@ -7,10 +7,10 @@ BIN := $(VENV)/bin
 DEBIAN := influxdb victoria-metrics prometheus chromium hping3 iproute2 iputils-ping nftables tcpdump procps irtt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system lint types test demo bench fuzz clean
+.PHONY: help venv system lint types test demo bench bench-pinpoint fuzz clean
 
 help:  ## list the targets
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 $(VENV)/.installed: setup.py pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -40,6 +40,9 @@ demo: venv  ## three sites on this machine, one fault to find; ARGS=--once ends 
 
 bench: venv system  ## speed and accuracy, as ratios against C in the same run
 	$(BIN)/python -m benchmarks $(ARGS)
+
+bench-pinpoint: venv system  ## does it name the fault? (root; 1 h 40 min) ARGS="--seed 7 --quiet-minutes 0"
+	$(BIN)/python -m benchmarks.pinpoint $(ARGS)
 
 fuzz: venv  ## coverage-guided fuzzing of the packet formats; ARGS="tlv 600"
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
