@@ -308,7 +308,7 @@ def playing(*arguments: str) -> Iterator[tuple[Any, Iterator[str]]]:
     process = subprocess.Popen(
         [*COMMAND, *arguments], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-    overdue = threading.Timer(60, process.kill)  # so that reading its output ends, too
+    overdue = threading.Timer(120, process.kill)  # so that reading its output ends, too
     overdue.start()
     try:
         assert process.stdout is not None
