@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -29,6 +31,8 @@ from llama.web.store import StoreError, StoreTimeoutError, TooMuchError
 
 END_S = 1_750_000_200.0
 LISTEN = "tcp:0:interface=127.0.0.1"
+#: Members whose own members are named by the user, or are the fields of a point.
+FREE = {"tags", "figures"}
 
 
 class Answer:
@@ -215,6 +219,44 @@ class AnswerTest(ApiCase):
 def row_lost(row: list[float]) -> float:
     """Return what is missing of a heat map's row to all probes of two classes and intervals."""
     return 4 * 640 - sum(row)
+
+
+class DocumentedTest(ApiCase):
+    """docs/api.rst and the API say the same."""
+
+    async def test_members(self) -> None:
+        """Every member of every answer stands in the manual."""
+        text = (Path(__file__).parent.parent / "docs" / "api.rst").read_text()
+        named = set(re.findall(r'"(\w+)":|``(\w+)``', text))
+        known = {one or other for one, other in named}
+
+        def members(said: Any) -> set[str]:
+            if isinstance(said, list):
+                return set().union(*map(members, said))
+            if isinstance(said, dict):
+                inner = {name: value for name, value in said.items() if name not in FREE}
+                return set(said) | set().union(*map(members, inner.values()))
+            return set()
+
+        for path, query in (
+            ("status", {}),
+            ("dimensions", {}),
+            ("matrix", {"rows": "none"}),
+            ("pairs", {}),
+            ("history", {"src": "lax1", "dst": "iad2", "from": END_S - 600, "to": END_S}),
+            ("timeline", {"from": END_S - 600, "to": END_S}),
+            ("incidents", {}),
+        ):
+            self.assertIn(f"``{path}``\n---", text)
+            self.assertEqual(members(await self.api(path, **query)) - known, set(), path)
+
+    async def test_metrics(self) -> None:
+        """Every metric is named in both manuals."""
+        docs = Path(__file__).parent.parent / "docs"
+        for metric in (await self.api("dimensions"))["metrics"]:
+            self.assertIn(f"``{metric['name']}``", (docs / "api.rst").read_text())
+            title = metric["title"].replace("RTT p90", "RTT p50, p90").replace("RTT p99", "p99")
+            self.assertIn(title, (docs / "web.rst").read_text())
 
 
 class RefuseTest(ApiCase):
