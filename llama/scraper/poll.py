@@ -40,6 +40,10 @@ class _BadAnswerError(Exception):
     """A collector answered something that is not measurements. The text says what."""
 
 
+class _NoAnswerError(Exception):
+    """A collector did not answer. The text says why."""
+
+
 class Poller:
     """Asks any number of collectors. ``taken`` is called with the chunks that were spooled."""
 
@@ -197,9 +201,12 @@ class CollectorPoll:
             self._failed("oversized", f"its answer is too large: {error}")
         except (_BadAnswerError, AnswerError) as error:
             self._failed("garbage", str(error))
-        except Exception as error:
+        except _NoAnswerError as error:
             if not self._stopped:
-                self._failed("no_answer", explain(error, self._poller.timeout_s))
+                self._failed("no_answer", str(error))
+        except Exception as error:
+            self._failed("error", f"{type(error).__name__}: {error}")
+            self._log.failure("A fault in the scraper itself")
         else:
             if self.trouble is not None:
                 self._log.info(
@@ -241,10 +248,14 @@ class CollectorPoll:
             )
         )
         self._asking = asking
-        reply = await asking
+        try:
+            reply = await asking
+        except TooLargeError:
+            raise
+        except Exception as error:
+            raise _NoAnswerError(explain(error, poller.timeout_s)) from None
         if reply.status != 200:
             raise _BadAnswerError(f"HTTP {reply.status}: {reply.excerpt() or 'no reason given'}")
-        self._say_missed(reply.header("Llama-Missed"))
         cursor = reply.header("Llama-Cursor")
         if cursor is None:
             self.plain = True
@@ -262,16 +273,18 @@ class CollectorPoll:
                 url=self.url,
                 limit=poller.max_answer,
             )
+        cursor = taken.cursor if cursor is None else cursor
         if not batches and cursor == taken.cursor:
             return False
         newest = max((batch.newest_ns for batch in batches), default=0)
         reached = Taken(cursor, max(newest, taken.newest_ns or 0) or None)
         now = poller.clock.seconds()
         chunks = await poller.spool.put(self.url, reached, batches, now)
+        self._say_missed(reply.header("Llama-Missed"))
         poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
         poller.taken(chunks)
         behind = newest / 1e9 < now - 2 * poller.interval_s
-        return bool(batches) and cursor is not None and cursor != taken.cursor and behind
+        return bool(batches) and cursor != taken.cursor and behind
 
     async def _read(self, body: bytes, taken: Taken) -> list[Batch]:
         """Return what an answer holds, ready to be put; others get their turn in between."""
