@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from peers_case import PeersCase
+from peers_case import PeersCase, free_udp_port
+from wire_packets import KEY
 
-from llama.config import CollectorConfig, SourcePort, Target, Test
+from llama.config import CollectorConfig, Key, ReflectorKey, SourcePort, Target, Test
 
 UNKNOWN = 255
+SIGNING = {"key": Key(id="k", secret=KEY)}
 TIMEOUT_S = 2.0  # scapy takes milliseconds for a packet, and more on a busy machine
 
 
@@ -50,7 +52,8 @@ class ForeignReflectorTests(PeersCase):
         self.assertEqual((0, 0, 0), (counts["lost"], counts["late"], counts["duplicate"]))
         self.assertEqual(counts["received"], counts["samples"])
         for row in rows:
-            self.assertTrue(0 < row["rtt_min_ns"] < TIMEOUT_S * 1e9)
+            if row["sent"]:  # not so where the machine was too busy to send
+                self.assertTrue(0 < row["rtt_min_ns"] < TIMEOUT_S * 1e9)
 
     async def test_rfc8762_alone(self) -> None:
         """A stateless reflector that returns no SSID and copies TLVs is measured, class unknown."""
@@ -84,3 +87,60 @@ class ForeignReflectorTests(PeersCase):
         self.assert_all_received(counts, rows)
         self.assertEqual({0, 46}, {int(row["dscp_at_reflector"]) for row in rows})
         self.assertEqual({64}, {int(row["ttl_at_reflector"]) for row in rows})
+
+    def assert_nothing_known_of_one_way(self, rows: list[Any]) -> None:
+        """Fail if anything is stated that only a peer with time stamps could tell."""
+        for row in rows:
+            self.assertEqual(UNKNOWN, row["dscp_at_reflector"])
+            for name in ("ipdv_forward_ns", "ipdv_reverse_ns", "owd_forward_ns"):
+                self.assertNotEqual(row[name], row[name], name)  # not a number
+
+    async def test_earlier_fleets(self) -> None:
+        """LLAMA Go's reflector and the archived Python one are measured, there and back together."""
+        for probe in ("llama-go", "llama-python"):
+            port = await self.peer_reflector(probe)
+            counts, rows = await self.probe(port, probe=probe, dscps=(0, 46))
+            self.assert_all_received(counts, rows)
+            self.assert_nothing_known_of_one_way(rows)
+            self.assertEqual({0, 46}, {int(row["dscp_at_collector"]) for row in rows})
+            self.assertEqual(0, counts["remarked_reverse"])
+
+    async def test_authenticated(self) -> None:
+        """A reflector that answers only what is signed is measured like any, class and all."""
+        port = await self.peer_reflector("stamp-auth", KEY.hex())
+        counts, rows = await self.probe(port, probe="stamp-auth", dscps=(0, 46), options=SIGNING)
+        self.assert_all_received(counts, rows)
+        self.assertEqual({0, 46}, {int(row["dscp_at_reflector"]) for row in rows})
+
+    async def test_every_format_with_ours(self) -> None:
+        """All kinds at once, from the same source ports to the same port of our own reflector."""
+        ours = self.reflector(
+            keys=(ReflectorKey(key=SIGNING["key"]),), allow_unauthenticated=True
+        ).port_number
+        ports = tuple(
+            SourcePort(name=f"p{n}", address="127.0.0.1", number=free_udp_port(), dscps=(0, 46),
+                       timeout_s=TIMEOUT_S)
+            for n in range(2)
+        )  # fmt: skip
+        target = Target(name="peer", host="127.0.0.1", port=ours)
+        kinds: list[tuple[str, dict[str, Any]]] = [
+            ("stamp", {}), ("stamp-auth", {"options": SIGNING, "sizes": (112, 113, 184, 300, 1400)}),
+            ("llama-go", {"sizes": (28, 44, 1028)}), ("llama-python", {}),
+        ]  # fmt: skip
+        config = CollectorConfig(
+            path="", interval_s=1,
+            tests=tuple(Test(name=kind, targets=(target,), probe=kind, source_ports=ports,
+                             rate_pps=5.0, timeout_s=TIMEOUT_S, **more) for kind, more in kinds),
+        )  # fmt: skip
+        intervals, service, enough = self.collector(config)
+        await enough
+        seen = set()
+        for interval in intervals:
+            for pair, row in zip(interval.pairs, interval.pair_stats, strict=True):
+                seen.add(pair.probe)
+                told = f"{pair.probe} {pair.size} {pair.dscp} {row}"
+                self.assertEqual(row["sent"], row["received"], told)
+                self.assertEqual(row["sent"], row["samples"], told)
+                self.assertEqual(0, row["duplicate"], told)
+        self.assertEqual({kind for kind, _ in kinds}, seen)
+        self.assertEqual(0, service.prober.strangers)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import subprocess
+from pathlib import Path
 from typing import Any
 
 from services import BIN, Service, free_udp_port, until
@@ -78,6 +79,42 @@ class SendTests(TestCase):
             self.assertGreater(probe["rtt_ns"], 0)
             self.assertTrue(probe["kernel_sent"])
 
+    def test_kinds_of_probe(self) -> None:
+        """Each kind is answered; what the earlier formats cannot tell is not told."""
+        for kind, size in (("stamp", 96), ("twamp-light", 44), ("llama-go", 1028),
+                           ("llama-python", 36)):  # fmt: skip
+            done = send(self.target, "--probe", kind, "-c", "3", "-i", "0.02")
+            self.assertIn(f"{kind} probes of {size} octets", done.stdout)
+            self.assertIn("3 sent, 3 received, 0 lost (0 %)", done.stdout)
+            legacy = kind.startswith("llama-")
+            self.assertEqual(legacy, "contain what it took itself" in done.stdout)
+            self.assertEqual(legacy, "(forward —, reverse —)" in done.stdout)
+
+    def test_authenticated(self) -> None:
+        """With the reflector's key everything comes back, with another nothing."""
+        folder = Path(self.mktemp())
+        folder.mkdir()
+        keys, port = folder / "keys", free_udp_port()
+        keys.write_text(f"old {'11' * 32}\nnew {'22' * 32}\nother {'33' * 32}\n")
+        keys.chmod(0o600)
+        config = folder / "reflector.yaml"
+        config.write_text(
+            f"port: {port}\napi: {{bind: 127.0.0.1:0}}\nkeys: [{{file: {keys.absolute()}, key: old}},"
+            f" {{file: {keys.absolute()}, key: new}}]\n"
+        )
+        reflector = Service("llama-reflector", "--config", str(config.absolute()))
+        reflector.start()
+        self.addCleanup(reflector.stop)
+        until(lambda: "answering" in reflector.text(), "the reflector")
+        how = ("--probe", "stamp-auth", "-c", "3", "-i", "0.02", "-W", "0.5", "-q", "BE,EF")
+        for key, arguments, received in (("old", (), 6), ("new", ("-s", "112,1400"), 12),
+                                         ("other", (), 0)):  # fmt: skip
+            done = send(f"127.0.0.1:{port}", *how, "--key-file", str(keys), "--key", key, "--json",
+                        *arguments)  # fmt: skip
+            total = json.loads(done.stdout.splitlines()[-1])["total"]
+            self.assertEqual(received, total["received"], done.stderr)
+        self.assertEqual(0, send(f"127.0.0.1:{port}", "-c", "1", "-W", "0.2").stdout.count("rtt="))
+
     def test_nothing_comes_back(self) -> None:
         """Without a reflector: all lost, no RTT, a hint, and exit status 1."""
         done = send(f"127.0.0.1:{free_udp_port()}", "-c", "3", "-i", "0.05", "-W", "0.2")
@@ -95,6 +132,10 @@ class SendTests(TestCase):
             ["127.0.0.1:99999"],
             ["no.such.host.invalid"],
             [self.target, "--source", "256.1.1.1"],
+            [self.target, "--probe", "llama-python", "--size", "44"],
+            [self.target, "--probe", "stamp-auth"],
+            [self.target, "--probe", "stamp-auth", "--key-file", "/nonexistent"],
+            [self.target, "--key-file", "/etc/hostname"],
         ):
             done = send(*arguments)
             self.assertEqual(done.returncode, 2, arguments)

@@ -157,6 +157,8 @@ class Report:
             yield from self._flow_lines(result)
         for error, count in sorted(result.failed_sends.items()):
             yield f"not sent: {count} probes ({error}); they are not counted as lost"
+        if self._wanted.probe in ("llama-go", "llama-python"):
+            yield "the reflector tells no times: these round trips contain what it took itself"
         for note in result.notes:
             yield f"suspect: {note}"
         if not result.pair_stats["received"].any() and result.pair_stats["sent"].any():
