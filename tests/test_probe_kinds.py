@@ -1,0 +1,451 @@
+"""Probes that need no reflector, ICMP echo and TCP connection attempts, over real sockets."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import socket
+import struct
+import subprocess
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from services import BIN
+from twisted.python import usage
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+from llama.collector import closing
+from llama.collector.icmp import ECHO, checksums
+from llama.collector.ledger import Ledger
+from llama.collector.plan import Group, Source, make_plan
+from llama.collector.prober import Track
+from llama.collector.probers import Probers
+from llama.collector.summary import Pair, reasons
+from llama.collector.tap import Options
+from llama.collector.tcp import TcpProber
+from llama.config import CollectorConfig, SourcePort, Target, Test
+from llama.net.port import transmit_ids_supported
+
+COUNT = 5
+
+
+def can_ping() -> bool:
+    """Whether ICMP sockets may be opened here."""
+    for kind in (socket.SOCK_DGRAM, socket.SOCK_RAW):
+        try:
+            socket.socket(socket.AF_INET, kind, socket.IPPROTO_ICMP).close()
+        except PermissionError:
+            continue
+        return True
+    return False
+
+
+class KindCase(SynchronousTestCase):
+    """A prober of every kind, ticked by hand."""
+
+    timeout_s = 0.3
+
+    def setUp(self) -> None:
+        """Make a prober."""
+        self.prober: Any = Probers(ids=transmit_ids_supported(), chance=random.Random(5))
+        self.addCleanup(lambda: self.prober.close())
+
+    def group(
+        self,
+        kind: str,
+        addresses: Sequence[str],
+        port: int = 0,
+        *,
+        ports: int = 1,
+        dscps: Sequence[int] = (0,),
+        in_flight: int = 256,
+    ) -> Group:
+        """A group of one kind, at a rate that hurries."""
+        version = 6 if ":" in addresses[0] else 4
+        sources = tuple(
+            Source(
+                version=version, address=None, interface=None, number=0, owner=f"{kind}{n}",
+                df=False, protocol=kind,
+            )
+            for n in range(ports)
+        )  # fmt: skip
+        pairs = tuple(
+            Pair(
+                target=address, src_ip="", dst_ip=address, dst_port=port, dscp=dscp,
+                class_name=str(dscp), probe=kind, size=56 if kind == "icmp" else 0,
+                port_group="", tags={"dst_hostname": address},
+            )
+            for address in addresses
+            for dscp in dscps
+        )  # fmt: skip
+        return Group(
+            test="t", probe=kind, version=version, sources=sources, rate_pps=100,
+            timeout_s=self.timeout_s, pairs=pairs, in_flight=in_flight,
+        )  # fmt: skip
+
+    def begin(self, group: Group) -> Track:
+        """Have the prober probe a group, every flow `COUNT` times."""
+        dscps = np.array([pair.dscp for pair in group.pairs], np.uint8)
+        ledger = Ledger(dscps, len(group.sources), group.rate_pps, group.timeout_s, 10)
+        live = np.ones(len(group.pairs), np.bool_)
+        track: Track = self.prober.track(group, ledger, live, time.monotonic())
+        track.schedule.limit = COUNT * ledger.flows
+        ledger.roll(0, 1, 0.0)
+        self.prober.arrange([track])
+        return track
+
+    def run_through(self, track: Track) -> None:
+        """Tick until all was sent and nothing is waited for any more."""
+        wanted = COUNT * track.ledger.flows
+        give_up = time.monotonic() + 60
+
+        def over() -> bool:
+            sent = self.prober.sent + self.prober.failed_sends.total()
+            return bool(sent >= wanted) and not self.pending(track)
+
+        while not over():
+            assert time.monotonic() < give_up, "it did not end"
+            self.prober.tick(time.monotonic())
+            self.prober.drain()
+            time.sleep(0.001)
+
+    @staticmethod
+    def pending(track: Track) -> bool:
+        """Whether a probe without an answer is younger than the timeout."""
+        book = track.ledger
+        waiting = (book.t1 != 0) & (book.flags & 1 == 0)
+        young = time.time_ns() - book.t1 < book.timeout_ns + 50_000_000
+        return bool((waiting & young).any())
+
+    def closed(self, track: Track) -> closing.Figures:
+        """The figures of all that was probed."""
+        track.ledger.roll(1, 2, 0.0)
+        steps = closing.close(track.ledger, track.ledger.over[0])
+        while True:
+            try:
+                next(steps)
+            except StopIteration as stop:
+                figures: closing.Figures = stop.value
+                return figures
+
+    def measure(self, group: Group) -> closing.Figures:
+        """Probe a group to its end."""
+        track = self.begin(group)
+        self.run_through(track)
+        return self.closed(track)
+
+
+class EchoTests(KindCase):
+    """ICMP echo on loopback."""
+
+    def setUp(self) -> None:
+        """Skip where ICMP sockets are not to be had."""
+        if not can_ping():
+            raise SkipTest("needs root, or a group in net.ipv4.ping_group_range")
+        super().setUp()
+
+    def test_both_families(self) -> None:
+        """Every echo comes back, with TTL and kernel stamps, and nothing is made up."""
+        for address in ("127.0.0.1", "::1"):
+            figures = self.measure(self.group("icmp", [address], ports=3))
+            (row,) = figures.pair_stats
+            self.assertEqual((row["sent"], row["lost"]), (3 * COUNT, 0))
+            self.assertEqual(row["samples"], 3 * COUNT)
+            self.assertGreater(row["rtt_min_ns"], 0)
+            self.assertEqual(row["ttl_at_collector"], 64)
+            self.assertEqual((row["ttl_at_reflector"], row["dscp_at_reflector"]), (0, 255))
+            self.assertTrue(np.isnan(row["ipdv_forward_ns"]))
+            self.assertFalse(np.isnan(row["ipdv_ns"]))
+            self.assertNotIn("user_timestamps", reasons(int(row["suspect"])))
+            self.prober.close()
+            self.setUp()
+
+    def test_classes_and_many_flows(self) -> None:
+        """Classes, targets and identifiers are told apart; a class comes back as it left."""
+        hosts = [f"127.0.0.{n}" for n in range(1, 33)]
+        figures = self.measure(self.group("icmp", hosts, ports=4, dscps=(46, 0)))
+        sent = figures.pair_stats["sent"].tolist()
+        self.assertEqual((len(sent), sum(sent)), (64, 4 * COUNT * 64))
+        self.assertEqual(figures.pair_stats["received"].tolist(), sent)
+        self.assertEqual(figures.pair_stats["dscp_at_collector"].tolist(), [46, 0] * 32)
+        self.assertEqual(self.prober.strangers, 0)
+
+    def test_strangers(self) -> None:
+        """Replies with the wrong token, sequence number or length change nothing but a count."""
+        if os.geteuid():
+            raise SkipTest("needs root, to forge replies")
+        track = self.begin(self.group("icmp", ["127.0.0.1"]))
+        self.run_through(track)
+        forger = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        self.addCleanup(forger.close)
+        number = track.sockets[0].number
+        forged = np.zeros(1, ECHO)
+        forged["identifier"], forged["sequence"], forged["number"] = number, 1, 1
+        forged["ssid"] = track.ssids[0]
+        octets = forged.view(np.uint8).reshape(1, -1)
+        forged["checksum"] = checksums(octets)
+        short = bytearray(struct.pack("!BBHHH", 0, 0, 0, number, 0))
+        short[2:4] = int(checksums(np.frombuffer(bytes(short), np.uint8)[None])[0]).to_bytes(2)
+        for packet in (octets.tobytes(), bytes(short)):
+            forger.sendto(packet, ("127.0.0.1", 0))
+        give_up = time.monotonic() + 30
+        while self.prober.strangers < 2:
+            assert time.monotonic() < give_up, "forged replies were not seen"
+            self.prober.drain()
+        (row,) = self.closed(track).pair_stats
+        self.assertEqual((row["sent"], row["received"], row["duplicate"]), (COUNT, COUNT, 0))
+
+
+class ConnectionTests(KindCase):
+    """TCP connection attempts on loopback."""
+
+    def listener(self, address: str = "127.0.0.1", backlog: int = 512) -> socket.socket:
+        """A socket that accepts at a port of its own."""
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        sock = socket.socket(family, socket.SOCK_STREAM)
+        self.addCleanup(sock.close)
+        sock.bind((address, 0))
+        sock.listen(backlog)
+        return sock
+
+    def silent(self) -> int:
+        """A port whose queue of connections is full: it does not answer."""
+        sock = self.listener(backlog=0)
+        for _ in range(2):
+            filler = socket.socket()
+            self.addCleanup(filler.close)
+            filler.setblocking(False)
+            filler.connect_ex(sock.getsockname())
+        return int(sock.getsockname()[1])
+
+    @staticmethod
+    def closed_port() -> int:
+        """A port where nobody listens."""
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))
+            return int(sock.getsockname()[1])
+
+    @staticmethod
+    def lingering(port: int) -> list[str]:
+        """The kernel's TCP sockets that know ``port``, listening ones left out."""
+        lines = Path("/proc/net/tcp").read_text().splitlines()[1:]
+        lines += Path("/proc/net/tcp6").read_text().splitlines()[1:]
+        mark = f":{port:04X}"
+        return [
+            line
+            for line in lines
+            if any(end.endswith(mark) for end in line.split()[1:3]) and line.split()[3] != "0A"
+        ]
+
+    def test_open_ports(self) -> None:
+        """SYN+ACK is an answer, timed by the kernel; nothing lingers on either side."""
+        for address in ("127.0.0.1", "::1"):
+            listener = self.listener(address)
+            port = listener.getsockname()[1]
+            group = self.group("tcp", [address], port, ports=4)
+            (row,) = self.measure(group).pair_stats
+            self.assertEqual((row["sent"], row["lost"]), (4 * COUNT, 0))
+            self.assertEqual(row["samples"], 4 * COUNT)
+            self.assertNotIn("user_timestamps", reasons(int(row["suspect"])))
+            listener.close()  # what waited to be accepted goes with it
+            self.assertEqual(self.lingering(port), [])
+            self.prober.close()
+            self.setUp()
+
+    def test_closed_ports(self) -> None:
+        """RST is an answer as good, timed in user space and labelled so."""
+        port = self.closed_port()
+        (row,) = self.measure(self.group("tcp", ["127.0.0.1"], port, ports=4)).pair_stats
+        self.assertEqual((row["sent"], row["lost"]), (4 * COUNT, 0))
+        self.assertEqual(row["samples"], 4 * COUNT)
+        self.assertIn("user_timestamps", reasons(int(row["suspect"])))
+        self.assertEqual(self.lingering(port), [])
+
+    def test_looked_at_too_late(self) -> None:
+        """A RST seen by a tick that was late counts, but has no round trip."""
+        self.prober.close()
+        self.prober = TcpProber(monotonic_s=lambda: time.monotonic() + 1, chance=random.Random(5))
+        (row,) = self.measure(self.group("tcp", ["127.0.0.1"], self.closed_port())).pair_stats
+        self.assertEqual((row["received"], row["samples"]), (COUNT, 0))
+
+    def test_no_answer(self) -> None:
+        """Without an answer all is lost, one attempt at a time, and every socket is let go."""
+        port = self.silent()
+        before = len(self.lingering(port))
+        files = len(os.listdir("/proc/self/fd"))
+        track = self.begin(self.group("tcp", ["127.0.0.1"], port))
+        while not self.prober.sent:
+            self.prober.tick(time.monotonic())
+        self.assertEqual(len(self.lingering(port)), before + 1)
+        self.run_through(track)
+        self.assertGreater(self.prober.failed_sends["EALREADY"], 0)
+        (row,) = self.closed(track).pair_stats
+        self.assertEqual((row["received"], row["lost"]), (0, row["sent"]))
+        self.assertEqual(row["lost_unknown"], row["lost"])
+        self.assertEqual(len(self.lingering(port)), before)
+        self.prober.close()
+        self.assertLessEqual(len(os.listdir("/proc/self/fd")), files)
+
+    def test_bounded_in_flight(self) -> None:
+        """Attempts above the bound are not made, and are counted."""
+        group = self.group("tcp", ["127.0.0.1"], self.silent(), ports=6, in_flight=2)
+        track = self.begin(group)
+        self.run_through(track)
+        self.assertGreater(self.prober.failed_sends["EMFILE"], 0)
+        self.assertLess(self.prober.sent, 6 * COUNT)
+        self.assertEqual(self.closed(track).pair_stats["lost"].sum(), self.prober.sent)
+
+    def test_many_flows(self) -> None:
+        """Hundreds of flows from a few ports to many targets, without a file left open."""
+        files = len(os.listdir("/proc/self/fd"))
+        hosts = [f"127.0.1.{n}" for n in range(1, 65)]
+        figures = self.measure(self.group("tcp", hosts, self.closed_port(), ports=4))
+        sent = figures.flow_stats["sent"].tolist()
+        self.assertEqual((len(sent), sum(sent)), (256, COUNT * 256))
+        self.assertEqual(figures.flow_stats["received"].tolist(), sent)
+        self.prober.close()
+        self.assertLessEqual(len(os.listdir("/proc/self/fd")), files)
+
+    def test_under_way_at_a_reload(self) -> None:
+        """An attempt goes on in the ledger that takes the place of the old one."""
+        port = self.silent()
+        group = self.group("tcp", ["127.0.0.1"], port)
+        old = self.begin(group)
+        while not self.prober.sent:
+            self.prober.tick(time.monotonic())
+        more = self.group("tcp", ["127.0.0.2", "127.0.0.1"], port)
+        ledger = old.ledger.rearranged(np.zeros(2, np.uint8), np.array([1]), np.array([0]))
+        track = self.prober.track(more, ledger, np.ones(2, np.bool_), time.monotonic())
+        track.schedule.limit = 0
+        self.prober.arrange([track])
+        self.assertEqual(ledger.next_sequence.tolist(), [0, 1])
+        while self.pending(track):
+            self.prober.drain()
+        figures = self.closed(track)
+        self.assertEqual(figures.pair_stats["lost"].tolist(), [0, 1])
+
+    def test_class_on_the_wire(self) -> None:
+        """The SYN leaves in the pair's class, in both families."""
+        try:
+            wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
+        except PermissionError:
+            raise SkipTest("needs root, to look at packets") from None
+        self.addCleanup(wire.close)
+        wire.bind(("lo", 0))
+        port = self.closed_port()
+        for address in ("127.0.0.1", "::1"):
+            self.measure(self.group("tcp", [address], port, dscps=(46,)))
+            self.prober.close()
+            self.setUp()
+        wire.settimeout(0.2)
+        classes: dict[int, set[int]] = {4: set(), 6: set()}
+        try:
+            while len(classes[4]) + len(classes[6]) < 2:
+                packet = wire.recv(2048)
+                version = packet[0] >> 4
+                tcp = packet[20:] if version == 4 else packet[40:]
+                if tcp[2:4] == port.to_bytes(2, "big") and tcp[13] == 2:
+                    tos = packet[1] if version == 4 else (packet[0] << 4 | packet[1] >> 4) & 0xFF
+                    classes[version].add(tos >> 2)
+        except TimeoutError:
+            pass
+        self.assertEqual(classes, {4: {46}, 6: {46}})
+
+
+class PlanTests(SynchronousTestCase):
+    """What a configuration makes of these kinds."""
+
+    def config(self, probe: str, path: str = "c.yaml", **more: Any) -> CollectorConfig:
+        """A configuration of one test."""
+        target = Target(name="t", host="192.0.2.1", port=443)
+        test = Test(
+            name="one", targets=(target,), probe=probe, source_ports=(SourcePort(name="a"),) * 2,
+            rate_pps=10, options={"in_flight": 9} if probe == "tcp" else {},
+        )  # fmt: skip
+        return CollectorConfig(path=path, tests=(test,), src_hostname="here", **more)
+
+    def plan(self, config: CollectorConfig) -> Group:
+        """The only group of a plan."""
+        (group,) = make_plan(config, {"192.0.2.1": ["192.0.2.1"]}, lambda _to, _own: "192.0.2.9")
+        return group
+
+    def test_what_is_sent(self) -> None:
+        """ICMP has no port, TCP the target's; each knows what it costs, and caps hold."""
+        echo, attempt = self.plan(self.config("icmp")), self.plan(self.config("tcp"))
+        self.assertEqual((echo.pairs[0].dst_port, attempt.pairs[0].dst_port), (0, 443))
+        self.assertEqual({s.protocol for s in echo.sources + attempt.sources}, {"icmp", "tcp"})
+        self.assertEqual(attempt.in_flight, 9)
+        self.assertEqual(echo.load(), (20, 20 * 8 * (20 + 8 + 56)))
+        self.assertEqual(attempt.load(), (20, 20 * 8 * (20 + 40)))
+        self.assertEqual(self.plan(self.config("tcp", max_pps=10)).rate_pps, 5)
+
+    def test_refused_at_start(self) -> None:
+        """A kind that cannot be sent ends the start with one line that names file and kind."""
+        path = Path(self.mktemp())
+        path.mkdir()
+        file = path / "collector.yaml"
+        file.write_text("tests:\n  - {targets: all, probe: hping3}\ntargets:\n  all: [{ip: ::1}]\n")
+        file.write_text(file.read_text().replace("::1", "192.0.2.1"))
+        error = self.assertRaises(usage.UsageError, Options().parseOptions, ["--config", str(file)])
+        text = str(error)
+        self.assertEqual(text.count("\n"), 0)
+        self.assertIn(str(file), text)
+        self.assertIn("hping3", text)
+
+
+class SendTests(SynchronousTestCase):
+    """``llama send``, by a user without any privilege, in a network of its own."""
+
+    RULES = "add table inet t; add chain inet t in { type filter hook input priority 0; }; "
+
+    def send(self, *commands: str, prepare: str = "") -> list[list[dict[str, Any]]]:
+        """Run ``llama send`` some times; return the lines that each printed."""
+        if os.geteuid() or not all(map(shutil.which, ("unshare", "setpriv", "ip", "nft"))):
+            raise SkipTest("needs root, util-linux, iproute2 and nftables")
+        nobody = "setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set=-all"
+        lines = ["set -e", "ip link set lo up", prepare]
+        lines += [
+            f"{nobody} {BIN / 'llama'} send --json -c 3 -i 0.05 -W 0.3 {c} || true; echo"
+            for c in commands
+        ]
+        done = subprocess.run(
+            ["unshare", "--net", "sh", "-c", "\n".join(lines)],
+            capture_output=True, text=True, timeout=240, cwd="/",
+        )  # fmt: skip
+        self.assertEqual(done.returncode, 0, done.stderr)
+        self.errors = done.stderr
+        return [
+            [json.loads(line) for line in part.splitlines() if line]
+            for part in done.stdout.split("\n\n")[: len(commands)]
+        ]
+
+    def test_without_privilege(self) -> None:
+        """Datagram ICMP sockets and TCP answer; what is dropped is lost, and nothing else is."""
+        allow = "sysctl -qw net.ipv4.ping_group_range='0 2147483647'\n"
+        drop = "nft '" + self.RULES + "add rule inet t in tcp dport 9 drop; "
+        drop += "add rule inet t in ip daddr 127.0.0.9 drop'"
+        echo4, echo6, refused, lost, gone = self.send(
+            "--probe icmp --dscp EF --flows 2 127.0.0.1", "--probe icmp ::1",
+            "--probe tcp 127.0.0.1:7", "--probe tcp 127.0.0.1:9", "--probe icmp 127.0.0.9",
+            prepare=allow + drop,
+        )  # fmt: skip
+        self.assertEqual(echo4[-1]["total"]["received"], 6)
+        self.assertTrue(all(probe["kernel_sent"] for probe in echo4[:-1]))
+        self.assertEqual({probe["dscp_at_collector"] for probe in echo4[:-1]}, {46})
+        self.assertEqual(echo6[-1]["total"]["received"], 3)
+        self.assertEqual(refused[-1]["total"]["received"], 3)
+        for silent in (lost, gone):
+            total = silent[-1]["total"]
+            self.assertEqual((total["received"], total["lost"]), (0, total["sent"]))
+            self.assertGreater(total["sent"], 0)
+
+    def test_not_allowed(self) -> None:
+        """Who may not ping is told so in one line that says what is missing."""
+        self.send("--probe icmp 127.0.0.1", prepare="sysctl -qw net.ipv4.ping_group_range='1 0'")
+        self.assertEqual(self.errors.count("\n"), 1, self.errors)
+        self.assertIn("net.ipv4.ping_group_range", self.errors)
