@@ -20,7 +20,7 @@ from .fold import Open, fold, lay_out, reduce_to_pairs
 from .heat import COLUMNS as HEAT_COLUMNS
 from .heat import heat_map
 from .mesh import Mesh, interval_of, judge, make_mesh
-from .metrics import ALWAYS, Metric
+from .metrics import ALWAYS, METRICS, Metric
 from .shared import SharedAnswers
 from .store import Activity, Snapshot, Store, Window, series_key
 
@@ -280,7 +280,10 @@ def _with_baseline(snapshot: Snapshot, baseline: Snapshot) -> Snapshot:
 def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
     mesh = moment.mesh
     keys = question.group if question.group is not None else mesh.places.hierarchy()
-    pairs = reduce_to_pairs(mesh, question.metric, mesh.where(question.where))
+    chosen = mesh.where(question.where)
+    pairs = reduce_to_pairs(mesh, question.metric, chosen)
+    loss = METRICS["loss"]
+    losses = pairs if question.metric is loss else reduce_to_pairs(mesh, loss, chosen)
     health = judge(mesh)
     rows = lay_out(
         mesh.sources, [mesh.places.source_path(host, keys) for host in mesh.sources], question.rows
@@ -305,7 +308,7 @@ def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
         "cols": present.entries(cols, mesh.destinations, health, "dst"),
         "cells": present.cells(cells, pairs, mesh),
         "sick": present.sick(mesh, health),
-        "summary": present.summary(pairs, mesh, health),
+        "summary": present.summary(pairs, losses, mesh, health),
         "worst": present.pairs(mesh, pairs, present.rank(pairs, mesh, health)[:12]),
     }
 

@@ -141,13 +141,14 @@ def _explained(pairs: Pairs, health: Health) -> npt.NDArray[np.bool_]:
     return health.down[pairs.dst] | health.blind[pairs.src] | health.silent[pairs.src]
 
 
-def summary(pairs: Pairs, mesh: Mesh, health: Health) -> dict[str, Any]:
-    """Return the counts of the headline."""
+def summary(pairs: Pairs, losses: Pairs, mesh: Mesh, health: Health) -> dict[str, Any]:
+    """Return the counts of the headline; ``losses`` are the same pairs by their loss."""
     other = _explained(pairs, health)
     return {
         "pairs": int(pairs.src.size),
         "healthy": int(np.count_nonzero(~pairs.bad & (pairs.state == VALUE) & ~other)),
         "bad": int(np.count_nonzero(pairs.bad & ~other)),
+        "losing": int(np.count_nonzero(losses.bad & ~_explained(losses, health))),
         "missing": int(np.count_nonzero((pairs.state == NO_DATA) & ~other)),
         "sick": int(np.count_nonzero(other)),
         "suspect": int(np.count_nonzero(pairs.suspect)),

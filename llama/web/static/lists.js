@@ -13,6 +13,9 @@ export function drawHeadline(place, model, live, now) {
     parts.push(span);
   };
   const judged = model.metric.bad_level !== null;
+  // Loss is said whatever is shown: nobody should miss it for looking at delays.
+  const showsLoss = model.metric.name === "loss" || model.metric.name.startsWith("loss_");
+  if (summary.losing && !showsLoss) add("trouble", "■", `${count(summary.losing, "pair")} ${summary.losing === 1 ? "loses" : "lose"}`);
   if (summary.bad) add("trouble", model.metric.name === "remarked" ? "▼" : "■", `${count(summary.bad, "pair")} ${verb(model.metric, summary.bad)}`);
   if (summary.hosts_down) add("trouble hosts", SIGNS.down, `${count(summary.hosts_down, "host")} down`);
   if (summary.hosts_blind) add("trouble hosts", SIGNS.blind, `${count(summary.hosts_blind, "source")} blind`);

@@ -187,7 +187,7 @@ export class MatrixView {
       const col = model.cols.findIndex((entry) => entry.host === this.chosen.dst);
       if (row >= 0 && col >= 0) frame(row, col, 3, colours.focus);
     }
-    if (this.cursor && document.activeElement === this.stage) frame(this.cursor.row, this.cursor.col, 2, colours.focus);
+    if (this.cursor && this.stage.matches(":focus-visible")) frame(this.cursor.row, this.cursor.col, 2, colours.focus);
   }
 
   // --- pointer ------------------------------------------------------------------------------

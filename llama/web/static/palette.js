@@ -18,6 +18,9 @@ export function palette() {
 // How much of a cell's side the sign of each level takes.
 const EXTENT = [0, 0.34, 0.52, 0.7, 0.86, 1];
 
+// A cell has room for a figure from this size on, in pixels.
+const FIGURE_WIDTH = 34, FIGURE_HEIGHT = 15;
+
 const patterns = new Map();
 
 export function hatch(context, colours, size) {
@@ -69,7 +72,9 @@ export function drawCell(pen, colours, metric, cell, x, y, w, h, dead) {
         pen.fillRect(x + iw / 2 - 1, y + ih / 2 - 1, 2, 2);
       }
     } else if (metric.name === "remarked") {
-      drawTriangle(pen, colours.bad[cell.level], x, y, iw, ih);
+      // With a figure beside it where there is room for one.
+      const beside = w >= FIGURE_WIDTH && h >= FIGURE_HEIGHT;
+      drawTriangle(pen, colours.bad[cell.level], x, y, beside ? iw * 0.5 : iw, ih);
     } else {
       const extent = small < 9 ? 1 : EXTENT[cell.level];
       const width = iw * extent, height = ih * extent;
@@ -77,10 +82,10 @@ export function drawCell(pen, colours, metric, cell, x, y, w, h, dead) {
       pen.fillRect(x + (iw - width) / 2, y + (ih - height) / 2, width, height);
     }
   }
-  if (w >= 34 && h >= 15 && cell.state === VALUE && (!judged || cell.level > 0)) {
-    const inside = !judged || EXTENT[cell.level] >= 0.7;
-    pen.fillStyle = judged ? (inside && metric.name !== "remarked" ? colours.onbad[cell.level] : colours.text) : colours.onsize[cell.level];
-    pen.fillText(brief(cell.value), x + iw / 2, y + ih / 2 + 0.5);
+  if (w >= FIGURE_WIDTH && h >= FIGURE_HEIGHT && cell.state === VALUE && (!judged || cell.level > 0)) {
+    const aside = metric.name === "remarked", inside = EXTENT[cell.level] >= 0.7 && !aside;
+    pen.fillStyle = !judged ? colours.onsize[cell.level] : inside ? colours.onbad[cell.level] : colours.text;
+    pen.fillText(brief(cell.value), x + iw * (aside ? 0.72 : 0.5), y + ih / 2 + 0.5);
   }
   if (cell.suspect) drawDoubt(pen, colours, x, y, iw, ih);
 }
