@@ -10,7 +10,7 @@ import numpy as np
 from llama.collector.closing import Stats
 from llama.collector.ledger import UNKNOWN_DSCP
 from llama.collector.oneshot import Outcome, Result, Wanted
-from llama.collector.plan import NATURAL_SIZE
+from llama.collector.plan import NATURAL_SIZE, PROTOCOLS
 from llama.collector.summary import Pair, reasons
 from llama.config import class_name
 
@@ -112,8 +112,12 @@ class Report:
         name = "" if self._named == wanted.address else f"{self._named} "
         classes = ", ".join(class_name(dscp) for dscp in wanted.dscps)
         flows = f"{len(ports)} flows" if len(ports) > 1 else f"source port {ports[0]}"
+        if wanted.probe != "icmp":
+            where += f":{wanted.port}"
+        elif len(ports) == 1:
+            flows = f"identifier {ports[0]}"
         self._line(
-            f"LLAMA {name}{where}:{wanted.port}: {wanted.probe} probes of"
+            f"LLAMA {name}{where}: {wanted.probe} probes of"
             f" {', '.join(map(str, sizes))} octets, {classes}, {flows},"
             f" every {wanted.interval_s:g} s"
         )
@@ -162,6 +166,12 @@ class Report:
         for note in result.notes:
             yield f"suspect: {note}"
         if not result.pair_stats["received"].any() and result.pair_stats["sent"].any():
+            if self._wanted.probe in PROTOCOLS:
+                yield (
+                    "nothing came back: is the host up, and does every firewall between let"
+                    f" {self._wanted.probe.upper()} through?"
+                )
+                return
             yield (
                 f"nothing came back from port {self._wanted.port}: does a reflector run there"
                 " (llama reflect), and does every firewall between let UDP through?"
