@@ -3,8 +3,8 @@
 Two lanes, each with at most one write under way:
 
 - *live*: chunks that were never tried, newest first, joined to writes of a fair size, which is
-  halved with every failure, lest it be too much for a slow database. While this lane fails, the
-  whole writer waits, longer and longer, and then tries with the newest chunk there is.
+  halved with every failure, lest it be too much for a slow database, and grows again slowly. While
+  this lane fails, the whole writer waits, longer and longer, and then tries with the newest chunk.
 - *retry*: chunks whose write failed, newest first, each after a wait of its own. What fails here
   holds up only the retry lane, so one batch that a database chokes on never delays newer ones;
   from its third failure on a chunk is tried alone, so that it takes no others down with it.
@@ -337,7 +337,7 @@ class Delivery:
     def _went_well(self, lane: _Lane) -> None:
         lane.failures = 0
         lane.closed_until = self._clock.seconds()
-        self._most_points = min(MOST_POINTS, self._most_points * 5 // 4)
+        self._most_points = min(MOST_POINTS, self._most_points + 100)
         self._worked = self._worked or not lane.retries
         if self.trouble is None:
             return

@@ -18,6 +18,7 @@ from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
     HTTPConnectionPool,
+    RequestTransmissionFailed,
     ResponseDone,
     ResponseFailed,
     _HTTP11ClientFactory,
@@ -182,7 +183,7 @@ def explain(problem: BaseException, timeout_s: float) -> str:
         return str(problem)
     if isinstance(problem, DeferredTimeoutError | CancelledError):
         return f"no complete answer within {timeout_s:g} s"
-    if isinstance(problem, ResponseFailed) and problem.reasons:
+    if isinstance(problem, ResponseFailed | RequestTransmissionFailed) and problem.reasons:
         return explain(problem.reasons[0].value, timeout_s)
     if isinstance(problem, error.ConnectionRefusedError):
         return "connection refused"
@@ -196,5 +197,8 @@ def explain(problem: BaseException, timeout_s: float) -> str:
         )
     if isinstance(problem, error.ConnectionLost | error.ConnectionDone):
         return "the connection broke off"
+    if type(problem).__module__ == "OpenSSL.SSL" and problem.args:
+        reasons = problem.args[0]  # a list of (library, function, reason)
+        return f"TLS: {reasons[-1][-1]}" if isinstance(reasons, list) and reasons else "TLS fails"
     text = " ".join(str(problem).split())[:200]
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__
