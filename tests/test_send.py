@@ -158,6 +158,20 @@ class SendTests(TestCase):
         self.assertIn(" 0 lost (0 %)", rest)
         running.stdout.close()
 
+    def test_reader_that_has_seen_enough(self) -> None:
+        """When whoever reads the output goes away, the test ends, quietly."""
+        for more in ([], ["--json"]):
+            words = [BIN / "llama", "send", self.target, "-c", "1000", "-i", "0.01", *more]
+            with subprocess.Popen(
+                words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            ) as running:
+                assert running.stdout is not None
+                assert running.stderr is not None
+                running.stdout.readline()
+                running.stdout.close()
+                self.assertEqual(running.wait(60), 128 + signal.SIGPIPE)
+                self.assertEqual(running.stderr.read(), "")
+
     def test_sizes(self) -> None:
         """Any size from the plain 44 octets up is sent and comes back whole."""
         done = send(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -228,11 +229,15 @@ async def _main(reactor: Any, wanted: Wanted, family: str, as_json: bool) -> Non
         test = OneShot(reactor, wanted, report.told)
     except OSError as error:
         _fail(f"cannot open a socket to send from: {error.strerror}")
-    report.begin(test.ports)
     # The reactor has taken SIGINT for its own; the first Ctrl-C ends the test, with its summary.
     signal.signal(signal.SIGINT, lambda _number, _frame: reactor.callFromThread(test.finish))
-    result = await test.run()
-    report.end(result)
+    try:
+        report.begin(test.ports)
+        result = await test.run()
+        report.end(result)
+    except BrokenPipeError:  # whoever read our output (head, less) has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(128 + signal.SIGPIPE) from None
     received = int(result.pair_stats["received"].sum())
     if not received:
         raise SystemExit(NO_REPLIES)

@@ -170,6 +170,14 @@ class OneShot:
         self._stopping = True
 
     def _tick(self) -> None:
+        try:
+            self._step()
+        except Exception:  # whatever it is, whoever waits for the result is told of it
+            self._ticker.stop()
+            self.prober.close()
+            self._done.errback()
+
+    def _step(self) -> None:
         now = time.monotonic()
         wall_ns = time.time_ns()
         if not self._stopping:
