@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEBIAN := influxdb victoria-metrics prometheus chromium hping3 iproute2 iputils-ping nftables tcpdump procps irtt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system lint types test demo bench bench-pinpoint fuzz clean
+.PHONY: help venv system lint types test demo bench bench-pinpoint fuzz interop clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -47,6 +47,9 @@ bench-pinpoint: venv system  ## does it name the fault? (root; 1 h 40 min) ARGS=
 fuzz: venv  ## coverage-guided fuzzing of the packet formats; ARGS="tlv 600"
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
 	$(BIN)/python tests/fuzz $(ARGS)
+
+interop: venv  ## other implementations on this machine, both ways; ARGS="twampy=/path/to/twampy.py"
+	@$(BIN)/python tests/interop $(ARGS)
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -1,0 +1,100 @@
+"""The prober's formats besides STAMP: what is taken for a reply to a probe of ours, and what is not."""
+
+from __future__ import annotations
+
+import numpy as np
+from twisted.trial.unittest import SynchronousTestCase
+from wire_packets import KEY
+
+from llama.collector import formats
+from llama.collector.ledger import Ledger
+from llama.collector.plan import Group
+from llama.collector.prober import HEAD
+from llama.wire import auth, scalar, tlv, tlv_rules
+
+T1 = 1_700_000_000_123_456_789
+SIZES = {"stamp-auth": 184, "llama-go": 200, "llama-python": 36}
+
+
+def group(probe: str) -> Group:
+    """Return a group of one kind of probe."""
+    return Group(
+        test="t", probe=probe, version=4, sources=(), rate_pps=1.0, timeout_s=1.0, pairs=(), key=KEY
+    )
+
+
+def arrived(count: int) -> formats.Arrived:
+    """Return what the kernel said of some replies."""
+    return formats.Arrived(
+        np.full(count, T1 + 5000), np.ones(count, np.bool_), np.zeros(count, np.uint8),
+        np.full(count, 64, np.uint8),
+    )  # fmt: skip
+
+
+class FormatCase(SynchronousTestCase):
+    def probes(self, probe: str) -> tuple[formats.Format, np.ndarray, Ledger]:
+        """Return the first probes of three flows, as sent, and the ledger that knows of them."""
+        which = formats.format_of(group(probe))
+        assert which is not None
+        octets = np.zeros((3, HEAD), np.uint8)
+        packet = which.template(group(probe), 46, SIZES[probe], 7)[:HEAD]
+        octets[:, : len(packet)] = np.frombuffer(packet, np.uint8)
+        book = Ledger(np.zeros(3, np.uint8), 1, 1.0, 1.0, 10.0)
+        _, sequence = book.send(np.arange(3), T1)
+        which.write(octets, np.full(3, 7, np.uint16), sequence, T1)
+        return which, octets, book
+
+    def read(self, which: formats.Format, octets: np.ndarray, book: Ledger, size: int) -> list[int]:
+        """Return the flows of the replies that are believed."""
+        rows, ssid = which.candidates(octets, np.full(len(octets), size))
+        self.assertTrue((ssid == 7).all() or not len(rows))
+        if not len(rows):
+            return []
+        _, replies, _ = which.read(
+            octets[rows], np.full(len(rows), size), rows, arrived(len(rows)), book
+        )
+        flows = replies.flow.tolist()
+        self.assertEqual(len(flows), book.reply(replies))
+        return list(flows)
+
+
+class StrangerTests(FormatCase):
+    def test_echoes_must_be_of_the_probe_to_the_last_bit(self) -> None:
+        """A token of ours with another time, a number not sent, or another length: not ours."""
+        for probe in ("llama-go", "llama-python"):
+            which, octets, book = self.probes(probe)
+            size, sent_at = SIZES[probe], {"llama-go": 16, "llama-python": 11}[probe]
+            self.assertEqual([], self.read(which, octets, book, size + 1))
+            forged = octets.copy()
+            forged[0, sent_at] ^= 1
+            forged[2, {"llama-go": 11, "llama-python": 20}[probe]] ^= 1
+            self.assertEqual([1], self.read(which, forged, book, size), probe)
+            which, octets, book = self.probes(probe)
+            self.assertEqual([0, 1, 2], self.read(which, octets, book, size))
+
+    def test_replies_must_be_signed_with_the_key(self) -> None:
+        """One wrong bit, or another's key, and it is a stranger's; its neighbours do not suffer."""
+        which, probes, book = self.probes("stamp-auth")
+        replies = probes.copy()
+        for row in replies:
+            auth.answer(row.data, 0, 1 << 63, 0x8001, 1 << 63, 64, KEY)
+        replies[0, 40] ^= 1
+        auth.sign(replies[2].data, b"another key, not ours")
+        self.assertEqual([1], self.read(which, replies, book, 184))
+
+    def test_signed_probes_are_as_the_rfc_has_them(self) -> None:
+        """Base packet and HMAC TLV verify, under the key and no other, time after time."""
+        which, probes, book = self.probes("stamp-auth")
+        for turn in range(3):
+            for number, row in enumerate(probes):
+                packet = row[:184].tobytes()
+                self.assertEqual(KEY, auth.verify(packet, (b"x" * 16, KEY)))
+                said = scalar.auth_probe(packet)
+                assert said is not None
+                self.assertEqual((turn, 7), (said.sequence, said.ssid), number)
+                area = packet[auth.BASE_SIZE :]
+                good = tlv_rules.verify(area, scalar.tlvs(area), said.sequence, (KEY,), True)
+                self.assertEqual((True, KEY, tlv.SIZE), good)
+                self.assertEqual((7, turn), which.probe_of(packet))
+            _, sequence = book.send(np.arange(3), T1 + turn + 1)
+            which.write(probes, np.full(3, 7, np.uint16), sequence, T1 + turn + 1)
