@@ -270,6 +270,16 @@ class ScheduleTests(SynchronousTestCase):
         self.assertLessEqual(len(flows), 1000 * LATEST_S + 1)
         self.assertGreater(schedule.skipped, 4800)
 
+    def test_end_is_no_delay(self) -> None:
+        """Once all is sent that was to be sent, nothing is due and nothing is skipped."""
+        schedule = Schedule(4, 2, 10.0, 0.0, random.Random(1))
+        schedule.limit = 40
+        sent = 0
+        for tick in range(1000):
+            flows, _ = schedule.due(tick / 100, 32)
+            sent += len(flows)
+        self.assertEqual((sent, schedule.skipped), (40, 0))
+
     def test_burst_is_bounded_and_from_one_socket(self) -> None:
         """No more than asked for, no flow twice, and all from one source port."""
         schedule = Schedule(20, 3, 1000.0, 0.0, random.Random(1))

@@ -61,7 +61,8 @@ class Schedule:
             self.skipped += oldest - self._done
             self._done = oldest
         if self.limit is not None:
-            target = min(target, self.limit + self.skipped)
+            last = self.limit + self.skipped
+            target, oldest = min(target, last), min(oldest, last)
         count = min(target - self._done, most)
         if count <= 0:
             return self.flows[:0], False
