@@ -89,6 +89,12 @@ class ScraperService(MultiService):
             )
         for name, delivery in self.deliveries.items():
             delivery.start(chunk for chunk in chunks if name in chunk.waiting)
+        self._log.info(
+            "Asking {collectors} collectors every {interval:g} s, writing to {writers}",
+            collectors=len(self.config.collectors),
+            interval=self.config.interval_s,
+            writers=", ".join(self.deliveries),
+        )
         self._expiry.start(EXPIRE_EVERY_S)
         self.poller.set_collectors(self.config.collectors)
 
