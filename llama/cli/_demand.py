@@ -57,7 +57,8 @@ def demand(config: CollectorConfig) -> Demand:
         if test.probe == "hping3":
             continue
         if test.probe == "tcp":
-            sockets["tcp", id(test)] = int(test.options["in_flight"])
+            held = len(test.source_ports) * len(families)  # so that nobody else gets the port
+            sockets["tcp", id(test)] = int(test.options["in_flight"]) + held
         else:
             sockets["system", id(test)] = chosen * len(families)
             for port in test.source_ports:

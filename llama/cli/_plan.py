@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
+from llama.collector.plan import refusal
 from llama.config import CollectorConfig, Test, class_name
 from llama.config.offered import Offered, offered, offered_to, share_of_rate
 from llama.config.probes import KINDS
@@ -88,8 +89,11 @@ def _test(test: Test) -> dict[str, Any]:
 
 
 def warnings(config: CollectorConfig) -> list[str]:
-    """Return what is legal but suspicious, a line each."""
+    """Return what is legal but suspicious, or more than a collector can do, a line each."""
     said = [str(note) for note in config.notes]
+    refused = refusal(config)
+    if refused is not None:
+        said.append(f"a collector will not start with this: {refused}")
     for test in config.tests:
         where = f"test {test.name!r}"
         if not KINDS[test.probe].ecmp:

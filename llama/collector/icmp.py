@@ -142,6 +142,7 @@ class IcmpProber(UdpProber):
         whole = track.head + track.tail + np.uint64(HEADER)
         track.head = np.minimum(whole, np.uint64(HEAD))
         track.tail = whole - track.head
+        track.names[:, 2:4] = 0  # there are no ports
         track.templates[:] = 0
         echo = track.templates[:, : ECHO.itemsize].view(ECHO)[:, 0]
         echo["type"] = REQUEST[track.sockets[0].sock.family]
