@@ -57,12 +57,13 @@ class Schedule:
         elapsed_s = now_s - self._start_s
         target = math.floor(elapsed_s * self.probes_per_s + self._begin)
         oldest = math.floor((elapsed_s - LATEST_S) * self.probes_per_s + self._begin)
+        if self.limit is not None:
+            # What is skipped is not sent: as many are sent later instead.
+            last = self.limit + self.skipped
+            target, oldest = min(target, last), min(oldest, last)
         if self._done < oldest:
             self.skipped += oldest - self._done
             self._done = oldest
-        if self.limit is not None:
-            last = self.limit + self.skipped
-            target, oldest = min(target, last), min(oldest, last)
         count = min(target - self._done, most)
         if count <= 0:
             return self.flows[:0], False
