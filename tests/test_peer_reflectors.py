@@ -39,6 +39,8 @@ class ForeignReflectorTests(PeersCase):
         rows = []
         for interval in intervals:
             for row in interval.pair_stats:
+                if not row["sent"]:  # the first window may have ended before the first probe
+                    continue
                 rows.append(row)
                 for name in ("sent", "received", "lost", "lost_unknown", "late", "duplicate",
                              "samples", "remarked_forward", "remarked_reverse"):  # fmt: skip
@@ -52,8 +54,7 @@ class ForeignReflectorTests(PeersCase):
         self.assertEqual((0, 0, 0), (counts["lost"], counts["late"], counts["duplicate"]))
         self.assertEqual(counts["received"], counts["samples"])
         for row in rows:
-            if row["sent"]:  # not so where the machine was too busy to send
-                self.assertTrue(0 < row["rtt_min_ns"] < TIMEOUT_S * 1e9)
+            self.assertTrue(0 < row["rtt_min_ns"] < TIMEOUT_S * 1e9)
 
     async def test_rfc8762_alone(self) -> None:
         """A stateless reflector that returns no SSID and copies TLVs is measured, class unknown."""
@@ -78,6 +79,8 @@ class ForeignReflectorTests(PeersCase):
         counts, rows = await self.probe(port, probe="twamp-light")
         self.assert_all_received(counts, rows)
         self.assertEqual({0}, {int(row["ttl_at_reflector"]) for row in rows})
+        counts, rows = await self.probe(port, probe="twamp-light", dscps=(0, 46), sizes=(44, 60))
+        self.assert_all_received(counts, rows)
         self.assertEqual({UNKNOWN}, {int(row["dscp_at_reflector"]) for row in rows})
 
     async def test_ours(self) -> None:
@@ -125,7 +128,7 @@ class ForeignReflectorTests(PeersCase):
         target = Target(name="peer", host="127.0.0.1", port=ours)
         kinds: list[tuple[str, dict[str, Any]]] = [
             ("stamp", {}), ("stamp-auth", {"options": SIGNING, "sizes": (112, 113, 184, 300, 1400)}),
-            ("llama-go", {"sizes": (28, 44, 1028)}), ("llama-python", {}),
+            ("twamp-light", {}), ("llama-go", {"sizes": (28, 44, 1028)}), ("llama-python", {}),
         ]  # fmt: skip
         config = CollectorConfig(
             path="", interval_s=1,

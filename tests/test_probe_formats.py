@@ -41,7 +41,7 @@ class FormatCase(SynchronousTestCase):
         octets[:, : len(packet)] = np.frombuffer(packet, np.uint8)
         book = Ledger(np.zeros(3, np.uint8), 1, 1.0, 1.0, 10.0)
         _, sequence = book.send(np.arange(3), T1)
-        which.write(octets, np.full(3, 7, np.uint16), sequence, T1)
+        which.write(octets, np.full(3, 7, np.uint16), sequence, np.full(3, T1))
         return which, octets, book
 
     def read(self, which: formats.Format, octets: np.ndarray, book: Ledger, size: int) -> list[int]:
@@ -97,4 +97,4 @@ class StrangerTests(FormatCase):
                 self.assertEqual((True, KEY, tlv.SIZE), good)
                 self.assertEqual((7, turn), which.probe_of(packet))
             _, sequence = book.send(np.arange(3), T1 + turn + 1)
-            which.write(probes, np.full(3, 7, np.uint16), sequence, T1 + turn + 1)
+            which.write(probes, np.full(3, 7, np.uint16), sequence, np.full(3, T1 + turn + 1))

@@ -45,7 +45,7 @@ class Format(Protocol):
     def template(self, group: Group, dscp: int, size: int, ssid: int) -> bytes:
         """Return a probe of ``size`` octets but for what `write` fills in."""
 
-    def write(self, octets: Octets, ssid: Ssids, sequence: Numbers, t1_ns: int) -> None:
+    def write(self, octets: Octets, ssid: Ssids, sequence: Numbers, t1_ns: Ints) -> None:
         """Fill in rows of ``octets``, (N, HEAD), that hold templates."""
 
     def probe_of(self, packet: bytes) -> tuple[int, int] | None:
@@ -75,7 +75,8 @@ def format_of(group: Group) -> Format | None:
 
 def stamp_template(group: Group, dscp: int, size: int, ssid: int) -> bytes:
     """Return a STAMP probe without authentication, sequence number and time stamp."""
-    base = stamp.SENDER_STRUCT.pack(0, 0, stamp.error_estimate(None), ssid)
+    said = 0 if group.probe == "twamp-light" else ssid  # where TWAMP-Light has it, must be zero
+    base = stamp.SENDER_STRUCT.pack(0, 0, stamp.error_estimate(None), said)
     return base + _tlvs(group, dscp, size - len(base), None)
 
 
@@ -104,11 +105,11 @@ class Signed:
         auth.pack_probe(base, 0, 0, stamp.error_estimate(None), ssid, self._key)
         return bytes(base) + _tlvs(group, dscp, size - auth.BASE_SIZE, self._key)
 
-    def write(self, octets: Octets, ssid: Ssids, sequence: Numbers, t1_ns: int) -> None:
+    def write(self, octets: Octets, ssid: Ssids, sequence: Numbers, t1_ns: Ints) -> None:
         """Fill in number, time and HMACs: one of four microseconds a probe, two with TLVs."""
         view = auth.sender_view(octets)
         view["sequence"] = sequence
-        view["timestamp"] = stamp.ntp_from_unix_ns(t1_ns)
+        view["timestamp"] = stamp.ntp_column(t1_ns)
         first, place = auth.BASE_SIZE, auth.BASE_SIZE + tlv.SIZE
         for row, number in zip(octets, sequence.tolist(), strict=True):
             packet = row.data
@@ -239,9 +240,9 @@ class LlamaGo(_Echoed):
         llama_go.pack(octets, np.zeros(1, np.uint64), _reply_tos(group, dscp), now, size)
         return octets.tobytes()
 
-    def write(self, octets: Octets, ssid: Ssids, sequence: Numbers, t1_ns: int) -> None:
+    def write(self, octets: Octets, ssid: Ssids, sequence: Numbers, t1_ns: Ints) -> None:
         """Fill in token and time."""
-        llama_go.write(octets, _tokens(ssid, sequence), np.full(1, t1_ns, np.uint64))
+        llama_go.write(octets, _tokens(ssid, sequence), t1_ns.astype(np.uint64))
 
     def unpack(self, octets: Octets, length: Lengths) -> llama_go.Replies:
         """Return the columns of echoes."""
@@ -265,9 +266,9 @@ class LlamaPython(_Echoed):
         llama_python.pack(octets, zero, _reply_tos(group, dscp), zero.astype(np.float64))
         return octets.tobytes()
 
-    def write(self, octets: Octets, ssid: Ssids, sequence: Numbers, t1_ns: int) -> None:
+    def write(self, octets: Octets, ssid: Ssids, sequence: Numbers, t1_ns: Ints) -> None:
         """Fill in token and time."""
-        llama_python.write(octets, _tokens(ssid, sequence), self.sent(np.full(1, t1_ns)))
+        llama_python.write(octets, _tokens(ssid, sequence), self.sent(t1_ns))
 
     def unpack(self, octets: Octets, length: Lengths) -> llama_python.Replies:
         """Return the columns of echoes."""

@@ -177,8 +177,11 @@ class Ledger:
         """Return the cell of each probe: (N,) of (N,) flows and sequence numbers."""
         return flows * self.depth + sequence % np.uint32(self.depth)
 
-    def send(self, flows: Ints, t1_ns: int) -> tuple[Ints, npt.NDArray[np.uint32]]:
-        """Enter a burst of probes, at most one a flow, sent at ``t1_ns``; return cells and numbers."""
+    def send(self, flows: Ints, t1_ns: int | Ints) -> tuple[Ints, npt.NDArray[np.uint32]]:
+        """Enter a burst of probes, at most one a flow, sent at ``t1_ns``; return cells and numbers.
+
+        ``t1_ns`` is one time for all, or (N,) of them.
+        """
         sequence = self.next_sequence[flows]
         cells = flows * self.depth + sequence % np.uint32(self.depth)
         self.next_sequence[flows] = sequence + np.uint32(1)

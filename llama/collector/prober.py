@@ -315,10 +315,13 @@ class UdpProber:
         sockets = [self.open(source) for source in group.sources]
         ordinals = [self._ordinals[source] for source in group.sources]
         ssids = self._ssids.setdefault(group.identity, {})
-        for pair in group.pairs:
-            if (pair.dscp, pair.size) not in ssids:
-                ssids[pair.dscp, pair.size] = 0 if group.probe == "twamp-light" else self._ssid
-                self._ssid = self._ssid % 65535 + 1
+        variants = dict.fromkeys((pair.dscp, pair.size) for pair in group.pairs)
+        for variant in variants:
+            if variant not in ssids:
+                ssids[variant] = self.reserve_ssid()
+        if group.probe == "twamp-light" and len(variants) == 1:
+            # Its replies have no SSID; of several variants `_find_bare` tells by their times.
+            ssids = dict.fromkeys(variants, 0)
         return Track(group, ledger, live, sockets, ordinals, ssids, self.chance, now_s)
 
     def reserve_ssid(self) -> int:
@@ -407,15 +410,20 @@ class UdpProber:
             lane.tos[:end] = track.tos[pairs] if end == count else track.tos[pairs[0]]
             lane.filled_for = track if len(track.ssids) == 1 else None
         t1_ns = self._wall_ns()
-        cells, sequence = track.ledger.send(flows, t1_ns)
+        # Peers that return no SSID return the time: let no two variants of a burst have the same.
+        apart = None if len(track.ssids) == 1 else t1_ns + track.variant[pairs]
+        cells, sequence = track.ledger.send(flows, t1_ns if apart is None else apart)
         if lane.id is not None:
             lane.id[:count] = cells + track.first_cell
         if track.format is None:
             lane.sequence[:count] = sequence
-            lane.timestamp[:count] = stamp.ntp_from_unix_ns(t1_ns)
+            lane.timestamp[:count] = (
+                stamp.ntp_from_unix_ns(t1_ns) if apart is None else stamp.ntp_column(apart)
+            )
         else:
             ssids = track.ssids[track.variant[pairs]]
-            track.format.write(out.octets[:count], ssids, sequence, t1_ns)
+            times = np.full(count, t1_ns) if apart is None else apart
+            track.format.write(out.octets[:count], ssids, sequence, times)
         self._hand_over(track, sock, out, flows, cells)
 
     def _hand_over(
