@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import re
 from pathlib import Path
@@ -15,7 +16,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
-from twisted.web.client import Agent
+from twisted.web.client import Agent, readBody
+from twisted.web.http_headers import Headers
 from web_data import NASTY_HOST, Fleet, standard_fleet
 from web_memory import MemoryStore
 
@@ -204,6 +206,24 @@ class AnswerTest(ApiCase):
         self.assertEqual(
             said, {"configured": True, "incidents": [{"at": END_S, "n": 7}], "next": "x"}
         )
+
+    async def test_packed(self) -> None:
+        """A big answer is packed for whoever takes it so, and for nobody else."""
+
+        async def ask(path: str, accepted: str) -> tuple[list[str], bytes]:
+            url = f"{self.base}/api/v1/{path}".encode()
+            headers = Headers({"Accept-Encoding": [accepted]})
+            response = await Agent(reactor).request(b"GET", url, headers)
+            body = await readBody(response)
+            return response.headers.getRawHeaders("content-encoding", []), body
+
+        wanted = (await self.api("pairs"))["pairs"]
+        for accepted, packed in (("gzip, br", True), ("gzip;q=0", False), ("br", False)):
+            coding, body = await ask(f"pairs?at={END_S}", accepted)
+            self.assertEqual(coding, ["gzip"] if packed else [], accepted)
+            body = gzip.decompress(body) if packed else body
+            self.assertEqual(json.loads(body)["pairs"], wanted)
+        self.assertEqual((await ask("incidents", "gzip"))[0], [])
 
     async def test_empty_store(self) -> None:
         """A store without a sample has an empty matrix, not an error."""

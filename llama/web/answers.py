@@ -111,7 +111,8 @@ class Answers:
         """Return the wall-clock time."""
         return float(self._reactor.seconds())
 
-    def _in_thread(self, work: Callable[..., T], *args: Any) -> Deferred[T]:
+    def in_thread(self, work: Callable[..., T], *args: Any) -> Deferred[T]:
+        """Give what ``work`` returns, without holding the reactor."""
         pool = self._reactor.getThreadPool()
         done: Deferred[T] = deferToThreadPool(self._reactor, pool, work, *args)
         return done
@@ -179,9 +180,9 @@ class Answers:
             snapshot = await question(window, wanted)
             if metric.needs_baseline:
                 baseline = await self._baseline(at)
-                snapshot = await self._in_thread(_with_baseline, snapshot, baseline)
+                snapshot = await self.in_thread(_with_baseline, snapshot, baseline)
             for_silence = None if span_s else at
-            mesh = await self._in_thread(make_mesh, snapshot, activity, for_silence)
+            mesh = await self.in_thread(make_mesh, snapshot, activity, for_silence)
             return _Moment(mesh, activity, at, window, span_s)
 
         keep = 1.0 if live else 30.0
@@ -199,21 +200,21 @@ class Answers:
     async def dimensions(self, at_s: float | None) -> dict[str, Any]:
         """Return what can be chosen: group keys, classes, kinds of probe."""
         activity = await self._activity(self.now_s() if at_s is None else at_s)
-        return await self._in_thread(present.dimensions, activity)
+        return await self.in_thread(present.dimensions, activity)
 
     async def matrix(self, question: MatrixQuestion) -> dict[str, Any]:
         """Return the matrix; raises `TooWideError`."""
         moment = await self._moment(
             question.at_s, question.span_s, ("flows", "flows_lossy"), question.metric
         )
-        return await self._in_thread(_matrix, question, moment)
+        return await self.in_thread(_matrix, question, moment)
 
     async def pairs(self, question: MatrixQuestion, offset: int, limit: int) -> dict[str, Any]:
         """Return pairs of hosts, the worst first, from ``offset`` on."""
         moment = await self._moment(
             question.at_s, question.span_s, ("flows", "flows_lossy"), question.metric
         )
-        return await self._in_thread(_pairs, question, moment, offset, limit)
+        return await self.in_thread(_pairs, question, moment, offset, limit)
 
     async def history(
         self, window: Window, step_s: float | None, src: str, dst: str, where: dict[str, str]
@@ -229,8 +230,8 @@ class Answers:
         )
         if not found.series:
             raise NotFoundError(f"no measurements from {src!r} to {dst!r} in this time")
-        heat = await self._in_thread(heat_map, found)
-        return await self._in_thread(present.history, src, dst, found, heat)
+        heat = await self.in_thread(heat_map, found)
+        return await self.in_thread(present.history, src, dst, found, heat)
 
     async def timeline(
         self, window: Window, step_s: float | None, where: dict[str, str]

@@ -53,17 +53,15 @@ class SQLiteStore:
         self._pool: Any = None
         self._file: tuple[int, int] | None = None
         self._series = SeriesCache()
-        self._stopping = False
 
     def stop(self) -> Deferred[None]:
         """Break off what is being asked and close the connections."""
-        self._stopping = True
         self._close()
         return succeed(None)
 
     def _close(self) -> None:
         if self._pool is not None:
-            pool, self._pool = self._pool, None
+            pool, self._pool = self._pool, None  # which breaks off its questions
             pool.close()
 
     def _opened(self) -> Any:
@@ -105,7 +103,7 @@ class SQLiteStore:
         def in_thread(connection: Any) -> T:
             started, left = time.monotonic(), deadline - self._reactor.seconds()
             connection.set_progress_handler(
-                lambda: self._stopping or time.monotonic() - started > left, _STEPS
+                lambda: self._pool is not pool or time.monotonic() - started > left, _STEPS
             )
             connection.execute("BEGIN")
             return question(Reader(connection, series))

@@ -9,7 +9,9 @@ raw ones at the ends of the window. All run in a thread.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -47,12 +49,34 @@ BASELINE_ROWS = 600_000
 
 
 class SeriesCache:
-    """The tag sets of all series. They never change: only new ones are read."""
+    """The tag sets of all series. They never change: only new ones are read.
+
+    Shared by threads: what they have taken out is never changed, only replaced.
+    """
 
     def __init__(self) -> None:
-        self.tags: dict[int, Tags] = {}
-        self.others: set[int] = set()  # of other measurements
-        self.last_id = 0
+        self._lock = Lock()
+        self._last_id = 0
+        self._tags: dict[int, Tags] = {}
+        self._others: frozenset[int] = frozenset()  # of other measurements
+
+    def read(self, connection: Any) -> tuple[dict[int, Tags], frozenset[int]]:
+        """Return the tags of all series of pairs by their numbers, and the numbers of others."""
+        with self._lock:
+            found = connection.execute(
+                "SELECT id, measurement, tags FROM series WHERE id > ?", (self._last_id,)
+            ).fetchall()
+            if found:
+                # The same few values again and again: a thousand hosts have a million series.
+                new = {
+                    number: {name: sys.intern(value) for name, value in orjson.loads(tags).items()}
+                    for number, measurement, tags in found
+                    if measurement == MEASUREMENT
+                }
+                self._tags = {**self._tags, **new}
+                self._others |= {number for number, kind, _ in found if kind != MEASUREMENT}
+                self._last_id = max(number for number, _, _ in found)
+            return self._tags, self._others
 
 
 class Reader:
@@ -60,16 +84,7 @@ class Reader:
 
     def __init__(self, connection: Any, cache: SeriesCache) -> None:
         self._connection = connection
-        rows = connection.execute(
-            "SELECT id, measurement, tags FROM series WHERE id > ?", (cache.last_id,)
-        ).fetchall()
-        for number, measurement, tags in rows:
-            if measurement == MEASUREMENT:
-                cache.tags[number] = orjson.loads(tags)
-            else:
-                cache.others.add(number)
-            cache.last_id = max(cache.last_id, number)
-        self.tags, self.others = cache.tags, cache.others
+        self.tags, self.others = cache.read(connection)
 
     def rows(self, query: str, parameters: Any = ()) -> Rows:
         """Return the rows of numbers that a query gives, NULL as NaN; of shape (n, columns)."""
