@@ -35,4 +35,4 @@ def makeService(options: Options) -> WebService:
     try:
         return WebService(reactor, options["loaded"])
     except StoreError as error:
-        raise UsageError(str(error)) from None
+        raise SystemExit(f"llama-web: {error}") from None
