@@ -88,17 +88,24 @@ class Engine:
 
     # What to probe
 
-    def use(self, groups: Sequence[Group]) -> None:
+    def use(self, groups: Sequence[Group]) -> list[tuple[Group, OSError]]:
         """Probe these groups: at once if nothing is probed yet, else from the next interval on.
 
-        Raises `OSError`, and changes nothing, if a source port cannot be bound.
+        Returns the groups that cannot be probed, since a socket of theirs cannot be had, and why.
         """
+        usable, refused = [], []
         for group in groups:
-            for source in group.sources:
-                self.prober.open(source)
-        self._wanted = tuple(groups)
+            try:
+                for source in group.sources:
+                    self.prober.open(source)
+            except OSError as reason:
+                refused.append((group, reason))
+            else:
+                usable.append(group)
+        self._wanted = tuple(usable)
         if not self.prober.tracks:
             self._begin_window(self._wall_ns(), self._now_s())
+        return refused
 
     def _now_s(self) -> float:
         return self._monotonic_ns() / 1e9

@@ -79,11 +79,15 @@ class ProbingService(Service):
         """Work out what to probe from the configuration and the addresses known now."""
         self._sources = {}
         groups = make_plan(self.config, self._names.addresses, self._source_address)
-        try:
-            self.engine.use(groups)
-        except OSError as reason:
-            self.log.error("cannot open a source port: {reason}", reason=reason.strerror)
-            return
+        refused = self.engine.use(groups)
+        for group, reason in refused:
+            self.log.error(
+                "test {test} is not probed over IPv{version}: cannot open its {probe} sockets:"
+                " {reason}",
+                test=group.test, version=group.version, probe=group.probe,
+                reason=reason.strerror or reason,
+            )  # fmt: skip
+        groups = tuple(group for group in groups if all(group is not one for one, _ in refused))
         settle()
         self.log.info(
             "probing {pairs} pairs over {flows} flows at {rate:.0f} probes/s",

@@ -3,14 +3,18 @@
 from twisted.application.service import ServiceMaker
 
 collector = ServiceMaker(
-    "LLAMA collector", "llama.collector.tap", "Sends probes and measures loss and latency.", "llama-collector"
+    "LLAMA collector",
+    "llama.collector.tap",
+    "Sends probes and measures loss and latency.",
+    "llama-collector",
 )
 reflector = ServiceMaker(
     "LLAMA reflector", "llama.reflector.tap", "Answers probes.", "llama-reflector"
 )
 scraper = ServiceMaker(
-    "LLAMA scraper", "llama.scraper.tap", "Moves measurements into a time-series database.", "llama-scraper"
+    "LLAMA scraper",
+    "llama.scraper.tap",
+    "Moves measurements into a time-series database.",
+    "llama-scraper",
 )
-web = ServiceMaker(
-    "LLAMA web", "llama.web.tap", "Shows the matrix in a browser.", "llama-web"
-)
+web = ServiceMaker("LLAMA web", "llama.web.tap", "Shows the matrix in a browser.", "llama-web")
