@@ -167,7 +167,13 @@ class Tracer:
             if number >> 31:
                 flow.received += 1
             else:
-                flow.trace.heard(number, sender[0].partition("%")[0], now, final=True)
+                flow.trace.heard(
+                    number,
+                    sender[0].partition("%")[0],
+                    now,
+                    final=True,
+                    ttl_there=reply[40] if len(reply) > 40 else 1,
+                )
 
 
 def namer(names: File | None, resolve: bool) -> Callable[[str], str]:

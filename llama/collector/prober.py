@@ -714,7 +714,9 @@ class UdpProber:
         for row in rows.tolist():
             sock = numbered[int(lane.socket_of[row])]
             address, _ = endpoint(lane.back.names[row].tobytes())
-            self.tracing.reply(sock, address, int(lane.replies["sender_sequence"][row]))
+            reply = lane.replies[row]
+            ttl = int(reply["sender_ttl"]) if lane.back.length[row] > 40 else 1
+            self.tracing.reply(sock, address, int(reply["sender_sequence"]), ttl)
 
     def _find_bare(
         self,

@@ -297,9 +297,10 @@ class Tracing:
         now = self._reactor.seconds()
         going.trace.heard(number, error.offender, now, final=final, refusal=refusal)
 
-    def reply(self, sock: ProbeSocket, address: str, number: int) -> None:
-        """Take a reflector's reply to a packet of ours that came all the way."""
+    def reply(self, sock: ProbeSocket, address: str, number: int, ttl_there: int) -> None:
+        """Take a reflector's reply to a packet that came all the way, with this TTL left there."""
         going = self._going.get(number >> 16)
         if going is not None and going.sock is sock:
             now = self._reactor.seconds()
-            going.trace.heard(number, address.partition("%")[0], now, final=True)
+            address = address.partition("%")[0]
+            going.trace.heard(number, address, now, final=True, ttl_there=ttl_there)

@@ -134,26 +134,38 @@ class FlowTrace:
         return next(iter(self._under_way)) if len(self._under_way) == 1 else None
 
     def heard(
-        self, number: int, address: str, now_s: float, *, final: bool = False, refusal: str = ""
+        self,
+        number: int,
+        address: str,
+        now_s: float,
+        *,
+        final: bool = False,
+        refusal: str = "",
+        ttl_there: int = 1,
     ) -> None:
-        """Take an answer to a packet. `final`: from the destination itself, or ended by `refusal`."""
+        """Take an answer to a packet. `final`: from the destination itself, or ended by `refusal`.
+
+        `ttl_there` is what was left of the packet's TTL at the destination, where that is known:
+        more than 1, and it is nearer than the packet could have gone.
+        """
         self._under_way.pop(number, None)
         packet = self._ever.get(number)
         if packet is None:
             return
-        hop = self.hops[packet.ttl - 1]
+        place = max(1, packet.ttl - max(0, ttl_there - 1)) if final else packet.ttl
+        hop = self.hops[place - 1]
         hop.rtts.append(now_s - packet.sent_s)
         if address not in hop.addresses:
             hop.addresses.append(address)
-        if final and (not self._destination or packet.ttl < self._destination):
-            self._destination, self._refusal = packet.ttl, refusal
+        if final and (not self._destination or place < self._destination):
+            self._destination, self._refusal = place, refusal
             # What was sent beyond it would only come back from there again.
             self._under_way = {
                 n: p for n, p in self._under_way.items() if p.ttl <= self._destination
             }
 
     def _time_out(self, now_s: float) -> None:
-        gone = [n for n, p in self._under_way.items() if now_s - p.sent_s >= TIMEOUT_S]
+        gone = [n for n, p in self._under_way.items() if now_s >= p.sent_s + TIMEOUT_S]
         for number in gone:
             del self._under_way[number]
 

@@ -1,0 +1,384 @@
+"""Traces: what is sent when, what answers mean, the graph they make; and on real namespaces."""
+
+import json
+import math
+import os
+import random
+import shutil
+import socket
+import struct
+import sys
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama.lab import faults
+from llama.lab.fabric import Fabric
+from llama.lab.faults import Fault
+from llama.lab.hosts import write_names
+from llama.lab.namespaces import Lab, clear
+from llama.net import errors, mmsg
+from llama.pinpoint import multipath
+from llama.pinpoint.table import FlowKey, PathTable, same_way
+from llama.pinpoint.trace import SILENT_HOPS, TIMEOUT_S, FlowTrace, in_turn, meaning
+from llama.pinpoint.trace import Path as Trace
+
+NEEDS = (
+    None
+    if os.geteuid() == 0 and all(map(shutil.which, ("ip", "nft", "sysctl")))
+    else "needs root, iproute2, procps and nftables"
+)
+
+
+class Network:
+    """A path of routers, and a clock; `lost` decides which packets get no answer."""
+
+    def __init__(self, hops, lost=lambda ttl, nth: False, quote=True, rtt=0.01):
+        self.hops, self.lost, self.quote, self.rtt = hops, lost, quote, rtt
+        self.now = 0.0
+        self.sent = []
+
+    def run(self, trace):
+        """Run a trace to its end and return its path."""
+        coming = []
+        while not trace.finished:
+            for _, packet in in_turn([trace], lambda: self.now):
+                nth = sum(ttl == packet.ttl for ttl, _ in self.sent)
+                self.sent.append((packet.ttl, packet.number))
+                if not self.lost(packet.ttl, nth):
+                    coming.append((self.now + self.rtt, packet))
+            until = trace.wait_until()
+            if coming and (until is None or coming[0][0] <= until):
+                self.now, packet = coming.pop(0)
+                place = min(packet.ttl, len(self.hops))
+                number = packet.number if self.quote else trace.unquoted()
+                if number is not None:
+                    final = place == len(self.hops)
+                    left = 1 + packet.ttl - place
+                    trace.heard(number, self.hops[place - 1], self.now, final=final, ttl_there=left)
+            elif until is not None:
+                self.now = until
+        return trace.path()
+
+
+class Flows(SynchronousTestCase):
+    def test_a_healthy_path(self):
+        """Every hop is asked once and named, and the destination ends the trace."""
+        network = Network(["r1", "r2", "r3", "host"])
+        path = network.run(FlowTrace())
+        self.assertEqual(path.hops, ("r1", "r2", "r3", "host"))
+        self.assertEqual((path.complete, path.reach), (True, 4))
+        self.assertEqual(path.answered, (1, 1, 1, 1))
+        self.assertLessEqual(len(network.sent), 8)
+
+    def test_a_silent_router(self):
+        """A router that never answers is a gap in the path, not its end."""
+        path = Network(["r1", "r2", "host"], lambda ttl, nth: ttl == 2).run(FlowTrace())
+        self.assertEqual((path.hops, path.complete), (("r1", None, "host"), True))
+        self.assertTrue(math.isnan(path.rtts_s[1]))
+
+    def test_a_router_that_answers_sometimes(self):
+        """One that limits its ICMP is asked again until it answers."""
+        network = Network(["r1", "r2", "host"], lambda ttl, nth: ttl == 2 and nth < 2)
+        path = network.run(FlowTrace())
+        self.assertEqual((path.hops, path.sent[1]), (("r1", "r2", "host"), 3))
+
+    def test_a_dead_flow(self):
+        """A flow that dies on the way shows how far it comes, and the trace gives up in time."""
+        network = Network(["r1", "r2", "r3", "host"], lambda ttl, nth: ttl > 2)
+        path = network.run(FlowTrace())
+        self.assertEqual((path.hops, path.complete, path.reach), (("r1", "r2"), False, 2))
+        self.assertLessEqual(max(ttl for ttl, _ in network.sent), 2 + SILENT_HOPS)
+        self.assertLess(network.now, 10 * TIMEOUT_S)
+
+    def test_nothing_at_all(self):
+        """A flow of which nothing answers has an empty path."""
+        path = Network(["r1"], lambda ttl, nth: True).run(FlowTrace())
+        self.assertEqual((path.hops, path.reach, path.complete), ((), 0, False))
+
+    def test_routers_that_quote_eight_octets(self):
+        """Without quoted payload one packet is under way at a time, and hops keep their places."""
+        network = Network(["r1", "r2", "r3", "host"], quote=False)
+        path = network.run(FlowTrace())
+        self.assertEqual((path.hops, path.complete), (("r1", "r2", "r3", "host"), True))
+
+    def test_a_late_answer(self):
+        """An answer after its timeout still names the hop."""
+        trace = FlowTrace()
+        first = trace.next(0.0)
+        trace.next(5.0)
+        trace.heard(first.number, "r1", 5.1)
+        self.assertEqual(trace.path().hops[0], "r1")
+
+    def test_another_address_of_the_same_hop(self):
+        """Several addresses at one TTL are all kept, the first one names the hop."""
+        trace = FlowTrace()
+        one, two = trace.next(0.0), None
+        trace.heard(one.number, "r1a", 0.1)
+        trace.hops[0].rtts.clear()  # as if it had to be asked again
+        while (packet := trace.next(0.2)) is not None:
+            two = packet if packet.ttl == 1 else two
+        trace.heard(two.number, "r1b", 0.3)
+        self.assertEqual(trace.hops[0].addresses, ["r1a", "r1b"])
+        self.assertEqual(trace.path().hops[0], "r1a")
+
+    def test_numbers_of_others(self):
+        """Answers to numbers that were never sent change nothing."""
+        trace = FlowTrace(1000)
+        trace.next(0.0)
+        self.assertFalse(trace.owns(999))
+        trace.heard(999, "x", 0.1)
+        self.assertEqual(trace.path().hops, ())
+
+    @given(st.integers(1, 12), st.integers(0, 2**32), st.floats(0, 0.9), st.booleans())
+    def test_ends_and_is_true(self, length, seed, silence, quote):
+        """Whatever is lost, a trace ends, and never names a hop in a wrong place."""
+        chance = random.Random(seed)
+        hops = [f"r{n}" for n in range(1, length)] + ["host"]
+        network = Network(hops, lambda ttl, nth: chance.random() < silence, quote)
+        path = network.run(FlowTrace())
+        for n, hop in enumerate(path.hops):
+            self.assertIn(hop, (None, hops[n]))
+        if path.complete:
+            self.assertEqual(path.hops[-1], "host")
+
+    def test_meaning_of_errors(self):
+        """Time exceeded is a hop, port unreachable the end, others the end with their reason."""
+        self.assertEqual(meaning(4, 11, 0), (False, ""))
+        self.assertEqual(meaning(4, 3, 3), (True, ""))
+        self.assertEqual(meaning(4, 3, 13), (True, "administratively prohibited"))
+        self.assertEqual(meaning(6, 3, 0), (False, ""))
+        self.assertEqual(meaning(6, 1, 4), (True, ""))
+        self.assertEqual(meaning(6, 2, 0), (True, "packet too big"))
+        self.assertEqual(meaning(6, 1, 0), (True, "no route"))
+        self.assertIsNone(meaning(4, 11, 1))
+        self.assertIsNone(meaning(4, 5, 0))
+
+
+class Errors(SynchronousTestCase):
+    def test_control_of_both_families(self):
+        """The kernel's struct sock_extended_err and offender are read for IPv4 and IPv6."""
+        four = struct.pack("=IBBBxII", 113, 2, 11, 0, 0, 0) + struct.pack(
+            "=H2x4s8x", socket.AF_INET, socket.inet_aton("192.0.2.9")
+        )
+        error = errors.from_control([(0, 11, four)], ("198.51.100.1", 8100), b"abcd")
+        self.assertEqual(
+            (error.version, error.kind, error.code, error.offender, error.payload),
+            (4, 11, 0, "192.0.2.9", b"abcd"),
+        )
+        six = struct.pack("=IBBBxII", 113, 3, 1, 4, 0, 0) + struct.pack(
+            "=H2x4x16s4x", socket.AF_INET6, socket.inet_pton(socket.AF_INET6, "2001:db8::9")
+        )
+        error = errors.from_control([(41, 25, six)], ("2001:db8::1", 8100), b"")
+        self.assertEqual((error.version, error.kind, error.offender), (6, 1, "2001:db8::9"))
+
+    def test_what_is_no_icmp(self):
+        """Transmit stamps, local errors and truncated data are no ICMP errors."""
+        stamp = struct.pack("=IBBBxII", 42, 4, 0, 0, 0, 7) + bytes(16)
+        for control in ([(0, 11, stamp)], [(0, 11, b"short")], [(1, 37, bytes(48))], []):
+            self.assertIsNone(errors.from_control(control, ("192.0.2.1", 1), b""))
+
+    def test_port_unreachable_on_loopback(self):
+        """A real ICMP error about a real packet names port, offender and our own octets."""
+        if not mmsg.AVAILABLE:
+            self.skipTest("needs 64-bit Linux")
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as unused:
+            unused.bind(("127.0.0.1", 0))
+            port = unused.getsockname()[1]
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setblocking(False)
+            errors.enable(sock)
+            errors.send(sock, b"hello", [], ("127.0.0.1", port))
+            (error,) = errors.read(sock)
+            # The error is pending, too; sending gets over that once.
+            errors.send(sock, b"again", [], ("127.0.0.1", port))
+        self.assertEqual((error.kind, error.code, error.port), (3, 3, port))
+        self.assertEqual((error.offender, error.payload), ("127.0.0.1", b"hello"))
+
+
+def trace_of(*hops, complete=True):
+    """Return a finished trace."""
+    return Trace(hops, (0.001,) * len(hops), (1,) * len(hops), (1,) * len(hops), complete)
+
+
+class Multipath(SynchronousTestCase):
+    def test_published_numbers(self):
+        """The stopping rule gives the numbers that were published for 95 %: 6, 11, 16, 21, 27."""
+        self.assertEqual([multipath.enough(k) for k in range(1, 6)], [6, 11, 16, 21, 27])
+
+    def test_missed_by_simulation(self):
+        """The chance of having missed a next hop is what trying it out gives."""
+        chance = random.Random(1)
+        for hops, flows in ((2, 4), (4, 10), (5, 20)):
+            missed = sum(
+                len({chance.randrange(hops) for _ in range(flows)}) < hops for _ in range(20_000)
+            )
+            self.assertApproximates(multipath.missed(hops, flows), missed / 20_000, 0.015)
+
+    def test_graph_of_a_clos(self):
+        """Flows over four spines make four paths; lossy flows are counted where they pass."""
+        paths = [(trace_of("leaf1", f"spine{n % 4}", "leaf2", "host"), n == 0) for n in range(40)]
+        made = multipath.graph(paths, "here")
+        self.assertEqual((made.paths, made.depth), (4, 4))
+        self.assertEqual(made.nodes[2, "spine0"].flows, 10)
+        self.assertEqual([node.lossy for node in made.layer(2)], [1, 0, 0, 0])
+        self.assertGreater(made.confidence(), 0.95)
+        self.assertEqual(made.wanting(), 0)
+
+    def test_wanting_more_flows(self):
+        """Too few flows are said to be too few; silent hops ask for no more."""
+        few = multipath.graph([(trace_of("r", f"s{n}", "h"), False) for n in range(2)], "here")
+        self.assertGreater(few.wanting(), 0)
+        self.assertLess(few.confidence(), 0.5)
+        silent = multipath.graph([(trace_of(None, "h"), False)] * 8, "here")
+        self.assertEqual((silent.wanting(), silent.paths), (0, 1))
+
+    def test_names_make_one_router(self):
+        """Several addresses of one name are one node."""
+        made = multipath.graph(
+            [(trace_of("10.0.0.1", "h"), False), (trace_of("10.0.0.2", "h"), False)],
+            "here",
+            lambda address: "r" if address.startswith("10.") else address,
+        )
+        self.assertEqual(len(made.layer(1)), 1)
+
+    def test_picture(self):
+        """The picture of a fabric is drawn with one line between two layers in full mesh."""
+        made = multipath.graph(
+            [(trace_of("leaf1", f"spine{n}", "leaf2"), False) for n in range(3)], "me"
+        )
+        self.assertEqual(
+            multipath.picture(made, lambda node: f" {node.name} "),
+            [
+                "               ┌─ spine0 ─┐",
+                "               │          │",
+                " me ─── leaf1 ─┼─ spine1 ─┼─ leaf2",
+                "               │          │",
+                "               └─ spine2 ─┘",
+            ],
+        )
+
+
+class Table(SynchronousTestCase):
+    key = FlowKey("192.0.2.1", 8100, 40000, 0, 96)
+
+    def test_what_did_not_come_through(self):
+        """A trace that died says how far it came and leaves the path as it was known."""
+        table = PathTable()
+        table.enter(self.key, trace_of("a", "b", "h"), 100.0)
+        self.assertFalse(table.enter(self.key, trace_of("a", complete=False), 200.0))
+        known = table.get(self.key)
+        self.assertEqual((known.hops, known.reach), (("a", "b", "h"), 1))
+        self.assertEqual((known.traced, known.confirmed), (200.0, 100.0))
+        table.enter(self.key, trace_of("a", "b", "h"), 300.0)
+        self.assertIsNone(table.get(self.key).reach)
+
+    def test_a_change_is_noticed(self):
+        """Other hops are a change, with the time and the path before."""
+        table = PathTable()
+        table.enter(self.key, trace_of("a", "b", "h"), 100.0)
+        self.assertTrue(table.enter(self.key, trace_of("a", "c", "h"), 200.0))
+        known = table.get(self.key)
+        self.assertEqual((known.changed, known.earlier), (200.0, [(100.0, ("a", "b", "h"))]))
+        self.assertEqual(table.changes, 1)
+
+    def test_silence_is_no_change(self):
+        """A hop that was silent in one trace is not another path, and its name is kept."""
+        table = PathTable()
+        table.enter(self.key, trace_of("a", "b", "h"), 100.0)
+        self.assertFalse(table.enter(self.key, trace_of("a", None, "h"), 200.0))
+        self.assertEqual(table.get(self.key).hops, ("a", "b", "h"))
+        self.assertTrue(same_way(("a", None), (None, "b")))
+        self.assertFalse(same_way(("a",), ("a", "b")))
+
+    def test_bounded(self):
+        """More flows than there is room for push out those traced longest ago."""
+        table = PathTable(most=2)
+        for n in range(3):
+            table.enter(FlowKey("192.0.2.1", 8100, n, 0, 96), trace_of("h"), float(n))
+        self.assertEqual([key.source_port for key, _ in table.since(0)], [2, 1])
+        self.assertEqual([key.source_port for key, _ in table.since(2)], [2])
+
+
+class OnNamespaces(SynchronousTestCase):
+    """`llama trace` in a real fabric, without root inside it."""
+
+    skip = NEEDS
+    lab = None
+
+    @classmethod
+    def setUpClass(cls):
+        """Build a fabric with a reflector on h2-1."""
+        if NEEDS is None:
+            cls.run_directory = tempfile.TemporaryDirectory()
+            cls.name = f"trace{os.getpid()}"
+            cls.lab = Lab.build(cls.name, Fabric(2, 3, 1), Path(cls.run_directory.name))
+            # Where somebody who is not root can read it.
+            descriptor, cls.names = tempfile.mkstemp()
+            os.write(descriptor, write_names(cls.lab).read_bytes())
+            os.fchmod(descriptor, 0o644)
+            os.close(descriptor)
+            from llama.lab.hosts import start_reflector
+
+            process = start_reflector(cls.lab, "h2-1")
+            log = cls.lab.directory / "h2-1-reflector.log"
+            while process.alive and "answering" not in log.read_text():
+                pass
+
+    @classmethod
+    def tearDownClass(cls):
+        """Remove it."""
+        if cls.lab is not None:
+            clear(cls.name, Path(cls.run_directory.name))
+            os.unlink(cls.names)
+            cls.run_directory.cleanup()
+
+    def trace(self, *words, target=None):
+        """Return what ``llama trace --json`` says to an unprivileged user on h1-1."""
+        target = target or str(self.lab.fabric.address("h2-1"))
+        llama = str(Path(sys.executable).parent / "llama")
+        unprivileged = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+        options = ["--no-dns", "--json", "--names", self.names]
+        return json.loads(
+            self.lab.run("h1-1", *unprivileged, llama, "trace", target, *options, *words)
+        )
+
+    def broken(self, **options):
+        """Inject a fault for the test."""
+        faults.inject(self.lab, Fault.from_mapping(options))
+        self.addCleanup(faults.heal_all, self.lab)
+
+    def test_all_paths_both_families(self):
+        """All three paths are found and named, over IPv4 and IPv6, with confidence."""
+        for target in (None, str(self.lab.fabric.ipv6_address("h2-1"))):
+            said = self.trace(target=target)
+            self.assertEqual(said["paths"], 3)
+            self.assertGreaterEqual(said["confidence"], 0.85)
+            for flow in said["flows"]:
+                hops = [hop["name"] for hop in flow["hops"]]
+                self.assertEqual([hops[0], *hops[2:]], ["leaf1", "leaf2", "h2-1"])
+                self.assertEqual((flow["complete"], flow["received"]), (True, flow["sent"]))
+
+    def test_a_dead_link(self):
+        """Flows over a dead link end before it; the others are whole."""
+        self.broken(kind="loss", on="spine2 -> leaf2")
+        said = self.trace("--flows", "12", "--probes", "2")
+        through = {flow["hops"][1]["name"]: flow["complete"] for flow in said["flows"]}
+        self.assertEqual(through, {"spine1": True, "spine2": False, "spine3": True})
+
+    def test_a_silent_router_is_no_loss(self):
+        """A router without ICMP is a hop without a name, and nothing is lossy for that."""
+        self.broken(kind="icmp-silent", on="leaf1")
+        said = self.trace("--flows", "4")
+        for flow in said["flows"]:
+            self.assertEqual([flow["hops"][0]["name"], flow["hops"][2]["name"]], [None, "leaf2"])
+            self.assertEqual(flow["received"], flow["sent"])
+
+    def test_nobody_there(self):
+        """A port without a reflector is reached all the same: its host says unreachable."""
+        said = self.trace("--flows", "2", "--port", "9", "--probes", "1")
+        self.assertEqual({flow["complete"] for flow in said["flows"]}, {True})
+        self.assertEqual({flow["received"] for flow in said["flows"]}, {0})
