@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import math
+import time
 import urllib.request
 from collections.abc import Sequence
 from typing import Any
@@ -22,6 +24,24 @@ from llama.web.answers import Answers, MatrixQuestion
 from llama.web.metrics import METRICS
 from llama.web.store import StoreError, Window, series_key
 from llama.web.stores.prometheus import PrometheusStore
+
+
+def settle(server: Victoria, metric: str) -> None:
+    """Wait until every series that was written can be found, which takes a new one some seconds."""
+    fleet = standard_fleet(END_S)
+    series = len({series_key(p.tags) for p in fleet.points(END_S - 1200, END_S - 1140)})
+    query = {
+        "query": f"count(last_over_time({metric}[3h]))",
+        "time": f"{END_S:.0f}",
+        "nocache": "1",
+    }
+    for _ in range(300):
+        server.get("/internal/force_flush", {})
+        found = json.loads(server.get("/api/v1/query", query))["data"]["result"]
+        if found and int(found[0]["value"][1]) == series:
+            return
+        time.sleep(0.1)
+    raise AssertionError(f"{metric}: {found}, wanted {series}")
 
 
 class VictoriaPointsTest(RealStoreCase, TestCase):
@@ -44,7 +64,7 @@ class VictoriaPointsTest(RealStoreCase, TestCase):
         for start in range(0, len(points), 5000):
             assert not await database.write(points[start : start + 5000])
         await database.close()
-        server.get("/internal/force_flush", {})
+        settle(server, "raw_stats_sent")
         return server
 
     def open(self, filled: Victoria) -> PrometheusStore:
@@ -228,5 +248,5 @@ class VictoriaCountersTest(CountersCase, TestCase):
         for time_s, text in texts:
             url = f"{server.url}/api/v1/import/prometheus?timestamp={round(time_s * 1000)}"
             urllib.request.urlopen(url, data=text.encode(), timeout=20).close()
-        server.get("/internal/force_flush", {})
+        settle(server, "llama_probes_sent_total")
         return server

@@ -19,7 +19,14 @@ from . import present
 from .fold import Open, fold, lay_out, reduce_to_pairs
 from .heat import COLUMNS as HEAT_COLUMNS
 from .heat import heat_map
-from .mesh import Mesh, interval_of, judge, make_mesh
+from .mesh import (
+    ALL_SILENT_INTERVALS,
+    SILENT_INTERVALS,
+    Mesh,
+    interval_of,
+    judge,
+    make_mesh,
+)
 from .metrics import ALWAYS, METRICS, Metric
 from .shared import SharedAnswers
 from .store import Activity, Snapshot, Store, Window, series_key
@@ -164,7 +171,8 @@ class Answers:
         at = self.now_s() if at_s is None else at_s
         activity = await self._activity(at)
         usual = interval_of(activity)
-        lookback = RECENT_S if usual is None else max(4.0 * usual, 10.0)
+        # What is older has fallen silent.
+        lookback = RECENT_S if usual is None else (SILENT_INTERVALS + ALL_SILENT_INTERVALS) * usual
         if not live and not span_s:
             # Where only longer rows are left, the row around the moment is what is known of it.
             resolution = await self._resolution_s(at - lookback)
@@ -238,7 +246,8 @@ class Answers:
     ) -> dict[str, Any]:
         """Return how the whole mesh did over time.
 
-        Steps that lie wholly in the past are asked for once and remembered.
+        What lies in the past is remembered, the longer the older it is: a scraper that was away
+        may still fill a gap.
         """
         step = step_s or await self._step(window, 120)
         # A fixed grid of blocks, so that a sliding window finds its blocks again.
@@ -248,11 +257,10 @@ class Answers:
         parts = []
         for n in range(first, last):
             part = Window(n * block, (n + 1) * block)
-            settled = part.end_s < now - 2 * step - 60.0
             parts.append(
                 await self._others.get(
                     ("timeline", part, step, *sorted(where.items())),
-                    3600.0 if settled else 5.0,
+                    min(3600.0, max(5.0, (now - part.end_s) / 10)),
                     lambda part=part: self.store.timeline(part, step, where),  # type: ignore[misc]
                 )
             )

@@ -61,10 +61,7 @@ export class Drawer {
     const both = make("div", "", "ways");
     ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], flows[n], scale, question)));
     this.place.replaceChildren(this.heading(src, dst), both);
-    for (const name of open) {
-      const details = this.place.querySelector(`details[data-name="${name}"]`);
-      if (details) details.open = true;
-    }
+    for (const details of this.place.querySelectorAll("details")) details.open = open.includes(details.dataset.name);
     this.redraw();
     this.place.scrollTop = scroll;
     if (focused) this.place.querySelector(`[data-act="${focused}"]`)?.focus();

@@ -48,6 +48,7 @@ class InfluxDBStore:
         **options: Any,
     ) -> None:
         self._database = Database(reactor, **options)
+        self._reactor = reactor
         self._name = database
         policy = f"{identifier(retention_policy)}." if retention_policy else ""
         self._from = f"{policy}{identifier(MEASUREMENT)}"
@@ -89,8 +90,13 @@ class InfluxDBStore:
         """See `llama.web.store.Store`."""
 
         async def ask() -> float | None:
-            (found,) = await self._select(f'SELECT last("sent") FROM {self._from}')
-            return float(found[0][2][0][0]) / 1000 if found else None
+            now_s = self._reactor.seconds()
+            hour = f" WHERE {within(Window(now_s - 3600.0, now_s + 60.0))}"
+            for when in (hour, ""):  # looking through all there ever was takes its time
+                (found,) = await self._select(f'SELECT last("sent") FROM {self._from}{when}')
+                if found:
+                    return float(found[0][2][0][0]) / 1000
+            return None
 
         return Deferred.fromCoroutine(ask())
 
