@@ -49,10 +49,9 @@ HOSTS_LOST = sum(
         ),
     )
 )
-#: Bits that say that hosts, not the network, may have made RTTs longer.
-HOSTS_DELAYED = sum(
-    map(suspect_bit, ("late_ticks", "cpu_starved", "clock_step", "user_timestamps"))
-)
+#: Bits that say that hosts, not the network, may have made RTTs longer. A collector that had to wait
+#: for a processor is none of them: its time stamps are the kernel's.
+HOSTS_DELAYED = sum(map(suspect_bit, ("clock_step", "user_timestamps")))
 
 
 @frozen(kw_only=True, eq=False)

@@ -10,16 +10,19 @@ from collections import Counter
 from collections.abc import Mapping
 
 import numpy as np
+import numpy.typing as npt
 from attrs import evolve, frozen
 
 from llama.pinpoint.evidence import Suspect, Thresholds, Verdict
 from llama.pinpoint.incidents import LISTED, Sighting
 from llama.pinpoint.locate import locate
-from llama.pinpoint.windows import Measured, Window
+from llama.pinpoint.windows import Measured, Window, lost_probes
 
 #: Intervals that are judged together.
 LONG = 6
-#: Of those, the newest that must still show what they showed, at this share of its rate.
+#: Of those, so many must show some of it, and the newest `STILL` at this share of its rate: one
+#: burst is no gray loss, and what is over is over.
+SPREAD = 3
 STILL, STILL_RATE = 2, 0.25
 #: Paths that are shown of a suspect.
 PATHS = 8
@@ -54,36 +57,34 @@ def _faint(
     measured: Measured, end_s: float, thresholds: Thresholds | None, plain: list[Sighting]
 ) -> list[Sighting]:
     """Return what only several intervals together show, and what is still going on of it."""
-    window = measured.window(end_s, LONG)
-    recent = measured.window(end_s, STILL)
-    rate_of = dict(zip(recent.numbers.tolist(), _lost(recent).tolist(), strict=True))
-    sent_of = dict(zip(recent.numbers.tolist(), recent.flows["sent"].tolist(), strict=True))
+    window = measured.window(end_s, LONG, alive_only=True)
+    ends = [end for end in measured.ends if end <= end_s][-LONG:]
+    each = [measured.window(end, 1, alive_only=True) for end in ends]
     numbers = window.numbers.tolist()
-    seconds = LONG * measured.length_s
     found = []
     for suspect in locate(window.flows, window.hosts, window.paths, thresholds).suspects:
-        if suspect.symptom != "loss" or (suspect.p_value == 0 and suspect.kind == "host"):
+        if suspect.symptom != "loss" or suspect.direction == "unknown":
             continue
         hit = {numbers[n] for n in suspect.hit.tolist()}
         if any(
             suspect.key == other.key or len(hit & other.flows) >= 0.5 * len(hit) for other in plain
         ):
             continue
-        crossing = [numbers[n] for n in suspect.flows.tolist()]
-        sent = sum(sent_of.get(number, 0) for number in crossing)
-        lost = sum(rate_of.get(number, 0) for number in crossing)
-        if sent and lost / sent >= STILL_RATE * suspect.rate:
-            told = evolve(suspect, evidence=f"{suspect.evidence}, over {seconds:.0f} s")
-            found.append(_sighting(measured, window, told))
+        crossing = window.numbers[suspect.flows]
+        sent, lost = np.array([_counts(one, crossing) for one in each]).T
+        recent = lost[-STILL:].sum() / max(1, sent[-STILL:].sum())
+        if np.count_nonzero(lost) < SPREAD or recent < STILL_RATE * suspect.rate:
+            continue
+        seconds = len(ends) * measured.length_s
+        told = evolve(suspect, evidence=f"{suspect.evidence}, over {seconds:.0f} s")
+        found.append(_sighting(measured, window, told))
     return found
 
 
-def _lost(window: Window) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-    flows = window.flows
-    lost: np.ndarray[tuple[int], np.dtype[np.int64]] = (
-        flows["lost_forward"].astype(np.int64) + flows["lost_reverse"] + flows["lost_unknown"]
-    )
-    return lost
+def _counts(window: Window, numbers: npt.NDArray[np.int64]) -> tuple[int, int]:
+    """Return how many probes of these flows were sent, and lost, in a window."""
+    mine = np.isin(window.numbers, numbers)
+    return int(window.flows["sent"][mine].sum()), int(lost_probes(window.flows)[mine].sum())
 
 
 def _sighting(measured: Measured, window: Window, suspect: Suspect) -> Sighting:

@@ -29,6 +29,8 @@ FOLLOW, FOLLOW_LATE = 0.1, 0.002
 #: Flows that stay dead are traced again only now and then: so long it counts where they were met
 #: dead, s before a window in which they still are.
 MET_DEAD_S = 60.0
+#: Share of loss above which nothing worth the name came back.
+DEAD = 0.95
 #: A flow not measured for so many intervals is forgotten.
 FORGET = 120
 
@@ -255,12 +257,18 @@ class Measured:
         """When the intervals held ended, Unix seconds, the oldest first."""
         return sorted(self._intervals)
 
-    def window(self, end_s: float, intervals: int = 1) -> Window:
-        """Return the flows of the last `intervals` that ended at `end_s` or before, summed up."""
+    def window(self, end_s: float, intervals: int = 1, alive_only: bool = False) -> Window:
+        """Return the flows of the last `intervals` that ended at `end_s` or before, summed up.
+
+        `alive_only` leaves out what a flow measured in intervals in which nothing came back.
+        """
         chosen = [end for end in self.ends if end <= end_s][-intervals:]
         parts = [part for end in chosen for part in self._intervals[end].values()]
         where = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in parts)])
         figures = np.concatenate([np.zeros(0, FLOWS), *(part[1] for part in parts)])
+        if alive_only:
+            alive = lost_probes(figures) < DEAD * figures["sent"]
+            where, figures = where[alive], figures[alive]
         rows, place = np.unique(where, return_inverse=True)
         flows = self._flows[rows]
         for name in _COUNTS:
@@ -333,6 +341,14 @@ class Measured:
             self._by_tuple.pop((key[0], key[1].tuple5), None)
             self._free.append(number)
         return len(gone)
+
+
+def lost_probes(flows: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
+    """Return how many probes each flow lost."""
+    lost: npt.NDArray[np.int64] = (
+        flows["lost_forward"].astype(np.int64) + flows["lost_reverse"] + flows["lost_unknown"]
+    )
+    return lost
 
 
 def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:
