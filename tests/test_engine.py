@@ -171,8 +171,34 @@ class EngineTests(EngineCase):
         """Why an interval is suspect."""
         return {name for bits in interval.pair_stats["suspect"] for name in reasons(int(bits))}
 
+    def test_reload_after_reload(self) -> None:
+        """Whole tests may be replaced, several at once and again and again: all goes on closing."""
+        for rate in (40, 50, 60):
+            first = self.group(rate=rate)
+            second = evolve(self.group(rate=rate + 1), test="other")
+            self.engine.use([first, second])
+            self.newest(3)
+            self.assertEqual([len(i.pairs) for i in self.closed[-1:]], [2])
+        self.newest(2)
+        self.assertEqual(len(self.prober.tracks), 2)
+        self.assertEqual(len(self.prober.sockets), 2)  # both tests have the same source ports
+        self.assertEqual(
+            [int(i.pair_stats["lost"].sum()) for i in self.closed], [0] * len(self.closed)
+        )
+
+    def test_changing_address_leaves_nothing_behind(self) -> None:
+        """A target whose address changes again and again is one pair, not more and more."""
+        self.stop_reflector()
+        self.port = BatchPort(self.reactor, self.protocol, "0.0.0.0", 0, stamped=False)
+        self.port.startListening()
+        for n in range(1, 5):
+            self.engine.use([self.group(pair(f"127.0.0.{n}", self.number))])
+            self.newest(2)
+        self.newest(2)
+        self.assertEqual([len(track.pairs) for track in self.prober.tracks], [1])
+
     def test_step_of_the_clock_is_marked(self) -> None:
-        """A stepped wall clock marks the interval, and loses nothing."""
+        """A stepped wall clock marks the interval."""
         self.engine.use([self.group()])
         self.newest(1)
         self.run_until(lambda: self.prober.sent % 7 == 3)

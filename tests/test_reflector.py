@@ -8,6 +8,7 @@ import time
 from typing import Any
 
 import attrs
+import numpy as np
 from twisted.internet import udp
 from twisted.internet.error import CannotListenError
 from twisted.internet.task import Clock
@@ -18,7 +19,7 @@ from llama.config import ReflectorConfig
 from llama.net import mmsg
 from llama.net.port import SLOTS, BatchPort, transmit_ids_supported
 from llama.reflector.guard import Guard
-from llama.reflector.protocol import Reflector
+from llama.reflector.protocol import Reflector, packed_address
 from llama.reflector.service import PortService
 from llama.reflector.sessions import Sessions
 from llama.wire import scalar, stamp, tlv
@@ -353,10 +354,45 @@ class BatchTests(ProtocolTests, ReflectorCase):
                     self.assertEqual(told.dscp, 0)
 
     def test_oversized_is_dropped(self) -> None:
-        """More than a jumbo frame's worth is dropped and counted."""
+        """More than a jumbo frame's worth is dropped and counted, alone or among others."""
         self.ask(probe(0) + bytes(20_000))
         self.assertEqual(self.protocol.tally.dropped["oversize"], 1)
+        self.ask(*[probe(n) + bytes(20_000) for n in range(8)])
+        self.assertEqual(self.protocol.tally.dropped["oversize"], 9)
         self.assertTrue(self.silent())
+
+    def test_own_rate_is_told_to_its_source_alone(self) -> None:
+        """What a source's own rate refused is told to it, and casts no doubt on others."""
+        self.protocol.guard = Guard(source_rate_pps=0.001, source_burst=12)
+        asked = [probe(n, tlvs=tlv.request(0, tlv.SIZE)) for n in range(20)]
+        self.ask(*asked)
+        for _ in range(12):
+            self.answer()
+        self.assertEqual(self.protocol.tally.dropped["source_rate"], 8)
+        high, low = packed_address(self.server)
+        columns = np.array([[high], [low]], np.uint64)
+        refused = self.protocol.guard.refusals(columns[0], columns[1])
+        assert refused is not None
+        self.assertEqual(refused.tolist(), [8])
+        self.reactor.advance(20_000)  # the bucket has filled again
+        for count in (1, 10):
+            self.ask(*asked[:count])
+            for _ in range(count):
+                told = tlv.read_one(memoryview(self.answer())[44:])
+                self.assertEqual(told.guard_drops, 8)
+        other = np.array([[0], [0xFFFF0A000001]], np.uint64)
+        refused = self.protocol.guard.refusals(other[0], other[1])
+        assert refused is not None
+        self.assertEqual(refused.tolist(), [0])
+
+    def test_failed_batch_is_not_the_last(self) -> None:
+        """Whatever goes wrong with one batch, the next one is answered."""
+        reflect, self.protocol.batchReceived = self.protocol.batchReceived, None  # type: ignore
+        self.ask(probe(0))
+        self.flushLoggedErrors(TypeError)
+        self.protocol.batchReceived = reflect  # type: ignore[method-assign]
+        self.ask(probe(1))
+        self.answer()
 
     def test_flood_leaves_the_reactor_its_turn(self) -> None:
         """However much waits, one reading takes two batches."""
@@ -376,6 +412,17 @@ class BatchTests6(BatchTests):
 
 class MultiHomedTests(ReflectorCase):
     """A reflector on the wildcard address."""
+
+    def test_broadcast_is_not_answered(self) -> None:
+        """A probe to everybody is answered by nobody: its source may be a victim's address."""
+        port = self.listen(self.reflector(), "0.0.0.0")
+        self.client.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+        for count in (1, 9):
+            for n in range(count):
+                self.client.sendto(probe(n), ("127.255.255.255", port.getHost().port))
+            port.doRead()
+        self.assertEqual(port.protocol.tally.dropped["not_unicast"], 10)
+        self.assertTrue(self.silent())
 
     def test_reply_from_the_address_that_was_asked(self) -> None:
         """Whichever of the host's addresses is asked, the answer comes from it."""
@@ -431,8 +478,6 @@ class SessionTests(SynchronousTestCase):
 
     def test_columns_and_single_look_ups_agree(self) -> None:
         """A session found by column is the one found alone."""
-        import numpy as np
-
         sessions = Sessions(4096)
         rng = np.random.default_rng(5)
         high, low, ends, local = rng.integers(0, 2**63, (4, 300)).astype(np.uint64)

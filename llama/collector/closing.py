@@ -192,8 +192,9 @@ def _close_pairs(
     )
     stats["lost_unknown"] = stats["lost"]
     lossy = np.flatnonzero(stats["lost"])
-    if lossy.size:
-        _directions(book, interval, stats, flows, lossy)
+    some = max(1, SLICE // book.depth)  # at a time: what is on record of a flow may be long
+    for start in range(0, len(lossy), some):
+        _directions(book, interval, stats, flows, lossy[start : start + some])
     _anchor(book, interval, flows, sequence, cells, received, flags)
 
     pair_stats = figures.pair_stats[first_pair:end_pair]

@@ -70,6 +70,7 @@ class Engine:
         self._watch = ClockWatch(wall_ns, monotonic_ns)
         self._starvation = Starvation()
         self._wanted: Sequence[Group] | None = None
+        self._groups: Sequence[Group] = ()  # in use
         self._start_ns = 0  # of the current window
         self._end_ns = 0
         self._tick_s = LONGEST_TICK_S
@@ -112,12 +113,18 @@ class Engine:
 
     def _arrange(self, groups: Sequence[Group], now_s: float) -> None:
         """Take up ``groups``, with all that is known of the pairs that stay."""
+        # Transmit stamps in the error queues name cells by their places until now.
+        self.prober.drain()
         old = {track.group.identity: track for track in self.prober.tracks}
         tracks: list[Track] = []
         for group in groups:
             track = old.pop(group.identity, None)
             tracks.append(self._continued(track, group, now_s))
-        tracks += [self._retired(track, now_s) for track in old.values() if track.ledger.over]
+        tracks += [
+            self._retired(track, now_s)
+            for track in old.values()
+            if track.ledger.pairs_waiting().any()
+        ]
         self.generation += 1
         self.prober.arrange(tracks)
         self._set_pace()
@@ -134,7 +141,8 @@ class Engine:
         wanted = [places.pop(identity_of(pair), -1) for pair in group.pairs]
         if wanted == list(range(len(track.pairs))) and track.live.all():
             return track
-        gone = sorted(places.values()) if track.ledger.over else []
+        waiting = track.ledger.pairs_waiting()
+        gone = [n for n in sorted(places.values()) if waiting[n]]
         origin = np.array(wanted + gone, np.int64)
         new = np.flatnonzero(origin >= 0)
         pairs = (*group.pairs, *(track.pairs[n] for n in gone))
@@ -181,21 +189,23 @@ class Engine:
         self.prober.tick(now_s)
         if now_s >= self._next_drain_s:
             self._next_drain_s = now_s + self._drain_s
-            if self.prober.drain():
-                self._close_what_is_due(now_s)
+            self._look_at_the_clock(now_s)
+            self._close_what_is_due(now_s, empty=self.prober.drain())
 
     def _look_at_ourselves(self, now_s: float) -> None:
-        """Once a second, ask: clock stepped, packets dropped, kept waiting for a processor."""
+        """Once a second, ask: were packets dropped, had we to wait for a processor."""
         elapsed = now_s - self._watched_s
         self._watched_s, self._next_watch_s = now_s, now_s + 1
         self.prober.check_drops()
         waited = self._starvation.waited_s()
         if math.isfinite(elapsed) and waited > STARVED_SHARE * elapsed:
             self._mark("cpu_starved", "the collector had to wait for a processor")
+
+    def _look_at_the_clock(self, now_s: float) -> None:
+        """Find out, before replies are read, whether the clock they are stamped by was stepped."""
         step = self._watch.step_ns()
         if step:
             self.log.warn("the wall clock was stepped by {step:.6f} s", step=step / 1e9)
-            self.prober.drain()
             for track in self.prober.tracks:
                 track.ledger.clock_stepped()
             self._mark("clock_step", f"the wall clock was stepped by {step / 1e9:.6f} s")
@@ -214,16 +224,23 @@ class Engine:
         self._end_ns = self._start_ns + self.interval_ns
         for track in self.prober.tracks:
             track.ledger.roll(self._start_ns, self._end_ns, now_s)
-        if self._wanted is not None and not self._closing:
-            groups, self._wanted = self._wanted, None
-            self._arrange(groups, now_s)
+        if not self._closing:
+            if self._wanted is not None:
+                self._groups, self._wanted = self._wanted, None
+                self._arrange(self._groups, now_s)
+            elif any(not track.live.all() for track in self.prober.tracks):
+                self._arrange(self._groups, now_s)  # what was retired may be done with
             for track in self.prober.tracks:
                 if track.ledger.current is None:
                     track.ledger.roll(self._start_ns, self._end_ns, now_s)
         self.last_lag_s, self.lag_s = self.lag_s, 0.0
 
-    def _close_what_is_due(self, now_s: float) -> None:
-        """Close the oldest window whose timeouts have all run out; all sockets are empty."""
+    def _close_what_is_due(self, now_s: float, *, empty: bool) -> None:
+        """Close the oldest window whose timeouts have all run out.
+
+        ``empty`` says that all sockets were seen empty. A flood that keeps them from it for two
+        seconds does not keep intervals from closing.
+        """
         if self._closing:
             return
         if self._wanted is not None and self._end_ns - self._wall_ns() < CALM_NS:
@@ -231,10 +248,11 @@ class Engine:
         due: dict[tuple[int, float], list[tuple[Track, OpenInterval]]] = defaultdict(list)
         for track in self.prober.tracks:
             for interval in track.ledger.over[:1]:
-                if interval.due <= now_s:
+                if interval.due <= now_s - (0 if empty else 2):
                     due[interval.end_ns, track.group.timeout_s].append((track, interval))
         if not due:
             return
+        self._look_at_ourselves(now_s)  # what befell the last of its probes is known by now
         self._closing = True
         self._slices.hurried += 1
         job = self._close(due[min(due)])
@@ -313,6 +331,7 @@ def _joined(
         "end_ns": interval.end_ns,
         "notes": tuple(sorted(set().union(*notes))),
     }
+    parts = [part for part in parts if len(part.pairs)] or parts[:1]
     if len(parts) == 1:
         return evolve(parts[0], **told)
     pairs = [p for part in parts for p in part.pairs]
@@ -322,8 +341,10 @@ def _joined(
         first_pairs[:-1].astype(np.uint32), [len(part.flows) for part in parts]
     )
     starts = [np.zeros(1, np.uint32)]
+    entries = 0
     for part in parts:
-        starts.append(part.histogram_start[1:] + starts[-1][-1])
+        starts.append(part.histogram_start[1:] + np.uint32(entries))
+        entries += len(part.histogram_bin)
     return ClosedInterval(
         **told,
         pairs=pairs,

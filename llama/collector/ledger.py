@@ -151,6 +151,17 @@ class Ledger:
         """Return the windows that are not closed, oldest first."""
         return [*self.over, *([self.current] if self.current is not None else [])]
 
+    def pairs_waiting(self) -> npt.NDArray[np.bool_]:
+        """Tell which pairs have probes in a window that is not closed yet: (pairs,)."""
+        sent = np.zeros(self.flows, np.bool_)
+        for interval in self.over:
+            assert interval.end is not None
+            sent |= interval.end != interval.first
+        waiting: npt.NDArray[np.bool_] = np.logical_or.reduce(
+            sent.reshape(self.pairs, self.ports), axis=1
+        )
+        return waiting
+
     def mark(self, bits: int, note: str = "", pairs: Any = None) -> None:
         """Mark all open windows as suspect for ``bits``: for some ``pairs`` (any index), or for all."""
         for interval in self.open_intervals():

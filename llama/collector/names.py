@@ -58,7 +58,8 @@ class Names:
         self._changed = changed
         self._period_s = period_s
         self._hosts: set[str] = set()
-        self._slots = DeferredSemaphore(16)
+        # As many as the resolver has threads for: who waits in its queue seems not to resolve.
+        self._slots = DeferredSemaphore(8)
         self._loop = LoopingCall(self._again)
         self._loop.clock = reactor
         self.addresses: dict[str, tuple[str, ...]] = {}
@@ -78,7 +79,9 @@ class Names:
             return succeed(None)
         new = [host for host in self._hosts if host not in self.addresses]
         if not self._loop.running:
-            self._loop.start(self._period_s, now=False)
+            self._loop.start(self._period_s, now=False).addErrback(
+                lambda failure: self.log.failure("names are looked up no more", failure=failure)
+            )
         return gatherResults([self._slots.run(self._one, host) for host in sorted(new)])
 
     def stop(self) -> None:
@@ -92,7 +95,10 @@ class Names:
 
         def done(_: Any) -> None:
             if self.addresses != before and self._loop.running:
-                self._changed()
+                try:
+                    self._changed()
+                except Exception:  # the next look-up must come all the same
+                    self.log.failure("new addresses could not be taken up")
 
         return gatherResults(
             [self._slots.run(self._one, host) for host in sorted(self._hosts)]

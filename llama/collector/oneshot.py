@@ -166,7 +166,7 @@ class OneShot:
         return self._done
 
     def finish(self) -> None:
-        """Send nothing more; what has no reply yet is neither lost nor counted."""
+        """Send nothing more; what is in flight is waited for, a timeout at the most."""
         self._stopping = True
 
     def _tick(self) -> None:
@@ -186,7 +186,7 @@ class OneShot:
             return
         finished = self._tell(wall_ns)
         schedule = self._track.schedule
-        if self._stopping or (finished and self.prober_is_through(schedule.limit or 0)):
+        if finished and (self._stopping or self.prober_is_through(schedule.limit or 0)):
             self._end()
 
     def prober_is_through(self, limit: int) -> bool:
@@ -250,16 +250,6 @@ class OneShot:
     def _end(self) -> None:
         self._ticker.stop()
         book = self._track.ledger
-        if self._stopping:  # what is still in flight was neither lost nor received
-            pending = self._next < book.next_sequence
-            for flow in np.flatnonzero(pending).tolist():
-                last = int(book.next_sequence[flow]) - 1
-                while last >= self._next[flow]:
-                    cell = flow * book.depth + last % book.depth
-                    if book.flags[cell] & RECEIVED:
-                        break
-                    book.next_sequence[flow] -= 1
-                    last -= 1
         self.prober.check_drops()
         seconds = time.monotonic() - self._began_s
         if self._starvation.waited_s() > 0.25 * seconds:

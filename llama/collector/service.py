@@ -26,6 +26,8 @@ from llama.net.port import transmit_ids_supported
 from llama.net.route import local_address
 from llama.net.ticker import Ticker
 
+RETRY_S = 10.0  # after which sockets that could not be had are asked for again
+
 
 class ProbingService(Service):
     """Probes what ``config`` says while it runs, and appends what it measures to ``history``."""
@@ -37,6 +39,7 @@ class ProbingService(Service):
         self._reactor = reactor
         self._history = history
         self._names = Names(reactor, self._replan)
+        self._retry: Any = None
         self._ticker = Ticker(reactor, self._tick)
         self.prober = Probers(reactor, ids=transmit_ids_supported())
         self.engine = Engine(
@@ -87,6 +90,9 @@ class ProbingService(Service):
                 test=group.test, version=group.version, probe=group.probe,
                 reason=reason.strerror or reason,
             )  # fmt: skip
+        if refused and (self._retry is None or not self._retry.active()):
+            # At boot a VRF or an address may come later than we do.
+            self._retry = self._reactor.callLater(RETRY_S, self._replan)
         groups = tuple(group for group in groups if all(group is not one for one, _ in refused))
         settle()
         self.log.info(
@@ -123,15 +129,22 @@ class ProbingService(Service):
             self.config.interval_s, self.config.keep_intervals, self.config.api,
         ):  # fmt: skip
             self.log.warn("interval, keep and api take effect only when the collector is restarted")
-        self.config = config
+        before, self.config = self.config, config
         self.log.info(
             "{path} reloaded: takes effect when the next interval begins", path=config.path
         )
-        self._names.look_up(self._hosts()).addCallback(self._first_plan).addErrback(self._failed)
+
+        def not_reloaded(failure: Any) -> None:
+            self.config = before
+            self.log.failure("not reloaded, going on as before", failure=failure)
+
+        self._names.look_up(self._hosts()).addCallback(self._first_plan).addErrback(not_reloaded)
 
     def stopService(self) -> Deferred[None] | None:
         """Stop probing."""
         super().stopService()
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
         self._names.stop()
         self._ticker.stop()
         self.tracing.stop()

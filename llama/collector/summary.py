@@ -62,9 +62,7 @@ SUSPECT_REASONS = (
     "reflector_drops",  # the reflector's socket buffer overflowed
     "reflector_limit",  # the reflector's own rate limit dropped probes
     "reflector_restart",  # the reflector was started anew within the interval
-    "resolution_failed",  # the name did not resolve: the last good address is being probed
     "user_timestamps",  # RTTs from user-space stamps, which contain our own scheduling delay
-    "started",  # the collector, or this flow, began within the interval
 )
 
 

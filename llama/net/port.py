@@ -22,6 +22,7 @@ from twisted.internet import defer, error
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.interfaces import IListeningPort
+from twisted.logger import Logger
 from twisted.python import failure
 from zope.interface import implementer
 
@@ -91,6 +92,8 @@ class BatchPort(FileDescriptor):
     ``interface`` binds to a device or VRF by name. Raises `twisted.internet.error.CannotListenError`
     from `startListening` where the address cannot be had.
     """
+
+    log = Logger()
 
     def __init__(
         self,
@@ -169,13 +172,16 @@ class BatchPort(FileDescriptor):
             except OSError as reason:
                 # An error that an earlier reply met on its way; reading it has cleared it.
                 if reason.errno not in _PASSING_ERRORS:
-                    raise
+                    self.log.error("cannot read from the socket: {reason}", reason=reason)
                 continue
             if not count:
                 # Woken for the error queue: by a stamp that came late, or one nobody waits for.
                 self.read_transmit_stamps()
                 return
-            self.protocol.batchReceived(self, count)
+            try:
+                self.protocol.batchReceived(self, count)
+            except Exception:  # the reactor would close the port
+                self.log.failure("a batch of {count} datagrams failed", count=count)
             if count < SLOTS:
                 return
 
@@ -189,12 +195,12 @@ class BatchPort(FileDescriptor):
             odd = self._stamp_layout.odd_rows(stamps, 0, count)
             if odd.size:
                 rows = np.setdiff1d(rows, odd)
-            self.stamps_due = max(0, self.stamps_due - count)
             words = stamps.words[rows]
             identifier = words[:, self._id_word] >> np.uint64(32)
             self.protocol.transmitStampsReceived(identifier, words[:, 2], words[:, 3])
             if count < stamps.slots:
-                return
+                break
+        self.stamps_due = 0
 
     @property
     def _id_word(self) -> int:

@@ -11,6 +11,7 @@ from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.task import LoopingCall
+from twisted.logger import Logger
 
 _CLOCK_MONOTONIC = 1
 _TFD_NONBLOCK, _TFD_CLOEXEC = 0o4000, 0o2000000
@@ -33,6 +34,8 @@ class Ticker(FileDescriptor):
 
     Ticks that were missed are not made up for: however late the reactor comes, it is called once.
     """
+
+    log = Logger()
 
     def __init__(self, reactor: Any, callback: Callable[[], None]) -> None:
         super().__init__(reactor)
@@ -90,7 +93,10 @@ class Ticker(FileDescriptor):
             if reason.errno != errno.EAGAIN:
                 raise
             return
-        self._callback()
+        try:
+            self._callback()
+        except Exception:  # the reactor would never call again
+            self.log.failure("a tick failed; the next one is not far")
 
     def logPrefix(self) -> str:
         """Return what stands before this timer's log lines."""

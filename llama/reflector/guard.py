@@ -108,10 +108,34 @@ class Guard:
         self._salt = np.uint64(secrets.randbits(64) | 1)
         self._sources = np.zeros((sets, _WAYS), np.uint64)
         self._full_s = np.zeros((sets, _WAYS), np.float64)
+        self._refused_counts = np.zeros((sets, _WAYS), np.uint32)
 
     def may_amplify(self, high: int, low: int) -> bool:
         """Tell whether a source may be sent more octets than it sent: only one that is listed."""
         return self.allow is not None and (high, low) in self.allow
+
+    @property
+    def limits_sources(self) -> bool:
+        """Whether there is a rate for each source."""
+        return bool(self._source_period_s)
+
+    def refusals(
+        self, high: npt.NDArray[np.uint64] | None, low: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.uint32] | None:
+        """Return how many packets of each source its own rate refused: (N,); None without a rate.
+
+        Counted while the source is remembered. It is each source's own business, lest one of
+        them cast doubt on what the others measure.
+        """
+        if not self._source_period_s:
+            return None
+        key = low if high is None else np.where(high == 0, low, high)
+        place = (key * self._salt >> self._shift).astype(np.intp)
+        here = self._sources[place] == key[:, None]
+        counts: npt.NDArray[np.uint32] = np.where(here, self._refused_counts[place], 0).sum(
+            axis=1, dtype=np.uint32
+        )
+        return counts
 
     def admit(
         self,
@@ -180,6 +204,9 @@ class Guard:
         np.maximum(until_s, now_s, out=until_s)
         room = self._source_burst - (until_s - now_s) / self._source_period_s + _ROUNDING
         taken = np.minimum(counts, np.maximum(room, 0).astype(np.intp))
+        self._refused_counts[place, way] = np.where(known, self._refused_counts[place, way], 0) + (
+            counts - taken
+        ).astype(np.uint32)
         self._sources[place, way] = source
         self._full_s[place, way] = until_s + taken * self._source_period_s
         if (taken < counts).any():
@@ -201,8 +228,10 @@ class Guard:
             way = full_s.index(min(full_s))
             until_s = now_s
             self._sources[place, way] = key
+            self._refused_counts[place, way] = 0
         room = self._source_burst - (until_s - now_s) / self._source_period_s + _ROUNDING
         if room < 1:
+            self._refused_counts[place, way] += 1
             return False
         self._full_s[place, way] = until_s + self._source_period_s
         return True

@@ -25,7 +25,7 @@ from twisted.logger import Logger
 from llama.net import mmsg
 from llama.net.port import HEAD, LONGEST, BatchPort
 from llama.reflector import signed
-from llama.reflector.guard import REASONS, SOURCE_RATE, TOTAL_RATE, Guard
+from llama.reflector.guard import REASONS, TOTAL_RATE, Guard
 from llama.reflector.keyring import KeyRing
 from llama.reflector.legacy import echo_class
 from llama.reflector.loops import Echoes, looks_like_stamp_reply, looks_like_stamp_reply_one
@@ -34,9 +34,10 @@ from llama.reflector.sessions import Sessions
 from llama.reflector.tally import Tally
 from llama.wire import auth, llama_go, scalar, stamp, tlv
 
-#: Refusals that a collector's own probes may have met: it is told of these alone.
-_LIMITS = (SOURCE_RATE, TOTAL_RATE)
-_FOLLOW_UP_TYPE = stamp.BASE_SIZE + 9  # octet
+# Octets of our own senders' layout of TLVs, see `llama.wire.tlv`.
+_FOLLOW_UP_TYPE = stamp.BASE_SIZE + 9
+_STATE_TYPE = stamp.BASE_SIZE + 29
+_STATE_LIMITED = stamp.BASE_SIZE + 48
 _COUNTED = np.uint8(255)  # refused, for a reason that is not the guard's
 CHUNK = 8  # replies that share one T3: it is read, then at most so many are sent
 # With so much waiting, replies are late by whole batches, and Follow-Up tells when they left.
@@ -67,6 +68,7 @@ class Arrival:
     received_ntp: int | None = None  # kernel's receive stamp
     ttl: int | None = None
     tos: int | None = None
+    unicast: bool = True  # False: it was sent to a group or to everybody
 
 
 @define(eq=False)
@@ -130,7 +132,7 @@ class Reflector(DatagramProtocol):
         self._provisioned = provisioned
         self.started_ns = time.time_ns()
         self._error_estimate = stamp.error_estimate(None)
-        self._error_due = float("-inf")
+        self._error_due = self._drops_due = float("-inf")
         self._started = seconds()
         self._local_port = 0
         self._receive_drops = 0
@@ -149,8 +151,9 @@ class Reflector(DatagramProtocol):
         if now >= self._error_due:
             self._error_due = now + 16
             self._error_estimate = stamp.error_estimate(self._clock_error_ns())
-            if isinstance(self.transport, BatchPort):
-                self._receive_drops = self.transport.receive_drops()
+        if now >= self._drops_due and isinstance(self.transport, BatchPort):
+            self._drops_due = now + 0.25
+            self._receive_drops = self.transport.receive_drops()
         return now, int(now - self._started) + 1
 
     def _refuse(self, reason: str, arrival: Arrival, length: int) -> None:
@@ -177,8 +180,11 @@ class Reflector(DatagramProtocol):
         self.tally.received += 1
         code = self.guard.admit_one(arrival.high, arrival.low, arrival.port, now)
         if code:
-            self.tally.limited += code in _LIMITS
+            self.tally.limited += code == TOTAL_RATE
             self._refuse(REASONS[code], arrival, length)
+            return None
+        if not arrival.unicast:  # one spoofed packet would have every host of a segment answer
+            self._refuse("not_unicast", arrival, length)
             return None
         if self._keys is not None:
             key = signed.key_of(self._keys, octets, length, arrival.high, arrival.low)
@@ -233,7 +239,8 @@ class Reflector(DatagramProtocol):
                 keys = self._keys.fitting(arrival.high, arrival.low, ssid)
             followed = _wants_follow_up(area)
             tos = tlv.reflect_one(
-                area, arrival.tos or 0, self._follow_up(place), self._state(), self._permitted,
+                area, arrival.tos or 0, self._follow_up(place), self._state(arrival),
+                self._permitted,
                 keys, False, sequence, number,
             )  # fmt: skip
         self.tally.answered["stamp"] += 1
@@ -279,13 +286,19 @@ class Reflector(DatagramProtocol):
         tos = signed.answer(
             octets, length, key, number, self._error_estimate,
             _ntp_now() if received is None else received, arrival.ttl or 0, arrival.tos or 0,
-            self._follow_up(place), self._state(), self._permitted,
+            self._follow_up(place), self._state(arrival), self._permitted,
         )  # fmt: skip
         self.tally.answered["stamp-auth"] += 1
         return Answer(length, tos, place if followed else -1, key=key)
 
-    def _state(self) -> tlv.State:
-        return tlv.State(self.started_ns, self._receive_drops, self.tally.limited)
+    def _state(self, arrival: Arrival | None = None) -> tlv.State:
+        """Return what a source is told of us; without one, what all sources are told."""
+        limited = self.tally.limited
+        if arrival is not None:
+            high, low = np.array([[arrival.high], [arrival.low]], np.uint64)
+            own = self.guard.refusals(high, low) if self.guard.limits_sources else None
+            limited += 0 if own is None else int(own[0])
+        return tlv.State(self.started_ns, self._receive_drops, limited)
 
     def _follow_up(self, place: int) -> tlv.FollowUp:
         """Return what is known of the last reply of a session."""
@@ -326,10 +339,17 @@ class Reflector(DatagramProtocol):
         length = inbound.length[:count]
         odd = port.layout.odd_rows(inbound, 0, count)
         plain = length >= stamp.BASE_SIZE
-        plain &= length <= LONGEST
+        plain &= (inbound.flags[:count] & mmsg.MSG_TRUNC) == 0
         if self._legacy:
             plain &= ~llama_go.recognise(inbound.octets[:count], length)
         plain &= tlv.beginning_suffices(inbound.octets[:count], length)
+        word = port.layout.offsets[_pktinfo_of(port)] // 8
+        asked = inbound.words[:count, word]
+        if port.family == socket.AF_INET:  # our own address and the one asked: unlike for groups
+            destination = inbound.words[:count, word + 1] & np.uint64(0xFFFFFFFF)
+            plain &= asked >> np.uint64(32) == destination
+        else:
+            plain &= asked & np.uint64(0xFF) != np.uint64(0xFF)
         if odd.size:
             plain[odd] = False
         if plain.all():
@@ -497,6 +517,9 @@ class Reflector(DatagramProtocol):
             reply_tos, followed = self._answer_tlvs_by_column(
                 port, which, length, tos.astype(np.uint8), places, numbers
             )
+            own = self.guard.refusals(high, low)
+            if own is not None and own.any():
+                self._tell_refusals(octets, which, own)
         else:
             reply_tos = tos & np.uint64(0xFC)
         outbound.words[which, port.reply_layout.offsets[_tos_of(port)] // 8] = reply_tos
@@ -537,6 +560,15 @@ class Reflector(DatagramProtocol):
         port.stamps_due += len(rows)
         return reply_tos, True
 
+    @staticmethod
+    def _tell_refusals(
+        octets: npt.NDArray[np.uint8], which: Any, own: npt.NDArray[np.uint32]
+    ) -> None:
+        """Add each source's own refusals to the state that its reply carries, in our layout."""
+        told = octets[:, _STATE_LIMITED : _STATE_LIMITED + 4].view(">u4")[:, 0]
+        ours = (octets[which, _STATE_TYPE] == tlv.STATE) & (octets[which, _STATE_TYPE - 1] == 0)
+        told[which] += np.where(ours, own, np.uint32(0))
+
     def _depart(
         self,
         port: BatchPort,
@@ -575,7 +607,7 @@ class Reflector(DatagramProtocol):
         codes, counts = np.unique(refused[(refused > 0) & (refused < _COUNTED)], return_counts=True)
         for code, number in zip(codes.tolist(), counts.tolist(), strict=True):
             self.tally.drop(REASONS[code], number)
-            if code in _LIMITS:
+            if code == TOTAL_RATE:
                 self.tally.limited += number
 
     def transmitStampsReceived(
@@ -655,6 +687,7 @@ def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
         if (*stamp_kind, a, b, c, d, e, f, g, h, i) == _USUAL_KINDS_V4:
             arrival.received_ntp = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
             arrival.local, arrival.ttl, arrival.tos = asked, ttl, tos
+            arrival.unicast = destination == asked.to_bytes(4, "little")
             return arrival, _PKTINFO_V4.pack(0, asked, destination)
     control = inbound.control_view[first : first + inbound.control_room]
     reply_from = bytes(12 if v4 else 20)
@@ -665,11 +698,13 @@ def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
                 arrival.received_ntp = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
         elif (level, kind) == (mmsg.SOL_IP, mmsg.IP_PKTINFO):
             arrival.local = int(struct.unpack_from("<I", data, 4)[0])
+            arrival.unicast = data[4:8] == data[8:12]
             reply_from = bytes(4) + bytes(data[4:12])
         elif (level, kind) == (mmsg.SOL_IPV6, mmsg.IPV6_PKTINFO):
             upper, lower = struct.unpack_from("<QQ", data)
             arrival.local = (upper * 31 & 0xFFFFFFFFFFFFFFFF) ^ lower
             near = upper & 0xC0FF == 0x80FE
+            arrival.unicast = upper & 0xFF != 0xFF
             reply_from = bytes(data[:16]) + (bytes(data[16:20]) if near else bytes(4))
         elif (level, kind) in ((mmsg.SOL_IP, mmsg.IP_TTL), (mmsg.SOL_IPV6, mmsg.IPV6_HOPLIMIT)):
             arrival.ttl = data[0]
