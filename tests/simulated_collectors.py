@@ -1,0 +1,160 @@
+"""Collectors over HTTP whose measurements come from a simulated fabric, with the truth known."""
+
+import json
+from datetime import UTC, datetime
+
+import numpy as np
+from klein import Klein
+from twisted.internet import reactor
+from twisted.web.server import Site
+
+from llama.collector.summary import reasons
+from llama.config.dscp import class_name
+from llama.lab.simulation import Simulation
+
+INTERVAL_S = 10
+FIRST_END_S = 1_700_000_000
+
+
+def utc(seconds):
+    """Return RFC 3339."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+class Collectors:
+    """One web server a host of `fabric`; `step` closes the next interval everywhere."""
+
+    def __init__(self, fabric, seed=1, **traffic):
+        self.fabric = fabric
+        self.simulation = Simulation(fabric, np.random.default_rng(seed), **traffic)
+        self.names = self.simulation.hosts.names
+        self.number = 0
+        self.window = None
+        self.down = set()
+        self.asked = []
+        self.ports = [
+            reactor.listenTCP(0, Site(_collector(self, n).resource()), interface="127.0.0.1")
+            for n in range(len(self.names))
+        ]
+
+    @property
+    def urls(self):
+        """The base URLs, by host."""
+        return tuple(f"http://127.0.0.1:{port.getHost().port}" for port in self.ports)
+
+    @property
+    def end_s(self):
+        """When the newest interval ended."""
+        return FIRST_END_S + self.number * INTERVAL_S
+
+    def step(self, *faults, sent=25):
+        """Close an interval in which these faults were there."""
+        self.number += 1
+        self.window = self.simulation.window(faults, sent)
+        return self.end_s
+
+    async def stop(self):
+        """Close all servers."""
+        for port in self.ports:
+            await port.stopListening()
+
+    def address(self, host):
+        """Return the address of a host by number."""
+        return str(self.fabric.address(self.names[host]))
+
+    def rows(self, host):
+        """Return the flows of one host's collector as ``/flows`` gives them."""
+        flows = self.window.flows
+        mine = np.flatnonzero(flows["source"] == host)
+        begin, end = utc(self.end_s - INTERVAL_S), utc(self.end_s)
+        for n, flow in zip(mine.tolist(), flows[mine], strict=True):
+            yield n, {
+                **self.pair(flow),
+                "source_port": 20000 + n % 40000,
+                "interval_start": begin,
+                "interval_end": end,
+                **{
+                    name: int(flow[name])
+                    for name in (
+                        "sent", "lost_forward", "lost_reverse", "lost_unknown",
+                        "remarked_forward", "remarked_reverse",
+                    )
+                },
+                "dscp_at_reflector": None if flow["remarked_to"] == 255 else int(flow["remarked_to"]),
+                "rtt_p50_ms": 30.0 if flow["late"] else 0.2,
+                "suspect": list(reasons(int(flow["suspect"]))),
+            }  # fmt: skip
+
+    def pair(self, flow):
+        """Return what names the pair of a flow."""
+        return {
+            "target": self.names[flow["destination"]],
+            "src_ip": self.address(flow["source"]),
+            "dst_ip": self.address(flow["destination"]),
+            "dst_port": 8100,
+            "class": class_name(int(flow["dscp"])),
+            "dscp": int(flow["dscp"]),
+            "probe": "stamp",
+            "size_octets": int(flow["size"]),
+            "port_group": "default",
+        }
+
+    def paths(self, host):
+        """Return the paths of one host's flows as ``/paths`` gives them."""
+        start, link = self.window.paths.start, self.window.paths.link
+        for n, row in self.rows(host):
+            links = [self.window.paths.links[k] for k in link[start[n] : start[n + 1]].tolist()]
+            if not links:
+                continue
+            answered = int(self.window.paths.answered[n])
+            yield {
+                **{k: row[k] for k in ("dst_ip", "dst_port", "source_port", "dscp", "size_octets")},
+                "hops": [b for _, b in links[:-1]] + [row["dst_ip"]],
+                "complete": True,
+                "traced": self.end_s,
+                "reach": answered if answered >= 0 else None,
+            }
+
+
+def _collector(fleet, host):
+    app = Klein()
+
+    def head():
+        return {
+            "incarnation": f"{host}",
+            "intervals": [{"close_number": fleet.number, "all_flows": True}],
+        }
+
+    def answer(request, document):
+        fleet.asked.append(request.uri.decode())
+        if host in fleet.down:
+            request.setResponseCode(503)
+            return b'{"error": "down"}'
+        return json.dumps(document).encode()
+
+    @app.route("/flows")
+    def flows(request):
+        offset = int(request.args.get(b"offset", [b"0"])[0])
+        limit = int(request.args.get(b"limit", [b"1000"])[0])
+        every = [row for _, row in fleet.rows(host)]
+        some = every[offset : offset + limit]
+        more = offset + limit if offset + limit < len(every) else None
+        return answer(request, {**head(), "flows": some, "next_offset": more})
+
+    @app.route("/latency")
+    def latency(request):
+        rack = fleet.fabric.hosts
+        pairs = {}
+        for _, row in fleet.rows(host):
+            tags = {
+                "src_hostname": fleet.names[host], "dst_hostname": row["target"],
+                "src_rack": rack[fleet.names[host]], "rack": rack[row["target"]],
+            }  # fmt: skip
+            pairs[row["target"], row["dscp"], row["size_octets"]] = {**row, "tags": tags}
+        return answer(request, {**head(), "pairs": list(pairs.values())})
+
+    @app.route("/paths")
+    def paths(request):
+        return answer(request, {"time": fleet.end_s, "paths": list(fleet.paths(host))})
+
+    return app
