@@ -7,88 +7,25 @@ import json
 import re
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, urlencode
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from treq.client import HTTPClient
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail, gatherResults
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.client import Agent, readBody
 from twisted.web.http_headers import Headers
+from web_api_case import END_S, ApiCase
 from web_data import NASTY_HOST, Fleet, standard_fleet
 from web_memory import MemoryStore
 
-from llama import config
-from llama.collector.api import CollectorApi
-from llama.collector.history import History
-from llama.http import HttpService
-from llama.testing import closed_interval, pair
 from llama.web.api import STATIC
 from llama.web.params import Arguments, BadRequestError, read_range
-from llama.web.service import WebService
 from llama.web.store import StoreError, StoreTimeoutError, TooMuchError
 
-END_S = 1_750_000_200.0
-LISTEN = "tcp:0:interface=127.0.0.1"
 #: Members whose own members are named by the user, or are the fields of a point.
 FREE = {"tags", "figures"}
-
-
-class Answer:
-    """A complete answer."""
-
-    def __init__(self, response: Any, body: bytes) -> None:
-        self.code = response.code
-        self.headers = response.headers
-        self.body = body
-
-    def header(self, name: str) -> str:
-        """Return a header, or nothing."""
-        return ", ".join(self.headers.getRawHeaders(name) or [])
-
-    def json(self) -> Any:
-        """Return the body as JSON, without constants that JSON does not have."""
-        assert self.header("content-type") == "application/json", self.body[:200]
-        return json.loads(self.body, parse_constant=lambda name: 1 / 0)
-
-
-class ApiCase(TestCase):
-    """A service over the standard fleet in memory."""
-
-    timeout = 60
-
-    def start(self, store: Any, **options: Any) -> WebService:
-        """Start a service that ends with the test."""
-        given = {"path": "", "listen": LISTEN, "store": config.StoreConfig(type="memory")}
-        parts = {name: options.pop(name) for name in ("incidents", "flows") if name in options}
-        service = WebService(
-            reactor, config.WebConfig(**{**given, **options}), store=store, **parts
-        )
-        service.startService()
-        self.addCleanup(service.stopService)
-        self.base = service.url.rstrip("/")
-        self.client = HTTPClient(Agent(reactor))
-        return service
-
-    def setUp(self) -> None:
-        """Start it."""
-        self.fleet = standard_fleet(END_S)
-        self.store = MemoryStore(self.fleet.points(END_S - 1800, END_S))
-        self.service = self.start(self.store)
-
-    async def get(self, path: str, method: str = "GET", **headers: str) -> Answer:
-        """Return the answer to a request."""
-        response = await self.client.request(method, self.base + path, headers=headers)
-        return Answer(response, await response.content())
-
-    async def api(self, path: str, **query: object) -> Any:
-        """Return the JSON of an answer that is no error; it is about the end of the fleet."""
-        answer = await self.get(f"/api/v1/{path}?{urlencode({'at': END_S, **query})}")
-        self.assertEqual(answer.code, 200, answer.body[:300])
-        return answer.json()
 
 
 class AnswerTest(ApiCase):
@@ -451,71 +388,6 @@ class TroubleTest(ApiCase):
         await self.service.stopService()
         self.assertTrue(self.store.stopped)
         self.service.startService()
-
-
-class FlowsTest(ApiCase):
-    """Flows, from the HTTP side of a real collector."""
-
-    async def setUp(self) -> None:  # type: ignore[override]
-        """Start two collectors and a service that knows them."""
-        super().setUp()
-        members = [pair(n, tags={"src_hostname": "lax1", "dst_hostname": name})
-                   for n, name in enumerate(("iad1", "iad2"))]  # fmt: skip
-        self.urls = []
-        self.histories = []
-        for name in ("other", "lax1"):
-            history = History(5)
-            api = CollectorApi(reactor, history, src_hostname=name)
-            self.addCleanup(api.stop)
-            http = HttpService(reactor, LISTEN, api.app.resource(), what="test", token="t")
-            http.startService()
-            self.addCleanup(http.stopService)
-            self.urls.append(http.url.rstrip("/"))
-            self.histories.append(history)
-            start_s = int(END_S) - 120
-            for number in range(1, 5):
-                loss = [0.0] * 64 + ([1.0] * 3 + [0.0] * 61 if number == 4 else [0.0] * 64)
-                one = closed_interval(
-                    members,
-                    close_number=number,
-                    flows_per_pair=64,
-                    loss=loss,
-                    start_s=start_s + (number - 1) * 30,
-                )
-                history.append(one)
-            while history.held[-1].points is None:  # being encoded, in slices
-                await deferLater(reactor, 0.01)
-        self.start(self.store, collectors=tuple(self.urls), collector_token="t")
-
-    async def test_flows(self) -> None:
-        """The collector of the source is found, and says which source ports lose."""
-        self.assertTrue((await self.api("status"))["flows"])
-        said = await self.api("flows", src="lax1", dst="iad2")
-        self.assertEqual((said["total"], said["time"]), (64, END_S))
-        lossy = [flow for flow in said["flows"] if flow["lost"]]
-        self.assertEqual([flow["source_port"] for flow in lossy], [50000, 50001, 50002])
-        self.assertEqual({flow["loss"] for flow in lossy}, {100.0})
-
-    async def test_past(self) -> None:
-        """Another time is another interval, as long as the collector holds it."""
-        said = await self.api("flows", src="lax1", dst="iad2", at=END_S - 60)
-        self.assertEqual(said["time"], END_S - 60)
-        self.assertEqual(sum(flow["lost"] for flow in said["flows"]), 0)
-        answer = await self.get(f"/api/v1/flows?src=lax1&dst=iad2&at={END_S - 5000}")
-        self.assertEqual(answer.code, 404)
-        self.assertIn("does not hold flows of that time any more", answer.json()["error"])
-
-    async def test_unknown(self) -> None:
-        """A source without a collector is said with what to do about it."""
-        answer = await self.get(f"/api/v1/flows?src={quote(NASTY_HOST)}&dst=iad2")
-        self.assertEqual(answer.code, 404)
-        self.assertIn("see `collectors` in the web configuration", answer.json()["error"])
-
-    async def test_wrong_token(self) -> None:
-        """A collector that turns us away is as good as none."""
-        self.start(self.store, collectors=tuple(self.urls), collector_token="wrong")
-        answer = await self.get("/api/v1/flows?src=lax1&dst=iad2")
-        self.assertEqual(answer.code, 404)
 
 
 class ArgumentsTest(SynchronousTestCase):

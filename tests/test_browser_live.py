@@ -1,0 +1,134 @@
+"""The page in a real Chromium: what changes while somebody watches, and very large meshes."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+from urllib.parse import urlsplit
+
+from browser_case import END_S, BrowserCase
+from web_data import Fault, Fleet, big_fleet
+from web_site import OUTPUT, Feed, Site, fill
+
+
+class WatchTest(BrowserCase):
+    """What changes while somebody watches."""
+
+    @classmethod
+    def make_site(cls) -> Site:
+        """Return a site over a small fleet that speaks every second."""
+        site = Site()
+        hosts = {f"{dc}{n}": (dc, "r1") for dc in ("iad", "lax") for n in (1, 2)}
+        cls.fleet = Fleet(hosts=hosts, classes=("BE",), interval_s=1, probes=64)
+        now_s = time.time()
+        fill(site.store, cls.fleet.points(now_s - 120, now_s))
+        cls.feed = Feed(site.store, cls.fleet, now_s)
+        site.start()
+        return site
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        """End the feed and the site."""
+        if cls.site is not None:
+            cls.feed.stop()
+        super().tearDownClass()
+
+    def headline(self, page: Any, text: str) -> None:
+        """Wait until the headline says so."""
+        self.until(
+            page, "text => document.querySelector('#headline').textContent.includes(text)", arg=text
+        )
+
+    def change(self, *faults: Fault) -> None:
+        """Let other faults be in force from now on."""
+        hosts = self.fleet.hosts
+        self.feed.fleet = Fleet(
+            hosts=hosts, classes=("BE",), interval_s=1, probes=64, faults=faults
+        )
+
+    def test_faults_come_and_go(self) -> None:
+        """A fault, a collector's death and their end are seen without touching anything."""
+        page = self.show("range=15m")
+        self.headline(page, "all is well")
+        self.picture(page, "watch-1-well")
+        self.change(Fault(kind="loss", src="iad1", dst="lax2", start_s=0, flows=16))
+        self.headline(page, "1 pair loses")
+        self.picture(page, "watch-2-loss")
+        self.change(Fault(kind="silent", src="lax1", start_s=0))
+        self.headline(page, "1 collector silent")
+        self.assertEqual(self.table(page)["lax1", "iad1"], "no data")
+        self.assertIn("lax1 is silent", page.locator("#sick").inner_text())
+        self.picture(page, "watch-3-collector-died")
+        self.change()
+        self.headline(page, "all is well")
+
+    def test_service_dies(self) -> None:
+        """If the service itself dies the page says so, and shows its figures as old."""
+        page = self.show("range=15m")
+        self.headline(page, "all is well")
+        assert self.site is not None
+        self.site.kill()
+        try:
+            page.locator("#trouble").wait_for()
+            self.assertIn("does not answer", page.locator("#trouble").inner_text())
+            self.assertIn("stale", page.locator("body").get_attribute("class"))
+            self.picture(page, "watch-4-service-died")
+        finally:
+            url = self.site.url
+            self.site.config["listen"] = f"tcp:{urlsplit(url).port}:interface=127.0.0.1"
+            self.site.start()
+        self.until(page, "document.querySelector('#trouble').hidden")
+        self.headline(page, "all is well")
+        page.evaluate("performance.clearResourceTimings()")
+
+
+class ManyTest(BrowserCase):
+    """200 x 200 hosts, and a thousand folded."""
+
+    @classmethod
+    def make_site(cls) -> Site:
+        """Return a site over a full mesh of 200 hosts."""
+        site = Site()
+        cls.fleet = big_fleet(10, 20, END_S)
+        fill(site.store, cls.fleet.points(END_S - 60, END_S))
+        site.start()
+        return site
+
+    def test_all(self) -> None:
+        """All 40,000 cells are drawn, zoomed and panned; how long it took is kept with the pictures."""
+        page = self.show(f"at={END_S:.0f}&rows=*&cols=*", viewport={"width": 1600, "height": 1000})
+        self.assertIn("2 pairs lose", page.locator("#headline").inner_text())
+        self.assertIn("1 host down", page.locator("#headline").inner_text())
+        first = float(page.locator("#stage").get_attribute("data-draw-ms"))
+        self.picture(page, "many-all")
+        # The table lists what is not fine rather than 40,000 cells.
+        self.assertEqual(page.locator("#table tbody tr").count(), 2)
+        frames = page.evaluate(
+            """async () => {
+              const stage = document.querySelector('#stage'), took = [];
+              const frame = () => new Promise(requestAnimationFrame);
+              for (let n = 0; n < 20; n += 1) {
+                const box = stage.getBoundingClientRect();
+                stage.dispatchEvent(new WheelEvent('wheel', { deltaY: n < 10 ? -120 : 0,
+                  deltaX: n < 10 ? 0 : 30, clientX: box.x + 700, clientY: box.y + 400 }));
+                await frame(); await frame();
+                took.push(Number(stage.dataset.drawMs));
+              }
+              return took;
+            }"""
+        )
+        self.picture(page, "many-zoomed")
+        zoomed = json.loads(page.locator("#stage").get_attribute("data-geometry"))
+        self.assertGreater(zoomed["cellW"], 12)
+        OUTPUT.mkdir(exist_ok=True)
+        (OUTPUT / "many-figures.txt").write_text(
+            f"200 x 200: drawn in {first} ms; 10 zooms and 10 pans: at most {max(frames)} ms\n"
+        )
+
+    def test_folded(self) -> None:
+        """By itself it opens no more groups than anyone can look at."""
+        page = self.show(f"at={END_S:.0f}")
+        self.assertEqual(len(self.table(page)), 100)
+        self.assertIn("25 %", self.table(page)["ams", "lhr"])
+        self.picture(page, "many-folded")

@@ -1,0 +1,80 @@
+"""The flows of a pair, from the HTTP side of real collectors."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from web_api_case import END_S, LISTEN, ApiCase
+from web_data import NASTY_HOST
+
+from llama.collector.api import CollectorApi
+from llama.collector.history import History
+from llama.http import HttpService
+from llama.testing import closed_interval, pair
+
+
+class FlowsTest(ApiCase):
+    """Flows, from the HTTP side of a real collector."""
+
+    async def setUp(self) -> None:  # type: ignore[override]
+        """Start two collectors and a service that knows them."""
+        super().setUp()
+        members = [pair(n, tags={"src_hostname": "lax1", "dst_hostname": name})
+                   for n, name in enumerate(("iad1", "iad2"))]  # fmt: skip
+        self.urls = []
+        self.histories = []
+        for name in ("other", "lax1"):
+            history = History(5)
+            api = CollectorApi(reactor, history, src_hostname=name)
+            self.addCleanup(api.stop)
+            http = HttpService(reactor, LISTEN, api.app.resource(), what="test", token="t")
+            http.startService()
+            self.addCleanup(http.stopService)
+            self.urls.append(http.url.rstrip("/"))
+            self.histories.append(history)
+            start_s = int(END_S) - 120
+            for number in range(1, 5):
+                loss = [0.0] * 64 + ([1.0] * 3 + [0.0] * 61 if number == 4 else [0.0] * 64)
+                one = closed_interval(
+                    members,
+                    close_number=number,
+                    flows_per_pair=64,
+                    loss=loss,
+                    start_s=start_s + (number - 1) * 30,
+                )
+                history.append(one)
+            while history.held[-1].points is None:  # being encoded, in slices
+                await deferLater(reactor, 0.01)
+        self.start(self.store, collectors=tuple(self.urls), collector_token="t")
+
+    async def test_flows(self) -> None:
+        """The collector of the source is found, and says which source ports lose."""
+        self.assertTrue((await self.api("status"))["flows"])
+        said = await self.api("flows", src="lax1", dst="iad2")
+        self.assertEqual((said["total"], said["time"]), (64, END_S))
+        lossy = [flow for flow in said["flows"] if flow["lost"]]
+        self.assertEqual([flow["source_port"] for flow in lossy], [50000, 50001, 50002])
+        self.assertEqual({flow["loss"] for flow in lossy}, {100.0})
+
+    async def test_past(self) -> None:
+        """Another time is another interval, as long as the collector holds it."""
+        said = await self.api("flows", src="lax1", dst="iad2", at=END_S - 60)
+        self.assertEqual(said["time"], END_S - 60)
+        self.assertEqual(sum(flow["lost"] for flow in said["flows"]), 0)
+        answer = await self.get(f"/api/v1/flows?src=lax1&dst=iad2&at={END_S - 5000}")
+        self.assertEqual(answer.code, 404)
+        self.assertIn("does not hold flows of that time any more", answer.json()["error"])
+
+    async def test_unknown(self) -> None:
+        """A source without a collector is said with what to do about it."""
+        answer = await self.get(f"/api/v1/flows?src={quote(NASTY_HOST)}&dst=iad2")
+        self.assertEqual(answer.code, 404)
+        self.assertIn("see `collectors` in the web configuration", answer.json()["error"])
+
+    async def test_wrong_token(self) -> None:
+        """A collector that turns us away is as good as none."""
+        self.start(self.store, collectors=tuple(self.urls), collector_token="wrong")
+        answer = await self.get("/api/v1/flows?src=lax1&dst=iad2")
+        self.assertEqual(answer.code, 404)
