@@ -14,7 +14,7 @@ from test_reflector import StillReactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector import prober as prober_module
+from llama.collector import sockets
 from llama.collector.engine import Engine
 from llama.collector.plan import Group, Source, cap_factor, chosen_addresses, make_plan
 from llama.collector.prober import UdpProber
@@ -208,7 +208,7 @@ class EngineTests(EngineCase):
 
     def test_full_receive_buffer_is_marked(self) -> None:
         """Replies dropped at our own socket are loss of our own, and are called so."""
-        self.patch(prober_module, "SOCKET_BUFFER", 2304)
+        self.patch(sockets, "SOCKET_BUFFER", 2304)
         self.engine.use([self.group(rate=400, ports=1)])
         self.newest(1)
         # The replies of a while come while nobody reads: the buffer is too small for them.

@@ -7,9 +7,9 @@ from twisted.trial.unittest import SynchronousTestCase
 from wire_packets import KEY
 
 from llama.collector import formats
+from llama.collector.lane import HEAD
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group
-from llama.collector.prober import HEAD
 from llama.wire import auth, scalar, tlv, tlv_rules
 
 T1 = 1_700_000_000_123_456_789

@@ -23,11 +23,11 @@ from llama.collector import closing
 from llama.collector.icmp import ECHO, checksums
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
-from llama.collector.prober import Track
 from llama.collector.probers import Probers
 from llama.collector.summary import Pair, reasons
 from llama.collector.tap import Options
 from llama.collector.tcp import TcpProber
+from llama.collector.track import Track
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net.port import transmit_ids_supported
 

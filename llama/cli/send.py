@@ -15,9 +15,9 @@ import click
 import orjson
 
 from llama.cli import _report
+from llama.collector.lane import LONGEST
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
 from llama.collector.plan import NATURAL_SIZE
-from llama.collector.prober import LONGEST
 from llama.config import dscp_number
 from llama.config.keys import read_keys
 from llama.config.probes import KINDS

@@ -21,12 +21,14 @@ from twisted.logger import Logger
 
 from llama.collector import closing
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
+from llama.collector.lane import BURST
 from llama.collector.ledger import Ledger, OpenInterval
 from llama.collector.plan import Group, identity_of
-from llama.collector.prober import BURST, Track, UdpProber
+from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.slices import Job, Slices
 from llama.collector.summary import FLOW, ClosedInterval, suspect_bit
+from llama.collector.track import Track
 
 MILLISECOND = 0.001
 SHORTEST_TICK_S, LONGEST_TICK_S = 0.5 * MILLISECOND, 10 * MILLISECOND

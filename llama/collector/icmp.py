@@ -27,9 +27,12 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.collector.flow_index import NO_FLOW, flow_keys
+from llama.collector.lane import HEAD, Lane
 from llama.collector.ledger import UNKNOWN_DSCP, Ints, Ledger, Replies
 from llama.collector.plan import Group, Source
-from llama.collector.prober import HEAD, Lane, ProbeSocket, Track, UdpProber
+from llama.collector.prober import UdpProber
+from llama.collector.sockets import ProbeSocket
+from llama.collector.track import Track
 
 ECHO = np.dtype(
     [

@@ -17,8 +17,10 @@ import numpy.typing as npt
 from llama.collector.icmp import IcmpProber
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source
-from llama.collector.prober import ProbeSocket, Track, UdpProber
+from llama.collector.prober import UdpProber
+from llama.collector.sockets import ProbeSocket
 from llama.collector.tcp import TcpProber
+from llama.collector.track import Track
 
 
 class Probers:

@@ -20,7 +20,8 @@ import numpy as np
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from llama.collector.prober import ProbeSocket, UdpProber
+from llama.collector.prober import UdpProber
+from llama.collector.sockets import ProbeSocket
 from llama.collector.summary import ClosedInterval, Pair
 from llama.net import errors, mmsg
 from llama.pinpoint.table import FlowKey, PathTable

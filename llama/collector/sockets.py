@@ -1,0 +1,91 @@
+"""The sockets that UDP probes leave from, and addresses as the kernel has them."""
+
+from __future__ import annotations
+
+import socket
+
+from llama.collector.plan import Source
+from llama.net import mmsg
+
+SOCKET_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.rmem_max
+
+
+class ProbeSocket:
+    """One source port: a socket, and what is counted about it."""
+
+    def __init__(self, source: Source, *, kernel_stamps: bool, ids: bool) -> None:
+        self.source = source
+        family = socket.AF_INET if source.version == 4 else socket.AF_INET6
+        sock = self._create(family)
+        try:
+            sock.setblocking(False)
+            for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
+                sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
+            if family == socket.AF_INET6 and sock.type != socket.SOCK_RAW:
+                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            if source.interface is not None:
+                device = source.interface.encode()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+            if source.df:
+                level, option = (
+                    (mmsg.SOL_IP, mmsg.IP_MTU_DISCOVER)
+                    if family == socket.AF_INET
+                    else (mmsg.SOL_IPV6, mmsg.IPV6_MTU_DISCOVER)
+                )
+                sock.setsockopt(level, option, mmsg.IP_PMTUDISC_PROBE)
+            mmsg.enable_receive_options(sock)
+            flags = mmsg.SOF_RX_SOFTWARE | mmsg.SOF_SOFTWARE
+            if kernel_stamps:
+                flags |= mmsg.SOF_TX_SOFTWARE
+                if ids:
+                    flags |= mmsg.SOF_OPT_ID | mmsg.SOF_OPT_TSONLY | mmsg.SOF_OPT_CMSG
+            sock.setsockopt(mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, flags)
+            anywhere = "0.0.0.0" if source.version == 4 else "::"  # noqa: S104
+            self.number: int = self._bind(sock, source.address or anywhere, source.number)
+        except OSError:
+            sock.close()
+            raise
+        self.sock = sock
+        self.fd = sock.fileno()
+        self.family: int = sock.family  # as a plain number: the socket makes an enum at each look
+        self.buffer: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.drops = 0
+
+    def _create(self, family: int) -> socket.socket:
+        return socket.socket(family, socket.SOCK_DGRAM)
+
+    def _bind(self, sock: socket.socket, address: str, number: int) -> int:
+        """Bind the socket and return the number it got."""
+        sock.bind((address, number))
+        bound: int = sock.getsockname()[1]
+        return bound
+
+    def new_drops(self) -> int:
+        """Return how many packets the kernel has dropped here since this was last asked."""
+        drops = mmsg.receive_drops(self.sock)
+        new = (drops - self.drops) & 0xFFFFFFFF
+        self.drops = drops
+        return new
+
+
+def sockaddr(version: int, address: str, port: int, interface: str | None = None) -> bytes:
+    """Return ``struct sockaddr_in`` or ``sockaddr_in6``; a link-local address needs its interface."""
+    network_port = port.to_bytes(2, "big")
+    if version == 4:
+        family = socket.AF_INET.to_bytes(2, "little")
+        return family + network_port + socket.inet_aton(address) + bytes(8)
+    host, _, zone = address.partition("%")
+    packed = socket.inet_pton(socket.AF_INET6, host)
+    scope = 0
+    if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 and (zone or interface):
+        scope = socket.if_nametoindex(zone or interface or "")
+    family = socket.AF_INET6.to_bytes(2, "little")
+    return family + network_port + bytes(4) + packed + scope.to_bytes(4, "little")
+
+
+def endpoint(octets: bytes) -> tuple[str, int]:
+    """Return address and port of a ``struct sockaddr_in`` or ``sockaddr_in6``."""
+    port = int.from_bytes(octets[2:4], "big")
+    if int.from_bytes(octets[:2], "little") == socket.AF_INET:
+        return socket.inet_ntop(socket.AF_INET, octets[4:8]), port
+    return socket.inet_ntop(socket.AF_INET6, octets[8:24]), port

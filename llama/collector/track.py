@@ -1,0 +1,91 @@
+"""A group of flows while it is probed: what of its probes and pairs is needed by column."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from llama.collector import formats
+from llama.collector.flow_index import flow_keys
+from llama.collector.lane import HEAD
+from llama.collector.ledger import Ledger
+from llama.collector.plan import Group
+from llama.collector.schedule import Schedule
+from llama.collector.sockets import ProbeSocket, sockaddr
+from llama.collector.summary import Pair
+from llama.net import mmsg
+
+
+class Track:
+    """A group being probed: its ledger, its schedule and its columns, one row a pair or a flow.
+
+    ``ordinals`` numbers the group's sockets within the prober. ``live`` says which pairs are
+    probed; others are kept until their last interval has closed.
+    """
+
+    def __init__(
+        self,
+        group: Group,
+        ledger: Ledger,
+        live: npt.NDArray[np.bool_],
+        sockets: Sequence[ProbeSocket],
+        ordinals: Sequence[int],
+        ssids: dict[tuple[int, int], int],
+        chance: random.Random,
+        now_s: float,
+    ) -> None:
+        self.group = group
+        self.ledger = ledger
+        self.live = live
+        self.sockets = list(sockets)
+        self.pairs: Sequence[Pair] = group.pairs
+        self.ports = len(group.sources)
+        self.first_flow = 0  # within the prober; set when the tracks are lined up
+        self.first_cell = 0
+        self.names = np.zeros((len(self.pairs), mmsg.NAME_ROOM), np.uint8)
+        variants = sorted({(pair.dscp, pair.size) for pair in self.pairs})
+        place = {variant: n for n, variant in enumerate(variants)}
+        self.ssids = np.array([ssids[variant] for variant in variants], np.uint16)
+        self.variant = np.array([place[pair.dscp, pair.size] for pair in self.pairs], np.intp)
+        self.tos = np.array([pair.dscp << 2 for pair in self.pairs], np.uint64)
+        sizes = np.array([variant[1] for variant in variants], np.uint64)
+        self.head = np.minimum(sizes, np.uint64(HEAD))
+        self.tail = sizes - self.head
+        self.format = formats.format_of(group)
+        if self.format is not None:
+            ledger.stamps_there = self.format.tells_times
+        template = formats.stamp_template if self.format is None else self.format.template
+        self.templates = np.zeros((len(variants), HEAD), np.uint8)
+        for n, (dscp, size) in enumerate(variants):
+            packet = template(group, dscp, size, int(self.ssids[n]))[:HEAD]
+            self.templates[n, : len(packet)] = np.frombuffer(packet, np.uint8)
+        for n, pair in enumerate(self.pairs):
+            name = sockaddr(group.version, pair.dst_ip, pair.dst_port, group.sources[0].interface)
+            self.names[n, : len(name)] = np.frombuffer(name, np.uint8)
+        probed = np.flatnonzero(live)
+        self.schedule = Schedule(len(probed), self.ports, group.rate_pps, now_s, chance)
+        # The schedule knows pairs by their turn among those that are live.
+        turn, port = np.divmod(self.schedule.flows, self.ports)
+        self.schedule.flows = (
+            probed[turn] * self.ports + port if probed.size else self.schedule.flows
+        )
+        self.ordinal = np.array(ordinals, np.uint64)
+        self.flow_rows: npt.NDArray[np.void] | None = None  # for whoever closes its intervals
+        #: The class each pair asks its replies to come in.
+        self.asked = np.array(
+            [pair.dscp if group.reply_dscp is None else group.reply_dscp for pair in self.pairs],
+            np.uint8,
+        )
+        # What each pair's reflector last said of itself (see `llama.wire.tlv`).
+        self.started = np.zeros(len(self.pairs), np.uint64)
+        self.reflector_drops = np.zeros(len(self.pairs), np.uint32)
+        self.reflector_limited = np.zeros(len(self.pairs), np.uint32)
+
+    def flow_keys(self) -> npt.NDArray[np.uint64]:
+        """Return the `flow_keys` of all flows, in order."""
+        ends = self.ordinal[None, :] << np.uint64(16)
+        ends = ends | self.ssids[self.variant].astype(np.uint64)[:, None]
+        return flow_keys(np.repeat(self.names, self.ports, axis=0), ends.reshape(-1))
