@@ -209,4 +209,5 @@ class WebConfig:
     collectors: tuple[str, ...] = ()  #: base URLs; asked for the flows of a pair, if any are given
     collector_token: str | None = field(default=None, repr=False)  #: bearer token to show them
     ca_file: str | None = None  #: PEM file of the authorities that https is checked against
+    pinpoint: str | None = None  #: base URL of ``llama pinpoint``; asked for incidents
     notes: tuple[Mistake, ...] = field(default=(), eq=False)

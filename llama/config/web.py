@@ -48,6 +48,7 @@ WEB = {
     "collectors": KeySpec(values.one_or_more("collectors", collector_url), ()),
     "collector_token_file": KeySpec(values.secret_line),
     "ca_file": KeySpec(values.path),
+    "pinpoint": KeySpec(http_url),
 }
 
 
@@ -73,5 +74,6 @@ def read_web(doc: Document) -> WebConfig:
         collectors=tuple(given["collectors"]),
         collector_token=given["collector_token_file"],
         ca_file=given["ca_file"],
+        pinpoint=given["pinpoint"],
         notes=tuple(sorted(doc.notes)),
     )

@@ -6,7 +6,11 @@ from typing import Any
 from urllib.parse import urlencode
 
 import orjson
-from twisted.web.client import HTTPConnectionPool
+from treq.client import HTTPClient
+from twisted.internet.endpoints import UNIXClientEndpoint
+from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.iweb import IAgentEndpointFactory
+from zope.interface import implementer
 
 from llama.scraper.fetch import client_of, explain, request
 from llama.web.store import StoreError
@@ -15,16 +19,37 @@ TIMEOUT_S = 5.0
 MOST_OCTETS = 16 << 20
 
 
+@implementer(IAgentEndpointFactory)
+class _UnixSocket:
+    """Connects to one socket, whatever the URL says."""
+
+    def __init__(self, reactor: Any, path: str) -> None:
+        self._reactor = reactor
+        self._path = path
+
+    def endpointForURI(self, uri: Any) -> UNIXClientEndpoint:
+        """Return the way to the socket."""
+        return UNIXClientEndpoint(self._reactor, self._path, timeout=TIMEOUT_S)
+
+
 class RemoteIncidents:
-    """An `llama.web.incidents.IncidentSource` that asks ``llama pinpoint`` at a base URL."""
+    """An `llama.web.incidents.IncidentSource` that asks ``llama pinpoint`` at a base URL.
+
+    ``unix:PATH`` is its socket on this machine, which no network namespace hides.
+    """
 
     def __init__(
         self, reactor: Any, url: str, token: str | None = None, ca_file: str | None = None
     ) -> None:
-        self._url = url.rstrip("/")
         self._reactor = reactor
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._client = client_of(reactor, HTTPConnectionPool(reactor), TIMEOUT_S, ca_file)
+        if url.startswith("unix:"):
+            self._url = "http://localhost"
+            agent: Any = Agent.usingEndpointFactory(reactor, _UnixSocket(reactor, url[5:]))
+            self._client = HTTPClient(agent)
+        else:
+            self._url = url.rstrip("/")
+            self._client = client_of(reactor, HTTPConnectionPool(reactor), TIMEOUT_S, ca_file)
 
     async def incidents(self, at_s: float | None, cursor: str | None, limit: int) -> dict[str, Any]:
         """Return what the service says; raises `llama.web.store.StoreError` when it says nothing."""

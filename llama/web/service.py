@@ -9,6 +9,7 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 
 from llama.config import WebConfig
 from llama.http import HttpService
+from llama.pinpoint.remote import RemoteIncidents
 
 from .answers import Answers
 from .api import WebApi
@@ -40,11 +41,13 @@ class WebService(MultiService):
         self.flows: FlowSource = flows or CollectorFlows(
             reactor, config.collectors, token=config.collector_token, ca_file=config.ca_file
         )
-        api = WebApi(
-            Answers(reactor, self.store),
-            self.flows,
-            incidents if incidents is not None else NoIncidents(),
-        )
+        if incidents is None:
+            incidents = (
+                RemoteIncidents(reactor, config.pinpoint, ca_file=config.ca_file)
+                if config.pinpoint
+                else NoIncidents()
+            )
+        api = WebApi(Answers(reactor, self.store), self.flows, incidents)
         self.http = HttpService(
             reactor, config.listen, api.resource(), what="llama-web", token=config.api_token
         )
