@@ -61,7 +61,12 @@ _LOOK_S = 0.25
     type=click.Path(file_okay=False, path_type=Path),
     help="Leave configuration, log and database there. [a temporary one]",
 )
-def demo(once: bool, seed: int | None, interval_s: int, directory: Path | None) -> None:
+@click.option(
+    "--fabric", is_flag=True, help="In a Clos fabric of network namespaces instead (root)."
+)
+def demo(
+    once: bool, seed: int | None, interval_s: int, directory: Path | None, fabric: bool
+) -> None:
     """Run a small network on this machine, with a fault to find.
 
     Six hosts in three sites, each with a reflector and a collector, and a scraper into an embedded
@@ -72,6 +77,10 @@ def demo(once: bool, seed: int | None, interval_s: int, directory: Path | None) 
 
     if seed is None:
         seed = random.randrange(10_000)
+    if fabric:
+        from ._fabric_demo import FabricDemo
+
+        raise SystemExit(run(reactor, FabricDemo(reactor, seed, interval_s, once).play))
     with ExitStack() as stack:
         try:
             block = Block()

@@ -123,15 +123,18 @@ def start_collector(lab: Lab, host: str, traffic: Traffic) -> Process:
     return lab.start(host, "collector", arguments)
 
 
-def start_pinpoint(lab: Lab, traffic: Traffic) -> Process:
-    """Start pinpointing on the management node; its judgements go to `judgements`."""
+def start_pinpoint(lab: Lab, traffic: Traffic, listen: str | None = None) -> Process:
+    """Start pinpointing on the management node; its judgements go to `judgements`.
+
+    It serves on that node's loopback unless `listen` says otherwise.
+    """
     arguments = [
         str(Path(sys.executable).parent / "llama"),
         "pinpoint",
         *collector_urls(lab).values(),
         f"--interval={traffic.interval_s}",
         f"--settle={min(4.0, traffic.interval_s - 0.5)}",
-        f"--listen=127.0.0.1:{PINPOINT_PORT}",
+        f"--listen={listen or f'127.0.0.1:{PINPOINT_PORT}'}",
         f"--names={write_names(lab)}",
         f"--state={lab.directory / 'incidents.json'}",
         f"--record={judgements(lab)}",
@@ -144,10 +147,23 @@ def judgements(lab: Lab) -> Path:
     return lab.directory / "judgements.jsonl"
 
 
-def start_all(lab: Lab, traffic: Traffic) -> None:
-    """Start every reflector, then every collector, then pinpointing."""
+def start_scraper(lab: Lab, traffic: Traffic, store: Path) -> Process:
+    """Start a scraper on the management node that writes to an SQLite file."""
+    path = lab.directory / "scraper.yaml"
+    configuration = {
+        "interval": min(1, traffic.interval_s),
+        "collectors": list(collector_urls(lab).values()),
+        "writers": [{"type": "sqlite", "path": str(store)}],
+    }
+    path.write_text(yaml.safe_dump(configuration, sort_keys=False))
+    arguments = [twistd(), "-n", "--pidfile=", "llama-scraper", "--config", str(path)]
+    return lab.start(MANAGEMENT, "scraper", arguments)
+
+
+def start_all(lab: Lab, traffic: Traffic, listen: str | None = None) -> None:
+    """Start every reflector, then every collector, then pinpointing (which serves at `listen`)."""
     for host in lab.fabric.hosts:
         start_reflector(lab, host)
     for host in lab.fabric.hosts:
         start_collector(lab, host, traffic)
-    start_pinpoint(lab, traffic)
+    start_pinpoint(lab, traffic, listen)
