@@ -2,6 +2,7 @@
 
 import { Question, get } from "./api.js";
 import { Drawer } from "./drawer.js";
+import { IncidentView } from "./incident.js";
 import { drawKeys, drawLegend } from "./legend.js";
 import { drawHeadline, drawIncidents, drawSick, drawWorst, make } from "./lists.js";
 import { MatrixView } from "./matrix.js";
@@ -19,6 +20,7 @@ const matrixQuestion = new Question("matrix"), timelineQuestion = new Question("
 let model = null, timeline = null, dimensions = null, asTable = false;
 let skew = 0; // what the service's clock is ahead of ours, in seconds
 let interval = null, newest; // undefined: not asked yet
+let incidents = null;
 let hasFlows = false; // whether the service can ask collectors for flows
 const complaints = new Map();
 
@@ -29,6 +31,10 @@ const view = new MatrixView($("stage"), { open, fold, told: (text) => { $("spoke
 const drawer = new Drawer($("drawer"), {
   close: closeDrawer,
   time: (time) => goTo(time),
+});
+const incidentView = new IncidentView($("incident"), {
+  close: () => state.set({ incident: "" }),
+  pair: (src, dst) => state.link({ src, dst }),
 });
 const scrubber = new Scrubber($("scrubber"), {
   go: goTo,
@@ -86,10 +92,22 @@ async function loadDimensions() {
 
 async function loadIncidents() {
   try {
-    drawIncidents($("incidents"), await get("incidents", { at: state.get("at"), limit: 20 }));
+    incidents = await get("incidents", { at: state.get("at"), limit: 20 });
+    showIncident();
   } catch (error) {
     $("incidents").replaceChildren(make("p", error.message, "none"));
   }
+}
+
+// The list, the chosen incident beside the matrix, and its cells within.
+function showIncident() {
+  if (!incidents) return;
+  const id = state.get("incident");
+  drawIncidents($("incidents"), incidents, id, (each) => state.link({ incident: each, src: "", dst: "" }));
+  const chosen = incidents.incidents.find((each) => each.id === id);
+  view.mark(chosen?.pairs ?? []);
+  if (chosen?.pairs && !state.get("src")) incidentView.show(chosen);
+  else incidentView.hide();
 }
 
 function loadDrawer() {
@@ -149,6 +167,7 @@ function refresh(changed) {
   if (any("range", "from", "to", "class", "probe") || (any("at") && outside())) loadTimeline();
   else if (timeline) scrubber.show(timeline, state.live ? null : Number(state.get("at")));
   if (any("at")) loadIncidents();
+  else if (any("incident", "src")) showIncident();
 }
 
 function outside() {
@@ -317,6 +336,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, dialog")) return;
   if (event.key === "Escape" && state.get("src")) closeDrawer();
+  else if (event.key === "Escape" && state.get("incident")) state.set({ incident: "" });
   else if (event.key === "l") state.set({ at: "", span: "", from: "", to: "" });
   else if (event.key === ",") scrubber.step(-1);
   else if (event.key === ".") scrubber.step(1);

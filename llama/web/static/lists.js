@@ -85,7 +85,7 @@ export function drawWorst(place, model, hrefFor) {
   if (rest > 0) place.append(make("li", `and ${count(rest, "more pair")}`, "none"));
 }
 
-export function drawIncidents(place, answer) {
+export function drawIncidents(place, answer, chosen, link) {
   if (!answer.configured) {
     place.replaceChildren(make("p", "no pinpointing configured", "none"));
     return;
@@ -98,6 +98,8 @@ export function drawIncidents(place, answer) {
   for (const incident of answer.incidents) {
     const item = make("li"), row = make("a");
     row.dataset.incident = incident.id;
+    row.href = link(incident.id === chosen ? "" : incident.id);
+    if (incident.id === chosen) row.setAttribute("aria-current", "true");
     const when = incident.end ? `${clock(incident.start)} – ${clock(incident.end)}` : `since ${clock(incident.start)}`;
     row.append(make("span", incident.end ? "─" : "■", "sign b4"), make("span", incident.title, "what"), make("small", when));
     item.append(row);

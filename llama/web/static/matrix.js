@@ -21,6 +21,7 @@ export class MatrixView {
     this.cursor = null; // {row, col}: where the keyboard is
     this.hover = null;
     this.chosen = null; // {src, dst}: the open cell
+    this.marked = []; // [[src, dst], ...]: the cells of the chosen incident
     this.drag = null;
     this.colours = palette();
     new ResizeObserver(() => this.redraw()).observe(stage);
@@ -45,6 +46,12 @@ export class MatrixView {
 
   choose(chosen) {
     this.chosen = chosen;
+    this.redraw();
+  }
+
+  mark(pairs) {
+    this.marked = pairs;
+    this.stage.dataset.marked = String(pairs.length);
     this.redraw();
   }
 
@@ -181,6 +188,13 @@ export class MatrixView {
       pen.fillRect(at.x0 + this.hover.col * at.cellW, at.top, at.cellW, at.fullH);
       pen.globalAlpha = 1;
       frame(this.hover.row, this.hover.col, 1, colours.text);
+    }
+    if (this.marked.length) {
+      const rowOf = new Map(model.rows.map((entry, n) => [entry.host, n]));
+      const colOf = new Map(model.cols.map((entry, n) => [entry.host, n]));
+      for (const [src, dst] of this.marked) {
+        if (rowOf.has(src) && colOf.has(dst)) frame(rowOf.get(src), colOf.get(dst), 2, colours.text);
+      }
     }
     if (this.chosen) {
       const row = model.rows.findIndex((entry) => entry.host === this.chosen.src);

@@ -14,6 +14,7 @@ const DEFAULTS = {
   to: "",
   src: "", // the open cell
   dst: "",
+  incident: "", // the chosen one
 };
 
 export const RANGES = { "15m": 900, "1h": 3600, "6h": 21600, "1d": 86400, "7d": 604800, "30d": 2592000 };
