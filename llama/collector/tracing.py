@@ -34,7 +34,7 @@ PERIOD_S = 0.05
 #: Flows being traced at a time.
 AT_ONCE = 256
 #: Flows of one interval that are picked for what they lost.
-PICKED = 256
+PICKED = 128
 #: A lossy flow whose path was confirmed so lately is not traced again, s.
 FRESH_S = 60.0
 #: Nor is a dead one that was met dead so lately.
@@ -44,7 +44,7 @@ SIBLINGS = 4
 #: With nothing else to do every flow is traced again so often, at most.
 AGAIN_S = 300.0
 #: Flows of an interval that are looked at for that, so that no tick of the prober waits long.
-LOOKED_AT = 4096
+LOOKED_AT = 1024
 #: A path with silent hops is traced again so soon, s, so many times: it may have been chance.
 SOON_S, TRIES = 15.0, 4
 MOST_HOPS = 24
@@ -151,7 +151,7 @@ class Tracing:
         stats, pairs = closed.flow_stats, closed.flows["pair"]
         count = 0
         seen: dict[int, int] = {}
-        for row in lossy[: 4 * PICKED].tolist():
+        for row in lossy[: 2 * PICKED].tolist():
             if count >= PICKED:
                 return
             pair = int(pairs[row])
