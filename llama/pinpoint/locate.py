@@ -15,8 +15,6 @@ met dead: it then votes on the links from where the trace ended, since that is f
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
 import numpy.typing as npt
 from attrs import evolve
@@ -36,6 +34,7 @@ from llama.pinpoint.evidence import (
     Thresholds,
     Verdict,
 )
+from llama.pinpoint.replies import Replies
 from llama.pinpoint.symptoms import Symptom
 from llama.pinpoint.words import VERB, sentence
 
@@ -71,10 +70,7 @@ class _Case:
         self.dead = (self.sent > 0) & (self.lost >= thresholds.dead * self.sent)
         self.known_path = np.diff(paths.start) > 0
         self.excluded: list[str] = []
-        count = len(hosts.names)
-        source, destination = flows["source"].astype(np.int64), flows["destination"]
-        self.pair = source * count + destination
-        self.mirror_pair = destination.astype(np.int64) * count + source
+        self.replies = Replies(flows, hosts, paths, self.known_path, self.dead)
 
     def judge(self) -> Verdict:
         """Judge ends, then loss, then marks, then lateness."""
@@ -167,9 +163,9 @@ class _Case:
             else:
                 families, least_share = [*by_path, *by_tag], 0.0
             located = self._rounds(families, symptom, traced, symptom.forward, least_share)
-            found += self._without_echoes(located, symptom)
+            found += self.replies.without_echoes(located, symptom, self.limits.late)
         for suspect in found:
-            aside |= self._consequences(suspect, symptom)
+            aside |= self.replies.consequences(suspect, symptom)
         rest = symptom.judged & ~aside
         found += self._rounds(by_tag, symptom, rest, symptom.troubled, 0.0)
         explained = np.zeros(len(self.flows), bool)
@@ -177,72 +173,6 @@ class _Case:
             explained[suspect.hit] = True
         left = np.flatnonzero(symptom.troubled & ~explained & ~aside)
         return found, left
-
-    def _consequences(self, suspect: Suspect, symptom: Symptom) -> Mask:
-        """Return the flows whose trouble a located suspect accounts for without their own vote.
-
-        Seen from the other end, its links carry the replies of the flows between the same places.
-        Flows of unknown path may cross it if their like do. Places are hosts where the suspect is
-        a host's own link, else the routers that hosts are attached to: replies hash their own way
-        between these, so hosts with few flows may miss a link that their replies cross.
-        """
-        names = set(self.hosts.names)
-        own = suspect.kind == "host" or bool(names & set(suspect.name.split(" -> ")))
-        there, back = (self.pair, self.mirror_pair) if own else self._attached
-        crossing = np.unique(there[suspect.flows])
-        replies = np.isin(back, crossing)
-        if symptom.name != "late":
-            # What only a trace told may be of replies, too: see `_without_echoes`.
-            replies &= ~symptom.forward | self._traced_only
-        consequences: Mask = replies | (np.isin(there, crossing) & ~self.known_path)
-        consequences[suspect.flows] = True
-        return consequences
-
-    def _without_echoes(self, suspects: list[Suspect], symptom: Symptom) -> list[Suspect]:
-        """Leave out what a bad way back makes look bad on the way there.
-
-        Where replies are lost, so may be the ICMP that traces wait for: a trace then ends too early
-        on flows between the same places as the true cause, in the other direction. But a link
-        that is dead itself kills all of its flows, and these no more than the others.
-        """
-        kept: list[Suspect] = []
-        for suspect in suspects:
-            before = [other.flows for other in kept]
-            if symptom.name == "loss" and before:
-                there, back = self._attached
-                crossing = np.unique(there[np.concatenate(before)])
-                echo = self._traced_only[suspect.hit] & np.isin(back[suspect.hit], crossing)
-                judged = suspect.flows
-                if echo.mean() > 0.5 and self.dead[judged].mean() < self.limits.late:
-                    continue
-            kept.append(suspect)
-        return kept
-
-    @cached_property
-    def _traced_only(self) -> Mask:
-        """Flows of which nothing but a trace says that they lose on the way there."""
-        only: Mask = self.dead & (self.paths.answered >= 0) & (self.flows["lost_forward"] == 0)
-        return only
-
-    @cached_property
-    def _attached(self) -> tuple[Indices, Indices]:
-        """The router pair of each flow as one number, there and back.
-
-        A host's router is the one that its traced flows enter first or leave last; a host of
-        which no flow was traced stands for itself.
-        """
-        hosts = len(self.hosts.names)
-        nodes = {name: hosts + n for n, name in enumerate({n for a in self.paths.links for n in a})}
-        router = np.arange(hosts)
-        traced = np.flatnonzero(self.known_path)
-        first = self.paths.link[self.paths.start[traced]]
-        last = self.paths.link[self.paths.start[traced + 1] - 1]
-        for end, links, side in (("destination", last, 0), ("source", first, 1)):
-            number = np.array([nodes[link[side]] for link in self.paths.links], np.int64)
-            router[self.flows[end][traced]] = number[links] if len(links) else router[:0]
-        a, b = router[self.flows["source"]], router[self.flows["destination"]]
-        many = hosts + len(nodes)
-        return a * many + b, b * many + a
 
     def _everywhere(self, symptom: Symptom) -> Suspect | None:
         """Return the one suspect for trouble of nearly all flows: nothing can be told apart."""
