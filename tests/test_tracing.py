@@ -1,0 +1,192 @@
+"""Which of its flows a collector traces, when, and what it makes of the answers."""
+
+import numpy as np
+from attrs import evolve
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama import testing
+from llama.collector.tracing import AGAIN_S, DEAD_FRESH_S, FRESH_S, PERIOD_S, RATE_PPS, Tracing
+from llama.net.errors import IcmpError
+from llama.wire import stamp
+
+
+class Kernel:
+    """Sockets whose packets are kept, and answered by a path of routers."""
+
+    def __init__(self, numbers):
+        self.sent = []
+        self.tracing = None
+        self.sockets = {}
+        for number in numbers:
+            source = type("Source", (), {"version": 4})()
+            self.sockets[source] = Socket(number, self)
+
+    def reserve_ssid(self):
+        """Return the SSID of traces."""
+        return 77
+
+
+class Socket:
+    """One source port."""
+
+    family = 2  # AF_INET
+
+    def __init__(self, number, kernel):
+        self.number, self.kernel, self.sock = number, kernel, self
+        self.enabled = False
+
+    def setsockopt(self, *_):
+        """Note that errors are wanted."""
+        self.enabled = True
+
+    def sendmsg(self, parts, control, _flags, to):
+        """Keep a packet: its TTL, TOS, number, SSID and size."""
+        payload = b"".join(parts)
+        options = {kind: int.from_bytes(data[:4], "little") for _, kind, data in control}
+        number, _, _, ssid = stamp.SENDER_STRUCT.unpack_from(payload)
+        self.kernel.sent.append((self, to, options[2], options[1], number, ssid, payload))
+
+
+class Picking(SynchronousTestCase):
+    def setUp(self):
+        """Make a tracing over one interval of 3 pairs with 4 flows each."""
+        self.clock = Clock()
+        self.now = 1_700_000_000.0
+        self.closed = testing.closed_interval(3, flows_per_pair=4)
+        ports = sorted(set(self.closed.flows["source_port"].tolist()))
+        self.kernel = Kernel(ports)
+        self.tracing = Tracing(self.clock, self.kernel, unix_time_s=lambda: self.now)
+        self.tracing.start()
+        self.addCleanup(self.tracing.stop)
+
+    def lossy(self, rows, lost=3, received=7):
+        """Return the interval with these flows lossy."""
+        stats = self.closed.flow_stats.copy()
+        stats["lost"][rows], stats["received"][rows] = lost, received
+        return evolve(self.closed, flow_stats=stats)
+
+    def run_for(self, seconds, hops=("10.0.0.1", "10.0.0.2"), dead_after=None, quote=44):
+        """Let time pass; answer every packet as a path of routers and the target would."""
+        for _ in range(round(seconds / PERIOD_S)):
+            self.clock.advance(PERIOD_S)
+            self.now += PERIOD_S
+            sent, self.kernel.sent = self.kernel.sent, []
+            for sock, to, ttl, _, number, _, payload in sent:
+                if dead_after is not None and ttl > dead_after:
+                    continue
+                if ttl <= len(hops):
+                    error = IcmpError(4, 11, 0, hops[ttl - 1], to[0], to[1], payload[:quote])
+                    self.tracing.error(sock, error)
+                else:
+                    self.tracing.reply(sock, to[0], number, ttl - len(hops))
+
+    def paths(self):
+        """Return what is known: (dst, port) -> hops."""
+        return {(k.dst_ip, k.source_port): v.hops for k, v in self.tracing.table.since(0)}
+
+    def test_every_flow_once(self):
+        """With nothing the matter every flow is traced, then none for a while."""
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        self.assertEqual(len(self.paths()), 12)
+        for (target, _), hops in self.paths().items():
+            self.assertEqual(hops, ("10.0.0.1", "10.0.0.2", target))
+        before = self.tracing.sent
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        self.assertEqual(self.tracing.sent, before)
+        self.now += AGAIN_S
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        self.assertGreater(self.tracing.sent, before)
+
+    def test_as_the_probes(self):
+        """Packets bear the flow's ports, class and size, under an SSID that no probe has."""
+        pairs = [evolve(pair, dscp=46, size=200) for pair in self.closed.pairs]
+        self.tracing.closed(evolve(self.closed, pairs=pairs))
+        self.clock.advance(PERIOD_S)
+        sock, to, ttl, tos, _, ssid, payload = self.kernel.sent[0]
+        self.assertEqual((tos >> 2, ssid, len(payload), ttl), (46, 77, 200, 1))
+        self.assertEqual(to, (pairs[0].dst_ip, pairs[0].dst_port))
+        self.assertTrue(sock.enabled)
+
+    def test_paced(self):
+        """However much there is to trace, no more than the rate is sent."""
+        self.tracing.closed(self.closed)
+        self.clock.advance(PERIOD_S)
+        self.assertLessEqual(len(self.kernel.sent), 2 * RATE_PPS * PERIOD_S)
+
+    def test_dead_first_with_siblings(self):
+        """A dead flow is traced at once, its healthy siblings next, before all others."""
+        dead = self.lossy([9], lost=10, received=0)
+        self.tracing.closed(dead)
+        keys = list(self.tracing._urgent)
+        self.assertEqual(keys[0].source_port, int(self.closed.flows["source_port"][9]))
+        self.assertEqual({key.dst_ip for key in keys}, {self.closed.pairs[2].dst_ip})
+        self.assertEqual(len(keys), 4)
+
+    def test_how_far_a_dead_flow_comes(self):
+        """A dead flow keeps its path and tells how far it comes; it is not asked all the time."""
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        dead = self.lossy([0], lost=10, received=0)
+        self.tracing.closed(dead)
+        self.run_for(6, dead_after=1)
+        (key,) = [k for k, v in self.tracing.table.since(0) if v.reach is not None]
+        known = self.tracing.table.get(key)
+        self.assertEqual((known.reach, known.hops[:2]), (1, ("10.0.0.1", "10.0.0.2")))
+        self.tracing.closed(dead)
+        self.assertNotIn(key, self.tracing._urgent)
+        self.now += DEAD_FRESH_S
+        self.tracing.closed(dead)
+        self.assertIn(key, self.tracing._urgent)
+
+    def test_a_lossy_flow_with_a_fresh_path(self):
+        """A lossy flow whose path was seen just now is not traced again before long."""
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        self.tracing.closed(self.lossy([0]))
+        self.assertEqual(len(self.tracing._urgent), 0)
+        self.now += FRESH_S
+        self.tracing.closed(self.lossy([0]))
+        self.assertEqual(len(self.tracing._urgent), 4)
+
+    def test_routers_that_quote_eight_octets(self):
+        """Answers without our octets are told apart by having one packet under way."""
+        self.tracing.closed(self.closed)
+        self.run_for(40, quote=0)
+        whole = [hops for hops in self.paths().values() if None not in hops]
+        self.assertEqual(len(whole), 12)
+
+    def test_errors_about_probes(self):
+        """An ICMP error that quotes a probe, of another SSID, is not taken for a trace's."""
+        self.tracing.closed(self.closed)
+        self.clock.advance(PERIOD_S)
+        sock, to, _, _, number, _, payload = self.kernel.sent[0]
+        probe = payload[:14] + b"\x00\x01" + payload[16:]
+        self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", to[0], to[1], probe))
+        trace = self.tracing._going[number >> 16].trace
+        self.assertEqual(trace.hops[0].addresses, [])
+
+    def test_sockets_that_went_away(self):
+        """Flows whose source port was closed meanwhile are left out."""
+        self.kernel.sockets.clear()
+        self.tracing.closed(self.closed)
+        self.run_for(1)
+        self.assertEqual((self.tracing.sent, self.paths()), (0, {}))
+
+    def test_intervals_of_lossy_flows_only(self):
+        """An interval whose healthy flows were let go is nothing to pick from."""
+        self.tracing.closed(evolve(self.closed, all_flows=False))
+        self.assertEqual((len(self.tracing._urgent), len(self.tracing._idle)), (0, 0))
+
+    def test_many_flows_in_turns(self):
+        """Of very many flows each interval offers another part."""
+        many = testing.closed_interval(600, flows_per_pair=4)
+        self.tracing.closed(many)
+        first = set(self.tracing._idle)
+        self.tracing._idle.clear()
+        self.tracing.closed(many)
+        self.assertTrue(first.isdisjoint(self.tracing._idle))
+        self.assertEqual(len(np.unique([key.dst_ip for key in first])), 256)
