@@ -312,6 +312,8 @@ class ServiceTests(ConfigCase):
             "legacy: no\n"
             "limits: {pps: 50k, pps_per_source: 100, sessions: 1000}\n"
             "refuse_source_ports: [7, 19]\n"
+            "permit_source_ports: [862, 53]\n"
+            "stats: {interval: 10, tags: {src_hostname: edge, rack: 01}}\n"
             "reply_dscps: [BE, EF]\n"
             "keys:\n"
             "  - {file: good.keys, key: a1, prefixes: 192.0.2.0/25}\n"
@@ -329,6 +331,10 @@ class ServiceTests(ConfigCase):
         self.assertEqual((read.legacy, read.allow_unauthenticated), (False, True))
         self.assertEqual((read.max_pps, read.max_pps_per_source), (50_000.0, 100.0))
         self.assertEqual((read.max_sessions, read.refuse_source_ports), (1000, (7, 19)))
+        self.assertEqual(read.permit_source_ports, (862, 53))
+        self.assertEqual((read.interval_s, read.keep_intervals), (10, 93))
+        self.assertEqual(read.src_hostname, "edge")
+        self.assertEqual(read.stats_tags, {"src_hostname": "edge", "rack": "01"})
         self.assertEqual(read.reply_dscps, (0, 46))
         self.assertEqual([key.key.id for key in read.keys], ["a1", "b2"])
         self.assertEqual(
@@ -336,6 +342,12 @@ class ServiceTests(ConfigCase):
         )
         self.assertEqual((read.sessions[0].source_port, read.sessions[0].ssid), (41000, 3))
         self.assertEqual(hash(read), hash(config.load_reflector(str(path))))
+
+    def test_permitted_ports_of_strangers(self) -> None:
+        """Ports of services that answer are remarked on where anybody may name them."""
+        for further, notes in (("", 1), ("allow: [192.0.2.0/24]\n", 0)):
+            read = config.load_reflector(self.write("permit_source_ports: [19]\n" + further))
+            self.assertEqual(len(read.notes), notes)
 
     def test_scraper(self) -> None:
         """A scraper's collectors become base URLs, and writers get their options as written."""

@@ -23,6 +23,7 @@ KEYS: dict[str, set[str]] = {
     },
     "reflector": {
         *reflector.REFLECTOR, *sections.API, *reflector.LIMITS, *reflector.KEY, *reflector.SESSION,
+        *reflector.STATS,
     },
     "scraper": {*scraper.SCRAPER, *sections.API, *scraper.SPOOL, "type"},
     "web": {*web.WEB, "type", *(key for keys in web.STORES.values() for key in keys)},

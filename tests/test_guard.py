@@ -52,9 +52,10 @@ class PortTests(SynchronousTestCase):
                          self.reasons(guard, [9000, 9001, 9002]))  # fmt: skip
 
     def test_a_permitted_port_is_admitted(self) -> None:
-        """Routers that probe from port 862 can be let in; port 0 never."""
-        self.assertEqual(["admitted", "source_port"],
-                         self.reasons(Guard(permit=[862, 0]), [862, 0]))  # fmt: skip
+        """Routers that probe from port 862 can be let in, to it as well; port 0 never."""
+        guard = Guard(own_ports=[862], permit=[862, 0])
+        self.assertEqual(["admitted", "source_port", "source_port"],
+                         self.reasons(guard, [862, 0, 7]))  # fmt: skip
 
 
 prefixes = st.one_of(

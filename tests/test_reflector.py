@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import struct
 import time
@@ -10,7 +12,7 @@ from typing import Any
 import attrs
 import numpy as np
 from twisted.internet import udp
-from twisted.internet.error import CannotListenError
+from twisted.internet.error import CannotListenError, MessageLengthError
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
@@ -18,10 +20,13 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from llama.config import ReflectorConfig
 from llama.net import mmsg
 from llama.net.port import SLOTS, BatchPort, transmit_ids_supported
+from llama.reflector.allow import AllowList
+from llama.reflector.arrival import packed_address
 from llama.reflector.guard import Guard
-from llama.reflector.protocol import Reflector, packed_address
+from llama.reflector.protocol import Reflector
 from llama.reflector.service import PortService
 from llama.reflector.sessions import Sessions
+from llama.reflector.tally import Tally
 from llama.wire import scalar, stamp, tlv
 
 
@@ -45,6 +50,59 @@ def probe(sequence: int, ssid: int = 7, tlvs: bytes = b"") -> bytes:
     """A STAMP probe sent now."""
     now = stamp.ntp_from_unix_ns(time.time_ns())
     return stamp.SENDER_STRUCT.pack(sequence, now, stamp.error_estimate(None), ssid) + tlvs
+
+
+#: What the kernel may say to a reply, and how it is counted.
+FAILURES = (
+    (errno.EAGAIN, "send_buffer_full"),
+    (errno.ENOBUFS, "send_buffer_full"),
+    (errno.EPERM, "send_forbidden"),
+    (errno.EHOSTUNREACH, "send_no_route"),
+    (errno.EMSGSIZE, "send_too_long"),
+    (errno.EIO, "send_failed"),
+)
+
+
+class FailingTransport:
+    """A port of Twisted's whose socket takes nothing, for the reason ``code``."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def write(self, datagram: bytes, addr: Any) -> None:
+        """Fail as `twisted.internet.udp.Port` does."""
+        if self._code == errno.EMSGSIZE:
+            raise MessageLengthError("message too long")
+        raise OSError(self._code, os.strerror(self._code))
+
+
+class RefusingSends:
+    """A port's outgoing messages, of which the kernel refuses the first and every so many."""
+
+    def __init__(self, real: Any, every: int, code: int) -> None:
+        self.real = real
+        self.taken = 0
+        self._every = every
+        self._code = code
+        self._met = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.real, name)
+
+    def send(self, fd: int, first: int, count: int, *, picked: bool = False) -> int:
+        """Send up to the next one that is refused; refuse that."""
+        if self._met % self._every == 0:
+            self._met += 1
+            raise OSError(self._code, os.strerror(self._code))
+        sent = self.real.send(fd, first, min(count, self._every - self._met % self._every),
+                              picked=picked)  # fmt: skip
+        self._met += sent
+        self.taken += sent
+        return int(sent)
+
+    def send_row(self, row: int, length: int, ancillary: Any) -> None:
+        """Refuse."""
+        raise OSError(self._code, os.strerror(self._code))
 
 
 class ReflectorCase(SynchronousTestCase):
@@ -175,7 +233,10 @@ class ProtocolTests:
             self.client.sendto(odd[n % len(odd)], self.address)
         for _ in range(130):
             self.port.doRead()
-        answers = [self.answer() for _ in range(60 + 10 + 10 + 10)]
+        if not self.batched:  # where no TTL is known, legacy probes of strangers are refused
+            self.assertEqual(self.protocol.tally.dropped["no_ttl"], len(python + go))
+            python, go = [], []
+        answers = [self.answer() for _ in range(60 + 10 + len(python) + len(go))]
         self.assertEqual([a for a in answers if a in python], python)
         self.assertEqual([a for a in answers if a in go], go)
         replies = [scalar.stamp_reply(a) for a in answers if a not in python + go]
@@ -248,10 +309,9 @@ class ProtocolTests:
     def test_stamp_reply_is_not_answered(self: Any) -> None:
         """Two reflectors that are made to talk to each other end at the first reply."""
         self.ask(probe(0))
-        reply = bytearray(self.answer())
-        reply[40] = 64  # the TTL, which only a batch port knows
-        self.ask(bytes(reply))
-        self.ask(*[bytes(reply)] * 8)
+        reply = self.answer()
+        self.ask(reply)
+        self.ask(*[reply] * 8)
         for _ in range(8):
             self.port.doRead()
         self.assertEqual(self.protocol.tally.dropped["loop"], 9)
@@ -275,6 +335,25 @@ class UserSpaceTests(ProtocolTests, ReflectorCase):
         reply = scalar.stamp_reply(self.answer())
         assert reply is not None
         self.assertEqual(reply.sender_ttl, 0)
+
+    def test_legacy_probes_of_listed_sources_are_answered(self) -> None:
+        """Whom the operator has listed is echoed also where an echo cannot lose a hop."""
+        python = struct.pack("<10sBddd?", b"__llama__", 0, 1.0, 0.0, 0.0, False)
+        self.ask(python)
+        self.assertTrue(self.silent())
+        self.protocol.guard = Guard(allow=AllowList(["127.0.0.1"]))
+        self.ask(python)
+        self.assertEqual(self.answer(), python)
+        self.assertEqual(dict(self.protocol.tally.answered), {"llama-python": 1})
+        self.assertEqual(dict(self.protocol.tally.dropped), {"no_ttl": 1})
+
+    def test_replies_that_cannot_leave_are_not_answers(self) -> None:
+        """What the kernel does not take is counted by its reason, and is no answer."""
+        for code, reason in FAILURES:
+            self.protocol.transport = FailingTransport(code)
+            self.ask(probe(0))
+            self.assertEqual(self.protocol.tally.dropped.pop(reason), 1)
+        self.assertEqual(self.protocol.tally.answered.total(), 0)
 
 
 class BatchTests(ProtocolTests, ReflectorCase):
@@ -384,6 +463,29 @@ class BatchTests(ProtocolTests, ReflectorCase):
         refused = self.protocol.guard.refusals(other[0], other[1])
         assert refused is not None
         self.assertEqual(refused.tolist(), [0])
+
+    def test_only_what_the_kernel_took_is_answered(self) -> None:
+        """Of a batch some of which cannot be sent, the rest is, and each is counted for what it is."""
+        python = struct.pack("<10sBddd?", b"__llama__", 0, 1.0, 0.0, 0.0, False)
+        for count in (1, 20, 200):
+            for code, reason in FAILURES:
+                tally = self.protocol.tally = Tally()
+                outbound = RefusingSends(self.port.outbound, every=7, code=code)
+                self.port.outbound = outbound
+                self.ask(*(probe(n) for n in range(count)))
+                self.port.outbound = outbound.real
+                refused = tally.dropped[reason]
+                self.assertGreater(refused, 0)
+                self.assertEqual(tally.answered["stamp"], outbound.taken)
+                self.assertEqual(tally.answered["stamp"] + refused, count)
+                full = reason == "send_buffer_full"  # our own doing: collectors are told
+                self.assertEqual(tally.limited, refused if full else 0)
+                for _ in range(outbound.taken):
+                    self.answer()
+        self.port.send_row = RefusingSends(self.port.outbound, every=1, code=errno.EPERM).send_row
+        tally = self.protocol.tally = Tally()
+        self.ask(python)
+        self.assertEqual((dict(tally.answered), tally.dropped["send_forbidden"]), ({}, 1))
 
     def test_failed_batch_is_not_the_last(self) -> None:
         """Whatever goes wrong with one batch, the next one is answered."""

@@ -119,12 +119,14 @@ class KeyTests(KeyCase):
         for service in self.both(keys=(key(NEW),), allow_unauthenticated=True):
             self.assertEqual(3, len(await self.ask(service, NEW)))
             port = service.port_number
+            expected = {"stamp-auth": 3, "stamp": 4}
+            if service.batched:  # earlier formats are echoed to strangers where the TTL is known
+                expected |= {"llama-go": 3, "llama-python": 3}
             for kind in ("stamp", "llama-go", "llama-python"):
                 said = await self.peer_sender(port=port, kind=kind)
-                self.assertEqual(3, len(said["replies"]), kind)
+                self.assertEqual(3 if kind in expected else 0, len(said["replies"]), kind)
             said = await self.peer_sender(port=port, kind="stamp", tlvs=[COS_EF, HMAC], count=1)
             self.assertEqual([0x20, 0x20], [each[0] for each in said["replies"][0]["tlvs"]])
-            expected = {"stamp-auth": 3, "stamp": 4, "llama-go": 3, "llama-python": 3}
             self.assertEqual(expected, dict(service.tally.answered))
 
     async def test_a_signed_loop_ends_at_once(self) -> None:

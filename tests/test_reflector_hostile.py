@@ -80,9 +80,9 @@ async def settle(*services: PortService) -> int:
 class LoopTests(PeersCase):
     """One forged packet sets two services on each other; nothing may go on for long."""
 
-    def pair(self) -> tuple[PortService, PortService]:
+    def pair(self, batched: bool | None = None) -> tuple[PortService, PortService]:
         """Start two reflectors on ports that neither knows of."""
-        return self.reflector(), self.reflector()
+        return self.reflector(batched), self.reflector(batched)
 
     async def test_stamp_between_two_reflectors_ends_at_once(self) -> None:
         """The first reply is known for a reply."""
@@ -91,6 +91,22 @@ class LoopTests(PeersCase):
         self.assertEqual(2, await settle(one, other))
         self.assertEqual(1, one.tally.answered["stamp"])
         self.assertEqual(1, other.tally.dropped["loop"])
+
+    async def test_stamp_ends_where_no_ttl_is_known(self) -> None:
+        """Also a reply whose sender's TTL is zero, for want of knowing it, is known for a reply."""
+        one, other = self.pair(batched=False)
+        spoof(stamp_probe(), other.port_number, one.port_number)
+        self.assertEqual(2, await settle(one, other))
+        self.assertEqual(1, one.tally.answered["stamp"])
+        self.assertEqual(1, other.tally.dropped["loop"])
+
+    async def test_earlier_formats_do_not_begin_where_no_ttl_is_known(self) -> None:
+        """Without a TTL to take a hop from, strangers' packets of earlier formats are not echoed."""
+        for packet in (golden("llama-go"), golden("llama-python")):
+            one, other = self.pair(batched=False)
+            spoof(packet, other.port_number, one.port_number)
+            self.assertEqual(1, await settle(one, other))
+            self.assertEqual({"no_ttl": 1}, dict(one.tally.dropped))
 
     async def test_stamp_in_batches_ends_at_once(self) -> None:
         """A flood of forged packets, answered by column, is over after one reply each."""
@@ -147,6 +163,22 @@ class LoopTests(PeersCase):
         self.assertEqual(3 * len(ports), await settle(service))
         self.assertEqual({}, dict(service.tally.answered))
         self.assertEqual(3 * len(ports), service.tally.dropped["source_port"])
+
+    async def test_permitted_ports_are_answered_and_loop_no_longer(self) -> None:
+        """A listed port that is permitted is answered, and what comes back is known as ever."""
+        service = self.reflector(permit_source_ports=(862, 7))
+        for payload in (stamp_probe(), golden("llama-go"), golden("llama-python")):
+            spoof(payload, 862, service.port_number)
+            spoof(payload, 19, service.port_number)
+        # Nobody listens on 862 here: the replies meet no service, so nothing comes back.
+        self.assertEqual(6, await settle(service))
+        self.assertEqual(3, service.tally.answered.total())
+        self.assertEqual({"source_port": 3}, dict(service.tally.dropped))
+        one = self.reflector()
+        other = self.reflector(permit_source_ports=(one.port_number,))
+        spoof(stamp_probe(), one.port_number, other.port_number)
+        self.assertEqual(2, await settle(one, other))
+        self.assertEqual(1, one.tally.dropped["loop"])
 
 
 class LimitTests(PeersCase):

@@ -10,7 +10,7 @@ from wire_packets import KEY, golden
 from llama.reflector import signed
 from llama.reflector.allow import halves
 from llama.reflector.keyring import KeyRing
-from llama.wire import tlv
+from llama.wire import auth, tlv
 
 HERE = halves("192.0.2.1")
 T2, T3 = 0xE98AF040_80418938, 0xE98AF040_8083126F
@@ -37,6 +37,16 @@ class SignedTests(SynchronousTestCase):
         """With TLVs and without, what goes back is what the RFCs say."""
         self.assertEqual(golden("auth-reply"), reply_to(golden("auth-probe")))
         self.assertEqual(golden("auth-reply-tlvs"), reply_to(golden("auth-probe-tlvs")))
+
+    def test_a_reply_is_signed_once(self) -> None:
+        """A probe costs two digests, one to verify it and one to sign the reply as it leaves."""
+        digests: list[int] = []
+        digest = auth.digest
+        self.patch(auth, "digest", lambda key, packet: digests.append(1) or digest(key, packet))
+        probe = golden("auth-probe")
+        self.assertEqual(KEY, self.key_of(probe, KeyRing([(KEY, (), ())])))
+        self.assertEqual(golden("auth-reply"), reply_to(probe))
+        self.assertEqual(2, len(digests))
 
     def test_the_key_is_found_by_prefix_and_ssid(self) -> None:
         """The ring says which two keys are tried; a probe signed with another is nobody's."""

@@ -140,10 +140,15 @@ class ReflectorConfig:
     max_pps_per_source: float | None = None  #: replies/s to one source address
     max_sessions: int = 65536  #: sessions with a counter of their own; the oldest goes
     refuse_source_ports: tuple[int, ...] = ()  #: besides the built-in ones
+    permit_source_ports: tuple[int, ...] = ()  #: of the built-in ones and our own
     reply_dscps: tuple[int, ...] = ()  #: DSCPs that the Class of Service TLV may ask for
     keys: tuple[ReflectorKey, ...] = ()
     allow_unauthenticated: bool = False  #: with keys: answer unauthenticated probes, too
     sessions: tuple[ReflectorSession, ...] = ()
+    interval_s: int = 30  #: of the reflector's own figures
+    keep_intervals: int = 33  #: closed intervals held for ``?since=``
+    src_hostname: str = ""  #: names the reflector in its figures; empty: the host's name
+    stats_tags: Mapping[str, str] = field(factory=FrozenMapping, converter=_frozen)
     notes: tuple[Mistake, ...] = field(default=(), eq=False)
 
 

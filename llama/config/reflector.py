@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from . import sections, values
+from .collector import default_keep
+from .frozen import FrozenMapping
 from .model import Key, ReflectorConfig, ReflectorKey, ReflectorSession
 from .tree import Document, KeySpec, Node, read_document, shown
 
@@ -29,6 +33,11 @@ LIMITS = {
     "pps": KeySpec(values.quantity(1, 1e9, "replies/s")),
     "pps_per_source": KeySpec(values.quantity(0.1, 1e9, "replies/s")),
     "sessions": KeySpec(values.whole(16, 4_194_304, "sessions"), DEFAULTS.max_sessions),
+}
+STATS = {
+    "interval": KeySpec(values.whole(1, 3600, "s"), DEFAULTS.interval_s),
+    "keep": KeySpec(values.whole(2, 100_000, "closed intervals")),
+    "tags": KeySpec(sections.tags, FrozenMapping()),
 }
 
 
@@ -75,6 +84,10 @@ def _limits(doc: Document, node: Node) -> Mapping[str, Any]:
     return doc.mapping(node, "limits", LIMITS)
 
 
+def _stats(doc: Document, node: Node) -> Mapping[str, Any]:
+    return doc.mapping(node, "stats", STATS)
+
+
 REFLECTOR = {
     "addresses": KeySpec(
         values.one_or_more("addresses to answer on", values.address), DEFAULTS.addresses
@@ -88,10 +101,14 @@ REFLECTOR = {
     "refuse_source_ports": KeySpec(
         values.one_or_more("UDP ports", values.whole(0, 65535, "UDP port")), ()
     ),
+    "permit_source_ports": KeySpec(
+        values.one_or_more("UDP ports", values.whole(1, 65535, "UDP port")), ()
+    ),
     "reply_dscps": KeySpec(values.one_or_more("traffic classes", values.dscp), ()),
     "keys": KeySpec(_keys, ()),
     "allow_unauthenticated": KeySpec(values.flag, DEFAULTS.allow_unauthenticated),
     "sessions": KeySpec(_sessions, ()),
+    "stats": KeySpec(_stats, {name: spec.default for name, spec in STATS.items()}),
 }
 
 
@@ -112,6 +129,8 @@ def read_reflector(doc: Document) -> ReflectorConfig:
     limits = given["limits"]
     if given["allow_unauthenticated"] and not given["keys"]:
         doc.note(doc.root, "allow_unauthenticated says nothing without keys: all probes are so")
+    _look_at_permitted(doc, given)
+    stats = given["stats"]
     return ReflectorConfig(
         path=doc.path,
         addresses=given["addresses"],
@@ -125,9 +144,37 @@ def read_reflector(doc: Document) -> ReflectorConfig:
         max_pps_per_source=limits["pps_per_source"],
         max_sessions=limits["sessions"],
         refuse_source_ports=given["refuse_source_ports"],
+        permit_source_ports=given["permit_source_ports"],
         reply_dscps=given["reply_dscps"],
         keys=tuple(given["keys"]),
         allow_unauthenticated=given["allow_unauthenticated"],
         sessions=tuple(given["sessions"]),
+        interval_s=stats["interval"],
+        keep_intervals=stats["keep"] or default_keep(stats["interval"]),
+        src_hostname=stats["tags"].get("src_hostname", ""),
+        stats_tags=stats["tags"],
         notes=tuple(sorted(doc.notes)),
     )
+
+
+def _look_at_permitted(doc: Document, given: Mapping[str, Any]) -> None:
+    """Refuse ports that are permitted and refused; remark on ports that strangers may name."""
+    permitted = given["permit_source_ports"]
+    if not permitted:
+        return
+    nodes = {entry.key: entry.value for entry in doc.entries(doc.root, "this file")}
+    node = nodes["permit_source_ports"]
+    items = node.value if isinstance(node, yaml.SequenceNode) else [node]
+    lines = {item.value: item for item in items}
+    for port in permitted:
+        if port in given["refuse_source_ports"]:
+            doc.wrong(
+                lines.get(str(port), node),
+                f"{port} is in refuse_source_ports as well, expected in one of them",
+            )
+    if not (given["allow"] or given["keys"]):
+        doc.note(
+            node,
+            "permit_source_ports without allow or keys: one forged packet can set this reflector"
+            " and a service on such a port on each other",
+        )

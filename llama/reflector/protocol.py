@@ -2,8 +2,8 @@
 
 `Reflector` answers STAMP (RFC 8762, stateful) and the packets of earlier LLAMA fleets. Most rows of a
 batch are alike and are answered by column; a batch of a few, a row of another format, every datagram
-where there are keys, and those of Twisted's ordinary UDP port go through `Reflector.answer`, the same
-rules one at a time.
+where there are keys, and those of Twisted's ordinary UDP port go through `llama.reflector.answer`, the
+same rules one at a time.
 It never sends more octets than it was sent, never sleeps, and knows nothing of collectors.
 """
 
@@ -12,27 +12,20 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-import time
-from collections.abc import Callable, Collection
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from attrs import define
+from twisted.internet.error import MessageLengthError
 from twisted.internet.protocol import DatagramProtocol
-from twisted.logger import Logger
 
 from llama.net import mmsg
 from llama.net.port import HEAD, LONGEST, BatchPort
-from llama.reflector import signed
-from llama.reflector.guard import REASONS, TOTAL_RATE, Guard
-from llama.reflector.keyring import KeyRing
-from llama.reflector.legacy import echo_class
-from llama.reflector.loops import Echoes, looks_like_stamp_reply, looks_like_stamp_reply_one
-from llama.reflector.provisioned import Provisioned
-from llama.reflector.sessions import Sessions
-from llama.reflector.tally import Tally
-from llama.wire import auth, llama_go, scalar, stamp, tlv
+from llama.reflector.answer import Answer, Answerer, ntp_now
+from llama.reflector.arrival import Arrival, packed_address, read_arrival
+from llama.reflector.guard import REASONS, TOTAL_RATE
+from llama.reflector.loops import looks_like_stamp_reply
+from llama.wire import llama_go, stamp, tlv
 
 # Octets of our own senders' layout of TLVs, see `llama.wire.tlv`.
 _FOLLOW_UP_TYPE = stamp.BASE_SIZE + 9
@@ -42,270 +35,34 @@ _COUNTED = np.uint8(255)  # refused, for a reason that is not the guard's
 CHUNK = 8  # replies that share one T3: it is read, then at most so many are sent
 # With so much waiting, replies are late by whole batches, and Follow-Up tells when they left.
 MANY, LARGE_CHUNK = 128, 32
-_DISTINCT = 64  # octets with which no two probes of earlier fleets begin
 FEW = 3  # up to so many datagrams are answered one at a time
 _V4 = 0xFFFF << 32  # ::ffff:0:0/96, under which IPv4 addresses are counted
-# The ancillary data of an IPv4 datagram as it nearly always comes: stamp, PKTINFO, TTL, TOS.
-_USUAL_V4 = struct.Struct("<qiiqq32xqii4xI4s4xqiii4xqiiB")
-_USUAL_KINDS_V4 = (
-    16 + 48, mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, 16 + 12, mmsg.SOL_IP, mmsg.IP_PKTINFO,
-    16 + 4, mmsg.SOL_IP, mmsg.IP_TTL, 16 + 1, mmsg.SOL_IP, mmsg.IP_TOS,
-)  # fmt: skip
-_PKTINFO_V4 = struct.Struct("<II4s")
-_PAIR = struct.Struct(">QQ")
-_REQUEST = struct.Struct(">IQHH")
-_REPLY = struct.Struct(">IQHHQ14sHB3x")
+_FULL = (errno.EAGAIN, errno.ENOBUFS)
+#: How it is counted that the kernel did not take a reply.
+_NOT_SENT = {
+    errno.EAGAIN: "send_buffer_full",
+    errno.ENOBUFS: "send_buffer_full",
+    errno.EPERM: "send_forbidden",
+    errno.EACCES: "send_forbidden",
+    errno.ENETUNREACH: "send_no_route",
+    errno.EHOSTUNREACH: "send_no_route",
+    errno.EINVAL: "send_no_route",  # a source on loopback, and the way to it leads elsewhere
+    errno.EMSGSIZE: "send_too_long",
+}
 
 
-@define(eq=False)
-class Arrival:
-    """One datagram's circumstances; None where the platform does not tell."""
+class Reflector(Answerer, DatagramProtocol):
+    """Answers probes on a `BatchPort`, or on Twisted's own UDP port where there is no `recvmmsg`."""
 
-    high: int  # source address as IPv6 (IPv4 mapped), upper 64 bits
-    low: int
-    port: int  # source port
-    local: int = 0  # the address asked, folded to 64 bits
-    received_ntp: int | None = None  # kernel's receive stamp
-    ttl: int | None = None
-    tos: int | None = None
-    unicast: bool = True  # False: it was sent to a group or to everybody
-
-
-@define(eq=False)
-class Answer:
-    """What `Reflector.answer` decided: the reply is in place, ``length`` octets of it."""
-
-    length: int
-    tos: int
-    place: int = -1  # the session whose transmit stamp is wanted, or -1
-    ttl: int | None = None  # of a legacy echo: one less than it came with, so that a loop dies
-    timed: bool = True  # a STAMP reply, which T3 is written into as it leaves
-    key: bytes | None = None  # what an authenticated reply is signed with as it leaves
-
-    def depart(self, octets: memoryview | bytearray) -> None:
-        """Write T3, now, into a STAMP reply, and sign it if need be."""
-        if self.key is None:
-            stamp_departure(octets)
-        else:
-            signed.depart(octets, _ntp_now(), self.key)
-
-
-class Reflector(DatagramProtocol):
-    """Answers probes on a `BatchPort`, or on Twisted's own UDP port where there is no `recvmmsg`.
-
-    ``seconds`` is the reactor's clock. ``clock_error_ns`` tells the wall clock's error or None
-    (see `llama.net.clock`); it is asked every 16 seconds. ``reply_dscps`` are the classes that a
-    Class of Service TLV may ask for; ``legacy`` says whether earlier fleets are answered.
-
-    With ``keys`` only probes that one of them signed are answered, unless
-    ``allow_unauthenticated``; with ``provisioned`` only those of its sessions.
-    """
-
-    log = Logger()
     noisy = False
-    transport: Any  # a BatchPort, or Twisted's UDP port
-
-    def __init__(
-        self,
-        seconds: Callable[[], float],
-        guard: Guard,
-        sessions: Sessions,
-        *,
-        tally: Tally | None = None,
-        clock_error_ns: Callable[[], float | None] = lambda: None,
-        reply_dscps: Collection[int] = (),
-        legacy: bool = True,
-        keys: KeyRing | None = None,
-        allow_unauthenticated: bool = False,
-        provisioned: Provisioned | None = None,
-    ) -> None:
-        self._seconds = seconds
-        self.guard = guard
-        self.sessions = sessions
-        self.tally = Tally() if tally is None else tally
-        self._clock_error_ns = clock_error_ns
-        self._permitted = np.zeros(64, np.bool_)
-        self._permitted[list(reply_dscps)] = True
-        self._legacy = legacy
-        self._keys = keys
-        self._allow_unauthenticated = allow_unauthenticated
-        self._provisioned = provisioned
-        self.started_ns = time.time_ns()
-        self._error_estimate = stamp.error_estimate(None)
-        self._error_due = self._drops_due = float("-inf")
-        self._started = seconds()
-        self._local_port = 0
-        self._receive_drops = 0
-        self._complained = float("-inf")
-        self._mute = 0
-        self._echoes = Echoes()
-
-    # Both ports
+    _received_s: npt.NDArray[np.uint32]
 
     def startProtocol(self) -> None:
         """Learn which port this is: nobody but another reflector sends from it."""
         self._local_port = self.transport.getHost().port
-
-    def _now(self) -> tuple[float, int]:
-        now = self._seconds()
-        if now >= self._error_due:
-            self._error_due = now + 16
-            self._error_estimate = stamp.error_estimate(self._clock_error_ns())
-        if now >= self._drops_due and isinstance(self.transport, BatchPort):
-            self._drops_due = now + 0.25
-            self._receive_drops = self.transport.receive_drops()
-        return now, int(now - self._started) + 1
-
-    def _refuse(self, reason: str, arrival: Arrival, length: int) -> None:
-        """Count a datagram dropped for ``reason`` and, at most every ten seconds, say so."""
-        self.tally.drop(reason)
-        now = self._seconds()
-        if now - self._complained < 10:
-            self._mute += 1
-            return
-        self._complained = now
-        self.log.info(
-            "dropped {length} octets from {source}: {reason} ({mute} more since last said)",
-            length=length, source=presentable(arrival), reason=reason, mute=self._mute,
-        )  # fmt: skip
-        self._mute = 0
-
-    def answer(self, octets: memoryview, length: int, arrival: Arrival) -> Answer | None:
-        """Turn one request into its reply, in place, T3 left to `Answer.depart`.
-
-        ``octets`` is writable and has room for at least ``length``, or 44, octets. Returns None,
-        having counted why, where there is nothing to answer.
-        """
-        now, tick = self._now()
-        self.tally.received += 1
-        code = self.guard.admit_one(arrival.high, arrival.low, arrival.port, now)
-        if code:
-            self.tally.limited += code == TOTAL_RATE
-            self._refuse(REASONS[code], arrival, length)
-            return None
-        if not arrival.unicast:  # one spoofed packet would have every host of a segment answer
-            self._refuse("not_unicast", arrival, length)
-            return None
-        if self._keys is not None:
-            key = signed.key_of(self._keys, octets, length, arrival.high, arrival.low)
-            if key is not None:
-                return self._answer_signed(octets, length, arrival, key, tick)
-            if not self._allow_unauthenticated:
-                self._refuse(self._unsigned(octets, length, arrival), arrival, length)
-                return None
-        legacy = echo_class(octets, length) if self._legacy else None
-        if legacy is not None:
-            if not self._knows(arrival, 0):
-                self._refuse("no_session", arrival, length)
-                return None
-            name, tos = legacy
-            again = self._echoes.too_often(bytes(octets[: min(length, _DISTINCT)]))
-            if again or (arrival.ttl is not None and arrival.ttl <= 1):
-                self._refuse("loop", arrival, length)
-                return None
-            self.tally.answered[name] += 1
-            ttl = None if arrival.ttl is None else arrival.ttl - 1
-            tos = (arrival.tos or 0) if tos is None else tos
-            return Answer(length, tos & 0xFC, ttl=ttl, timed=False)
-        if length < stamp.BASE_SIZE:
-            # TWAMP-Light senders may ask with 14 octets; only a source that the operator has listed
-            # gets the standard's 44 for fewer, since a spoofed one would get more than was sent.
-            if length < 14 or not self.guard.may_amplify(arrival.high, arrival.low):
-                self._refuse("short", arrival, length)
-                return None
-            octets[length : stamp.BASE_SIZE] = bytes(stamp.BASE_SIZE - length)
-            length = stamp.BASE_SIZE
-        elif octets[40] and looks_like_stamp_reply_one(octets, _ntp_now()):
-            self._refuse("loop", arrival, length)
-            return None
-        sequence, _sent, _error, ssid = _REQUEST.unpack_from(octets)
-        if not self._knows(arrival, ssid):
-            self._refuse("no_session", arrival, length)
-            return None
-        place, number = self._number(arrival, ssid, tick)
-        received = arrival.received_ntp
-        if received is None:
-            received = _ntp_now()
-        _REPLY.pack_into(
-            octets, 0, number, 0, self._error_estimate, ssid, received,
-            bytes(octets[:14]), 0, arrival.ttl or 0,
-        )  # fmt: skip
-        tos = (arrival.tos or 0) & 0xFC
-        followed = False
-        if length > stamp.BASE_SIZE:
-            area = octets[stamp.BASE_SIZE : length]
-            keys: tuple[bytes, ...] = ()
-            if self._keys is not None:
-                keys = self._keys.fitting(arrival.high, arrival.low, ssid)
-            followed = _wants_follow_up(area)
-            tos = tlv.reflect_one(
-                area, arrival.tos or 0, self._follow_up(place), self._state(arrival),
-                self._permitted,
-                keys, False, sequence, number,
-            )  # fmt: skip
-        self.tally.answered["stamp"] += 1
-        return Answer(length, tos, place if followed else -1)
-
-    def _knows(self, arrival: Arrival, ssid: int) -> bool:
-        """Tell whether a probe belongs to a session that is served."""
-        if self._provisioned is None:
-            return True
-        return self._provisioned.knows(arrival.high, arrival.low, arrival.port, ssid)
-
-    def _number(self, arrival: Arrival, ssid: int, tick: int) -> tuple[int, int]:
-        """Return the place of a probe's session and the number of its reply."""
-        ends = arrival.port << 32 | self._local_port << 16 | ssid
-        key = self.sessions.key(arrival.high, arrival.low, ends, arrival.local)
-        place = self.sessions.place_of(key, tick)
-        number = self.sessions.sent_view[place]
-        self.sessions.sent_view[place] = number + 1 & 0xFFFFFFFF
-        return place, number
-
-    def _unsigned(self, octets: memoryview, length: int, arrival: Arrival) -> str:
-        """Return why a datagram is not answered that no key has signed."""
-        assert self._keys is not None
-        if length < auth.BASE_SIZE:
-            return "unauthenticated"
-        ssid = signed.ssid_of(octets)
-        return "bad_hmac" if self._keys.fitting(arrival.high, arrival.low, ssid) else "no_key"
-
-    def _answer_signed(
-        self, octets: memoryview, length: int, arrival: Arrival, key: bytes, tick: int
-    ) -> Answer | None:
-        """Do what `answer` does for a probe that ``key`` has signed."""
-        if signed.is_reply(octets[:length], _ntp_now()):
-            self._refuse("loop", arrival, length)
-            return None
-        ssid = signed.ssid_of(octets)
-        if not self._knows(arrival, ssid):
-            self._refuse("no_session", arrival, length)
-            return None
-        place, number = self._number(arrival, ssid, tick)
-        received = arrival.received_ntp
-        followed = _wants_follow_up(octets[auth.BASE_SIZE : length])
-        tos = signed.answer(
-            octets, length, key, number, self._error_estimate,
-            _ntp_now() if received is None else received, arrival.ttl or 0, arrival.tos or 0,
-            self._follow_up(place), self._state(arrival), self._permitted,
-        )  # fmt: skip
-        self.tally.answered["stamp-auth"] += 1
-        return Answer(length, tos, place if followed else -1, key=key)
-
-    def _state(self, arrival: Arrival | None = None) -> tlv.State:
-        """Return what a source is told of us; without one, what all sources are told."""
-        limited = self.tally.limited
-        if arrival is not None:
-            high, low = np.array([[arrival.high], [arrival.low]], np.uint64)
-            own = self.guard.refusals(high, low) if self.guard.limits_sources else None
-            limited += 0 if own is None else int(own[0])
-        return tlv.State(self.started_ns, self._receive_drops, limited)
-
-    def _follow_up(self, place: int) -> tlv.FollowUp:
-        """Return what is known of the last reply of a session."""
-        left = int(self.sessions.follow_stamp[place])
-        return tlv.FollowUp(
-            int(self.sessions.follow_sequence[place]), left, tlv.SW_LOCAL if left else 0
-        )
+        if isinstance(self.transport, BatchPort):
+            # Octets 16 to 19: zero in probes by the book, the seconds of T2 in replies.
+            self._received_s = self.transport.inbound.octets.view(np.uint32)[:, 4]
 
     # Twisted's ordinary UDP port: one datagram at a time, user-space stamps, no TTL and no TOS
 
@@ -324,8 +81,12 @@ class Reflector(DatagramProtocol):
             answer.depart(octets)
         try:
             self.transport.write(bytes(octets), addr)
-        except OSError:
-            self.tally.drop("send_failed")
+        except OSError as reason:
+            self._not_sent(reason.errno)
+        except MessageLengthError:
+            self._not_sent(errno.EMSGSIZE)
+        else:
+            self.tally.answered[answer.format] += 1
 
     # BatchPort: whole batches
 
@@ -398,7 +159,7 @@ class Reflector(DatagramProtocol):
         outbound.tail_length[row] = max(answer.length - HEAD, 0)
         outbound.namelen[row] = inbound.namelen[row]
         answer.depart(octets)
-        self._send(port, row, 1, picked=False)
+        self.tally.answered[answer.format] += self._send(port, row, 1, picked=False)
         if wanted:
             port.stamps_due += 1
             port.read_transmit_stamps()
@@ -414,8 +175,10 @@ class Reflector(DatagramProtocol):
         ]
         try:
             port.send_row(row, answer.length, ancillary)
-        except OSError:
-            self.tally.drop("send_failed")
+        except OSError as reason:
+            self._not_sent(reason.errno)
+        else:
+            self.tally.answered[answer.format] += 1
 
     def _tag(self, port: BatchPort, row: int, place: int) -> None:
         """Give one reply an identifier that leads from its transmit stamp back to its session."""
@@ -451,8 +214,8 @@ class Reflector(DatagramProtocol):
             high = inbound.names6["high"][which].astype(np.uint64)
             low = inbound.names6["low"][which].astype(np.uint64)
         refused = self.guard.admit(high, low, source_port, now)
-        if octets[which, 40].any():
-            replies = looks_like_stamp_reply(octets[which], inbound.length[which], _ntp_now())
+        if self._received_s[which].any():
+            replies = looks_like_stamp_reply(octets[which], inbound.length[which], ntp_now())
             if replies.any():
                 self.tally.drop("loop", int(np.count_nonzero(replies & (refused == 0))))
                 refused = np.where(replies, _COUNTED, refused)
@@ -582,26 +345,36 @@ class Reflector(DatagramProtocol):
             port.outbound.pick(rows)
             count = len(rows)
         size = CHUNK if count < MANY else LARGE_CHUNK
+        taken = 0
         for first in range(0, count, size):
             end = min(first + size, count)
             chunk: Any = slice(first, end) if rows is None else rows[first:end]
-            timestamp[chunk] = _ntp_now()
-            self._send(port, first, end - first, picked=picked)
-        self.tally.answered["stamp"] += count
+            timestamp[chunk] = ntp_now()
+            taken += self._send(port, first, end - first, picked=picked)
+        self.tally.answered["stamp"] += taken
 
-    def _send(self, port: BatchPort, first: int, count: int, *, picked: bool) -> None:
-        """Hand replies to the kernel; what it does not take is dropped and counted, never queued."""
+    def _send(self, port: BatchPort, first: int, count: int, *, picked: bool) -> int:
+        """Hand replies to the kernel and return how many it took; the others are never queued."""
         end = first + count
+        failed = 0
         while first < end:
             try:
                 first += port.outbound.send(port.fd, first, end - first, picked=picked)
             except OSError as reason:
-                if reason.errno in (errno.EAGAIN, errno.ENOBUFS):
-                    self.tally.drop("send_buffer_full", end - first)
-                    return
+                if reason.errno in _FULL:
+                    self._not_sent(reason.errno, end - first)
+                    return count - failed - (end - first)
                 # One reply could not go (EPERM of a firewall, no route); the others can.
-                self.tally.drop("send_failed")
+                self._not_sent(reason.errno)
+                failed += 1
                 first += 1
+        return count - failed
+
+    def _not_sent(self, number: int | None, count: int = 1) -> None:
+        """Count replies that the kernel did not take, by its reason, an ``errno``."""
+        self.tally.drop(_NOT_SENT.get(number or 0, "send_failed"), count)
+        if number in _FULL:  # our own doing, as a limit is: nobody is to blame the network for it
+            self.tally.limited += count
 
     def _count_refusals(self, refused: npt.NDArray[np.uint8]) -> None:
         codes, counts = np.unique(refused[(refused > 0) & (refused < _COUNTED)], return_counts=True)
@@ -626,36 +399,6 @@ class Reflector(DatagramProtocol):
         sessions.follow_stamp[places] = stamp.ntp_from_timespec(seconds, ns)
 
 
-def stamp_departure(octets: memoryview | bytearray) -> None:
-    """Write T3, now, into a STAMP reply."""
-    struct.pack_into(">Q", octets, 4, _ntp_now())
-
-
-def _wants_follow_up(area: memoryview) -> bool:
-    """Tell whether the TLVs of a probe ask when the last reply left."""
-    return any(each.type == tlv.FOLLOW_UP for each in scalar.tlvs(area))
-
-
-def _ntp_now() -> int:
-    return stamp.ntp_from_unix_ns(time.time_ns())
-
-
-def packed_address(host: str) -> tuple[int, int]:
-    """Return an address as two 64-bit halves of an IPv6 address; IPv4 as ::ffff:a.b.c.d."""
-    if ":" in host:
-        high, low = _PAIR.unpack(socket.inet_pton(socket.AF_INET6, host.partition("%")[0]))
-        return high, low
-    return 0, _V4 | int.from_bytes(socket.inet_aton(host), "big")
-
-
-def presentable(arrival: Arrival) -> str:
-    """Return the source of a datagram as people write it."""
-    if not arrival.high and arrival.low >> 32 == 0xFFFF:
-        return f"{socket.inet_ntoa((arrival.low & 0xFFFFFFFF).to_bytes(4, 'big'))}:{arrival.port}"
-    packed = _PAIR.pack(arrival.high, arrival.low)
-    return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{arrival.port}"
-
-
 def _tos_of(port: BatchPort) -> tuple[int, int]:
     if port.family == socket.AF_INET:
         return mmsg.SOL_IP, mmsg.IP_TOS
@@ -666,48 +409,3 @@ def _pktinfo_of(port: BatchPort) -> tuple[int, int]:
     if port.family == socket.AF_INET:
         return mmsg.SOL_IP, mmsg.IP_PKTINFO
     return mmsg.SOL_IPV6, mmsg.IPV6_PKTINFO
-
-
-def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
-    """Return what the kernel said of one datagram of a batch, and the PKTINFO to answer it with."""
-    inbound = port.inbound
-    v4 = port.family == socket.AF_INET
-    name = row * mmsg.NAME_ROOM
-    if v4:
-        source_port, address = struct.unpack_from(">HI", inbound.names_view, name + 2)
-        arrival = Arrival(0, _V4 | address, source_port)
-    else:
-        source_port, high, low = struct.unpack_from(">H4xQQ", inbound.names_view, name + 2)
-        arrival = Arrival(high, low, source_port)
-    first = row * inbound.control_room
-    if v4 and inbound.control_room >= _USUAL_V4.size:
-        (
-            *stamp_kind, seconds, ns, a, b, c, asked, destination, d, e, f, ttl, g, h, i, tos
-        ) = _USUAL_V4.unpack_from(inbound.control_view, first)  # fmt: skip
-        if (*stamp_kind, a, b, c, d, e, f, g, h, i) == _USUAL_KINDS_V4:
-            arrival.received_ntp = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
-            arrival.local, arrival.ttl, arrival.tos = asked, ttl, tos
-            arrival.unicast = destination == asked.to_bytes(4, "little")
-            return arrival, _PKTINFO_V4.pack(0, asked, destination)
-    control = inbound.control_view[first : first + inbound.control_room]
-    reply_from = bytes(12 if v4 else 20)
-    for level, kind, data in mmsg.walk_control(control, int(inbound.controllen[row])):
-        if level == mmsg.SOL_SOCKET and kind == mmsg.SO_TIMESTAMPING:
-            seconds, ns = struct.unpack_from("<qq", data)
-            if seconds:
-                arrival.received_ntp = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
-        elif (level, kind) == (mmsg.SOL_IP, mmsg.IP_PKTINFO):
-            arrival.local = int(struct.unpack_from("<I", data, 4)[0])
-            arrival.unicast = data[4:8] == data[8:12]
-            reply_from = bytes(4) + bytes(data[4:12])
-        elif (level, kind) == (mmsg.SOL_IPV6, mmsg.IPV6_PKTINFO):
-            upper, lower = struct.unpack_from("<QQ", data)
-            arrival.local = (upper * 31 & 0xFFFFFFFFFFFFFFFF) ^ lower
-            near = upper & 0xC0FF == 0x80FE
-            arrival.unicast = upper & 0xFF != 0xFF
-            reply_from = bytes(data[:16]) + (bytes(data[16:20]) if near else bytes(4))
-        elif (level, kind) in ((mmsg.SOL_IP, mmsg.IP_TTL), (mmsg.SOL_IPV6, mmsg.IPV6_HOPLIMIT)):
-            arrival.ttl = data[0]
-        elif (level, kind) in ((mmsg.SOL_IP, mmsg.IP_TOS), (mmsg.SOL_IPV6, mmsg.IPV6_TCLASS)):
-            arrival.tos = data[0]
-    return arrival, reply_from

@@ -60,6 +60,7 @@ class PortService(Service):
         return Guard(
             own_ports=[port],
             refuse=config.refuse_source_ports,
+            permit=config.permit_source_ports,
             allow=AllowList(config.allow) if config.allow else None,
             source_rate_pps=config.max_pps_per_source,
             total_rate_pps=config.max_pps,

@@ -58,7 +58,7 @@ def answer(
     back with the I flag and are not acted upon.
     """
     (sequence,) = _NUMBERS.unpack_from(octets)
-    auth.answer(octets, number, 0, error_estimate, received_ntp, ttl, key)
+    auth.answer(octets, number, 0, error_estimate, received_ntp, ttl)
     if length == auth.BASE_SIZE:
         return tos & 0xFC
     area = octets[auth.BASE_SIZE : length]

@@ -113,18 +113,20 @@ def answer(
     error_estimate: int,
     receive_timestamp: int,
     ttl: int,
-    key: bytes,
+    key: bytes | None = None,
 ) -> None:
-    """Turn a verified probe into its reply in place, signed: its TLVs are not touched.
+    """Turn a verified probe into its reply in place: its TLVs are not touched.
 
     ``sequence`` is the session's next number, the stamps are NTP's (T3, T2), ``ttl`` is what the
-    probe came with. The SSID is the probe's.
+    probe came with. The SSID is the probe's. Without a ``key`` it is left unsigned, for `sign` once
+    T3 is known.
     """
     probe = _PROBE.unpack_from(packet)
     _REPLY.pack_into(
         packet, 0, sequence, timestamp, error_estimate, probe[3], receive_timestamp, *probe[:3], ttl
     )
-    sign(packet, key)
+    if key is not None:
+        sign(packet, key)
 
 
 def sender_view(octets: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:

@@ -1,0 +1,97 @@
+"""What the kernel says of one datagram that came: from whom, to which address, when, TTL and class."""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+from attrs import define
+
+from llama.net import mmsg
+from llama.net.port import BatchPort
+from llama.wire import stamp
+
+_V4 = 0xFFFF << 32  # ::ffff:0:0/96, under which IPv4 addresses are counted
+# The ancillary data of an IPv4 datagram as it nearly always comes: stamp, PKTINFO, TTL, TOS.
+_USUAL_V4 = struct.Struct("<qiiqq32xqii4xI4s4xqiii4xqiiB")
+_USUAL_KINDS_V4 = (
+    16 + 48, mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, 16 + 12, mmsg.SOL_IP, mmsg.IP_PKTINFO,
+    16 + 4, mmsg.SOL_IP, mmsg.IP_TTL, 16 + 1, mmsg.SOL_IP, mmsg.IP_TOS,
+)  # fmt: skip
+_PKTINFO_V4 = struct.Struct("<II4s")
+_PAIR = struct.Struct(">QQ")
+
+
+@define(eq=False)
+class Arrival:
+    """One datagram's circumstances; None where the platform does not tell."""
+
+    high: int  # source address as IPv6 (IPv4 mapped), upper 64 bits
+    low: int
+    port: int  # source port
+    local: int = 0  # the address asked, folded to 64 bits
+    received_ntp: int | None = None  # kernel's receive stamp
+    ttl: int | None = None
+    tos: int | None = None
+    unicast: bool = True  # False: it was sent to a group or to everybody
+
+
+def packed_address(host: str) -> tuple[int, int]:
+    """Return an address as two 64-bit halves of an IPv6 address; IPv4 as ::ffff:a.b.c.d."""
+    if ":" in host:
+        high, low = _PAIR.unpack(socket.inet_pton(socket.AF_INET6, host.partition("%")[0]))
+        return high, low
+    return 0, _V4 | int.from_bytes(socket.inet_aton(host), "big")
+
+
+def presentable(arrival: Arrival) -> str:
+    """Return the source of a datagram as people write it."""
+    if not arrival.high and arrival.low >> 32 == 0xFFFF:
+        return f"{socket.inet_ntoa((arrival.low & 0xFFFFFFFF).to_bytes(4, 'big'))}:{arrival.port}"
+    packed = _PAIR.pack(arrival.high, arrival.low)
+    return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{arrival.port}"
+
+
+def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
+    """Return what the kernel said of one datagram of a batch, and the PKTINFO to answer it with."""
+    inbound = port.inbound
+    v4 = port.family == socket.AF_INET
+    name = row * mmsg.NAME_ROOM
+    if v4:
+        source_port, address = struct.unpack_from(">HI", inbound.names_view, name + 2)
+        arrival = Arrival(0, _V4 | address, source_port)
+    else:
+        source_port, high, low = struct.unpack_from(">H4xQQ", inbound.names_view, name + 2)
+        arrival = Arrival(high, low, source_port)
+    first = row * inbound.control_room
+    if v4 and inbound.control_room >= _USUAL_V4.size:
+        (
+            *stamp_kind, seconds, ns, a, b, c, asked, destination, d, e, f, ttl, g, h, i, tos
+        ) = _USUAL_V4.unpack_from(inbound.control_view, first)  # fmt: skip
+        if (*stamp_kind, a, b, c, d, e, f, g, h, i) == _USUAL_KINDS_V4:
+            arrival.received_ntp = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
+            arrival.local, arrival.ttl, arrival.tos = asked, ttl, tos
+            arrival.unicast = destination == asked.to_bytes(4, "little")
+            return arrival, _PKTINFO_V4.pack(0, asked, destination)
+    control = inbound.control_view[first : first + inbound.control_room]
+    reply_from = bytes(12 if v4 else 20)
+    for level, kind, data in mmsg.walk_control(control, int(inbound.controllen[row])):
+        if level == mmsg.SOL_SOCKET and kind == mmsg.SO_TIMESTAMPING:
+            seconds, ns = struct.unpack_from("<qq", data)
+            if seconds:
+                arrival.received_ntp = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
+        elif (level, kind) == (mmsg.SOL_IP, mmsg.IP_PKTINFO):
+            arrival.local = int(struct.unpack_from("<I", data, 4)[0])
+            arrival.unicast = data[4:8] == data[8:12]
+            reply_from = bytes(4) + bytes(data[4:12])
+        elif (level, kind) == (mmsg.SOL_IPV6, mmsg.IPV6_PKTINFO):
+            upper, lower = struct.unpack_from("<QQ", data)
+            arrival.local = (upper * 31 & 0xFFFFFFFFFFFFFFFF) ^ lower
+            near = upper & 0xC0FF == 0x80FE
+            arrival.unicast = upper & 0xFF != 0xFF
+            reply_from = bytes(data[:16]) + (bytes(data[16:20]) if near else bytes(4))
+        elif (level, kind) in ((mmsg.SOL_IP, mmsg.IP_TTL), (mmsg.SOL_IPV6, mmsg.IPV6_HOPLIMIT)):
+            arrival.ttl = data[0]
+        elif (level, kind) in ((mmsg.SOL_IP, mmsg.IP_TOS), (mmsg.SOL_IPV6, mmsg.IPV6_TCLASS)):
+            arrival.tos = data[0]
+    return arrival, reply_from
