@@ -11,22 +11,24 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from math import sqrt
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import click
-from attrs import asdict, define, field, frozen
+from attrs import asdict
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks import machine
+from benchmarks.pinpoint_report import Outcome, Quiet, failures, report, show
+from benchmarks.pinpoint_scenarios import TRAFFICS, Drawn, describe, draw
 from llama.lab import faults, hosts, truth
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.lab.hosts import Traffic
-from llama.lab.namespaces import Lab, LabError, clear
+from llama.lab.namespaces import Lab, LabError, clear, ended_by_signals
 from llama.lab.scenario import Judgements
 
 NAME = "bench"
@@ -41,129 +43,28 @@ WARM_UP_S, CLEAN_S = 40.0, 120.0
 #: link between leaf and spine.
 FABRICS = ((Fabric(3, 4, 2), 16), (Fabric(4, 3, 2), 12))
 RATE_PPS = 5.0
-#: Classes and sizes that kinds of fault need to show; they share the flows of a pair.
-TRAFFICS = {
-    "plain": {},
-    "classes": {"classes": ("BE", "EF")},
-    "sizes": {"sizes": (96, 1400)},
-}
-
-
-@frozen
-class Drawn:
-    """A scenario: one or two faults at once, and the traffic under which they show."""
-
-    faults: tuple[Fault, ...]
-    traffic: str = "plain"
-
-
-@define
-class Outcome:
-    """What was said about a scenario."""
-
-    scenario: str
-    fabric: str
-    expected: bool  # whether the faults do harm at all
-    faint: bool
-    within: int  # judgements that it had
-    top_at: int | None = None  # judgement at which the true suspects were the top ones
-    ranks: list[int | None] = field(factory=list)  # of each fault at the last judgement
-    incident_s: float | None = None  # from injection until an incident of every fault was open
-    true_named: int = 0  # suspects that were right, over all judgements from the second on
-    named: int = 0
-    false_incidents: list[str] = field(factory=list)
-    said: list[str] = field(factory=list)  # the suspects at each judgement
-    clean: bool = True  # whether it was over in time for the next one
-
-    @property
-    def good(self) -> bool:
-        """Whether it went as wanted."""
-        if not self.expected:
-            return not self.false_incidents
-        return self.top_at is not None and self.top_at <= self.within
-
-
-def draw(seed: int, fabric: Fabric, count: int) -> list[Drawn]:
-    """Return `count` scenarios for a fabric, every kind of fault among them, by the seed."""
-    chance = random.Random(f"{seed} {fabric}")
-    core = [f"{a} -> {b}" for a, b in fabric.directions if "spine" in a + b]
-    edge = [f"{a} -> {b}" for a, b in fabric.directions if "spine" not in a + b]
-    every = list(fabric.hosts)
-
-    def fault(kind: str, on: str, **options: Any) -> Fault:
-        return Fault.from_mapping({"kind": kind, "on": on, **options})
-
-    def loss(percent: float, where: list[str] = core) -> Drawn:
-        return Drawn((fault("loss", chance.choice(where), percent=percent),))
-
-    def two(one: float, other: float) -> Drawn:
-        a, b = chance.sample(core, 2)
-        return Drawn((fault("loss", a, percent=one), fault("loss", b, percent=other)))
-
-    kinds = [
-        lambda: loss(100),
-        lambda: loss(30),
-        lambda: loss(5),
-        lambda: loss(1),
-        lambda: loss(0.5),
-        lambda: Drawn((fault("flows", chance.choice(core), share=chance.choice((0.25, 0.5))),)),
-        lambda: Drawn((fault("silent", chance.choice(fabric.spine_names)),)),
-        lambda: Drawn(
-            (fault("silent", chance.choice(fabric.spine_names), percent=chance.choice((30, 5, 1))),)
-        ),
-        lambda: Drawn((fault("down", chance.choice(fabric.leaf_names)),)),
-        lambda: Drawn((fault("down", chance.choice(every)),)),
-        lambda: Drawn((fault("frozen", chance.choice(every)),)),
-        lambda: Drawn((fault("delay", chance.choice(core), ms=chance.choice((5, 20))),)),
-        lambda: two(100, 30),
-        lambda: Drawn((fault("class", chance.choice(core), dscp="EF"),), "classes"),
-        lambda: Drawn((fault("bleach", chance.choice(core), dscp="EF"),), "classes"),
-        lambda: Drawn((fault("mtu", chance.choice(core), octets=1000),), "sizes"),
-        lambda: loss(chance.choice((30, 5)), edge),
-        lambda: two(30, 5),
-        lambda: Drawn(
-            (
-                fault(
-                    chance.choice(("icmp-limit", "icmp-silent")), chance.choice(fabric.spine_names)
-                ),
-            )
-        ),
-        lambda: Drawn((fault("down", chance.choice(fabric.spine_names)),)),
-        lambda: loss(1),
-        lambda: Drawn(
-            (fault("down", chance.choice(every)), fault("loss", chance.choice(core), percent=30))
-        ),
-    ]
-    drawn = [kinds[n % len(kinds)]() for n in range(count)]
-    # Traffic of one sort at a time, so that collectors are restarted but twice.
-    return sorted(drawn, key=lambda scenario: list(TRAFFICS).index(scenario.traffic))
-
-
-def describe(scenario: Drawn) -> str:
-    """Return a scenario in a few words."""
-    words = []
-    for fault in scenario.faults:
-        options = {k: v for k, v in fault.record().items() if k not in ("kind", "on", "name")}
-        shown = " ".join(
-            f"{k}={v}"
-            for k, v in options.items()
-            if k in ("percent", "share", "ms", "dscp", "octets")
-        )
-        words.append(f"{fault.kind} {fault.on} {shown}".strip())
-    return " + ".join(words)
 
 
 class Bench:
     """One fabric under test."""
 
-    def __init__(self, fabric: Fabric, flows: int, console: Console) -> None:
+    def __init__(self, fabric: Fabric, flows: int, record: IO[str] | None) -> None:
         self.fabric = fabric
-        self.console = console
+        self._record = record
+        self._playing = ""
         self.label = f"{fabric.leaves}x{fabric.spines}x{fabric.hosts_per_leaf}"
         self._flows = flows
         self._traffic = ""
-        self.lab = Lab.build(NAME, fabric)
+        self.lab = Lab.build(NAME, fabric, owned=True)
         self._said: Judgements | None = None
+
+    def least_pps(self) -> float:
+        """Return how many probes a second cross each link between leaf and spine, on average."""
+        fabric = self.fabric
+        other_hosts = len(fabric.hosts) - fabric.hosts_per_leaf
+        sent_by_leaf = fabric.hosts_per_leaf * other_hosts * self._flows * RATE_PPS
+        # Those of the hosts on the leaf, and those to them; the replies are not counted.
+        return 2 * sent_by_leaf / fabric.spines
 
     def use(self, traffic: str) -> None:
         """Have this traffic, and wait until the paths of its flows are known."""
@@ -171,7 +72,7 @@ class Bench:
             return
         self.lab.stop(self.lab.processes)
         self.lab.processes = []
-        options: dict[str, Any] = dict(TRAFFICS[traffic])
+        options = TRAFFICS[traffic]
         share = max(len(options.get("classes", ())), len(options.get("sizes", ())), 1)
         made = Traffic(INTERVAL_S, self._flows // share, RATE_PPS, **options)
         hosts.judgements(self.lab).unlink(missing_ok=True)
@@ -186,7 +87,12 @@ class Bench:
         """Yield judgements as they come, until then."""
         assert self._said is not None
         while time.time() < until:
-            yield from self._said()
+            for judgement in self._said():
+                if self._record is not None:
+                    line = {"fabric": self.label, "scenario": self._playing, **judgement}
+                    self._record.write(json.dumps(line) + "\n")
+                    self._record.flush()
+                yield judgement
             dead = [p for p in self.lab.processes if p.node == "mgmt" and not p.alive]
             if dead:
                 raise LabError(f"pinpointing ended; see {self.lab.directory}/mgmt-pinpoint.log")
@@ -198,16 +104,18 @@ class Bench:
         harmful = [fault for fault in scenario.faults if truth.expected(self.fabric, fault)]
         faint = any(fault.kind == "loss" and fault.percent < FAINT for fault in harmful)
         within = FAINT_WITHIN if faint else WITHIN
-        outcome = Outcome(describe(scenario), self.label, bool(harmful), faint, within)
+        outcome = Outcome(describe(scenario), self.label, len(harmful), faint, within)
         # At any moment of an interval.
         time.sleep(INTERVAL_S - time.time() % INTERVAL_S + phase * INTERVAL_S)
         begun = time.time()
+        self._playing = outcome.scenario
         try:
             for fault in scenario.faults:
                 faults.inject(self.lab, fault)
             self._listen(outcome, harmful, begun, within)
         finally:
             faults.heal_all(self.lab)
+            self._playing = ""
         outcome.clean = self._wait_until_clean(outcome, harmful)
         return outcome
 
@@ -218,6 +126,7 @@ class Bench:
         # One interval more, so that what was named in the last one can become an incident.
         for judgement in self.judgements(begun + (within + 2.5) * INTERVAL_S + 5):
             if judgement["end"] <= begun:
+                self._take_events(outcome, [], judgement, opened, begun)
                 continue
             number += 1
             suspects = judgement["suspects"]
@@ -277,11 +186,11 @@ class Bench:
                 return True
         return False
 
-    def quiet(self, minutes: float) -> tuple[int, int, list[str]]:
-        """Listen without any fault; return judgements, those that named somebody, incidents."""
+    def quiet(self, minutes: float) -> Quiet:
+        """Listen without any fault."""
         self.use("plain")
         count = named = 0
-        incidents = []
+        incidents: list[str] = []
         for judgement in self.judgements(time.time() + 60 * minutes):
             count += 1
             named += bool(judgement["suspects"])
@@ -290,7 +199,7 @@ class Bench:
                 for event in judgement["events"]
                 if event["event"] == "opened"
             ]
-        return count, named, incidents
+        return Quiet(self.label, count, minutes / 60, named, tuple(incidents))
 
     def close(self) -> None:
         """Remove the fabric."""
@@ -302,77 +211,27 @@ def _all_on_top(ranks: list[int | None]) -> bool:
     return sorted(rank or 0 for rank in ranks) == list(range(1, len(ranks) + 1))
 
 
-def bound(hits: int, trials: int) -> str:
-    """Return a share in percent with its 95 % confidence bounds (Wilson 1927)."""
-    if not trials:
-        return "none"
-    z, share = 1.96, hits / trials
-    middle = (share + z * z / (2 * trials)) / (1 + z * z / trials)
-    spread = (
-        z
-        * sqrt(share * (1 - share) / trials + z * z / (4 * trials * trials))
-        / (1 + z * z / trials)
-    )
-    low, high = max(0.0, middle - spread), min(1.0, middle + spread)
-    return f"{hits} of {trials}, {100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
-
-
-def report(outcomes: list[Outcome], quiet: list[tuple[str, int, int, list[str]]]) -> dict[str, str]:
-    """Return what the outcomes come to, in words."""
-    harmful = [o for o in outcomes if o.expected]
-    single = [o for o in harmful if "+" not in o.scenario and not o.faint]
-    faint = [o for o in harmful if o.faint]
-    double = [o for o in harmful if "+" in o.scenario]
-    harmless = [o for o in outcomes if not o.expected]
-    times = sorted(o.incident_s for o in harmful if o.incident_s is not None)
-    ranks = [rank for o in harmful for rank in o.ranks]
-    lines = {
-        "single faults of 1 % and more on top within 3 intervals": bound(
-            sum(o.good for o in single), len(single)
-        ),
-        f"fainter ones on top within {FAINT_WITHIN} intervals": bound(
-            sum(o.good for o in faint), len(faint)
-        ),
-        "two at once, both before all others": bound(sum(o.good for o in double), len(double)),
-        "harmless ones without an incident": bound(sum(o.good for o in harmless), len(harmless)),
-        "precision: suspects named that were right": bound(
-            sum(o.true_named for o in harmful), sum(o.named for o in harmful)
-        ),
-        "recall: faults named at the last judgement": bound(
-            sum(rank is not None for rank in ranks), len(ranks)
-        ),
-        "rank of the true suspect": ", ".join(
-            f"{rank or 'not named'}: {ranks.count(rank)}"
-            for rank in sorted(set(ranks), key=lambda r: r or 99)
-        ),
-        "time from fault to incident, s": (
-            f"median {times[len(times) // 2]:.1f}, longest {times[-1]:.1f}, of {len(times)}"
-            if times
-            else "none"
-        ),
-        "false incidents in scenarios": bound(
-            sum(bool(o.false_incidents) for o in outcomes), len(outcomes)
-        ),
-    }
-    for label, judgements, named, incidents in quiet:
-        minutes = judgements * INTERVAL_S / 60
-        lines[f"quiet {minutes:.0f} minutes ({label})"] = (
-            f"{len(incidents)} incidents, {bound(named, judgements)} judgements named somebody"
-            + "".join(f"; {title}" for title in incidents)
-        )
-    return lines
-
-
 @click.command()
 @click.option("--seed", type=int, help="Draws the scenarios.  [default: a new one]")
 @click.option("--scenarios", default=44, show_default=True, help="Over all fabrics.")
 @click.option("--quiet-minutes", default=60.0, show_default=True, help="Over all fabrics.")
-@click.option("--only", help="Play only scenarios whose words contain this.")
+@click.option("--only", default="", help="Draw only scenarios whose words contain this.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option(
+    "--record",
+    type=click.File("w"),
+    help="File for every judgement, one JSON object a line, to look into failures.",
+)
 def main(
-    seed: int | None, scenarios: int, quiet_minutes: float, only: str | None, json_file: Path | None
+    seed: int | None,
+    scenarios: int,
+    quiet_minutes: float,
+    only: str,
+    json_file: Path | None,
+    record: IO[str] | None,
 ) -> None:
     """Play random faults on two fabrics with the shipped thresholds, and a quiet hour."""
+    begun = time.monotonic()
     seed = random.SystemRandom().randrange(10**6) if seed is None else seed
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)
     about = machine.describe()
@@ -381,56 +240,49 @@ def main(
         f" load average {about['load_average']:.2f}"
     )
     outcomes: list[Outcome] = []
-    quiet: list[tuple[str, int, int, list[str]]] = []
+    quiet: list[Quiet] = []
+    drawn = [
+        draw(seed, fabric, count, only)
+        for (fabric, _), count in zip(FABRICS, _shares(scenarios), strict=True)
+    ]
+    if sum(map(len, drawn)) < scenarios:
+        raise click.ClickException(f"--only {only!r}: the words of too few scenarios contain it")
     chance = random.Random(seed)
     try:
-        for fabric, flows in FABRICS:
-            bench = Bench(fabric, flows, console)
-            try:
-                drawn = draw(seed, fabric, scenarios // len(FABRICS))
-                for scenario in drawn:
-                    if only and only not in describe(scenario):
-                        continue
-                    outcomes.append(bench.play(scenario, chance.random()))
-                    _show(console, outcomes[-1])
-                if quiet_minutes:
-                    quiet.append((bench.label, *bench.quiet(quiet_minutes / len(FABRICS))))
-            finally:
-                bench.close()
+        with ended_by_signals():
+            for (fabric, flows), some in zip(FABRICS, drawn, strict=True):
+                if not some and not quiet_minutes:
+                    continue
+                with closing(Bench(fabric, flows, record)) as bench:
+                    console.print(f"{bench.label}: {bench.least_pps():.0f} probes/s on every link")
+                    for scenario in some:
+                        outcomes.append(bench.play(scenario, chance.random()))
+                        show(console, outcomes[-1])
+                    if quiet_minutes:
+                        quiet.append(bench.quiet(quiet_minutes / len(FABRICS)))
     except LabError as e:
         raise click.ClickException(str(e)) from None
-    lines = report(outcomes, quiet)
-    table = Table("what", "result", show_edge=False)
-    for what, result in lines.items():
-        table.add_row(what, result)
-    console.print(table)
-    _failures(console, outcomes)
-    if json_file:
-        record = {"seed": seed, "machine": about, "report": lines}
-        json_file.write_text(
-            json.dumps(record | {"outcomes": [asdict(o) for o in outcomes]}, indent=1) + "\n"
-        )
+    finally:
+        # Also of what was played until somebody ended it.
+        lines = report(outcomes, quiet, FAINT_WITHIN)
+        lines["in all"] = f"{(time.monotonic() - begun) / 60:.0f} minutes"
+        stolen = machine.stolen_s() - about["stolen_s"]
+        lines["of these taken by other machines"] = f"{stolen:.0f} s"
+        table = Table("what", "result", show_edge=False)
+        for what, result in lines.items():
+            table.add_row(what, result)
+        console.print(table)
+        failures(console, outcomes, CLEAN_S)
+        if json_file:
+            told = {"seed": seed, "machine": about, "report": lines}
+            told["outcomes"] = [asdict(outcome) for outcome in outcomes]
+            json_file.write_text(json.dumps(told, indent=1) + "\n")
 
 
-def _show(console: Console, outcome: Outcome) -> None:
-    sign = "[green]✓[/green]" if outcome.good else "[red]✗[/red]"
-    when = "" if outcome.top_at is None else f"named at judgement {outcome.top_at}"
-    incident = "" if outcome.incident_s is None else f", incident after {outcome.incident_s:.1f} s"
-    console.print(f"{sign} {outcome.fabric} {outcome.scenario}: {when}{incident}")
-
-
-def _failures(console: Console, outcomes: Iterable[Outcome]) -> None:
-    """List what did not go as wanted, one by one."""
-    for outcome in outcomes:
-        if outcome.good and not outcome.false_incidents and outcome.clean:
-            continue
-        console.print(f"\n[bold]{outcome.fabric} {outcome.scenario}[/bold]")
-        for number, said in enumerate(outcome.said, 1):
-            console.print(f"  judgement {number}: {said}")
-        for title in outcome.false_incidents:
-            console.print(f"  false incident: {title}")
-        if not outcome.clean:
-            console.print(f"  not clean {CLEAN_S:.0f} s after it was healed")
+def _shares(scenarios: int) -> list[int]:
+    """Return how many scenarios each fabric gets."""
+    whole, rest = divmod(scenarios, len(FABRICS))
+    return [whole + (n < rest) for n in range(len(FABRICS))]
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ class FabricDemo:
     async def play(self) -> int:
         """Run until it is cancelled or, with ``--once``, the incident is over."""
         try:
-            lab = self._lab = Lab.build(NAME, Fabric(seed=self._seed))
+            lab = self._lab = Lab.build(NAME, Fabric(seed=self._seed), owned=True)
             url = self._start(lab)
             self._tell(
                 f"{len(lab.fabric.hosts)} hosts on {lab.fabric.leaves} leaves and"
@@ -72,10 +72,12 @@ class FabricDemo:
             click.echo(f"llama demo --fabric: {e}", err=True)
             return 1
         finally:
-            if self._web is not None:
-                await self._web.stopService()
-            if self._lab is not None:
-                clear(NAME)
+            try:
+                if self._web is not None:
+                    await self._web.stopService()
+            finally:
+                if self._lab is not None:
+                    clear(NAME)
 
     def _start(self, lab: Lab) -> str:
         """Start everything; return where the matrix is."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -225,7 +226,8 @@ class Stage:
 def run(reactor: Any, main: Callable[[], Coroutine[Deferred[Any], Any, int]]) -> int:
     """Run a coroutine in the reactor and return its result, or 0 if a signal ended it.
 
-    SIGINT and SIGTERM cancel it and wait until it has cleaned up. Raises what it raises.
+    SIGINT, SIGTERM and a terminal that is closed cancel it and wait until it has cleaned up. Raises
+    what it raises.
     """
     playing: Deferred[Any] | None = None
     stopping = False
@@ -240,6 +242,8 @@ def run(reactor: Any, main: Callable[[], Coroutine[Deferred[Any], Any, int]]) ->
 
     def begin() -> None:
         nonlocal playing
+        if hasattr(signal, "SIGHUP"):
+            signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(reactor.stop))
         playing = ensureDeferred(main())
         playing.addBoth(end)
 

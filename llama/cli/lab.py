@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from llama.lab import faults, hosts, scenario
 from llama.lab.fabric import Fabric
 from llama.lab.faults import KINDS, Fault
 from llama.lab.hosts import Traffic
-from llama.lab.namespaces import Lab, LabError, clear
+from llama.lab.namespaces import Lab, LabError, clear, ended_by_signals
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -82,13 +82,17 @@ def up(
     sizes: tuple[int, ...],
 ) -> None:
     """Build a fabric and start what runs on its hosts."""
-    with _told():
+    with _told(), ended_by_signals():
         traffic = Traffic(interval, flows, rate, classes or ("BE",), sizes)
         made = Lab.build(name, Fabric(leaves, spines, hosts_per_leaf, mtu, seed))
-        if not bare:
-            hosts.start_all(made, traffic)
-        else:
-            hosts.write_names(made)
+        try:
+            if not bare:
+                hosts.start_all(made, traffic)
+            else:
+                hosts.write_names(made)
+        except BaseException:
+            clear(name)
+            raise
     click.echo(
         f"{len(made.fabric.nodes)} nodes, {len(made.fabric.links)} links. Look: llama lab status."
         " Break: llama lab fault loss 'spine1 -> leaf2' percent=30. End: llama lab down"
@@ -194,11 +198,17 @@ def enter(name: str, node: str, words: tuple[str, ...]) -> None:
 
 
 def _open_or_build(name: str, fabric: Fabric) -> tuple[Lab, bool]:
-    """Return the lab of this name, and whether it had to be built."""
+    """Return the lab of this name, and whether it had to be built.
+
+    What was left of a `run` that was killed is nobody's, and is built anew.
+    """
     try:
-        return Lab.open(name), False
+        opened = Lab.open(name)
     except LabError:
-        return Lab.build(name, fabric), True
+        return Lab.build(name, fabric, owned=True), True
+    if opened.owner is None:
+        return opened, False
+    return Lab.build(name, fabric, owned=True), True
 
 
 @lab.command()
@@ -211,21 +221,17 @@ def run(name: str, file: Path, record: Path | None, warm_up: float) -> None:
 
     Uses the lab of that name if it is up, else builds one and removes it at the end.
     """
-    with _told():
+    with _told(), ended_by_signals():
         played = scenario.read(file)
-        opened, ours = _open_or_build(name, played.fabric)
-        output = record.open("w") if record else sys.stdout
-        try:
+        with ExitStack() as stack:
+            output = stack.enter_context(record.open("w")) if record else sys.stdout
+            opened, ours = _open_or_build(name, played.fabric)
             if ours:
+                stack.callback(clear, name)
                 hosts.start_all(opened, played.traffic)
             clock = scenario.Clock()
             clock.wait(warm_up)
             scenario.play(opened, played, output, scenario.Judgements(opened), clock)
-        finally:
-            if ours:
-                clear(name)
-            if record:
-                output.close()
 
 
 if __name__ == "__main__":

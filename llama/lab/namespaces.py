@@ -14,8 +14,9 @@ import os
 import shlex
 import signal
 import subprocess
+import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,10 @@ class LabError(Exception):
 def command(*words: str, feed: str = "", check: bool = True) -> str:
     """Run a program to its end and return what it printed; `LabError` has its own complaint."""
     try:
-        done = subprocess.run(words, input=feed, text=True, capture_output=True)  # noqa: S603
+        # In a group of its own: Ctrl-C is for us, who take back what was begun.
+        done = subprocess.run(  # noqa: S603
+            words, input=feed, text=True, capture_output=True, process_group=0
+        )
     except FileNotFoundError:
         raise LabError(f"{words[0]}: not installed; the lab needs iproute2 and nftables") from None
     if check and done.returncode:
@@ -64,6 +68,17 @@ class Process:
     arguments: tuple[str, ...]
     pid: int
     start: int  # clock ticks since boot
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Process:
+        """Return the process that a record tells of."""
+        return cls(**{**record, "arguments": tuple(record["arguments"])})
+
+    @classmethod
+    def ourselves(cls) -> Process:
+        """Return the process that this code runs in."""
+        pid = os.getpid()
+        return cls("", "owner", tuple(sys.argv), pid, started_at(pid) or 0)
 
     @property
     def alive(self) -> bool:
@@ -97,6 +112,21 @@ def end(pids: Iterable[int], patience_s: float = 5.0) -> None:
     raise LabError(f"processes {sorted(left)} do not end; look at them with ps")
 
 
+@contextlib.contextmanager
+def ended_by_signals() -> Iterator[None]:
+    """Within it SIGTERM and SIGHUP end the program as Ctrl-C does: what cleans up is run."""
+
+    def leave(number: int, _: Any) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.signal(number, leave) for number in (signal.SIGTERM, signal.SIGHUP)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
 @define
 class Lab:
     """One fabric that is up, or what is left of one. `open` and `build` make it."""
@@ -106,6 +136,8 @@ class Lab:
     directory: Path
     processes: list[Process] = field(factory=list)
     faults: list[dict[str, Any]] = field(factory=list)  # as `llama.lab.faults` wrote them
+    #: The process that will remove it when it ends; None: whoever says so.
+    owner: Process | None = None
 
     @property
     def prefix(self) -> str:
@@ -125,6 +157,7 @@ class Lab:
             "fabric": asdict(self.fabric),
             "processes": [asdict(process) for process in self.processes],
             "faults": self.faults,
+            "owner": None if self.owner is None else asdict(self.owner),
         }
         new = self.directory / "state.json.new"
         new.write_text(json.dumps(record, indent=1))
@@ -137,23 +170,32 @@ class Lab:
         try:
             record = json.loads((directory / "state.json").read_text())
             fabric = Fabric(**record["fabric"])
-            processes = [
-                Process(**{**process, "arguments": tuple(process["arguments"])})
-                for process in record["processes"]
-            ]
-            return cls(name, fabric, directory, processes, record["faults"])
+            processes = [Process.of(process) for process in record["processes"]]
+            owner = None if record["owner"] is None else Process.of(record["owner"])
+            return cls(name, fabric, directory, processes, record["faults"], owner)
         except FileNotFoundError:
             raise LabError(f"no lab {name!r} is up; start one with: llama lab up") from None
         except (ValueError, KeyError, TypeError) as e:
             raise LabError(f"{directory}/state.json: unreadable ({e}); run: llama lab down") from e
 
     @classmethod
-    def build(cls, name: str, fabric: Fabric, run: Path = RUN) -> Lab:
-        """Make every namespace, cable, address and route; clears what was left of this name."""
+    def build(cls, name: str, fabric: Fabric, run: Path = RUN, owned: bool = False) -> Lab:
+        """Make every namespace, cable, address and route; clears what was left of this name.
+
+        `owned` means that this process will remove it: until it ends nobody else builds one of
+        this name, and what it leaves behind if it is killed is nobody's.
+        """
         if os.geteuid():
             raise LabError("a lab of network namespaces needs root; try: sudo llama lab up")
+        busy = ""
+        with contextlib.suppress(LabError):
+            other = cls.open(name, run).owner
+            if other is not None and other.alive and other.pid != os.getpid():
+                busy = f"lab {name!r} is in use by process {other.pid}; end that first"
+        if busy:
+            raise LabError(busy)
         clear(name, run)
-        lab = cls(name, fabric, run / name)
+        lab = cls(name, fabric, run / name, owner=Process.ourselves() if owned else None)
         lab.save()
         try:
             lab._build()
