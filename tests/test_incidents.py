@@ -11,7 +11,14 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.server import Site
 
-from llama.pinpoint.incidents import Event, Hysteresis, Incidents, Sighting, Silence
+from llama.pinpoint.incidents import (
+    UNMEASURED,
+    Event,
+    Hysteresis,
+    Incidents,
+    Sighting,
+    Silence,
+)
 from llama.pinpoint.webhook import FIRST_PAUSE_S, Webhook
 
 
@@ -78,6 +85,25 @@ class OpeningAndClosing(SynchronousTestCase):
         for n in range(10):
             self.assertEqual(incidents.judged([], 200.0 + n, data=False), [])
         self.assertEqual(len(incidents.open), 1)
+
+    def test_what_is_not_measured_is_not_clean(self):
+        """An incident of which no flow was measured stays open; others are judged meanwhile."""
+        incidents = Incidents()
+        play(incidents, [[seen()], [seen()]])
+        for n in range(10):
+            self.assertEqual(incidents.judged([], 200.0 + n, measured=range(10, 90)), [])
+        told = [incidents.judged([], 300.0 + n, measured=range(9, 90)) for n in range(3)]
+        self.assertEqual([[event.event for event in events] for events in told][-1], ["recovered"])
+
+    def test_what_is_measured_no_more(self):
+        """An incident of flows that are probed no more ends at last."""
+        incidents = Incidents()
+        play(incidents, [[seen()], [seen()]])
+        rounds = 0
+        while incidents.open:
+            incidents.judged([], 200.0 + rounds, measured=[99])
+            rounds += 1
+        self.assertEqual(rounds, UNMEASURED + Hysteresis().close_after - 1)
 
     def test_hysteresis_is_checked(self):
         """A hysteresis that could never open or close is refused."""
@@ -155,6 +181,25 @@ class Silences(SynchronousTestCase):
         told = play(incidents, [[seen()], [seen()], [], [], []])
         self.assertEqual(told, [[]] * 5)
         self.assertEqual(incidents.ended[0].silenced, "silenced")
+
+    def test_recovery_of_what_was_announced(self):
+        """Who was told that an incident opened is told that it recovered, silence or not."""
+        incidents = Incidents()
+        play(incidents, [[seen()], [seen()]])
+        incidents.silences.append(Silence(tag="rack", value="r1", begin=0, end=1e9))
+        told = play(incidents, [[seen()], [], [], []], 200.0)
+        self.assertEqual(
+            [[event for event, _ in events] for events in told][1:], [[], [], ["recovered"]]
+        )
+        self.assertEqual(told[0], [])
+
+    def test_after_a_silence(self):
+        """What was announced before a silence has changed after it; it opens only once."""
+        incidents = Incidents()
+        play(incidents, [[seen()], [seen()]])
+        incidents.silences.append(Silence(tag="rack", value="r1", begin=0, end=208))
+        told = play(incidents, [[seen()]] * 3, 200.0)
+        self.assertEqual([[event for event, _ in events] for events in told], [[], [], ["changed"]])
 
     def test_what_it_matches(self):
         """A silence holds for its tag or for the suspect itself by name, and in its time only."""

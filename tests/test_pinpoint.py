@@ -227,6 +227,18 @@ class Service(TestCase):
         self.assertEqual(events, ["opened", "recovered"])
 
     @inlineCallbacks
+    def test_intervals_that_close_late(self):
+        """Where timeouts are longer than the time to settle, the interval before is judged, once."""
+        record = Path(self.mktemp())
+        service = yield self.service(record=record)
+        for _ in range(3):
+            end = self.fleet.step()
+            yield Deferred.fromCoroutine(service._judge(end + INTERVAL_S))
+            self.assertEqual((service.judgement.end_s, service.judgement.data), (end, True))
+        yield Deferred.fromCoroutine(service._judge(end + 2 * INTERVAL_S))
+        self.assertFalse(service.judgement.data)
+
+    @inlineCallbacks
     def test_survives_a_restart(self):
         """Incidents, silences and what no webhook took are there again after a restart."""
         state = Path(self.mktemp())
@@ -297,6 +309,25 @@ class Service(TestCase):
         self.assertEqual((code, service.incidents.silences), (200, []))
         code, said = yield self.get(service, "/silences/none", "DELETE")
         self.assertEqual((code, said), (404, {"error": "no silence none"}))
+
+    @inlineCallbacks
+    def test_token(self):
+        """With a token nobody reads, silences or speaks without showing it."""
+        service = yield self.service(api_token="secret")
+        for method, path in (
+            ("GET", "/suspects"),
+            ("POST", "/silences"),
+            ("DELETE", "/silences/1"),
+        ):
+            code, _ = yield self.get(service, path, method)
+            self.assertEqual(code, 401)
+        headers = {"Authorization": "Bearer secret"}
+        code, _ = yield self.get(service, "/suspects", headers=headers)
+        self.assertEqual(code, 200)
+        source = RemoteIncidents(reactor, service.http.url, token="secret")
+        listed = yield Deferred.fromCoroutine(source.incidents(None, None, 10))
+        self.assertTrue(listed["configured"])
+        yield service.stopService()
 
     @inlineCallbacks
     def test_refusals(self):

@@ -55,6 +55,11 @@ from llama.cli.trace import namer
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Bearer token to show the collectors.",
 )
+@click.option(
+    "--api-token-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Bearer token that whoever asks us must show.",
+)
 def pinpoint(
     collectors: tuple[str, ...],
     interval: float,
@@ -67,6 +72,7 @@ def pinpoint(
     record: Path | None,
     settle: float,
     token_file: Path | None,
+    api_token_file: Path | None,
 ) -> None:
     """Say where the network loses, by name and with evidence.
 
@@ -76,18 +82,19 @@ def pinpoint(
     from twisted.internet import reactor
     from twisted.logger import globalLogBeginner, textFileLogObserver
 
-    from llama.http import endpoint_description
+    from llama.config import endpoint
     from llama.pinpoint.service import PinpointService, Settings
 
     running: Any = reactor
     try:
-        endpoint_description(listen)
+        endpoint(listen)
         settings = Settings(
             collectors=tuple(_url(text) for text in collectors),
             interval_s=_positive(interval, "--interval"),
             settle_s=settle,
             api=None if once else listen,
-            collector_token=None if token_file is None else token_file.read_text().strip(),
+            collector_token=_token(token_file),
+            api_token=_token(api_token_file),
             webhooks=webhooks,
             state=state,
             record=record,
@@ -112,6 +119,16 @@ def pinpoint(
 def _url(text: str) -> str:
     """Return a base URL: what was given, or that of a host and port."""
     return text.rstrip("/") if "://" in text else f"http://{text.rstrip('/')}"
+
+
+def _token(path: Path | None) -> str | None:
+    """Return what stands in a file; `ValueError` if that is nothing."""
+    if path is None:
+        return None
+    token = path.read_text().strip()
+    if not token:
+        raise ValueError(f"{path}: empty, expected a token")
+    return token
 
 
 def _positive(number: float, name: str) -> float:

@@ -1,8 +1,9 @@
 """Suspects that persist become incidents: one cause, with a beginning, changes and an end. Pure.
 
 An incident opens when its suspect was named in `open_after` of the last `of` judgements, and ends
-after `close_after` clean ones in a row, so that nothing flaps. A judgement without data is neither:
-that nothing was measured does not mean that all is well. The name may sharpen with time (a link,
+after `close_after` clean ones in a row, so that nothing flaps. A judgement without data is neither,
+nor is one in which none of its flows were measured: that nothing was measured does not mean that
+all is well. The name may sharpen with time (a link,
 then the whole spine): as long as it is the same flows that suffer it stays one incident, under the
 name that was given most often of late. Silenced incidents are kept but announced to nobody.
 """
@@ -21,6 +22,8 @@ from llama.pinpoint.evidence import Suspect
 REMEMBERED = 1000
 #: Flows, and pairs, that an incident lists.
 LISTED = 512
+#: Judgements after which an incident ends though nothing was measured: its flows are probed no more.
+UNMEASURED = 120
 #: Of two names, the same cause if this share of the new one's troubled flows cross the old one.
 SAME = 0.8
 
@@ -168,6 +171,7 @@ class _Case:
     names: list[str]  # keys by which it was known, likewise
     flows: frozenset[int]
     clean: int = 0
+    unmeasured: int = 0  # judgements in a row
 
 
 class Incidents:
@@ -186,10 +190,17 @@ class Incidents:
         found = [c.incident for c in self._cases if c.incident.opened is not None]
         return sorted(found, key=lambda incident: -incident.start)
 
-    def judged(self, sightings: Iterable[Sighting], at: float, data: bool = True) -> list[Event]:
+    def judged(
+        self,
+        sightings: Iterable[Sighting],
+        at: float,
+        data: bool = True,
+        measured: Collection[int] | None = None,
+    ) -> list[Event]:
         """Take one judgement, of the interval that ended `at` Unix seconds; return what is news.
 
-        Without `data` nothing was measured, and nothing changes.
+        Without `data` nothing was measured, and nothing changes. `measured` are the lasting
+        numbers of the flows that were measured; None: all were.
         """
         if not data:
             return []
@@ -209,8 +220,13 @@ class Incidents:
             if case is None:
                 case = self._begin(sighting, at)
             now[id(case)] = sighting
+        there = None if measured is None or len(now) == len(self._cases) else frozenset(measured)
         for case in list(self._cases):
-            events += self._step(case, now.get(id(case)), at)
+            seen = now.get(id(case))
+            gone = seen is None and there is not None and case.flows.isdisjoint(there)
+            case.unmeasured = case.unmeasured + 1 if gone else 0
+            if not gone or case.unmeasured >= UNMEASURED:
+                events += self._step(case, seen, at)
         return events
 
     def _same_cause(self, sighting: Sighting, taken: Collection[int]) -> _Case | None:
@@ -268,6 +284,7 @@ class Incidents:
         changed = self._update(case, sighting, at)
         silence = next((s for s in self.silences if s.holds(sighting, at)), None)
         was_silent = incident.silenced is not None
+        was_announced = incident.events > 0
         incident.silenced = None if silence is None else silence.comment or "silenced"
         if incident.opened is None:
             if sum(case.seen) < limits.open_after:
@@ -275,8 +292,8 @@ class Incidents:
             incident.opened = at
             return self._tell("opened", incident, at)
         if was_silent and silence is None:
-            # The silence ran out and it is still there: now it is news.
-            return self._tell("opened", incident, at)
+            # The silence ran out and it is still there: that is news.
+            return self._tell("changed" if was_announced else "opened", incident, at)
         return self._tell("changed", incident, at) if changed else []
 
     def _update(self, case: _Case, sighting: Sighting, at: float) -> bool:
@@ -316,9 +333,12 @@ class Incidents:
     def _tell(event: str, incident: Incident, at: float) -> list[Event]:
         """Return what is announced, which is nothing about what is silenced.
 
-        Nor is the recovery of what was never announced.
+        But who was told that something opened is told that it recovered, and nobody else is.
         """
-        if incident.silenced is not None or (event != "opened" and not incident.events):
+        if event == "recovered":
+            if not incident.events:
+                return []
+        elif incident.silenced is not None:
             return []
         incident.events += 1
         return [
@@ -347,6 +367,7 @@ class Incidents:
                     "names": case.names,
                     "flows": sorted(case.flows),
                     "clean": case.clean,
+                    "unmeasured": case.unmeasured,
                 }
                 for case in self._cases
             ],
@@ -369,6 +390,7 @@ class Incidents:
                     list(case["names"]),
                     frozenset(case["flows"]),
                     int(case["clean"]),
+                    int(case.get("unmeasured", 0)),
                 )
                 for case in record["cases"]
             ]

@@ -36,6 +36,7 @@ class Judgement:
     verdict: Verdict  # of the newest interval alone
     sightings: tuple[Sighting, ...]  # the most certain first
     data: bool  # whether anything was measured
+    measured: npt.NDArray[np.int64]  # lasting numbers of the flows that were
 
 
 def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None) -> Judgement:
@@ -43,13 +44,18 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
     window = measured.window(end_s)
     if not len(window.flows) or window.end_s != end_s:
         nothing = Verdict(suspects=(), flows=0, judged=0, lossy=0, unexplained=0)
-        return Judgement(end_s=end_s, verdict=nothing, sightings=(), data=False)
+        none = np.zeros(0, np.int64)
+        return Judgement(end_s=end_s, verdict=nothing, sightings=(), data=False, measured=none)
     verdict = locate(window.flows, window.hosts, window.paths, thresholds)
     sightings = [_sighting(measured, window, suspect) for suspect in verdict.suspects]
     if len([end for end in measured.ends if end <= end_s]) > 1:
         sightings += _faint(measured, end_s, thresholds, sightings)
     return Judgement(
-        end_s=end_s, verdict=verdict, sightings=tuple(sightings), data=verdict.judged > 0
+        end_s=end_s,
+        verdict=verdict,
+        sightings=tuple(sightings),
+        data=verdict.judged > 0,
+        measured=window.numbers,
     )
 
 

@@ -81,6 +81,7 @@ class PinpointService(MultiService):
         self._call: Any = None
         self._reading: Deferred[None] | None = None
         self._saved = ""
+        self._judged_s = 0.0  # the end of the interval that was judged last
         self.http: HttpService | None = None
         if settings.api:
             self.http = HttpService(
@@ -141,8 +142,15 @@ class PinpointService(MultiService):
             self._schedule()
 
     async def _judge(self, end_s: float) -> None:
-        """Read and judge the interval that ended at `end_s`."""
+        """Read, and judge the interval that ended at `end_s`.
+
+        Where timeouts are longer than the time to settle that is not there yet: then the newest
+        that is, if it was not judged before.
+        """
         await self.fleet.read()
+        there = [end for end in self.measured.ends if self._judged_s < end <= end_s]
+        if there:
+            end_s = self._judged_s = there[-1]
         self.take(judge(self.measured, end_s, self.settings.thresholds))
         self.measured.forget(end_s)
 
@@ -150,7 +158,9 @@ class PinpointService(MultiService):
         """Let a judgement open, change and close incidents; announce that, and save it."""
         self.judgement = judgement
         self.incidents.prune_silences(self._now_s())
-        events = self.incidents.judged(judgement.sightings, judgement.end_s, judgement.data)
+        events = self.incidents.judged(
+            judgement.sightings, judgement.end_s, judgement.data, judgement.measured.tolist()
+        )
         for event in events:
             self.log.info(
                 "incident {id} {event}: {title}; {evidence}",

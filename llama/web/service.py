@@ -43,7 +43,9 @@ class WebService(MultiService):
         )
         if incidents is None:
             incidents = (
-                RemoteIncidents(reactor, config.pinpoint, ca_file=config.ca_file)
+                RemoteIncidents(
+                    reactor, config.pinpoint, token=config.collector_token, ca_file=config.ca_file
+                )
                 if config.pinpoint
                 else NoIncidents()
             )
