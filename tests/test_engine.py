@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 from attrs import evolve
 from test_reflector import StillReactor
 from twisted.internet.task import Clock
@@ -274,14 +275,13 @@ class ScheduleTests(SynchronousTestCase):
 
     def test_evenly_spaced(self) -> None:
         """Every flow is due once a period, and each target's probes are evenly spread over it."""
-        schedule = Schedule(10, 4, 1.0, 0.0, random.Random(1))
+        schedule = Schedule(np.arange(10), 4, 1.0, 0.0, random.Random(1))
         times: dict[int, list[float]] = {}
         for tick in range(400):
             now = tick / 100
-            flows, more = schedule.due(now, 32)
-            self.assertFalse(more)
-            for flow in flows.tolist():
-                times.setdefault(flow, []).append(now)
+            for burst in schedule.bursts(now, 32):
+                for flow in burst.flows.tolist():
+                    times.setdefault(flow, []).append(now)
         self.assertEqual(len(times), 40)
         for sent in times.values():
             self.assertTrue(3 <= len(sent) <= 4)
@@ -293,41 +293,48 @@ class ScheduleTests(SynchronousTestCase):
 
     def test_what_is_too_late_is_skipped(self) -> None:
         """After a pause nothing is caught up but what was due just now."""
-        schedule = Schedule(100, 1, 10.0, 0.0, random.Random(1))
+        schedule = Schedule(np.arange(100), 1, 10.0, 0.0, random.Random(1))
         schedule.due(0.01, 1000)
-        flows, _ = schedule.due(5.0, 1000)
-        self.assertLessEqual(len(flows), 1000 * LATEST_S + 1)
+        burst = schedule.due(5.0, 1000)
+        assert burst is not None
+        self.assertLessEqual(len(burst.flows), 1000 * LATEST_S + 1)
         self.assertGreater(schedule.skipped, 4800)
 
     def test_end_is_no_delay(self) -> None:
         """Once all is sent that was to be sent, nothing is due and nothing is skipped."""
-        schedule = Schedule(4, 2, 10.0, 0.0, random.Random(1))
+        schedule = Schedule(np.arange(4), 2, 10.0, 0.0, random.Random(1))
         schedule.limit = 40
         sent = 0
         for tick in range(1000):
-            flows, _ = schedule.due(tick / 100, 32)
-            sent += len(flows)
+            sent += sum(len(burst.flows) for burst in schedule.bursts(tick / 100, 32))
         self.assertEqual((sent, schedule.skipped), (40, 0))
 
     def test_burst_is_bounded_and_from_one_socket(self) -> None:
-        """No more than asked for, no flow twice, and all from one source port."""
-        schedule = Schedule(20, 3, 1000.0, 0.0, random.Random(1))
-        now = 0.0
+        """No more than asked for, no flow twice, all from one source port, each to its pair."""
+        pairs = np.array([5, 7, 8, 20, 21, 22, 30, 31])
+        schedule = Schedule(pairs, 3, 1000.0, 0.0, random.Random(1))
+        now, seen = 0.0, set()
         for _ in range(500):
             now += 0.003
-            more = True
-            while more:
-                flows, more = schedule.due(now, 32)
-                self.assertLessEqual(len(flows), 32)
-                self.assertEqual(len(set(flows.tolist())), len(flows))
-                self.assertLessEqual(len(set((flows % 3).tolist())), 1)
+            for burst in schedule.bursts(now, 32):
+                flows = burst.flows.tolist()
+                self.assertTrue(1 <= len(flows) <= 32)
+                self.assertEqual(len(set(flows)), len(flows))
+                self.assertEqual({flow % 3 for flow in flows}, {burst.port})
+                self.assertEqual(
+                    [flow // 3 for flow in flows], schedule.order[burst.turns].tolist()
+                )
+                seen |= set(flows)
+        self.assertEqual(seen, {pair * 3 + port for pair in pairs.tolist() for port in range(3)})
 
     def test_collectors_do_not_beat_in_time(self) -> None:
         """Two collectors of one configuration begin elsewhere in their period."""
         starts = set()
         for seed in range(20):
-            schedule = Schedule(50, 4, 1.0, 0.0, random.Random(seed))
-            starts.add(int(schedule.due(0.1, 1)[0][0]))
+            schedule = Schedule(np.arange(50), 4, 1.0, 0.0, random.Random(seed))
+            burst = schedule.due(0.1, 1)
+            assert burst is not None
+            starts.add(int(burst.flows[0]))
         self.assertGreater(len(starts), 10)
 
 

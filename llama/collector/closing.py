@@ -23,6 +23,7 @@ from collections.abc import Generator
 from typing import Any
 
 import numpy as np
+import numpy.ma  # else np.unique loads it when first called: no probe leaves for 60 ms
 import numpy.typing as npt
 
 from llama.collector import ledger as cell

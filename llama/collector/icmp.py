@@ -28,9 +28,10 @@ import numpy.typing as npt
 
 from llama.collector.flow_index import NO_FLOW, flow_keys
 from llama.collector.lane import HEAD, Lane
-from llama.collector.ledger import UNKNOWN_DSCP, Ints, Ledger, Replies
+from llama.collector.ledger import UNKNOWN_DSCP, Ledger, Replies
 from llama.collector.plan import Group, Source
 from llama.collector.prober import UdpProber
+from llama.collector.schedule import Burst
 from llama.collector.sockets import ProbeSocket
 from llama.collector.track import Track
 
@@ -145,22 +146,24 @@ class IcmpProber(UdpProber):
         whole = track.head + track.tail + np.uint64(HEADER)
         track.head = np.minimum(whole, np.uint64(HEAD))
         track.tail = whole - track.head
-        track.names[:, 2:4] = 0  # there are no ports
+        for names in (track.names, track.names_in_order):
+            names[:, 2:4] = 0  # there are no ports
         track.templates[:] = 0
         echo = track.templates[:, : ECHO.itemsize].view(ECHO)[:, 0]
         echo["type"] = REQUEST[track.sockets[0].sock.family]
         echo["ssid"] = track.ssids
         return track
 
-    def _send(self, track: Track, flows: Ints) -> None:
-        """Send one request to each of ``flows``, which all leave from one socket."""
+    def _send(self, track: Track, burst: Burst) -> None:
+        """Send one request to each flow of a burst."""
+        flows = burst.flows
         count = len(flows)
-        pairs = flows // track.ports
-        sock = track.sockets[int(flows[0]) - int(pairs[0]) * track.ports]
+        pairs = track.schedule.order[burst.turns]
+        sock = track.sockets[burst.port]
         lane = self._lanes[sock.sock.family]
         assert isinstance(lane, _EchoLane)
         out = lane.out
-        out.names[:count] = track.names[pairs]
+        out.names[:count] = track.names_in_order[burst.turns]
         variant = track.variant[pairs]
         out.octets[:count] = track.templates[variant]
         out.iov_length[:count] = track.head[variant]

@@ -30,6 +30,7 @@ from llama.collector.flow_index import NO_FLOW, FlowIndex, flow_keys
 from llama.collector.lane import ARENA, BURST, LONGEST, Lane
 from llama.collector.ledger import UNKNOWN_DSCP, Ints, Ledger, Replies
 from llama.collector.plan import Group, Source
+from llama.collector.schedule import Burst
 from llama.collector.sockets import ProbeSocket, endpoint, sockaddr
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
@@ -38,8 +39,7 @@ from llama.net.mmsg import Messages
 from llama.wire import stamp, tlv
 
 SHORTEST = 38  # octets of a reply: some TWAMP-Light responders end before the TTL
-LONGEST_DRAIN_S = 0.025
-_ALL_ALIKE = np.zeros(BURST, np.intp)
+SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
 _STOCK_PACKETS = 256 / 212_992  # small packets that fit into an octet of receive buffer
 
 
@@ -167,7 +167,10 @@ class UdpProber:
         return sum(track.schedule.probes_per_s for track in self.tracks)
 
     def drain_every_s(self) -> float:
-        """Return how often to `drain` so that no receive buffer fills by more than a quarter."""
+        """Return how often to `drain`: seldom, but so that no receive buffer fills by a quarter.
+
+        What is read together costs least, up to an arena full; one that waits costs nothing.
+        """
         busiest = 0.0
         for source, sock in self.sockets.items():
             rate = sum(
@@ -177,44 +180,54 @@ class UdpProber:
             )
             # Each probe puts a transmit stamp and a reply into the buffer.
             busiest = max(busiest, 2 * rate / (sock.buffer * _STOCK_PACKETS))
-        return min(LONGEST_DRAIN_S, 0.25 / busiest) if busiest else LONGEST_DRAIN_S
+        if not busiest:
+            return LONGEST_DRAIN_S
+        filled_s = min(LONGEST_DRAIN_S, max(SHORTEST_DRAIN_S, 0.9 * ARENA / self.probes_per_s))
+        return min(filled_s, 0.25 / busiest)
 
     # Probes out
 
     def tick(self, now_s: float) -> None:
         """Send what is due at ``now_s``, on the monotonic clock."""
         for track in self.tracks:
-            skipped = track.schedule.skipped
-            more = True
-            while more:
-                flows, more = track.schedule.due(now_s, BURST)
-                if flows.size:
-                    self._send(track, flows)
-            if track.schedule.skipped != skipped:
+            schedule = track.schedule
+            skipped = schedule.skipped
+            for burst in schedule.bursts(now_s, BURST):
+                self._send(track, burst)
+            if schedule.skipped != skipped:
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
 
-    def _send(self, track: Track, flows: Ints) -> None:
-        """Send one probe to each of ``flows``, which all leave from one socket."""
+    def _send(self, track: Track, burst: Burst) -> None:
+        """Send one probe to each flow of a burst."""
+        flows = burst.flows
         count = len(flows)
-        pairs = flows // track.ports
-        sock = track.sockets[int(flows[0]) - int(pairs[0]) * track.ports]
+        sock = track.sockets[burst.port]
         lane = self._lanes[sock.family]
         out = lane.out
-        track.names.take(pairs, axis=0, out=out.names[:count], mode="clip")
-        if lane.filled_for is not track:
+        out.names[:count] = track.names_in_order[burst.turns]
+        several = len(track.ssids) > 1
+        if several:
+            pairs = track.schedule.order[burst.turns]
+            variant = track.variant[pairs]
+            out.octets[:count] = track.templates[variant]
+            out.iov_length[:count] = track.head[variant]
+            out.tail_length[:count] = track.tail[variant]
+            out.iovlen[:count] = 2
+            lane.tos[:count] = track.tos[pairs]
+            lane.filled_for = None
+        elif lane.filled_for is not track:
             # With one class and size all probes are alike but for what is written below.
-            variant = track.variant[pairs] if len(track.ssids) > 1 else _ALL_ALIKE
-            end = count if len(track.ssids) > 1 else BURST
-            out.octets[:end] = track.templates[variant]
-            out.iov_length[:end] = track.head[variant]
-            out.tail_length[:end] = track.tail[variant]
-            lane.tos[:end] = track.tos[pairs] if end == count else track.tos[pairs[0]]
-            lane.filled_for = track if len(track.ssids) == 1 else None
+            out.octets[:] = track.templates[0]
+            out.iov_length[:] = track.head[0]
+            out.tail_length[:] = track.tail[0]
+            out.iovlen[:] = 2 if track.tail[0] else 1
+            lane.tos[:] = track.tos[0]
+            lane.filled_for = track
         t1_ns = self._wall_ns()
         # Peers that return no SSID return the time: let no two variants of a burst have the same.
-        apart = None if len(track.ssids) == 1 else t1_ns + track.variant[pairs]
+        apart = t1_ns + variant if several else None
         cells, sequence = track.ledger.send(flows, t1_ns if apart is None else apart)
         if lane.id is not None:
             lane.id[:count] = cells + track.first_cell
@@ -224,7 +237,7 @@ class UdpProber:
                 stamp.ntp_from_unix_ns(t1_ns) if apart is None else stamp.ntp_column(apart)
             )
         else:
-            ssids = track.ssids[track.variant[pairs]]
+            ssids = track.ssids[variant if several else np.zeros(count, np.intp)]
             times = np.full(count, t1_ns) if apart is None else apart
             track.format.write(out.octets[:count], ssids, sequence, times)
         self._hand_over(track, sock, out, flows, cells)
@@ -311,19 +324,20 @@ class UdpProber:
         """Empty an error queue, and enter the transmit stamps in it."""
         stamps = lane.stamps
         while count := stamps.receive(fd, 0, mmsg.MSG_DONTWAIT | mmsg.MSG_ERRQUEUE):
-            if self.tracing is not None:
-                self._hand_over_errors(lane, fd, count)
+            odd = lane.stamp_layout.odd_rows(stamps, 0, count)
+            if self.tracing is not None and odd.size:
+                self._hand_over_errors(lane, fd, odd)
             if self._ids:
-                self._enter_stamps(lane, count)
+                self._enter_stamps(lane, count, odd)
             else:
                 self._match_stamps(lane, count, fd)
             if count < stamps.slots:
                 return
 
-    def _hand_over_errors(self, lane: Lane, fd: int, count: int) -> None:
+    def _hand_over_errors(self, lane: Lane, fd: int, rows: npt.NDArray[np.intp]) -> None:
         """Give ICMP errors to whoever traces; they lie among the transmit stamps."""
         stamps = lane.stamps
-        for row in lane.stamp_layout.odd_rows(stamps, 0, count).tolist():
+        for row in rows.tolist():
             data = stamps.control[row].data
             control = [
                 (level, kind, bytes(part))
@@ -334,10 +348,9 @@ class UdpProber:
             if error is not None:
                 self.tracing.error(self._by_fd[fd], error)
 
-    def _enter_stamps(self, lane: Lane, count: int) -> None:
-        """Enter stamps that carry the number of their cell."""
+    def _enter_stamps(self, lane: Lane, count: int, odd: npt.NDArray[np.intp]) -> None:
+        """Enter stamps that carry the number of their cell, all but the ``odd`` rows."""
         words = lane.stamps.words[:count]
-        odd = lane.stamp_layout.odd_rows(lane.stamps, 0, count)
         if odd.size:
             words = np.delete(words, odd, axis=0)
         cells = (words[:, lane.id_word] >> np.uint64(32)).astype(np.int64)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 import random
+from collections.abc import Iterator
+from typing import NamedTuple
 
 import numpy as np
 
@@ -19,20 +21,28 @@ from llama.collector.ledger import Ints
 LATEST_S = 0.050
 
 
-class Schedule:
-    """The order and times of a group's probes: ``rate_pps`` for each of ``pairs`` x ``ports`` flows.
+class Burst(NamedTuple):
+    """Probes to send at once, all from one socket, none of them twice."""
 
-    ``now_s`` is the monotonic clock; ``chance`` gives the random choices.
+    flows: Ints  # (N,)
+    port: int  # the source port they leave from
+    turns: slice  # where their pairs are in the schedule's `order`
+    left: int  # how many more are due
+
+
+class Schedule:
+    """The order and times of a group's probes: ``rate_pps`` for each of the flows of ``pairs``.
+
+    ``pairs`` are the numbers of those that are probed, flow ``pair * ports + port`` belongs to
+    each; ``order`` is the order in which they have their turns. ``now_s`` is the monotonic clock;
+    ``chance`` gives the random choices.
     """
 
     def __init__(
-        self, pairs: int, ports: int, rate_pps: float, now_s: float, chance: random.Random
+        self, pairs: Ints, ports: int, rate_pps: float, now_s: float, chance: random.Random
     ) -> None:
-        order = np.array(chance.sample(range(pairs), pairs), np.int64)
-        self.flows: Ints = (order[None, :] * ports + np.arange(ports)[:, None]).reshape(-1)
-        self.pairs = pairs
-        self.ports = np.repeat(np.arange(ports), pairs)  # the source port of each place
-        self.place = 0  # where the flows that `due` last gave begin
+        self.order: Ints = np.array(chance.sample(pairs.tolist(), len(pairs)), np.int64)
+        self.flows: Ints = (self.order * ports + np.arange(ports)[:, None]).reshape(-1)
         self.probes_per_s = rate_pps * len(self.flows)
         self._start_s = now_s
         self._first = chance.randrange(len(self.flows)) if len(self.flows) else 0
@@ -46,14 +56,23 @@ class Schedule:
         """Begin now rather than when the schedule was made."""
         self._start_s = now_s
 
-    def due(self, now_s: float, most: int) -> tuple[Ints, bool]:
-        """Return the flows to send to now, at most ``most``, and whether more are due at once.
+    def bursts(self, now_s: float, most: int) -> Iterator[Burst]:
+        """Yield what is due now, in bursts of at most ``most`` probes.
 
-        They leave from one socket, and none comes twice. What is overdue by more than `LATEST_S`
-        is skipped and counted in ``skipped``.
+        The few that a full burst leaves over are sent with those of the next tick.
+        """
+        while (burst := self.due(now_s, most)) is not None:
+            yield burst
+            if not burst.left or (len(burst.flows) == most and burst.left < most // 2):
+                return
+
+    def due(self, now_s: float, most: int) -> Burst | None:
+        """Return what is due now, at most ``most`` probes; None if nothing is.
+
+        What is overdue by more than `LATEST_S` is skipped and counted in ``skipped``.
         """
         if not len(self.flows):
-            return self.flows, False
+            return None
         elapsed_s = now_s - self._start_s
         target = math.floor(elapsed_s * self.probes_per_s + self._begin)
         oldest = math.floor((elapsed_s - LATEST_S) * self.probes_per_s + self._begin)
@@ -66,10 +85,11 @@ class Schedule:
             self._done = oldest
         count = min(target - self._done, most)
         if count <= 0:
-            return self.flows[:0], False
+            return None
         place = (self._first + self._done) % len(self.flows)
+        port, turn = divmod(place, len(self.order))
         # Up to where the next source port begins: this ends the list as well.
-        end = min(place + count, (place // self.pairs + 1) * self.pairs)
-        self._done += end - place
-        self.place = place
-        return self.flows[place:end], self._done < target
+        count = min(count, len(self.order) - turn)
+        self._done += count
+        flows = self.flows[place : place + count]
+        return Burst(flows, port, slice(turn, turn + count), target - self._done)

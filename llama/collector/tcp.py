@@ -232,10 +232,8 @@ class TcpProber:
         self._ticked_s = now_s
         for track in self.tracks:
             skipped = track.schedule.skipped
-            more = True
-            while more:
-                flows, more = track.schedule.due(now_s, BURST)
-                for flow in flows.tolist():
+            for burst in track.schedule.bursts(now_s, BURST):
+                for flow in burst.flows.tolist():
                     self._attempt(track, flow)
                     self._look()
             if track.schedule.skipped != skipped:

@@ -31,6 +31,8 @@ from llama.wire import stamp
 #: Packets a second in all: as many as the slowest router on the way answers gladly.
 RATE_PPS = 200
 PERIOD_S = 0.05
+#: Flows that lose nothing are traced so many a turn at most: it costs as much as twenty probes.
+IDLE_A_TURN = 1
 #: Flows being traced at a time.
 AT_ONCE = 256
 #: Flows of one interval that are picked for what they lost.
@@ -209,12 +211,14 @@ class Tracing:
 
     def _begin(self, now: float) -> None:
         wall = self._unix_time_s()
+        idle = IDLE_A_TURN
         while len(self._going) < AT_ONCE and self._budget >= 1:
             if self._urgent:
                 key = self._urgent.popleft()
             elif self._idle and wall - self._last_traced(self._idle[0]) >= AGAIN_S:
-                if len(self._going) >= AT_ONCE // 8:
+                if not idle or len(self._going) >= AT_ONCE // 8:
                     return
+                idle -= 1
                 key = self._idle.popleft()
             else:
                 self._idle.clear()

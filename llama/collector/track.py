@@ -65,13 +65,9 @@ class Track:
         for n, pair in enumerate(self.pairs):
             name = sockaddr(group.version, pair.dst_ip, pair.dst_port, group.sources[0].interface)
             self.names[n, : len(name)] = np.frombuffer(name, np.uint8)
-        probed = np.flatnonzero(live)
-        self.schedule = Schedule(len(probed), self.ports, group.rate_pps, now_s, chance)
-        # The schedule knows pairs by their turn among those that are live.
-        turn, port = np.divmod(self.schedule.flows, self.ports)
-        self.schedule.flows = (
-            probed[turn] * self.ports + port if probed.size else self.schedule.flows
-        )
+        self.schedule = Schedule(np.flatnonzero(live), self.ports, group.rate_pps, now_s, chance)
+        #: Rows of ``names`` in the order in which probes are sent to them.
+        self.names_in_order = self.names[self.schedule.order]
         self.ordinal = np.array(ordinals, np.uint64)
         self.flow_rows: npt.NDArray[np.void] | None = None  # for whoever closes its intervals
         #: The class each pair asks its replies to come in.

@@ -63,6 +63,7 @@ ERROR_PTP_FORMAT = 0x4000
 
 NTP_UNIX_SECONDS = 2_208_988_800  # from 1900-01-01 to 1970-01-01
 _SECOND = 1_000_000_000
+_TOP_BIT = np.uint64(1 << 63)
 
 
 def ntp_from_unix_ns(unix_ns: int) -> int:
@@ -96,12 +97,15 @@ def ntp_column(unix_ns: npt.NDArray[np.int64]) -> npt.NDArray[np.uint64]:
 
 def unix_ns_column(ntp: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     """Return the Unix times, in nanoseconds, of a column of NTP stamps (native byte order)."""
-    seconds = (ntp >> np.uint64(32)).astype(np.int64)
-    seconds += (seconds < 0x80000000).astype(np.int64) << 32
-    fraction = ntp & np.uint64(0xFFFFFFFF)
-    ns = (fraction * np.uint64(_SECOND)) >> np.uint64(32)
-    result: npt.NDArray[np.int64] = (seconds - NTP_UNIX_SECONDS) * _SECOND + ns.astype(np.int64)
-    return result
+    # The top bit tells the era (RFC 4330 section 3): turned over, seconds count on from 1968.
+    seconds = ((ntp ^ _TOP_BIT) >> np.uint64(32)).view(np.int64)
+    seconds -= NTP_UNIX_SECONDS - 0x80000000
+    seconds *= _SECOND
+    ns = ntp & np.uint64(0xFFFFFFFF)
+    ns *= np.uint64(_SECOND)
+    ns >>= np.uint64(32)
+    seconds += ns.view(np.int64)
+    return seconds
 
 
 def error_estimate(error_ns: float | None) -> int:
@@ -129,6 +133,9 @@ def error_ns(estimate: int) -> float | None:
 
 def error_column(estimate: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
     """Return the clock errors, in nanoseconds, that a column of Error Estimates states, or NaN."""
+    if len(estimate) and np.count_nonzero(estimate == estimate[0]) == len(estimate):
+        alike = error_ns(int(estimate[0]))
+        return np.full(len(estimate), np.nan if alike is None else alike, np.float32)
     result = np.full(len(estimate), np.nan, np.float32)
     rows = np.flatnonzero((estimate & ERROR_SYNCHRONISED) & np.where(estimate & 0xFF, 0xFFFF, 0))
     if rows.size:

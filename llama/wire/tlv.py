@@ -76,6 +76,7 @@ _NO_FLAGS = np.uint32(0x00FFFFFF)  # of a TLV's first four octets
 _COS_HEAD = CLASS_OF_SERVICE << 16 | 4
 _FOLLOW_HEAD = FOLLOW_UP << 16 | 16
 _STATE_HEAD = STATE << 16 | STATE_SIZE
+_HEADS = ("cos_head", _COS_HEAD), ("follow_head", _FOLLOW_HEAD), ("state_head", _STATE_HEAD)
 _MARK = int.from_bytes(MARK, "big")
 _SENDER_SEQUENCE = {44: 24, 112: 48}  # where a reply has it, by size of the base packet
 
@@ -277,32 +278,44 @@ def read(
 
 
 def _read_alike(octets: Octets, length: npt.NDArray[np.integer], start: int) -> Answer | None:
-    """Read rows that are all what a reflector of ours returns to our sender; None if they are not.
+    """Read rows that a reflector returned to our sender all with the same flags; None if not so.
 
-    That is nearly every batch there is, and reading it so takes a quarter of the time.
+    That is nearly every batch there is: all TLVs known, as by our reflector, or none, as by one
+    that copies them. Reading it so takes a quarter of the time.
     """
     tlvs = _view(octets, start)
-    heads = (
-        (tlvs["cos_head"] == _COS_HEAD)
-        & (tlvs["follow_head"] == _FOLLOW_HEAD)
-        & (tlvs["state_head"] == _STATE_HEAD)
-        & (tlvs["mark"] == _MARK)
-        & (length == start + SIZE)
-    )
-    if not heads.all():
+    count = len(tlvs)
+    flags = []
+    for name, expected in _HEADS:
+        heads = tlvs[name]
+        flag = int(heads[0]) >> 24
+        # M and I decide about the TLVs behind them, too. That takes a walk.
+        if flag & ~UNRECOGNISED:
+            return None
+        if np.count_nonzero(heads == (flag << 24 | expected)) < count:
+            return None
+        flags.append(flag)
+    if np.count_nonzero(tlvs["mark"] == _MARK) < count:
         return None
-    value = tlvs["cos"].astype(np.uint32)
-    return Answer(
-        dscp=(value >> np.uint32(20)).astype(np.uint8) & np.uint8(0x3F),
-        ecn=(value >> np.uint32(18)).astype(np.uint8) & np.uint8(3),
-        refused=(value & np.uint32(0x30000)) == 0x10000,
-        follow_sequence=tlvs["follow_sequence"].astype(np.uint32),
-        follow_stamp=tlvs["follow_stamp"].astype(np.uint64),
-        follow_method=(tlvs["follow_method"] >> np.uint32(24)).astype(np.uint8),
-        started_ns=tlvs["started"].astype(np.uint64),
-        receive_drops=tlvs["receive_drops"].astype(np.uint32),
-        guard_drops=tlvs["guard_drops"].astype(np.uint32),
-    )
+    if np.count_nonzero(length == start + SIZE) < count:
+        return None
+    answer = np.zeros(count, _ANSWER)
+    if flags[0]:
+        answer["dscp"] = UNKNOWN
+    else:
+        value = tlvs["cos"].astype(np.uint32)
+        answer["dscp"] = value >> np.uint32(20) & np.uint32(0x3F)
+        answer["ecn"] = value >> np.uint32(18) & np.uint32(3)
+        answer["refused"] = (value & np.uint32(0x30000)) == 0x10000
+    if not flags[1]:
+        answer["follow_sequence"] = tlvs["follow_sequence"]
+        answer["follow_stamp"] = tlvs["follow_stamp"]
+        answer["follow_method"] = tlvs["follow_method"] >> np.uint32(24)
+    if not flags[2]:
+        answer["started_ns"] = tlvs["started"]
+        answer["receive_drops"] = tlvs["receive_drops"]
+        answer["guard_drops"] = tlvs["guard_drops"]
+    return Answer(*(answer[name] for name in _ANSWER.names or ()))
 
 
 def _read_columns(tlvs: npt.NDArray[Any], rows: Mask, answer: npt.NDArray[Any]) -> None:
