@@ -328,6 +328,8 @@ class Service(TestCase):
         listed = yield Deferred.fromCoroutine(source.incidents(None, None, 10))
         self.assertTrue(listed["configured"])
         yield service.stopService()
+        with self.assertRaises(StoreError):
+            yield Deferred.fromCoroutine(source.incidents(None, None, 10))
 
     @inlineCallbacks
     def test_refusals(self):
