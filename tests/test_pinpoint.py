@@ -135,6 +135,35 @@ class Fed(SynchronousTestCase):
         names = {hop for n in range(len(window.flows)) for hop in self.measured.hops_of(window, n)}
         self.assertIn(f"(silent after {row['hops'][0]})", names)
 
+    def test_destinations_that_answer_no_trace(self):
+        """A trace that only routers answered is a path if the flow lived on after it."""
+        self.begin()
+        self.step(paths=False)
+        for host, name in enumerate(self.fleet.names):
+            rows = [
+                {**row, "hops": row["hops"][:-1], "complete": False, "reach": len(row["hops"]) - 1}
+                for row in self.fleet.paths(host)
+            ]
+            self.measured.add_paths(name, rows)
+        bad = fault(kind="loss", on="spine3 -> leaf2", percent=100)
+        window = self.measured.window(self.fleet.end_s)
+        self.assertEqual(len(window.paths.link), 0)
+        dead = self.step(bad, paths=False)
+        self.assertFalse(any("link" in one.key for one in dead.sightings))
+        self.step(paths=False)
+        before = self.measured.window(self.fleet.end_s)
+        for host, name in enumerate(self.fleet.names):
+            self.fleet.window = self.fleet.simulation.window([bad], 25)
+            met = [
+                {**row, "hops": row["hops"][: row["reach"]], "complete": False}
+                for row in self.fleet.paths(host)
+                if row["reach"] is not None
+            ]
+            self.measured.add_paths(name, met)
+        judgement = self.step(bad, paths=False)
+        self.assertEqual([one.key for one in judgement.sightings], ["link spine3 -> leaf2"])
+        self.assertGreater(len(before.paths.link), 0)
+
     def test_a_trace_that_only_missed_the_destination(self):
         """If all routers answered, a dead flow may be dead on the way back: it votes on no link."""
         self.begin()

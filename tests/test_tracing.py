@@ -168,6 +168,11 @@ class Picking(SynchronousTestCase):
         self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", to[0], to[1], probe))
         trace = self.tracing._going[number >> 16].trace
         self.assertEqual(trace.hops[0].addresses, [])
+        # Quoted too shortly to tell by, but of another target.
+        self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", "10.1.1.9", to[1], payload[:8]))
+        self.assertEqual(trace.hops[0].addresses, [])
+        self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", to[0], to[1], payload[:8]))
+        self.assertEqual(trace.hops[0].addresses, ["10.9.9.9"])
 
     def test_sockets_that_went_away(self):
         """Flows whose source port was closed meanwhile are left out."""

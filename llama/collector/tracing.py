@@ -296,8 +296,11 @@ class Tracing:
             number = None if going is None else going.trace.unquoted()
         if going is None or number is None or going.sock is not sock:
             return
+        target = going.key.dst_ip.partition("%")[0]
+        if (error.destination.partition("%")[0], error.port) != (target, going.key.dst_port):
+            return  # about another target of the same source port
         final, refusal = said
-        if final and not refusal and error.offender != going.key.dst_ip:
+        if final and not refusal and error.offender != target:
             refusal = "port unreachable"
         now = self._reactor.seconds()
         going.trace.heard(number, error.offender, now, final=final, refusal=refusal)

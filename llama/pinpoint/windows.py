@@ -92,6 +92,9 @@ class Measured:
         #: if it was met dead, else -1; when that was.
         self.paths: dict[tuple[int, FlowKey], tuple[Hops, int, float]] = {}
         self._by_tuple: dict[tuple[int, tuple[str, int, int]], Hops] = {}
+        #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
+        #: lives on. Not every reflector answers a trace.
+        self._unconfirmed: dict[tuple[int, FlowKey], tuple[Hops, float]] = {}
         #: Hops known to lie between two others: with one only, a silent one there is it.
         self._between: dict[tuple[str, str], set[str]] = {}
         self.collectors: dict[str, int] = {}  # collector -> its host
@@ -159,6 +162,9 @@ class Measured:
             float,
         )
         figures["late"] = self._late(where, rtt_ns)
+        if self._unconfirmed and known:
+            begin_s = end_s - self.length_s
+            self._confirm(where[lost_probes(figures) < DEAD * figures["sent"]], begin_s)
         self._measured[where] = int(end_s)
         interval = self._intervals.setdefault(end_s, {})
         if collector in interval:
@@ -222,17 +228,38 @@ class Measured:
             return
         for row in rows:
             key = flow_key(row)
-            hops: Hops = tuple(row["hops"]) if row["complete"] else ()
+            hops: Hops = tuple(row["hops"])
             reach = -1 if row["reach"] is None else int(row["reach"])
+            self._unconfirmed.pop((source, key), None)
+            if not row["complete"]:
+                if not row.get("refusal") and reach == len(hops) > 0:
+                    self._unconfirmed[source, key] = hops, row["traced"]
+                hops = self.paths.get((source, key), ((), -1, 0.0))[0]
             if reach >= len(hops) - 1:
                 # All routers answered: only the last link or the way back can be dead.
                 reach = -1
-            self.paths[source, key] = hops, reach, row["traced"]
-            if hops:
-                self._by_tuple[source, key.tuple5] = hops
-                for before, hop, after in zip(hops, hops[1:], hops[2:], strict=False):
-                    if hop is not None and before is not None and after is not None:
-                        self._between.setdefault((before, after), set()).add(hop)
+            self._know(source, key, hops, reach, row["traced"])
+
+    def _know(self, source: int, key: FlowKey, hops: Hops, reach: int, traced_s: float) -> None:
+        """Take a flow's path, and how far a trace came that met it dead."""
+        self.paths[source, key] = hops, reach, traced_s
+        if hops:
+            self._by_tuple[source, key.tuple5] = hops
+            for before, hop, after in zip(hops, hops[1:], hops[2:], strict=False):
+                if hop is not None and before is not None and after is not None:
+                    self._between.setdefault((before, after), set()).add(hop)
+
+    def _confirm(self, alive: npt.NDArray[np.int64], begin_s: float) -> None:
+        """Take what traces found of flows that were alive in an interval which began after them.
+
+        Their destinations gave no answer to the trace; they follow the last hop that did.
+        """
+        for row in alive.tolist():
+            key = self._keys[row]
+            found = None if key is None else self._unconfirmed.get(key)
+            if key is not None and found is not None and found[1] <= begin_s:
+                del self._unconfirmed[key]
+                self._know(*key, (*found[0], key[1].dst_ip), -1, found[1])
 
     def _links(
         self, source: int, destination: int, hops: Sequence[str | None], numbers: dict[Any, int]
@@ -338,6 +365,7 @@ class Measured:
             self._keys[number] = None
             del self._rows[key]
             self.paths.pop(key, None)
+            self._unconfirmed.pop(key, None)
             self._by_tuple.pop((key[0], key[1].tuple5), None)
             self._free.append(number)
         return len(gone)
