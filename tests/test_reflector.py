@@ -563,6 +563,23 @@ class ServiceTests(SynchronousTestCase):
         self.assertIn("--port", message)
         self.assertNotIn("\n", message)
 
+    def test_a_clock_that_is_set_back_changes_nothing(self) -> None:
+        """The reactor's clock is the wall's: limits and sessions go by another, which never goes back."""
+        reactor = StillReactor()
+        reactor.advance(1e6)
+        service = PortService(
+            reactor, ReflectorConfig(port=0, addresses=("127.0.0.1",), max_pps=1000.0)
+        )
+        service.startService()
+        self.addCleanup(service.stopService)
+        for count in (1, 20):
+            with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
+                for n in range(count):
+                    client.sendto(probe(n), ("127.0.0.1", service.port_number))
+            service.ports[0].doRead()
+            reactor.rightNow -= 5e5
+        self.assertEqual(dict(service.tally.answered), {"stamp": 21})
+
 
 class SessionTests(SynchronousTestCase):
     """The bounded table of sessions."""

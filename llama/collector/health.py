@@ -5,8 +5,6 @@ What is found here marks intervals as suspect, lest the network be blamed for it
 
 from __future__ import annotations
 
-import os
-import resource
 from collections.abc import Callable
 
 MILLISECOND = 0.001
@@ -62,18 +60,3 @@ class Starvation:
         waited = 0 if now is None or self._last is None else now - self._last
         self._last = now
         return max(0, waited) / 1e9
-
-
-def resident_octets() -> int:
-    """Return how much memory this process has resident, in octets."""
-    try:
-        with open("/proc/self/statm", encoding="ascii") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-    except (OSError, ValueError, IndexError):
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def processor_s() -> float:
-    """Return the processor time, user and system, that this process has used, in seconds."""
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    return usage.ru_utime + usage.ru_stime

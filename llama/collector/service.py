@@ -10,7 +10,6 @@ from twisted.logger import Logger
 
 from llama.collector.api import CollectorApi
 from llama.collector.engine import Engine
-from llama.collector.health import processor_s, resident_octets
 from llama.collector.history import History
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
@@ -25,6 +24,7 @@ from llama.net.clock import clock_error_ns
 from llama.net.port import transmit_ids_supported
 from llama.net.route import local_address
 from llama.net.ticker import Ticker
+from llama.process import processor_s, resident_octets
 
 RETRY_S = 10.0  # after which sockets that could not be had are asked for again
 

@@ -57,12 +57,8 @@ class Answer:
 class Answerer:
     """Answers one datagram at a time, and holds what all of them are judged by.
 
-    ``seconds`` is the reactor's clock. ``clock_error_ns`` tells the wall clock's error or None
-    (see `llama.net.clock`); it is asked every 16 seconds. ``reply_dscps`` are the classes that a
-    Class of Service TLV may ask for; ``legacy`` says whether earlier fleets are answered.
-
-    With ``keys`` only probes that one of them signed are answered, unless
-    ``allow_unauthenticated``; with ``provisioned`` only those of its sessions.
+    ``seconds`` is a clock that never goes back. ``clock_error_ns`` tells the wall clock's error or None
+    (see `llama.net.clock`); it is asked every 16 seconds. ``rules`` are those of `use`.
     """
 
     log = Logger()
@@ -76,23 +72,13 @@ class Answerer:
         *,
         tally: Tally | None = None,
         clock_error_ns: Callable[[], float | None] = lambda: None,
-        reply_dscps: Collection[int] = (),
-        legacy: bool = True,
-        keys: KeyRing | None = None,
-        allow_unauthenticated: bool = False,
-        provisioned: Provisioned | None = None,
+        **rules: Any,
     ) -> None:
         self._seconds = seconds
-        self.guard = guard
         self.sessions = sessions
         self.tally = Tally() if tally is None else tally
         self._clock_error_ns = clock_error_ns
-        self._permitted = np.zeros(64, np.bool_)
-        self._permitted[list(reply_dscps)] = True
-        self._legacy = legacy
-        self._keys = keys
-        self._allow_unauthenticated = allow_unauthenticated
-        self._provisioned = provisioned
+        self.use(guard, **rules)
         self.started_ns = time.time_ns()
         self._error_estimate = stamp.error_estimate(None)
         self._error_due = self._drops_due = float("-inf")
@@ -102,6 +88,30 @@ class Answerer:
         self._complained = float("-inf")
         self._mute = 0
         self._echoes = Echoes()
+
+    def use(
+        self,
+        guard: Guard,
+        *,
+        reply_dscps: Collection[int] = (),
+        legacy: bool = True,
+        keys: KeyRing | None = None,
+        allow_unauthenticated: bool = False,
+        provisioned: Provisioned | None = None,
+    ) -> None:
+        """Judge by these rules from now on; sessions and counts go on.
+
+        ``reply_dscps`` are the classes that a Class of Service TLV may ask for; ``legacy`` says whether
+        earlier fleets are answered. With ``keys`` only probes that one of them signed are answered,
+        unless ``allow_unauthenticated``; with ``provisioned`` only those of its sessions.
+        """
+        self.guard = guard
+        self._permitted = np.zeros(64, np.bool_)
+        self._permitted[list(reply_dscps)] = True
+        self._legacy = legacy
+        self._keys = keys
+        self._allow_unauthenticated = allow_unauthenticated
+        self._provisioned = provisioned
 
     def _now(self) -> tuple[float, int]:
         now = self._seconds()

@@ -1,31 +1,35 @@
-"""The reflector as a Twisted service: its sockets, its guard, and its status over HTTP."""
+"""The reflector as a Twisted service: its sockets, its guard, and what it says over HTTP."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import time
 from typing import Any
 
-from prometheus_client import CollectorRegistry
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.registry import Collector
-from prometheus_client.twisted import MetricsResource
+import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import Deferred, gatherResults
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from llama.config import ReflectorConfig
-from llama.http import CannotListen, HttpService, JsonRoot
+from llama.http import CannotListen, HttpService
 from llama.net import mmsg
 from llama.net.clock import clock_error_ns
 from llama.net.port import BatchPort, transmit_ids_supported
+from llama.reflector import api
 from llama.reflector.allow import AllowList
 from llama.reflector.guard import Guard
 from llama.reflector.keyring import KeyRing
 from llama.reflector.protocol import Reflector
 from llama.reflector.provisioned import Provisioned
 from llama.reflector.sessions import Sessions
+from llama.reflector.stats import Stats
 from llama.reflector.tally import Tally
+
+#: Of the configuration, what a guard is made of.
+_GUARDED = attrs.filters.include(
+    "port", "refuse_source_ports", "permit_source_ports", "allow", "max_pps", "max_pps_per_source"
+)
 
 
 class PortService(Service):
@@ -33,7 +37,7 @@ class PortService(Service):
 
     ``batched`` chooses `BatchPort` (the default where the platform has it) or Twisted's own UDP
     port, on which TTL, class, kernel stamps and the asked address are unknown. Port 0 takes any
-    free port, the same for all addresses.
+    free port, the same for all addresses. ``generation`` counts the configurations in use so far.
     """
 
     log = Logger()
@@ -44,21 +48,19 @@ class PortService(Service):
         self.batched = mmsg.AVAILABLE if batched is None else batched
         self.tally = Tally()
         self.sessions = Sessions(config.max_sessions)
-        self.ports: list[Any] = []
-        self._guard = self._new_guard(config.port)
-        self._keys = None
-        if config.keys:
-            self._keys = KeyRing((k.key.secret, k.prefixes, k.ssids) for k in config.keys)
-        self._provisioned = None
-        if config.sessions:
-            self._provisioned = Provisioned(
-                (each.source, each.source_port, each.ssid) for each in config.sessions
-            )
+        self.generation = 1
+        self._by_address: dict[str, Any] = {}
+        self._rules = self._new_rules(config, self._new_guard(config, config.port))
 
-    def _new_guard(self, port: int) -> Guard:
-        config = self._config
+    @property
+    def ports(self) -> list[Any]:
+        """The ports that are listened on."""
+        return list(self._by_address.values())
+
+    @staticmethod
+    def _new_guard(config: ReflectorConfig, number: int) -> Guard:
         return Guard(
-            own_ports=[port],
+            own_ports=[number],
             refuse=config.refuse_source_ports,
             permit=config.permit_source_ports,
             allow=AllowList(config.allow) if config.allow else None,
@@ -66,67 +68,120 @@ class PortService(Service):
             total_rate_pps=config.max_pps,
         )
 
+    @staticmethod
+    def _new_rules(config: ReflectorConfig, guard: Guard) -> dict[str, Any]:
+        """Return what a `Reflector` judges by."""
+        keys = provisioned = None
+        if config.keys:
+            keys = KeyRing((k.key.secret, k.prefixes, k.ssids) for k in config.keys)
+        if config.sessions:
+            provisioned = Provisioned((s.source, s.source_port, s.ssid) for s in config.sessions)
+        return {
+            "guard": guard,
+            "reply_dscps": config.reply_dscps,
+            "legacy": config.legacy,
+            "keys": keys,
+            "allow_unauthenticated": config.allow_unauthenticated,
+            "provisioned": provisioned,
+        }
+
     def privilegedStartService(self) -> None:
         """Bind while the process may still bind low ports."""
-        self._listen()
+        self._listen(self._config)
         super().privilegedStartService()
 
     def startService(self) -> None:
         """Bind, unless that was done before privileges were dropped."""
-        if not self.ports:
-            self._listen()
+        if not self._by_address:
+            self._listen(self._config)
         super().startService()
 
-    def _listen(self) -> None:
-        config, number = self._config, self._config.port
+    def _listen(self, config: ReflectorConfig) -> None:
+        """Listen where ``config`` says and nobody does yet; raises `CannotListen`."""
+        number = self.port_number if self._by_address else config.port
         wildcard = set(config.addresses) == {"0.0.0.0", "::"}  # noqa: S104
-        stamped = self.batched and transmit_ids_supported()
+        opened: list[str] = []
         for address in config.addresses:
-            protocol = Reflector(
-                self._reactor.seconds,
-                self._guard,
-                self.sessions,
-                tally=self.tally,
-                clock_error_ns=clock_error_ns,
-                reply_dscps=config.reply_dscps,
-                legacy=config.legacy,
-                keys=self._keys,
-                allow_unauthenticated=config.allow_unauthenticated,
-                provisioned=self._provisioned,
-            )
+            if address in self._by_address:
+                continue
             try:
-                if self.batched:
-                    port = BatchPort(
-                        self._reactor, protocol, address, number,
-                        interface=config.interface, stamped=stamped,
-                    )  # fmt: skip
-                    port.startListening()
-                else:
-                    port = self._reactor.listenUDP(number, protocol, address, 65536)
+                port = self._open(config, address, number)
             except CannotListenError as reason:
-                if address == "::" and wildcard and self.ports:
+                if address == "::" and wildcard and self._by_address:
                     self.log.info("no IPv6 here ({reason}): answering IPv4 only", reason=reason)
                     continue
-                for other in self.ports:
-                    other.stopListening()
+                for other in opened:
+                    self._by_address.pop(other).stopListening()
                 raise CannotListen(
                     f"llama-reflector: cannot listen on UDP {address} port {number}: "
                     f"{reason.socketError}; choose another with --port or --interface"
                 ) from None
-            self.ports.append(port)
+            self._by_address[address] = port
+            opened.append(address)
             number = port.getHost().port
             if number != config.port:  # any free one was asked for: known only now
-                protocol.guard = self._guard = self._new_guard(number)
+                self._rules["guard"] = self._new_guard(config, number)
+        for port in self.ports:
+            port.protocol.use(**self._rules)
         self.log.info(
             "answering on UDP {hosts} ({how})",
             hosts=", ".join(f"{p.getHost().host} port {p.getHost().port}" for p in self.ports),
             how="kernel time stamps" if self.batched else "user-space time stamps",
         )
+        if config.legacy and not self.batched and not config.allow:
+            self.log.info(
+                "no TTL is known here: LLAMA Go's and the archived Python LLAMA's probes are not"
+                " answered, unless their sources are listed under allow"
+            )
+
+    def _open(self, config: ReflectorConfig, address: str, number: int) -> Any:
+        """Listen on an address; raises `CannotListenError`."""
+        protocol = Reflector(
+            time.monotonic,  # the reactor's clock is that of the wall, which may be set back
+            sessions=self.sessions,
+            tally=self.tally,
+            clock_error_ns=clock_error_ns,
+            **self._rules,
+        )
+        if not self.batched:
+            return self._reactor.listenUDP(number, protocol, address, 65536)
+        port = BatchPort(
+            self._reactor, protocol, address, number,
+            interface=config.interface, stamped=transmit_ids_supported(),
+        )  # fmt: skip
+        port.startListening()
+        return port
+
+    async def use(self, config: ReflectorConfig) -> None:
+        """Answer by another configuration from now on; sessions and counts go on.
+
+        Sockets stay, too, unless they are to be elsewhere. Raises `CannotListen` if it names places
+        that cannot be had; then all is as before.
+        """
+        before, rules = self._config, self._rules
+        moved = (config.port, config.interface) != (before.port, before.interface)
+        gone = [a for a in self._by_address if moved or a not in config.addresses]
+        guard = rules["guard"]
+        if attrs.asdict(config, filter=_GUARDED, recurse=False) != attrs.asdict(
+            before, filter=_GUARDED, recurse=False
+        ):
+            guard = self._new_guard(config, config.port if moved else self.port_number)
+        # What is to go goes first: a wildcard address and one of the host's exclude each other.
+        await gatherResults([self._by_address.pop(a).stopListening() for a in gone])
+        self._rules = self._new_rules(config, guard)
+        try:
+            self._listen(config)
+        except CannotListen:
+            self._rules = rules
+            self._listen(before)
+            raise
+        self._config = config
+        self.generation += 1
 
     def stopService(self) -> Deferred[Any]:
         """Close the sockets; the Deferred fires when they are closed."""
         super().stopService()
-        ports, self.ports = self.ports, []
+        ports, self._by_address = self.ports, {}
         return gatherResults([port.stopListening() for port in ports])
 
     @property
@@ -139,64 +194,40 @@ class PortService(Service):
         return sum(port.receive_drops() for port in self.ports if isinstance(port, BatchPort))
 
 
-class ReflectorMetrics(Collector):
-    """What a reflector has done, for Prometheus."""
-
-    def __init__(self, ports: PortService) -> None:
-        self._ports = ports
-
-    def describe(self) -> list[Metric]:
-        """Return nothing: there are no metrics to check for duplicates."""
-        return []
-
-    def collect(self) -> Iterator[Metric]:
-        """Yield the metric families."""
-        ports, tally = self._ports, self._ports.tally
-        yield CounterMetricFamily(
-            "llama_reflector_received", "Datagrams received", value=tally.received
-        )
-        answered = CounterMetricFamily(
-            "llama_reflector_answered", "Replies sent, by packet format", labels=["format"]
-        )
-        for name, count in sorted({"stamp": 0, **tally.answered}.items()):
-            answered.add_metric([name], count)
-        yield answered
-        dropped = CounterMetricFamily(
-            "llama_reflector_dropped", "Datagrams not answered, by reason", labels=["reason"]
-        )
-        for name, count in sorted(tally.dropped.items()):
-            dropped.add_metric([name], count)
-        yield dropped
-        yield CounterMetricFamily(
-            "llama_reflector_receive_drops",
-            "Datagrams that the kernel dropped at a full socket buffer",
-            value=ports.receive_drops(),
-        )
-        yield GaugeMetricFamily(
-            "llama_reflector_sessions", "Sessions remembered", value=len(ports.sessions)
-        )
-        yield CounterMetricFamily(
-            "llama_reflector_sessions_evicted",
-            "Sessions forgotten to make room for others",
-            value=ports.sessions.evicted,
-        )
-
-
 class ReflectorService(MultiService):
-    """A whole reflector: sockets, and ``/status`` and ``/metrics`` where ``config.api`` says."""
+    """A whole reflector: sockets, and what it says of itself where ``config.api`` says."""
+
+    log = Logger()
 
     def __init__(
         self, reactor: Any, config: ReflectorConfig, *, batched: bool | None = None
     ) -> None:
         super().__init__()
+        self._config = config
         self.ports = PortService(reactor, config, batched=batched)
-        self.addService(self.ports)
-        root = JsonRoot()
-        registry = CollectorRegistry()
-        registry.register(ReflectorMetrics(self.ports))
-        metrics: Any = MetricsResource(registry)
-        root.putChild(b"metrics", metrics)
+        self.stats = Stats(reactor, config, self.ports)
         self.http = HttpService(
-            reactor, config.api, root, what="llama-reflector", token=config.api_token
+            reactor, config.api, api.root(self.ports, self.stats), what="llama-reflector",
+            token=config.api_token,
+            local_hint="only this machine can reach it: no remote scraper can"
+            " (api.bind in the configuration, or --api)",
+        )  # fmt: skip
+        for service in (self.ports, self.stats, self.http):
+            self.addService(service)
+
+    async def use(self, config: ReflectorConfig) -> None:
+        """Go on with another configuration; one whose places cannot be had changes nothing."""
+        try:
+            await self.ports.use(config)
+        except CannotListen as refused:
+            self.log.error("not reloaded: {reason}", reason=str(refused))
+            return
+        started, now = (
+            (c.api, c.api_token, c.max_sessions, c.interval_s, c.keep_intervals, c.stats_tags)
+            for c in (self._config, config)
         )
-        self.addService(self.http)
+        if started != now:
+            self.log.warn(
+                "api, stats and limits: {{sessions}} take effect only when the reflector is restarted"
+            )
+        self.log.info("reloaded {path}", path=config.path)

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
 import attrs
 from twisted.application.service import MultiService
+from twisted.internet.defer import Deferred
 from twisted.python import usage
 
 from llama.config import ConfigErrors, ReflectorConfig, load_reflector
+from llama.reflector import privilege
 from llama.reflector.service import ReflectorService
 
 
@@ -16,12 +20,14 @@ class Options(usage.Options):
     """Options of the service; what they say wins over the file."""
 
     synopsis = "[options]"
-    longdesc = "Answers STAMP (RFC 8762) and earlier LLAMA probes. Needs no configuration."
+    longdesc = (
+        "Answers STAMP (RFC 8762) and earlier LLAMA probes. Needs no configuration. SIGHUP reloads."
+    )
     optParameters = [
         ["config", "c", None, "configuration file (see etc/reflector.yaml)"],
         ["port", "p", None, "UDP port to answer on [default: 8100]", int],
         ["interface", "i", None, "address to answer on [default: all, IPv4 and IPv6]"],
-        ["api", None, None, "where /status and /metrics are served [default: 127.0.0.1:5002]"],
+        ["api", None, None, "where its own figures are served [default: 127.0.0.1:5002]"],
     ]
 
     def postOptions(self) -> None:
@@ -41,11 +47,52 @@ class Options(usage.Options):
             changes["addresses"] = (self["interface"],)
         if self["api"] is not None:
             changes["api"] = self["api"]
+        self.changes = changes
         self.reflector = attrs.evolve(config, **changes)
+
+
+class _Daemon(ReflectorService):
+    """A reflector that gives up root's powers, and reloads on SIGHUP; ``changes`` win over the file."""
+
+    def __init__(self, reactor: Any, config: ReflectorConfig, changes: dict[str, Any]) -> None:
+        super().__init__(reactor, config)
+        self._reactor = reactor
+        self._path = config.path
+        self._changes = changes
+        self._low_port = False
+
+    def privilegedStartService(self) -> None:
+        """Bind, and keep for later what binding such a port again takes."""
+        super().privilegedStartService()
+        self._low_port = privilege.is_privileged(self.ports.port_number)
+        if self._low_port and os.geteuid() == 0:
+            privilege.keep_for_change_of_user()
+
+    def startService(self) -> None:
+        """Start with no more power than it takes."""
+        super().startService()
+        privilege.shed(keep_binding=self._low_port)
+        if os.geteuid() == 0:
+            self.log.warn("runs as root and need not: start it with twistd --uid USER --gid GROUP")
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+
+    def _reload(self) -> None:
+        """Read the configuration file again; a bad one changes nothing."""
+        if not self._path:
+            self.log.warn("not reloaded: started without --config")
+            return
+        try:
+            config = load_reflector(self._path)
+        except ConfigErrors as errors:
+            for mistake in errors.mistakes:
+                self.log.error("not reloaded: {mistake}", mistake=str(mistake))
+            return
+        done = Deferred.fromCoroutine(self.use(attrs.evolve(config, **self._changes)))
+        done.addErrback(lambda failure: self.log.failure("not reloaded", failure))
 
 
 def makeService(options: Options) -> MultiService:
     """Return the service that ``options`` describe."""
     from twisted.internet import reactor
 
-    return ReflectorService(reactor, options.reflector)
+    return _Daemon(reactor, options.reflector, options.changes)
