@@ -6,7 +6,15 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import testing
-from llama.collector.tracing import AGAIN_S, DEAD_FRESH_S, FRESH_S, PERIOD_S, RATE_PPS, Tracing
+from llama.collector.tracing import (
+    AGAIN_S,
+    DEAD_FRESH_S,
+    FRESH_S,
+    PERIOD_S,
+    RATE_PPS,
+    SOON_S,
+    Tracing,
+)
 from llama.net.errors import IcmpError
 from llama.wire import stamp
 
@@ -151,6 +159,20 @@ class Picking(SynchronousTestCase):
         self.now += FRESH_S
         self.tracing.closed(self.lossy([0]))
         self.assertEqual(len(self.tracing._urgent), 4)
+
+    def test_others_that_took_the_path_which_one_left(self):
+        """When one flow is found on another path, those that shared the old one are traced soon."""
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        self.now += FRESH_S
+        self.tracing.closed(self.lossy([0]))
+        self.run_for(5, hops=("10.0.0.1", "10.0.0.3"))
+        self.assertEqual({hops[1] for hops in self.paths().values()}, {"10.0.0.3"})
+        sent = self.tracing.sent
+        self.now += SOON_S
+        self.tracing.closed(self.closed)
+        self.run_for(5, hops=("10.0.0.1", "10.0.0.3"))
+        self.assertEqual(self.tracing.sent, sent)
 
     def test_routers_that_quote_eight_octets(self):
         """Answers without our octets are told apart by having one packet under way."""

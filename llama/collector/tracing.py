@@ -12,8 +12,8 @@ from __future__ import annotations
 import socket
 import struct
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ from llama.collector.prober import UdpProber
 from llama.collector.sockets import ProbeSocket
 from llama.collector.summary import ClosedInterval, Pair
 from llama.net import errors, mmsg
-from llama.pinpoint.table import FlowKey, PathTable
+from llama.pinpoint.table import FlowKey, Known, PathTable
 from llama.pinpoint.trace import FlowTrace, Packet, meaning
 from llama.wire import stamp
 
@@ -49,6 +49,8 @@ AGAIN_S = 300.0
 LOOKED_AT = 1024
 #: A path with silent hops is traced again so soon, s, so many times: it may have been chance.
 SOON_S, TRIES = 15.0, 4
+#: Hops that flows were found to have left, of which is remembered when.
+LEFT = 256
 MOST_HOPS = 24
 ATTEMPTS = 2
 
@@ -91,6 +93,7 @@ class Tracing:
         self._idle: deque[FlowKey] = deque()
         self._going: dict[int, _Going] = {}  # by the upper half of their packets' numbers
         self._by_key: dict[FlowKey, int] = {}
+        self._left: OrderedDict[str, float] = OrderedDict()  # hop -> Unix time
         self._next = 0
         self._looked_at = 0
         self._budget = 0.0
@@ -145,8 +148,13 @@ class Tracing:
         known = self.table.get(key)
         if known is None:
             return 0.0
-        wanting = not known.complete or None in known.hops
-        return known.traced - (AGAIN_S - SOON_S if wanting and known.traces < TRIES else 0.0)
+        wanting = (not known.complete or None in known.hops) and known.traces < TRIES
+        soon = wanting or self._doubtful(known)
+        return known.traced - (AGAIN_S - SOON_S if soon else 0.0)
+
+    def _doubtful(self, known: Known) -> bool:
+        """Return whether other flows left a hop of this path since it was traced."""
+        return any(self._left.get(hop, 0.0) > known.traced for hop in known.hops if hop)
 
     def _suffering(self, closed: ClosedInterval, lossy: Any, now: float) -> Iterator[FlowKey]:
         """Yield lossy flows that should be traced, each pair's healthy siblings after them."""
@@ -160,10 +168,14 @@ class Tracing:
             dead = not stats["received"][row]
             (key,) = self._keys(closed, [row])
             known = self.table.get(key)
-            if known is None or (
-                now - known.traced >= DEAD_FRESH_S or known.reach is None
-                if dead
-                else now - known.traced >= FRESH_S
+            if (
+                known is None
+                or self._doubtful(known)
+                or (
+                    now - known.traced >= DEAD_FRESH_S or known.reach is None
+                    if dead
+                    else now - known.traced >= FRESH_S
+                )
             ):
                 count += 1
                 yield key
@@ -175,7 +187,7 @@ class Tracing:
             healthy = first + np.flatnonzero(stats["lost"][first:last] == 0)[:SIBLINGS]
             for key in self._keys(closed, healthy.tolist()):
                 known = self.table.get(key)
-                if known is None or now - known.traced >= FRESH_S:
+                if known is None or self._doubtful(known) or now - known.traced >= FRESH_S:
                     count += 1
                     yield key
 
@@ -264,12 +276,22 @@ class Tracing:
         if path.sent and self.table.enter(going.key, path, self._unix_time_s()):
             known = self.table.get(going.key)
             assert known is not None
+            self._note_left(set(known.earlier[0][1]) - set(known.hops))
             self.log.info(
                 "the path of {source_port} to {dst_ip} is another: {hops}",
                 source_port=going.key.source_port,
                 dst_ip=going.key.dst_ip,
                 hops=" ".join(hop or "*" for hop in known.hops),
             )
+
+    def _note_left(self, hops: Iterable[str | None]) -> None:
+        """Note that flows through these hops may have other paths from now on."""
+        for hop in hops:
+            if hop is not None:
+                self._left[hop] = self._unix_time_s()
+                self._left.move_to_end(hop)
+        while len(self._left) > LEFT:
+            self._left.popitem(last=False)
 
     # What the prober hands over
 

@@ -259,7 +259,7 @@ class Measured:
             found = None if key is None else self._unconfirmed.get(key)
             if key is not None and found is not None and found[1] <= begin_s:
                 del self._unconfirmed[key]
-                self._know(*key, (*found[0], key[1].dst_ip), -1, found[1])
+                self._know(key[0], key[1], (*found[0], key[1].dst_ip), -1, found[1])
 
     def _links(
         self, source: int, destination: int, hops: Sequence[str | None], numbers: dict[Any, int]
