@@ -167,6 +167,10 @@ class Picking(SynchronousTestCase):
         self.now += FRESH_S
         self.tracing.closed(self.lossy([0]))
         self.run_for(5, hops=("10.0.0.1", "10.0.0.3"))
+        self.assertEqual({hops[1] for hops in self.paths().values()}, {"10.0.0.2", "10.0.0.3"})
+        self.now += SOON_S
+        self.tracing.closed(self.closed)
+        self.run_for(5, hops=("10.0.0.1", "10.0.0.3"))
         self.assertEqual({hops[1] for hops in self.paths().values()}, {"10.0.0.3"})
         sent = self.tracing.sent
         self.now += SOON_S
