@@ -58,12 +58,15 @@ class Service:
         assert self._process is not None
         return self._process.pid
 
+    def command(self) -> list[str]:
+        """Return the command that starts it."""
+        return [str(BIN / "twistd"), "-n", "--pidfile=", self.name, *self.arguments]
+
     def start(self) -> Service:
         """Start it; it may not answer yet."""
-        command = [str(BIN / "twistd"), "-n", "--pidfile=", self.name, *self.arguments]
         with open(self.log, "ab") as log:
             self._process = subprocess.Popen(
-                command, cwd=self.directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL
+                self.command(), cwd=self.directory, stdout=log, stderr=log, stdin=subprocess.DEVNULL
             )
         return self
 
