@@ -362,6 +362,30 @@ class Tags(SynchronousTestCase):
 
         self.assertEqual(keys(judge(edit=edit, traced=0.0)), ["pair rack leaf1 -> rack leaf3"])
 
+    def test_a_pair_of_racks_there_and_back(self):
+        """Trouble between two racks in both directions is one suspect, not two."""
+
+        def edit(window):
+            rack = np.array([tags["rack"] for tags in window.hosts.tags])
+            flows = window.flows
+            there, back = rack[flows["source"]], rack[flows["destination"]]
+            flows["lost_forward"][(there == "leaf1") & (back == "leaf3")] = 5
+            flows["lost_reverse"][(there == "leaf3") & (back == "leaf1")] = 5
+
+        (suspect,) = judge(edit=edit, traced=0.0).suspects
+        self.assertEqual(suspect.key, "pair rack leaf1 <-> rack leaf3")
+        self.assertEqual(suspect.direction, "both")
+
+    def test_a_lossy_cable_of_a_host(self):
+        """Without any trace, what a host loses in both roles is one suspect: the host."""
+        verdict = judge(fault(kind="loss", on="leaf1 -> h1-2", percent=10), traced=0.0)
+        self.assertEqual(keys(verdict), ["host h1-2"])
+
+    def test_a_lossy_uplink_of_a_rack(self):
+        """Nor is a bad link of a rack two suspects when no path is known."""
+        verdict = judge(fault(kind="loss", on="spine2 -> leaf3", percent=30), traced=0.0)
+        self.assertEqual(keys(verdict), ["tag rack leaf3"])
+
     def test_a_class_everywhere(self):
         """A class that is lost on every path is the class."""
 

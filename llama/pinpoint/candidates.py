@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
+from attrs import evolve
 
 from llama.config.dscp import class_name
 from llama.pinpoint.evidence import Hosts, Indices, Paths
@@ -104,11 +105,12 @@ def _confined(
 
 
 def tag_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
-    """Return hosts as sources and as destinations, tags likewise, pairs of tags, classes, sizes."""
+    """Return hosts as sources, destinations or either, tags likewise, pairs of tags, classes, sizes."""
     source, destination = flows["source"].astype(np.int64), flows["destination"].astype(np.int64)
     families = [
         _column("host", source, _labels(hosts.names, "{} sending")),
         _column("host", destination, _labels(hosts.names, "{} receiving")),
+        _either("host", source, destination, _labels(hosts.names, "{}")),
     ]
     for key in sorted({key for tags in hosts.tags for key in tags}):
         values = sorted({tags[key] for tags in hosts.tags if key in tags})
@@ -119,7 +121,10 @@ def tag_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
         a, b = of_host[source], of_host[destination]
         families.append(_column("tag", a, _labels(values, f"{key} {{}} sending")))
         families.append(_column("tag", b, _labels(values, f"{key} {{}} receiving")))
-        families.append(_pairs(key, values, a, b))
+        families.append(_either("tag", a, b, _labels(values, f"{key} {{}}")))
+        families.append(_pairs(key, values, a, b, "->"))
+        there_and_back = np.where(a == b, -1, np.minimum(a, b))
+        families.append(_pairs(key, values, there_and_back, np.maximum(a, b), "<->"))
     for kind, column, name in (
         ("class", flows["dscp"], class_name),
         ("size", flows["size"], str),
@@ -147,14 +152,31 @@ def _column(kind: str, member: Indices, label: Callable[[int], str]) -> Family:
     )
 
 
-def _pairs(key: str, values: Sequence[str], a: Indices, b: Indices) -> Family:
-    """Return the pairs of a tag's values, from one to the other."""
+def _either(kind: str, a: Indices, b: Indices, label: Callable[[int], str]) -> Family:
+    """Return candidates that every flow is in at one end or the other, or at both."""
+    ends = np.stack([a, b], axis=1)
+    inside = ends >= 0
+    inside[:, 1] &= a != b
+    return Family(
+        kind=kind,
+        label=label,
+        size=int(ends.max(initial=-1)) + 1,
+        member=ends[inside],
+        start=np.concatenate(([0], np.cumsum(inside.sum(axis=1)))),
+        rank=_RANK[kind],
+        handicap=_HANDICAP.get(kind, 0.0),
+        both=True,
+    )
+
+
+def _pairs(key: str, values: Sequence[str], a: Indices, b: Indices, arrow: str) -> Family:
+    """Return the pairs of a tag's values, from one to the other or in both directions."""
     many = len(values)
     present, which = np.unique(np.where((a < 0) | (b < 0), -1, a * many + b), return_inverse=True)
     hidden = int(len(present) > 0 and present[0] < 0)
 
     def label(candidate: int) -> str:
         first, second = divmod(int(present[candidate + hidden]), many)
-        return f"{key} {values[first]} -> {key} {values[second]}"
+        return f"{key} {values[first]} {arrow} {key} {values[second]}"
 
-    return _column("pair", which.astype(np.int64) - hidden, label)
+    return evolve(_column("pair", which.astype(np.int64) - hidden, label), both=arrow == "<->")

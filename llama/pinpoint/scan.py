@@ -41,6 +41,9 @@ class Family:
     #: Nats that its candidates must be better by, because there are so many ways to be special.
     handicap: float = 0.0
     rank: int = 0  # of two that contain the same flows, the lower is named
+    #: Whether its candidates have both directions in them: one with flows of a single direction is
+    #: that direction's, and not told beside it.
+    both: bool = False
     #: What each candidate is confined to, for families of links in one class or size.
     confined: Callable[[int], dict[str, str]] | None = None
 
@@ -196,7 +199,7 @@ def best(
     equals = tuple(
         (other, int(c))
         for m, other in enumerate(families)
-        if not other.confined
+        if not other.confined and not other.both
         for c in np.flatnonzero((counts[m][0] == hits[chosen]) & (counts[m][1] == inside[chosen]))
         if (m, int(c)) != (n, chosen) and np.array_equal(other.contains(int(c), active), flows)
     )
