@@ -607,3 +607,26 @@ class SessionTests(SynchronousTestCase):
         self.assertEqual([sessions.place_of(key, 2) for key in alone], places.tolist())
         twice = np.concatenate([places[:5], places[:5]])
         self.assertEqual(sessions.number(twice).tolist(), [0] * 5 + [1] * 5)
+
+    def test_sessions_made_by_column(self) -> None:
+        """A flood of new sessions evicts and counts as single ones do, and spares those it meets."""
+        sessions = Sessions(1 << 14)
+        rng = np.random.default_rng(7)
+        known = sessions.keys(None, *rng.integers(0, 2**63, (3, 40)).astype(np.uint64))
+        sessions.number(sessions.places(known, 1))
+        made = len(known)
+        for turn in range(400):
+            strangers = sessions.keys(None, *rng.integers(0, 2**63, (3, 200)).astype(np.uint64))
+            keys = rng.permutation(np.concatenate([known, strangers, strangers[:9]]))
+            places = sessions.places(keys, 2 + turn)
+            self.assertTrue((sessions._flat_keys[places] == keys).all())
+            numbers = sessions.number(places)
+            self.assertTrue((numbers[np.isin(keys, known)] == turn + 1).all())
+            self.assertEqual(
+                sorted(numbers[np.isin(keys, strangers)].tolist()), [0] * 200 + [1] * 9
+            )
+            made += 200
+        self.assertEqual(made, len(sessions) + sessions.evicted)
+        self.assertGreater(sessions.evicted, 60_000)
+        alone = [sessions.place_of(int(key), 500) for key in known]
+        self.assertEqual(sessions.sent[alone].tolist(), [401] * 40)

@@ -121,8 +121,8 @@ class Sessions:
         places: npt.NDArray[np.intp] = sets * WAYS + way
         known = self._flat_keys[places] == keys
         if not known.all():
-            for row in np.flatnonzero(~known).tolist():
-                places[row] = self.place_of(int(keys[row]), now)
+            self._flat_used[places[known]] = now  # the newest, so the last ones to go
+            self._make(places, np.flatnonzero(~known), sets, keys, now)
             # A session made later in the batch may have taken the place of one found earlier.
             if (self._flat_keys[places] != keys).any():
                 for row in np.flatnonzero(self._flat_keys[places] != keys).tolist():
@@ -130,6 +130,35 @@ class Sessions:
         self._flat_used[places] = now
         self._hints[guess] = places
         return places
+
+    def _make(
+        self,
+        places: npt.NDArray[np.intp],
+        rows: npt.NDArray[np.intp],
+        sets: npt.NDArray[np.intp],
+        keys: U64,
+        now: int,
+    ) -> None:
+        """Make the sessions of ``rows``, unknown so far: one of each set by column, the rest singly.
+
+        A flood of spoofed sources is nothing but new sessions, and must not cost more than others.
+        """
+        _, first = np.unique(sets[rows], return_index=True)
+        alone = rows[first]
+        ways = self._keys[sets[alone]]
+        free = ways == 0
+        used = np.where(free, -1, self._used[sets[alone]].astype(np.int64))
+        made = sets[alone] * WAYS + used.argmin(axis=1)
+        self.evicted += len(made) - int(np.count_nonzero(free.any(axis=1)))
+        self._flat_keys[made] = keys[alone]
+        self._flat_used[made] = now
+        self.sent[made] = 0
+        self.follow_sequence[made] = 0
+        self.follow_stamp[made] = 0
+        places[alone] = made
+        if len(alone) < len(rows):
+            for row in np.delete(rows, first).tolist():
+                places[row] = self.place_of(int(keys[row]), now)
 
     def number(self, places: npt.NDArray[np.intp]) -> npt.NDArray[np.uint32]:
         """Return the next number of each session and count it: (N,), repeats within a batch in order."""
