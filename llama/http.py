@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import orjson
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.endpoints import quoteStringArgument, serverFromString
+from twisted.internet.endpoints import serverFromString
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
@@ -24,6 +24,7 @@ from twisted.web.resource import IResource, Resource, getChildForRequest
 from zope.interface import implementer
 
 from llama._http_site import HttpSite
+from llama.config import endpoint
 
 SECOND = 1.0
 
@@ -39,12 +40,6 @@ _SECURITY_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-
-#: First words of Twisted's server endpoint strings; any other ``WORD:NUMBER`` is a host and port.
-_ENDPOINT_KINDS = frozenset(
-    ("tcp", "tcp4", "tcp6", "ssl", "tls", "unix", "systemd", "stdio", "haproxy", "onion", "fd")
-)
-_HOST_PORT = re.compile(r"(?P<host>\[[^\[\]]+\]|[^\[\]:/=]*):(?P<port>[0-9]{1,5})")
 
 #: What the Host header may say: a name, its labels no longer than the DNS has them, or an address.
 _HOST = re.compile(
@@ -64,33 +59,6 @@ class CannotListen(SystemExit, Exception):  # noqa: N818  as Twisted names its o
 
 class BadRequestError(Exception):
     """A request that cannot be answered; its text is one line for whoever asked."""
-
-
-def endpoint_description(where: str) -> str:
-    """Return ``where`` as a Twisted server endpoint string.
-
-    ``where`` is one already (``tcp:5000:interface=127.0.0.1``, ``ssl:...``, ``unix:...``), or
-    ``HOST:PORT`` or ``[IPv6]:PORT``, or ``:PORT`` for every IPv4 address, or a bare ``PORT`` for
-    localhost alone. Raises `ValueError`, with a message for people, if a port is none.
-    """
-    where = where.strip()
-    if where.isascii() and where.isdigit():
-        where = f"127.0.0.1:{where}"
-    match = _HOST_PORT.fullmatch(where)
-    if match is None or match["host"] in _ENDPOINT_KINDS:
-        if ":" not in where:
-            raise ValueError(
-                f"cannot listen on {where!r}; expected HOST:PORT or an endpoint string"
-            )
-        return where
-    port = int(match["port"])
-    if port > 65535:
-        raise ValueError(f"{where!r}: a port is at most 65535")
-    host = match["host"].strip("[]")
-    if host == "localhost":
-        host = "127.0.0.1"
-    kind = "tcp6" if ":" in host else "tcp"
-    return f"{kind}:{port}" + (f":interface={quoteStringArgument(host)}" if host else "")
 
 
 def is_local(address: Any) -> bool:
@@ -286,7 +254,7 @@ class JsonRoot(Resource):
 
 
 class HttpService(Service):
-    """Serves ``root`` at ``where`` (see `endpoint_description`) while it runs.
+    """Serves ``root`` at ``where`` (see `llama.config.endpoint`) while it runs.
 
     Raises `CannotListen`, or `ValueError` for a ``where`` that is none, when it is started.
     ``port`` is the listening port once it runs; ``what`` names the service in messages, and
@@ -341,10 +309,10 @@ class HttpService(Service):
 
     def _listen(self) -> None:
         try:
-            endpoint = serverFromString(self._reactor, endpoint_description(self.where))
+            server = serverFromString(self._reactor, endpoint(self.where))
         except (ValueError, TypeError, OSError) as wrong:
             raise CannotListen(f"{self._what}: cannot listen on {self.where}: {wrong}") from None
-        listening = endpoint.listen(self.site)
+        listening = server.listen(self.site)
         listening.addCallbacks(self._listens, self._refused)
         # Every endpoint of Twisted's own is bound, or refused, by now.
         failed: list[Failure] = []

@@ -19,6 +19,7 @@ from llama.cli import COMMANDS, main
 from llama.cli._coverage import PATHS, expected_share, flows_to_cover
 from llama.cli._demand import demand
 from llama.cli._host import Host
+from llama.cli._plan import warnings
 
 TESTDATA = Path(__file__).parent / "testdata"
 
@@ -470,17 +471,27 @@ class HostTests(CheckCase):
         self.assertTrue(self.finding(path, "interface vrf-blue", root)["suffices"])
 
     def test_programs(self) -> None:
-        """A program that is not there, or not root's to run, is told."""
-        needs = demand(
-            config.load_collector(self.many(1, test=", probe: hping3, program: no-such"))
-        )
-        (found,) = [f for f in Host(root=self.sysctl()).findings(needs) if "program" in f.setting]
-        self.assertEqual((found.suffices, found.value), (False, "missing"))
-        needs = demand(config.load_collector(self.many(1, test=", probe: hping3, program: sh")))
-        for superuser in (False, True):
-            host = Host(root=self.sysctl(), superuser=superuser)
-            (found,) = [f for f in host.findings(needs) if "program" in f.setting]
-            self.assertIs(found.suffices, superuser)
+        """A program that is not there, or is not what it should be, is told, with what to do."""
+        for program, value, said in (
+            ("no-such", "missing", "install hping3"),
+            ("true", shutil.which("true"), "does not do what hping3 does"),
+        ):
+            test = f", probe: hping3, program: {program}"
+            needs = demand(config.load_collector(self.many(1, test=test)))
+            (found,) = [f for f in Host(root=self.sysctl()).findings(needs) if "prog" in f.setting]
+            self.assertEqual((found.suffices, found.value), (False, value))
+            self.assertIn(said, found.message)
+
+    def test_runs_of_programs(self) -> None:
+        """Runs that take longer than there is time, or processes, are warned of."""
+        slow = warnings(config.load_collector(self.many(3, test=", probe: hping3")))
+        self.assertFalse([line for line in slow if "hping3" in line])
+        for test, said in (
+            (", probe: hping3, spacing: 400, dscp: [BE, EF]", "follow one another"),
+            (", probe: hping3, processes: 1", "`processes` is 1"),
+        ):
+            found = warnings(config.load_collector(self.many(30, test=test)))
+            self.assertTrue([line for line in found if said in line], found)
 
     def test_commands_are_shown(self) -> None:
         """What to set stands in the text as the command that sets it."""

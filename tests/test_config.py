@@ -199,7 +199,10 @@ class ExtendedTests(ConfigCase):
         self.assertEqual(self.tests["classes"].options, {"reply_dscp": 8, "tlvs": True})
         self.assertEqual(self.tests["ping"].options, {})
         self.assertEqual(self.tests["syn"].options, {"in_flight": 32})
-        self.assertEqual(self.tests["original"].options, {"tcp_port": 0, "program": "hping3"})
+        self.assertEqual(
+            self.tests["original"].options,
+            {"tcp_port": 0, "program": "hping3", "processes": 8, "spacing": 0.01},
+        )
         self.assertEqual(self.tests["original"].family, "4")
 
     def test_key(self) -> None:
@@ -435,11 +438,14 @@ class NameTests(SynchronousTestCase):
             ("localhost:5000", "tcp:5000:interface=127.0.0.1"),
             ("0.0.0.0:5000", "tcp:5000:interface=0.0.0.0"),
             ("[::]:5000", r"tcp6:5000:interface=\:\:"),
+            ("[::1]:5000", r"tcp6:5000:interface=\:\:1"),
+            ("tcp:5000", "tcp:5000"),
+            ("tcp:5000:interface=10.0.0.1", "tcp:5000:interface=10.0.0.1"),
             ("unix:/run/llama.sock", "unix:/run/llama.sock"),
             ("ssl:443:privateKey=k.pem", "ssl:443:privateKey=k.pem"),
         ):
             self.assertEqual(config.endpoint(bind), expected)
-        for wrong in ("", "host", "1.2.3.4", "1.2.3.4:http", "tcp:http", "1.2.3.4:70000"):
+        for wrong in ("", "host", "h:5000", "1.2.3.4", "1.2.3.4:http", "tcp:http", "1.2.3.4:70000"):
             self.assertRaises(ValueError, config.endpoint, wrong)
 
 

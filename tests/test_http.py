@@ -59,33 +59,7 @@ def _self_signed(key_path: Path, certificate_path: Path) -> None:
     certificate_path.write_bytes(certificate.public_bytes(pem))
 
 
-class EndpointDescriptions(SynchronousTestCase):
-    def test_host_and_port(self):
-        """HOST:PORT in every shape becomes the endpoint that listens there."""
-        for where, expected in (
-            ("127.0.0.1:5000", "tcp:5000:interface=127.0.0.1"),
-            ("localhost:5000", "tcp:5000:interface=127.0.0.1"),
-            ("0.0.0.0:5000", "tcp:5000:interface=0.0.0.0"),
-            (":5000", "tcp:5000"),
-            ("5000", "tcp:5000:interface=127.0.0.1"),
-            ("[::1]:5000", r"tcp6:5000:interface=\:\:1"),
-            ("collector.example.net:80", "tcp:80:interface=collector.example.net"),
-        ):
-            self.assertEqual(http.endpoint_description(where), expected)
-
-    def test_endpoint_strings_pass(self):
-        """What is an endpoint string already stays as it is."""
-        for where in ("tcp:5000", "tcp:5000:interface=10.0.0.1", "unix:/run/llama.sock"):
-            self.assertEqual(http.endpoint_description(where), where)
-
-    def test_nonsense_is_refused(self):
-        """An impossible port, or a word alone, is refused with a message for people."""
-        self.assertIn("65535", str(self.assertRaises(ValueError, self._describe, "h:70000")))
-        self.assertIn("HOST:PORT", str(self.assertRaises(ValueError, self._describe, "host")))
-
-    def _describe(self, where: str) -> str:
-        return http.endpoint_description(where)
-
+class AddressTests(SynchronousTestCase):
     def test_is_local(self):
         """Loopback addresses and Unix sockets are local, everything else is not."""
         self.assertTrue(http.is_local(IPv4Address("TCP", "127.0.0.53", 1)))

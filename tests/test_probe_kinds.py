@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from services import BIN
-from twisted.python import usage
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from llama.collector import closing
@@ -25,7 +24,6 @@ from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
 from llama.collector.probers import Probers
 from llama.collector.summary import Pair, reasons
-from llama.collector.tap import Options
 from llama.collector.tcp import TcpProber
 from llama.collector.track import Track
 from llama.config import CollectorConfig, SourcePort, Target, Test
@@ -383,19 +381,6 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual(echo.load(), (20, 20 * 8 * (20 + 8 + 56)))
         self.assertEqual(attempt.load(), (20, 20 * 8 * (20 + 40)))
         self.assertEqual(self.plan(self.config("tcp", max_pps=10)).rate_pps, 5)
-
-    def test_refused_at_start(self) -> None:
-        """A kind that cannot be sent ends the start with one line that names file and kind."""
-        path = Path(self.mktemp())
-        path.mkdir()
-        file = path / "collector.yaml"
-        file.write_text("tests:\n  - {targets: all, probe: hping3}\ntargets:\n  all: [{ip: ::1}]\n")
-        file.write_text(file.read_text().replace("::1", "192.0.2.1"))
-        error = self.assertRaises(usage.UsageError, Options().parseOptions, ["--config", str(file)])
-        text = str(error)
-        self.assertEqual(text.count("\n"), 0)
-        self.assertIn(str(file), text)
-        self.assertIn("hping3", text)
 
 
 class SendTests(SynchronousTestCase):

@@ -6,6 +6,7 @@ from collections import Counter
 
 from attrs import frozen
 
+from llama.collector.hping3_process import programs_of
 from llama.collector.summary import FLOW, STATS
 from llama.config import CollectorConfig, Test
 from llama.config.offered import offered, packet_octets, versions
@@ -54,9 +55,9 @@ def demand(config: CollectorConfig) -> Demand:
         numbers = sorted({port.number for port in test.source_ports if port.number})
         fixed.update(_ranges(numbers))
         chosen = sum(not port.number for port in test.source_ports)
-        if test.probe == "hping3":
-            continue
-        if test.probe == "tcp":
+        if test.probe == "hping3":  # ports that nobody else gets, and what its programs say
+            sockets["hping3", id(test)] = len(test.source_ports) + 3 * test.options["processes"]
+        elif test.probe == "tcp":
             held = len(test.source_ports) * len(families)  # so that nobody else gets the port
             sockets["tcp", id(test)] = int(test.options["in_flight"]) + held
         else:
@@ -83,9 +84,7 @@ def demand(config: CollectorConfig) -> Demand:
         neighbours={version: len(hosts) for version, hosts in places.items()},
         icmp=any(test.probe == "icmp" for test in config.tests),
         interfaces=tuple(sorted({t.interface for t in config.tests if t.interface})),
-        programs=tuple(
-            sorted({str(t.options["program"]) for t in config.tests if t.probe == "hping3"})
-        ),
+        programs=tuple(programs_of(config)),
         memory=int(
             _BASE + wanted.series * (_SERIES + held) + wanted.flows * flow + awaited * _AWAITED
         ),

@@ -1,6 +1,7 @@
 """What this machine allows, compared with what a collector demands of it, and what to set.
 
 Settings are read below a directory shaped like ``/proc/sys``; a copy of another machine's will do.
+Programs are tried: whether hping3 may open raw sockets depends on more than settings.
 """
 
 from __future__ import annotations
@@ -8,11 +9,12 @@ from __future__ import annotations
 import math
 import os
 import resource
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 from attrs import field, frozen
+
+from llama.collector.hping3_process import find_program, unusable
 
 from ._demand import Demand
 
@@ -209,11 +211,10 @@ class Host:
 
     def _programs(self, demand: Demand) -> Iterator[Finding]:
         for name in demand.programs:
-            path = shutil.which(name)
-            enough = path is not None and self.superuser
+            path, why = find_program(name), unusable(name)
             yield Finding(
-                f"program {name}", path or "missing", enough,
-                "tests run it, and it needs root" if path else "tests run it",
+                f"program {name}", path or "missing", why is None,
+                why or "tests run it, and it may open raw sockets",
                 None if path else "apt install hping3",
             )  # fmt: skip
 

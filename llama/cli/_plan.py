@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
-from llama.collector.plan import refusal
+from attrs import evolve
+
+from llama.collector.hping3_cycle import spacing_s
+from llama.collector.plan import cycle_of
 from llama.config import CollectorConfig, Test, class_name
 from llama.config.offered import Offered, offered, offered_to, share_of_rate
 from llama.config.probes import KINDS
@@ -13,6 +18,9 @@ from llama.config.probes import KINDS
 from ._coverage import PATHS, expected_share, flows_to_cover
 from ._demand import demand
 from ._host import Host
+
+#: What a run of hping3 takes besides sending, s, when all is answered.
+_START_S = 0.06
 
 
 def plan(config: CollectorConfig, host: Host) -> dict[str, Any]:
@@ -91,9 +99,6 @@ def _test(test: Test) -> dict[str, Any]:
 def warnings(config: CollectorConfig) -> list[str]:
     """Return what is legal but suspicious, or more than a collector can do, a line each."""
     said = [str(note) for note in config.notes]
-    refused = refusal(config)
-    if refused is not None:
-        said.append(f"a collector will not start with this: {refused}")
     for test in config.tests:
         where = f"test {test.name!r}"
         if not KINDS[test.probe].ecmp:
@@ -118,9 +123,36 @@ def warnings(config: CollectorConfig) -> list[str]:
             )
     wanted = offered(config)
     share = share_of_rate(config, wanted)
+    said += [line for test in config.tests for line in _runs(test, share)]
     if share < 1:
         said.append(
             f"the caps leave {share:.1%} of the configured rate:"
             f" {wanted.pps * share:,.6g} packets/s instead of {wanted.pps:,.6g}"
         )
     return said
+
+
+def _runs(test: Test, share: float) -> Iterator[str]:
+    """Say whether hping3 cannot be run as often as a test asks for, at a ``share`` of its rate."""
+    cycle = cycle_of(test)
+    if cycle is None:
+        return
+    classes = max(len(port.dscps) for port in test.source_ports)
+    ports, rate = len(test.source_ports), test.rate_pps * share
+    spacing = spacing_s(cycle.spacing_s, cycle.processes, 1 / rate, ports, math.inf)
+    runs = math.ceil(ports / evolve(cycle, spacing_s=spacing).probes_of_a_run)
+    took_s = classes * (runs * _START_S + (ports - runs) * spacing) * rate
+    where = f"test {test.name!r}"
+    if took_s > 1:
+        yield (
+            f"{where}: runs of hping3 to one target follow one another and would take {took_s:.1f} s"
+            f" of every second: about {1 - 1 / took_s:.0%} of the probes will not be sent; lower the"
+            " rate or the count of source ports"
+        )
+    busy = len(test.targets) * min(took_s, 1.0)
+    if busy > cycle.processes:
+        yield (
+            f"{where}: about {math.ceil(busy)} processes of hping3 would have to run at once, but"
+            f" `processes` is {cycle.processes}: about {1 - cycle.processes / busy:.0%} of the"
+            " probes will not be sent; raise it, or lower the rate"
+        )

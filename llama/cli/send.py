@@ -15,6 +15,7 @@ import click
 import orjson
 
 from llama.cli import _report
+from llama.collector.hping3_process import unusable
 from llama.collector.lane import LONGEST
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
 from llama.collector.plan import NATURAL_SIZE
@@ -60,6 +61,21 @@ def _fit(probe: str, sizes: Iterable[int]) -> None:
             raise click.UsageError(f"a {probe} probe has {least} to {LONGEST} octets, not {size}")
 
 
+def _family(wanted: Wanted, family: str) -> str:
+    """Return the address family; refuse what a kind of probe cannot do."""
+    kind = KINDS[wanted.probe]
+    if wanted.interface is not None and not kind.binds:
+        raise click.UsageError(f"{wanted.probe} probes cannot be bound to a device")
+    if wanted.df and not kind.fragments:
+        raise click.UsageError(f"--df has no meaning for {wanted.probe} probes")
+    if kind.families != "4":
+        return family
+    addresses = [a for a in (wanted.address, wanted.source) if a is not None and ":" in a]
+    if family == "6" or addresses:
+        raise click.UsageError(f"{wanted.probe} probes are IPv4 only")
+    return "4"
+
+
 def _key(probe: str, path: str | None, name: str | None) -> bytes | None:
     """Return the key to sign probes with, the first of the file unless another is named."""
     if (probe == "stamp-auth") != (path is not None) or (name is not None and path is None):
@@ -76,12 +92,12 @@ def _key(probe: str, path: str | None, name: str | None) -> bytes | None:
     raise click.UsageError(f"{path} has no key {name}; it has: {', '.join(k.id for k in keys)}")
 
 
-def parse_target(text: str) -> tuple[str, int]:
+def parse_target(text: str, usual: int = 8100) -> tuple[str, int]:
     """Return host and port of ``HOST``, ``HOST:PORT``, an IPv6 address, or ``[IPv6]:PORT``.
 
-    Raises `ValueError`, with a message for people.
+    The port is ``usual`` where none is given. Raises `ValueError`, with a message for people.
     """
-    port = "8100"
+    port = str(usual)
     host = text
     if text.startswith("["):
         host, bracket, rest = text[1:].partition("]")
@@ -92,8 +108,8 @@ def parse_target(text: str) -> tuple[str, int]:
         host, _, port = text.partition(":")
     if not host:
         raise ValueError(f"{text!r}: expected HOST or HOST:PORT")
-    if not (port.isascii() and port.isdigit() and 1 <= int(port) <= 65535):
-        raise ValueError(f"{text!r}: {port!r} is no UDP port, expected 1-65535")
+    if not (port.isascii() and port.isdigit() and min(usual, 1) <= int(port) <= 65535):
+        raise ValueError(f"{text!r}: {port!r} is no port, expected {min(usual, 1)}-65535")
     return host, int(port)
 
 
@@ -182,20 +198,28 @@ def parse_target(text: str) -> tuple[str, int]:
     help="Where T1 is taken; the receive stamp is always the kernel's.",
 )
 @click.option(
+    "--program",
+    metavar="PATH",
+    default="hping3",
+    show_default=True,
+    help="The program of --probe hping3.",
+)
+@click.option(
     "--json", "as_json", is_flag=True, help="One line of JSON for each probe, then a summary."
 )
 def send(target: str, as_json: bool, **options: Any) -> None:
     """Probe TARGET, a LLAMA reflector or any other that speaks STAMP, and say what became of it.
 
     Reflectors of earlier LLAMA fleets are asked with --probe llama-go or llama-python. They tell no
-    times of their own: round trips contain what they took, and loss has no direction.
+    times of their own: round trips contain what they took, and loss has no direction. Hosts without
+    any are asked with --probe icmp, tcp (port 8100 unless given) or hping3 (port 0).
 
     Exit status: 0 if anything came back, 1 if nothing did, 2 for wrong usage.
     """
     from twisted.internet.task import react
 
     try:
-        host, port = parse_target(target)
+        host, port = parse_target(target, 0 if options["probe"] == "hping3" else 8100)
         if options["source"] is not None:
             ipaddress.ip_address(options["source"])
     except ValueError as error:
@@ -207,8 +231,10 @@ def send(target: str, as_json: bool, **options: Any) -> None:
         source_port=options["source_port"] or 0, interface=options["interface"], df=options["df"],
         kernel_stamps=options["timestamps"] == "kernel",
         key=_key(options["probe"], options["key_file"], options["key"]),
+        program=options["program"],
     )  # fmt: skip
     _fit(wanted.probe, wanted.sizes)
+    family = _family(wanted, options["family"])
     variants = len(wanted.dscps) * max(1, len(wanted.sizes))
     if wanted.count * wanted.flows * variants > MOST_PROBES:
         raise click.UsageError(
@@ -217,7 +243,9 @@ def send(target: str, as_json: bool, **options: Any) -> None:
         )
     if wanted.source_port + wanted.flows > 65536:
         raise click.UsageError("the source ports go beyond 65535")
-    react(_main, [wanted, options["family"], as_json])
+    if wanted.probe == "hping3" and (why := unusable(wanted.program)) is not None:
+        _fail(why)
+    react(_main, [wanted, family, as_json])
 
 
 async def _main(reactor: Any, wanted: Wanted, family: str, as_json: bool) -> None:

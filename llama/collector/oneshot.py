@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 
 from llama.collector import closing
 from llama.collector.health import Starvation
+from llama.collector.hping3_cycle import KNOWN_AFTER_S, Cycle
 from llama.collector.ledger import (
     FOLLOWED,
     LATE,
@@ -55,6 +56,7 @@ class Wanted:
     df: bool = False
     kernel_stamps: bool = True
     key: bytes | None = field(default=None, repr=False)  # of "stamp-auth"
+    program: str = "hping3"  # of "hping3"
 
 
 @frozen(kw_only=True)
@@ -131,14 +133,15 @@ class OneShot:
             for size in wanted.sizes or (NATURAL_SIZE[wanted.probe],)
         )  # fmt: skip
         rate = 1 / wanted.interval_s
+        cycle, timeout_s = None, wanted.timeout_s
+        if wanted.probe == "hping3":
+            cycle, timeout_s = _cycle(wanted), KNOWN_AFTER_S
         group = Group(
             test="send", probe=wanted.probe, version=version, sources=sources, rate_pps=rate,
-            timeout_s=wanted.timeout_s, pairs=pairs, key=wanted.key,
+            timeout_s=timeout_s, pairs=pairs, key=wanted.key, cycle=cycle,
         )  # fmt: skip
         dscps = np.array([pair.dscp for pair in pairs], np.uint8)
-        ledger = Ledger(
-            dscps, wanted.flows, rate, wanted.timeout_s, wanted.count * wanted.interval_s
-        )
+        ledger = Ledger(dscps, wanted.flows, rate, timeout_s, wanted.count * wanted.interval_s)
         try:
             self._track = self.prober.track(
                 group, ledger, np.ones(len(pairs), np.bool_), time.monotonic()
@@ -197,12 +200,13 @@ class OneShot:
         """Tell of every probe whose fate is known; return whether none is waited for."""
         book, count = self._track.ledger, self.wanted.count
         waiting = False
+        settled_ns = round(book.timeout_s * 1e9)  # then a probe's fate does not change any more
         for flow in np.flatnonzero(self._next < book.next_sequence).tolist():
             sent = int(book.next_sequence[flow])
             while (seq := int(self._next[flow])) < sent:
                 cell = flow * book.depth + seq % book.depth
                 flags = int(book.flags[cell])
-                overdue = wall_ns - int(book.t1[cell]) > book.timeout_ns
+                overdue = wall_ns - int(book.t1[cell]) > settled_ns
                 if flags & RECEIVED:
                     after = cell - seq % book.depth + (seq + 1) % book.depth
                     # Its Follow-Up comes with the next reply, if at all.
@@ -270,4 +274,12 @@ class OneShot:
             notes=notes, failed_sends=dict(self.prober.failed_sends), seconds=seconds,
         )  # fmt: skip
         self.prober.close()
-        self._done.callback(result)
+        self.prober.ended().addCallback(lambda _: self._done.callback(result))
+
+
+def _cycle(wanted: Wanted) -> Cycle:
+    """Return how hping3 is run: for one class after the other, all within the interval."""
+    return Cycle(
+        program=wanted.program, processes=1, timeout_s=wanted.timeout_s,
+        spacing_s=min(0.010, wanted.interval_s / wanted.flows / len(wanted.dscps)),
+    )  # fmt: skip

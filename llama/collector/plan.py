@@ -7,25 +7,22 @@ each probed from the same source ports, at one rate and with one timeout. Pure.
 from __future__ import annotations
 
 import ipaddress
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from attrs import evolve, field, frozen
 
+from llama.collector.hping3_cycle import KNOWN_AFTER_S, Cycle, spacing_s
 from llama.collector.summary import Pair
 from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_name
-from llama.config.offered import IP_HEADER
+from llama.config.offered import IP_HEADER, port_of
 from llama.config.probes import KINDS
 
-#: Octets after the UDP, ICMP or TCP header of the kinds of probe that a collector can send.
-NATURAL_SIZE = {
-    kind: KINDS[kind].natural_size
-    for kind in (
-        "stamp", "stamp-auth", "twamp-light", "llama-go", "llama-python", "icmp", "tcp",
-    )
-}  # fmt: skip
+#: Octets after the UDP, ICMP or TCP header of every kind of probe.
+NATURAL_SIZE = {name: kind.natural_size for name, kind in KINDS.items()}
 BARE_SIZE = {"stamp": 44, "stamp-auth": 112}  # likewise, without TLVs
 #: What probes are sent over; UDP for all other kinds.
-PROTOCOLS = {"icmp": "icmp", "tcp": "tcp"}
+PROTOCOLS = {"icmp": "icmp", "tcp": "tcp", "hping3": "hping3"}
 
 
 @frozen(kw_only=True)
@@ -53,11 +50,12 @@ class Group:
     version: int
     sources: tuple[Source, ...]
     rate_pps: float
-    timeout_s: float
+    timeout_s: float  # after which an interval is closed; of "hping3", see ``cycle``
     reply_dscp: int | None = None
     tlvs: bool = True  # False: plain RFC 8762, for peers that do not take more
     key: bytes | None = field(default=None, repr=False)  # of "stamp-auth" alone
     in_flight: int = 256  # connection attempts at once; of "tcp" alone
+    cycle: Cycle | None = None  # of "hping3" alone
     pairs: tuple[Pair, ...] = field(eq=False)
 
     @property
@@ -65,7 +63,7 @@ class Group:
         """Return what stays the same over a reload that only changes pairs."""
         return (
             self.test, self.probe, self.version, self.sources, self.rate_pps, self.timeout_s,
-            self.reply_dscp, self.tlvs, self.key, self.in_flight,
+            self.reply_dscp, self.tlvs, self.key, self.in_flight, self.cycle,
         )  # fmt: skip
 
     def with_pairs(self, pairs: Sequence[Pair]) -> Group:
@@ -103,8 +101,7 @@ def make_plan(
 
     ``addresses`` gives each host's addresses, best first; hosts without any are left out.
     ``source_address(destination, configured)`` tells whence the kernel would send. Where the
-    total is above a cap of the configuration, all rates are lowered by the same factor. Raises
-    `KeyError` for a test that `refusal` refuses.
+    total is above a cap of the configuration, all rates are lowered by the same factor.
     """
     groups = []
     for test in config.tests:
@@ -113,30 +110,49 @@ def make_plan(
     factor = cap_factor(config, groups)
     if factor < 1:
         groups = [evolve(group, rate_pps=group.rate_pps * factor) for group in groups]
-    return tuple(groups)
-
-
-def refusal(config: CollectorConfig) -> str | None:
-    """Return, in a line for people, which kind of probe of ``config`` cannot be sent, if any."""
-    for test in config.tests:
-        if test.probe not in NATURAL_SIZE:
-            return (
-                f"{config.path}: test {test.name}: this collector cannot send probes of kind"
-                f" {test.probe}; it can send {', '.join(NATURAL_SIZE)}"
-            )
-    return None
+    room = _room(config, groups)
+    return tuple(_spaced(group, max(1.0, room)) for group in groups)
 
 
 def cap_factor(config: CollectorConfig, groups: Sequence[Group]) -> float:
     """Return by what to multiply all rates so that the caps of ``config`` hold; at most 1."""
+    return min(1.0, _room(config, groups))
+
+
+def _room(config: CollectorConfig, groups: Sequence[Group]) -> float:
+    """Return by what all rates could be multiplied within the caps of ``config``."""
     loads = [group.load() for group in groups]
     pps, bps = sum(load[0] for load in loads), sum(load[1] for load in loads)
-    factors = [1.0]
+    factors = [math.inf]
     if config.max_pps is not None and pps > 0:
         factors.append(config.max_pps / pps)
     if config.max_bps is not None and bps > 0:
         factors.append(config.max_bps / bps)
     return min(factors)
+
+
+def _spaced(group: Group, room: float) -> Group:
+    """Return a group whose runs of hping3 send no faster, while they last, than a cap allows.
+
+    The group may send at ``room`` times its rate for a while.
+    """
+    if group.cycle is None:
+        return group
+    spacing = spacing_s(
+        group.cycle.spacing_s, group.cycle.processes, 1 / group.rate_pps, len(group.sources),
+        group.load()[0] * room,
+    )  # fmt: skip
+    return evolve(group, cycle=evolve(group.cycle, spacing_s=spacing))
+
+
+def cycle_of(test: Test) -> Cycle | None:
+    """Return how the probes of a test are divided into runs of hping3, if they are."""
+    if test.probe != "hping3":
+        return None
+    return Cycle(
+        program=test.options["program"], spacing_s=test.options["spacing"],
+        processes=test.options["processes"], timeout_s=test.timeout_s,
+    )  # fmt: skip
 
 
 def chosen_addresses(family: str, known: Sequence[str]) -> list[str]:
@@ -183,10 +199,14 @@ def _groups(
             for dscp in dscps
             for size in test.sizes or (natural_size(test),)
         )  # fmt: skip
+        timeout_s = max(port.timeout_s for _, port in ports)
+        cycle = cycle_of(test)
+        if cycle is not None:
+            cycle, timeout_s = evolve(cycle, timeout_s=timeout_s), KNOWN_AFTER_S
         groups.append(
             Group(
                 test=test.name, probe=test.probe, version=version, sources=sources,
-                rate_pps=test.rate_pps, timeout_s=max(port.timeout_s for _, port in ports),
+                rate_pps=test.rate_pps, timeout_s=timeout_s, cycle=cycle,
                 pairs=pairs, reply_dscp=test.options.get("reply_dscp"),
                 tlvs=test.options.get("tlvs", True), key=secret_of(test),
                 in_flight=test.options.get("in_flight", 256),
@@ -242,7 +262,7 @@ def _pair(
     }
     return Pair(
         target=target.name, src_ip=src_ip, dst_ip=dst_ip,
-        dst_port=0 if test.probe == "icmp" else target.port, dscp=dscp,
+        dst_port=port_of(test, target), dscp=dscp,
         class_name=class_name(dscp), probe=test.probe, size=size, port_group=test.port_group,
         tags=tags,
     )  # fmt: skip

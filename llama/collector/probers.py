@@ -1,6 +1,6 @@
 """All kinds of probe as one prober: each group is probed by the one that knows its kind.
 
-UDP is always there; ICMP and TCP from the first group that needs them. What they are told and
+UDP is always there; the others from the first group that needs them. What they are told and
 asked is what `llama.collector.engine.Engine` tells and asks a `UdpProber`.
 """
 
@@ -10,10 +10,13 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from twisted.internet.defer import Deferred, succeed
 
+from llama.collector.hping3 import Hping3Prober
 from llama.collector.icmp import IcmpProber
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source
@@ -22,12 +25,14 @@ from llama.collector.sockets import ProbeSocket
 from llama.collector.tcp import TcpProber
 from llama.collector.track import Track
 
+AnyProber = UdpProber | TcpProber | Hping3Prober
+
 
 class Probers:
     """Probes groups of every kind; `udp` is the one that probes by UDP.
 
     ``reactor`` is told of sockets whose answers must be timed in user space; without one they are
-    timed at the next tick. The rest is as for `UdpProber`.
+    timed at the next tick. It runs hping3, which cannot do without. The rest is as for `UdpProber`.
     """
 
     def __init__(
@@ -43,20 +48,21 @@ class Probers:
         self._ids, self._kernel_stamps = ids, kernel_stamps
         self._wall_ns, self._chance = wall_ns, chance
         self.udp = UdpProber(ids=ids, kernel_stamps=kernel_stamps, wall_ns=wall_ns, chance=chance)
-        self._probers: dict[str, UdpProber | TcpProber] = {"udp": self.udp}
+        self._probers: dict[str, AnyProber] = {"udp": self.udp}
         self.tracks: list[Track] = []
 
-    def _prober(self, protocol: str) -> UdpProber | TcpProber:
+    def _prober(self, protocol: str) -> AnyProber:
         if protocol not in self._probers:
-            self._probers[protocol] = (
-                TcpProber(reactor=self._reactor, wall_ns=self._wall_ns, chance=self._chance)
-                if protocol == "tcp"
-                else IcmpProber(
-                    ids=self._ids, kernel_stamps=self._kernel_stamps, wall_ns=self._wall_ns,
-                    chance=self._chance,
-                )
-            )  # fmt: skip
+            self._probers[protocol] = self._make(protocol)
         return self._probers[protocol]
+
+    def _make(self, protocol: str) -> AnyProber:
+        times: Any = {"wall_ns": self._wall_ns, "chance": self._chance}
+        if protocol == "tcp":
+            return TcpProber(reactor=self._reactor, **times)
+        if protocol == "hping3":
+            return Hping3Prober(self._reactor, **times)
+        return IcmpProber(ids=self._ids, kernel_stamps=self._kernel_stamps, **times)
 
     def open(self, source: Source) -> ProbeSocket:
         """Return the socket of a source, opened if need be; raises `OSError` if it cannot be."""
@@ -75,9 +81,14 @@ class Probers:
             prober.arrange([track for track in tracks if _protocol(track.group) == protocol])
 
     def close(self) -> None:
-        """Close all sockets."""
+        """Close all sockets, end all programs."""
         for prober in self._probers.values():
             prober.close()
+
+    def ended(self) -> Deferred[None]:
+        """Fire when no program that was run is left, after `close`."""
+        prober = self._probers.get("hping3")
+        return prober.ended() if isinstance(prober, Hping3Prober) else succeed(None)
 
     def tick(self, now_s: float) -> None:
         """Send what is due at ``now_s``, on the monotonic clock."""

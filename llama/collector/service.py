@@ -5,15 +5,17 @@ from __future__ import annotations
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
+from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
 from llama.collector.api import CollectorApi
 from llama.collector.engine import Engine
 from llama.collector.history import History
+from llama.collector.hping3_process import programs_of, unusable_in
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
-from llama.collector.plan import make_plan, refusal
+from llama.collector.plan import make_plan
 from llama.collector.probers import Probers
 from llama.collector.summary import ClosedInterval
 from llama.collector.tracing import Tracing
@@ -48,6 +50,7 @@ class ProbingService(Service):
         )  # fmt: skip
         self.tracing = Tracing(reactor, self.prober.udp)
         self._sources: dict[tuple[str, str | None], str] = {}
+        self._newest = config  # read last; in use once it is known that its programs run
 
     def startService(self) -> None:
         """Look all names up, then begin to probe."""
@@ -56,6 +59,9 @@ class ProbingService(Service):
             raise CannotListen(
                 "llama-collector: needs 64-bit Linux (recvmmsg and kernel time stamps)"
             )
+        refused = unusable_in(self.config)
+        if refused is not None:
+            raise CannotListen(f"llama-collector: {refused}")
         return_large_blocks()
         self._names.look_up(self._hosts()).addCallback(self._first_plan).addErrback(self._failed)
         self.tracing.start()
@@ -121,9 +127,23 @@ class ProbingService(Service):
             for mistake in errors.mistakes:
                 self.log.error("not reloaded: {mistake}", mistake=str(mistake))
             return
-        refused = refusal(config)
+        programs = {p for p in programs_of(config) if p not in programs_of(self.config)}
+        checked: Deferred[str | None] = (
+            # Running a program to see whether it runs takes longer than a tick may.
+            deferToThreadPool(self._reactor, self._reactor.getThreadPool(), unusable_in, config)
+            if programs
+            else succeed(None)
+        )
+        self._newest = config
+        checked.addCallback(self._take_up, config)
+        checked.addErrback(lambda failure: self.log.failure("not reloaded", failure=failure))
+
+    def _take_up(self, refused: str | None, config: CollectorConfig) -> None:
+        """Probe what a new configuration says, from the next interval on."""
         if refused is not None:
             self.log.error("not reloaded: {mistake}", mistake=refused)
+            return
+        if not self.running or config is not self._newest:
             return
         if (config.interval_s, config.keep_intervals, config.api) != (
             self.config.interval_s, self.config.keep_intervals, self.config.api,
@@ -140,8 +160,8 @@ class ProbingService(Service):
 
         self._names.look_up(self._hosts()).addCallback(self._first_plan).addErrback(not_reloaded)
 
-    def stopService(self) -> Deferred[None] | None:
-        """Stop probing."""
+    def stopService(self) -> Deferred[None]:
+        """Stop probing; fires when no program that was run for it is left."""
         super().stopService()
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
@@ -149,7 +169,7 @@ class ProbingService(Service):
         self._ticker.stop()
         self.tracing.stop()
         self.engine.stop()
-        return None
+        return self.prober.ended()
 
     def health(self) -> dict[str, Any]:
         """Return how the collector itself is doing; see `llama.collector.exposition.Health`."""

@@ -9,10 +9,8 @@ import attrs
 from twisted.application.service import MultiService
 from twisted.python import usage
 
-from llama.collector.plan import refusal
 from llama.collector.service import CollectorService
-from llama.config import ConfigErrors, load_collector
-from llama.http import endpoint_description
+from llama.config import ConfigErrors, endpoint, load_collector
 
 
 class Options(usage.Options):
@@ -33,12 +31,9 @@ class Options(usage.Options):
             self.collector = load_collector(self["config"])
         except ConfigErrors as errors:
             raise usage.UsageError(str(errors)) from None
-        refused = refusal(self.collector)
-        if refused is not None:
-            raise usage.UsageError(refused)
         if self["api"] is not None:
             try:
-                endpoint_description(self["api"])
+                endpoint(self["api"])
             except ValueError as error:
                 raise usage.UsageError(f"--api: {error}") from None
             self.collector = attrs.evolve(self.collector, api=self["api"])

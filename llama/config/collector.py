@@ -19,6 +19,7 @@ from .model import CollectorConfig, Target, Test
 from .ports import DEFAULT_SOURCE_PORTS
 from .probes import default_options
 from .series import refuse_collisions
+from .shared import refuse_shared_ports
 from .tree import Document, Node, WrongError, is_null, kind, read_document
 
 _SIMPLE_NAME = "simple"
@@ -81,6 +82,7 @@ def read_collector(doc: Document, port: int = full.DEFAULT_PORT) -> CollectorCon
     tests = [evolve(placed, test=_tagged(placed.test, source_tags, hostname)) for placed in tests]
     if not doc.mistakes:
         refuse_collisions(doc, tests)
+        refuse_shared_ports(doc, tests)
     bind, token = given["api"]
     interval_s = given["summarization"]["interval"]
     defaults = CollectorConfig(path=doc.path, tests=())

@@ -80,7 +80,7 @@ TEST = {
     "timeout": KeySpec(TIMEOUT),
     "family": KeySpec(placed(values.choice("family", ("any", "4", "6", "both")))),
     "source": KeySpec(placed(values.address)),
-    "interface": KeySpec(values.interface),
+    "interface": KeySpec(placed(values.interface)),
     "df": KeySpec(placed(values.flag)),
 }
 #: Every option of any kind of probe; which kinds take it is checked once the kind is known.
@@ -201,6 +201,9 @@ def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
             for key in ("targets", "port_group", "rate_limit")
         ]
         source = test["source"].value if test["source"] else None
+        device = test["interface"]
+        if device and not KINDS[test["probe"]].binds:
+            doc.wrong(device.node, f"{test['probe']} probes cannot be bound to a device")
         classes = sum(len(test["dscp"] or port.dscps) for port in ports)
         flows += len(targets) * classes * max(1, len(sizes))
         if flows > MAX_FLOWS:
@@ -234,7 +237,7 @@ def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
                     timeout_s=max(port.timeout_s for port in ports),
                     family=family,
                     source=source,
-                    interface=test["interface"],
+                    interface=device.value if device else None,
                     df=bool(test["df"] and test["df"].value),
                     options=options,
                 ),

@@ -50,6 +50,13 @@ def versions(test: Test, target: Target) -> tuple[int, ...]:
         return {"any": (4,), "4": (4,), "6": (6,), "both": (4, 6)}[test.family]
 
 
+def port_of(test: Test, target: Target) -> int:
+    """Return the port that a test's probes go to; for ICMP, which has none, 0."""
+    if test.probe == "hping3":
+        return int(test.options["tcp_port"])
+    return 0 if test.probe == "icmp" else target.port
+
+
 def offered_to(test: Test, target: Target) -> Offered:
     """Return what one test sends to one target."""
     total = Offered()

@@ -26,6 +26,7 @@ class ProbeKind:
     fragments: bool = True  #: "don't fragment" has a meaning
     ecmp: bool = True  #: routers spread it over equal-cost paths
     families: str = "46"
+    binds: bool = True  #: its packets can be bound to a device
     options: Mapping[str, KeySpec] = field(factory=dict)
 
 
@@ -64,9 +65,12 @@ KINDS: dict[str, ProbeKind] = {
         header=20,
         fragments=False,
         families="4",
+        binds=False,
         options={
             "tcp_port": KeySpec(values.whole(0, 65535, "TCP port"), 0),
             "program": KeySpec(values.text("the path of hping3"), "hping3"),
+            "processes": KeySpec(values.whole(1, 256, "programs at once"), 8),
+            "spacing": KeySpec(values.duration(0.001, 0.999, "ms"), 0.010),
         },
     ),
 }

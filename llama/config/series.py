@@ -8,6 +8,7 @@ from typing import Any
 from .dscp import class_name
 from .full import PlacedTest
 from .model import Target, Test
+from .offered import port_of
 from .tree import Document, Node, line_of
 
 
@@ -61,7 +62,7 @@ def _series(test: Test, target: Target, classes: list[int], sources: set[str | N
             source,
             test.interface,
             target.host.lower().removesuffix("."),
-            0 if test.probe == "icmp" else target.port,
+            port_of(test, target),
             family,
             test.probe,
             size,

@@ -35,7 +35,10 @@ _MULTIPLES: dict[str, float] = {
     **{f"{letter}i": 1024.0**n for n, letter in enumerate("KMGT", 1)},
 }
 #: How Twisted's server endpoint strings begin, of the kinds that make sense here.
-_ENDPOINTS = ("tcp:", "tcp6:", "ssl:", "tls:", "unix:", "systemd:")
+_ENDPOINTS = (
+    "tcp:", "tcp4:", "tcp6:", "ssl:", "tls:", "unix:", "systemd:", "stdio:", "haproxy:", "onion:",
+    "fd:",
+)  # fmt: skip
 
 
 def written(node: Node, expected: str) -> str:
@@ -268,11 +271,15 @@ def endpoint(bind: str) -> str:
     """Return the Twisted server endpoint for ``HOST:PORT``, ``:PORT`` (all of IPv4) or ``PORT``.
 
     A text that is an endpoint already (``ssl:5000:privateKey=...``) is returned as it is. A bare
-    port is served on localhost. Raises `ValueError`, with a message for people, for anything else.
+    port is served on localhost. HOST is an address, since a name may stand for several. Raises
+    `ValueError`, with a message for people, for anything else.
     """
+    bind = bind.strip()
     if bind.startswith(_ENDPOINTS):
         kind, _, rest = bind.partition(":")
-        if kind in ("tcp", "tcp6", "ssl") and not re.match(r"(port=)?[0-9]{1,5}(:|$)", rest):
+        if kind in ("tcp", "tcp4", "tcp6", "ssl") and not re.match(
+            r"(port=)?[0-9]{1,5}(:|$)", rest
+        ):
             raise ValueError(f"{shown(bind)} is no endpoint: a port number follows {kind}:")
         return bind
     host_text, colon, port_text = bind.rpartition(":")

@@ -1,0 +1,166 @@
+"""What one run of hping3 means to the ledger. Pure; time is passed in.
+
+The program does not tell when it sends. Its probes are entered when they are due by its own pace,
+counted from when it says that it begins. At the end it is known how many were sent, and what has no
+answer is lost only if nothing of ours can be the reason: the run must have ended by itself and in
+time, told how many it sent, and said nothing that was not understood. Otherwise what has no answer
+is taken back, as if it had not been sent, and the interval is marked.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from attrs import frozen
+
+from llama.collector.hping3_cycle import AFTER_LAST_S, LONGEST_ANSWER_S
+from llama.collector.hping3_output import Answer, Summary
+from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
+
+#: A run that ends so much later, s, than it should was kept from running.
+LATE_S = 0.25
+#: An answer read so much earlier or later, s, than its round trip says: one of two clocks is wrong.
+#: hping3 takes seconds from a coarse clock and microseconds from a fine one, and may be off by 1 s.
+ASTRAY_S = 0.5
+
+
+@frozen(kw_only=True)
+class Settled:
+    """What became of a run's probes."""
+
+    unsent: int  # never sent, or taken back: their fate is not known
+    late: bool  # the run ended later than it should
+
+
+class Account:
+    """The probes of one run: one each from ``flows``, ``spacing_s`` apart, answered in ``limit_s``.
+
+    ``ledger`` and ``flows`` are replaced where a reload moves them.
+    """
+
+    def __init__(self, ledger: Ledger, flows: Ints, spacing_s: float, limit_s: float) -> None:
+        self.ledger, self.flows = ledger, flows
+        self._spacing_s, self._limit_s = spacing_s, limit_s
+        self._began_s = 0.0  # when the first probe was sent, on the monotonic clock
+        self._began_ns = 0  # and in Unix time
+        self.began = False
+        self._sequence: list[int] = []  # of the probes entered, in order
+        self._t1: list[int] = []
+        self._answered: set[int] = set()
+        self._slow: dict[int, Answer] = {}
+        self.strangers = 0
+        self.unreachable = 0
+        self.again = 0
+
+    @property
+    def entered(self) -> int:
+        """How many probes are entered."""
+        return len(self._sequence)
+
+    @property
+    def received(self) -> int:
+        """How many of them are answered in time."""
+        return len(self._answered)
+
+    def begin(self, now_s: float, wall_ns: int) -> None:
+        """Note that the first probe is being sent."""
+        self.began = True
+        self._began_s, self._began_ns = now_s, wall_ns
+
+    def _sent_s(self, number: int) -> float:
+        return self._began_s + number * self._spacing_s
+
+    def last_due_s(self) -> float:
+        """Return when the last answer must have come, on the monotonic clock."""
+        return self._sent_s(len(self.flows) - 1) + AFTER_LAST_S
+
+    def enter(self, now_s: float) -> None:
+        """Enter all probes that are due."""
+        while self.began and self.entered < len(self.flows) and self._sent_s(self.entered) <= now_s:
+            self._enter_next()
+
+    def _enter_next(self) -> None:
+        number = self.entered
+        t1_ns = self._began_ns + round(number * self._spacing_s * 1e9)
+        _, sequence = self.ledger.send(self.flows[number : number + 1], t1_ns)
+        self._sequence.append(int(sequence[0]))
+        self._t1.append(t1_ns)
+
+    def answer(self, answer: Answer, now_s: float) -> bool:
+        """Enter an answer read at ``now_s``; return False if it is to no probe of the run."""
+        number = answer.number
+        if not self.began or number >= len(self.flows):
+            return False
+        while self.entered <= number:
+            self._enter_next()
+        self.again += answer.again
+        rtt_s = answer.rtt_ms / 1000
+        if abs(now_s - self._sent_s(number) - rtt_s) > ASTRAY_S or not answer.rtt_ms:
+            self._reply(answer, timed=False)
+        elif rtt_s <= self._limit_s or number in self._answered:
+            self._reply(answer, timed=True)
+        else:
+            self._slow.setdefault(number, answer)  # unless it was we who were slow
+        return True
+
+    def _reply(self, answer: Answer, *, timed: bool) -> None:
+        number = answer.number
+        flow = self.flows[number : number + 1]
+        sequence = np.array([self._sequence[number]], np.uint32)
+        ledger = self.ledger
+        if not timed and number not in self._answered:
+            ledger.flags[ledger.cells(flow, sequence)] |= NO_RTT
+        self._slow.pop(number, None)
+        t1 = np.array([self._t1[number]])
+        unknown, none = np.full(1, UNKNOWN_DSCP, np.uint8), np.zeros(1, np.uint32)
+        new = ledger.reply(
+            Replies(
+                flow=flow, sequence=sequence, echoed_ns=t1, number=none, t2_ns=t1, t3_ns=t1,
+                t4_ns=t1 + round(answer.rtt_ms * 1e6), kernel_t4=np.zeros(1, np.bool_),
+                dscp_there=unknown, dscp_asked=unknown,
+                dscp_here=np.array([answer.dscp], np.uint8), ttl_there=np.zeros(1, np.uint8),
+                ttl_here=np.array([answer.ttl], np.uint8), numbered=np.zeros(1, np.bool_),
+                follow_number=none, follow_ns=np.zeros(1, np.int64),
+                clock_error_ns=np.full(1, np.nan, np.float32),
+            )
+        )  # fmt: skip
+        if new:
+            self._answered.add(number)
+
+    def settle(self, summary: Summary | None, now_s: float) -> Settled:
+        """Decide what is lost. ``summary`` is None if the run did not end by itself, or puzzled us."""
+        late = self.began and now_s > self.last_due_s() + LATE_S
+        heard = len(self._answered | self._slow.keys()) + self.again
+        heard += self.strangers + self.unreachable
+        known = summary is not None and self.began and not late
+        known = known and summary is not None and summary.received == heard
+        known = known and summary is not None and summary.transmitted <= len(self.flows)
+        for answer in list(self._slow.values()):
+            self._reply(answer, timed=known)
+        sent = summary.transmitted if summary is not None and known else 0
+        while self.entered < sent:
+            self._enter_next()
+        silent = [n for n in range(self.entered) if n not in self._answered | self._slow.keys()]
+        # Errors do not say whom they are about: if there is one for each, it is these.
+        refused = known and self.unreachable >= len(silent)
+        unsent = len(self.flows) - self.entered
+        for number in reversed(silent):
+            waited = now_s - self._sent_s(number) >= LONGEST_ANSWER_S
+            if not (known and number < sent and (waited or refused)):
+                unsent += self._take_back(number, now_s)
+        return Settled(unsent=unsent, late=late)
+
+    def _take_back(self, number: int, now_s: float) -> int:
+        """Take a probe back unless its interval is being closed; return how many were."""
+        ledger = self.ledger
+        flow = int(self.flows[number])
+        sequence = self._sequence[number]
+        after = np.uint32((sequence + 1) % 2**32)
+        if ledger.next_sequence[flow] != after or any(i.due <= now_s for i in ledger.over):
+            return 0
+        for interval in ledger.open_intervals():
+            for bound in (interval.first, interval.end):
+                if bound is not None and bound[flow] == after:
+                    bound[flow] = sequence
+        ledger.next_sequence[flow] = sequence
+        ledger.t1[ledger.cells(np.array([flow]), np.array([sequence], np.uint32))] = 0
+        return 1
