@@ -23,6 +23,7 @@ from llama.cli.trace import namer
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Names of router addresses, one 'ADDRESS NAME' a line like /etc/hosts.",
 )
+@click.option("--dns", is_flag=True, help="Name the other addresses by reverse DNS.")
 @click.option(
     "--listen",
     default="127.0.0.1:5004",
@@ -66,6 +67,7 @@ def pinpoint(
     once: bool,
     as_json: bool,
     names: Path | None,
+    dns: bool,
     listen: str,
     webhooks: tuple[str, ...],
     state: Path | None,
@@ -83,6 +85,7 @@ def pinpoint(
     from twisted.logger import globalLogBeginner, textFileLogObserver
 
     from llama.config import endpoint
+    from llama.pinpoint.names import ReverseNames, read_names
     from llama.pinpoint.service import PinpointService, Settings
 
     running: Any = reactor
@@ -101,7 +104,11 @@ def pinpoint(
         )
     except ValueError as e:
         raise click.ClickException(str(e)) from None
-    service = PinpointService(running, settings, namer(names, resolve=False))
+    name = namer(names, resolve=dns)
+    if dns and not once:
+        # Nothing waits for the DNS: addresses are their own names until it answered.
+        name = ReverseNames(running, {} if names is None else read_names(names))
+    service = PinpointService(running, settings, name)
     if once:
         failed: list[Any] = []
         running.callWhenRunning(_once, running, service, as_json, failed)

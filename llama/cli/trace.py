@@ -20,6 +20,7 @@ from rich.text import Text
 from llama.config.dscp import dscp_number
 from llama.net import errors, mmsg
 from llama.pinpoint import multipath
+from llama.pinpoint.names import ask, read_names
 from llama.pinpoint.trace import MOST_HOPS, FlowTrace, Packet, Path, in_turn, meaning
 from llama.wire import stamp
 
@@ -178,21 +179,11 @@ class Tracer:
 
 def namer(names: File | None, resolve: bool) -> Callable[[str], str]:
     """Return what names addresses: a file like /etc/hosts, then reverse DNS if wanted."""
-    known: dict[str, str] = {}
-    if names is not None:
-        for line in names.read_text().splitlines():
-            words = line.partition("#")[0].split()
-            if len(words) >= 2:
-                known[words[0]] = words[1]
+    known = {} if names is None else read_names(names)
 
     def name(address: str) -> str:
         if address not in known:
-            known[address] = address
-            if resolve:
-                try:
-                    known[address] = socket.gethostbyaddr(address)[0]
-                except OSError:
-                    pass
+            known[address] = ask(address) if resolve else address
         return known[address]
 
     return name

@@ -1,0 +1,74 @@
+"""Names of the addresses that routers answer from: a file like /etc/hosts, then reverse DNS.
+
+Several addresses of one router should get one name: links then end at routers, not at interfaces.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.threads import deferToThreadPool
+
+#: Unanswered questions at a time; those beyond are asked when the address is seen again.
+AT_ONCE = 8
+#: A name is asked for again after so long, s, and where there was none.
+AGAIN_S = 3600.0
+
+
+def read_names(path: Path) -> dict[str, str]:
+    """Return address -> name of a file with both on a line; ``#`` begins a comment.
+
+    Raises `OSError` and `UnicodeDecodeError` for what cannot be read.
+    """
+    known: dict[str, str] = {}
+    for line in path.read_text().splitlines():
+        words = line.partition("#")[0].split()
+        if len(words) >= 2:
+            known[words[0]] = words[1]
+    return known
+
+
+def ask(address: str) -> str:
+    """Return the name that the system's resolver has for an address, else the address; blocks."""
+    try:
+        return socket.gethostbyaddr(address)[0]
+    except OSError:
+        return address
+
+
+class ReverseNames:
+    """Names by reverse DNS, asked for in threads: an address is its own name until the answer came.
+
+    ``known`` names are never asked for.
+    """
+
+    def __init__(
+        self, reactor: Any, known: dict[str, str], ask: Callable[[str], str] = ask
+    ) -> None:
+        self._reactor = reactor
+        self._known = known
+        self._ask = ask
+        self._asked: dict[str, tuple[str, float]] = {}  # address -> its name, when that was asked
+        self._waiting: set[str] = set()
+
+    def __call__(self, address: str) -> str:
+        """Return the name of an address, as far as it is known by now."""
+        if address in self._known:
+            return self._known[address]
+        name, asked_s = self._asked.get(address, (address, float("-inf")))
+        due = self._reactor.seconds() - asked_s >= AGAIN_S
+        if due and address not in self._waiting and len(self._waiting) < AT_ONCE:
+            self._waiting.add(address)
+            pool = self._reactor.getThreadPool()
+            answered = deferToThreadPool(self._reactor, pool, self._ask, address)
+            answered.addBoth(self._answered, address)
+        return name
+
+    def _answered(self, name: Any, address: str) -> None:
+        """Remember a name; whatever else the resolver did means that there is none."""
+        self._waiting.discard(address)
+        known = name if isinstance(name, str) else address
+        self._asked[address] = known, self._reactor.seconds()
