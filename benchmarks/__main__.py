@@ -13,7 +13,7 @@ import click
 from attrs import frozen
 from rich.console import Console
 
-from . import accuracy, collector, kinds, machine, reflector, scraper
+from . import accuracy, collector, hostile, kinds, machine, reflector, scraper
 from .figures import Report
 from .programs import BenchmarkError, build
 
@@ -37,6 +37,10 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Settings], Report]]] = {
     "kinds": (
         "CPU per packet of our reflector by kind: authenticated, older formats, bad ones",
         lambda s: kinds.run(s.programs, s.directory, s.seconds, s.rounds),
+    ),
+    "hostile": (
+        "our reflector under ten million forged sources and floods (needs root)",
+        lambda s: hostile.run(s.programs, s.directory),
     ),
     "collector": (
         "CPU per probe of our collector and of a bare prober in C",

@@ -62,7 +62,8 @@ def kinds() -> tuple[Kind, ...]:
     )
 
 
-def _written(directory: Path, kind: Kind) -> Path:
+def written(directory: Path, kind: Kind) -> Path:
+    """Write a kind's datagrams into a file for load.c to replay; return where."""
     path = directory / "replay"
     path.write_bytes(b"".join(struct.pack(">H", len(d)) + d for d in kind.datagrams))
     return path
@@ -79,7 +80,7 @@ def _rows(
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for _ in range(rounds):
         for kind, mode in asked:
-            more = ("--replay", str(_written(directory, kind)), "--rate", str(RATE))
+            more = ("--replay", str(written(directory, kind)), "--rate", str(RATE))
             row = measure(programs["load"], contender, mode, seconds, seconds / 4, *more)
             found.setdefault((kind.name, mode), []).append(row)
     return [

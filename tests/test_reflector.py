@@ -630,3 +630,21 @@ class SessionTests(SynchronousTestCase):
         self.assertGreater(sessions.evicted, 60_000)
         alone = [sessions.place_of(int(key), 500) for key in known]
         self.assertEqual(sessions.sent[alone].tolist(), [401] * 40)
+
+    def test_more_sessions_than_a_batch_has_room_for(self) -> None:
+        """No two sessions ever share a counter: what finds no place begins anew with every packet."""
+        sessions = Sessions(64)
+        rng = np.random.default_rng(8)
+        known = sessions.keys(None, *rng.integers(0, 2**63, (3, 8)).astype(np.uint64))
+        sessions.number(sessions.places(known, 1))
+        for turn in range(1, 50):
+            strangers = sessions.keys(None, *rng.integers(0, 2**63, (3, 240)).astype(np.uint64))
+            keys = np.concatenate([known, strangers])  # known ones were there before the batch
+            places = sessions.places(keys, 1)
+            held = sessions._flat_keys[places] == keys
+            self.assertEqual(len(set(places[held].tolist())), np.count_nonzero(held))
+            self.assertTrue((sessions._flat_keys[places[~held]] == 0).all())
+            numbers = sessions.number(places)
+            self.assertFalse(numbers[8:].any())
+            self.assertEqual(numbers[:8].tolist(), [turn] * 8)
+        self.assertEqual(len(sessions), 64)

@@ -11,7 +11,6 @@ import random
 import socket
 import struct
 import time
-from pathlib import Path
 
 import numpy as np
 from peers_case import PeersCase
@@ -22,6 +21,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest
 from wire_packets import KEY, golden
 
+from llama.process import resident_octets
 from llama.reflector.guard import Guard
 from llama.reflector.service import PortService
 from llama.reflector.sessions import Sessions
@@ -259,23 +259,26 @@ class ExhaustionTests(PeersCase):
         said = await self.peer_sender(port=service.port_number, kind="stamp", count=3)
         self.assertEqual([0, 1, 2], [reply["seq"] for reply in said["replies"]])
 
-    def test_a_flood_of_sources_takes_no_memory(self) -> None:
-        """Tens of thousands of addresses go through the guard and the sessions without trace."""
-        guard, sessions = Guard(source_rate_pps=10.0, sources=1024), Sessions(1024)
-        chance = np.random.default_rng(6)
+    def test_ten_million_sources_take_no_memory(self) -> None:
+        """Ten million addresses go through the guard and the sessions, by column, without trace."""
+        guard, sessions = Guard(source_rate_pps=10.0), Sessions()
+        port = np.full(256, 40000, np.uint16)
+        ends = port.astype(np.uint64)
+        local = np.zeros(256, np.uint64)
 
-        def flood() -> int:
-            for turn in range(10):
-                high = chance.integers(0, 2**63, 2048, np.uint64)
-                port = chance.integers(1, 2**16, 2048, np.uint64)
-                guard.admit(high, high, port.astype(np.uint16), 1.0 + turn)
-                sessions.places(sessions.keys(high, high, port, port), turn + 1)
-            return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+        def flood(first: int, count: int) -> int:
+            for n in range(first, first + count, 256):
+                low = np.arange(n, n + 256, dtype=np.uint64) | np.uint64(0xFFFF_00000000)
+                self.assertFalse(guard.admit(None, low, port, n / 1e6).any())
+                places = sessions.places(sessions.keys(None, low, ends, local), n // 1_000_000 + 1)
+                self.assertFalse(sessions.number(places).any())
+            return resident_octets()
 
-        before = flood()
-        after = max(flood() for _ in range(3))
-        self.assertLess(after - before, 4 << 20)
-        self.assertLessEqual(len(sessions), 1024)
+        most = 2_000_128  # by then every place has been taken
+        before = flood(0, most)
+        self.assertLess(flood(most, 10_000_128) - before, 2 << 20)
+        self.assertEqual(most + 10_000_128, len(sessions) + sessions.evicted)
+        self.assertLessEqual(len(sessions), sessions.capacity)
 
 
 class OneReplyTests(PeersCase):

@@ -305,6 +305,8 @@ class Reflector(Answerer, DatagramProtocol):
         # that has it elsewhere is served when its probes come one at a time.
         wanted = octets[:, _FOLLOW_UP_TYPE] == tlv.FOLLOW_UP
         wanted &= length >= stamp.BASE_SIZE + tlv.SIZE
+        if self.sessions.crowded:
+            wanted &= places < self.sessions.capacity  # others are not remembered
         reply_tos = tlv.reflect(
             octets, length, tos, self.sessions.follow_sequence[places],
             self.sessions.follow_stamp[places], self._state(), self._permitted,

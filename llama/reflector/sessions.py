@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 WAYS = 8
 _MASK = 0xFFFFFFFFFFFFFFFF
+_NEVER = 1 << 40  # later than any time of use
 _A, _B, _C, _D = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93
 
 U64 = npt.NDArray[np.uint64]
@@ -32,19 +33,24 @@ class Sessions:
     def __init__(self, capacity: int = 1 << 19) -> None:
         sets = 1 << max(3, (max(capacity, 1) - 1).bit_length() - 3)
         self._sets = sets
-        self._keys = np.zeros((sets, WAYS), np.uint64)
-        self._used = np.zeros((sets, WAYS), np.uint32)
         size = sets * WAYS
-        self.sent = np.zeros(size, np.uint32)
-        self.follow_sequence = np.zeros(size, np.uint32)
-        self.follow_stamp = np.zeros(size, np.uint64)
+        # One place more than there is room for: that of sessions for which a batch leaves none.
+        self._nowhere = size  # `capacity`
+        self._flat_keys = np.zeros(size + 1, np.uint64)
+        self._flat_used = np.zeros(size + 1, np.uint32)
+        self._keys = self._flat_keys[:size].reshape(sets, WAYS)
+        self._used = self._flat_used[:size].reshape(sets, WAYS)
+        self.sent = np.zeros(size + 1, np.uint32)
+        self.follow_sequence = np.zeros(size + 1, np.uint32)
+        self.follow_stamp = np.zeros(size + 1, np.uint64)
         self.evicted = 0
-        self._flat_keys = self._keys.reshape(-1)
-        self._flat_used = self._used.reshape(-1)
+        self.crowded = False  # the last batch had sessions for which there was no place
+        self._batch = 0  # the number of the last batch that was not hinted throughout
+        self._taken = np.zeros(size + 1, np.uint32)  # the last such batch with a packet of it
         #: Where a key was last seen to be: looked at first, believed if the key is there.
         self._hints = np.zeros(2 * size, np.int32)
         self._hint_mask = np.uint64(2 * size - 1)
-        self._last_turn = np.zeros(size, np.uint32)
+        self._last_turn = np.zeros(size + 1, np.uint32)
         # Plain Python reads single elements through these four times faster than through numpy.
         self._key_view = self._flat_keys.data
         self._used_view = self._flat_used.data
@@ -52,7 +58,7 @@ class Sessions:
         self._salt = secrets.randbits(64)
 
     def __len__(self) -> int:
-        return int(np.count_nonzero(self._flat_keys))
+        return int(np.count_nonzero(self._keys))
 
     @property
     def capacity(self) -> int:
@@ -108,25 +114,24 @@ class Sessions:
         return place
 
     def places(self, keys: U64, now: int) -> npt.NDArray[np.intp]:
-        """Return the place of each session of a batch, made if need be: (N,) of (N,) `keys`."""
+        """Return the place of each session of a batch, made if need be: (N,) of (N,) `keys`.
+
+        Where more of them meet in a set than have room there, the batch is ``crowded``, and some
+        share the place `capacity`, which remembers nothing and numbers every packet 0.
+        """
+        self.crowded = False
         guess = keys >> np.uint64(8) & self._hint_mask
         hinted = self._hints[guess]
         if (self._flat_keys[hinted] == keys).all():
             self._flat_used[hinted] = now
-            known: npt.NDArray[np.intp] = hinted.astype(np.intp)
-            return known
+            found: npt.NDArray[np.intp] = hinted.astype(np.intp)
+            return found
         sets = (keys >> np.uint64(40)).astype(np.intp) & self._sets - 1
-        found = self._keys[sets] == keys[:, None]
-        way = found.argmax(axis=1)
+        way = (self._keys[sets] == keys[:, None]).argmax(axis=1)
         places: npt.NDArray[np.intp] = sets * WAYS + way
-        known = self._flat_keys[places] == keys
+        known: npt.NDArray[np.bool_] = self._flat_keys[places] == keys
         if not known.all():
-            self._flat_used[places[known]] = now  # the newest, so the last ones to go
-            self._make(places, np.flatnonzero(~known), sets, keys, now)
-            # A session made later in the batch may have taken the place of one found earlier.
-            if (self._flat_keys[places] != keys).any():
-                for row in np.flatnonzero(self._flat_keys[places] != keys).tolist():
-                    places[row] = self.place_of(int(keys[row]), now)
+            self._make(places, known, sets, keys)
         self._flat_used[places] = now
         self._hints[guess] = places
         return places
@@ -134,31 +139,51 @@ class Sessions:
     def _make(
         self,
         places: npt.NDArray[np.intp],
-        rows: npt.NDArray[np.intp],
+        known: npt.NDArray[np.bool_],
         sets: npt.NDArray[np.intp],
         keys: U64,
-        now: int,
     ) -> None:
-        """Make the sessions of ``rows``, unknown so far: one of each set by column, the rest singly.
+        """Fill in the places of the sessions that are not ``known``, in place.
 
-        A flood of spoofed sources is nothing but new sessions, and must not cost more than others.
+        One of each set is made by column, the others singly: a flood of spoofed sources is nothing but
+        new sessions, and must not cost more than others. None takes the place of a session that
+        has a packet in the same batch, lest two share a counter.
         """
+        self._batch = self._batch + 1 & 0xFFFFFFFF
+        self._taken[places[known]] = self._batch
+        self.sent[self._nowhere] = 0
+        rows = np.flatnonzero(~known)
         _, first = np.unique(sets[rows], return_index=True)
         alone = rows[first]
-        ways = self._keys[sets[alone]]
-        free = ways == 0
-        used = np.where(free, -1, self._used[sets[alone]].astype(np.int64))
-        made = sets[alone] * WAYS + used.argmin(axis=1)
-        self.evicted += len(made) - int(np.count_nonzero(free.any(axis=1)))
-        self._flat_keys[made] = keys[alone]
-        self._flat_used[made] = now
+        places[alone] = self._places_for(sets[alone], keys[alone])
+        if len(alone) == len(rows):
+            return
+        for row in np.delete(rows, first).tolist():
+            here = self._keys[sets[row]] == keys[row]
+            if here.any():  # it came twice
+                places[row] = sets[row] * WAYS + int(here.argmax())
+            else:
+                places[row] = self._places_for(sets[row : row + 1], keys[row : row + 1])[0]
+
+    def _places_for(self, sets: npt.NDArray[np.intp], keys: U64) -> npt.NDArray[np.intp]:
+        """Take a free or the longest unused place of each of ``sets``, all different, for a session."""
+        age = self._used[sets].astype(np.int64)
+        age[self._keys[sets] == 0] = -1
+        age[self._taken[: self._nowhere].reshape(-1, WAYS)[sets] == self._batch] = _NEVER
+        way = age.argmin(axis=1)
+        oldest = age[np.arange(len(sets)), way]
+        places: npt.NDArray[np.intp] = sets * WAYS + way
+        made = places[oldest < _NEVER]
+        self.evicted += int(np.count_nonzero((oldest >= 0) & (oldest < _NEVER)))
+        self._flat_keys[made] = keys[oldest < _NEVER]
+        self._taken[made] = self._batch
         self.sent[made] = 0
         self.follow_sequence[made] = 0
         self.follow_stamp[made] = 0
-        places[alone] = made
-        if len(alone) < len(rows):
-            for row in np.delete(rows, first).tolist():
-                places[row] = self.place_of(int(keys[row]), now)
+        if len(made) < len(places):
+            self.crowded = True
+            places[oldest == _NEVER] = self._nowhere
+        return places
 
     def number(self, places: npt.NDArray[np.intp]) -> npt.NDArray[np.uint32]:
         """Return the next number of each session and count it: (N,), repeats within a batch in order."""
@@ -174,4 +199,6 @@ class Sessions:
         turn = np.arange(len(places)) - np.repeat(starts, np.diff(np.r_[starts, len(places)]))
         numbers[order] += turn.astype(np.uint32)
         np.add.at(self.sent, places, np.uint32(1))
+        if self.crowded:
+            numbers[places == self._nowhere] = 0  # each of these begins anew, every time
         return numbers
