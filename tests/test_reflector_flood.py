@@ -28,9 +28,9 @@ class SiegeCase(SynchronousTestCase):
         """Start a reflector behind a cable and have every table of it full."""
         if os.geteuid():
             raise SkipTest("forged packets and network namespaces need root")
-        for tool in ("ip", "sysctl"):
+        for tool in ("ip", "sysctl", "tcpdump"):
             if shutil.which(tool) is None:
-                raise SkipTest(f"needs {tool}: apt install iproute2 procps")
+                raise SkipTest(f"needs {tool}: apt install iproute2 procps tcpdump")
         with ExitStack() as stack:
             self.siege = stack.enter_context(
                 hostile.siege(compiled(), directory_for(self), self.further)
