@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
 import time
@@ -11,163 +10,27 @@ from typing import Any
 
 import attrs
 import numpy as np
-from twisted.internet import udp
-from twisted.internet.error import CannotListenError, MessageLengthError
-from twisted.internet.task import Clock
+from reflector_case import (
+    FAILURES,
+    FailingTransport,
+    ReflectorCase,
+    RefusingSends,
+    StillReactor,
+    probe,
+)
+from twisted.internet.error import CannotListenError
 from twisted.logger import globalLogPublisher
-from twisted.trial.unittest import SkipTest, SynchronousTestCase
+from twisted.trial.unittest import SynchronousTestCase
 
 from llama.config import ReflectorConfig
 from llama.net import mmsg
-from llama.net.port import SLOTS, BatchPort, transmit_ids_supported
+from llama.net.port import SLOTS, transmit_ids_supported
 from llama.reflector.allow import AllowList
 from llama.reflector.arrival import packed_address
 from llama.reflector.guard import Guard
-from llama.reflector.protocol import Reflector
 from llama.reflector.service import PortService
-from llama.reflector.sessions import Sessions
 from llama.reflector.tally import Tally
 from llama.wire import scalar, stamp, tlv
-
-
-class StillReactor(Clock):
-    """A reactor that reads nothing by itself: the tests say when."""
-
-    def addReader(self, reader: Any) -> None:
-        """Watch nothing."""
-
-    def removeReader(self, reader: Any) -> None:
-        """Watch nothing."""
-
-    def addWriter(self, writer: Any) -> None:
-        """Watch nothing."""
-
-    def removeWriter(self, writer: Any) -> None:
-        """Watch nothing."""
-
-
-def probe(sequence: int, ssid: int = 7, tlvs: bytes = b"") -> bytes:
-    """A STAMP probe sent now."""
-    now = stamp.ntp_from_unix_ns(time.time_ns())
-    return stamp.SENDER_STRUCT.pack(sequence, now, stamp.error_estimate(None), ssid) + tlvs
-
-
-#: What the kernel may say to a reply, and how it is counted.
-FAILURES = (
-    (errno.EAGAIN, "send_buffer_full"),
-    (errno.ENOBUFS, "send_buffer_full"),
-    (errno.EPERM, "send_forbidden"),
-    (errno.EHOSTUNREACH, "send_no_route"),
-    (errno.EMSGSIZE, "send_too_long"),
-    (errno.EIO, "send_failed"),
-)
-
-
-class FailingTransport:
-    """A port of Twisted's whose socket takes nothing, for the reason ``code``."""
-
-    def __init__(self, code: int) -> None:
-        self._code = code
-
-    def write(self, datagram: bytes, addr: Any) -> None:
-        """Fail as `twisted.internet.udp.Port` does."""
-        if self._code == errno.EMSGSIZE:
-            raise MessageLengthError("message too long")
-        raise OSError(self._code, os.strerror(self._code))
-
-
-class RefusingSends:
-    """A port's outgoing messages, of which the kernel refuses the first and every so many."""
-
-    def __init__(self, real: Any, every: int, code: int) -> None:
-        self.real = real
-        self.taken = 0
-        self._every = every
-        self._code = code
-        self._met = 0
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.real, name)
-
-    def send(self, fd: int, first: int, count: int, *, picked: bool = False) -> int:
-        """Send up to the next one that is refused; refuse that."""
-        if self._met % self._every == 0:
-            self._met += 1
-            raise OSError(self._code, os.strerror(self._code))
-        sent = self.real.send(fd, first, min(count, self._every - self._met % self._every),
-                              picked=picked)  # fmt: skip
-        self._met += sent
-        self.taken += sent
-        return int(sent)
-
-    def send_row(self, row: int, length: int, ancillary: Any) -> None:
-        """Refuse."""
-        raise OSError(self._code, os.strerror(self._code))
-
-
-class ReflectorCase(SynchronousTestCase):
-    """A reflector on one port, and a socket to ask it from."""
-
-    batched = True
-    server = "127.0.0.1"
-
-    def setUp(self) -> None:
-        """Listen, and open the asking socket."""
-        if self.batched and not mmsg.AVAILABLE:
-            raise SkipTest("this platform has no recvmmsg")
-        self.reactor = StillReactor()
-        self.protocol = self.reflector()
-        self.port = self.listen(self.protocol, self.server)
-        family = socket.AF_INET6 if ":" in self.server else socket.AF_INET
-        self.client = socket.socket(family, socket.SOCK_DGRAM)
-        self.addCleanup(self.client.close)
-        self.client.settimeout(2)
-        self.client.bind((self.server, 0))
-        self.address = (self.server, self.port.getHost().port)
-
-    def reflector(self, **options: Any) -> Reflector:
-        """A reflector with its own guard and sessions."""
-        return Reflector(
-            self.reactor.seconds, options.pop("guard", None) or Guard(), Sessions(64), **options
-        )
-
-    def listen(self, protocol: Reflector, address: str, port: int = 0) -> Any:
-        """Bind a port for ``protocol``."""
-        if self.batched:
-            listening: Any = BatchPort(
-                self.reactor, protocol, address, port, stamped=transmit_ids_supported()
-            )
-        else:
-            listening = udp.Port(port, protocol, address, 65536, self.reactor)
-        listening.startListening()
-
-        def close() -> None:
-            listening.stopListening()
-            self.reactor.advance(0)
-
-        self.addCleanup(close)
-        return listening
-
-    def ask(self, *packets: bytes) -> None:
-        """Send packets and let the reflector read them."""
-        for packet in packets:
-            self.client.sendto(packet, self.address)
-        self.port.doRead()
-
-    def answer(self) -> bytes:
-        """The next reply."""
-        return self.client.recv(65536)
-
-    def silent(self) -> bool:
-        """Whether nothing more came back."""
-        self.client.setblocking(False)
-        try:
-            self.client.recv(65536)
-        except BlockingIOError:
-            return True
-        finally:
-            self.client.settimeout(2)
-        return False
 
 
 class ProtocolTests:
@@ -579,72 +442,3 @@ class ServiceTests(SynchronousTestCase):
             service.ports[0].doRead()
             reactor.rightNow -= 5e5
         self.assertEqual(dict(service.tally.answered), {"stamp": 21})
-
-
-class SessionTests(SynchronousTestCase):
-    """The bounded table of sessions."""
-
-    def test_oldest_session_goes(self) -> None:
-        """A full table forgets the session unused for longest, and counts it."""
-        sessions = Sessions(64)
-        keys = [sessions.key(0, n, 0, 0) for n in range(1000)]
-        for now, key in enumerate(keys, 1):
-            sessions.place_of(key, now)
-        self.assertLessEqual(len(sessions), 64)
-        self.assertEqual(sessions.evicted, 1000 - len(sessions))
-        last = sessions.place_of(keys[-1], 2000)
-        self.assertEqual(sessions.place_of(keys[-1], 2001), last)
-
-    def test_columns_and_single_look_ups_agree(self) -> None:
-        """A session found by column is the one found alone."""
-        sessions = Sessions(4096)
-        rng = np.random.default_rng(5)
-        high, low, ends, local = rng.integers(0, 2**63, (4, 300)).astype(np.uint64)
-        keys = sessions.keys(high, low, ends, local)
-        alone = [sessions.key(*map(int, row)) for row in zip(high, low, ends, local, strict=True)]
-        self.assertEqual(keys.tolist(), alone)
-        places = sessions.places(keys, 1)
-        self.assertEqual([sessions.place_of(key, 2) for key in alone], places.tolist())
-        twice = np.concatenate([places[:5], places[:5]])
-        self.assertEqual(sessions.number(twice).tolist(), [0] * 5 + [1] * 5)
-
-    def test_sessions_made_by_column(self) -> None:
-        """A flood of new sessions evicts and counts as single ones do, and spares those it meets."""
-        sessions = Sessions(1 << 14)
-        rng = np.random.default_rng(7)
-        known = sessions.keys(None, *rng.integers(0, 2**63, (3, 40)).astype(np.uint64))
-        sessions.number(sessions.places(known, 1))
-        made = len(known)
-        for turn in range(400):
-            strangers = sessions.keys(None, *rng.integers(0, 2**63, (3, 200)).astype(np.uint64))
-            keys = rng.permutation(np.concatenate([known, strangers, strangers[:9]]))
-            places = sessions.places(keys, 2 + turn)
-            self.assertTrue((sessions._flat_keys[places] == keys).all())
-            numbers = sessions.number(places)
-            self.assertTrue((numbers[np.isin(keys, known)] == turn + 1).all())
-            self.assertEqual(
-                sorted(numbers[np.isin(keys, strangers)].tolist()), [0] * 200 + [1] * 9
-            )
-            made += 200
-        self.assertEqual(made, len(sessions) + sessions.evicted)
-        self.assertGreater(sessions.evicted, 60_000)
-        alone = [sessions.place_of(int(key), 500) for key in known]
-        self.assertEqual(sessions.sent[alone].tolist(), [401] * 40)
-
-    def test_more_sessions_than_a_batch_has_room_for(self) -> None:
-        """No two sessions ever share a counter: what finds no place begins anew with every packet."""
-        sessions = Sessions(64)
-        rng = np.random.default_rng(8)
-        known = sessions.keys(None, *rng.integers(0, 2**63, (3, 8)).astype(np.uint64))
-        sessions.number(sessions.places(known, 1))
-        for turn in range(1, 50):
-            strangers = sessions.keys(None, *rng.integers(0, 2**63, (3, 240)).astype(np.uint64))
-            keys = np.concatenate([known, strangers])  # known ones were there before the batch
-            places = sessions.places(keys, 1)
-            held = sessions._flat_keys[places] == keys
-            self.assertEqual(len(set(places[held].tolist())), np.count_nonzero(held))
-            self.assertTrue((sessions._flat_keys[places[~held]] == 0).all())
-            numbers = sessions.number(places)
-            self.assertFalse(numbers[8:].any())
-            self.assertEqual(numbers[:8].tolist(), [turn] * 8)
-        self.assertEqual(len(sessions), 64)

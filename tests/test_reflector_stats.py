@@ -10,9 +10,9 @@ import time
 import urllib.request
 from typing import Any
 
+from reflector_case import StillReactor
 from servers import free_port
 from services import Service, free_udp_port, until
-from test_reflector import StillReactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
