@@ -47,7 +47,7 @@ class KeyRing:
         self._by_prefix = sorted(by_prefix.items(), reverse=True)
         #: (high, low, SSID) -> the secrets, at most `MAX_FIT`, best first. The address is the
         #: prober's, as two halves of 64 bits, IPv4 mapped (``::ffff:a.b.c.d``).
-        self.fitting = lru_cache(maxsize=1 << 16)(self._fitting)
+        self.fitting = lru_cache(maxsize=1 << 14)(self._fitting)  # 5 MB, whoever asks
 
     def __len__(self) -> int:
         """Return how many keys there are."""
