@@ -309,6 +309,18 @@ class ScheduleTests(SynchronousTestCase):
             sent += sum(len(burst.flows) for burst in schedule.bursts(tick / 100, 32))
         self.assertEqual((sent, schedule.skipped), (40, 0))
 
+    def test_all_are_sent_after_a_pause(self) -> None:
+        """With a limit, probes that could not be sent in time are sent later, and it ends."""
+        for pause in (3.0, 5.0, 60.0):
+            schedule = Schedule(np.arange(4), 2, 10.0, 0.0, random.Random(1))
+            schedule.limit = 400
+            sent = 0
+            for tick in range(1000):
+                now = tick / 100 + (pause if tick >= 200 else 0)
+                sent += sum(len(burst.flows) for burst in schedule.bursts(now, 32))
+            self.assertEqual(sent, 400)
+            self.assertGreater(schedule.skipped, 0)
+
     def test_burst_is_bounded_and_from_one_socket(self) -> None:
         """No more than asked for, no flow twice, all from one source port, each to its pair."""
         pairs = np.array([5, 7, 8, 20, 21, 22, 30, 31])

@@ -31,9 +31,11 @@ from llama.collector.summary import FLOW, ClosedInterval, suspect_bit
 from llama.collector.track import Track
 
 MILLISECOND = 0.001
-SHORTEST_TICK_S, LONGEST_TICK_S = 0.5 * MILLISECOND, 10 * MILLISECOND
+SHORTEST_TICK_S, LONGEST_TICK_S = 0.5 * MILLISECOND, 20 * MILLISECOND
 #: While a change waits for the next interval, nothing is closed so shortly before it.
 CALM_NS = 3_000_000_000
+#: Arenas that are emptied before flows are given other places: all that buffers hold, mostly.
+MOST_DRAINS = 64
 LATE_TICK_S = 50 * MILLISECOND  # as `llama.collector.schedule.LATEST_S`: then probes are skipped
 
 
@@ -116,7 +118,9 @@ class Engine:
     def _arrange(self, groups: Sequence[Group], now_s: float) -> None:
         """Take up ``groups``, with all that is known of the pairs that stay."""
         # Transmit stamps in the error queues name cells by their places until now.
-        self.prober.drain()
+        for _ in range(MOST_DRAINS):
+            if self.prober.drain():
+                break
         old = {track.group.identity: track for track in self.prober.tracks}
         tracks: list[Track] = []
         for group in groups:
@@ -190,9 +194,10 @@ class Engine:
             self._begin_window(self._wall_ns(), now_s)
         self.prober.tick(now_s)
         if now_s >= self._next_drain_s:
-            self._next_drain_s = now_s + self._drain_s
             self._look_at_the_clock(now_s)
-            self._close_what_is_due(now_s, empty=self.prober.drain())
+            empty = self.prober.drain()
+            self._next_drain_s = now_s + (self._drain_s if empty else 0)
+            self._close_what_is_due(now_s, empty=empty)
 
     def _look_at_ourselves(self, now_s: float) -> None:
         """Once a second, ask: were packets dropped, had we to wait for a processor."""

@@ -22,6 +22,16 @@ import numpy.typing as npt
 from attrs import define, field
 
 Ints = npt.NDArray[np.int64]
+Octets = npt.NDArray[np.uint8]
+
+CELL = np.dtype(
+    [
+        ("t1", "i8"), ("elapsed", "i8"), ("forward", "i8"), ("transmit", "i4"),
+        ("residence", "i4"), ("number", "u4"), ("flags", "u1"), ("dscp_there", "u1"),
+        ("dscp_asked", "u1"), ("dscp_here", "u1"), ("ttl_there", "u1"), ("ttl_here", "u1"),
+        ("", "V6"),
+    ]
+)  # fmt: skip
 
 # Flags of a cell.
 RECEIVED = 1  # a reply came within the timeout
@@ -97,18 +107,26 @@ class Ledger:
         flows = pairs * ports
         cells = flows * self.depth
         self.next_sequence = np.zeros(flows, np.uint32)
-        self.t1 = np.zeros(cells, np.int64)  # T1 as sent: user space, Unix ns; 0 before the first
-        self.transmit = np.zeros(cells, np.int32)  # kernel's transmit stamp - T1, ns
-        self.elapsed = np.zeros(cells, np.int64)  # T4 - T1, ns
-        self.forward = np.zeros(cells, np.int64)  # T2 - T1, ns
-        self.residence = np.zeros(cells, np.int32)  # T3 - T2, ns
-        self.number = np.zeros(cells, np.uint32)  # the reflector's sequence number
-        self.flags = np.zeros(cells, np.uint8)
-        self.dscp_there = np.zeros(cells, np.uint8)
-        self.dscp_asked = np.zeros(cells, np.uint8)
-        self.dscp_here = np.zeros(cells, np.uint8)
-        self.ttl_there = np.zeros(cells, np.uint8)
-        self.ttl_here = np.zeros(cells, np.uint8)
+        # What is known of a probe lies side by side: entering a reply touches one place in memory.
+        self._cells = np.zeros(cells, CELL)
+        #: T1 as sent: user space, Unix ns; 0 before the first.
+        self.t1: Ints = self._cells["t1"]
+        #: The kernel's transmit stamp - T1, ns.
+        self.transmit: npt.NDArray[np.int32] = self._cells["transmit"]
+        #: T4 - T1, ns.
+        self.elapsed: Ints = self._cells["elapsed"]
+        #: T2 - T1, ns.
+        self.forward: Ints = self._cells["forward"]
+        #: T3 - T2, ns.
+        self.residence: npt.NDArray[np.int32] = self._cells["residence"]
+        #: The reflector's sequence number.
+        self.number: npt.NDArray[np.uint32] = self._cells["number"]
+        self.flags: Octets = self._cells["flags"]
+        self.dscp_there: Octets = self._cells["dscp_there"]
+        self.dscp_asked: Octets = self._cells["dscp_asked"]
+        self.dscp_here: Octets = self._cells["dscp_here"]
+        self.ttl_there: Octets = self._cells["ttl_there"]
+        self.ttl_here: Octets = self._cells["ttl_here"]
         #: What each flow's reflector last said its clock may be off by, ns; NaN: not in sync.
         self.clock_error_there = np.full(flows, np.nan, np.float32)
         # The last reply of each flow up to the last closed interval, where direction starts from.
@@ -323,12 +341,7 @@ class Ledger:
             "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
         ):  # fmt: skip
             getattr(ledger, name)[to] = getattr(self, name)[start]
-        to_cells, from_cells = _flows_of(to, self.depth), _flows_of(start, self.depth)
-        for name in (
-            "t1", "transmit", "elapsed", "forward", "residence", "number", "flags", "dscp_there",
-            "dscp_asked", "dscp_here", "ttl_there", "ttl_here",
-        ):  # fmt: skip
-            getattr(ledger, name)[to_cells] = getattr(self, name)[from_cells]
+        ledger._cells[_flows_of(to, self.depth)] = self._cells[_flows_of(start, self.depth)]
         moved = np.full(self.flows, -1, np.int64)
         moved[start] = to
 

@@ -3,7 +3,7 @@
 STAMP's own format is written and read here, the others are in `llama.collector.formats`.
 
 Nothing here is done when a packet comes: every tick the probes that are due are sent, in bursts of
-at most `BURST`, and every few ticks all sockets are drained into one arena and looked at by column.
+at most `BURST`, and every few ticks the sockets are drained into one arena, which is looked at by column.
 Kernel stamps make late reading harmless. A prober does not know where its results go.
 
 Sockets are watched by an epoll object of the prober's own, not by the reactor: it is asked once per
@@ -283,27 +283,26 @@ class UdpProber:
     # Replies in
 
     def drain(self) -> bool:
-        """Read all that waits at the sockets; return whether they were seen empty."""
+        """Read what waits at the sockets, at most an arena full; return whether that was all.
+
+        So it takes a few milliseconds at most, and even a flood to one of our ports does not keep
+        us from sending.
+        """
         empty = True
         filled = dict.fromkeys(self._lanes, 0)
         for fd, event in self._epoll.poll(0, max(1, len(self.sockets))):
             sock = self._by_fd[fd]
             lane = self._lanes[sock.family]
             if event & select.EPOLLERR:
-                self._read_stamps(lane, fd)
-            # Bounded: a flood to one of our ports must not keep us from sending.
-            for _ in range(8):
-                first = filled[lane.family]
-                if first == ARENA:
-                    self._take(lane, first)
-                    first = 0
-                count = self._receive(lane, fd, first)
-                lane.socket_of[first : first + count] = self._ordinals[sock.source]
-                filled[lane.family] = first + count
-                if first + count < ARENA:
-                    break
-            else:
-                empty = False
+                stamps = self._read_stamps(lane, fd)
+                empty &= stamps < ARENA
+                if stamps and not event & select.EPOLLIN:
+                    continue
+            first = filled[lane.family]
+            count = self._receive(lane, fd, first) if first < ARENA else 0
+            lane.socket_of[first : first + count] = self._ordinals[sock.source]
+            filled[lane.family] = first + count
+            empty &= first + count < ARENA
         for family, count in filled.items():
             if count:
                 self._take(self._lanes[family], count)
@@ -320,19 +319,18 @@ class UdpProber:
         except OSError:  # and another: what waits behind it is read next time
             return 0
 
-    def _read_stamps(self, lane: Lane, fd: int) -> None:
-        """Empty an error queue, and enter the transmit stamps in it."""
+    def _read_stamps(self, lane: Lane, fd: int) -> int:
+        """Enter the transmit stamps in an error queue; return how many messages were there."""
         stamps = lane.stamps
-        while count := stamps.receive(fd, 0, mmsg.MSG_DONTWAIT | mmsg.MSG_ERRQUEUE):
-            odd = lane.stamp_layout.odd_rows(stamps, 0, count)
-            if self.tracing is not None and odd.size:
-                self._hand_over_errors(lane, fd, odd)
-            if self._ids:
-                self._enter_stamps(lane, count, odd)
-            else:
-                self._match_stamps(lane, count, fd)
-            if count < stamps.slots:
-                return
+        count = stamps.receive(fd, 0, mmsg.MSG_DONTWAIT | mmsg.MSG_ERRQUEUE)
+        odd = lane.stamp_layout.odd_rows(stamps, 0, count)
+        if self.tracing is not None and odd.size:
+            self._hand_over_errors(lane, fd, odd)
+        if self._ids:
+            self._enter_stamps(lane, count, odd)
+        else:
+            self._match_stamps(lane, count, fd)
+        return count
 
     def _hand_over_errors(self, lane: Lane, fd: int, rows: npt.NDArray[np.intp]) -> None:
         """Give ICMP errors to whoever traces; they lie among the transmit stamps."""

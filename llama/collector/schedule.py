@@ -76,13 +76,17 @@ class Schedule:
         elapsed_s = now_s - self._start_s
         target = math.floor(elapsed_s * self.probes_per_s + self._begin)
         oldest = math.floor((elapsed_s - LATEST_S) * self.probes_per_s + self._begin)
-        if self.limit is not None:
-            # What is skipped is not sent: as many are sent later instead.
-            last = self.limit + self.skipped
-            target, oldest = min(target, last), min(oldest, last)
-        if self._done < oldest:
+        if self._done < oldest and self.limit is None:
             self.skipped += oldest - self._done
             self._done = oldest
+        elif self.limit is not None:
+            if self._done < min(oldest, self.limit):
+                # As many are to be sent as ever: all that is left is due later.
+                late = oldest - self._done
+                self.skipped += min(late, self.limit - self._done)
+                self._start_s += late / self.probes_per_s
+                target -= late
+            target = min(target, self.limit)
         count = min(target - self._done, most)
         if count <= 0:
             return None

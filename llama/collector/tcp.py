@@ -43,7 +43,7 @@ from llama.net import mmsg
 #: Attempts end after so long, s: a second after the first SYN the kernel sends another (RFC 6298).
 GIVE_UP_S = 0.95
 #: A tick that comes so long after the one before, s, was late: 5 ms beyond the longest period.
-LATE_S = 0.015
+LATE_S = 0.025
 
 _ABORT = struct.pack("=ii", 1, 0)  # struct linger: close with RST
 _TCP_SYNCNT = 7
