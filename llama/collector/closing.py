@@ -27,11 +27,12 @@ import numpy.ma  # else np.unique loads it when first called: no probe leaves fo
 import numpy.typing as npt
 
 from llama.collector import ledger as cell
+from llama.collector import memory
 from llama.collector.histogram import bin_of
 from llama.collector.ledger import Ints, Ledger, OpenInterval
 from llama.collector.summary import STATS, suspect_bit
 
-SLICE = 6000  # cells looked at in a step, of which a step takes about a millisecond
+SLICE = 4000  # cells looked at in a step, of which a step takes about a millisecond
 P999_SAMPLES = 1000  # fewer samples than this have no meaningful p99.9
 JITTER_GAIN = 1 / 16  # RFC 3550 section 6.4.1
 _JITTER_REACH = 256  # older differences weigh less than 1e-7
@@ -58,9 +59,9 @@ class Figures:
     """What `close` gives: flow and pair rows of STATS, and the pairs' histograms."""
 
     def __init__(self, book: Ledger) -> None:
-        # Left as they are: each slice fills in its own rows.
-        self.flow_stats: Stats = np.empty(book.flows, STATS)
-        self.pair_stats: Stats = np.empty(book.pairs, STATS)
+        # Each slice fills in its own rows.
+        self.flow_stats: Stats = memory.rows(book.flows, STATS)
+        self.pair_stats: Stats = memory.rows(book.pairs, STATS)
         self.histogram_start = np.zeros(book.pairs + 1, np.uint32)
         self.histogram_bin: npt.NDArray[np.uint16] = np.zeros(0, np.uint16)
         self.histogram_count: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)

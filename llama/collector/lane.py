@@ -14,7 +14,7 @@ from llama.net.port import stamp_layout
 from llama.wire import stamp
 
 BURST = 32  # probes handed to the kernel at once
-ARENA = 512  # replies looked at together
+ARENA = 384  # replies looked at together
 HEAD = 192  # octets of a packet that are written or read by column: all that formats look at
 LONGEST = 9216  # octets of UDP payload
 
