@@ -167,9 +167,10 @@ class Report:
             yield f"suspect: {note}"
         if not result.pair_stats["received"].any() and result.pair_stats["sent"].any():
             if self._wanted.probe in PROTOCOLS:
+                what = "ICMP" if self._wanted.probe == "icmp" else "TCP"
                 yield (
                     "nothing came back: is the host up, and does every firewall between let"
-                    f" {self._wanted.probe.upper()} through?"
+                    f" {what} through?"
                 )
                 return
             yield (

@@ -28,6 +28,7 @@ from llama.collector.hping3_account import Account
 from llama.collector.hping3_cycle import GRACE_S, Turns, stretches
 from llama.collector.hping3_output import Begun, Event, Stranger, Unreachable, read_summary
 from llama.collector.hping3_process import Hping3, Order, complaint, find_program
+from llama.collector.hping3_witness import Witness
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, identity_of
 from llama.collector.sockets import ProbeSocket
@@ -139,6 +140,7 @@ class Hping3Prober:
         self._of_group: Counter[tuple[object, ...]] = Counter()
         self._all_ended: list[Deferred[None]] = []
         self._closed = False
+        self._witness: Witness | None = None
         self.sent = 0
         self.received = 0
         self.strangers = 0
@@ -155,7 +157,17 @@ class Hping3Prober:
         """
         if source not in self.sockets:
             self.sockets[source] = self._held(source)
+            self._watch()
         return self.sockets[source]
+
+    def _watch(self) -> None:
+        """See for ourselves what arrives for our ports, if we may."""
+        if self._witness is None:
+            try:
+                self._witness = Witness()
+            except PermissionError:  # hping3 has a privilege that we have not: it is believed
+                return
+        self._witness.watch(held.number for held in self.sockets.values())
 
     def _held(self, source: Source) -> HeldPort:
         if source.number:
@@ -185,6 +197,7 @@ class Hping3Prober:
         used = {source for track in self.tracks for source in track.group.sources}
         for source in [source for source in self.sockets if source not in used]:
             self.sockets.pop(source).sock.close()
+        self._watch()
 
     def _carry_over(self, tracks: dict[tuple[object, ...], RunTrack]) -> None:
         """Give the runs under way their places in the ledgers that there are now."""
@@ -209,6 +222,9 @@ class Hping3Prober:
         for held in self.sockets.values():
             held.sock.close()
         self.sockets.clear()
+        if self._witness is not None:
+            self._witness.close()
+            self._witness = None
 
     def ended(self) -> Deferred[None]:
         """Fire when no run is left, after `close`."""
@@ -227,7 +243,7 @@ class Hping3Prober:
         return 0.010
 
     def check_drops(self) -> int:
-        """Return 0: the program does not tell what it missed."""
+        """Return 0: what hping3 missed is counted when it is found, and counts as received."""
         return 0
 
     # Runs
@@ -283,6 +299,7 @@ class Hping3Prober:
 
     def _enter(self) -> None:
         """Enter the probes that were sent since, and end runs that do not end by themselves."""
+        self._look()
         now_s = self.now_s()
         for run in self._runs.values():
             before = run.account.entered
@@ -290,6 +307,18 @@ class Hping3Prober:
             self.sent += run.account.entered - before
             if now_s > run.until_s:
                 self._kill(run, "it did not end in time")
+
+    def _look(self) -> None:
+        """Note which answers have arrived."""
+        if self._witness is None:
+            return
+        for seen in self._witness.seen():
+            run = self._runs.get((seen.address, seen.port))
+            if run is None or seen.acknowledged != run.process.order.sequence + 1:
+                continue
+            number = seen.own_port - run.process.order.first_port
+            if number >= 0:
+                run.account.see(number, seen.dscp, seen.ttl, self.now_s())
 
     def drain(self) -> bool:
         """Do what time asks for; return whether no run is overdue."""
@@ -325,6 +354,7 @@ class Hping3Prober:
 
     def run_ended(self, run: _Run, status: int | None, errors: bytes) -> None:
         """Settle the account of a run whose program is gone."""
+        self._look()
         del self._runs[run.way]
         self._of_group[run.group] -= 1
         reader, account = run.process.reader, run.account
@@ -336,6 +366,7 @@ class Hping3Prober:
             settled = account.settle(summary if well else None, self.now_s())
             self.sent += len(account.flows) - settled.unsent - entered
             self.received += account.received - received
+            self.receive_drops += settled.missed
             if not well or summary is None or settled.unsent or settled.late:
                 self._went_wrong(run, settled.unsent, settled.late, errors)
         if not self._runs:

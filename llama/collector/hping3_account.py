@@ -21,6 +21,8 @@ LATE_S = 0.25
 #: An answer read so much earlier or later, s, than its round trip says: one of two clocks is wrong.
 #: hping3 takes seconds from a coarse clock and microseconds from a fine one, and may be off by 1 s.
 ASTRAY_S = 0.5
+#: So much later, s, than it arrived an answer may be seen by ourselves.
+SEEN_WITHIN_S = 0.1
 
 
 @frozen(kw_only=True)
@@ -29,6 +31,7 @@ class Settled:
 
     unsent: int  # never sent, or taken back: their fate is not known
     late: bool  # the run ended later than it should
+    missed: int  # answers that arrived in time, but not at hping3; they count, without times
 
 
 class Account:
@@ -47,6 +50,7 @@ class Account:
         self._t1: list[int] = []
         self._answered: set[int] = set()
         self._slow: dict[int, Answer] = {}
+        self._seen: dict[int, tuple[float, Answer]] = {}  # by ourselves, whatever hping3 says
         self.strangers = 0
         self.unreachable = 0
         self.again = 0
@@ -102,6 +106,12 @@ class Account:
             self._slow.setdefault(number, answer)  # unless it was we who were slow
         return True
 
+    def see(self, number: int, dscp: int, ttl: int, now_s: float) -> None:
+        """Note that an answer to a probe arrived on this host, whether hping3 notices or not."""
+        if self.began and number < len(self.flows):
+            answer = Answer(number=number, rtt_ms=0.0, dscp=dscp, ttl=ttl, again=False)
+            self._seen.setdefault(number, (now_s, answer))
+
     def _reply(self, answer: Answer, *, timed: bool) -> None:
         number = answer.number
         flow = self.flows[number : number + 1]
@@ -139,6 +149,7 @@ class Account:
         sent = summary.transmitted if summary is not None and known else 0
         while self.entered < sent:
             self._enter_next()
+        missed = self._missed()
         silent = [n for n in range(self.entered) if n not in self._answered | self._slow.keys()]
         # Errors do not say whom they are about: if there is one for each, it is these.
         refused = known and self.unreachable >= len(silent)
@@ -147,7 +158,19 @@ class Account:
             waited = now_s - self._sent_s(number) >= LONGEST_ANSWER_S
             if not (known and number < sent and (waited or refused)):
                 unsent += self._take_back(number, now_s)
-        return Settled(unsent=unsent, late=late)
+        return Settled(unsent=unsent, late=late, missed=missed)
+
+    def _missed(self) -> int:
+        """Enter the answers that came in time and that hping3 missed; return how many did."""
+        missed = 0
+        for number, (seen_s, answer) in sorted(self._seen.items()):
+            took_s = seen_s - self._sent_s(number)
+            if number not in self._answered and took_s <= self._limit_s + SEEN_WITHIN_S:
+                while self.entered <= number:
+                    self._enter_next()
+                self._reply(answer, timed=False)
+                missed += 1
+        return missed
 
     def _take_back(self, number: int, now_s: float) -> int:
         """Take a probe back unless its interval is being closed; return how many were."""
