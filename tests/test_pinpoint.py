@@ -97,6 +97,30 @@ class Fed(SynchronousTestCase):
         self.assertEqual([s.key for s in said[-1]], ["link leaf1 -> spine2"])
         self.assertIn(f"over {6 * INTERVAL_S} s", said[-1][0].evidence)
 
+    def test_an_interval_that_lost_replies_by_chance(self):
+        """A link that several intervals show is not blurred to a rack by one that lost replies."""
+        self.begin(per_pair=12)
+        self.step()
+        gray = fault(kind="loss", on="spine2 -> leaf3", percent=3)
+        for _ in range(2):
+            self.step(gray)
+
+        whole = self.fleet.simulation.window
+
+        def mostly_replies(faults, sent):
+            window = whole(faults, sent)
+            flows = window.flows
+            # All that crossed the link and was lost, but for one flow's, were replies.
+            forward = np.flatnonzero(flows["lost_forward"])[1:]
+            flows["lost_forward"][forward] = 0
+            return window
+
+        for _ in range(4):
+            for window in (mostly_replies, whole):
+                self.fleet.simulation.window = window
+                (sighting,) = self.step(gray).sightings
+                self.assertEqual(sighting.key, "link spine2 -> leaf3")
+
     def test_what_is_over_is_not_named(self):
         """One judgement after a fault has gone, the intervals that saw it name it no more."""
         self.begin()

@@ -133,7 +133,10 @@ class Suspect:
     also: tuple[str, ...] = ()
     evidence: str
     flows: Indices = field(repr=False)  # all flows that cross it, hit or not
-    hit: Indices = field(repr=False)  # those that it accounts for
+    hit: Indices = field(repr=False)  # those that vote for it
+    #: Troubled flows that it accounts for without their vote as well: replies, and what was not
+    #: traced. Of links and nodes only.
+    accounts: Indices = field(factory=lambda: np.zeros(0, np.int64), repr=False)
 
     @property
     def key(self) -> str:

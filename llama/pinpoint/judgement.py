@@ -7,14 +7,14 @@ the last few are also judged as one; what only they show must still be going on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from attrs import evolve, frozen
 
 from llama.pinpoint.evidence import Suspect, Thresholds, Verdict
-from llama.pinpoint.incidents import LISTED, Sighting
+from llama.pinpoint.incidents import LISTED, SAME, Sighting
 from llama.pinpoint.locate import locate
 from llama.pinpoint.windows import Measured, Window, lost_probes
 
@@ -47,44 +47,66 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
         none = np.zeros(0, np.int64)
         return Judgement(end_s=end_s, verdict=nothing, sightings=(), data=False, measured=none)
     verdict = locate(window.flows, window.hosts, window.paths, thresholds)
-    sightings = [_sighting(measured, window, suspect) for suspect in verdict.suspects]
+    plain = [(suspect, _sighting(measured, window, suspect)) for suspect in verdict.suspects]
+    faint: list[tuple[Sighting, frozenset[int]]] = []
     if len([end for end in measured.ends if end <= end_s]) > 1:
-        sightings += _faint(measured, end_s, thresholds, sightings)
+        faint = list(_faint(measured, end_s, thresholds, plain))
+    kept = [
+        sighting
+        for suspect, sighting in plain
+        if not any(_blurs(suspect, sighting, accounts) for _, accounts in faint)
+    ]
     return Judgement(
         end_s=end_s,
         verdict=verdict,
-        sightings=tuple(sightings),
+        sightings=(*kept, *(sighting for sighting, _ in faint)),
         data=verdict.judged > 0,
         measured=window.numbers,
     )
 
 
+def _blurs(suspect: Suspect, sighting: Sighting, accounts: frozenset[int]) -> bool:
+    """Return whether a place, seen over several intervals, is the sharper name of a set by tags.
+
+    Chance may have put nearly all of one interval's loss on the replies, which vote by tags only.
+    """
+    by_tags = suspect.kind in ("tag", "pair", "host") and suspect.p_value > 0
+    return by_tags and len(sighting.hit & accounts) >= SAME * len(sighting.hit)
+
+
 def _faint(
-    measured: Measured, end_s: float, thresholds: Thresholds | None, plain: list[Sighting]
-) -> list[Sighting]:
-    """Return what only several intervals together show, and what is still going on of it."""
+    measured: Measured,
+    end_s: float,
+    thresholds: Thresholds | None,
+    plain: Sequence[tuple[Suspect, Sighting]],
+) -> Iterator[tuple[Sighting, frozenset[int]]]:
+    """Yield what only several intervals together show, and what is still going on of it.
+
+    With each, the lasting numbers of the flows whose trouble it accounts for.
+    """
     window = measured.window(end_s, LONG, alive_only=True)
     ends = [end for end in measured.ends if end <= end_s][-LONG:]
     each = [measured.window(end, 1, alive_only=True) for end in ends]
-    numbers = window.numbers.tolist()
-    found = []
+    numbers = window.numbers
     for suspect in locate(window.flows, window.hosts, window.paths, thresholds).suspects:
         if suspect.symptom != "loss" or suspect.direction == "unknown":
             continue
-        hit = {numbers[n] for n in suspect.hit.tolist()}
+        hit = set(numbers[suspect.hit].tolist())
+        accounts = frozenset(numbers[suspect.accounts].tolist())
         if any(
-            suspect.key == other.key or len(hit & other.flows) >= 0.5 * len(hit) for other in plain
+            suspect.key == sighting.key
+            or (len(hit & sighting.flows) >= 0.5 * len(hit) and not _blurs(one, sighting, accounts))
+            for one, sighting in plain
         ):
             continue
         crossing = window.numbers[suspect.flows]
-        sent, lost = np.array([_counts(one, crossing) for one in each]).T
+        sent, lost = np.array([_counts(interval, crossing) for interval in each]).T
         recent = lost[-STILL:].sum() / max(1, sent[-STILL:].sum())
         if np.count_nonzero(lost) < SPREAD or recent < STILL_RATE * suspect.rate:
             continue
         seconds = len(ends) * measured.length_s
         told = evolve(suspect, evidence=f"{suspect.evidence}, over {seconds:.0f} s")
-        found.append(_sighting(measured, window, told))
-    return found
+        yield _sighting(measured, window, told), accounts
 
 
 def _counts(window: Window, numbers: npt.NDArray[np.int64]) -> tuple[int, int]:

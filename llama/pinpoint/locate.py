@@ -163,9 +163,11 @@ class _Case:
             else:
                 families, least_share = [*by_path, *by_tag], 0.0
             located = self._rounds(families, symptom, traced, symptom.forward, least_share)
-            found += self.replies.without_echoes(located, symptom, self.limits.late)
-        for suspect in found:
-            aside |= self.replies.consequences(suspect, symptom)
+            for suspect in self.replies.without_echoes(located, symptom, self.limits.late):
+                explained_by_it = self.replies.consequences(suspect, symptom)
+                aside |= explained_by_it
+                accounts = np.flatnonzero(explained_by_it & symptom.troubled)
+                found.append(evolve(suspect, accounts=accounts))
         rest = symptom.judged & ~aside
         found += self._rounds(by_tag, symptom, rest, symptom.troubled, 0.0)
         explained = np.zeros(len(self.flows), bool)
