@@ -47,6 +47,7 @@ class Served:
     """A `CollectorApi` on a clock of its own."""
 
     def __init__(self, keep: int = 5, health: Any = dict) -> None:
+        self.trouble = ""
         self.clock = Clock()
         self.history = History(keep)
         self.api = CollectorApi(
@@ -54,6 +55,7 @@ class Served:
             self.history,
             src_hostname="collector01.example.net",
             health=health,
+            trouble=lambda: self.trouble,
             unix_time_s=lambda: FIRST_START_S + 100.0,
         )
         self.agent = RequestTraversalAgent(Guard(self.api.app.resource()))

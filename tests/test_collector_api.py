@@ -520,6 +520,14 @@ class Transfer(SynchronousTestCase):
         for one in asked[:-1]:
             self.assertEqual(self.successResultOf(one).code, 200)
 
+    def test_status_tells_of_trouble(self):
+        """While something is the matter the status is 503 and says what."""
+        served = Served()
+        self.assertEqual((served.get("/status").code, served.get("/status").body), (200, b"ok"))
+        served.trouble = "no probe was sent for 9 s"
+        answer = served.get("/status")
+        self.assertEqual((answer.code, answer.body), (503, b"no probe was sent for 9 s"))
+
     def test_errors(self):
         """Wrong paths and methods are JSON errors; nothing takes anything but GET and HEAD."""
         served = Served()

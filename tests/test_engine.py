@@ -270,6 +270,28 @@ class EngineTests(EngineCase):
         self.assertGreater(sum(int(i.pair_stats[0]["late"]) for i in self.closed), 0)
 
 
+class TroubleTests(EngineCase):
+    """What a monitor is told."""
+
+    def test_stalled_ticks_are_told(self) -> None:
+        """Without a tick for long it says so, and is well again with the next."""
+        self.engine.use([self.group()])
+        self.newest(1)
+        self.assertEqual(self.engine.trouble(), "")
+        later = 10 * SECOND
+        self.patch(self.engine, "_monotonic_ns", lambda: time.monotonic_ns() + later)
+        self.assertIn("no probe was sent for 10 s", self.engine.trouble())
+        self.engine.tick()
+        self.assertEqual(self.engine.trouble(), "")
+
+    def test_intervals_that_are_not_closed_are_told(self) -> None:
+        """An interval overdue by a whole one is trouble."""
+        self.patch(self.engine, "_close_what_is_due", lambda *_, **__: None)
+        self.engine.use([self.group()])
+        self.run_until(self.engine.trouble)
+        self.assertIn("an interval should have been closed", self.engine.trouble())
+
+
 class ScheduleTests(SynchronousTestCase):
     """What is due when."""
 

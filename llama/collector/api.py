@@ -65,12 +65,14 @@ class CollectorApi:
         src_hostname: str,
         health: Callable[[], Health] = dict,
         paths: PathTable | None = None,
+        trouble: Callable[[], str] = str,
         unix_time_s: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
         self._history = history
         self._src_hostname = src_hostname
         self._health = health
+        self._trouble = trouble
         self._paths_known = PathTable() if paths is None else paths
         self._unix_time_s = unix_time_s
         self._slices = Slices(reactor)
@@ -189,7 +191,10 @@ class CollectorApi:
     @app.route("/status", methods=["GET"])
     def _status(self, request: Any) -> bytes:
         request.setHeader("Content-Type", "text/plain; charset=utf-8")
-        return b"ok"
+        trouble = self._trouble()
+        if trouble:
+            request.setResponseCode(503)
+        return trouble.encode() or b"ok"
 
     @app.route("/influxdata", methods=["GET"])
     @inlineCallbacks

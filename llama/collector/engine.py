@@ -36,6 +36,8 @@ SHORTEST_TICK_S, LONGEST_TICK_S = 0.5 * MILLISECOND, 20 * MILLISECOND
 CALM_NS = 3_000_000_000
 #: Arenas that are emptied before flows are given other places: all that buffers hold, mostly.
 MOST_DRAINS = 64
+#: The reactor turns, yet no tick has come for so long: something is broken.
+STALLED_S = 5.0
 LATE_TICK_S = 50 * MILLISECOND  # as `llama.collector.schedule.LATEST_S`: then probes are skipped
 
 
@@ -290,6 +292,17 @@ class Engine:
         interval = due[0][1]
         self.close_number += 1
         return _joined(parts, self.close_number, interval, [i.notes for _, i in due])
+
+    def trouble(self) -> str:
+        """Return what is the matter with probing or closing, if anything; else an empty text."""
+        now_s = self._now_s()
+        if self._last_tick_s is not None and now_s - self._last_tick_s > STALLED_S:
+            return f"no probe was sent for {now_s - self._last_tick_s:.0f} s"
+        due = [i.due for track in self.prober.tracks for i in track.ledger.over]
+        overdue_s = now_s - min(due, default=now_s)
+        if overdue_s > self.interval_ns / 1e9:
+            return f"an interval should have been closed {overdue_s:.0f} s ago"
+        return ""
 
     def stop(self) -> None:
         """Drop what is under way."""

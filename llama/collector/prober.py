@@ -129,13 +129,21 @@ class UdpProber:
 
     def reserve_ssid(self) -> int:
         """Return an SSID that no probe bears."""
-        ssid, self._ssid = self._ssid, self._ssid % 65535 + 1
-        return ssid
+        taken = {ssid for ssids in self._ssids.values() for ssid in ssids.values()}
+        if self.tracing is not None:
+            taken.add(self.tracing.ssid)
+        for _ in range(65535):
+            ssid, self._ssid = self._ssid, self._ssid % 65535 + 1
+            if ssid not in taken:
+                return ssid
+        raise ValueError("tests, classes and sizes come to more than 65,535 sessions")
 
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""
         self.tracks = list(tracks)
         self._formatted = [track for track in self.tracks if track.format is not None]
+        kept = {track.group.identity for track in self.tracks}
+        self._ssids = {group: ssids for group, ssids in self._ssids.items() if group in kept}
         flows = cells = 0
         for track in self.tracks:
             track.first_flow, track.first_cell = flows, cells

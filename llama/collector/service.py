@@ -29,6 +29,8 @@ from llama.net.ticker import Ticker
 from llama.process import processor_s, resident_octets
 
 RETRY_S = 10.0  # after which sockets that could not be had are asked for again
+#: Names that do not answer may take hours, all together: what is known by then is probed meanwhile.
+MEANWHILE_S = 5.0
 
 
 class ProbingService(Service):
@@ -42,6 +44,8 @@ class ProbingService(Service):
         self._history = history
         self._names = Names(reactor, self._replan)
         self._retry: Any = None
+        self._meanwhile: Any = None
+        self._planned: dict[str, tuple[str, ...]] = {}  # the addresses that the plan is made of
         self._ticker = Ticker(reactor, self._tick)
         self.prober = Probers(reactor, ids=transmit_ids_supported())
         self.engine = Engine(
@@ -63,15 +67,33 @@ class ProbingService(Service):
         if refused is not None:
             raise CannotListen(f"llama-collector: {refused}")
         return_large_blocks()
-        self._names.look_up(self._hosts()).addCallback(self._first_plan).addErrback(self._failed)
+        self._look_up().addErrback(self._failed)
         self.tracing.start()
 
     def _hosts(self) -> list[str]:
         return sorted({target.host for test in self.config.tests for target in test.targets})
 
-    def _first_plan(self, _: Any) -> None:
+    def _look_up(self) -> Deferred[None]:
+        """Look all names up, then plan; fires when that is done."""
+        asked = self._names.look_up(self._hosts())
+        if not asked.called:
+            self._meanwhile = self._reactor.callLater(MEANWHILE_S, self._plan_meanwhile)
+        return asked.addCallback(self._plan_all)
+
+    def _plan_meanwhile(self) -> None:
+        """Probe what is known while other names are still being looked up."""
+        self._meanwhile = self._reactor.callLater(self.config.interval_s, self._plan_meanwhile)
+        if self._names.addresses and self._names.addresses != self._planned:
+            self._replan()
+
+    def _plan_all(self, _: Any) -> None:
+        self._stop_meanwhile()
         if self.running:
             self._replan()
+
+    def _stop_meanwhile(self) -> None:
+        if self._meanwhile is not None and self._meanwhile.active():
+            self._meanwhile.cancel()
 
     def _failed(self, failure: Any) -> None:
         self.log.failure("llama-collector cannot go on", failure=failure)
@@ -87,6 +109,7 @@ class ProbingService(Service):
     def _replan(self) -> None:
         """Work out what to probe from the configuration and the addresses known now."""
         self._sources = {}
+        self._planned = dict(self._names.addresses)
         groups = make_plan(self.config, self._names.addresses, self._source_address)
         refused = self.engine.use(groups)
         for group, reason in refused:
@@ -158,18 +181,26 @@ class ProbingService(Service):
             self.config = before
             self.log.failure("not reloaded, going on as before", failure=failure)
 
-        self._names.look_up(self._hosts()).addCallback(self._first_plan).addErrback(not_reloaded)
+        self._stop_meanwhile()
+        self._look_up().addErrback(not_reloaded)
 
     def stopService(self) -> Deferred[None]:
         """Stop probing; fires when no program that was run for it is left."""
         super().stopService()
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
+        self._stop_meanwhile()
         self._names.stop()
         self._ticker.stop()
         self.tracing.stop()
         self.engine.stop()
         return self.prober.ended()
+
+    def trouble(self) -> str:
+        """Return what is the matter, if anything; else an empty text."""
+        if not self.prober.tracks and self._hosts():
+            return "nothing is probed: no target could be so far; see the log"
+        return self.engine.trouble()
 
     def health(self) -> dict[str, Any]:
         """Return how the collector itself is doing; see `llama.collector.exposition.Health`."""
@@ -206,6 +237,7 @@ class CollectorService(MultiService):
             src_hostname=config.src_hostname,
             health=self.probing.health,
             paths=self.probing.tracing.table,
+            trouble=self.probing.trouble,
         )
         self.http = HttpService(
             reactor, config.api, self.api.app.resource(), what="llama-collector",

@@ -1,0 +1,91 @@
+"""A collector whose names do not all resolve: it probes what it can, and says what it cannot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from twisted.internet.address import IPv4Address
+from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama.collector.history import History
+from llama.collector.service import MEANWHILE_S, ProbingService
+from llama.config import load_collector
+
+CONFIG = """
+summarization: {{interval: 10}}
+ports: {{any: {{port: 0, timeout: 1000}}}}
+port_groups: {{all: [{{port: any, count: 1}}]}}
+rate_limits: {{slow: {{cps: 1}}}}
+tests: [{{targets: some, port_group: all, rate_limit: slow}}]
+targets:
+  some:
+{targets}
+"""
+
+
+class Resolver:
+    """Answers for the names it knows; for others it never does."""
+
+    def __init__(self) -> None:
+        self.known: dict[str, str] = {}
+        self.waiting: list[tuple[Any, str]] = []
+
+    def resolveHostName(self, receiver: Any, name: str, *_: Any, **__: Any) -> None:
+        """Look a name up, at once or never."""
+        receiver.resolutionBegan(None)
+        if name in self.known:
+            receiver.addressResolved(IPv4Address("UDP", self.known[name], 0))
+            receiver.resolutionComplete()
+
+
+class DeadResolverTests(SynchronousTestCase):
+    """The DNS is down, as it is at three in the morning."""
+
+    def service(self, *hosts: str) -> ProbingService:
+        """A probing service for these hosts, started."""
+        path = Path(self.mktemp())
+        lines = (
+            f"    - {{ip: {host}, port: 9, tags: {{dst_hostname: h{n}}}}}"
+            for n, host in enumerate(hosts)
+        )
+        path.write_text(CONFIG.format(targets="\n".join(lines)))
+        self.resolver = Resolver()
+        self.reactor = MemoryReactorClock()
+        self.reactor.nameResolver = self.resolver
+        service = ProbingService(self.reactor, load_collector(path), History(2))
+        service.startService()
+        self.addCleanup(service.stopService)
+        return service
+
+    def probed(self, service: ProbingService) -> set[str]:
+        """The addresses that are probed."""
+        return {pair.dst_ip for track in service.prober.tracks for pair in track.pairs}
+
+    def test_addresses_do_not_wait_for_names(self) -> None:
+        """What needs no look-up is probed though not one name is answered for."""
+        service = self.service("127.0.0.9", *(f"host{n}.example" for n in range(100)))
+        self.assertIn("nothing is probed", service.trouble())
+        self.reactor.advance(MEANWHILE_S)
+        self.assertEqual(self.probed(service), {"127.0.0.9"})
+        self.assertEqual(service.trouble(), "")
+
+    def test_nothing_known_is_said(self) -> None:
+        """With no address at all nothing is probed, and the status says so until it is."""
+        service = self.service("host.example")
+        self.reactor.advance(MEANWHILE_S)
+        self.assertEqual(self.probed(service), set())
+        self.assertIn("no target", service.trouble())
+        self.resolver.known["host.example"] = "127.0.0.8"
+        for _ in range(13):
+            self.reactor.advance(5)
+        self.assertEqual(self.probed(service), {"127.0.0.8"})
+        self.assertEqual(service.trouble(), "")
+
+    def test_all_known_is_planned_at_once(self) -> None:
+        """Names that are answered for are probed without a pause, in one plan."""
+        service = self.service("127.0.0.9")
+        self.assertEqual(self.probed(service), {"127.0.0.9"})
+        self.assertEqual(service.engine.generation, 1)
+        self.assertEqual([c for c in self.reactor.getDelayedCalls() if "meanwhile" in str(c)], [])
