@@ -11,6 +11,7 @@ and a run whose predecessor has not ended is left out, and counted among failed 
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import random
 import socket
@@ -261,7 +262,7 @@ class Hping3Prober:
 
     def _begin_waiting(self, track: RunTrack) -> None:
         group = track.group.identity
-        for run in list(track.waiting)[:_LOOKED_AT] if track.waiting else ():
+        for run in list(itertools.islice(track.waiting, _LOOKED_AT)):
             if self._of_group[group] >= track.cycle.processes:
                 return
             pair = track.pairs[run[0]]
