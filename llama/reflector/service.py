@@ -7,7 +7,7 @@ from typing import Any
 
 import attrs
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, gatherResults
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults
 from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
@@ -204,6 +204,7 @@ class ReflectorService(MultiService):
     ) -> None:
         super().__init__()
         self._config = config
+        self._changing = DeferredLock()
         self.ports = PortService(reactor, config, batched=batched)
         self.stats = Stats(reactor, config, self.ports)
         self.http = HttpService(
@@ -218,7 +219,8 @@ class ReflectorService(MultiService):
     async def use(self, config: ReflectorConfig) -> None:
         """Go on with another configuration; one whose places cannot be had changes nothing."""
         try:
-            await self.ports.use(config)
+            # One after the other, however fast they come.
+            await self._changing.run(lambda: Deferred.fromCoroutine(self.ports.use(config)))
         except CannotListen as refused:
             self.log.error("not reloaded: {reason}", reason=str(refused))
             return
