@@ -77,9 +77,7 @@ class RunTrack(Track):
         now_s: float,
     ) -> None:
         variants = {(pair.dscp, pair.size): 0 for pair in group.pairs}
-        super().__init__(
-            group, ledger, live, sockets, list(range(len(sockets))), variants, chance, now_s
-        )
+        super().__init__(group, ledger, live, sockets, variants, chance, now_s)
         assert group.cycle is not None
         self.cycle = group.cycle
         ledger.stamps_there = False

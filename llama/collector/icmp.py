@@ -21,12 +21,14 @@ import random
 import socket
 import struct
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from llama.collector.flow_index import NO_FLOW, flow_keys
+from llama.collector.intake import Intake
 from llama.collector.lane import HEAD, Lane
 from llama.collector.ledger import UNKNOWN_DSCP, Ledger, Replies
 from llama.collector.plan import Group, Source
@@ -111,6 +113,80 @@ class _EchoLane(Lane):
         return answers.view(ECHO)[:, 0]
 
 
+class _EchoIntake(Intake):
+    """Takes echo replies; ``secret`` is what their tokens are mixed with."""
+
+    def __init__(
+        self, sockets: Mapping[int, ProbeSocket], wall_ns: Callable[[], int], secret: np.uint64
+    ) -> None:
+        super().__init__(sockets, wall_ns)
+        self._secret = secret
+
+    def take(self, lane: Lane, count: int) -> None:
+        """Enter the first ``count`` messages of a lane's arena into the ledgers."""
+        assert isinstance(lane, _EchoLane)
+        back = lane.back
+        words = back.words[:count]
+        t4_ns = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
+        tos, ttl = words[:, lane.tos_word], words[:, lane.ttl_word]
+        stamped = np.ones(count, np.bool_)
+        odd = lane.layout.odd_rows(back, 0, count)
+        if odd.size:
+            t4_ns[odd] = self._wall_ns()
+            stamped[odd] = False
+            tos[odd], ttl[odd] = UNKNOWN_DSCP << 2, 0
+        # Raw sockets of IPv4, and they alone, give the IP header as well.
+        with_header = np.zeros(count, np.bool_)
+        if lane.family == socket.AF_INET:
+            raw = [n for n, sock in self._sockets.items() if _is_raw(sock)]
+            with_header = np.isin(lane.socket_of[:count], np.array(raw, np.uint64))
+        answers = np.where(with_header, lane.answers(IPV4_HEADER)[:count], lane.answers(0)[:count])
+        before = np.where(with_header, IPV4_HEADER, 0)
+        ends = lane.socket_of[:count] << np.uint64(16) | answers["ssid"]
+        flow = self._index.find(flow_keys(back.names[:count], ends))
+        sequence = answers["sequence"].astype(np.uint32)
+        lost = (flow == NO_FLOW) | (back.length[:count] < before + ECHO.itemsize)
+        lost |= (answers["type"] != REPLY[socket.AddressFamily(lane.family)]) | (
+            answers["code"] != 0
+        )
+        lost |= answers["number"] != sequence & np.uint32(0xFFFF)
+        # An IP header with options is longer: nobody sends such replies.
+        lost |= with_header & (back.octets[:count, 0] != 0x45)
+        self.strangers += int(np.count_nonzero(lost))
+        sent_ns = (answers["token"].astype(np.uint64) ^ self._secret).astype(np.int64)
+        nothing = np.zeros(count, np.uint8)
+        unknown = np.full(count, UNKNOWN_DSCP, np.uint8)
+        arrived = Replies(
+            flow=flow,
+            sequence=sequence,
+            echoed_ns=sent_ns,
+            number=np.zeros(count, np.uint32),
+            t2_ns=sent_ns,
+            t3_ns=sent_ns,
+            t4_ns=t4_ns,
+            kernel_t4=stamped,
+            dscp_there=unknown,
+            dscp_asked=unknown,  # a stack answers in the class of the request, or in none
+            dscp_here=np.where(stamped, (tos >> np.uint64(2)) & np.uint64(0x3F), UNKNOWN_DSCP)
+            .astype(np.uint8),
+            ttl_there=nothing,
+            ttl_here=ttl.astype(np.uint8),
+            numbered=np.zeros(count, np.bool_),
+            follow_number=np.zeros(count, np.uint32),
+            follow_ns=np.zeros(count, np.int64),
+            clock_error_ns=np.full(count, np.nan, np.float32),
+        )  # fmt: skip
+        owner = np.searchsorted(self._first_flows, flow, side="right") - 1
+        owner[lost] = -1
+        for n in np.unique(owner[owner >= 0]).tolist():
+            track = self.tracks[n]
+            rows: Any = [column[owner == n] for column in arrived]
+            own = Replies(*rows)
+            strangers = track.ledger.strangers
+            self.received += track.ledger.reply(own._replace(flow=own.flow - track.first_flow))
+            self.strangers += track.ledger.strangers - strangers
+
+
 class IcmpProber(UdpProber):
     """Probes groups of the kind ``icmp``; see `UdpProber` for how to use it.
 
@@ -126,13 +202,16 @@ class IcmpProber(UdpProber):
         wall_ns: Any = time.time_ns,
         chance: random.Random | None = None,
     ) -> None:
+        self._secret = np.uint64(random.SystemRandom().getrandbits(64))
         super().__init__(
             ids=ids, kernel_stamps=kernel_stamps and ids, wall_ns=wall_ns, chance=chance
         )
-        self._secret = np.uint64(random.SystemRandom().getrandbits(64))
 
     def _new_socket(self, source: Source) -> ProbeSocket:
         return EchoSocket(source, kernel_stamps=self._kernel_stamps, ids=self._ids)
+
+    def _new_intake(self, sockets: Mapping[int, ProbeSocket]) -> Intake:
+        return _EchoIntake(sockets, self._wall_ns, self._secret)
 
     def _new_lane(self, family: int) -> Lane:
         return _EchoLane(family, ids=self._ids, padding=self._padding)
@@ -181,70 +260,6 @@ class IcmpProber(UdpProber):
         if lane.family == socket.AF_INET:  # the kernel would do so for unprivileged sockets only
             echo["checksum"] = checksums(out.octets[:count, : ECHO.itemsize])
         self._hand_over(track, sock, out, flows, cells)
-
-    def _take(self, lane: Lane, count: int) -> None:
-        """Enter the first ``count`` messages of a lane's arena into the ledgers."""
-        assert isinstance(lane, _EchoLane)
-        back = lane.back
-        words = back.words[:count]
-        t4_ns = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
-        tos, ttl = words[:, lane.tos_word], words[:, lane.ttl_word]
-        stamped = np.ones(count, np.bool_)
-        odd = lane.layout.odd_rows(back, 0, count)
-        if odd.size:
-            t4_ns[odd] = self._wall_ns()
-            stamped[odd] = False
-            tos[odd], ttl[odd] = UNKNOWN_DSCP << 2, 0
-        # Raw sockets of IPv4, and they alone, give the IP header as well.
-        with_header = np.zeros(count, np.bool_)
-        if lane.family == socket.AF_INET:
-            raw = [self._ordinals[s] for s, sock in self.sockets.items() if _is_raw(sock)]
-            with_header = np.isin(lane.socket_of[:count], np.array(raw, np.uint64))
-        answers = np.where(with_header, lane.answers(IPV4_HEADER)[:count], lane.answers(0)[:count])
-        before = np.where(with_header, IPV4_HEADER, 0)
-        ends = lane.socket_of[:count] << np.uint64(16) | answers["ssid"]
-        flow = self._index.find(flow_keys(back.names[:count], ends))
-        sequence = answers["sequence"].astype(np.uint32)
-        lost = (flow == NO_FLOW) | (back.length[:count] < before + ECHO.itemsize)
-        lost |= (answers["type"] != REPLY[socket.AddressFamily(lane.family)]) | (
-            answers["code"] != 0
-        )
-        lost |= answers["number"] != sequence & np.uint32(0xFFFF)
-        # An IP header with options is longer: nobody sends such replies.
-        lost |= with_header & (back.octets[:count, 0] != 0x45)
-        self.strangers += int(np.count_nonzero(lost))
-        sent_ns = (answers["token"].astype(np.uint64) ^ self._secret).astype(np.int64)
-        nothing = np.zeros(count, np.uint8)
-        unknown = np.full(count, UNKNOWN_DSCP, np.uint8)
-        arrived = Replies(
-            flow=flow,
-            sequence=sequence,
-            echoed_ns=sent_ns,
-            number=np.zeros(count, np.uint32),
-            t2_ns=sent_ns,
-            t3_ns=sent_ns,
-            t4_ns=t4_ns,
-            kernel_t4=stamped,
-            dscp_there=unknown,
-            dscp_asked=unknown,  # a stack answers in the class of the request, or in none
-            dscp_here=np.where(stamped, (tos >> np.uint64(2)) & np.uint64(0x3F), UNKNOWN_DSCP)
-            .astype(np.uint8),
-            ttl_there=nothing,
-            ttl_here=ttl.astype(np.uint8),
-            numbered=np.zeros(count, np.bool_),
-            follow_number=np.zeros(count, np.uint32),
-            follow_ns=np.zeros(count, np.int64),
-            clock_error_ns=np.full(count, np.nan, np.float32),
-        )  # fmt: skip
-        owner = np.searchsorted(self._first_flows, flow, side="right") - 1
-        owner[lost] = -1
-        for n in np.unique(owner[owner >= 0]).tolist():
-            track = self.tracks[n]
-            rows: Any = [column[owner == n] for column in arrived]
-            own = Replies(*rows)
-            strangers = track.ledger.strangers
-            self.received += track.ledger.reply(own._replace(flow=own.flow - track.first_flow))
-            self.strangers += track.ledger.strangers - strangers
 
 
 def _is_raw(sock: ProbeSocket) -> bool:

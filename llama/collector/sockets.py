@@ -13,6 +13,8 @@ SOCKET_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.r
 class ProbeSocket:
     """One source port: a socket, and what is counted about it."""
 
+    ordinal = 0  #: its number within its prober, which sets it
+
     def __init__(self, source: Source, *, kernel_stamps: bool, ids: bool) -> None:
         self.source = source
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6

@@ -174,8 +174,7 @@ class TcpProber:
         ledger.stamps_there = False
         sockets = [self.open(source) for source in group.sources]
         variants = {(pair.dscp, pair.size): 0 for pair in group.pairs}
-        ordinals = list(range(len(sockets)))
-        return Track(group, ledger, live, sockets, ordinals, variants, self._chance, now_s)
+        return Track(group, ledger, live, sockets, variants, self._chance, now_s)
 
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""

@@ -22,7 +22,7 @@ from llama.net import mmsg
 class Track:
     """A group being probed: its ledger, its schedule and its columns, one row a pair or a flow.
 
-    ``ordinals`` numbers the group's sockets within the prober. ``live`` says which pairs are
+    ``live`` says which pairs are
     probed; others are kept until their last interval has closed.
     """
 
@@ -32,7 +32,6 @@ class Track:
         ledger: Ledger,
         live: npt.NDArray[np.bool_],
         sockets: Sequence[ProbeSocket],
-        ordinals: Sequence[int],
         ssids: dict[tuple[int, int], int],
         chance: random.Random,
         now_s: float,
@@ -68,7 +67,7 @@ class Track:
         self.schedule = Schedule(np.flatnonzero(live), self.ports, group.rate_pps, now_s, chance)
         #: Rows of ``names`` in the order in which probes are sent to them.
         self.names_in_order = self.names[self.schedule.order]
-        self.ordinal = np.array(ordinals, np.uint64)
+        self.ordinal = np.array([sock.ordinal for sock in sockets], np.uint64)
         self.flow_rows: npt.NDArray[np.void] | None = None  # for whoever closes its intervals
         #: The class each pair asks its replies to come in.
         self.asked = np.array(
