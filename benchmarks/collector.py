@@ -331,7 +331,7 @@ def sustained(programs: Mapping[str, Path], directory: Path, seconds: float) -> 
     """Probe 10,000 targets for ``seconds``, with large and with stock socket buffers."""
     rows, claims = [], []
     for rate, buffers in ((10_000, "as configured"), (5_000, "stock")):
-        load = Load(10_000, 1, rate)
+        load = Load(10_000, PORTS, rate)
         stock = buffers == "stock"
         preload = {"LD_PRELOAD": str(programs["stock"])} if stock else None
         with (

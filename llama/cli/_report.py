@@ -7,11 +7,10 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from llama.collector.closing import Stats
 from llama.collector.ledger import UNKNOWN_DSCP
 from llama.collector.oneshot import Outcome, Result, Wanted
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS
-from llama.collector.summary import Pair, reasons
+from llama.collector.summary import Pair, Stats, reasons
 from llama.config import class_name
 
 COUNTS = (

@@ -2,42 +2,26 @@
 
 The work comes as a generator that does a bounded slice at each step, so that its caller can spread
 it over time: probing must never wait for arithmetic. Pure; knows neither Twisted nor sockets.
-
-Direction of loss (RFC 8762's stateful reflector numbers its replies). Take the received
-probes of a flow in the order of sending, with sequence number s and reflector number r. A *cut* is a
-received probe before which all r are smaller and after which all are greater, and which was not
-so slow that the next ones could have overtaken it: nothing was reordered across it. Between two
-neighbouring cuts, with m replies received after the first up to the second::
-
-    forward = (s2 - s1) - (r2 - r1)       never reached the reflector
-    reverse = (r2 - r1) - m               answered, but the reply never came
-
-It is believed only if neither is negative, if r2 >= s2 - s1 (a counter that was reset in between
-cannot have come so far), and if no duplicate was seen. Losses with no cut on both sides are of
-unknown direction, and so are mixed ones that spread over two intervals.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
-from typing import Any
 
 import numpy as np
 import numpy.ma  # else np.unique loads it when first called: no probe leaves for 60 ms
 import numpy.typing as npt
 
+from llama.collector import direction, memory
 from llama.collector import ledger as cell
-from llama.collector import memory
 from llama.collector.histogram import bin_of
 from llama.collector.ledger import Ints, Ledger, OpenInterval
-from llama.collector.summary import STATS, suspect_bit
+from llama.collector.summary import STATS, Stats, suspect_bit
 
 SLICE = 4000  # cells looked at in a step, of which a step takes about a millisecond
 P999_SAMPLES = 1000  # fewer samples than this have no meaningful p99.9
 JITTER_GAIN = 1 / 16  # RFC 3550 section 6.4.1
 _JITTER_REACH = 256  # older differences weigh less than 1e-7
-
-Stats = npt.NDArray[np.void]
 
 
 def _blank() -> Stats:
@@ -196,8 +180,8 @@ def _close_pairs(
     lossy = np.flatnonzero(stats["lost"])
     some = max(1, SLICE // book.depth)  # at a time: what is on record of a flow may be long
     for start in range(0, len(lossy), some):
-        _directions(book, interval, stats, flows, lossy[start : start + some])
-    _anchor(book, interval, flows, sequence, cells, received, flags)
+        direction.tell(book, interval, stats, flows, lossy[start : start + some])
+    direction.anchor(book, interval, flows, sequence, cells, received, flags)
 
     pair_stats = figures.pair_stats[first_pair:end_pair]
     pair_stats[:] = _BLANK
@@ -314,120 +298,6 @@ def _one_way(
     stats["owd_forward_ns"][rows] = forward[sound]
     stats["owd_reverse_ns"][rows] = reverse[sound]
     stats["owd_error_ns"][rows] = error[rows]
-
-
-def _directions(
-    book: Ledger, interval: OpenInterval, stats: Stats, flows: Ints, lossy: npt.NDArray[np.intp]
-) -> None:
-    """Tell forward from reverse loss in the flows ``lossy`` (places in ``flows``)."""
-    assert interval.end is not None
-    which = flows[lossy]
-    # All that is on record: older probes may have been numbered late, newer ones tell of these.
-    oldest = book.next_sequence[which] - np.uint32(book.depth)
-    turn = np.arange(book.depth)
-    sequence = oldest[:, None] + turn.astype(np.uint32)
-    cells = which[:, None] * book.depth + (sequence % np.uint32(book.depth)).astype(np.int64)
-    flags = book.flags[cells]
-    # A reply that came late was neither lost on the way there nor on the way back: its probe counts
-    # as lost, of unknown direction, and its number counts here.
-    known = (flags & (cell.RECEIVED | cell.LATE)) != 0
-    doubted = (known & ((flags & cell.DOUBTED) != 0)).any(axis=1)
-    # Column 0 is the last reply before all these, where there is one to start from.
-    anchor = (book.anchor_sequence[which] - oldest).astype(np.int32).astype(np.int64)
-    anchored = book.anchored[which] & (anchor < 0)
-    received = np.concatenate([anchored[:, None], known], axis=1)
-    position = np.empty(received.shape, np.int64)
-    position[:, 0] = np.where(anchored, anchor, -1)
-    position[:, 1:] = turn
-    number = np.concatenate([book.anchor_number[which][:, None], book.number[cells]], axis=1)
-    # Numbers come round at 2**32: they are compared as distances from the row's first.
-    start = np.take_along_axis(number, received.argmax(axis=1)[:, None], axis=1)
-    distance = (number - start).astype(np.int32).astype(np.int64)
-    low, high = np.iinfo(np.int64).min, np.iinfo(np.int64).max
-    largest = np.maximum.accumulate(np.where(received, distance, low), axis=1)
-    smallest = np.minimum.accumulate(np.where(received, distance, high)[:, ::-1], axis=1)[:, ::-1]
-    cut = received & (largest == distance) & (smallest == distance)
-    # Equal numbers are two replies with one number: no cut lies between them.
-    before = np.concatenate([np.full((len(which), 1), low), largest[:, :-1]], axis=1)
-    after = np.concatenate([smallest[:, 1:], np.full((len(which), 1), high)], axis=1)
-    cut &= (before < distance) & (after > distance)
-    # A probe so slow that the next ones may have overtaken it, and been lost then, is none either.
-    delay = book.forward[cells]
-    quickest = np.where(known, delay, high).min(axis=1)
-    sent_at = book.t1[cells]
-    until_next = np.full(delay.shape, high)
-    until_next[:, :-1] = np.where(sent_at[:, 1:] > 0, sent_at[:, 1:] - sent_at[:, :-1], high)
-    cut[:, 1:] &= delay - quickest[:, None] < until_next
-
-    column = np.arange(book.depth + 1)
-    last_cut = np.maximum.accumulate(np.where(cut, column, -1), axis=1)
-    previous = np.concatenate([np.full((len(which), 1), -1), last_cut[:, :-1]], axis=1)
-    closes = cut & (previous >= 0)  # the right end of a stretch between two cuts
-    left = np.maximum(previous, 0)
-
-    def at_left(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.take_along_axis(values, left, axis=1)
-
-    asked = position - at_left(position)
-    counted = distance - at_left(distance)
-    so_far = np.cumsum(received, axis=1)
-    answered = so_far - at_left(so_far)
-    lost = asked - answered
-    forward = asked - counted
-    reverse = counted - answered
-    first = (interval.first[which] - oldest).astype(np.int32)[:, None]
-    end = (interval.end[which] - oldest).astype(np.int32)[:, None]
-    inside = np.zeros(received.shape, np.bool_)
-    inside[:, 1:] = (turn >= first) & (turn < end)
-    lost_so_far = np.cumsum(inside & ~received, axis=1)
-    lost_here = lost_so_far - at_left(lost_so_far)
-    believed = closes & (lost_here > 0) & (forward >= 0) & (reverse >= 0)
-    believed &= number.astype(np.int64) >= asked
-    believed &= ~doubted[:, None]
-    all_forward = believed & (reverse == 0)
-    all_reverse = believed & (forward == 0)
-    mixed = believed & (forward > 0) & (reverse > 0) & (lost_here == lost)
-    stats["lost_forward"][lossy] = (
-        np.where(all_forward, lost_here, 0) + np.where(mixed, forward, 0)
-    ).sum(axis=1)
-    stats["lost_reverse"][lossy] = (
-        np.where(all_reverse, lost_here, 0) + np.where(mixed, reverse, 0)
-    ).sum(axis=1)
-    stats["lost_unknown"] = stats["lost"] - stats["lost_forward"] - stats["lost_reverse"]
-
-
-def _anchor(
-    book: Ledger,
-    interval: OpenInterval,
-    flows: Ints,
-    sequence: npt.NDArray[np.uint32],
-    cells: Ints,
-    received: npt.NDArray[np.bool_],
-    flags: npt.NDArray[np.uint8],
-) -> None:
-    """Remember each flow's last reply as the start for the next interval's directions.
-
-    Only if nothing was reordered across it. A flow without a reply keeps its older anchor unless
-    losses of this interval would then be taken for the next one's.
-    """
-    turn = np.arange(received.shape[1])
-    last = np.where(received, turn, -1).max(axis=1)
-    some = last >= 0
-    at = np.maximum(last, 0)[:, None]
-    number = book.number[cells]
-    newest = np.take_along_axis(number, at, axis=1)
-    numbered = (flags & (cell.RECEIVED | cell.LATE)) != 0
-    ahead = numbered & ((number - newest).astype(np.int32) > 0)
-    doubted = (np.take_along_axis(flags, at, axis=1)[:, 0] & cell.DOUBTED) != 0
-    delay = book.forward[cells]
-    excess = np.take_along_axis(delay, at, axis=1)[:, 0] - np.where(
-        received, delay, np.iinfo(np.int64).max
-    ).min(axis=1)
-    overtaken = some & (excess >= 1e9 / book.rate_pps)
-    sound = some & ~ahead.any(axis=1) & ~doubted & ~overtaken
-    book.anchor_sequence[flows[some]] = np.take_along_axis(sequence, at, axis=1)[some, 0]
-    book.anchor_number[flows[some]] = newest[some, 0]
-    book.anchored[flows[some]] = sound[some]
 
 
 def _sum_pairs(pair_stats: Stats, stats: Stats, ports: int) -> None:

@@ -51,6 +51,7 @@ STATS = np.dtype(
         ("owd_error_ns", "<f4"),  # what the clocks say they may be off by; NaN when they do not
     ]
 )
+Stats = npt.NDArray[np.void]  # rows of STATS
 
 #: Why an interval's figures may be our own doing, a bit each. The bit's number is its place here.
 SUSPECT_REASONS = (
