@@ -137,6 +137,9 @@ class ReflectorTests(SynchronousTestCase):
         """The path for single packets writes the golden octets, too."""
         area, tos = reflect(golden("stamp-probe-tlvs")[44:], 0xB9)
         self.assertEqual((golden("stamp-reply-tlvs")[44:], 0xB8), (area, tos))
+        usual = bytearray(golden("stamp-probe-tlvs")[44:96])
+        self.assertEqual(0xB8, tlv.reflect_usual_one(usual, 0xB9, FOLLOW, STATE, NONE))
+        self.assertEqual(golden("stamp-reply-tlvs")[44:96], bytes(usual))
 
     def test_authenticated_replies_are_the_golden_octets(self) -> None:
         """The reply's HMAC TLV covers its own sequence number and its own TLVs."""
@@ -352,6 +355,24 @@ class BatchTests(SynchronousTestCase):
             expected = (three, [*three, (1, padding, False)])
             marked = packets[row][76:80] == b"LLMA"
             self.assertEqual(found in expected and marked, usual)
+
+    @PROPERTIES
+    @given(batches, st.integers(0, 255), st.booleans(), st.booleans())
+    def test_a_usual_packet_alone_is_answered_by_the_rules(
+        self, packets: list[bytes], tos: int, permit: bool, left: bool
+    ) -> None:
+        """The short cut for one packet takes only what `usual` takes, and changes nothing."""
+        permitted = ALL if permit else NONE
+        follow = FOLLOW if left else tlv.FollowUp(9, 0, 2)
+        octets, length = arena(packets)
+        for row, packet in enumerate(packets):
+            quick, slow = bytearray(packet[44:]), bytearray(packet[44:])
+            usual = bool(tlv.usual(octets, length)[row]) and length[row] == 44 + tlv.SIZE
+            self.assertEqual(usual, tlv.usual_one(quick))
+            if usual:
+                quick_tos = tlv.reflect_usual_one(quick, tos, follow, STATE, permitted)
+                self.assertEqual(quick_tos, tlv.reflect_one(slow, tos, follow, STATE, permitted))
+                self.assertEqual(bytes(slow), bytes(quick))
 
     def test_long_packets_need_only_their_beginning(self) -> None:
         """Where rows hold only the first octets of a padded packet, its TLVs are answered."""

@@ -204,15 +204,16 @@ class Answerer:
         followed = False
         if length > stamp.BASE_SIZE:
             area = octets[stamp.BASE_SIZE : length]
-            keys: tuple[bytes, ...] = ()
-            if self._keys is not None:
-                keys = self._keys.fitting(arrival.high, arrival.low, ssid)
-            followed = _wants_follow_up(area)
-            tos = tlv.reflect_one(
-                area, arrival.tos or 0, self._follow_up(place), self._state(arrival),
-                self._permitted,
-                keys, False, sequence, number,
-            )  # fmt: skip
+            told = arrival.tos or 0, self._follow_up(place), self._state(arrival), self._permitted
+            if tlv.usual_one(area):
+                followed = True
+                tos = tlv.reflect_usual_one(area, *told)
+            else:
+                keys: tuple[bytes, ...] = ()
+                if self._keys is not None:
+                    keys = self._keys.fitting(arrival.high, arrival.low, ssid)
+                followed = _wants_follow_up(area)
+                tos = tlv.reflect_one(area, *told, keys, False, sequence, number)
         return Answer("stamp", length, tos, place if followed else -1)
 
     def _knows(self, arrival: Arrival, ssid: int) -> bool:

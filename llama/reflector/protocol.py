@@ -400,6 +400,15 @@ class Reflector(Answerer, DatagramProtocol):
         sessions.follow_sequence[places] = newest - ((newest - turn) & mask)
         sessions.follow_stamp[places] = stamp.ntp_from_timespec(seconds, ns)
 
+    def transmitStampReceived(self, identifier: int, seconds: int, ns: int) -> None:
+        """Do what `transmitStampsReceived` does, for one reply."""
+        sessions = self.sessions
+        place = identifier & sessions.capacity - 1
+        newest = sessions.sent_view[place] - 1
+        behind = newest - (identifier >> self._turn_shift) & self._turn_mask
+        sessions.follow_sequence[place] = newest - behind & 0xFFFFFFFF
+        sessions.follow_stamp[place] = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
+
 
 def _tos_of(port: BatchPort) -> tuple[int, int]:
     if port.family == socket.AF_INET:

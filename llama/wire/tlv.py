@@ -16,6 +16,7 @@ Packets of this layout are worked on by column, all others, and those with an HM
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -41,6 +42,7 @@ from llama.wire.tlv_rules import (
     Answer,
     FollowUp,
     Keys,
+    Permitted,
     State,
     read_one,
     reflect_one,
@@ -51,7 +53,7 @@ __all__ = [
     "CLASS_OF_SERVICE", "CONTROL_PLANE", "EXTRA_PADDING", "FOLLOW_UP", "HMAC", "HW_ASSIST",
     "INTEGRITY", "MALFORMED", "MARK", "ROOM", "SIZE", "STATE", "SW_LOCAL", "UNKNOWN",
     "UNRECOGNISED", "Answer", "FollowUp", "State", "beginning_suffices", "read", "read_one",
-    "reflect", "reflect_one", "request", "usual",
+    "reflect", "reflect_one", "reflect_usual_one", "request", "usual", "usual_one",
 ]  # fmt: skip
 
 ROOM = 56  # octets that a row must have behind its base packet, whatever the packet's length
@@ -79,6 +81,17 @@ _STATE_HEAD = STATE << 16 | STATE_SIZE
 _HEADS = ("cos_head", _COS_HEAD), ("follow_head", _FOLLOW_HEAD), ("state_head", _STATE_HEAD)
 _MARK = int.from_bytes(MARK, "big")
 _SENDER_SEQUENCE = {44: 24, 112: 48}  # where a reply has it, by size of the base packet
+
+# The same for a single packet: its TLVs without the flags, and its reply's.
+_USUAL = struct.Struct(">x3s4xx3s16xx3s4s16x")
+_USUAL_HEADS = (
+    _COS_HEAD.to_bytes(3, "big"),
+    _FOLLOW_HEAD.to_bytes(3, "big"),
+    _STATE_HEAD.to_bytes(3, "big"),
+    MARK,
+)
+_USUAL_REPLY = struct.Struct(">IIIIQB3xI4sQII")
+_NO_FOLLOW_UP = FollowUp()
 
 _ANSWER = np.dtype(
     [
@@ -114,6 +127,26 @@ def usual(octets: Octets, length: npt.NDArray[np.integer], start: int = 44) -> M
     padded |= length == start + SIZE
     mask &= padded
     return mask
+
+
+def usual_one(area: bytearray | memoryview) -> bool:
+    """Tell whether the TLVs of one probe are what our sender writes, without padding."""
+    return len(area) == SIZE and _USUAL.unpack_from(area) == _USUAL_HEADS
+
+
+def reflect_usual_one(
+    area: bytearray | memoryview, tos: int, follow: FollowUp, state: State, permitted: Permitted
+) -> int:
+    """Do what `reflect_one` does for an ``area`` that is `usual_one`, in a quarter of the time."""
+    dscp = area[4] >> 2
+    granted = dscp << 2 == tos & 0xFC or bool(permitted[dscp])
+    drops = state.receive_drops & 0xFFFFFFFF, state.guard_drops & 0xFFFFFFFF
+    _USUAL_REPLY.pack_into(
+        area, 0, _COS_HEAD, dscp << 26 | tos << 18 | (not granted) << 16,
+        _FOLLOW_HEAD, *(follow if follow.stamp else _NO_FOLLOW_UP),
+        _STATE_HEAD, MARK, state.started_ns, *drops,
+    )  # fmt: skip
+    return dscp << 2 if granted else tos & 0xFC
 
 
 def beginning_suffices(octets: Octets, length: npt.NDArray[np.integer], start: int = 44) -> Mask:
