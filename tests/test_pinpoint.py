@@ -188,6 +188,32 @@ class Fed(SynchronousTestCase):
         self.assertEqual([one.key for one in judgement.sightings], ["link spine3 -> leaf2"])
         self.assertGreater(len(before.paths.link), 0)
 
+    def test_sizes_that_were_dead_when_first_traced(self):
+        """A flow never traced while it lived has the path of its like, and how far its own trace came."""
+        self.begin(per_pair=8, sizes=(96, 1400))
+        self.step(paths=False)
+        small = {}
+        for host, name in enumerate(self.fleet.names):
+            rows = self.fleet.paths(host)
+            small[name] = [row for row in rows if row["size_octets"] == 96]
+            self.measured.add_paths(name, small[name])
+        window = self.measured.window(self.fleet.end_s)
+        large = np.flatnonzero(window.flows["size"] == 1400)
+        self.assertEqual(np.diff(window.paths.start)[large].max(), 0)
+        name = self.fleet.names[0]
+        like = next(row for row in small[name] if len(row["hops"]) == 4)
+        key = next(
+            key
+            for source, key in self.measured._rows
+            if source == 0 and key.size == 1400 and key.dst_ip == like["dst_ip"]
+        )
+        # Both sizes of a flow leave from one port; in the simulation each has its own.
+        self.measured._by_tuple[0, key.tuple5] = tuple(like["hops"])
+        dead = {**like, "source_port": key.source_port, "size_octets": 1400, "reach": 1}
+        self.measured.add_paths(name, [{**dead, "hops": like["hops"][:1], "complete": False}])
+        window = self.measured.window(self.fleet.end_s)
+        self.assertEqual(window.paths.answered.max(), 1)
+
     def test_a_trace_that_only_missed_the_destination(self):
         """If all routers answered, a dead flow may be dead on the way back: it votes on no link."""
         self.begin()

@@ -37,8 +37,9 @@ IDLE_A_TURN = 1
 AT_ONCE = 256
 #: Flows of one interval that are picked for what they lost.
 PICKED = 128
-#: A lossy flow whose path was confirmed so lately is not traced again, s.
-FRESH_S = 60.0
+#: A lossy flow whose path was confirmed so lately is not traced again, s: routes may have changed
+#: since, and a vote for a link that the flow has left misleads.
+FRESH_S = 10.0
 #: Nor is a dead one that was met dead so lately.
 DEAD_FRESH_S = 20.0
 #: Healthy flows traced beside a lossy pair.

@@ -89,7 +89,7 @@ class Measured:
             OrderedDict()
         )
         #: Flow -> hops of its path, () if none came through; hops that answered to the newest trace
-        #: if it was met dead, else -1; when that was.
+        #: if it did not come through, else -1; when that was.
         self.paths: dict[tuple[int, FlowKey], tuple[Hops, int, float]] = {}
         self._by_tuple: dict[tuple[int, tuple[str, int, int]], Hops] = {}
         #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
@@ -235,9 +235,6 @@ class Measured:
                 if not row.get("refusal") and reach == len(hops) > 0:
                     self._unconfirmed[source, key] = hops, row["traced"]
                 hops = self.paths.get((source, key), ((), -1, 0.0))[0]
-            if reach >= len(hops) - 1:
-                # All routers answered: only the last link or the way back can be dead.
-                reach = -1
             self._know(source, key, hops, reach, row["traced"])
 
     def _know(self, source: int, key: FlowKey, hops: Hops, reach: int, traced_s: float) -> None:
@@ -340,7 +337,9 @@ class Measured:
                     if way not in cache:
                         cache[way] = self._links(source, destination, hops, numbers)
                     links += cache[way]
-                if known and known[1] >= 0 and known[2] >= begin_s - MET_DEAD_S:
+                # Where all routers answered only the last link or the way back can be dead.
+                met_dead = known and 0 <= known[1] < len(hops) - 1
+                if known and met_dead and known[2] >= begin_s - MET_DEAD_S:
                     answered[n] = known[1]
             start[n + 1] = len(links)
         return Paths(
