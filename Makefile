@@ -48,7 +48,7 @@ fuzz: venv  ## coverage-guided fuzzing of the packet formats; ARGS="tlv 600"
 	$(BIN)/python -m pip install --quiet -e '.[fuzz]'
 	$(BIN)/python tests/fuzz $(ARGS)
 
-interop: venv  ## other implementations on this machine, both ways; ARGS="twampy=/path/to/twampy.py"
+interop: venv  ## other implementations on this machine, both ways; ARGS="twampy=/path/to/twampy/src"
 	@$(BIN)/python tests/interop $(ARGS)
 
 clean:  ## remove what was built here

@@ -255,7 +255,8 @@ class ExhaustionTests(PeersCase):
         await settle(service)
         self.assertEqual(2000, service.tally.answered["stamp"])
         self.assertLessEqual(len(service.sessions), 64)
-        self.assertGreaterEqual(service.sessions.evicted, 1936)
+        # How many exactly depends on how many came together: crowds are not remembered at all.
+        self.assertGreater(service.sessions.evicted, 64)
         said = await self.peer_sender(port=service.port_number, kind="stamp", count=3)
         self.assertEqual([0, 1, 2], [reply["seq"] for reply in said["replies"]])
 

@@ -3,7 +3,8 @@
 ``python tests/interop NAME=COMMAND…`` runs peers that it is given; it fetches and builds none. Known
 names, each a path to what is there already:
 
-  twampy=FILE              nokia/twampy's script, as TWAMP-Light responder and sender
+  twampy=PATH              nokia/twampy, as TWAMP-Light responder and sender: the folder that its
+                           package is in (src), or the single script that it used to be
   llama-go-reflector=FILE  LLAMA Go's reflector
   llama-go-collector=FILE  LLAMA Go's collector
 
@@ -46,8 +47,8 @@ targets: {{default: [{{ip: 127.0.0.1, port: {port}, tags: {{dst_hostname: ours}}
 """
 KNOWN = {  # name -> the roles that it plays: (role, kind or name, command)
     "twampy": [
-        ("reflector", "twamp-light", "{python} {file} responder {host}:{port}"),
-        ("sender", "twampy", "{python} {file} sender {host}:{port} -c 20 -i 50 --padding 30"),
+        ("reflector", "twamp-light", "{script} responder {host}:{port}"),
+        ("sender", "twampy", "{script} sender {host}:{port} -c 20 -i 100 --padding 30"),
     ],
     "llama-go-reflector": [("reflector", "llama-go", "{file} -port {port}")],
     "llama-go-collector": [("sender", "llama-go-collector", "{file} -llama.config {config}")],
@@ -195,10 +196,17 @@ def roles_of(argument: str) -> list[tuple[str, str, str]] | str:
     if not equals or not what:
         return "expected NAME=COMMAND"
     if name in KNOWN:
-        if not Path(what).is_file():
-            return f"missing: {what} is not there"
+        package = Path(what) / name / "__main__.py"
+        if not Path(what).is_file() and not package.is_file():
+            return f"missing: {what} is not there, or not what it should be"
         file = shlex.quote(str(Path(what).absolute()))
-        return [(role, kind, text.replace("{file}", file)) for role, kind, text in KNOWN[name]]
+        script = f"{{python}} {file}"
+        if package.is_file():
+            script = f"env PYTHONPATH={file} {{python}} -m {name}"
+        return [
+            (role, kind, text.replace("{file}", file).replace("{script}", script))
+            for role, kind, text in KNOWN[name]
+        ]
     if not colon or role not in ("reflector", "sender"):
         return f"known are {', '.join(KNOWN)}, reflector:KIND and sender:NAME"
     if role == "reflector" and kind not in KINDS:
@@ -242,7 +250,7 @@ def main(arguments: list[str]) -> int:
     """Try all peers named; print a table."""
     if not arguments:
         print((__doc__ or "").partition("\n\n")[2])
-        print('no peer is named; for instance: make interop ARGS="twampy=/opt/twampy/twampy.py"')
+        print('no peer is named; for instance: make interop ARGS="twampy=/opt/twampy/src"')
         return 2
     os.environ["PYTHONUNBUFFERED"] = "1"
     rows = [row for argument in arguments for row in run(argument)]
