@@ -58,7 +58,9 @@ class Answerer:
     """Answers one datagram at a time, and holds what all of them are judged by.
 
     ``seconds`` is a clock that never goes back. ``clock_error_ns`` tells the wall clock's error or None
-    (see `llama.net.clock`); it is asked every 16 seconds. ``rules`` are those of `use`.
+    (see `llama.net.clock`); it is asked every 16 seconds. ``started_ns``, since 1970, and
+    ``earlier_drops`` are those of a reflector that had this socket's place before, or has others.
+    ``rules`` are those of `use`.
     """
 
     log = Logger()
@@ -72,6 +74,8 @@ class Answerer:
         *,
         tally: Tally | None = None,
         clock_error_ns: Callable[[], float | None] = lambda: None,
+        started_ns: int | None = None,
+        earlier_drops: int = 0,
         **rules: Any,
     ) -> None:
         self._seconds = seconds
@@ -79,12 +83,12 @@ class Answerer:
         self.tally = Tally() if tally is None else tally
         self._clock_error_ns = clock_error_ns
         self.use(guard, **rules)
-        self.started_ns = time.time_ns()
+        self.started_ns = time.time_ns() if started_ns is None else started_ns
         self._error_estimate = stamp.error_estimate(None)
         self._error_due = self._drops_due = float("-inf")
         self._started = seconds()
         self._local_port = 0
-        self._receive_drops = 0
+        self._receive_drops = self._earlier_drops = earlier_drops
         self._complained = float("-inf")
         self._mute = 0
         self._echoes = Echoes()
@@ -120,7 +124,7 @@ class Answerer:
             self._error_estimate = stamp.error_estimate(self._clock_error_ns())
         if now >= self._drops_due and isinstance(self.transport, BatchPort):
             self._drops_due = now + 0.25
-            self._receive_drops = self.transport.receive_drops()
+            self._receive_drops = self._earlier_drops + self.transport.receive_drops()
         return now, int(now - self._started) + 1
 
     def _refuse(self, reason: str, arrival: Arrival, length: int) -> None:

@@ -110,6 +110,22 @@ class Guard:
         self._full_s = np.zeros((sets, _WAYS), np.float64)
         self._refused_counts = np.zeros((sets, _WAYS), np.uint32)
 
+    def go_on_from(self, before: Guard, now_s: float) -> None:
+        """Take over what ``before`` knew of its sources: what each had used, and was refused.
+
+        So neither does a new rate forget refusals that collectors were told of, nor refill buckets.
+        ``now_s`` is of the clock of `admit`. Nothing is taken over unless both limit each source.
+        """
+        same_size = self._sources.shape == before._sources.shape
+        if not (self._source_period_s and before._source_period_s and same_size):
+            return
+        self._salt = before._salt
+        self._sources = before._sources.copy()
+        self._refused_counts = before._refused_counts.copy()
+        used = np.maximum(before._full_s - now_s, 0) / before._source_period_s
+        np.minimum(used, self._source_burst, out=used)
+        self._full_s = np.where(used > 0, now_s + used * self._source_period_s, before._full_s)
+
     def may_amplify(self, high: int, low: int) -> bool:
         """Tell whether a source may be sent more octets than it sent: only one that is listed."""
         return self.allow is not None and (high, low) in self.allow

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import time
+from collections import Counter
+from collections.abc import Iterable
 from typing import Any
 
 import attrs
@@ -31,13 +34,21 @@ _GUARDED = attrs.filters.include(
     "port", "refuse_source_ports", "permit_source_ports", "allow", "max_pps", "max_pps_per_source"
 )
 
+#: Of a wildcard IPv6 address that cannot be had: this machine has no IPv6.
+_NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
+
+
+class AnswersNowhere(Exception):  # noqa: N818  what it is, not what went wrong
+    """New sockets could not be had, and those given up for them could not be had again."""
+
 
 class PortService(Service):
     """The reflector's sockets, one for each of ``addresses``, all with the same guard and sessions.
 
     ``batched`` chooses `BatchPort` (the default where the platform has it) or Twisted's own UDP
     port, on which TTL, class, kernel stamps and the asked address are unknown. Port 0 takes any
-    free port, the same for all addresses. ``generation`` counts the configurations in use so far.
+    free port, the same for all addresses, and keeps it. ``generation`` counts the configurations in
+    use so far. ``started_ns``, since 1970, and the counts outlast the sockets.
     """
 
     log = Logger()
@@ -49,7 +60,9 @@ class PortService(Service):
         self.tally = Tally()
         self.sessions = Sessions(config.max_sessions)
         self.generation = 1
+        self.started_ns = time.time_ns()
         self._by_address: dict[str, Any] = {}
+        self._past_drops: Counter[str] = Counter()  # of sockets that are closed, by address
         self._rules = self._new_rules(config, self._new_guard(config, config.port))
 
     @property
@@ -87,40 +100,48 @@ class PortService(Service):
 
     def privilegedStartService(self) -> None:
         """Bind while the process may still bind low ports."""
-        self._listen(self._config)
+        self._begin()
         super().privilegedStartService()
 
     def startService(self) -> None:
         """Bind, unless that was done before privileges were dropped."""
         if not self._by_address:
-            self._listen(self._config)
+            self._begin()
         super().startService()
 
-    def _listen(self, config: ReflectorConfig) -> None:
-        """Listen where ``config`` says and nobody does yet; raises `CannotListen`."""
-        number = self.port_number if self._by_address else config.port
+    def _begin(self) -> None:
+        try:
+            self._listen(self._config, self._config.port)
+        except CannotListen:
+            self._close(self._by_address)
+            raise
+
+    def _listen(self, config: ReflectorConfig, number: int) -> None:
+        """Listen where ``config`` says and nobody does yet, on port ``number``.
+
+        Raises `CannotListen`; what was opened before that is open still.
+        """
         wildcard = set(config.addresses) == {"0.0.0.0", "::"}  # noqa: S104
-        opened: list[str] = []
         for address in config.addresses:
             if address in self._by_address:
                 continue
             try:
                 port = self._open(config, address, number)
             except CannotListenError as reason:
-                if address == "::" and wildcard and self._by_address:
+                code = getattr(reason.socketError, "errno", None)
+                if address == "::" and wildcard and self._by_address and code in _NO_IPV6:
                     self.log.info("no IPv6 here ({reason}): answering IPv4 only", reason=reason)
                     continue
-                for other in opened:
-                    self._by_address.pop(other).stopListening()
                 raise CannotListen(
                     f"llama-reflector: cannot listen on UDP {address} port {number}: "
                     f"{reason.socketError}; choose another with --port or --interface"
                 ) from None
             self._by_address[address] = port
-            opened.append(address)
-            number = port.getHost().port
-            if number != config.port:  # any free one was asked for: known only now
+            if not number:  # any free one was asked for: known only now
+                number = port.getHost().port
+                before = self._rules["guard"]
                 self._rules["guard"] = self._new_guard(config, number)
+                self._rules["guard"].go_on_from(before, time.monotonic())
         for port in self.ports:
             port.protocol.use(**self._rules)
         self.log.info(
@@ -134,6 +155,14 @@ class PortService(Service):
                 " answered, unless their sources are listed under allow"
             )
 
+    def _close(self, addresses: Iterable[str]) -> Deferred[Any]:
+        """Close the sockets at ``addresses``; the Deferred fires when they are closed."""
+        closing = {address: self._by_address.pop(address) for address in list(addresses)}
+        for address, port in closing.items():
+            if isinstance(port, BatchPort):
+                self._past_drops[address] += port.receive_drops()
+        return gatherResults([port.stopListening() for port in closing.values()])
+
     def _open(self, config: ReflectorConfig, address: str, number: int) -> Any:
         """Listen on an address; raises `CannotListenError`."""
         protocol = Reflector(
@@ -141,6 +170,8 @@ class PortService(Service):
             sessions=self.sessions,
             tally=self.tally,
             clock_error_ns=clock_error_ns,
+            started_ns=self.started_ns,
+            earlier_drops=self._past_drops[address],
             **self._rules,
         )
         if not self.batched:
@@ -149,40 +180,61 @@ class PortService(Service):
             self._reactor, protocol, address, number,
             interface=config.interface, stamped=transmit_ids_supported(),
         )  # fmt: skip
-        port.startListening()
+        try:
+            port.startListening()
+        except OSError as reason:  # no socket at all: a machine without IPv6
+            raise CannotListenError(address, number, reason) from None
         return port
 
     async def use(self, config: ReflectorConfig) -> None:
         """Answer by another configuration from now on; sessions and counts go on.
 
         Sockets stay, too, unless they are to be elsewhere. Raises `CannotListen` if it names places
-        that cannot be had; then all is as before.
+        that cannot be had; then all is as before. Raises `AnswersNowhere` if that cannot be. Changes
+        nothing when the service is stopped meanwhile.
         """
-        before, rules = self._config, self._rules
+        before, rules, number = self._config, self._rules, self.port_number
         moved = (config.port, config.interface) != (before.port, before.interface)
         gone = [a for a in self._by_address if moved or a not in config.addresses]
         guard = rules["guard"]
         if attrs.asdict(config, filter=_GUARDED, recurse=False) != attrs.asdict(
             before, filter=_GUARDED, recurse=False
         ):
-            guard = self._new_guard(config, config.port if moved else self.port_number)
+            guard = self._new_guard(config, config.port if moved else number)
+            guard.go_on_from(rules["guard"], time.monotonic())
         # What is to go goes first: a wildcard address and one of the host's exclude each other.
-        await gatherResults([self._by_address.pop(a).stopListening() for a in gone])
+        await self._close(gone)
+        if not self.running:
+            return
+        kept = set(self._by_address)
         self._rules = self._new_rules(config, guard)
         try:
-            self._listen(config)
-        except CannotListen:
+            self._listen(config, config.port if moved else number)
+        except CannotListen as refused:
             self._rules = rules
-            self._listen(before)
+            await self._close(set(self._by_address) - kept)  # they may be in the way of the old
+            if not self.running:
+                return
+            self._listen_again(before, number, refused)
             raise
         self._config = config
         self.generation += 1
 
+    def _listen_again(self, before: ReflectorConfig, number: int, refused: CannotListen) -> None:
+        """Answer where we did before; raises `AnswersNowhere` if nothing of that can be had."""
+        try:
+            self._listen(before, number)
+        except CannotListen as lost:
+            if not self._by_address:
+                raise AnswersNowhere(f"{refused}; and no longer where it was: {lost}") from None
+            for port in self.ports:
+                port.protocol.use(**self._rules)
+            self.log.error("answers at fewer addresses than before: {reason}", reason=str(lost))
+
     def stopService(self) -> Deferred[Any]:
         """Close the sockets; the Deferred fires when they are closed."""
         super().stopService()
-        ports, self._by_address = self.ports, {}
-        return gatherResults([port.stopListening() for port in ports])
+        return self._close(self._by_address)
 
     @property
     def port_number(self) -> int:
@@ -191,7 +243,8 @@ class PortService(Service):
 
     def receive_drops(self) -> int:
         """Return how many datagrams the kernel dropped because they were not read in time."""
-        return sum(port.receive_drops() for port in self.ports if isinstance(port, BatchPort))
+        now = sum(port.receive_drops() for port in self.ports if isinstance(port, BatchPort))
+        return self._past_drops.total() + now
 
 
 class ReflectorService(MultiService):
@@ -203,6 +256,7 @@ class ReflectorService(MultiService):
         self, reactor: Any, config: ReflectorConfig, *, batched: bool | None = None
     ) -> None:
         super().__init__()
+        self._reactor = reactor
         self._config = config
         self._changing = DeferredLock()
         self.ports = PortService(reactor, config, batched=batched)
@@ -224,6 +278,12 @@ class ReflectorService(MultiService):
         except CannotListen as refused:
             self.log.error("not reloaded: {reason}", reason=str(refused))
             return
+        except AnswersNowhere as lost:
+            self.log.critical("ends, since it would answer nowhere: {reason}", reason=str(lost))
+            self.failed()
+            return
+        if not self.running:
+            return
         started, now = (
             (c.api, c.api_token, c.max_sessions, c.interval_s, c.keep_intervals, c.stats_tags)
             for c in (self._config, config)
@@ -233,3 +293,7 @@ class ReflectorService(MultiService):
                 "api, stats and limits: {{sessions}} take effect only when the reflector is restarted"
             )
         self.log.info("reloaded {path}", path=config.path)
+
+    def failed(self) -> None:
+        """End the program, since it cannot do its duty."""
+        self._reactor.stop()
