@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import struct
 from collections import defaultdict
 
 import numpy as np
@@ -248,9 +249,31 @@ class LoopTests(SynchronousTestCase):
         self.assertFalse(self.looks(golden("auth-probe"), authenticated=True))
 
     def test_an_hour_either_way_is_near(self) -> None:
-        """Reflectors whose clocks are off by less than an hour are known, too."""
+        """A time of receipt within an hour of now is a reply's, whenever that says it left."""
+        packet = bytearray(golden("stamp-reply"))
+        packet[4:8] = bytes(4)
         for seconds, near in ((3599, True), (-3600, True), (3602, False), (-3602, False)):
-            self.assertEqual(near, self.looks(golden("stamp-reply"), NOW_NTP + (seconds << 32)))
+            self.assertEqual(near, self.looks(bytes(packet), NOW_NTP + (seconds << 32)))
+
+    def test_clocks_that_differ_by_hours(self) -> None:
+        """A reply was received within an hour of when it left, by the clock of whoever sent it."""
+        for name, sent_at, signed in (("stamp-reply", 4, False), ("auth-reply", 16, True)):
+            packet = bytearray(golden(name))
+            (sent_s,) = struct.unpack_from(">I", packet, sent_at)
+            for seconds, near in (
+                (0, True),
+                (3600, True),
+                (-3600, True),
+                (3601, False),
+                (-3601, False),
+            ):
+                struct.pack_into(">I", packet, sent_at, sent_s + seconds)
+                for far in (7200, -7200, 10**9):
+                    now_ntp = NOW_NTP + (far << 32) & 0xFFFFFFFF_FFFFFFFF
+                    self.assertEqual(near, self.looks(bytes(packet), now_ntp, signed))
+        packet = bytearray(golden("stamp-reply"))
+        packet[4:8], packet[16:20] = b"\0\0\0\5", b"\xff\xff\xff\xff"  # across NTP's eras
+        self.assertTrue(self.looks(bytes(packet)))
 
     def test_the_era_of_ntp_may_end(self) -> None:
         """In February 2036 NTP's seconds begin anew, and a second before is still near."""
@@ -264,6 +287,7 @@ class LoopTests(SynchronousTestCase):
         """A reply of a device that stamps in PTP format is a reply, too."""
         packet = bytearray(golden("stamp-reply"))
         packet[12] |= 0x40
+        packet[4:8] = bytes(4)
         self.assertFalse(self.looks(bytes(packet)))
         packet[16:20] = (0xE98AF040 - 2_208_988_800).to_bytes(4, "big")
         self.assertTrue(self.looks(bytes(packet)))

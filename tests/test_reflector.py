@@ -92,7 +92,7 @@ class ProtocolTests:
         go = [b"\x0a\x0a012345678%d\x12\x01\x00\x18\x05" % n for n in range(10)]
         for n in range(60):
             self.client.sendto(probe(n), self.address)
-            odd = [b"", b"x", bytes(43), python[n // 6], go[n // 6], b"\xfe" * 60]
+            odd = [b"", b"x", bytes(43), python[n // 6], go[n // 6], b"\xfe" * 15 + b"\1" * 45]
             self.client.sendto(odd[n % len(odd)], self.address)
         for _ in range(130):
             self.port.doRead()
@@ -178,6 +178,21 @@ class ProtocolTests:
         for _ in range(8):
             self.port.doRead()
         self.assertEqual(self.protocol.tally.dropped["loop"], 9)
+        self.assertTrue(self.silent())
+
+    def test_stamp_reply_of_another_time_is_not_answered(self: Any) -> None:
+        """So do two whose clocks differ by hours, or by years."""
+        self.ask(probe(0))
+        answer = bytearray(self.answer())
+        sent_s, received_s = (struct.unpack_from(">I", answer, at)[0] for at in (4, 16))
+        for skew_s in (7200, -7200, 10**9):
+            struct.pack_into(">I", answer, 4, (sent_s + skew_s) & 0xFFFFFFFF)
+            struct.pack_into(">I", answer, 16, (received_s + skew_s) & 0xFFFFFFFF)
+            self.ask(bytes(answer))
+            self.ask(*[bytes(answer)] * 8)
+            for _ in range(8):
+                self.port.doRead()
+        self.assertEqual(self.protocol.tally.dropped["loop"], 27)
         self.assertTrue(self.silent())
 
     def test_port_in_use(self: Any) -> None:
