@@ -347,10 +347,23 @@ class ServiceTests(ConfigCase):
         self.assertEqual(hash(read), hash(config.load_reflector(str(path))))
 
     def test_permitted_ports_of_strangers(self) -> None:
-        """Ports of services that answer are remarked on where anybody may name them."""
-        for further, notes in (("", 1), ("allow: [192.0.2.0/24]\n", 0)):
-            read = config.load_reflector(self.write("permit_source_ports: [19]\n" + further))
-            self.assertEqual(len(read.notes), notes)
+        """Ports of services that answer are refused where anybody may name them."""
+        path = Path(self.copy("good.keys")).parent / "reflector.yaml"
+        keys, allow = "keys: [{file: good.keys}]\n", "allow: [192.0.2.0/24]\n"
+        anyone = "allow_unauthenticated: true\n"
+        for further, right in (
+            ("", False), (keys + anyone, False), (anyone, False),
+            (allow, True), (keys, True), (allow + keys + anyone, True),
+        ):  # fmt: skip
+            path.write_text("port: 8100\npermit_source_ports: [19]\n" + further)
+            if right:
+                self.assertEqual(config.load_reflector(str(path)).permit_source_ports, (19,))
+                continue
+            with self.assertRaises(config.ConfigErrors) as refused:
+                config.load_reflector(str(path))
+            [mistake] = refused.exception.mistakes
+            self.assertEqual(mistake.line, 2)
+            self.assertIn("expected allow with the prefixes", mistake.message)
 
     def test_scraper(self) -> None:
         """A scraper's collectors become base URLs, and writers get their options as written."""

@@ -158,7 +158,7 @@ def read_reflector(doc: Document) -> ReflectorConfig:
 
 
 def _look_at_permitted(doc: Document, given: Mapping[str, Any]) -> None:
-    """Refuse ports that are permitted and refused; remark on ports that strangers may name."""
+    """Refuse ports that are permitted and refused, and permitted ones that strangers may name."""
     permitted = given["permit_source_ports"]
     if not permitted:
         return
@@ -172,9 +172,10 @@ def _look_at_permitted(doc: Document, given: Mapping[str, Any]) -> None:
                 lines.get(str(port), node),
                 f"{port} is in refuse_source_ports as well, expected in one of them",
             )
-    if not (given["allow"] or given["keys"]):
-        doc.note(
+    if not given["allow"] and (given["allow_unauthenticated"] or not given["keys"]):
+        doc.wrong(
             node,
-            "permit_source_ports without allow or keys: one forged packet can set this reflector"
-            " and a service on such a port on each other",
+            "permit_source_ports lets one forged packet set this reflector and a service on such a"
+            " port on each other, expected allow with the prefixes of those who probe from there, or"
+            " keys without allow_unauthenticated",
         )
