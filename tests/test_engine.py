@@ -17,6 +17,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import sockets
 from llama.collector.engine import Engine
+from llama.collector.lane import ARENA
 from llama.collector.plan import Group, Source, cap_factor, chosen_addresses, make_plan
 from llama.collector.prober import UdpProber
 from llama.collector.schedule import LATEST_S, Schedule
@@ -270,6 +271,53 @@ class EngineTests(EngineCase):
         self.assertGreater(sum(int(i.pair_stats[0]["late"]) for i in self.closed), 0)
 
 
+class DrainTests(EngineCase):
+    """What is read when, and whose it is."""
+
+    def test_no_socket_keeps_another_waiting(self) -> None:
+        """With one source port flooded before every drain, the others are read all the same."""
+        self.engine.use([self.group(rate=20)])
+        self.run_until(lambda: self.prober.received > 0)
+        first, *others = self.prober.sockets.values()
+        strangers = self.prober.strangers
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
+            for _ in range(4):
+                for _ in range(ARENA + 16):
+                    flood.sendto(b"flood", ("127.0.0.1", first.number))
+                for other in others:
+                    flood.sendto(b"waits", ("127.0.0.1", other.number))
+                self.prober.drain()
+        self.assertGreater(self.prober.strangers, strangers + ARENA)
+        waiting = {fd for fd, _ in self.prober._epoll.poll(0)}
+        self.assertEqual(waiting & {other.fd for other in others}, set())
+
+    def test_late_stamps_of_before_a_reload(self) -> None:
+        """A transmit stamp that comes after cells were given anew is nobody's."""
+        self.engine.use([self.group()])
+        self.run_until(lambda: self.prober.sent > 4)
+        self.port.doRead()
+        time.sleep(0.01)
+        (track,) = self.prober.tracks
+        before = track.first_cell
+        self.prober.arrange([track])  # while stamps of its probes are still in the queue
+        self.assertEqual(track.first_cell, before + track.ledger.flows * track.ledger.depth)
+        track.ledger.transmit[:] = 0
+        while not self.prober.drain():
+            pass
+        self.assertFalse(track.ledger.transmit.any())
+
+    def test_large_probes_are_drained_oftener(self) -> None:
+        """No more of them come between two drains than a quarter of the buffer holds."""
+        small, large = pair("127.0.0.1", self.number), pair("127.0.0.1", self.number, size=8900)
+        for one, most in ((small, 60), (large, 4)):
+            group = self.group(one, ports=1, rate=2000)
+            self.engine.use([group])
+            self.newest(2)
+            (sock,) = self.prober.sockets.values()
+            self.patch(sock, "buffer", 212_992)
+            self.assertLessEqual(2000 * self.prober.drain_every_s(), most)
+
+
 class TroubleTests(EngineCase):
     """What a monitor is told."""
 
@@ -280,9 +328,18 @@ class TroubleTests(EngineCase):
         self.assertEqual(self.engine.trouble(), "")
         later = 10 * SECOND
         self.patch(self.engine, "_monotonic_ns", lambda: time.monotonic_ns() + later)
-        self.assertIn("no probe was sent for 10 s", self.engine.trouble())
+        self.assertIn("probing has not worked for 10 s", self.engine.trouble())
         self.engine.tick()
         self.assertEqual(self.engine.trouble(), "")
+
+    def test_ticks_that_fail_are_told(self) -> None:
+        """Ticks come, and each of them breaks: that is trouble, too."""
+        self.engine.use([self.group()])
+        self.newest(1)
+        self.patch(self.prober, "tick", lambda _now_s: 1 // 0)
+        self.patch(self.engine, "_monotonic_ns", lambda: time.monotonic_ns() + 10 * SECOND)
+        self.assertRaises(ZeroDivisionError, self.engine.tick)
+        self.assertIn("probing has not worked", self.engine.trouble())
 
     def test_intervals_that_are_not_closed_are_told(self) -> None:
         """An interval overdue by a whole one is trouble."""

@@ -19,7 +19,7 @@ from attrs import evolve
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from llama.collector import closing
+from llama.collector import closing, memory
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
 from llama.collector.lane import BURST
 from llama.collector.ledger import Ledger, OpenInterval
@@ -27,16 +27,17 @@ from llama.collector.plan import Group, identity_of
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.slices import Job, Slices
-from llama.collector.summary import FLOW, ClosedInterval, suspect_bit
+from llama.collector.summary import FLOW, STATS, ClosedInterval, Stats, suspect_bit
 from llama.collector.track import Track
 
 MILLISECOND = 0.001
 SHORTEST_TICK_S, LONGEST_TICK_S = 0.5 * MILLISECOND, 20 * MILLISECOND
 #: While a change waits for the next interval, nothing is closed so shortly before it.
 CALM_NS = 3_000_000_000
+ROWS_AT_ONCE = 4000  # copied in a slice: half a millisecond
 #: Arenas that are emptied before flows are given other places: all that buffers hold, mostly.
 MOST_DRAINS = 64
-#: The reactor turns, yet no tick has come for so long: something is broken.
+#: The reactor turns, yet no tick has come to its end for so long: something is broken.
 STALLED_S = 5.0
 LATE_TICK_S = 50 * MILLISECOND  # as `llama.collector.schedule.LATEST_S`: then probes are skipped
 
@@ -85,6 +86,7 @@ class Engine:
         self._next_watch_s = -math.inf
         self._watched_s = -math.inf
         self._last_tick_s: float | None = None
+        self._well_s: float | None = None  # when a tick last came to its end
         self._closing = False
         self._notes: Counter[str] = Counter()
         self.close_number = 0
@@ -200,6 +202,7 @@ class Engine:
             empty = self.prober.drain()
             self._next_drain_s = now_s + (self._drain_s if empty else 0)
             self._close_what_is_due(now_s, empty=empty)
+        self._well_s = now_s
 
     def _look_at_ourselves(self, now_s: float) -> None:
         """Once a second, ask: were packets dropped, had we to wait for a processor."""
@@ -248,7 +251,7 @@ class Engine:
         """Close the oldest window whose timeouts have all run out.
 
         ``empty`` says that all sockets were seen empty. A flood that keeps them from it for two
-        seconds does not keep intervals from closing.
+        seconds does not keep intervals from closing; they are marked.
         """
         if self._closing:
             return
@@ -261,10 +264,15 @@ class Engine:
                     due[interval.end_ns, track.group.timeout_s].append((track, interval))
         if not due:
             return
-        self._look_at_ourselves(now_s)  # what befell the last of its probes is known by now
+        self.prober.check_drops()  # what befell the last of its probes is known by now
+        first = due[min(due)]
+        if not empty:
+            for _, interval in first:
+                interval.suspect |= suspect_bit("late_ticks")
+                interval.notes.add("closed before all that had come was read")
         self._closing = True
         self._slices.hurried += 1
-        job = self._close(due[min(due)])
+        job = self._close(first)
         self._slices.background(job).addCallbacks(self._has_closed, self._has_not_closed)
 
     def _has_closed(self, closed: ClosedInterval) -> None:
@@ -291,13 +299,14 @@ class Engine:
             yield None
         interval = due[0][1]
         self.close_number += 1
-        return _joined(parts, self.close_number, interval, [i.notes for _, i in due])
+        joined = yield from _joined(parts, self.close_number, interval, [i.notes for _, i in due])
+        return joined
 
     def trouble(self) -> str:
         """Return what is the matter with probing or closing, if anything; else an empty text."""
         now_s = self._now_s()
-        if self._last_tick_s is not None and now_s - self._last_tick_s > STALLED_S:
-            return f"no probe was sent for {now_s - self._last_tick_s:.0f} s"
+        if self._well_s is not None and now_s - self._well_s > STALLED_S:
+            return f"probing has not worked for {now_s - self._well_s:.0f} s; see the log"
         due = [i.due for track in self.prober.tracks for i in track.ledger.over]
         overdue_s = now_s - min(due, default=now_s)
         if overdue_s > self.interval_ns / 1e9:
@@ -343,8 +352,8 @@ def _joined(
     close_number: int,
     interval: OpenInterval,
     notes: Sequence[set[str]],
-) -> ClosedInterval:
-    """Return one closed interval of all ``parts``."""
+) -> Job[ClosedInterval]:
+    """Return one closed interval of all ``parts``, made bit by bit."""
     told: dict[str, Any] = {
         "close_number": close_number,
         "start_ns": interval.start_ns,
@@ -365,13 +374,29 @@ def _joined(
     for part in parts:
         starts.append(part.histogram_start[1:] + np.uint32(entries))
         entries += len(part.histogram_bin)
+    yield None
+    pair_stats = yield from _gathered([part.pair_stats for part in parts])
+    flow_stats = yield from _gathered([part.flow_stats for part in parts])
     return ClosedInterval(
         **told,
         pairs=pairs,
-        pair_stats=np.concatenate([part.pair_stats for part in parts]),
+        pair_stats=pair_stats,
         flows=flows,
-        flow_stats=np.concatenate([part.flow_stats for part in parts]),
+        flow_stats=flow_stats,
         histogram_start=np.concatenate(starts),
         histogram_bin=np.concatenate([part.histogram_bin for part in parts]),
         histogram_count=np.concatenate([part.histogram_count for part in parts]),
     )
+
+
+def _gathered(parts: Sequence[Stats]) -> Job[Stats]:
+    """Return rows of STATS one after the other, copied bit by bit."""
+    whole = memory.rows(sum(map(len, parts)), STATS)
+    place = 0
+    for part in parts:
+        for first in range(0, len(part), ROWS_AT_ONCE):
+            some = part[first : first + ROWS_AT_ONCE]
+            whole[place : place + len(some)] = some
+            place += len(some)
+            yield None
+    return whole

@@ -5,7 +5,7 @@ program serves the flows whose source ports follow on one another (`llama.collec
 The program takes any segment from the target's address and port for an answer and ends when it has
 as many as it sent probes, so that there is one run at a time to a port of an address. Runs are
 bounded by the test's ``processes``; those that are due wait in the order in which they came due,
-and a run whose predecessor has not ended is left out, and counted among failed sends.
+and a run whose predecessor still waits for its turn is left out, and counted among failed sends.
 """
 
 from __future__ import annotations
@@ -251,9 +251,20 @@ class Hping3Prober:
         """Begin the runs that are due at ``now_s``, on the monotonic clock."""
         self._enter()
         for track in self.tracks:
-            for run in track.turns.runs_due(now_s):
+            skipped = track.turns.skipped
+            due = track.turns.runs_due(now_s)
+            if track.turns.skipped != skipped:
+                track.ledger.mark(
+                    suspect_bit("late_ticks"), "probes were skipped: too late to send"
+                )
+            for run in due:
                 if run in track.waiting:
                     self._not_sent("EALREADY", len(track.stretches[run[1]]))
+                    track.ledger.mark(
+                        suspect_bit("send_failed"),
+                        "a run of hping3 was left out: the one before still waits",
+                        pairs=np.array([run[0]]),
+                    )
                 else:
                     track.waiting[run] = None
             self._begin_waiting(track)

@@ -114,6 +114,8 @@ class Turns(Schedule):
         target = math.floor((now_s - self._start_s) * self._runs_per_s + self._begin)
         if not count or target <= self._done:
             return []
+        if self.limit is not None and self._given >= self.limit:
+            return []
         if target - self._done > count:
             missed = target - self._done - count
             whole, rest = divmod(missed, count)

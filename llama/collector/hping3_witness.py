@@ -19,7 +19,7 @@ from llama.collector.hping3_cycle import stretches
 #: Octets of receive buffer asked for.
 _BUFFER = 1 << 20
 #: Segments read at once, lest a flood keeps us from everything else.
-_MOST = 4096
+_MOST = 256
 #: Ranges of ports that a filter distinguishes; of more, all between the first and the last pass.
 _RANGES = 60
 _SO_ATTACH_FILTER = 26

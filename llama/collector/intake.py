@@ -39,6 +39,7 @@ class Intake:
         self._index = FlowIndex(np.zeros(0, np.uint64))
         self._first_flows = np.zeros(1, np.int64)
         self._first_cells = np.zeros(1, np.int64)
+        self._base, self._cells = 0, 0  # the numbers of cells begin here; how many there are
         self._formatted: list[Track] = []  # the tracks whose probes are not plain STAMP
         self.received = 0
         self.strangers = 0
@@ -46,16 +47,24 @@ class Intake:
         self.tracing: Any = None
 
     def arrange(self, tracks: Sequence[Track]) -> None:
-        """Take what belongs to these tracks from now on; lines their flows and cells up."""
+        """Take what belongs to these tracks from now on; lines their flows and cells up.
+
+        Cells get numbers that the ones before did not have, lest a transmit stamp that comes late
+        is taken for another probe's.
+        """
+        self._base = (self._base + self._cells) & 0xFFFFFFFF
         self.tracks = list(tracks)
         self._formatted = [track for track in self.tracks if track.format is not None]
         flows = cells = 0
         for track in self.tracks:
-            track.first_flow, track.first_cell = flows, cells
+            track.first_flow, track.first_cell = flows, self._base + cells
             flows += track.ledger.flows
             cells += track.ledger.flows * track.ledger.depth
         self._first_flows = np.array([track.first_flow for track in self.tracks], np.int64)
-        self._first_cells = np.array([track.first_cell for track in self.tracks], np.int64)
+        self._first_cells = np.array(
+            [track.first_cell - self._base for track in self.tracks], np.int64
+        )
+        self._cells = cells
         keys = [track.flow_keys() for track in self.tracks if len(track.pairs)]
         self._index = FlowIndex(np.concatenate(keys) if keys else np.zeros(0, np.uint64))
 
@@ -67,6 +76,11 @@ class Intake:
         if odd.size:
             words = np.delete(words, odd, axis=0)
         cells = (words[:, lane.id_word] >> np.uint64(32)).astype(np.int64)
+        cells -= self._base
+        cells &= 0xFFFFFFFF
+        known = cells < self._cells
+        if np.count_nonzero(known) < len(known):  # of probes before a reload
+            words, cells = words[known], cells[known]
         when = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
         if len(self.tracks) == 1:
             self.tracks[0].ledger.transmitted(cells, when)
@@ -75,7 +89,7 @@ class Intake:
         for n in np.unique(owner).tolist():
             mine = owner == n
             track = self.tracks[n]
-            track.ledger.transmitted(cells[mine] - track.first_cell, when[mine])
+            track.ledger.transmitted(cells[mine] - self._first_cells[n], when[mine])
 
     def match_stamps(self, lane: Lane, count: int, sock: ProbeSocket) -> None:
         """Enter stamps by the packets they came with: the probe is at the end of each."""
@@ -304,19 +318,31 @@ class Intake:
         if (as_before & (tlvs.guard_drops == limited)).all():
             return
         first = known == 0
-        for bit, note, now, before in (
-            ("reflector_restart", "a reflector was started anew", tlvs.started_ns, known),
-            ("reflector_drops", "a reflector's receive buffer overflowed", tlvs.receive_drops,
-             drops),
-            ("reflector_limit", "a reflector's rate limit refused probes", tlvs.guard_drops,
-             limited),
-        ):  # fmt: skip
-            changed = (now != before) & ~first
+        for bit, note, changed in (
+            ("reflector_restart", "a reflector was started anew", tlvs.started_ns != known),
+            (
+                "reflector_drops",
+                "a reflector's receive buffer overflowed",
+                _grown(tlvs.receive_drops, drops),
+            ),
+            (
+                "reflector_limit",
+                "a reflector's rate limit refused probes",
+                _grown(tlvs.guard_drops, limited),
+            ),
+        ):
+            changed &= ~first
             if changed.any():
                 track.ledger.mark(suspect_bit(bit), note, pairs=pairs[changed])
         track.started[pairs] = tlvs.started_ns
         track.reflector_drops[pairs] = tlvs.receive_drops
         track.reflector_limited[pairs] = tlvs.guard_drops
+
+
+def _grown(now: npt.NDArray[np.uint32], before: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+    """Tell which counters, modulo 2**32, have grown; one that went back was begun anew."""
+    grown: npt.NDArray[np.bool_] = (now - before).view(np.int32) > 0
+    return grown
 
 
 def _ptp_column(stamps: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:

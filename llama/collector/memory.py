@@ -27,14 +27,14 @@ def return_large_blocks() -> None:
 
 
 def rows(count: int, dtype: npt.DTypeLike) -> npt.NDArray[np.void]:
-    """Return ``count`` rows of zeros whose memory is had page by page, as they are written.
+    """Return ``count`` rows of zeros whose memory is had page by page, as they are used.
 
     numpy asks for huge pages: then one row in some ten thousand takes 5 ms to write.
     """
     octets = count * np.dtype(dtype).itemsize
     if octets < _MMAP_THRESHOLD_OCTETS or not hasattr(mmap, "MADV_NOHUGEPAGE"):
         return np.zeros(count, dtype)
-    room = mmap.mmap(-1, octets)
+    room = mmap.mmap(-1, octets, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     room.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(room, dtype)
 

@@ -68,8 +68,9 @@ class Names:
     def look_up(self, hosts: Iterable[str]) -> Deferred[Any]:
         """Keep these hosts' addresses from now on; the Deferred fires when each was asked for once."""
         self._hosts = set()
-        self.addresses = {h: a for h, a in self.addresses.items() if h in set(hosts)}
-        for host in hosts:
+        wanted = set(hosts)
+        self.addresses = {h: a for h, a in self.addresses.items() if h in wanted}
+        for host in wanted:
             try:
                 self.addresses[host] = (str(ipaddress.ip_address(host)),)
             except ValueError:

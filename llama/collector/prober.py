@@ -38,7 +38,9 @@ from llama.net.mmsg import Messages
 from llama.wire import stamp
 
 SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
-_STOCK_PACKETS = 256 / 212_992  # small packets that fit into an octet of receive buffer
+#: Octets of receive buffer that a small packet takes. Each probe puts two there, a transmit stamp
+#: and its reply, and large replies take up to twice their size more.
+SMALLEST_ROOM = 832
 
 
 class UdpProber:
@@ -70,6 +72,7 @@ class UdpProber:
         self._by_fd: dict[int, ProbeSocket] = {}
         self._intake = self._new_intake(self._by_ordinal)
         self._epoll = select.epoll()
+        self._turn = 0  # which of the sockets that have something is read first
         self._ssid = self.chance.randrange(1, 65536)
         self.tracks: list[Track] = []
         self._ssids: dict[tuple[object, ...], dict[tuple[int, int], int]] = {}
@@ -138,6 +141,8 @@ class UdpProber:
         kept = {track.group.identity for track in self.tracks}
         self._ssids = {group: ssids for group, ssids in self._ssids.items() if group in kept}
         self._intake.arrange(self.tracks)
+        for lane in self._lanes.values():
+            lane.filled_for = None
         used = {source for track in self.tracks for source in track.group.sources}
         for source in [source for source in self.sockets if source not in used]:
             self._close(source)
@@ -185,13 +190,14 @@ class UdpProber:
         """
         busiest = 0.0
         for source, sock in self.sockets.items():
-            rate = sum(
-                track.schedule.probes_per_s / track.ports
+            octets_per_s = sum(
+                track.schedule.probes_per_s
+                / track.ports
+                * (2 * SMALLEST_ROOM + 2 * track.mean_size)
                 for track in self.tracks
                 if source in track.group.sources
             )
-            # Each probe puts a transmit stamp and a reply into the buffer.
-            busiest = max(busiest, 2 * rate / (sock.buffer * _STOCK_PACKETS))
+            busiest = max(busiest, octets_per_s / sock.buffer)
         if not busiest:
             return LONGEST_DRAIN_S
         filled_s = min(LONGEST_DRAIN_S, max(SHORTEST_DRAIN_S, 0.9 * ARENA / self.probes_per_s))
@@ -295,14 +301,20 @@ class UdpProber:
     # Replies in
 
     def drain(self) -> bool:
-        """Read what waits at the sockets, at most an arena full; return whether that was all.
+        """Read what waits at the sockets; return whether that was all.
 
-        So it takes a few milliseconds at most, and even a flood to one of our ports does not keep
-        us from sending.
+        At most an arena full of replies of each address family, and one of transmit stamps of each
+        socket: so it takes a few milliseconds, and even a flood to one of our ports does not keep us
+        from sending. The sockets take turns at being first, so none of them keeps another waiting.
         """
         empty = True
         filled = dict.fromkeys(self._lanes, 0)
-        for fd, event in self._epoll.poll(0, max(1, len(self.sockets))):
+        events = self._epoll.poll(0, max(1, len(self.sockets)))
+        if len(events) > 1:
+            events.sort()
+            self._turn = (self._turn + 1) % len(events)
+            events = events[self._turn :] + events[: self._turn]
+        for fd, event in events:
             sock = self._by_fd[fd]
             lane = self._lanes[sock.family]
             if event & select.EPOLLERR:

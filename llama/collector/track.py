@@ -53,6 +53,7 @@ class Track:
         sizes = np.array([variant[1] for variant in variants], np.uint64)
         self.head = np.minimum(sizes, np.uint64(HEAD))
         self.tail = sizes - self.head
+        self.mean_size = float(sizes[self.variant].mean()) if len(self.pairs) else 0.0  # octets
         self.format = formats.format_of(group)
         if self.format is not None:
             ledger.stamps_there = self.format.tells_times
