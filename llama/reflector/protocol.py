@@ -158,7 +158,8 @@ class Reflector(Answerer, DatagramProtocol):
         outbound.iov_length[row] = min(answer.length, HEAD)
         outbound.tail_length[row] = max(answer.length - HEAD, 0)
         outbound.namelen[row] = inbound.namelen[row]
-        answer.depart(octets)
+        if answer.timed:
+            answer.depart(octets)
         self.tally.answered[answer.format] += self._send(port, row, 1, picked=False)
         if wanted:
             port.stamps_due += 1
@@ -391,21 +392,32 @@ class Reflector(Answerer, DatagramProtocol):
         seconds: npt.NDArray[np.uint64],
         ns: npt.NDArray[np.uint64],
     ) -> None:
-        """Remember when replies really left, for the next Follow-Up Telemetry of their sessions."""
+        """Remember when replies really left, for the next Follow-Up Telemetry of their sessions.
+
+        A stamp names a place and the low bits of a number, not a session. One that is read after its
+        place went to another session is dropped unless that has been sent as many replies already;
+        only then does it tell the new session of a reply of its own, but with the old one's time.
+        """
         sessions = self.sessions
         places = (ids & np.uint64(sessions.capacity - 1)).astype(np.intp)
         turn = (ids >> np.uint64(self._turn_shift)).astype(np.uint32)
-        mask = np.uint32(self._turn_mask)
-        newest = sessions.sent[places] - np.uint32(1)
-        sessions.follow_sequence[places] = newest - ((newest - turn) & mask)
-        sessions.follow_stamp[places] = stamp.ntp_from_timespec(seconds, ns)
+        sent = sessions.sent[places]
+        newest = sent - np.uint32(1)
+        behind = (newest - turn) & np.uint32(self._turn_mask)
+        known = behind < sent
+        places = places[known]
+        sessions.follow_sequence[places] = (newest - behind)[known]
+        sessions.follow_stamp[places] = stamp.ntp_from_timespec(seconds, ns)[known]
 
     def transmitStampReceived(self, identifier: int, seconds: int, ns: int) -> None:
         """Do what `transmitStampsReceived` does, for one reply."""
         sessions = self.sessions
         place = identifier & sessions.capacity - 1
-        newest = sessions.sent_view[place] - 1
+        sent = sessions.sent_view[place]
+        newest = sent - 1
         behind = newest - (identifier >> self._turn_shift) & self._turn_mask
+        if behind >= sent:  # the place has gone to a new session
+            return
         sessions.follow_sequence[place] = newest - behind & 0xFFFFFFFF
         sessions.follow_stamp[place] = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
 
