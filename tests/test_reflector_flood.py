@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
+import subprocess
 from contextlib import ExitStack
 from typing import Any
 
@@ -16,9 +18,56 @@ from test_benchmarks import compiled, directory_for
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from benchmarks import hostile
+from benchmarks.programs import BenchmarkError
 
 #: More than this, in MB, no number of sources may take once the tables have been full.
 MOST_MB = 2.0
+
+
+class AskingTests(SynchronousTestCase):
+    """What is taken from outside is worth something only where it can fail."""
+
+    def asked(self, *, listens: bool) -> hostile.Siege:
+        """Return a siege of something that never answers, or takes no connection."""
+        directory = directory_for(self)
+        listening = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.addCleanup(listening.close)
+        listening.bind(str(directory / "api.sock"))
+        if listens:
+            listening.listen(8)
+        nothing: Any = None
+        return hostile.Siege({}, directory, nothing, nothing, patience_s=0.05)
+
+    def test_metrics_that_hang_are_seen(self) -> None:
+        """A request that was given up counts with its time, and fails the attack it was made in."""
+        for listens, least in ((True, 0.05), (False, 0.0)):  # never answers; takes no connection
+            siege = self.asked(listens=listens)
+            with self.assertRaises(BenchmarkError) as caught, siege.asking(0.01):
+                pass
+            self.assertIn("/metrics did not answer under attack", str(caught.exception))
+            self.assertEqual(1, len(siege.took_s))
+            self.assertGreaterEqual(siege.took_s[0], least)
+            self.assertRaises(OSError, siege.counts)
+            self.assertEqual(2, len(siege.took_s))
+
+
+class SpoofTests(SynchronousTestCase):
+    def test_nobody_else_is_attacked(self) -> None:
+        """The program that forges packets sends them to no network but the tests' own."""
+        program = str(compiled()["spoof"])
+        for host in ("192.0.2.1", "10.99.0.4", "10.98.255.255", "128.0.0.1", "0.0.0.0"):
+            done = subprocess.run(
+                [program, "--host", host, "--port", "9", "--count", "0"],
+                capture_output=True, text=True,
+            )  # fmt: skip
+            self.assertEqual((2, ""), (done.returncode, done.stdout))
+            self.assertIn(f"--host {host}: forged probes go to", done.stderr)
+        for host in ("127.0.0.1", "127.255.0.1"):
+            done = subprocess.run(
+                [program, "--host", host, "--port", "9", "--count", "0"],
+                capture_output=True, text=True,
+            )  # fmt: skip
+            self.assertNotIn("--host", done.stderr)
 
 
 class SiegeCase(SynchronousTestCase):

@@ -5,6 +5,9 @@
  * probes/s in bursts of at most 64, or as many as it can when that is 0, until --count are sent or
  * --seconds are over, or it is told to end; replies go to whoever has those addresses. --behind are
  * octets, in hexadecimal, that follow the base packet: TLVs. Prints one JSON object.
+ *
+ * It is no weapon: --host is on loopback, 127.0.0.0/8, or at an end of the benchmarks' own cable,
+ * 10.99.0.0/30, else it refuses.
  */
 #include "common.h"
 
@@ -27,6 +30,13 @@ static struct packet packets[BATCH];
 static struct iovec vectors[BATCH];
 static struct mmsghdr messages[BATCH];
 static volatile sig_atomic_t ended;
+
+static int is_ours(struct in_addr host)
+{
+	uint32_t at = ntohl(host.s_addr);
+
+	return at >> 24 == 127 || (at & 0xfffffffc) == 0x0a630000; /* 127/8, 10.99.0.0/30 */
+}
 
 static void end(int number)
 {
@@ -64,10 +74,14 @@ int main(int argc, char **argv)
 			" most %d octets\n", MOST_BEHIND);
 		return 2;
 	}
+	struct sockaddr_in to = address(host, port);
+	if (!is_ours(to.sin_addr)) {
+		fprintf(stderr, "--host %s: forged probes go to 127.0.0.0/8 and 10.99.0.0/30 alone\n", host);
+		return 2;
+	}
 	int fd = socket(AF_INET, SOCK_RAW | SOCK_CLOEXEC, IPPROTO_RAW);
 	if (fd < 0)
 		fail("raw socket");
-	struct sockaddr_in to = address(host, port);
 	uint32_t from = ntohl(address(first, 0).sin_addr.s_addr);
 	to.sin_port = 0;
 	if (connect(fd, (struct sockaddr *)&to, sizeof to))
