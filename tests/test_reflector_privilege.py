@@ -31,10 +31,12 @@ with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
 class Alone(Service):
     """A reflector that has a network of its own, where nothing but loopback is."""
 
-    def __init__(self, configuration: str, *, drop: bool, before: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self, configuration: str, *, drop: bool, before: tuple[str, ...] = (), euid: bool = False
+    ) -> None:
         super().__init__("llama-reflector", "--config", str(Path("reflector.yaml")))
         self.directory.chmod(0o755)  # the configuration is read again as nobody
-        self._drop, self._before = drop, before
+        self._drop, self._before, self._euid = drop, before, euid
         self.configure(configuration)
 
     def configure(self, configuration: str) -> None:
@@ -45,6 +47,7 @@ class Alone(Service):
         """Return the command that starts it."""
         alone = ["unshare", "--net", "sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
         options = ["--uid", str(NOBODY), "--gid", str(NOBODY)] if self._drop else []
+        options += ["--euid"] if self._euid else []
         twistd = str(Path(sys.executable).parent / "twistd")
         named = [self.name, *self.arguments]
         return [*alone, *self._before, twistd, "-n", "--pidfile=", *options, *named]
@@ -99,6 +102,28 @@ class PrivilegeTests(SynchronousTestCase):
         until(lambda: reflector.answers("127.0.0.2", 862), "the new address")
         self.assertTrue(reflector.answers("127.0.0.1", 862))
         self.assertEqual(-signal.SIGTERM, reflector.stop())
+
+    def test_a_port_that_was_left_leaves_none(self) -> None:
+        """A reload that moves it away from 862 takes the last capability; coming back is refused."""
+        reflector = self.started(Alone("port: 862\naddresses: 127.0.0.1\n", drop=True), 862)
+        self.assertNotIn("root again", reflector.text())
+        reflector.configure("port: 8100\naddresses: 127.0.0.1\n")
+        reflector.send_signal(signal.SIGHUP)
+        until(lambda: "reloaded " in reflector.text(), "the other port")
+        until(lambda: reflector.powers() == {0}, "no capability")
+        reflector.configure("port: 862\naddresses: 127.0.0.1\n")
+        reflector.send_signal(signal.SIGHUP)
+        until(lambda: "not reloaded: llama-reflector: cannot listen" in reflector.text(), "refusal")
+        self.assertTrue(reflector.answers("127.0.0.1", 8100))
+
+    def test_an_effective_user_is_not_enough(self) -> None:
+        """With --euid the way back to root stays open, and it says so."""
+        reflector = Alone("port: 8100\naddresses: 127.0.0.1\n", drop=True, euid=True)
+        reflector.start()
+        self.addCleanup(shutil.rmtree, reflector.directory)
+        self.addCleanup(reflector.stop)
+        until(lambda: "can become root again" in reflector.text(), "the warning")
+        self.assertEqual({0}, reflector.powers())
 
     def test_other_ports_leave_none(self) -> None:
         """From root, with --uid and --gid, on 8100: an ordinary process."""

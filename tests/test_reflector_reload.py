@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import socket
+import subprocess
+import sys
 from typing import Any
 
 import attrs
@@ -20,6 +22,15 @@ from llama.reflector.arrival import packed_address
 from llama.reflector.service import AnswersNowhere, PortService, ReflectorService
 from llama.wire import tlv
 
+#: A reflector that finds itself without a place as soon as it runs.
+LOST = """
+from twisted.internet import reactor
+from llama.config import ReflectorConfig
+from llama.reflector.tap import _Daemon
+reactor.callWhenRunning(_Daemon(reactor, ReflectorConfig(), {}).failed)
+reactor.run()
+print("ended")
+"""
 ELSEWHERE = "192.0.2.99"  # no address of this machine: for documentation, RFC 5737
 
 
@@ -114,7 +125,8 @@ class ReloadTests(SynchronousTestCase):
         number = service.port_number
         self.successResultOf(self.reload(service, addresses=("127.0.0.2",)))
         self.assertEqual(number, service.port_number)
-        self.assertEqual(1, self.answered(service, "127.0.0.2"))
+        self.successResultOf(self.reload(service, addresses=("127.0.0.1",), interface="lo"))
+        self.assertEqual((number, 1), (service.port_number, self.answered(service)))
 
     def test_a_reflector_that_lost_its_place_ends(self) -> None:
         """What can answer neither at the new place nor at the old says so and ends."""
@@ -133,6 +145,11 @@ class ReloadTests(SynchronousTestCase):
         self.successResultOf(Deferred.fromCoroutine(whole.use(config)))
         self.assertEqual([True], ended)
 
+    def test_its_end_is_a_failure(self) -> None:
+        """Whoever supervises it is told by its status that the program did not end as it should."""
+        done = subprocess.run([sys.executable, "-c", LOST], capture_output=True, text=True)
+        self.assertEqual((1, "ended\n"), (done.returncode, done.stdout), done.stderr)
+
     def test_an_old_address_that_stays_is_enough(self) -> None:
         """Of two old places one was kept: the reflector goes on there rather than end."""
         service = self.started("127.0.0.1", "127.0.0.3", kind=Robbed)
@@ -145,7 +162,9 @@ class ReloadTests(SynchronousTestCase):
     def test_the_end_comes_in_the_midst_of_a_reload(self) -> None:
         """A reflector that is stopped while it waits for its old socket binds none any more."""
         service = self.started("127.0.0.1")
+        number = service.port_number
         done = self.begin(service, addresses=("127.0.0.2",))
+        self.assertEqual(([], number), (service.ports, service.port_number))  # figures go on
         stopped = service.stopService()
         for _ in range(3):
             self.reactor.advance(0)

@@ -10,7 +10,7 @@ import time
 import urllib.request
 from typing import Any
 
-from reflector_case import StillReactor
+from reflector_case import StillReactor, probe
 from servers import free_port
 from services import Service, free_udp_port, until
 from twisted.internet.task import Clock
@@ -234,7 +234,9 @@ class ProcessTests(SynchronousTestCase):
 
         found = until(rows, "three windows in the database")
         times = [row[2] for row in found]
-        self.assertEqual([times[0] + 1000 * n for n in range(len(times))], times)
+        # On a busy machine a window may be left out, but none comes twice or off its second.
+        self.assertEqual([0] * len(times), [time_ms % 1000 for time_ms in times])
+        self.assertEqual(sorted(set(times)), times)
         measurement, tags, _, more = found[-1]
         self.assertEqual("reflector_stats", measurement)
         self.assertEqual(
@@ -280,7 +282,15 @@ class ProcessTests(SynchronousTestCase):
         reflector.configure("allow: [192.0.2.0/24]\n")
         reflector.send_signal(signal.SIGHUP)
         until(lambda: self.generation(reflector) == 2, "the second configuration")
-        self.assertFalse(reflector.answers(0.3))
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.connect(("127.0.0.1", reflector.port))
+            sock.send(probe(1))
+            dropped = 'llama_reflector_dropped_total{reason="not_allowed"} 1.0'
+            until(lambda: dropped in reflector.get("/metrics")[0], "its being dropped")
+            sock.setblocking(
+                False
+            )  # what is counted as dropped has been judged: nothing is to come
+            self.assertRaises(BlockingIOError, sock.recv, 100)
         reflector.configure("allow: [192.0.2.1/24]\n")
         reflector.send_signal(signal.SIGHUP)
         until(lambda: "not reloaded: reflector.yaml:2: " in reflector.text(), "the mistake")
@@ -295,5 +305,4 @@ class ProcessTests(SynchronousTestCase):
         until(lambda: "limits: {sessions} take" in reflector.text(), "the last configuration")
         self.assertGreater(self.generation(reflector), last)
         self.assertTrue(reflector.answers())
-        metrics, _ = reflector.get("/metrics")
-        self.assertIn('llama_reflector_dropped_total{reason="not_allowed"} 1.0', metrics)
+        self.assertIn(dropped, reflector.get("/metrics")[0])

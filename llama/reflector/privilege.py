@@ -2,8 +2,9 @@
 
 Ports below 1024 (`ip_unprivileged_port_start`) are bound before that. To bind one again, when a
 reload moves the reflector to another address, takes CAP_NET_BIND_SERVICE: it is kept where the
-reflector has such a port, and nothing else ever is. Capabilities are the calling thread's; other
-threads lose all of theirs with the change of user. Nothing happens on systems other than Linux.
+reflector has such a port and as long as it has it, and nothing else ever is. Once it has moved to
+another port it cannot come back without being started anew. Capabilities are the calling thread's;
+other threads lose all of theirs with the change of user. Nothing happens on systems other than Linux.
 """
 
 from __future__ import annotations
@@ -60,6 +61,11 @@ def shed(*, keep_binding: bool) -> None:
     sets[0] = _Sets(kept, kept, 0)
     sets[1] = _Sets(0, 0, 0)
     _called("capset", ctypes.byref(header), sets)
+
+
+def may_be_root_again() -> bool:
+    """Tell whether the real or the saved user is root, so that setuid(2) leads back to it."""
+    return hasattr(os, "getresuid") and 0 in os.getresuid()
 
 
 def _called(name: str, *arguments: object) -> None:

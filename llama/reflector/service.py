@@ -62,6 +62,7 @@ class PortService(Service):
         self.generation = 1
         self.started_ns = time.time_ns()
         self._by_address: dict[str, Any] = {}
+        self._number = config.port
         self._past_drops: Counter[str] = Counter()  # of sockets that are closed, by address
         self._rules = self._new_rules(config, self._new_guard(config, config.port))
 
@@ -142,6 +143,7 @@ class PortService(Service):
                 before = self._rules["guard"]
                 self._rules["guard"] = self._new_guard(config, number)
                 self._rules["guard"].go_on_from(before, time.monotonic())
+        self._number = number
         for port in self.ports:
             port.protocol.use(**self._rules)
         self.log.info(
@@ -194,13 +196,14 @@ class PortService(Service):
         nothing when the service is stopped meanwhile.
         """
         before, rules, number = self._config, self._rules, self.port_number
+        wanted = number if config.port == before.port else config.port
         moved = (config.port, config.interface) != (before.port, before.interface)
         gone = [a for a in self._by_address if moved or a not in config.addresses]
         guard = rules["guard"]
         if attrs.asdict(config, filter=_GUARDED, recurse=False) != attrs.asdict(
             before, filter=_GUARDED, recurse=False
         ):
-            guard = self._new_guard(config, config.port if moved else number)
+            guard = self._new_guard(config, wanted)
             guard.go_on_from(rules["guard"], time.monotonic())
         # What is to go goes first: a wildcard address and one of the host's exclude each other.
         await self._close(gone)
@@ -209,7 +212,7 @@ class PortService(Service):
         kept = set(self._by_address)
         self._rules = self._new_rules(config, guard)
         try:
-            self._listen(config, config.port if moved else number)
+            self._listen(config, wanted)
         except CannotListen as refused:
             self._rules = rules
             await self._close(set(self._by_address) - kept)  # they may be in the way of the old
@@ -238,8 +241,8 @@ class PortService(Service):
 
     @property
     def port_number(self) -> int:
-        """The UDP port that is answered on, once the service runs."""
-        return int(self.ports[0].getHost().port)
+        """The UDP port that is answered on, once the service runs; amid a reload, the last one."""
+        return self._number
 
     def receive_drops(self) -> int:
         """Return how many datagrams the kernel dropped because they were not read in time."""

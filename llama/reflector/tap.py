@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
+import sys
 from typing import Any
 
 import attrs
@@ -69,12 +71,29 @@ class _Daemon(ReflectorService):
             privilege.keep_for_change_of_user()
 
     def startService(self) -> None:
-        """Start with no more power than it takes."""
-        super().startService()
+        """Start with no more power than it takes: all that is to be bound is bound by now."""
         privilege.shed(keep_binding=self._low_port)
+        super().startService()
         if os.geteuid() == 0:
             self.log.warn("runs as root and need not: start it with twistd --uid USER --gid GROUP")
+        elif privilege.may_be_root_again():
+            self.log.warn(
+                "can become root again, since --euid changes the effective user alone: start it"
+                " without --euid"
+            )
         signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+
+    async def use(self, config: ReflectorConfig) -> None:
+        """Go on with another configuration, and without the power to bind a low port once left."""
+        await super().use(config)
+        if self._low_port and self.running and not privilege.is_privileged(self.ports.port_number):
+            self._low_port = False
+            privilege.shed(keep_binding=False)
+
+    def failed(self) -> None:
+        """End the program with status 1, for whoever supervises it to start it anew."""
+        atexit.register(_exit_1)  # twistd has no status of its own, and ends with 0
+        super().failed()
 
     def _reload(self) -> None:
         """Read the configuration file again; a bad one changes nothing."""
@@ -89,6 +108,12 @@ class _Daemon(ReflectorService):
             return
         done = Deferred.fromCoroutine(self.use(attrs.evolve(config, **self._changes)))
         done.addErrback(lambda failure: self.log.failure("not reloaded", failure))
+
+
+def _exit_1() -> None:
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(1)
 
 
 def makeService(options: Options) -> MultiService:
