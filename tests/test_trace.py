@@ -236,6 +236,15 @@ class Multipath(SynchronousTestCase):
         silent = multipath.graph([(trace_of(None, "h"), False)] * 8, "here")
         self.assertEqual((silent.wanting(), silent.paths), (0, 1))
 
+    def test_a_silent_hop_is_no_further_path(self):
+        """A hop that limits its ICMP is silent to some flows: that makes no path of its own."""
+        traces = [trace_of("leaf1", hop, "leaf2", "h") for hop in ("s1", None, "s2", None)]
+        made = multipath.graph([(one, False) for one in traces], "here")
+        self.assertEqual(made.paths, 2)
+        traces.append(trace_of("leaf1", None, "leaf3", "h"))
+        made = multipath.graph([(one, False) for one in traces], "here")
+        self.assertEqual(made.paths, 4)  # what is silent leads elsewhere, too
+
     def test_names_make_one_router(self):
         """Several addresses of one name are one node."""
         made = multipath.graph(

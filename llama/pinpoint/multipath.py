@@ -87,7 +87,10 @@ class Graph:
 
     @property
     def paths(self) -> int:
-        """How many different paths it allows, from us to the last layer."""
+        """How many different paths it allows, from us to the last layer.
+
+        A silent hop that may be one of those that answered to other flows is no further path.
+        """
         ways = {(0, node.name): 1 for node in self.layer(0)}
         total = 0
         for ttl in range(self.depth + 1):
@@ -96,8 +99,14 @@ class Graph:
                 if not node.next:
                     total += here
                 for name in node.next:
-                    ways[ttl + 1, name] = ways.get((ttl + 1, name), 0) + here
+                    if name != SILENT or not self._may_be_known(node):
+                        ways[ttl + 1, name] = ways.get((ttl + 1, name), 0) + here
         return total
+
+    def _may_be_known(self, node: Node) -> bool:
+        """Return whether the silent next hop leads only where one that answered leads, too."""
+        after = set(self.nodes[node.ttl + 1, SILENT].next)
+        return any(after <= set(self.nodes[node.ttl + 1, name].next) for name in node.seen)
 
     def confidence(self) -> float:
         """Return the probability that no branch was missed, one more at each node assumed.
