@@ -262,6 +262,24 @@ class Ends(SynchronousTestCase):
         self.assertEqual(keys(verdict), [])
         self.assertIn("16 lossy flows of h2-1: the hosts themselves lost probes", verdict.excluded)
 
+    def test_what_a_late_collector_says(self):
+        """Where a collector ran late, only loss that has a direction, or is total, votes."""
+        for column, lost, named in (
+            ("lost_unknown", 1, []),
+            ("lost_unknown", 25, ["host h1-1 receiving"]),
+            ("lost_reverse", 1, ["host h1-1 receiving"]),
+        ):
+
+            def edit(window, column=column, lost=lost):
+                flows = window.flows
+                hit = (flows["destination"] == 0) & (flows["source"] != 1)
+                flows[column][hit] = lost
+                flows["suspect"] = suspect_bit("late_ticks")
+
+            verdict = judge(edit=edit, traced=0.0)
+            self.assertEqual(keys(verdict), named, column)
+            self.assertEqual(any("ran late" in said for said in verdict.excluded), not named)
+
     def test_too_few_probes(self):
         """Flows with too few probes are not judged."""
         verdict = judge(fault(kind="loss", on="spine3 -> leaf2"), sent=4)

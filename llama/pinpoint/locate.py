@@ -25,6 +25,7 @@ from llama.pinpoint.candidates import path_families, tag_families
 from llama.pinpoint.ends import Sick
 from llama.pinpoint.evidence import (
     HOSTS_DELAYED,
+    HOSTS_LATE,
     HOSTS_LOST,
     Hosts,
     Indices,
@@ -78,7 +79,12 @@ class _Case:
         enough = self.sent >= limits.least_sent
         trusted = (flows["suspect"] & HOSTS_LOST) == 0
         self._exclude(enough & ~trusted & (self.lost > 0), "the hosts themselves lost probes")
-        judged = enough & trusted
+        # Replies that came too late have no direction: no later one tells about them. Loss whose
+        # direction is known is no matter of lateness, nor is a flow that lost everything.
+        held_up = (flows["suspect"] & HOSTS_LATE) != 0
+        held_up &= (self.lost > 0) & (self.lost == flows["lost_unknown"]) & ~self.dead
+        self._exclude(enough & trusted & held_up, "the collector ran late, maybe replies did")
+        judged = enough & trusted & ~held_up
         sick_ends = ends.examine(
             self.hosts,
             flows["source"][enough],
