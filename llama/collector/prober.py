@@ -190,10 +190,9 @@ class UdpProber:
         """
         busiest = 0.0
         for source, sock in self.sockets.items():
+            # While it is a source port's turn, it sends all of its track's probes.
             octets_per_s = sum(
-                track.schedule.probes_per_s
-                / track.ports
-                * (2 * SMALLEST_ROOM + 2 * track.mean_size)
+                track.schedule.probes_per_s * (2 * SMALLEST_ROOM + 2 * track.mean_size)
                 for track in self.tracks
                 if source in track.group.sources
             )
