@@ -59,6 +59,13 @@ def started_at(pid: int) -> int | None:
     return None if after_name[0] == "Z" else int(after_name[19])
 
 
+def _inside(pid: int, namespace: str) -> bool:
+    """Whether a process is in a network namespace by now; one that has ended is in none."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        return os.path.samefile(f"/proc/{pid}/ns/net", NAMESPACES / namespace)
+    return False
+
+
 @frozen
 class Process:
     """A process of the lab: who it is for certain, what it does, and how to start it again."""
@@ -258,6 +265,9 @@ class Lab:
                 start_new_session=True,
             )
         start = started_at(child.pid)
+        # Until `ip` has entered the namespace nobody finds the process there, `clear` included.
+        while started_at(child.pid) is not None and not _inside(child.pid, namespace):
+            time.sleep(0.001)
         child.returncode = 0  # it is not ours to wait for: `end` reaps it if we are still there
         if start is None:
             raise LabError(f"{node}: {name} ended at once; see {log}")
