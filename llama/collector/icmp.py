@@ -126,15 +126,7 @@ class _EchoIntake(Intake):
         """Enter the first ``count`` messages of a lane's arena into the ledgers."""
         assert isinstance(lane, _EchoLane)
         back = lane.back
-        words = back.words[:count]
-        t4_ns = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
-        tos, ttl = words[:, lane.tos_word], words[:, lane.ttl_word]
-        stamped = np.ones(count, np.bool_)
-        odd = lane.layout.odd_rows(back, 0, count)
-        if odd.size:
-            t4_ns[odd] = self._wall_ns()
-            stamped[odd] = False
-            tos[odd], ttl[odd] = UNKNOWN_DSCP << 2, 0
+        t4_ns, stamped, tos, ttl = self._circumstances(lane, count)
         # Raw sockets of IPv4, and they alone, give the IP header as well.
         with_header = np.zeros(count, np.bool_)
         if lane.family == socket.AF_INET:

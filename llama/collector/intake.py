@@ -22,6 +22,9 @@ from llama.collector.track import Track
 from llama.net import mmsg
 from llama.wire import stamp, tlv
 
+Mask = npt.NDArray[np.bool_]
+Words = npt.NDArray[np.uint64]
+
 SHORTEST = 38  # octets of a reply: some TWAMP-Light responders end before the TTL
 
 
@@ -152,19 +155,24 @@ class Intake:
 
     # Replies
 
-    def take(self, lane: Lane, count: int) -> None:
-        """Enter the first ``count`` datagrams of a lane's arena into the ledgers."""
-        back = lane.back
-        length = back.length[:count]
-        words = back.words[:count]
+    def _circumstances(self, lane: Lane, count: int) -> tuple[Ints, Mask, Words, Words]:
+        """Return T4, whether it is the kernel's, TOS and TTL of what lies in an arena: (N,) each."""
+        words = lane.back.words[:count]
         t4_ns = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
         tos, ttl = words[:, lane.tos_word], words[:, lane.ttl_word]
         stamped = np.ones(count, np.bool_)
-        odd = lane.layout.odd_rows(back, 0, count)
+        odd = lane.layout.odd_rows(lane.back, 0, count)
         if odd.size:
             t4_ns[odd] = self._wall_ns()
             stamped[odd] = False
             tos[odd], ttl[odd] = UNKNOWN_DSCP << 2, 0
+        return t4_ns, stamped, tos, ttl
+
+    def take(self, lane: Lane, count: int) -> None:
+        """Enter the first ``count`` datagrams of a lane's arena into the ledgers."""
+        back = lane.back
+        length = back.length[:count]
+        t4_ns, stamped, tos, ttl = self._circumstances(lane, count)
         replies = lane.replies[:count]
         ssid = replies["ssid"]
         ends = lane.socket_of[:count] << np.uint64(16) | ssid
