@@ -123,7 +123,10 @@ class BatchPort(FileDescriptor):
             flags = self.reply_layout.offsets[mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING]
             self.outbound.words[:, flags // 8] = mmsg.SOF_TX_SOFTWARE
         self.stamps_due = 0  # transmit stamps asked for and not read yet
-        self.plain_control = reply_layout(self.family, stamped=False).room
+        classed = reply_layout(self.family, stamped=False)
+        #: Octets of a reply's ancillary data up to its class, and up to whence it comes.
+        self.classed_control = classed.room
+        self.plain_control = classed.offsets[classed.kinds[1][:2]] - 16
         self._stamp_layout = stamp_layout(self.family)
         self._stamps = Messages(SLOTS, 1, self._stamp_layout.room) if stamped else None
         self._bind = (address, port)

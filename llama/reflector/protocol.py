@@ -113,7 +113,7 @@ class Reflector(Answerer, DatagramProtocol):
             plain &= asked & np.uint64(0xFF) != np.uint64(0xFF)
         if odd.size:
             plain[odd] = False
-        if plain.all():
+        if np.count_nonzero(plain) == count:
             self._answer_batch(port, None, count)
             return
         rows = np.flatnonzero(plain)
@@ -154,9 +154,10 @@ class Reflector(Answerer, DatagramProtocol):
         wanted = answer.place >= 0 and port.stamped
         if wanted:
             self._tag(port, row, answer.place)
-        outbound.controllen[row] = port.reply_layout.room if wanted else port.plain_control
+        outbound.controllen[row] = port.reply_layout.room if wanted else port.classed_control
         outbound.iov_length[row] = min(answer.length, HEAD)
         outbound.tail_length[row] = max(answer.length - HEAD, 0)
+        outbound.iovlen[row] = 2 if answer.length > HEAD else 1
         outbound.namelen[row] = inbound.namelen[row]
         if answer.timed:
             answer.depart(octets)
@@ -215,7 +216,7 @@ class Reflector(Answerer, DatagramProtocol):
             high = inbound.names6["high"][which].astype(np.uint64)
             low = inbound.names6["low"][which].astype(np.uint64)
         refused = self.guard.admit(high, low, source_port, now)
-        if self._received_s[which].any():
+        if np.count_nonzero(self._received_s[which]):
             replies = looks_like_stamp_reply(octets[which], inbound.length[which], ntp_now())
             if replies.any():
                 self.tally.drop("loop", int(np.count_nonzero(replies & (refused == 0))))
@@ -225,7 +226,7 @@ class Reflector(Answerer, DatagramProtocol):
             strange = ~self._provisioned.known(high, low, source_port, ssid) & (refused == 0)
             self.tally.drop("no_session", int(np.count_nonzero(strange)))
             refused = np.where(strange, _COUNTED, refused)
-        if refused.any():
+        if np.count_nonzero(refused):
             keep = np.flatnonzero(refused == 0)
             self._count_refusals(refused)
             rows = keep if rows is None else rows[keep]
@@ -272,14 +273,19 @@ class Reflector(Answerer, DatagramProtocol):
         octets[which, 41:44] = 0
 
         length = inbound.length[which]
-        outbound.iov_length[which] = np.minimum(length, HEAD)
-        outbound.tail_length[which] = np.maximum(length, HEAD) - HEAD
+        longer = length > HEAD
+        if np.count_nonzero(longer):
+            outbound.iov_length[which] = np.minimum(length, HEAD)
+            outbound.tail_length[which] = np.maximum(length, HEAD) - HEAD
+            outbound.iovlen[which] = 1 + longer
+        else:
+            outbound.iov_length[which] = length
+            outbound.iovlen[which] = 1  # the tail is not looked at
         outbound.namelen[which] = inbound.namelen[which]
-        outbound.controllen[which] = port.plain_control
-        followed = False
-        if (length > stamp.BASE_SIZE).any():
-            reply_tos, followed = self._answer_tlvs_by_column(
-                port, which, length, tos.astype(np.uint8), places, numbers
+        wanted = None
+        if np.count_nonzero(length > stamp.BASE_SIZE):
+            reply_tos, wanted = self._answer_tlvs_by_column(
+                port, which, length, tos.astype(np.uint8), places
             )
             own = self.guard.refusals(high, low)
             if own is not None and own.any():
@@ -287,8 +293,14 @@ class Reflector(Answerer, DatagramProtocol):
         else:
             reply_tos = tos & np.uint64(0xFC)
         outbound.words[which, port.reply_layout.offsets[_tos_of(port)] // 8] = reply_tos
+        # Best effort is what the socket sends by itself, and cheaper not to be told.
+        outbound.controllen[which] = np.where(
+            reply_tos == 0, port.plain_control, port.classed_control
+        )
+        if wanted is not None:
+            self._ask_for_stamps(port, which, wanted, places, numbers)
         self._depart(port, rows, count, reply["timestamp"])
-        if followed:
+        if wanted is not None:
             port.read_transmit_stamps()
 
     def _answer_tlvs_by_column(
@@ -298,9 +310,8 @@ class Reflector(Answerer, DatagramProtocol):
         length: npt.NDArray[Any],
         tos: npt.NDArray[np.uint8],
         places: npt.NDArray[np.intp],
-        numbers: npt.NDArray[np.uint32],
-    ) -> tuple[npt.NDArray[np.uint8], bool]:
-        """Process the TLVs of a batch; return (TOS of each reply, whether stamps are due)."""
+    ) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.bool_] | None]:
+        """Process the TLVs of a batch; return (TOS of each reply, which of them are to be stamped)."""
         octets = port.inbound.octets[which]
         # Where our own senders, and most others that ask, have their Follow-Up TLV; a session
         # that has it elsewhere is served when its probes come one at a time.
@@ -314,8 +325,17 @@ class Reflector(Answerer, DatagramProtocol):
         )  # fmt: skip
         if not isinstance(which, slice):
             port.inbound.octets[which] = octets
-        if not port.stamped or not wanted.any():
-            return reply_tos, False
+        return reply_tos, wanted if port.stamped and wanted.any() else None
+
+    def _ask_for_stamps(
+        self,
+        port: BatchPort,
+        which: Any,
+        wanted: npt.NDArray[np.bool_],
+        places: npt.NDArray[np.intp],
+        numbers: npt.NDArray[np.uint32],
+    ) -> None:
+        """Have the kernel stamp the ``wanted`` replies, and name the session of each (see `_tag`)."""
         rows = np.flatnonzero(wanted) if isinstance(which, slice) else which[wanted]
         turn = numbers[wanted].astype(np.uint64) & np.uint64(self._turn_mask)
         offset = port.reply_layout.offsets[mmsg.SOL_SOCKET, mmsg.SCM_TS_OPT_ID]
@@ -324,7 +344,6 @@ class Reflector(Answerer, DatagramProtocol):
         ) | turn << np.uint64(self._turn_shift)
         port.outbound.controllen[rows] = port.reply_layout.room
         port.stamps_due += len(rows)
-        return reply_tos, True
 
     @staticmethod
     def _tell_refusals(

@@ -195,10 +195,11 @@ class Sessions:
             return numbers
         order = np.argsort(places, kind="stable")
         ordered = places[order]
-        starts = np.flatnonzero(np.r_[True, ordered[1:] != ordered[:-1]])
-        turn = np.arange(len(places)) - np.repeat(starts, np.diff(np.r_[starts, len(places)]))
-        numbers[order] += turn.astype(np.uint32)
-        np.add.at(self.sent, places, np.uint32(1))
+        begins = np.empty(len(places), np.bool_)
+        begins[0] = True
+        np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
+        numbers[order] += rows - np.maximum.accumulate(np.where(begins, rows, np.uint32(0)))
         if self.crowded:
             numbers[places == self._nowhere] = 0  # each of these begins anew, every time
+        self.sent[places] = numbers + np.uint32(1)  # of a session's, the last one written stays
         return numbers
