@@ -288,7 +288,7 @@ class DrainTests(EngineCase):
                     flood.sendto(b"waits", ("127.0.0.1", other.number))
                 self.prober.drain()
         self.assertGreater(self.prober.strangers, strangers + ARENA)
-        waiting = {fd for fd, _ in self.prober._epoll.poll(0)}
+        waiting = {fd for fd, _ in self.prober._poll.poll(0)}
         self.assertEqual(waiting & {other.fd for other in others}, set())
 
     def test_late_stamps_of_before_a_reload(self) -> None:

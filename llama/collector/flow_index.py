@@ -40,8 +40,10 @@ class FlowIndex:
     """A table from `flow_keys` to flow numbers 0, 1, 2, … in the order of ``keys``."""
 
     def __init__(self, keys: U64) -> None:
-        size = 1 << max(4, (4 * len(keys)).bit_length())
-        self._mask = np.uint64(size - 1)
+        # Sparse, so that few places hold another flow than the one looked for first.
+        size = 1 << max(4, min(22, (16 * len(keys)).bit_length()), (4 * len(keys)).bit_length())
+        self._last = size - 1
+        self._mask = np.uint64(self._last)
         self._keys = keys
         self._table = np.full(size, NO_FLOW, np.int32)
         flows = np.arange(len(keys), dtype=np.int32)
@@ -56,14 +58,14 @@ class FlowIndex:
         """Return the flow of each key, `NO_FLOW` where there is none: (N,)."""
         if not len(self._keys):
             return np.full(len(keys), NO_FLOW, np.int64)
-        place = keys & self._mask
-        flow = self._table[place]
-        wrong = (self._keys[flow] != keys) & (flow != NO_FLOW)
-        while wrong.any():
-            rows = np.flatnonzero(wrong)
-            place[rows] = (place[rows] + np.uint64(1)) & self._mask
-            flow[rows] = self._table[place[rows]]
-            wrong = np.zeros(len(keys), np.bool_)
-            wrong[rows] = (self._keys[flow[rows]] != keys[rows]) & (flow[rows] != NO_FLOW)
-        found: npt.NDArray[np.int64] = flow.astype(np.int64)
+        place = (keys & self._mask).view(np.int64)  # numpy takes signed indices as they are
+        found: npt.NDArray[np.int64] = self._table[place].astype(np.int64)
+        rows = np.flatnonzero((self._keys[found] != keys) & (found != NO_FLOW))
+        place = place[rows]
+        while rows.size:  # another flow's place: look at the next one
+            place = place + 1 & self._last
+            flow = self._table[place]
+            found[rows] = flow
+            other = (self._keys[flow] != keys[rows]) & (flow != NO_FLOW)
+            rows, place = rows[other], place[other]
         return found

@@ -239,7 +239,7 @@ class IcmpProber(UdpProber):
         out.octets[:count] = track.templates[variant]
         out.iov_length[:count] = track.head[variant]
         out.tail_length[:count] = track.tail[variant]
-        lane.tos[:count] = track.tos[pairs]
+        lane.put_class(slice(count), track.tos[pairs])
         t1_ns = self._wall_ns()
         cells, sequence = track.ledger.send(flows, t1_ns)
         if lane.id is not None:

@@ -26,15 +26,15 @@ class Lane:
         self.family = family
         v4 = family == socket.AF_INET
         tos = (mmsg.SOL_IP, mmsg.IP_TOS) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_TCLASS)
-        kinds = [(*tos, 4)]
-        if ids:
-            kinds.append((mmsg.SOL_SOCKET, mmsg.SCM_TS_OPT_ID, 4))
-        layout = Layout(kinds)
+        identifier = [(mmsg.SOL_SOCKET, mmsg.SCM_TS_OPT_ID, 4)] if ids else []
+        layout = Layout([*identifier, (*tos, 4)])
+        self._classed = layout.room
+        self._unclassed = layout.offsets[tos] - 16
         self.out = Messages(BURST, HEAD, layout.room, tail=LONGEST, padding=padding)
         self.out.namelen[:] = mmsg.SOCKADDR_IN.itemsize if v4 else mmsg.SOCKADDR_IN6.itemsize
         layout.write_headers(self.out)
-        self.tos = self.out.words[:, layout.word(*tos)]
-        self.id = self.out.words[:, layout.word(*kinds[-1][:2])] if ids else None
+        self._tos = self.out.words[:, layout.word(*tos)]
+        self.id = self.out.words[:, layout.word(*identifier[0][:2])] if ids else None
         probes = stamp.sender_view(self.out.octets)
         self.sequence: npt.NDArray[Any] = probes["sequence"]
         self.timestamp: npt.NDArray[Any] = probes["timestamp"]
@@ -57,3 +57,9 @@ class Lane:
         # A stamp without an identifier comes with its packet, which must then fit in.
         # The few octets are what an ICMP error quotes of a packet of a trace.
         self.stamps = Messages(ARENA, 16 if ids else 2048, 256)
+
+    def put_class(self, rows: slice, tos: npt.NDArray[np.uint64] | np.uint64) -> None:
+        """Give probes to be sent a TOS or traffic class octet: one each, or one for all."""
+        self._tos[rows] = tos
+        # Best effort is what the socket sends by itself, and cheaper not to be told.
+        self.out.controllen[rows] = np.where(tos == 0, self._unclassed, self._classed)

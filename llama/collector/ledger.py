@@ -204,7 +204,8 @@ class Ledger:
 
     def cells(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> Ints:
         """Return the cell of each probe: (N,) of (N,) flows and sequence numbers."""
-        return flows * self.depth + sequence % np.uint32(self.depth)
+        # One type throughout: numpy takes three times as long over two.
+        return flows * self.depth + sequence.astype(np.int64) % self.depth
 
     def send(self, flows: Ints, t1_ns: int | Ints) -> tuple[Ints, npt.NDArray[np.uint32]]:
         """Enter a burst of probes, at most one a flow, sent at ``t1_ns``; return cells and numbers.
@@ -212,7 +213,7 @@ class Ledger:
         ``t1_ns`` is one time for all, or (N,) of them.
         """
         sequence = self.next_sequence[flows]
-        cells = flows * self.depth + sequence % np.uint32(self.depth)
+        cells = self.cells(flows, sequence)
         self.next_sequence[flows] = sequence + np.uint32(1)
         self.t1[cells] = t1_ns
         self.flags[cells] = 0
@@ -226,8 +227,9 @@ class Ledger:
     def transmitted(self, cells: Ints, stamp_ns: Ints) -> None:
         """Enter kernel transmit stamps (Unix ns). What is no plausible one for its cell is ignored."""
         delta = stamp_ns - self.t1[cells]
-        sane = (delta >= 0) & (delta <= min(self.timeout_ns, 2_000_000_000))
-        if not sane.all():
+        # Seen without a sign, what is negative is too large.
+        sane = delta.view(np.uint64) <= min(self.timeout_ns, 2_000_000_000)
+        if np.count_nonzero(sane) < len(sane):
             cells, delta = cells[sane], delta[sane]
         self.transmit[cells] = delta
         self.flags[cells] |= STAMPED

@@ -7,8 +7,9 @@ Nothing here is done when a packet comes: every tick the probes that are due are
 at most `BURST`, and every few ticks the sockets are drained into one arena, which is looked
 at by column. Kernel stamps make late reading harmless. A prober does not know where its results go.
 
-Sockets are watched by an epoll object of the prober's own, not by the reactor: it is asked once per
-drain which of them have something, in their receive or error queues.
+The reactor does not watch the sockets: once per drain the kernel is asked which of them have
+something, in their receive or error queues. Nor does an epoll object, which would be woken up for
+every single packet and stamp.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ class UdpProber:
         self._by_ordinal: dict[int, ProbeSocket] = {}
         self._by_fd: dict[int, ProbeSocket] = {}
         self._intake = self._new_intake(self._by_ordinal)
-        self._epoll = select.epoll()
+        self._poll = select.poll()
         self._turn = 0  # which of the sockets that have something is read first
         self._ssid = self.chance.randrange(1, 65536)
         self.tracks: list[Track] = []
@@ -91,7 +92,7 @@ class UdpProber:
             sock.ordinal = max(self._by_ordinal, default=-1) + 1
             self._by_ordinal[sock.ordinal] = sock
             self._by_fd[sock.fd] = sock
-            self._epoll.register(sock.fd, select.EPOLLIN)
+            self._poll.register(sock.fd, select.POLLIN)
             family = sock.sock.family
             if family not in self._lanes:
                 self._lanes[family] = self._new_lane(family)
@@ -150,14 +151,13 @@ class UdpProber:
     def _close(self, source: Source) -> None:
         sock = self.sockets.pop(source)
         del self._by_ordinal[sock.ordinal], self._by_fd[sock.fd]
-        self._epoll.unregister(sock.fd)
+        self._poll.unregister(sock.fd)
         sock.sock.close()
 
     def close(self) -> None:
         """Close all sockets."""
         for source in list(self.sockets):
             self._close(source)
-        self._epoll.close()
 
     @property
     def received(self) -> int:
@@ -232,7 +232,7 @@ class UdpProber:
             out.iov_length[:count] = track.head[variant]
             out.tail_length[:count] = track.tail[variant]
             out.iovlen[:count] = 2
-            lane.tos[:count] = track.tos[pairs]
+            lane.put_class(slice(count), track.tos[pairs])
             lane.filled_for = None
         elif lane.filled_for is not track:
             # With one class and size all probes are alike but for what is written below.
@@ -240,7 +240,7 @@ class UdpProber:
             out.iov_length[:] = track.head[0]
             out.tail_length[:] = track.tail[0]
             out.iovlen[:] = 2 if track.tail[0] else 1
-            lane.tos[:] = track.tos[0]
+            lane.put_class(slice(None), track.tos[0])
             lane.filled_for = track
         t1_ns = self._wall_ns()
         # Peers that return no SSID return the time: let no two variants of a burst have the same.
@@ -308,7 +308,7 @@ class UdpProber:
         """
         empty = True
         filled = dict.fromkeys(self._lanes, 0)
-        events = self._epoll.poll(0, max(1, len(self.sockets)))
+        events = self._poll.poll(0)
         if len(events) > 1:
             events.sort()
             self._turn = (self._turn + 1) % len(events)
@@ -316,10 +316,10 @@ class UdpProber:
         for fd, event in events:
             sock = self._by_fd[fd]
             lane = self._lanes[sock.family]
-            if event & select.EPOLLERR:
+            if event & select.POLLERR:
                 stamps = self._read_stamps(lane, fd)
                 empty &= stamps < ARENA
-                if stamps and not event & select.EPOLLIN:
+                if stamps and not event & select.POLLIN:
                     continue
             first = filled[lane.family]
             count = self._receive(lane, fd, first) if first < ARENA else 0
