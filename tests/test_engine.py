@@ -17,7 +17,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import sockets
 from llama.collector.engine import Engine
-from llama.collector.lane import ARENA
+from llama.collector.lane import ARENA, BURST
+from llama.collector.ledger import STAMPED
 from llama.collector.plan import Group, Source, cap_factor, chosen_addresses, make_plan
 from llama.collector.prober import UdpProber
 from llama.collector.schedule import LATEST_S, Schedule
@@ -112,6 +113,10 @@ class EngineCase(SynchronousTestCase):
         self.run_until(lambda: len(self.closed) >= wanted)
         return self.closed[-1]
 
+    def reasons(self, interval: ClosedInterval) -> set[str]:
+        """Why an interval is suspect."""
+        return {name for bits in interval.pair_stats["suspect"] for name in reasons(int(bits))}
+
 
 class EngineTests(EngineCase):
     """Intervals, changes, and what marks them."""
@@ -168,10 +173,6 @@ class EngineTests(EngineCase):
         self.assertEqual(len(seen["127.0.0.1"]), len(self.closed))
         self.assertLess(max(seen["127.0.0.2"]), self.closed[-1].end_ns)
         self.assertIn(self.closed[-1].end_ns, seen["127.0.0.3"])
-
-    def reasons(self, interval: ClosedInterval) -> set[str]:
-        """Why an interval is suspect."""
-        return {name for bits in interval.pair_stats["suspect"] for name in reasons(int(bits))}
 
     def test_reload_after_reload(self) -> None:
         """Whole tests may be replaced, several at once and again and again: all goes on closing."""
@@ -316,6 +317,45 @@ class DrainTests(EngineCase):
             (sock,) = self.prober.sockets.values()
             self.patch(sock, "buffer", 212_992)
             self.assertLessEqual(2000 * self.prober.drain_every_s(), most)
+
+    def test_what_a_pause_left_over_fills_no_buffer(self) -> None:
+        """All that is due after a pause is sent, and read in between: a stock buffer holds it."""
+        self.stop_reflector()
+        self.port = BatchPort(self.reactor, self.protocol, "0.0.0.0", 0, stamped=False)
+        self.port.startListening()
+        pairs = [pair(f"127.0.1.{n}", self.number) for n in range(1, 201)]
+        self.engine.use([self.group(*pairs, ports=1, rate=50)])
+        (sock,) = self.prober.sockets.values()
+        sock.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 106_496)  # and it doubles that
+        sock.buffer = sock.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.engine.tick()
+        self.patch(self.engine, "_monotonic_ns", lambda: time.monotonic_ns() + 45_000_000)
+        self.engine.tick()
+        self.assertGreater(self.prober.sent, 400)
+        while not self.prober.drain():
+            pass
+        (track,) = self.prober.tracks
+        stamped = np.count_nonzero(track.ledger.flags & STAMPED)
+        self.assertEqual(stamped, self.prober.sent)
+
+    def test_arranging_is_no_late_tick(self) -> None:
+        """However long it takes to begin, nothing was due meanwhile."""
+        self.engine.use([self.group()])
+        self.patch(self.engine, "_monotonic_ns", lambda: time.monotonic_ns() + SECOND)
+        self.newest(2)
+        (track,) = self.prober.tracks
+        self.assertEqual(track.schedule.skipped, 0)
+        self.assertNotIn("late_ticks", self.reasons(self.closed[0]))
+
+    def test_few_large_probes_leave_at_once(self) -> None:
+        """A burst of large probes is smaller than what would fill half of a receive buffer."""
+        self.engine.use([self.group(pair("127.0.0.1", self.number, size=8900), ports=1)])
+        (track,), (sock,) = self.prober.tracks, self.prober.sockets.values()
+        self.assertEqual(track.burst, BURST)
+        self.patch(sock, "buffer", 212_992)
+        self.prober.arrange([track])
+        self.assertLessEqual(track.burst * 2 * 8900, 212_992 / 2)
+        self.assertGreater(track.burst, 1)
 
 
 class TroubleTests(EngineCase):

@@ -185,7 +185,10 @@ class Engine:
     def tick(self) -> None:
         """Do what is due now."""
         now_s = self._now_s()
-        if self._last_tick_s is not None:
+        if self._last_tick_s is None:  # arranging took its time
+            for track in self.prober.tracks:
+                track.schedule.begin(now_s)
+        else:
             lag = now_s - self._last_tick_s - self._tick_s
             if lag > self.lag_s:
                 self.lag_s = lag
@@ -196,10 +199,10 @@ class Engine:
             self._look_at_ourselves(now_s)
         if self._wall_ns() >= self._end_ns and self._end_ns:
             self._begin_window(self._wall_ns(), now_s)
-        self.prober.tick(now_s)
+        while not self.prober.tick(now_s):
+            self._read(now_s)
         if now_s >= self._next_drain_s:
-            self._look_at_the_clock(now_s)
-            empty = self.prober.drain()
+            empty = self._read(now_s)
             self._next_drain_s = now_s + (self._drain_s if empty else 0)
             self._close_what_is_due(now_s, empty=empty)
         self._well_s = now_s
@@ -212,6 +215,11 @@ class Engine:
         waited = self._starvation.waited_s()
         if math.isfinite(elapsed) and waited > STARVED_SHARE * elapsed:
             self._mark("cpu_starved", "the collector had to wait for a processor")
+
+    def _read(self, now_s: float) -> bool:
+        """Read what has come; return whether that was all."""
+        self._look_at_the_clock(now_s)
+        return self.prober.drain()
 
     def _look_at_the_clock(self, now_s: float) -> None:
         """Find out, before replies are read, whether the clock they are stamped by was stepped."""

@@ -247,8 +247,8 @@ class Hping3Prober:
 
     # Runs
 
-    def tick(self, now_s: float) -> None:
-        """Begin the runs that are due at ``now_s``, on the monotonic clock."""
+    def tick(self, now_s: float) -> bool:
+        """Begin the runs that are due at ``now_s``, on the monotonic clock: always all of them."""
         self._enter()
         for track in self.tracks:
             skipped = track.turns.skipped
@@ -268,6 +268,7 @@ class Hping3Prober:
                 else:
                     track.waiting[run] = None
             self._begin_waiting(track)
+        return True
 
     def _begin_waiting(self, track: RunTrack) -> None:
         group = track.group.identity

@@ -184,7 +184,8 @@ class OneShot:
         now = time.monotonic()
         wall_ns = time.time_ns()
         if not self._stopping:
-            self.prober.tick(now)
+            while not self.prober.tick(now):
+                self.prober.drain()
         if not self.prober.drain():
             return
         finished = self._tell(wall_ns)

@@ -44,6 +44,11 @@ SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
 SMALLEST_ROOM = 832
 
 
+def _room(track: Track) -> float:
+    """Return how many octets of a receive buffer a probe of this track takes, all told."""
+    return 2 * SMALLEST_ROOM + 2 * track.mean_size
+
+
 class UdpProber:
     """Probes the groups it is given; see `arrange`, `tick` and `drain`.
 
@@ -139,6 +144,9 @@ class UdpProber:
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""
         self.tracks = list(tracks)
+        for track in self.tracks:
+            smallest = min(sock.buffer for sock in track.sockets)
+            track.burst = max(1, min(BURST, int(smallest / 2 / _room(track))))
         kept = {track.group.identity for track in self.tracks}
         self._ssids = {group: ssids for group, ssids in self._ssids.items() if group in kept}
         self._intake.arrange(self.tracks)
@@ -192,7 +200,7 @@ class UdpProber:
         for source, sock in self.sockets.items():
             # While it is a source port's turn, it sends all of its track's probes.
             octets_per_s = sum(
-                track.schedule.probes_per_s * (2 * SMALLEST_ROOM + 2 * track.mean_size)
+                track.schedule.probes_per_s * _room(track)
                 for track in self.tracks
                 if source in track.group.sources
             )
@@ -204,17 +212,30 @@ class UdpProber:
 
     # Probes out
 
-    def tick(self, now_s: float) -> None:
-        """Send what is due at ``now_s``, on the monotonic clock."""
+    def tick(self, now_s: float) -> bool:
+        """Send what is due at ``now_s``, on the monotonic clock; return whether that was all.
+
+        It was not where so much was due, after a pause, that what comes back would fill half of a
+        receive buffer: `drain`, and call again.
+        """
+        full = False
         for track in self.tracks:
             schedule = track.schedule
             skipped = schedule.skipped
-            for burst in schedule.bursts(now_s, BURST):
+            for burst in schedule.bursts(now_s, track.burst):
                 self._send(track, burst)
+                sock = track.sockets[burst.port]
+                sock.unread += len(burst.flows) * _room(track)
+                full = sock.unread > sock.buffer / 2
+                if full:
+                    break
             if schedule.skipped != skipped:
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
+            if full:
+                return False
+        return True
 
     def _send(self, track: Track, burst: Burst) -> None:
         """Send one probe to each flow of a burst."""
@@ -307,6 +328,8 @@ class UdpProber:
         from sending. The sockets take turns at being first, so none of them keeps another waiting.
         """
         empty = True
+        for sock in self.sockets.values():
+            sock.unread = 0.0
         filled = dict.fromkeys(self._lanes, 0)
         events = self._poll.poll(0)
         if len(events) > 1:

@@ -225,8 +225,8 @@ class TcpProber:
 
     # Probes out
 
-    def tick(self, now_s: float) -> None:
-        """Send what is due at ``now_s``, on the monotonic clock."""
+    def tick(self, now_s: float) -> bool:
+        """Send what is due at ``now_s``, on the monotonic clock: always all of it."""
         self._look()
         self._ticked_s = now_s
         for track in self.tracks:
@@ -239,6 +239,7 @@ class TcpProber:
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
+        return True
 
     def _attempt(self, track: Track, flow: int) -> None:
         """Begin one attempt, unless too many are under way."""
