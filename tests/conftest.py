@@ -1,11 +1,16 @@
-"""What holds for every test: where its files go, and that none is skipped where all must run."""
+"""What holds for every test: where its files go, that the kernel stamps, and that none is skipped."""
 
 import os
+import socket
+import sys
 import tempfile
+import time
 from collections.abc import Generator
 
 import pytest
 from twisted.trial.unittest import SynchronousTestCase
+
+from llama.net import mmsg
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -21,6 +26,22 @@ def _trial_files(tmp_path_factory: pytest.TempPathFactory) -> Generator[None, No
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(SynchronousTestCase, "mktemp", mktemp)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _kernel_stamps() -> Generator[None, None, None]:
+    """Keep a socket that asks for receive stamps: the kernel takes none until a moment after."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asking:
+        if sys.platform.startswith("linux"):
+            flags = mmsg.SOF_RX_SOFTWARE | mmsg.SOF_SOFTWARE
+            asking.setsockopt(mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, flags)
+            asking.bind(("127.0.0.1", 0))
+            asking.settimeout(5)
+            until, stamped = time.monotonic() + 5, False
+            while not stamped and time.monotonic() < until:
+                asking.sendto(b"", asking.getsockname())
+                stamped = bool(asking.recvmsg(1, 256)[1])
         yield
 
 

@@ -74,6 +74,15 @@ class Flows(SynchronousTestCase):
         self.assertEqual(path.answered, (1, 1, 1, 1))
         self.assertLessEqual(len(network.sent), 8)
 
+    def test_an_expected_distance(self):
+        """Nothing goes past a destination where it is known to be; where it moved, it is found."""
+        hops = ("r1", "r2", "r3", "r4", "host")
+        for expected, packets in ((5, 5), (3, 9), (8, 9)):
+            network = Network(list(hops))
+            path = network.run(FlowTrace(expected=expected))
+            self.assertEqual((path.hops, path.complete), (hops, True), expected)
+            self.assertLessEqual(len(network.sent), packets, expected)
+
     def test_a_silent_router(self):
         """A router that never answers is a gap in the path, not its end."""
         path = Network(["r1", "r2", "host"], lambda ttl, nth: ttl == 2).run(FlowTrace())
@@ -133,13 +142,16 @@ class Flows(SynchronousTestCase):
         trace.heard(999, "x", 0.1)
         self.assertEqual(trace.path().hops, ())
 
-    @given(st.integers(1, 12), st.integers(0, 2**32), st.floats(0, 0.9), st.booleans())
-    def test_ends_and_is_true(self, length, seed, silence, quote):
+    @given(
+        st.integers(1, 12), st.integers(0, 2**32), st.floats(0, 0.9), st.booleans(),
+        st.integers(0, 14),
+    )  # fmt: skip
+    def test_ends_and_is_true(self, length, seed, silence, quote, expected):
         """Whatever is lost, a trace ends, and never names a hop in a wrong place."""
         chance = random.Random(seed)
         hops = [f"r{n}" for n in range(1, length)] + ["host"]
         network = Network(hops, lambda ttl, nth: chance.random() < silence, quote)
-        path = network.run(FlowTrace())
+        path = network.run(FlowTrace(expected=expected))
         for n, hop in enumerate(path.hops):
             self.assertIn(hop, (None, hops[n]))
         if path.complete:

@@ -24,7 +24,7 @@ from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
 from llama.collector.lane import BURST
 from llama.collector.ledger import Ledger, OpenInterval
 from llama.collector.plan import Group, identity_of
-from llama.collector.prober import UdpProber
+from llama.collector.prober import UdpProber, most_at_once
 from llama.collector.probers import Probers
 from llama.collector.slices import Job, Slices
 from llama.collector.summary import FLOW, STATS, ClosedInterval, Stats, suspect_bit
@@ -81,6 +81,8 @@ class Engine:
         self._start_ns = 0  # of the current window
         self._end_ns = 0
         self._tick_s = LONGEST_TICK_S
+        self._most = 0  # probes that a tick may send
+        self._new: list[Track] = []  # tracks that have not begun
         self._drain_s = LONGEST_TICK_S
         self._next_drain_s = -math.inf
         self._next_watch_s = -math.inf
@@ -146,7 +148,9 @@ class Engine:
             ledger = Ledger(
                 dscps, len(group.sources), group.rate_pps, group.timeout_s, self.interval_ns / 1e9
             )
-            return self.prober.track(group, ledger, np.ones(len(dscps), np.bool_), now_s)
+            track = self.prober.track(group, ledger, np.ones(len(dscps), np.bool_), now_s)
+            self._new.append(track)
+            return track
         places = {identity_of(pair): n for n, pair in enumerate(track.pairs)}
         wanted = [places.pop(identity_of(pair), -1) for pair in group.pairs]
         if wanted == list(range(len(track.pairs))) and track.live.all():
@@ -175,8 +179,10 @@ class Engine:
     def _set_pace(self) -> None:
         rate = self.prober.probes_per_s
         period = BURST / rate if rate else LONGEST_TICK_S
-        self._tick_s = min(max(period, SHORTEST_TICK_S), LONGEST_TICK_S)
         self._drain_s = max(self.prober.drain_every_s(), SHORTEST_TICK_S)
+        # Large probes are sent, too, a few at a time: what comes back must find room.
+        self._tick_s = min(max(period, SHORTEST_TICK_S), self._drain_s, LONGEST_TICK_S)
+        self._most = most_at_once(rate, self._tick_s)
         self._last_tick_s = None
         self._retick(self._tick_s)
 
@@ -185,10 +191,10 @@ class Engine:
     def tick(self) -> None:
         """Do what is due now."""
         now_s = self._now_s()
-        if self._last_tick_s is None:  # arranging took its time
-            for track in self.prober.tracks:
-                track.schedule.begin(now_s)
-        else:
+        for track in self._new:
+            track.schedule.begin(now_s)  # whatever it took to arrange all of them
+        self._new = []
+        if self._last_tick_s is not None:
             lag = now_s - self._last_tick_s - self._tick_s
             if lag > self.lag_s:
                 self.lag_s = lag
@@ -199,10 +205,10 @@ class Engine:
             self._look_at_ourselves(now_s)
         if self._wall_ns() >= self._end_ns and self._end_ns:
             self._begin_window(self._wall_ns(), now_s)
-        while not self.prober.tick(now_s):
-            self._read(now_s)
+        self.prober.tick(now_s, self._most)
         if now_s >= self._next_drain_s:
-            empty = self._read(now_s)
+            self._look_at_the_clock(now_s)
+            empty = self.prober.drain()
             self._next_drain_s = now_s + (self._drain_s if empty else 0)
             self._close_what_is_due(now_s, empty=empty)
         self._well_s = now_s
@@ -215,11 +221,6 @@ class Engine:
         waited = self._starvation.waited_s()
         if math.isfinite(elapsed) and waited > STARVED_SHARE * elapsed:
             self._mark("cpu_starved", "the collector had to wait for a processor")
-
-    def _read(self, now_s: float) -> bool:
-        """Read what has come; return whether that was all."""
-        self._look_at_the_clock(now_s)
-        return self.prober.drain()
 
     def _look_at_the_clock(self, now_s: float) -> None:
         """Find out, before replies are read, whether the clock they are stamped by was stepped."""

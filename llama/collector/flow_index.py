@@ -40,8 +40,8 @@ class FlowIndex:
     """A table from `flow_keys` to flow numbers 0, 1, 2, … in the order of ``keys``."""
 
     def __init__(self, keys: U64) -> None:
-        # Sparse, so that few places hold another flow than the one looked for first.
-        size = 1 << max(4, min(22, (16 * len(keys)).bit_length()), (4 * len(keys)).bit_length())
+        # As sparse as 4 MB allow: few places then hold another flow than the one looked for.
+        size = 1 << max(4, min(20, (16 * len(keys)).bit_length()), (4 * len(keys)).bit_length())
         self._last = size - 1
         self._mask = np.uint64(self._last)
         self._keys = keys

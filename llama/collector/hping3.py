@@ -247,8 +247,11 @@ class Hping3Prober:
 
     # Runs
 
-    def tick(self, now_s: float) -> bool:
-        """Begin the runs that are due at ``now_s``, on the monotonic clock: always all of them."""
+    def tick(self, now_s: float, most: int) -> None:
+        """Begin the runs that are due at ``now_s``, on the monotonic clock.
+
+        ``most`` is for those who send by themselves: runs are bounded by how many may be under way.
+        """
         self._enter()
         for track in self.tracks:
             skipped = track.turns.skipped
@@ -268,7 +271,6 @@ class Hping3Prober:
                 else:
                     track.waiting[run] = None
             self._begin_waiting(track)
-        return True
 
     def _begin_waiting(self, track: RunTrack) -> None:
         group = track.group.identity

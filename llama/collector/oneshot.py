@@ -27,6 +27,7 @@ from llama.collector.ledger import (
     Ledger,
 )
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
+from llama.collector.prober import most_at_once
 from llama.collector.probers import Probers
 from llama.collector.summary import Pair, suspect_bit
 from llama.config import class_name
@@ -184,8 +185,7 @@ class OneShot:
         now = time.monotonic()
         wall_ns = time.time_ns()
         if not self._stopping:
-            while not self.prober.tick(now):
-                self.prober.drain()
+            self.prober.tick(now, most_at_once(self.prober.probes_per_s, _TICK_S))
         if not self.prober.drain():
             return
         finished = self._tell(wall_ns)

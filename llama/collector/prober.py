@@ -15,6 +15,7 @@ every single packet and stamp.
 from __future__ import annotations
 
 import errno
+import math
 import random
 import select
 import time
@@ -40,13 +41,18 @@ from llama.wire import stamp
 
 SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
 #: Octets of receive buffer that a small packet takes. Each probe puts two there, a transmit stamp
-#: and its reply, and large replies take up to twice their size more.
+#: and its reply, and large replies take up to twice their size more, as do stamps that come with
+#: their packet, for want of an identifier.
 SMALLEST_ROOM = 832
 
 
-def _room(track: Track) -> float:
-    """Return how many octets of a receive buffer a probe of this track takes, all told."""
-    return 2 * SMALLEST_ROOM + 2 * track.mean_size
+#: Probes that a tick may send, however slow the pace.
+FEWEST = 8
+
+
+def most_at_once(probes_per_s: float, tick_s: float) -> int:
+    """Return how many probes a tick may send: a pause is caught up with at twice the pace."""
+    return max(FEWEST, math.ceil(2 * probes_per_s * tick_s))
 
 
 class UdpProber:
@@ -144,9 +150,6 @@ class UdpProber:
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""
         self.tracks = list(tracks)
-        for track in self.tracks:
-            smallest = min(sock.buffer for sock in track.sockets)
-            track.burst = max(1, min(BURST, int(smallest / 2 / _room(track))))
         kept = {track.group.identity for track in self.tracks}
         self._ssids = {group: ssids for group, ssids in self._ssids.items() if group in kept}
         self._intake.arrange(self.tracks)
@@ -197,10 +200,11 @@ class UdpProber:
         What is read together costs least, up to an arena full; one that waits costs nothing.
         """
         busiest = 0.0
+        with_packet = 2 if self._ids else 4
         for source, sock in self.sockets.items():
             # While it is a source port's turn, it sends all of its track's probes.
             octets_per_s = sum(
-                track.schedule.probes_per_s * _room(track)
+                track.schedule.probes_per_s * (2 * SMALLEST_ROOM + with_packet * track.mean_size)
                 for track in self.tracks
                 if source in track.group.sources
             )
@@ -212,30 +216,27 @@ class UdpProber:
 
     # Probes out
 
-    def tick(self, now_s: float) -> bool:
-        """Send what is due at ``now_s``, on the monotonic clock; return whether that was all.
+    def tick(self, now_s: float, most: int) -> None:
+        """Send what is due at ``now_s``, on the monotonic clock, but not many more than ``most``.
 
-        It was not where so much was due, after a pause, that what comes back would fill half of a
-        receive buffer: `drain`, and call again.
+        What is due beyond that, after a pause, is left to the next tick, lest all of its replies
+        come at once and find no room in a receive buffer; see `most_at_once`.
         """
-        full = False
-        for track in self.tracks:
+        for n, track in enumerate(self.tracks):
             schedule = track.schedule
             skipped = schedule.skipped
-            for burst in schedule.bursts(now_s, track.burst):
+            for burst in schedule.bursts(now_s, min(BURST, most)):
                 self._send(track, burst)
-                sock = track.sockets[burst.port]
-                sock.unread += len(burst.flows) * _room(track)
-                full = sock.unread > sock.buffer / 2
-                if full:
+                most -= len(burst.flows)
+                if most <= 0:
                     break
             if schedule.skipped != skipped:
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
-            if full:
-                return False
-        return True
+            if most <= 0:  # those that have waited have their turn first
+                self.tracks = self.tracks[n + 1 :] + self.tracks[: n + 1]
+                return
 
     def _send(self, track: Track, burst: Burst) -> None:
         """Send one probe to each flow of a burst."""
@@ -328,8 +329,6 @@ class UdpProber:
         from sending. The sockets take turns at being first, so none of them keeps another waiting.
         """
         empty = True
-        for sock in self.sockets.values():
-            sock.unread = 0.0
         filled = dict.fromkeys(self._lanes, 0)
         events = self._poll.poll(0)
         if len(events) > 1:

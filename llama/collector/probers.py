@@ -90,10 +90,10 @@ class Probers:
         prober = self._probers.get("hping3")
         return prober.ended() if isinstance(prober, Hping3Prober) else succeed(None)
 
-    def tick(self, now_s: float) -> bool:
-        """Send what is due at ``now_s``; return whether that was all, or else to `drain` before."""
-        sent = [prober.tick(now_s) for prober in self._probers.values()]
-        return all(sent)
+    def tick(self, now_s: float, most: int) -> None:
+        """Send what is due at ``now_s``, on the monotonic clock, but not many more than ``most``."""
+        for prober in self._probers.values():
+            prober.tick(now_s, most)
 
     def drain(self) -> bool:
         """Read all that waits; return whether nothing was left."""

@@ -53,9 +53,8 @@ class Schedule:
         self.limit: int | None = None
 
     def begin(self, now_s: float) -> None:
-        """Begin now rather than when the schedule was made, unless it has begun."""
-        if not self._done:
-            self._start_s = now_s
+        """Begin now rather than when the schedule was made."""
+        self._start_s = now_s
 
     def bursts(self, now_s: float, most: int) -> Iterator[Burst]:
         """Yield what is due now, in bursts of at most ``most`` probes.

@@ -14,7 +14,6 @@ class ProbeSocket:
     """One source port: a socket, and what is counted about it."""
 
     ordinal = 0  #: its number within its prober, which sets it
-    unread = 0.0  #: octets that probes sent since it was last read may have put into its buffer
 
     def __init__(self, source: Source, *, kernel_stamps: bool, ids: bool) -> None:
         self.source = source

@@ -225,21 +225,26 @@ class TcpProber:
 
     # Probes out
 
-    def tick(self, now_s: float) -> bool:
-        """Send what is due at ``now_s``, on the monotonic clock: always all of it."""
+    def tick(self, now_s: float, most: int) -> None:
+        """Send what is due at ``now_s``, on the monotonic clock, but not many more than ``most``."""
         self._look()
         self._ticked_s = now_s
-        for track in self.tracks:
+        for n, track in enumerate(self.tracks):
             skipped = track.schedule.skipped
-            for burst in track.schedule.bursts(now_s, BURST):
+            for burst in track.schedule.bursts(now_s, min(BURST, most)):
                 for flow in burst.flows.tolist():
                     self._attempt(track, flow)
                     self._look()
+                most -= len(burst.flows)
+                if most <= 0:
+                    break
             if track.schedule.skipped != skipped:
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
-        return True
+            if most <= 0:  # those that have waited have their turn first
+                self.tracks = self.tracks[n + 1 :] + self.tracks[: n + 1]
+                return
 
     def _attempt(self, track: Track, flow: int) -> None:
         """Begin one attempt, unless too many are under way."""

@@ -52,6 +52,8 @@ LOOKED_AT = 1024
 SOON_S, TRIES = 15.0, 4
 #: Hops that flows were found to have left, of which is remembered when.
 LEFT = 256
+#: Destinations of which is remembered how far they are.
+DISTANCES = 65_536
 MOST_HOPS = 24
 ATTEMPTS = 2
 
@@ -62,10 +64,10 @@ _NO_STAMP = (mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, bytes(4))
 class _Going:
     """A flow being traced."""
 
-    def __init__(self, key: FlowKey, sock: ProbeSocket, first_number: int) -> None:
+    def __init__(self, key: FlowKey, sock: ProbeSocket, first_number: int, expected: int) -> None:
         self.key = key
         self.sock = sock
-        self.trace = FlowTrace(first_number, MOST_HOPS, ATTEMPTS)
+        self.trace = FlowTrace(first_number, MOST_HOPS, ATTEMPTS, expected)
 
 
 class Tracing:
@@ -95,6 +97,7 @@ class Tracing:
         self._going: dict[int, _Going] = {}  # by the upper half of their packets' numbers
         self._by_key: dict[FlowKey, int] = {}
         self._left: OrderedDict[str, float] = OrderedDict()  # hop -> Unix time
+        self._hops: dict[str, int] = {}  # how many there were to a destination, last seen
         self._next = 0
         self._looked_at = 0
         self._budget = 0.0
@@ -226,6 +229,7 @@ class Tracing:
         wall = self._unix_time_s()
         idle = IDLE_A_TURN
         while len(self._going) < AT_ONCE and self._budget >= 1:
+            expected = 0  # a destination that may be dead never says how far it is
             if self._urgent:
                 key = self._urgent.popleft()
             elif self._idle and wall - self._last_traced(self._idle[0]) >= AGAIN_S:
@@ -233,6 +237,7 @@ class Tracing:
                     return
                 idle -= 1
                 key = self._idle.popleft()
+                expected = self._hops.get(key.dst_ip, 0)
             else:
                 self._idle.clear()
                 return
@@ -244,7 +249,7 @@ class Tracing:
             self._next = (self._next + 1) & 0xFFFF
             if number in self._going:
                 return
-            self._going[number] = _Going(key, sock, number << 16)
+            self._going[number] = _Going(key, sock, number << 16, expected)
             self._by_key[key] = number
 
     def _send(self, going: _Going, packet: Packet) -> bool:
@@ -274,6 +279,10 @@ class Tracing:
         del self._going[number], self._by_key[going.key]
         self.finished += 1
         path = going.trace.path()
+        if path.complete:
+            if len(self._hops) >= DISTANCES:
+                self._hops.clear()
+            self._hops[going.key.dst_ip] = len(path.hops)
         if path.sent and self.table.enter(going.key, path, self._unix_time_s()):
             known = self.table.get(going.key)
             assert known is not None

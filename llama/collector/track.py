@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from llama.collector import formats
 from llama.collector.flow_index import flow_keys
-from llama.collector.lane import BURST, HEAD
+from llama.collector.lane import HEAD
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group
 from llama.collector.schedule import Schedule
@@ -53,7 +53,6 @@ class Track:
         sizes = np.array([variant[1] for variant in variants], np.uint64)
         self.head = np.minimum(sizes, np.uint64(HEAD))
         self.tail = sizes - self.head
-        self.burst = BURST  # probes handed to the kernel at once; its prober may say fewer
         self.mean_size = float(sizes[self.variant].mean()) if len(self.pairs) else 0.0  # octets
         self.format = formats.format_of(group)
         if self.format is not None:

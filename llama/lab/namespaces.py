@@ -59,11 +59,20 @@ def started_at(pid: int) -> int | None:
     return None if after_name[0] == "Z" else int(after_name[19])
 
 
-def _inside(pid: int, namespace: str) -> bool:
-    """Whether a process is in a network namespace by now; one that has ended is in none."""
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return os.path.samefile(f"/proc/{pid}/ns/net", NAMESPACES / namespace)
-    return False
+def _entered(pid: int, namespace: str, patience_s: float = 10.0) -> int | None:
+    """Wait until a process is in a network namespace; return its start time, None if it ended.
+
+    Until then `clear` does not find it there. `LabError` if it takes longer than ``patience_s``.
+    """
+    until = time.monotonic() + patience_s
+    while (start := started_at(pid)) is not None:
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            if os.path.samefile(f"/proc/{pid}/ns/net", NAMESPACES / namespace):
+                return start
+        if time.monotonic() > until:
+            raise LabError(f"process {pid} does not get into namespace {namespace}; is ip stuck?")
+        time.sleep(0.001)
+    return None
 
 
 @frozen
@@ -264,10 +273,11 @@ class Lab:
                 cwd=self.directory,
                 start_new_session=True,
             )
-        start = started_at(child.pid)
-        # Until `ip` has entered the namespace nobody finds the process there, `clear` included.
-        while started_at(child.pid) is not None and not _inside(child.pid, namespace):
-            time.sleep(0.001)
+        try:
+            start = _entered(child.pid, namespace)
+        except BaseException:  # outside it nobody would find the process
+            child.kill()
+            raise
         child.returncode = 0  # it is not ours to wait for: `end` reaps it if we are still there
         if start is None:
             raise LabError(f"{node}: {name} ended at once; see {log}")

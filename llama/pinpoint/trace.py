@@ -77,16 +77,22 @@ class _UnderWay:
 class FlowTrace:
     """The trace of one flow, from its first packet to its `path`.
 
-    `first_number` begins the numbers of its packets; nothing else is numbered so.
+    `first_number` begins the numbers of its packets; nothing else is numbered so. Where the
+    destination is known to have been ``expected`` hops away, nothing is sent beyond before that.
     """
 
     def __init__(
-        self, first_number: int = 0, most_hops: int = MOST_HOPS, attempts: int = ATTEMPTS
+        self,
+        first_number: int = 0,
+        most_hops: int = MOST_HOPS,
+        attempts: int = ATTEMPTS,
+        expected: int = 0,
     ) -> None:
         self.hops: list[Hop] = []
         self._next_number = first_number
         self._most = most_hops
         self._attempts = attempts
+        self._expected = expected
         self._destination = 0  # the TTL at which it answered; 0: not yet
         self._under_way: dict[int, _UnderWay] = {}
         self._ever: dict[int, _UnderWay] = {}  # late answers count, too
@@ -174,6 +180,8 @@ class FlowTrace:
         reach = max((n for n, hop in enumerate(self.hops, 1) if hop.rtts), default=0)
         end = self._destination or min(self._most, reach + SILENT_HOPS)
         waiting = {packet.ttl for packet in self._under_way.values()}
+        if len(self.hops) < self._expected or self._expected in waiting:
+            end = min(end, self._expected)
         for attempt in range(self._attempts):
             for ttl in range(1, end + 1):
                 hop = self.hops[ttl - 1] if ttl <= len(self.hops) else None

@@ -201,5 +201,6 @@ class Sessions:
         numbers[order] += rows - np.maximum.accumulate(np.where(begins, rows, np.uint32(0)))
         if self.crowded:
             numbers[places == self._nowhere] = 0  # each of these begins anew, every time
-        self.sent[places] = numbers + np.uint32(1)  # of a session's, the last one written stays
+        last = order[np.append(begins[1:], True)]  # of each session in this batch
+        self.sent[places[last]] = numbers[last] + np.uint32(1)
         return numbers
