@@ -104,7 +104,7 @@ class ProbeCase(TestCase):
     async def until(self, wanted: Callable[[], object]) -> None:
         """Tick until something holds."""
         while not wanted():
-            self.prober.tick(time.monotonic(), 1)
+            self.prober.tick(time.monotonic(), 0.02)
             self.prober.drain()
             self.most = max(self.most, len(self.prober._runs))
             await deferLater(reactor, TICK_S)

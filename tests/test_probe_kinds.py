@@ -20,7 +20,6 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from llama.collector import closing
 from llama.collector.icmp import ECHO, checksums
-from llama.collector.lane import BURST
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
 from llama.collector.probers import Probers
@@ -109,7 +108,7 @@ class KindCase(SynchronousTestCase):
 
         while not over():
             assert time.monotonic() < give_up, "it did not end"
-            self.prober.tick(time.monotonic(), BURST)
+            self.prober.tick(time.monotonic(), 0.02)
             self.prober.drain()
             time.sleep(0.001)
 
@@ -279,7 +278,7 @@ class ConnectionTests(KindCase):
         files = len(os.listdir("/proc/self/fd"))
         track = self.begin(self.group("tcp", ["127.0.0.1"], port))
         while not self.prober.sent:
-            self.prober.tick(time.monotonic(), BURST)
+            self.prober.tick(time.monotonic(), 0.02)
         self.assertEqual(len(self.lingering(port)), before + 1)
         self.run_through(track)
         self.assertGreater(self.prober.failed_sends["EALREADY"], 0)
@@ -316,7 +315,7 @@ class ConnectionTests(KindCase):
         group = self.group("tcp", ["127.0.0.1"], port)
         old = self.begin(group)
         while not self.prober.sent:
-            self.prober.tick(time.monotonic(), BURST)
+            self.prober.tick(time.monotonic(), 0.02)
         more = self.group("tcp", ["127.0.0.2", "127.0.0.1"], port)
         ledger = old.ledger.rearranged(np.zeros(2, np.uint8), np.array([1]), np.array([0]))
         track = self.prober.track(more, ledger, np.ones(2, np.bool_), time.monotonic())

@@ -24,7 +24,7 @@ from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
 from llama.collector.lane import BURST
 from llama.collector.ledger import Ledger, OpenInterval
 from llama.collector.plan import Group, identity_of
-from llama.collector.prober import UdpProber, most_at_once
+from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.slices import Job, Slices
 from llama.collector.summary import FLOW, STATS, ClosedInterval, Stats, suspect_bit
@@ -81,7 +81,6 @@ class Engine:
         self._start_ns = 0  # of the current window
         self._end_ns = 0
         self._tick_s = LONGEST_TICK_S
-        self._most = 0  # probes that a tick may send
         self._new: list[Track] = []  # tracks that have not begun
         self._drain_s = LONGEST_TICK_S
         self._next_drain_s = -math.inf
@@ -182,7 +181,6 @@ class Engine:
         self._drain_s = max(self.prober.drain_every_s(), SHORTEST_TICK_S)
         # Large probes are sent, too, a few at a time: what comes back must find room.
         self._tick_s = min(max(period, SHORTEST_TICK_S), self._drain_s, LONGEST_TICK_S)
-        self._most = most_at_once(rate, self._tick_s)
         self._last_tick_s = None
         self._retick(self._tick_s)
 
@@ -194,7 +192,9 @@ class Engine:
         for track in self._new:
             track.schedule.begin(now_s)  # whatever it took to arrange all of them
         self._new = []
+        elapsed_s = self._tick_s
         if self._last_tick_s is not None:
+            elapsed_s = max(elapsed_s, now_s - self._last_tick_s)
             lag = now_s - self._last_tick_s - self._tick_s
             if lag > self.lag_s:
                 self.lag_s = lag
@@ -205,7 +205,8 @@ class Engine:
             self._look_at_ourselves(now_s)
         if self._wall_ns() >= self._end_ns and self._end_ns:
             self._begin_window(self._wall_ns(), now_s)
-        self.prober.tick(now_s, self._most)
+        # A drain's worth leaves room for the replies to twice as many.
+        self.prober.tick(now_s, min(elapsed_s, self._drain_s))
         if now_s >= self._next_drain_s:
             self._look_at_the_clock(now_s)
             empty = self.prober.drain()

@@ -32,6 +32,7 @@ from llama.collector.hping3_process import Hping3, Order, complaint, find_progra
 from llama.collector.hping3_witness import Witness
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, identity_of
+from llama.collector.prober import LONGEST_DRAIN_S
 from llama.collector.sockets import ProbeSocket
 from llama.collector.summary import Pair, suspect_bit
 from llama.collector.track import Track
@@ -239,7 +240,7 @@ class Hping3Prober:
 
     def drain_every_s(self) -> float:
         """Return how often to `drain`, s."""
-        return 0.010
+        return 0.010 if self.tracks else LONGEST_DRAIN_S
 
     def check_drops(self) -> int:
         """Return 0: what hping3 missed is counted when it is found, and counts as received."""
@@ -247,10 +248,11 @@ class Hping3Prober:
 
     # Runs
 
-    def tick(self, now_s: float, most: int) -> None:
+    def tick(self, now_s: float, elapsed_s: float) -> None:
         """Begin the runs that are due at ``now_s``, on the monotonic clock.
 
-        ``most`` is for those who send by themselves: runs are bounded by how many may be under way.
+        ``elapsed_s`` is for those who send by themselves: runs are bounded by how many may be under
+        way.
         """
         self._enter()
         for track in self.tracks:

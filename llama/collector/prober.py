@@ -15,7 +15,6 @@ every single packet and stamp.
 from __future__ import annotations
 
 import errno
-import math
 import random
 import select
 import time
@@ -44,15 +43,6 @@ SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
 #: and its reply, and large replies take up to twice their size more, as do stamps that come with
 #: their packet, for want of an identifier.
 SMALLEST_ROOM = 832
-
-
-#: Probes that a tick may send, however slow the pace.
-FEWEST = 8
-
-
-def most_at_once(probes_per_s: float, tick_s: float) -> int:
-    """Return how many probes a tick may send: a pause is caught up with at twice the pace."""
-    return max(FEWEST, math.ceil(2 * probes_per_s * tick_s))
 
 
 class UdpProber:
@@ -216,27 +206,21 @@ class UdpProber:
 
     # Probes out
 
-    def tick(self, now_s: float, most: int) -> None:
-        """Send what is due at ``now_s``, on the monotonic clock, but not many more than ``most``.
+    def tick(self, now_s: float, elapsed_s: float) -> None:
+        """Send what is due at ``now_s``, on the monotonic clock; after a pause, not all at once.
 
-        What is due beyond that, after a pause, is left to the next tick, lest all of its replies
-        come at once and find no room in a receive buffer; see `most_at_once`.
+        ``elapsed_s`` is the time since the last tick, or less where the replies to all that fell due
+        meanwhile would not find room in a receive buffer (see `Schedule.bursts`).
         """
-        for n, track in enumerate(self.tracks):
+        for track in self.tracks:
             schedule = track.schedule
             skipped = schedule.skipped
-            for burst in schedule.bursts(now_s, min(BURST, most)):
+            for burst in schedule.bursts(now_s, BURST, elapsed_s):
                 self._send(track, burst)
-                most -= len(burst.flows)
-                if most <= 0:
-                    break
             if schedule.skipped != skipped:
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
-            if most <= 0:  # those that have waited have their turn first
-                self.tracks = self.tracks[n + 1 :] + self.tracks[: n + 1]
-                return
 
     def _send(self, track: Track, burst: Burst) -> None:
         """Send one probe to each flow of a burst."""

@@ -90,10 +90,10 @@ class Probers:
         prober = self._probers.get("hping3")
         return prober.ended() if isinstance(prober, Hping3Prober) else succeed(None)
 
-    def tick(self, now_s: float, most: int) -> None:
-        """Send what is due at ``now_s``, on the monotonic clock, but not many more than ``most``."""
+    def tick(self, now_s: float, elapsed_s: float) -> None:
+        """Send what is due at ``now_s``, ``elapsed_s`` after the last tick; see `UdpProber.tick`."""
         for prober in self._probers.values():
-            prober.tick(now_s, most)
+            prober.tick(now_s, elapsed_s)
 
     def drain(self) -> bool:
         """Read all that waits; return whether nothing was left."""

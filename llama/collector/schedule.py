@@ -56,14 +56,17 @@ class Schedule:
         """Begin now rather than when the schedule was made."""
         self._start_s = now_s
 
-    def bursts(self, now_s: float, most: int) -> Iterator[Burst]:
-        """Yield what is due now, in bursts of at most ``most`` probes.
+    def bursts(self, now_s: float, size: int, elapsed_s: float) -> Iterator[Burst]:
+        """Yield what is due now, in bursts of at most ``size`` probes.
 
-        The few that a full burst leaves over are sent with those of the next tick.
+        After a pause that is no more than twice what fell due in ``elapsed_s``: the rest is left to
+        the next ticks, as are the few that a full burst leaves over.
         """
-        while (burst := self.due(now_s, most)) is not None:
+        most = max(1, math.ceil(2 * self.probes_per_s * elapsed_s))
+        while most > 0 and (burst := self.due(now_s, min(size, most))) is not None:
             yield burst
-            if not burst.left or (len(burst.flows) == most and burst.left < most // 2):
+            most -= len(burst.flows)
+            if not burst.left or (len(burst.flows) == size and burst.left < size // 2):
                 return
 
     def due(self, now_s: float, most: int) -> Burst | None:

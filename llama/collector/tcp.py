@@ -35,6 +35,7 @@ from twisted.logger import Logger
 from llama.collector.lane import BURST
 from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
 from llama.collector.plan import Group, Source, identity_of
+from llama.collector.prober import LONGEST_DRAIN_S
 from llama.collector.sockets import ProbeSocket
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
@@ -217,7 +218,7 @@ class TcpProber:
 
     def drain_every_s(self) -> float:
         """Return how often to `drain`, s."""
-        return 0.010
+        return 0.010 if self.tracks else LONGEST_DRAIN_S
 
     def check_drops(self) -> int:
         """Return 0: attempts have no buffers that fill."""
@@ -225,26 +226,20 @@ class TcpProber:
 
     # Probes out
 
-    def tick(self, now_s: float, most: int) -> None:
-        """Send what is due at ``now_s``, on the monotonic clock, but not many more than ``most``."""
+    def tick(self, now_s: float, elapsed_s: float) -> None:
+        """Send what is due at ``now_s``, on the monotonic clock; after a pause, not all at once."""
         self._look()
         self._ticked_s = now_s
-        for n, track in enumerate(self.tracks):
+        for track in self.tracks:
             skipped = track.schedule.skipped
-            for burst in track.schedule.bursts(now_s, min(BURST, most)):
+            for burst in track.schedule.bursts(now_s, BURST, elapsed_s):
                 for flow in burst.flows.tolist():
                     self._attempt(track, flow)
                     self._look()
-                most -= len(burst.flows)
-                if most <= 0:
-                    break
             if track.schedule.skipped != skipped:
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
-            if most <= 0:  # those that have waited have their turn first
-                self.tracks = self.tracks[n + 1 :] + self.tracks[: n + 1]
-                return
 
     def _attempt(self, track: Track, flow: int) -> None:
         """Begin one attempt, unless too many are under way."""

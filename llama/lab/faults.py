@@ -8,6 +8,7 @@ the others alone.
 
 from __future__ import annotations
 
+import json
 import signal
 import sys
 import time
@@ -18,8 +19,10 @@ from attrs import asdict, define, field, fields, frozen
 
 from llama.config.dscp import dscp_number
 from llama.lab.delay import MARK
-from llama.lab.namespaces import Lab, LabError
+from llama.lab.fabric import End
+from llama.lab.namespaces import Lab, LabError, command
 
+_NOTICED_S = 10.0  # until a cable's far end has noticed what happened to this one
 Place = Literal["direction", "router", "node", "host"]
 
 
@@ -310,9 +313,28 @@ def _undelay(lab: Lab, fault: Fault) -> None:
 
 
 def _cables(lab: Lab, node: str, state: Literal["up", "down"]) -> None:
-    """Set all cables of a node up or down; the far ends lose their carrier with them."""
-    lines = "".join(f"link set {own.interface} {state}\n" for own, _ in lab.fabric.ends(node))
+    """Set all cables of a node up or down, and wait until the far ends have noticed.
+
+    The kernel tells the far end of a cable at most once a second, and until then routes lead there.
+    """
+    ends = lab.fabric.ends(node)
+    lines = "".join(f"link set {own.interface} {state}\n" for own, _ in ends)
     lab.run(node, "ip", "-batch", "-", feed=lines)
+    until = time.monotonic() + _NOTICED_S
+    for _, far in ends:
+        while not _noticed(lab, far, state):
+            if time.monotonic() > until:
+                raise LabError(
+                    f"{far.node}: {far.interface} does not notice that {node} is {state}"
+                )
+            time.sleep(0.05)
+
+
+def _noticed(lab: Lab, end: End, state: Literal["up", "down"]) -> bool:
+    """Tell whether an end of a cable knows the state of the other, or is down itself."""
+    words = ("ip", "-n", lab.namespace(end.node), "-j", "link", "show", "dev", end.interface)
+    link = json.loads(command(*words))[0]
+    return "UP" not in link["flags"] or (link["operstate"] == "UP") == (state == "up")
 
 
 def _down(lab: Lab, fault: Fault) -> None:

@@ -277,6 +277,7 @@ class Lab:
             start = _entered(child.pid, namespace)
         except BaseException:  # outside it nobody would find the process
             child.kill()
+            child.wait()
             raise
         child.returncode = 0  # it is not ours to wait for: `end` reaps it if we are still there
         if start is None:
