@@ -48,7 +48,7 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Settings], Report]]] = {
     ),
     "growth": (
         "CPU per probe with 100, 1,000 and 10,000 targets",
-        lambda s: collector.growth(s.programs, s.directory),
+        lambda s: collector.growth(s.programs, s.directory, s.rounds),
     ),
     "burden": (
         "memory and tick lag with 160,000 flows, closing intervals, being scraped",
