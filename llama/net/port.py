@@ -124,9 +124,11 @@ class BatchPort(FileDescriptor):
             self.outbound.words[:, flags // 8] = mmsg.SOF_TX_SOFTWARE
         self.stamps_due = 0  # transmit stamps asked for and not read yet
         classed = reply_layout(self.family, stamped=False)
-        #: Octets of a reply's ancillary data up to its class, and up to whence it comes.
+        #: Level and type of what says whence a reply comes, and of its class.
+        self.pktinfo, self.tos = (kind[:2] for kind in classed.kinds)
+        #: Octets of a reply's ancillary data with both, and with the first alone.
         self.classed_control = classed.room
-        self.plain_control = classed.offsets[classed.kinds[1][:2]] - 16
+        self.plain_control = classed.offsets[self.tos] - 16
         self._stamp_layout = stamp_layout(self.family)
         self._stamps = Messages(SLOTS, 1, self._stamp_layout.room) if stamped else None
         self._bind = (address, port)

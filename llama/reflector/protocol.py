@@ -104,7 +104,7 @@ class Reflector(Answerer, DatagramProtocol):
         if self._legacy:
             plain &= ~llama_go.recognise(inbound.octets[:count], length)
         plain &= tlv.beginning_suffices(inbound.octets[:count], length)
-        word = port.layout.offsets[_pktinfo_of(port)] // 8
+        word = port.layout.offsets[port.pktinfo] // 8
         asked = inbound.words[:count, word]
         if port.family == socket.AF_INET:  # our own address and the one asked: unlike for groups
             destination = inbound.words[:count, word + 1] & np.uint64(0xFFFFFFFF)
@@ -146,7 +146,7 @@ class Reflector(Answerer, DatagramProtocol):
             return
         control = row * outbound.control_room
         struct.pack_into(
-            "<i", outbound.control_view, control + port.reply_layout.offsets[_tos_of(port)],
+            "<i", outbound.control_view, control + port.reply_layout.offsets[port.tos],
             answer.tos,
         )  # fmt: skip
         pktinfo = control + 16
@@ -169,9 +169,9 @@ class Reflector(Answerer, DatagramProtocol):
     def _send_echo(self, port: BatchPort, row: int, answer: Answer, reply_from: bytes) -> None:
         """Send a legacy packet back, with a TTL of its own."""
         v4 = port.family == socket.AF_INET
-        level, kind = _tos_of(port)
+        level, kind = port.tos
         ancillary = [
-            (*_pktinfo_of(port), reply_from),
+            (*port.pktinfo, reply_from),
             (level, kind, struct.pack("<i", answer.tos)),
             (level, mmsg.IP_TTL if v4 else mmsg.IPV6_HOPLIMIT, struct.pack("<i", answer.ttl)),
         ]
@@ -237,7 +237,7 @@ class Reflector(Answerer, DatagramProtocol):
             high = None if high is None else high[keep]
 
         words = inbound.words
-        pktinfo = port.layout.offsets[_pktinfo_of(port)] // 8
+        pktinfo = port.layout.offsets[port.pktinfo] // 8
         if port.family == socket.AF_INET:
             asked = words[which, pktinfo]
             local = asked >> np.uint64(32)
@@ -292,7 +292,7 @@ class Reflector(Answerer, DatagramProtocol):
                 self._tell_refusals(octets, which, own)
         else:
             reply_tos = tos & np.uint64(0xFC)
-        outbound.words[which, port.reply_layout.offsets[_tos_of(port)] // 8] = reply_tos
+        outbound.words[which, port.reply_layout.offsets[port.tos] // 8] = reply_tos
         # Best effort is what the socket sends by itself, and cheaper not to be told.
         outbound.controllen[which] = np.where(
             reply_tos == 0, port.plain_control, port.classed_control
@@ -439,15 +439,3 @@ class Reflector(Answerer, DatagramProtocol):
             return
         sessions.follow_sequence[place] = newest - behind & 0xFFFFFFFF
         sessions.follow_stamp[place] = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
-
-
-def _tos_of(port: BatchPort) -> tuple[int, int]:
-    if port.family == socket.AF_INET:
-        return mmsg.SOL_IP, mmsg.IP_TOS
-    return mmsg.SOL_IPV6, mmsg.IPV6_TCLASS
-
-
-def _pktinfo_of(port: BatchPort) -> tuple[int, int]:
-    if port.family == socket.AF_INET:
-        return mmsg.SOL_IP, mmsg.IP_PKTINFO
-    return mmsg.SOL_IPV6, mmsg.IPV6_PKTINFO
