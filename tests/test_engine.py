@@ -6,6 +6,7 @@ import itertools
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llama.collector import sockets
 from llama.collector.engine import Engine
 from llama.collector.lane import ARENA
-from llama.collector.ledger import STAMPED
+from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.plan import Group, Source, cap_factor, chosen_addresses, make_plan
 from llama.collector.prober import SMALLEST_ROOM, UdpProber
 from llama.collector.schedule import LATEST_S, Schedule
@@ -29,6 +30,7 @@ from llama.net.port import BatchPort, transmit_ids_supported
 from llama.reflector.guard import Guard
 from llama.reflector.protocol import Reflector
 from llama.reflector.sessions import Sessions
+from llama.wire.stamp import ntp_from_unix_ns, sender_view
 
 SECOND = 1_000_000_000
 
@@ -254,6 +256,24 @@ class EngineTests(EngineCase):
         self.assertEqual(interval.pair_stats[0]["duplicate"], 0)
         self.assertGreaterEqual(self.prober.strangers, 5)
 
+    def test_strangers_take_no_ones_place(self) -> None:
+        """What is read together with a stranger's packets keeps its own times."""
+        self.engine.use([self.group(ports=1)])
+        (track,) = self.prober.tracks
+        (sock,) = self.prober.sockets.values()
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            for _ in range(3):
+                stranger.sendto(bytes(96), ("127.0.0.1", sock.number))
+        time.sleep(0.02)
+        track.schedule.begin(time.monotonic() - 0.02)
+        self.prober.tick(time.monotonic(), 0.02)
+        self.port.doRead()
+        time.sleep(0.02)
+        self.prober.drain()
+        self.assertEqual((self.prober.received, self.prober.strangers), (1, 3))
+        elapsed = track.ledger.elapsed[track.ledger.flags & RECEIVED != 0]
+        self.assertTrue(0 < elapsed[0] < 15_000_000, elapsed)
+
     def test_silence_is_loss(self) -> None:
         """Without a reflector everything is lost, of unknown direction."""
         self.engine.use([self.group()])
@@ -306,6 +326,22 @@ class DrainTests(EngineCase):
         while not self.prober.drain():
             pass
         self.assertFalse(track.ledger.transmit.any())
+
+    def test_stamps_find_their_probes_after_a_reload(self) -> None:
+        """Probes that were ready before cells were given anew bear the new numbers."""
+        first = self.group(ports=20, rate=45)
+        second = evolve(self.group(ports=20, rate=50), test="other")
+        self.engine.use([first, second])
+        self.newest(1)
+        self.engine.use([second])
+        self.run_until(lambda: len(self.prober.tracks) == 1)
+        (track,) = self.prober.tracks
+        sent = track.ledger.next_sequence.copy()
+        self.newest(2)
+        for flow in range(track.ledger.flows):
+            numbers = np.arange(sent[flow], sent[flow] + 20, dtype=np.uint32)
+            cells = track.ledger.cells(np.full(20, flow), numbers)
+            self.assertTrue((track.ledger.flags[cells] & STAMPED).all())
 
     def test_large_probes_are_drained_oftener(self) -> None:
         """No more of them come between two drains than a quarter of the buffer holds."""
@@ -423,6 +459,74 @@ class DrainTests(EngineCase):
         self.assertFalse(stats["remarked_forward"].any() or stats["remarked_reverse"].any())
 
 
+class OutboxTests(EngineCase):
+    """Probes that are made ready before they are due."""
+
+    def check(self, *pairs: Pair, ports: int, rate: float) -> Counter[int]:
+        """Send for a while, with pauses and failures; return how often each flow was sent."""
+        self.engine.use([self.group(*pairs, ports=ports, rate=rate)])
+        (track,) = self.prober.tracks
+        box, book = track.outbox, track.ledger
+        assert box is not None
+        probes = sender_view(box.out.octets)
+        chance = random.Random(5)
+        now_s, t1_ns, skips = time.monotonic(), time.time_ns(), 0
+        track.schedule.begin(now_s)
+        sent: Counter[int] = Counter()
+        for _ in range(3000):
+            pause_s = 0.2 if chance.random() < 0.02 else 0.004
+            now_s += pause_s
+            for burst in track.schedule.bursts(now_s, 32, pause_s):
+                t1_ns += 1000
+                flows, (cells, sequence) = burst.flows, book.upcoming(burst.flows)
+                rows = box.ready(burst)
+                self.assertEqual(box.cells[rows].tolist(), cells.tolist())
+                self.assertEqual(box.sequence[rows].tolist(), sequence.tolist())
+                self.assertEqual({flow % ports for flow in flows.tolist()}, {burst.port})
+                times = np.broadcast_to(box.stamp(rows, t1_ns), len(flows))
+                for row, flow, t1 in zip(
+                    range(*rows.indices(9999)), flows.tolist(), times, strict=True
+                ):
+                    number, variant = flow // ports, track.variant[flow // ports]
+                    self.assertEqual(box.out.names[row].tolist(), track.names[number].tolist())
+                    self.assertEqual(probes["ssid"][row], track.ssids[variant])
+                    self.assertEqual(probes["sequence"][row], sent[flow])
+                    self.assertEqual(probes["timestamp"][row], ntp_from_unix_ns(int(t1)))
+                    self.assertEqual(
+                        box.out.iov_length[row] + box.out.tail_length[row], track.pairs[number].size
+                    )
+                    self.assertEqual(box.out.controllen[row] > 24, track.pairs[number].dscp > 0)
+                    sent[flow] += 1
+                book.sent(flows, cells, sequence, times)
+                if chance.random() < 0.05:  # the kernel would not have them
+                    book.unsend(flows, cells)
+                    sent.subtract(flows.tolist())
+            skips += track.schedule.skipped > 0
+        self.assertGreater(skips, 0)
+        return sent
+
+    def test_many_flows(self) -> None:
+        """Each row holds the probe that it should, wherever the schedule goes on."""
+        pairs = [pair(f"127.0.1.{n}", self.number) for n in range(1, 200)]
+        sent = self.check(*pairs, ports=3, rate=15)
+        self.assertEqual(len(sent), 597)
+
+    def test_few_flows(self) -> None:
+        """A burst begins anew at the first flow, and goes on from one source port to the next."""
+        pairs = [pair(f"127.0.1.{n}", self.number) for n in range(1, 4)]
+        sent = self.check(*pairs, ports=2, rate=40)
+        self.assertEqual(len(sent), 6)
+        self.assertLessEqual(max(sent.values()) - min(sent.values()), 60)
+
+    def test_classes_and_sizes(self) -> None:
+        """Each row has the class and the size of its pair."""
+        pairs = [
+            pair(f"127.0.1.{n}", self.number, dscp=46 * (n % 2), size=(96, 1400)[n % 3 == 0])
+            for n in range(1, 60)
+        ]
+        self.check(*pairs, ports=2, rate=30)
+
+
 class TroubleTests(EngineCase):
     """What a monitor is told."""
 
@@ -527,9 +631,8 @@ class ScheduleTests(SynchronousTestCase):
                 self.assertTrue(1 <= len(flows) <= 32)
                 self.assertEqual(len(set(flows)), len(flows))
                 self.assertEqual({flow % 3 for flow in flows}, {burst.port})
-                self.assertEqual(
-                    [flow // 3 for flow in flows], schedule.order[burst.turns].tolist()
-                )
+                places = slice(burst.place, burst.place + len(flows))
+                self.assertEqual(flows, schedule.flows[places].tolist())
                 seen |= set(flows)
         self.assertEqual(seen, {pair * 3 + port for pair in pairs.tolist() for port in range(3)})
 

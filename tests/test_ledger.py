@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import closing
-from llama.collector.histogram import RELATIVE_ERROR, bin_of, midpoint_ns
+from llama.collector.histogram import BINS, RELATIVE_ERROR, bin_of, lower_bound_ns, midpoint_ns
 from llama.collector.ledger import FOLLOWED, Ledger, Replies, depth_needed
 from llama.collector.summary import STATS, suspect_bit
 
@@ -108,6 +108,24 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual((flow["lost"], flow["lost_unknown"], flow["samples"]), (4, 4, 0))
         for name in ("rtt_min_ns", "rtt_max_ns", "rtt_p50_ns", "jitter_ns", "ipdv_ns"):
             self.assertTrue(np.isnan(flow[name]), name)
+        self.assertEqual((flow["dscp_at_reflector"], flow["dscp_at_collector"]), (255, 255))
+        self.assertEqual((flow["ttl_at_reflector"], flow["ttl_at_collector"]), (0, 0))
+
+    def test_circumstances_are_those_of_the_last_reply_that_tells(self) -> None:
+        """A reply that does not say what class its probe came in leaves what is known."""
+        book = ledger()
+        for n, (dscp, ttl) in enumerate(((46, 60), (10, 59), (255, 0))):
+            self.probe(book, 1, start=EPOCH + n * MS)
+            t1 = EPOCH + n * MS
+            told = {
+                "dscp_there": np.array([dscp], np.uint8),
+                "ttl_there": np.array([ttl], np.uint8),
+            }
+            book.reply(replies([0], [n], [t1], [n], [t1 + 20_000], **told))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["dscp_at_reflector"], flow["ttl_at_reflector"]), (10, 59))
+        self.assertEqual((flow["dscp_at_collector"], flow["ttl_at_collector"]), (0, 62))
 
     def test_nothing_sent_is_nothing_lost(self) -> None:
         """An interval without probes has neither."""
@@ -184,6 +202,35 @@ class LedgerTests(SynchronousTestCase):
         book.unsend(np.array([0]), cells)
         end_of(book)
         self.assertEqual(close(book).flow_stats[0]["sent"], 1)
+
+    def test_what_was_sent_belongs_to_its_interval(self) -> None:
+        """Bursts that are entered together later count where they were sent, whatever comes next."""
+        book = ledger(pairs=3)
+        for flow in range(3):
+            cells, sequence = book.upcoming(np.array([flow]))
+            book.sent(np.array([flow]), cells, sequence, EPOCH + flow)
+        end_of(book)
+        flows = np.arange(3)
+        cells, sequence = book.upcoming(flows)
+        book.sent(flows, cells, sequence, EPOCH + 10 * SECOND + flows)
+        book.unsend(flows[2:], cells[2:])
+        book.reply(replies([1], [1], [EPOCH + 10 * SECOND + 1], [0], [EPOCH + 10 * SECOND + MS]))
+        end_of(book)
+        self.assertEqual(close(book).flow_stats["sent"].tolist(), [1, 1, 1])
+        second = close(book).flow_stats
+        self.assertEqual(second["sent"].tolist(), [1, 1, 0])
+        self.assertEqual(second["received"].tolist(), [0, 1, 0])
+
+    def test_step_of_the_clock_reaches_what_was_just_sent(self) -> None:
+        """A probe that is not entered yet when the clock is stepped has no RTT either."""
+        book = ledger()
+        cells, sequence = book.upcoming(np.array([0]))
+        book.sent(np.array([0]), cells, sequence, EPOCH)
+        book.clock_stepped()
+        book.reply(replies([0], [0], [EPOCH], [0], [EPOCH + MS]))
+        end_of(book)
+        stats = close(book).flow_stats
+        self.assertEqual((stats["received"][0], stats["samples"][0]), (1, 0))
 
     def test_transmit_stamp(self) -> None:
         """T1 is the kernel's transmit stamp once it is known; an absurd one is ignored."""
@@ -355,6 +402,14 @@ class HistogramTests(SynchronousTestCase):
         times = np.geomspace(1100, 6.8e10, 100_000)
         error = np.abs(midpoint_ns(bin_of(times)) / times - 1)
         self.assertLessEqual(error.max(), RELATIVE_ERROR * 1.0001)
+
+    @given(st.lists(st.floats(0, 1e12), min_size=1, max_size=50))
+    def test_bins_are_sixteenths_of_powers_of_two(self, times: list[float]) -> None:
+        """Every time lies within the bounds of its bin."""
+        bins = bin_of(times).astype(np.int64)
+        inside = np.clip(times, lower_bound_ns(0), lower_bound_ns(BINS) * (1 - 1e-15))
+        self.assertTrue((lower_bound_ns(bins) <= inside).all())
+        self.assertTrue((inside < lower_bound_ns(bins + 1)).all())
 
     def test_extremes_fall_into_the_outer_bins(self) -> None:
         """Times below and above the range are counted, in the first and the last bin."""

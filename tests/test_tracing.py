@@ -39,6 +39,7 @@ class Socket:
     """One source port."""
 
     family = 2  # AF_INET
+    hears_errors = False
 
     def __init__(self, number, kernel):
         self.number, self.kernel, self.sock = number, kernel, self

@@ -21,7 +21,8 @@ from llama.collector.summary import STATS, Stats, suspect_bit
 SLICE = 4000  # cells looked at in a step, of which a step takes about a millisecond
 P999_SAMPLES = 1000  # fewer samples than this have no meaningful p99.9
 JITTER_GAIN = 1 / 16  # RFC 3550 section 6.4.1
-_JITTER_REACH = 256  # older differences weigh less than 1e-7
+#: What a difference weighs, by how many came after it; the oldest less than 1e-7.
+_JITTER_WEIGHTS = JITTER_GAIN * (1 - JITTER_GAIN) ** np.arange(257)
 
 
 def _blank() -> Stats:
@@ -138,7 +139,7 @@ def _close_pairs(
     width = max(1, int(span.max(initial=0)))
     turn = np.arange(width)
     sequence = first[:, None] + turn.astype(np.uint32)
-    cells = flows[:, None] * book.depth + (sequence % np.uint32(book.depth)).astype(np.int64)
+    cells = book.cells(flows[:, None], sequence)
     ours = turn < span[:, None]
     flags = np.where(ours, book.flags[cells], np.uint8(0))
     received = (flags & cell.RECEIVED) != 0
@@ -165,7 +166,7 @@ def _close_pairs(
     back = rtt - there
     _variation(stats, "ipdv_forward_ns", there)
     _variation(stats, "ipdv_reverse_ns", back)
-    _remarks(book, stats, cells, received)
+    _remarks(book, stats, flows, cells, received)
     if clock_error_ns is not None:
         _one_way(book, stats, flows, there, back, clock_error_ns)
     user = received & ((flags & cell.USER_TIMES) != 0)
@@ -186,9 +187,9 @@ def _close_pairs(
     pair_stats = figures.pair_stats[first_pair:end_pair]
     pair_stats[:] = _BLANK
     _sum_pairs(pair_stats, stats, ports)
-    samples = rtt.reshape(end_pair - first_pair, -1)
-    _quantiles(pair_stats, np.sort(samples, axis=1))  # NaN sorts last
-    return _histograms(samples)
+    ordered = np.sort(rtt.reshape(end_pair - first_pair, -1), axis=1)  # NaN sorts last
+    _quantiles(pair_stats, ordered)
+    return _histograms(ordered)
 
 
 def _times(stats: Stats, rtt: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]) -> None:
@@ -243,33 +244,40 @@ def _jitter(stats: Stats, rtt: npt.NDArray[np.float64], known: npt.NDArray[np.bo
     previous = np.take_along_axis(rtt, np.maximum(before, 0), axis=1)
     difference = np.where(valid, np.abs(rtt - previous), 0.0)
     age = np.cumsum(valid[:, ::-1], axis=1)[:, ::-1] - 1  # 0 for the last difference
-    weight = JITTER_GAIN * (1 - JITTER_GAIN) ** np.minimum(age, _JITTER_REACH)
+    weight = _JITTER_WEIGHTS[np.minimum(age, len(_JITTER_WEIGHTS) - 1)]
     estimate = np.where(valid, weight * difference, 0.0).sum(axis=1)
     some = valid.any(axis=1)
     stats["jitter_ns"][some] = estimate[some]
 
 
-def _remarks(book: Ledger, stats: Stats, cells: Ints, received: npt.NDArray[np.bool_]) -> None:
+def _remarks(
+    book: Ledger, stats: Stats, flows: Ints, cells: Ints, received: npt.NDArray[np.bool_]
+) -> None:
     """Fill in DSCP and TTL as seen at both ends, of the last probe received that tells."""
     there, here = book.dscp_there[cells], book.dscp_here[cells]
     asked = book.dscp_asked[cells]
     unknown = cell.UNKNOWN_DSCP
-    sent = book.dscp_sent[cells[:, 0] // book.depth // book.ports][:, None]
+    sent = book.dscp_sent[flows // book.ports][:, None]
     stats["remarked_forward"] = (received & (there != unknown) & (there != sent)).sum(axis=1)
     stats["remarked_reverse"] = (
         received & (here != unknown) & (asked != unknown) & (here != asked)
     ).sum(axis=1)
     turn = np.arange(received.shape[1])
+    row = np.arange(len(flows))
+    newest = np.where(received, turn, -1).max(axis=1)
+    all_heard = bool((newest >= 0).all())
     for name, column, none in (
         ("dscp_at_reflector", there, unknown),
         ("dscp_at_collector", here, unknown),
         ("ttl_at_reflector", book.ttl_there[cells], 0),
         ("ttl_at_collector", book.ttl_here[cells], 0),
     ):
-        telling = received & (column != none)
-        last = np.where(telling, turn, -1).max(axis=1)
-        value = np.take_along_axis(column, np.maximum(last, 0)[:, None], axis=1)[:, 0]
-        stats[name] = np.where(last >= 0, value, none)
+        value = column[row, newest]
+        if not all_heard or (value == none).any():
+            telling = received & (column != none)
+            last = np.where(telling, turn, -1).max(axis=1)
+            value = np.where(last >= 0, column[row, np.maximum(last, 0)], none)
+        stats[name] = value
 
 
 def _one_way(
@@ -322,29 +330,33 @@ def _sum_pairs(pair_stats: Stats, stats: Stats, ports: int) -> None:
         any_remarked = stats[remarked].reshape(shape).any(axis=1)
         where = np.where(any_remarked, chosen, known)
         pair_stats[name] = np.take_along_axis(seen, where[:, None], axis=1)[:, 0]
-    weights = stats["samples"].reshape(shape).astype(np.float64)
-    for name in (
+    means = (
         "jitter_ns", "ipdv_ns", "ipdv_forward_ns", "ipdv_reverse_ns", "owd_forward_ns",
         "owd_reverse_ns", "owd_error_ns",
-    ):  # fmt: skip
-        values = stats[name].reshape(shape).astype(np.float64)
-        valid = ~np.isnan(values)
-        weight = np.where(valid, weights, 0.0)
-        total = weight.sum(axis=1)
-        some = total > 0
-        mean = (np.where(valid, values, 0.0) * weight).sum(axis=1)
-        pair_stats[name][some] = mean[some] / total[some]
+    )  # fmt: skip
+    values = np.array([stats[name] for name in means], np.float64).reshape(len(means), *shape)
+    valid = ~np.isnan(values)
+    weight = np.where(valid, stats["samples"].reshape(shape), 0.0)
+    total = weight.sum(axis=2)
+    weighed = (np.where(valid, values, 0.0) * weight).sum(axis=2)
+    mean = weighed / np.where(total > 0, total, np.nan)
+    for name, column in zip(means, mean, strict=True):
+        pair_stats[name] = column
 
 
 def _histograms(
-    samples: npt.NDArray[np.float64],
+    ordered: npt.NDArray[np.float64],
 ) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-    """Return the sparse histograms of rows of RTTs (NaN: none): bins, counts, bins per row."""
-    rows, columns = np.nonzero(~np.isnan(samples))
-    if not rows.size:
-        none = np.zeros(0, np.uint16), np.zeros(0, np.uint32)
-        return *none, np.zeros(len(samples), np.int64)
-    keys = rows.astype(np.int64) << 16 | bin_of(samples[rows, columns])
-    unique, counts = np.unique(keys, return_counts=True)
-    per_row = np.bincount(unique >> 16, minlength=len(samples))
-    return (unique & 0xFFFF).astype(np.uint16), counts.astype(np.uint32), per_row
+    """Return the sparse histograms of rows of RTTs: bins, counts, bins per row.
+
+    Each row is in rising order, and NaN, which stands for none, last.
+    """
+    known = ~np.isnan(ordered)
+    bins = bin_of(ordered[known])
+    rows = np.repeat(np.arange(len(ordered)), known.sum(axis=1))
+    begins = np.ones(len(bins), np.bool_)  # where another bin begins, or another row
+    begins[1:] = (bins[1:] != bins[:-1]) | (rows[1:] != rows[:-1])
+    first = np.flatnonzero(begins)
+    counts = np.diff(first, append=len(bins))
+    per_row = np.bincount(rows[first], minlength=len(ordered))
+    return bins[first], counts.astype(np.uint32), per_row

@@ -36,7 +36,7 @@ def tell(
     oldest = book.next_sequence[which] - np.uint32(book.depth)
     turn = np.arange(book.depth)
     sequence = oldest[:, None] + turn.astype(np.uint32)
-    cells = which[:, None] * book.depth + (sequence % np.uint32(book.depth)).astype(np.int64)
+    cells = book.cells(which[:, None], sequence)
     flags = book.flags[cells]
     # A reply that came late was neither lost on the way there nor on the way back: its probe counts
     # as lost, of unknown direction, and its number counts here.

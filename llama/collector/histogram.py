@@ -17,16 +17,14 @@ LOWEST_EXPONENT = 10
 HIGHEST_EXPONENT = 36
 BINS = (HIGHEST_EXPONENT - LOWEST_EXPONENT) << SUB_BITS
 RELATIVE_ERROR = 1 / 2 ** (SUB_BITS + 1)
+_BIAS = 1023  # of the exponent of a double
 
 
 def bin_of(rtt_ns: npt.ArrayLike) -> npt.NDArray[np.uint16]:
     """Return the bin of each time: ``rtt_ns`` is of any shape, in nanoseconds, finite."""
-    mantissa, exponent = np.frexp(np.maximum(np.asarray(rtt_ns, dtype=np.float64), 1.0))
-    # frexp gives 0.5 <= mantissa < 1, so value = 2**(exponent-1) * (1 + fraction).
-    fraction = mantissa * 2.0 - 1.0
-    index = ((exponent - 1 - LOWEST_EXPONENT) << SUB_BITS) + (fraction * (1 << SUB_BITS)).astype(
-        np.int64
-    )
+    # IEEE 754 has the same scheme: an exponent, and a fraction of which the first bits are ours.
+    octets = np.maximum(np.asarray(rtt_ns, dtype=np.float64), 1.0).view(np.int64)
+    index = (octets >> 52 - SUB_BITS) - (_BIAS + LOWEST_EXPONENT << SUB_BITS)
     bins: npt.NDArray[np.uint16] = np.clip(index, 0, BINS - 1).astype(np.uint16)
     return bins
 

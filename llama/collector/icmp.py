@@ -30,10 +30,10 @@ import numpy.typing as npt
 from llama.collector.flow_index import NO_FLOW, flow_keys
 from llama.collector.intake import Intake
 from llama.collector.lane import HEAD, Lane
-from llama.collector.ledger import UNKNOWN_DSCP, Ledger, Replies
+from llama.collector.ledger import UNKNOWN_DSCP, Ints, Ledger, Replies
+from llama.collector.outbox import Outbox
 from llama.collector.plan import Group, Source
 from llama.collector.prober import UdpProber
-from llama.collector.schedule import Burst
 from llama.collector.sockets import ProbeSocket
 from llama.collector.track import Track
 
@@ -103,14 +103,37 @@ def _only_identifier(sock: socket.socket, number: int) -> None:
 class _EchoLane(Lane):
     """The message rooms of one address family, seen as echo requests and replies."""
 
-    def __init__(self, family: int, *, ids: bool, padding: npt.NDArray[np.uint8]) -> None:
-        super().__init__(family, ids=ids, padding=padding)
-        self.echo: npt.NDArray[Any] = self.out.octets[:, : ECHO.itemsize].view(ECHO)[:, 0]
-
     def answers(self, before: int) -> npt.NDArray[Any]:
         """Return what was received as ECHO rows, ``before`` octets into each message."""
         answers: npt.NDArray[Any] = self.back.octets[:, before : before + ECHO.itemsize]
         return answers.view(ECHO)[:, 0]
+
+
+class _EchoOutbox(Outbox):
+    """Echo requests made ready; ``secret`` is what their tokens are mixed with."""
+
+    def __init__(
+        self, track: Track, *, ids: bool, padding: npt.NDArray[np.uint8], secret: np.uint64
+    ) -> None:
+        super().__init__(track, ids=ids, padding=padding)
+        self._secret = secret
+        self._numbers = np.array([sock.number for sock in track.sockets], np.uint16)
+        self._echo: npt.NDArray[Any] = self.out.octets[:, : ECHO.itemsize].view(ECHO)[:, 0]
+        self._checked = track.sockets[0].sock.family == socket.AF_INET
+
+    def _number(self) -> None:
+        self._echo["identifier"] = self._numbers[self.flows % len(self._numbers)]
+        self._echo["number"] = self.sequence & np.uint32(0xFFFF)
+        self._echo["sequence"] = self.sequence
+
+    def stamp(self, rows: slice, t1_ns: int) -> int | Ints:
+        """Write the tokens of requests that are about to be sent; return T1."""
+        echo = self._echo[rows]
+        echo["token"] = np.uint64(t1_ns) ^ self._secret
+        if self._checked:  # the kernel would do so for unprivileged sockets only
+            echo["checksum"] = 0
+            echo["checksum"] = checksums(self.out.octets[rows, : ECHO.itemsize])
+        return t1_ns
 
 
 class _EchoIntake(Intake):
@@ -206,7 +229,10 @@ class IcmpProber(UdpProber):
         return _EchoIntake(sockets, self._wall_ns, self._secret)
 
     def _new_lane(self, family: int) -> Lane:
-        return _EchoLane(family, ids=self._ids, padding=self._padding)
+        return _EchoLane(family, ids=self._ids)
+
+    def _new_outbox(self, track: Track) -> Outbox:
+        return _EchoOutbox(track, ids=self._ids, padding=self._padding, secret=self._secret)
 
     def track(
         self, group: Group, ledger: Ledger, live: npt.NDArray[np.bool_], now_s: float
@@ -224,34 +250,6 @@ class IcmpProber(UdpProber):
         echo["type"] = REQUEST[track.sockets[0].sock.family]
         echo["ssid"] = track.ssids
         return track
-
-    def _send(self, track: Track, burst: Burst) -> None:
-        """Send one request to each flow of a burst."""
-        flows = burst.flows
-        count = len(flows)
-        pairs = track.schedule.order[burst.turns]
-        sock = track.sockets[burst.port]
-        lane = self._lanes[sock.sock.family]
-        assert isinstance(lane, _EchoLane)
-        out = lane.out
-        out.names[:count] = track.names_in_order[burst.turns]
-        variant = track.variant[pairs]
-        out.octets[:count] = track.templates[variant]
-        out.iov_length[:count] = track.head[variant]
-        out.tail_length[:count] = track.tail[variant]
-        lane.put_class(slice(count), track.tos[pairs])
-        t1_ns = self._wall_ns()
-        cells, sequence = track.ledger.send(flows, t1_ns)
-        if lane.id is not None:
-            lane.id[:count] = cells + track.first_cell
-        echo = lane.echo[:count]
-        echo["identifier"] = sock.number
-        echo["number"] = sequence & np.uint32(0xFFFF)
-        echo["token"] = np.uint64(t1_ns) ^ self._secret
-        echo["sequence"] = sequence
-        if lane.family == socket.AF_INET:  # the kernel would do so for unprivileged sockets only
-            echo["checksum"] = checksums(out.octets[:count, : ECHO.itemsize])
-        self._hand_over(track, sock, out, flows, cells)
 
 
 def _is_raw(sock: ProbeSocket) -> bool:

@@ -189,6 +189,7 @@ class Intake:
             self._find_bare(lane, count, flow, numbered, taken)
             lost = flow == NO_FLOW
         lost |= length < SHORTEST
+        octets = back.octets[:count]
         if lost.any():
             strange = lost if taken is None else lost & ~taken
             self.strangers += int(np.count_nonzero(strange))
@@ -196,7 +197,16 @@ class Intake:
                 traced = np.flatnonzero(strange & (ssid == self.tracing.ssid))
                 self.strangers -= len(traced)
                 self._hand_over_replies(lane, traced)
-        tlvs = tlv.read(back.octets[:count], length)
+            # The rest is packed together, so that there are whole columns to work on.
+            rows = np.flatnonzero(~lost)
+            if not rows.size:
+                return
+            octets = octets[rows]
+            replies = stamp.reflector_view(octets)
+            length, flow, numbered = length[rows], flow[rows], numbered[rows]
+            t4_ns, stamped, tos, ttl = t4_ns[rows], stamped[rows], tos[rows], ttl[rows]
+        count = len(flow)
+        tlvs = tlv.read(octets, length)
         estimate = replies["error_estimate"].astype(np.uint16)
         stamps = np.empty((4, count), np.uint64)
         stamps[0] = replies["sender_timestamp"]
@@ -227,16 +237,15 @@ class Intake:
             follow_ns=times[3],
             clock_error_ns=stamp.error_column(estimate),
         )
-        if len(self.tracks) == 1 and not lost.any():
+        if len(self.tracks) == 1:
             self._enter(self.tracks[0], arrived, tlvs)
             return
         owner = np.searchsorted(self._first_flows, flow, side="right") - 1
-        owner[lost] = -1
-        for n in np.unique(owner[owner >= 0]).tolist():
+        for n in np.unique(owner).tolist():
             mine = owner == n
             track = self.tracks[n]
-            rows: Any = [column[mine] for column in arrived]
-            own = Replies(*rows)._replace(flow=flow[mine] - track.first_flow)
+            columns: Any = [column[mine] for column in arrived]
+            own = Replies(*columns)._replace(flow=flow[mine] - track.first_flow)
             self._enter(track, own, tlv.Answer(*(column[mine] for column in tlvs)))
 
     def _take_formatted(

@@ -1,12 +1,15 @@
 """The ledger: which probe was sent when, and what is known of its reply. Pure; time is passed in.
 
 A ledger holds the flows of one test that share rate and timeout: ``pairs`` x ``ports`` of them, flow
-number ``pair * ports + port``. Each flow has a row of ``depth`` cells, and the probe with sequence
-number s lives in cell ``flow * depth + s % depth``. Sending writes a cell, a transmit stamp and a
-reply fill it in, closing an interval reads rows (`llama.collector.closing`). A row is deep enough
-that a cell is not used again before the interval of its probe has closed. So a probe costs a few
-column writes, whatever the number of flows, and there is nothing to expire: what has no reply in
-time when its interval closes is lost.
+number ``pair * ports + port``. Each flow has ``depth`` cells, and the probe with sequence number s
+lives in cell ``s % depth * flows + flow``: what is under way at one time lies side by side in memory.
+Sending writes a cell, a transmit stamp and a reply fill it in, closing an interval reads them all
+(`llama.collector.closing`). There are so many that a cell is not used again before the interval of
+its probe has closed. So a probe costs a few column writes, whatever the number of flows, and there
+is nothing to expire: what has no reply in time when its interval closes is lost.
+
+Bursts that were `sent` are entered together by `settle`, before anything else changes the ledger:
+entering ten at a time costs hardly more than entering one.
 
 An interval of a flow is a range of its sequence numbers. When wall time passes a boundary, `roll`
 notes every flow's next number; that is all that happens then.
@@ -20,6 +23,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 from attrs import define, field
+
+from llama.collector import memory
 
 Ints = npt.NDArray[np.int64]
 Octets = npt.NDArray[np.uint8]
@@ -104,11 +109,11 @@ class Ledger:
         self.rate_pps, self.timeout_s, self.interval_s = rate_pps, timeout_s, interval_s
         self.timeout_ns = round(timeout_s * 1e9)
         self.depth = depth_needed(rate_pps, timeout_s, interval_s)
-        flows = pairs * ports
+        self.flows = flows = pairs * ports
         cells = flows * self.depth
         self.next_sequence = np.zeros(flows, np.uint32)
         # What is known of a probe lies side by side: entering a reply touches one place in memory.
-        self._cells = np.zeros(cells, CELL)
+        self._cells: Any = memory.rows(cells, CELL)
         #: T1 as sent: user space, Unix ns; 0 before the first.
         self.t1: Ints = self._cells["t1"]
         #: The kernel's transmit stamp - T1, ns.
@@ -138,14 +143,11 @@ class Ledger:
         #: Duplicates not attributed to an interval yet: (flow, sequence) columns.
         self.duplicates: list[tuple[Ints, npt.NDArray[np.uint32]]] = []
         self.late_after_close: list[Ints] = []  # flows of late replies to closed intervals
+        #: Bursts sent but not entered yet: flows, cells, sequence numbers, T1.
+        self._unsettled: list[tuple[Ints, Ints, npt.NDArray[np.uint32], int | Ints]] = []
         self.strangers = 0  # replies to no probe of ours, or with another's time stamp
         #: Whether the other end stamps what it answers; else nothing is known of one way alone.
         self.stamps_there = True
-
-    @property
-    def flows(self) -> int:
-        """How many flows there are."""
-        return self.pairs * self.ports
 
     # Time
 
@@ -154,6 +156,7 @@ class Ledger:
 
         ``now_s`` is the monotonic clock, by which the old window may be closed a timeout later.
         """
+        self.settle()
         if self.current is not None:
             self.current.end = self.next_sequence.copy()
             self.current.due = now_s + self.timeout_s
@@ -192,6 +195,7 @@ class Ledger:
 
     def clock_stepped(self) -> None:
         """Take back the RTTs of all probes in flight: their T4 will be on another clock than T1."""
+        self.settle()
         horizon = max(1, math.ceil(self.rate_pps * (self.timeout_s + SLACK_S)) + 1)
         every = np.arange(self.flows)
         for back in range(1, min(horizon, self.depth) + 1):
@@ -203,29 +207,63 @@ class Ledger:
     # Probes
 
     def cells(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> Ints:
-        """Return the cell of each probe: (N,) of (N,) flows and sequence numbers."""
+        """Return the cell of each probe, of flows and sequence numbers of any one shape."""
         # One type throughout: numpy takes three times as long over two.
-        return flows * self.depth + sequence.astype(np.int64) % self.depth
+        return sequence.astype(np.int64) % self.depth * self.flows + flows
+
+    def cell(self, flow: int, sequence: int) -> int:
+        """Return the cell of one probe."""
+        return sequence % self.depth * self.flows + flow
+
+    def upcoming(self, flows: Ints) -> tuple[Ints, npt.NDArray[np.uint32]]:
+        """Return cells and sequence numbers of the next probe of each flow."""
+        self.settle()
+        sequence = self.next_sequence[flows]
+        return self.cells(flows, sequence), sequence
+
+    def sent(
+        self, flows: Ints, cells: Ints, sequence: npt.NDArray[np.uint32], t1_ns: int | Ints
+    ) -> None:
+        """Note probes that were `upcoming` as sent; ``t1_ns`` is the time of all, or (N,) of them.
+
+        None may be of a flow of which another is noted since the last `settle`.
+        """
+        self._unsettled.append((flows, cells, sequence, t1_ns))
+
+    def settle(self) -> None:
+        """Enter what was `sent`."""
+        if not self._unsettled:
+            return
+        bursts, self._unsettled = self._unsettled, []
+        flows = np.concatenate([burst[0] for burst in bursts])
+        cells = np.concatenate([burst[1] for burst in bursts])
+        sequence = np.concatenate([burst[2] for burst in bursts])
+        t1 = np.empty(len(cells), np.int64)
+        first = 0
+        for _, some, _, t1_ns in bursts:
+            end = first + len(some)
+            t1[first:end] = t1_ns
+            first = end
+        self.next_sequence[flows] = sequence + np.uint32(1)
+        self.t1[cells] = t1
+        self.flags[cells] = 0
 
     def send(self, flows: Ints, t1_ns: int | Ints) -> tuple[Ints, npt.NDArray[np.uint32]]:
-        """Enter a burst of probes, at most one a flow, sent at ``t1_ns``; return cells and numbers.
-
-        ``t1_ns`` is one time for all, or (N,) of them.
-        """
-        sequence = self.next_sequence[flows]
-        cells = self.cells(flows, sequence)
-        self.next_sequence[flows] = sequence + np.uint32(1)
-        self.t1[cells] = t1_ns
-        self.flags[cells] = 0
+        """Enter the next probe of each flow, at most one a flow; return cells and sequence numbers."""
+        cells, sequence = self.upcoming(flows)
+        self.sent(flows, cells, sequence, t1_ns)
+        self.settle()
         return cells, sequence
 
     def unsend(self, flows: Ints, cells: Ints) -> None:
         """Take back probes just entered, which the kernel would not send: they are not lost."""
+        self.settle()
         self.next_sequence[flows] -= np.uint32(1)
         self.t1[cells] = 0
 
     def transmitted(self, cells: Ints, stamp_ns: Ints) -> None:
         """Enter kernel transmit stamps (Unix ns). What is no plausible one for its cell is ignored."""
+        self.settle()
         delta = stamp_ns - self.t1[cells]
         # Seen without a sign, what is negative is too large.
         sane = delta.view(np.uint64) <= min(self.timeout_ns, 2_000_000_000)
@@ -240,6 +278,7 @@ class Ledger:
         A reply counts if its sequence number and the time stamp it echoes are those of a probe
         still on record; anything else is a stranger's and changes nothing but ``strangers``.
         """
+        self.settle()
         cells = self.cells(replies.flow, replies.sequence)
         t1 = self.t1[cells]
         # The number is compared by the echoed stamp: two probes of a flow never share one.
@@ -337,13 +376,15 @@ class Ledger:
         Pairs in neither list begin anew. Everything known of the ones carried over stays, open
         intervals included.
         """
+        self.settle()
         ledger = Ledger(dscp_sent, self.ports, self.rate_pps, self.timeout_s, self.interval_s)
         to, start = _flows_of(new, self.ports), _flows_of(old, self.ports)
         for name in (
             "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
         ):  # fmt: skip
             getattr(ledger, name)[to] = getattr(self, name)[start]
-        ledger._cells[_flows_of(to, self.depth)] = self._cells[_flows_of(start, self.depth)]
+        rows = ledger._cells.reshape(self.depth, ledger.flows)
+        rows[:, to] = self._cells.reshape(self.depth, self.flows)[:, start]
         moved = np.full(self.flows, -1, np.int64)
         moved[start] = to
 

@@ -208,16 +208,17 @@ class OneShot:
         for flow in np.flatnonzero(self._next < book.next_sequence).tolist():
             sent = int(book.next_sequence[flow])
             while (seq := int(self._next[flow])) < sent:
-                cell = flow * book.depth + seq % book.depth
+                cell = book.cell(flow, seq)
                 flags = int(book.flags[cell])
                 overdue = wall_ns - int(book.t1[cell]) > settled_ns
                 if flags & RECEIVED:
-                    after = cell - seq % book.depth + (seq + 1) % book.depth
                     # Its Follow-Up comes with the next reply, if at all.
                     known = (
                         bool(flags & FOLLOWED)
                         or seq + 1 == count
-                        or (seq + 1 < sent and bool(book.flags[after] & RECEIVED))
+                        or (
+                            seq + 1 < sent and bool(book.flags[book.cell(flow, seq + 1)] & RECEIVED)
+                        )
                     )
                     if not known and not overdue:
                         break

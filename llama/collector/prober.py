@@ -29,14 +29,13 @@ from twisted.logger import Logger
 from llama.collector.intake import Intake
 from llama.collector.lane import ARENA, BURST, LONGEST, Lane
 from llama.collector.ledger import Ints, Ledger
+from llama.collector.outbox import Outbox
 from llama.collector.plan import Group, Source
 from llama.collector.schedule import Burst
 from llama.collector.sockets import ProbeSocket, endpoint
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
 from llama.net import errors, mmsg
-from llama.net.mmsg import Messages
-from llama.wire import stamp
 
 SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
 #: Octets of receive buffer that a small packet takes. Each probe puts two there, a transmit stamp
@@ -106,7 +105,10 @@ class UdpProber:
         return Intake(sockets, self._wall_ns)
 
     def _new_lane(self, family: int) -> Lane:
-        return Lane(family, ids=self._ids, padding=self._padding)
+        return Lane(family, ids=self._ids)
+
+    def _new_outbox(self, track: Track) -> Outbox:
+        return Outbox(track, ids=self._ids, padding=self._padding)
 
     def track(
         self, group: Group, ledger: Ledger, live: npt.NDArray[np.bool_], now_s: float
@@ -143,8 +145,11 @@ class UdpProber:
         kept = {track.group.identity for track in self.tracks}
         self._ssids = {group: ssids for group, ssids in self._ssids.items() if group in kept}
         self._intake.arrange(self.tracks)
-        for lane in self._lanes.values():
-            lane.filled_for = None
+        for track in self.tracks:
+            if track.outbox is not None:
+                track.outbox.forget()
+            elif track.live.any():
+                track.outbox = self._new_outbox(track)
         used = {source for track in self.tracks for source in track.group.sources}
         for source in [source for source in self.sockets if source not in used]:
             self._close(source)
@@ -224,61 +229,23 @@ class UdpProber:
 
     def _send(self, track: Track, burst: Burst) -> None:
         """Send one probe to each flow of a burst."""
-        flows = burst.flows
-        count = len(flows)
-        sock = track.sockets[burst.port]
-        lane = self._lanes[sock.family]
-        out = lane.out
-        out.names[:count] = track.names_in_order[burst.turns]
-        several = len(track.ssids) > 1
-        if several:
-            pairs = track.schedule.order[burst.turns]
-            variant = track.variant[pairs]
-            out.octets[:count] = track.templates[variant]
-            out.iov_length[:count] = track.head[variant]
-            out.tail_length[:count] = track.tail[variant]
-            out.iovlen[:count] = 2
-            lane.put_class(slice(count), track.tos[pairs])
-            lane.filled_for = None
-        elif lane.filled_for is not track:
-            # With one class and size all probes are alike but for what is written below.
-            out.octets[:] = track.templates[0]
-            out.iov_length[:] = track.head[0]
-            out.tail_length[:] = track.tail[0]
-            out.iovlen[:] = 2 if track.tail[0] else 1
-            lane.put_class(slice(None), track.tos[0])
-            lane.filled_for = track
-        t1_ns = self._wall_ns()
-        # Peers that return no SSID return the time: let no two variants of a burst have the same.
-        apart = t1_ns + variant if several else None
-        cells, sequence = track.ledger.send(flows, t1_ns if apart is None else apart)
-        if lane.id is not None:
-            lane.id[:count] = cells + track.first_cell
-        if track.format is None:
-            lane.sequence[:count] = sequence
-            lane.timestamp[:count] = (
-                stamp.ntp_from_unix_ns(t1_ns) if apart is None else stamp.ntp_column(apart)
-            )
-        else:
-            ssids = track.ssids[variant if several else np.zeros(count, np.intp)]
-            times = np.full(count, t1_ns) if apart is None else apart
-            track.format.write(out.octets[:count], ssids, sequence, times)
-        self._hand_over(track, sock, out, flows, cells)
-
-    def _hand_over(
-        self, track: Track, sock: ProbeSocket, out: Messages, flows: Ints, cells: Ints
-    ) -> None:
-        """Hand a burst to the kernel, and take back what it will not send."""
-        count = len(flows)
+        box = track.outbox
+        assert box is not None
+        rows = box.ready(burst)
+        cells = box.cells[rows]
+        t1 = box.stamp(rows, self._wall_ns())
+        track.ledger.sent(burst.flows, cells, box.sequence[rows], t1)
+        # Hand them over to the kernel, and take back what it will not send.
+        fd, count = track.sockets[burst.port].fd, len(cells)
         done, retried = 0, -1
         while done < count:
             try:
-                done += out.send(sock.fd, done, count - done)
+                done += box.out.send(fd, rows.start + done, count - done)
             except OSError as reason:
                 if reason.errno in errors.PASSING and retried != done:
                     retried = done  # an ICMP error about another packet may have left it here
                     continue
-                done = self._failed(track, flows, cells, done, reason)
+                done = self._failed(track, burst.flows, cells, done, reason)
         self.sent += count
 
     def _failed(self, track: Track, flows: Ints, cells: Ints, at: int, reason: OSError) -> int:
@@ -312,6 +279,8 @@ class UdpProber:
         socket: so it takes a few milliseconds, and even a flood to one of our ports does not keep us
         from sending. The sockets take turns at being first, so none of them keeps another waiting.
         """
+        for track in self.tracks:
+            track.ledger.settle()
         empty = True
         filled = dict.fromkeys(self._lanes, 0)
         events = self._poll.poll(0)

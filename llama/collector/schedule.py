@@ -26,7 +26,7 @@ class Burst(NamedTuple):
 
     flows: Ints  # (N,)
     port: int  # the source port they leave from
-    turns: slice  # where their pairs are in the schedule's `order`
+    place: int  # of the first, in the schedule's `flows`
     left: int  # how many more are due
 
 
@@ -99,4 +99,4 @@ class Schedule:
         count = min(count, len(self.order) - turn)
         self._done += count
         flows = self.flows[place : place + count]
-        return Burst(flows, port, slice(turn, turn + count), target - self._done)
+        return Burst(flows, port, place, target - self._done)

@@ -14,6 +14,7 @@ class ProbeSocket:
     """One source port: a socket, and what is counted about it."""
 
     ordinal = 0  #: its number within its prober, which sets it
+    hears_errors = False  #: whether it keeps the ICMP errors about its packets
 
     def __init__(self, source: Source, *, kernel_stamps: bool, ids: bool) -> None:
         self.source = source

@@ -244,7 +244,9 @@ class Tracing:
             sock = self._socket(key)
             if sock is None or key in self._by_key:
                 continue
-            errors.enable(sock.sock)
+            if not sock.hears_errors:
+                errors.enable(sock.sock)
+                sock.hears_errors = True
             number = self._next
             self._next = (self._next + 1) & 0xFFFF
             if number in self._going:
@@ -254,7 +256,7 @@ class Tracing:
 
     def _send(self, going: _Going, packet: Packet) -> bool:
         key, sock = going.key, going.sock
-        v4 = sock.sock.family == socket.AF_INET
+        v4 = sock.family == socket.AF_INET
         tos = (mmsg.SOL_IP, mmsg.IP_TOS) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_TCLASS)
         ttl = (mmsg.SOL_IP, mmsg.IP_TTL) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_HOPLIMIT)
         control = [

@@ -121,11 +121,10 @@ class Messages:
         if share is None:
             self.octets = np.zeros((slots, size), np.uint8)
             self.names = np.zeros((slots, NAME_ROOM), np.uint8)
-            self.tails = np.zeros((slots, tail), np.uint8)
+            self.tails = np.zeros((slots, tail if padding is None else 0), np.uint8)
         else:
             self.octets, self.names, self.tails = share.octets, share.names, share.tails
             tail = self.tails.shape[1]
-        self.tail_room = tail
         self.names4: Column = self.names[:, : SOCKADDR_IN.itemsize].view(SOCKADDR_IN)[:, 0]
         self.names6: Column = self.names[:, : SOCKADDR_IN6.itemsize].view(SOCKADDR_IN6)[:, 0]
         self.control = np.zeros((slots, self.control_room), np.uint8)

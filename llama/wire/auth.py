@@ -36,6 +36,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.wire import scalar
+from llama.wire.rows import records
 
 BASE_SIZE = 112  # octets, both packets
 COVERED = 96  # octets that the HMAC covers
@@ -131,9 +132,9 @@ def answer(
 
 def sender_view(octets: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """View rows of octets, (N, >= 112), as sender packets: (N,) of dtype SENDER, no copy."""
-    return octets[:, :BASE_SIZE].view(SENDER)[:, 0]
+    return records(octets, SENDER)
 
 
 def reflector_view(octets: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """View rows of octets, (N, >= 112), as reflector packets: (N,) of dtype REFLECTOR, no copy."""
-    return octets[:, :BASE_SIZE].view(REFLECTOR)[:, 0]
+    return records(octets, REFLECTOR)

@@ -20,6 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from llama.wire.rows import records
+
 SIZE = 36
 SIGNATURE = b"__llama__\0"
 MAX_TOKEN = (1 << 53) - 1  # the largest whole number up to which a float64 knows every one
@@ -51,7 +53,7 @@ class Replies(NamedTuple):
 
 def _view(octets: Octets) -> npt.NDArray[Any]:
     """View rows of octets, (N, >= 36), as probes: (N,) of dtype PROBE, no copy."""
-    return octets[:, :SIZE].view(PROBE)[:, 0]
+    return records(octets, PROBE)
 
 
 def recognise(octets: Octets, length: npt.NDArray[np.integer]) -> Mask:

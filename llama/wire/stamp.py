@@ -28,6 +28,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llama.wire.rows import records
+
 PORT = 862  # assigned by IANA for STAMP; LLAMA fleets use 8100
 BASE_SIZE = 44  # octets, both packets
 
@@ -146,12 +148,12 @@ def error_column(estimate: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
 
 def sender_view(octets: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """View rows of octets, (N, >= 44), as sender packets: (N,) of dtype SENDER, no copy."""
-    return octets[:, :BASE_SIZE].view(SENDER)[:, 0]
+    return records(octets, SENDER)
 
 
 def reflector_view(octets: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """View rows of octets, (N, >= 44), as reflector packets: (N,) of dtype REFLECTOR, no copy."""
-    return octets[:, :BASE_SIZE].view(REFLECTOR)[:, 0]
+    return records(octets, REFLECTOR)
 
 
 def sender_rows(octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:

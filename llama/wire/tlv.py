@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llama.wire.rows import records
 from llama.wire.tlv_rules import (
     CLASS_OF_SERVICE,
     CONTROL_PLANE,
@@ -107,7 +108,7 @@ Mask = npt.NDArray[np.bool_]
 
 def _view(octets: Octets, start: int) -> npt.NDArray[Any]:
     """View what follows the base packets as our sender's layout: (N,), no copy."""
-    return octets[:, start : start + ROOM].view(_LAYOUT)[:, 0]
+    return records(octets, _LAYOUT, start)
 
 
 def usual(octets: Octets, length: npt.NDArray[np.integer], start: int = 44) -> Mask:
