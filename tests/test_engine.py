@@ -6,118 +6,24 @@ import itertools
 import random
 import socket
 import time
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from attrs import evolve
-from test_reflector import StillReactor
-from twisted.internet.task import Clock
+from engine_case import EngineCase, pair
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import sockets
-from llama.collector.engine import Engine
 from llama.collector.lane import ARENA
 from llama.collector.ledger import RECEIVED, STAMPED
-from llama.collector.plan import Group, Source, cap_factor, chosen_addresses, make_plan
-from llama.collector.prober import SMALLEST_ROOM, UdpProber
+from llama.collector.plan import Group, cap_factor, chosen_addresses, make_plan
+from llama.collector.prober import SMALLEST_ROOM
 from llama.collector.schedule import LATEST_S, Schedule
-from llama.collector.summary import ClosedInterval, Pair, reasons
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net import mmsg
-from llama.net.port import BatchPort, transmit_ids_supported
 from llama.reflector.guard import Guard
-from llama.reflector.protocol import Reflector
-from llama.reflector.sessions import Sessions
-from llama.wire.stamp import ntp_from_unix_ns, sender_view
 
 SECOND = 1_000_000_000
-
-
-def pair(address: str, port: int, dscp: int = 0, size: int = 96) -> Pair:
-    """A pair on loopback."""
-    return Pair(
-        target=address, src_ip="127.0.0.1", dst_ip=address, dst_port=port, dscp=dscp,
-        class_name="BE" if not dscp else str(dscp), probe="stamp", size=size, port_group="default",
-        tags={"dst_hostname": address},
-    )  # fmt: skip
-
-
-class EngineCase(SynchronousTestCase):
-    """A reflector and an engine in one thread, in step."""
-
-    interval_s = 1
-    timeout_s = 0.2
-
-    def setUp(self) -> None:
-        """Bind a reflector and make an engine with clocks that can be stepped."""
-        self.clock = Clock()
-        self.reactor = StillReactor()
-        self.guard = Guard()
-        self.protocol = Reflector(self.reactor.seconds, self.guard, Sessions(1024))
-        self.port = BatchPort(
-            self.reactor, self.protocol, "127.0.0.1", 0, stamped=transmit_ids_supported()
-        )
-        self.port.startListening()
-        self.addCleanup(self.stop_reflector)
-        self.step_ns = 0
-        self.closed: list[ClosedInterval] = []
-        self.prober = UdpProber(
-            ids=transmit_ids_supported(), wall_ns=self.wall_ns, chance=random.Random(3)
-        )
-        self.engine = Engine(
-            self.clock, self.prober, self.interval_s, self.closed.append, wall_ns=self.wall_ns,
-            chance=random.Random(3),
-        )  # fmt: skip
-        self.addCleanup(self.engine.stop)
-
-    def stop_reflector(self) -> None:
-        """Close its socket."""
-        self.port.stopListening()
-        self.reactor.advance(0)
-
-    def wall_ns(self) -> int:
-        """The wall clock, stepped."""
-        return time.time_ns() + self.step_ns
-
-    def group(self, *pairs: Pair, ports: int = 2, rate: float = 50) -> Group:
-        """A group of one test."""
-        sources = tuple(
-            Source(version=4, address="127.0.0.1", interface=None, number=0, owner=str(n), df=False)
-            for n in range(ports)
-        )
-        return Group(
-            test="default", probe="stamp", version=4, sources=sources, rate_pps=rate,
-            timeout_s=self.timeout_s, pairs=pairs or (pair("127.0.0.1", self.number),),
-        )  # fmt: skip
-
-    @property
-    def number(self) -> int:
-        """The reflector's port."""
-        return int(self.port.getHost().port)
-
-    def run_until(self, wanted: Callable[[], Any], answering: bool = True) -> None:
-        """Tick, and let the reflector answer, until something holds."""
-        give_up = time.monotonic() + 30
-        while not wanted():
-            if time.monotonic() > give_up:
-                raise AssertionError("it did not happen")
-            self.engine.tick()
-            if answering:
-                self.port.doRead()
-            self.clock.advance(0.01)
-            time.sleep(0.001)
-
-    def newest(self, count: int) -> ClosedInterval:
-        """Run until ``count`` more intervals have closed; return the newest."""
-        wanted = len(self.closed) + count
-        self.run_until(lambda: len(self.closed) >= wanted)
-        return self.closed[-1]
-
-    def reasons(self, interval: ClosedInterval) -> set[str]:
-        """Why an interval is suspect."""
-        return {name for bits in interval.pair_stats["suspect"] for name in reasons(int(bits))}
 
 
 class EngineTests(EngineCase):
@@ -151,9 +57,7 @@ class EngineTests(EngineCase):
     def test_change_takes_effect_where_an_interval_begins(self) -> None:
         """Every series has one whole figure for each window, before and after a change."""
         one, two, three = (pair(f"127.0.0.{n}", self.number) for n in (1, 2, 3))
-        self.stop_reflector()
-        self.port = BatchPort(self.reactor, self.protocol, "0.0.0.0", 0, stamped=False)
-        self.port.startListening()
+        self.answer_everywhere()
         one, two, three = (evolve(p, dst_port=self.number) for p in (one, two, three))
         self.engine.use([self.group(one, two)])
         self.newest(2)
@@ -193,9 +97,7 @@ class EngineTests(EngineCase):
 
     def test_changing_address_leaves_nothing_behind(self) -> None:
         """A target whose address changes again and again is one pair, not more and more."""
-        self.stop_reflector()
-        self.port = BatchPort(self.reactor, self.protocol, "0.0.0.0", 0, stamped=False)
-        self.port.startListening()
+        self.answer_everywhere()
         for n in range(1, 5):
             self.engine.use([self.group(pair(f"127.0.0.{n}", self.number))])
             self.newest(2)
@@ -363,9 +265,7 @@ class DrainTests(EngineCase):
 
     def test_what_a_pause_left_over_fills_no_buffer(self) -> None:
         """What is due after a pause is sent in so many ticks that a stock buffer holds its replies."""
-        self.stop_reflector()
-        self.port = BatchPort(self.reactor, self.protocol, "0.0.0.0", 0, stamped=False)
-        self.port.startListening()
+        self.answer_everywhere()
         pairs = [pair(f"127.0.1.{n}", self.number) for n in range(1, 201)]
         now_ns = time.monotonic_ns()
         self.patch(self.engine, "_monotonic_ns", lambda: now_ns)
@@ -457,74 +357,6 @@ class DrainTests(EngineCase):
         self.assertEqual(stats["dscp_at_reflector"].tolist(), sent)
         self.assertEqual(stats["dscp_at_collector"].tolist(), sent)
         self.assertFalse(stats["remarked_forward"].any() or stats["remarked_reverse"].any())
-
-
-class OutboxTests(EngineCase):
-    """Probes that are made ready before they are due."""
-
-    def check(self, *pairs: Pair, ports: int, rate: float) -> Counter[int]:
-        """Send for a while, with pauses and failures; return how often each flow was sent."""
-        self.engine.use([self.group(*pairs, ports=ports, rate=rate)])
-        (track,) = self.prober.tracks
-        box, book = track.outbox, track.ledger
-        assert box is not None
-        probes = sender_view(box.out.octets)
-        chance = random.Random(5)
-        now_s, t1_ns, skips = time.monotonic(), time.time_ns(), 0
-        track.schedule.begin(now_s)
-        sent: Counter[int] = Counter()
-        for _ in range(3000):
-            pause_s = 0.2 if chance.random() < 0.02 else 0.004
-            now_s += pause_s
-            for burst in track.schedule.bursts(now_s, 32, pause_s):
-                t1_ns += 1000
-                flows, (cells, sequence) = burst.flows, book.upcoming(burst.flows)
-                rows = box.ready(burst)
-                self.assertEqual(box.cells[rows].tolist(), cells.tolist())
-                self.assertEqual(box.sequence[rows].tolist(), sequence.tolist())
-                self.assertEqual({flow % ports for flow in flows.tolist()}, {burst.port})
-                times = np.broadcast_to(box.stamp(rows, t1_ns), len(flows))
-                for row, flow, t1 in zip(
-                    range(*rows.indices(9999)), flows.tolist(), times, strict=True
-                ):
-                    number, variant = flow // ports, track.variant[flow // ports]
-                    self.assertEqual(box.out.names[row].tolist(), track.names[number].tolist())
-                    self.assertEqual(probes["ssid"][row], track.ssids[variant])
-                    self.assertEqual(probes["sequence"][row], sent[flow])
-                    self.assertEqual(probes["timestamp"][row], ntp_from_unix_ns(int(t1)))
-                    self.assertEqual(
-                        box.out.iov_length[row] + box.out.tail_length[row], track.pairs[number].size
-                    )
-                    self.assertEqual(box.out.controllen[row] > 24, track.pairs[number].dscp > 0)
-                    sent[flow] += 1
-                book.sent(flows, cells, sequence, times)
-                if chance.random() < 0.05:  # the kernel would not have them
-                    book.unsend(flows, cells)
-                    sent.subtract(flows.tolist())
-            skips += track.schedule.skipped > 0
-        self.assertGreater(skips, 0)
-        return sent
-
-    def test_many_flows(self) -> None:
-        """Each row holds the probe that it should, wherever the schedule goes on."""
-        pairs = [pair(f"127.0.1.{n}", self.number) for n in range(1, 200)]
-        sent = self.check(*pairs, ports=3, rate=15)
-        self.assertEqual(len(sent), 597)
-
-    def test_few_flows(self) -> None:
-        """A burst begins anew at the first flow, and goes on from one source port to the next."""
-        pairs = [pair(f"127.0.1.{n}", self.number) for n in range(1, 4)]
-        sent = self.check(*pairs, ports=2, rate=40)
-        self.assertEqual(len(sent), 6)
-        self.assertLessEqual(max(sent.values()) - min(sent.values()), 60)
-
-    def test_classes_and_sizes(self) -> None:
-        """Each row has the class and the size of its pair."""
-        pairs = [
-            pair(f"127.0.1.{n}", self.number, dscp=46 * (n % 2), size=(96, 1400)[n % 3 == 0])
-            for n in range(1, 60)
-        ]
-        self.check(*pairs, ports=2, rate=30)
 
 
 class TroubleTests(EngineCase):

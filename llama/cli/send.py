@@ -16,12 +16,12 @@ import orjson
 
 from llama.cli import _report
 from llama.collector.hping3_process import unusable
-from llama.collector.lane import LONGEST
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
 from llama.collector.plan import NATURAL_SIZE
 from llama.config import dscp_number
 from llama.config.keys import read_keys
 from llama.config.probes import KINDS
+from llama.net.port import LONGEST
 
 REPLIES, NO_REPLIES, USAGE = 0, 1, 2  # exit statuses, as ping's
 MOST_FLOWS = 1024

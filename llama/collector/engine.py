@@ -21,11 +21,11 @@ from twisted.logger import Logger
 
 from llama.collector import closing, memory
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
-from llama.collector.lane import BURST
 from llama.collector.ledger import Ledger, OpenInterval
 from llama.collector.plan import Group, identity_of
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
+from llama.collector.schedule import BURST
 from llama.collector.slices import Job, Slices
 from llama.collector.summary import FLOW, STATS, ClosedInterval, Stats, suspect_bit
 from llama.collector.track import Track

@@ -37,10 +37,12 @@ class Arrived(NamedTuple):
 class Format(Protocol):
     """How one track's probes look.
 
-    ``tells_times`` says whether replies tell when their probe came and when they left.
+    ``tells_times`` says whether replies tell when their probe came and when they left; times
+    ``apart_ns`` from one another differ as they are written.
     """
 
     tells_times: bool
+    apart_ns: int
 
     def template(self, group: Group, dscp: int, size: int, ssid: int) -> bytes:
         """Return a probe of ``size`` octets but for what `write` fills in."""
@@ -95,6 +97,7 @@ class Signed:
     """STAMP with authentication (`llama.wire.auth`), under one key."""
 
     tells_times = True
+    apart_ns = 1
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -233,6 +236,7 @@ class LlamaGo(_Echoed):
     """LLAMA Go's probes (`llama.wire.llama_go`)."""
 
     shortest = llama_go.HEAD_SIZE
+    apart_ns = 1
 
     def template(self, group: Group, dscp: int, size: int, ssid: int) -> bytes:
         """Return a probe that asks for its reply in the group's class."""
@@ -257,6 +261,7 @@ class LlamaPython(_Echoed):
     """The archived Python LLAMA's probes (`llama.wire.llama_python`)."""
 
     shortest = llama_python.SIZE
+    apart_ns = 512  # of a double that counts milliseconds since 1970, until 2109
 
     def template(self, group: Group, dscp: int, size: int, ssid: int) -> bytes:
         """Return a probe that asks for its reply in the group's class."""

@@ -23,8 +23,8 @@ _BIAS = 1023  # of the exponent of a double
 def bin_of(rtt_ns: npt.ArrayLike) -> npt.NDArray[np.uint16]:
     """Return the bin of each time: ``rtt_ns`` is of any shape, in nanoseconds, finite."""
     # IEEE 754 has the same scheme: an exponent, and a fraction of which the first bits are ours.
-    octets = np.maximum(np.asarray(rtt_ns, dtype=np.float64), 1.0).view(np.int64)
-    index = (octets >> 52 - SUB_BITS) - (_BIAS + LOWEST_EXPONENT << SUB_BITS)
+    bits = np.maximum(np.asarray(rtt_ns, dtype=np.float64), 1.0).view(np.int64)
+    index = (bits >> 52 - SUB_BITS) - (_BIAS + LOWEST_EXPONENT << SUB_BITS)
     bins: npt.NDArray[np.uint16] = np.clip(index, 0, BINS - 1).astype(np.uint16)
     return bins
 

@@ -36,6 +36,7 @@ from llama.collector.plan import Group, Source
 from llama.collector.prober import UdpProber
 from llama.collector.sockets import ProbeSocket
 from llama.collector.track import Track
+from llama.wire.rows import records
 
 ECHO = np.dtype(
     [
@@ -45,8 +46,8 @@ ECHO = np.dtype(
 )  # fmt: skip
 HEADER = 8  # octets of an ICMP header
 IPV4_HEADER = 20
-REQUEST = {socket.AF_INET: 8, socket.AF_INET6: 128}
-REPLY = {socket.AF_INET: 0, socket.AF_INET6: 129}
+REQUEST: dict[int, int] = {socket.AF_INET: 8, socket.AF_INET6: 128}
+REPLY: dict[int, int] = {socket.AF_INET: 0, socket.AF_INET6: 129}
 
 _SO_ATTACH_FILTER = 26
 _SOL_RAW, _ICMP_FILTER = 255, 1
@@ -101,12 +102,11 @@ def _only_identifier(sock: socket.socket, number: int) -> None:
 
 
 class _EchoLane(Lane):
-    """The message rooms of one address family, seen as echo requests and replies."""
+    """The message rooms of one address family, seen as echo replies."""
 
     def answers(self, before: int) -> npt.NDArray[Any]:
         """Return what was received as ECHO rows, ``before`` octets into each message."""
-        answers: npt.NDArray[Any] = self.back.octets[:, before : before + ECHO.itemsize]
-        return answers.view(ECHO)[:, 0]
+        return records(self.back.octets, ECHO, before)
 
 
 class _EchoOutbox(Outbox):
@@ -118,8 +118,8 @@ class _EchoOutbox(Outbox):
         super().__init__(track, ids=ids, padding=padding)
         self._secret = secret
         self._numbers = np.array([sock.number for sock in track.sockets], np.uint16)
-        self._echo: npt.NDArray[Any] = self.out.octets[:, : ECHO.itemsize].view(ECHO)[:, 0]
-        self._checked = track.sockets[0].sock.family == socket.AF_INET
+        self._echo = records(self.out.octets, ECHO)
+        self._checked = track.sockets[0].family == socket.AF_INET
 
     def _number(self) -> None:
         self._echo["identifier"] = self._numbers[self.flows % len(self._numbers)]
@@ -161,9 +161,7 @@ class _EchoIntake(Intake):
         flow = self._index.find(flow_keys(back.names[:count], ends))
         sequence = answers["sequence"].astype(np.uint32)
         lost = (flow == NO_FLOW) | (back.length[:count] < before + ECHO.itemsize)
-        lost |= (answers["type"] != REPLY[socket.AddressFamily(lane.family)]) | (
-            answers["code"] != 0
-        )
+        lost |= (answers["type"] != REPLY[lane.family]) | (answers["code"] != 0)
         lost |= answers["number"] != sequence & np.uint32(0xFFFF)
         # An IP header with options is longer: nobody sends such replies.
         lost |= with_header & (back.octets[:count, 0] != 0x45)
@@ -246,8 +244,8 @@ class IcmpProber(UdpProber):
         for names in (track.names, track.names_in_order):
             names[:, 2:4] = 0  # there are no ports
         track.templates[:] = 0
-        echo = track.templates[:, : ECHO.itemsize].view(ECHO)[:, 0]
-        echo["type"] = REQUEST[track.sockets[0].sock.family]
+        echo = records(track.templates, ECHO)
+        echo["type"] = REQUEST[track.sockets[0].family]
         echo["ssid"] = track.ssids
         return track
 

@@ -11,10 +11,8 @@ from llama.net.mmsg import Messages
 from llama.net.port import stamp_layout
 from llama.wire import stamp
 
-BURST = 32  # probes handed to the kernel at once
-ARENA = 384  # replies looked at together
+ARENA = 768  # replies looked at together
 HEAD = 192  # octets of a packet that are written or read by column: all that formats look at
-LONGEST = 9216  # octets of UDP payload
 
 
 class Lane:

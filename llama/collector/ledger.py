@@ -8,8 +8,10 @@ Sending writes a cell, a transmit stamp and a reply fill it in, closing an inter
 its probe has closed. So a probe costs a few column writes, whatever the number of flows, and there
 is nothing to expire: what has no reply in time when its interval closes is lost.
 
-Bursts that were `sent` are entered together by `settle`, before anything else changes the ledger:
-entering ten at a time costs hardly more than entering one.
+Bursts that were `sent` are entered together by `settle`, since entering ten at a time costs hardly
+more than entering one. Whatever changes the ledger settles it first. Until then the columns show it
+as it was before those bursts: who reads cells that may be among them must settle it, too; closing an
+interval, whose probes were all sent before `roll`, need not.
 
 An interval of a flow is a range of its sequence numbers. When wall time passes a boundary, `roll`
 notes every flow's next number; that is all that happens then.
@@ -207,7 +209,7 @@ class Ledger:
     # Probes
 
     def cells(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> Ints:
-        """Return the cell of each probe, of flows and sequence numbers of any one shape."""
+        """Return the cell of each probe; the shapes of flows and sequence numbers broadcast."""
         # One type throughout: numpy takes three times as long over two.
         return sequence.astype(np.int64) % self.depth * self.flows + flows
 
@@ -256,7 +258,7 @@ class Ledger:
         return cells, sequence
 
     def unsend(self, flows: Ints, cells: Ints) -> None:
-        """Take back probes just entered, which the kernel would not send: they are not lost."""
+        """Take back the last probes of some flows, which the kernel would not send: they are not lost."""
         self.settle()
         self.next_sequence[flows] -= np.uint32(1)
         self.t1[cells] = 0

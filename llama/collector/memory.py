@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import gc
 import mmap
@@ -35,7 +36,8 @@ def rows(count: int, dtype: npt.DTypeLike) -> npt.NDArray[np.void]:
     if octets < _MMAP_THRESHOLD_OCTETS or not hasattr(mmap, "MADV_NOHUGEPAGE"):
         return np.zeros(count, dtype)
     room = mmap.mmap(-1, octets, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    room.madvise(mmap.MADV_NOHUGEPAGE)
+    with contextlib.suppress(OSError):  # a kernel that knows no huge pages refuses
+        room.madvise(mmap.MADV_NOHUGEPAGE)
     return np.frombuffer(room, dtype)
 
 

@@ -106,7 +106,7 @@ class OneShot:
         self._told = told
         self.prober = Probers(
             reactor,
-            ids=wanted.kernel_stamps and transmit_ids_supported(),
+            ids=transmit_ids_supported(),
             kernel_stamps=wanted.kernel_stamps,
         )
         version = 6 if ":" in wanted.address else 4

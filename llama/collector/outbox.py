@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.lane import ARENA, BURST, HEAD, LONGEST
+from llama.collector.lane import HEAD
 from llama.collector.ledger import Ints
-from llama.collector.schedule import Burst
+from llama.collector.schedule import BURST, Burst
 from llama.collector.track import Track
 from llama.net import mmsg
 from llama.net.mmsg import Layout, Messages
+from llama.net.port import LONGEST
 from llama.wire import stamp
 
-AHEAD_S = 0.05  # about as long as sockets are left unread
+AHEAD_S = 0.05  # for which probes are made ready at once
+MOST = 384  # of them: a probe is no cheaper with more
 
 
 class Outbox:
@@ -34,10 +36,10 @@ class Outbox:
     def __init__(self, track: Track, *, ids: bool, padding: npt.NDArray[np.uint8]) -> None:
         self._track = track
         self._total = len(track.schedule.flows)
-        # A burst fits in; and no flow is in it twice.
         ahead = math.ceil(track.schedule.probes_per_s * AHEAD_S)
-        rows = min(max(BURST, min(ahead, ARENA)), self._total)
-        family = track.sockets[0].sock.family
+        # No more than there are flows: none may be there twice.
+        rows = min(max(BURST, min(ahead, MOST)), self._total)
+        family = track.sockets[0].family
         v4 = family == socket.AF_INET
         tos = (mmsg.SOL_IP, mmsg.IP_TOS) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_TCLASS)
         identifier = [(mmsg.SOL_SOCKET, mmsg.SCM_TS_OPT_ID, 4)] if ids else []
@@ -53,6 +55,8 @@ class Outbox:
         self._sequence: npt.NDArray[Any] = probes["sequence"]
         self._timestamp: npt.NDArray[Any] = probes["timestamp"]
         self._several = len(track.ssids) > 1
+        apart_ns = 1 if track.format is None else track.format.apart_ns
+        self._apart_ns: Ints = np.arange(rows) * apart_ns
         self.flows: Ints = np.zeros(rows, np.int64)
         self.cells: Ints = np.zeros(rows, np.int64)
         self.sequence: npt.NDArray[np.uint32] = np.zeros(rows, np.uint32)
@@ -112,8 +116,9 @@ class Outbox:
         if track.format is None and not self._several:
             self._timestamp[rows] = stamp.ntp_from_unix_ns(t1_ns)
             return t1_ns
-        # Peers that return no SSID return the time: let no two variants of a burst have the same.
-        times: Ints = t1_ns + self._variant[rows]
+        # Peers that return no SSID tell classes apart by the time; those that echo take octets that
+        # come again and again, be it at other addresses of theirs, for a loop.
+        times: Ints = t1_ns + self._apart_ns[: rows.stop - rows.start]
         if track.format is None:
             self._timestamp[rows] = stamp.ntp_column(times)
         else:

@@ -27,15 +27,16 @@ import numpy.typing as npt
 from twisted.logger import Logger
 
 from llama.collector.intake import Intake
-from llama.collector.lane import ARENA, BURST, LONGEST, Lane
+from llama.collector.lane import ARENA, Lane
 from llama.collector.ledger import Ints, Ledger
 from llama.collector.outbox import Outbox
 from llama.collector.plan import Group, Source
-from llama.collector.schedule import Burst
+from llama.collector.schedule import BURST, Burst
 from llama.collector.sockets import ProbeSocket, endpoint
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
 from llama.net import errors, mmsg
+from llama.net.port import LONGEST
 
 SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
 #: Octets of receive buffer that a small packet takes. Each probe puts two there, a transmit stamp
@@ -47,9 +48,9 @@ SMALLEST_ROOM = 832
 class UdpProber:
     """Probes the groups it is given; see `arrange`, `tick` and `drain`.
 
-    ``wall_ns`` and ``monotonic`` are the clocks (Unix ns, seconds). ``kernel_stamps`` false takes T1
-    in user space. ``ids`` says whether the kernel lets a datagram carry an identifier for its
-    transmit stamp; without it stamps are matched by the packet they come back with.
+    ``wall_ns`` is the wall clock (Unix ns). ``kernel_stamps`` false takes T1 in user space. ``ids``
+    says whether the kernel lets a datagram carry an identifier for its transmit stamp; without it
+    stamps are matched by the packet they come back with.
     """
 
     log = Logger()
@@ -63,7 +64,7 @@ class UdpProber:
         chance: random.Random | None = None,
     ) -> None:
         self._wall_ns = wall_ns
-        self._ids = ids
+        self._ids = ids and kernel_stamps
         self._kernel_stamps = kernel_stamps
         self.chance = random.Random() if chance is None else chance
         self._padding = np.zeros(LONGEST, np.uint8)
@@ -76,6 +77,7 @@ class UdpProber:
         self._turn = 0  # which of the sockets that have something is read first
         self._ssid = self.chance.randrange(1, 65536)
         self.tracks: list[Track] = []
+        self._outboxes: dict[Track, Outbox] = {}  # of those that are probed
         self._ssids: dict[tuple[object, ...], dict[tuple[int, int], int]] = {}
         self.sent = 0
         self.receive_drops = 0
@@ -145,11 +147,13 @@ class UdpProber:
         kept = {track.group.identity for track in self.tracks}
         self._ssids = {group: ssids for group, ssids in self._ssids.items() if group in kept}
         self._intake.arrange(self.tracks)
+        before, self._outboxes = self._outboxes, {}
         for track in self.tracks:
-            if track.outbox is not None:
-                track.outbox.forget()
+            if track in before:
+                self._outboxes[track] = before[track]
+                before[track].forget()
             elif track.live.any():
-                track.outbox = self._new_outbox(track)
+                self._outboxes[track] = self._new_outbox(track)
         used = {source for track in self.tracks for source in track.group.sources}
         for source in [source for source in self.sockets if source not in used]:
             self._close(source)
@@ -229,8 +233,7 @@ class UdpProber:
 
     def _send(self, track: Track, burst: Burst) -> None:
         """Send one probe to each flow of a burst."""
-        box = track.outbox
-        assert box is not None
+        box = self._outboxes[track]
         rows = box.ready(burst)
         cells = box.cells[rows]
         t1 = box.stamp(rows, self._wall_ns())
@@ -280,7 +283,7 @@ class UdpProber:
         from sending. The sockets take turns at being first, so none of them keeps another waiting.
         """
         for track in self.tracks:
-            track.ledger.settle()
+            track.ledger.settle()  # to tell whose a reply is, its probe's cell may be looked at
         empty = True
         filled = dict.fromkeys(self._lanes, 0)
         events = self._poll.poll(0)

@@ -17,6 +17,7 @@ import numpy as np
 
 from llama.collector.ledger import Ints
 
+BURST = 32  # probes handed to the kernel at once, at most
 #: Probes that could not be sent within this time after they were due are skipped.
 LATEST_S = 0.050
 

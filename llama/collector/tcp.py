@@ -32,10 +32,10 @@ from attrs import define
 from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
-from llama.collector.lane import BURST
 from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
 from llama.collector.plan import Group, Source, identity_of
 from llama.collector.prober import LONGEST_DRAIN_S
+from llama.collector.schedule import BURST
 from llama.collector.sockets import ProbeSocket
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +18,11 @@ from llama.collector.sockets import ProbeSocket, sockaddr
 from llama.collector.summary import Pair
 from llama.net import mmsg
 
-if TYPE_CHECKING:
-    from llama.collector.outbox import Outbox
-
 
 class Track:
     """A group being probed: its ledger, its schedule and its columns, one row a pair or a flow.
 
-    ``live`` says which pairs are
-    probed; others are kept until their last interval has closed.
+    ``live`` says which pairs are probed; others are kept until their last interval has closed.
     """
 
     def __init__(
@@ -48,7 +43,6 @@ class Track:
         self.ports = len(group.sources)
         self.first_flow = 0  # within the prober; set when the tracks are lined up
         self.first_cell = 0
-        self.outbox: Outbox | None = None  # where the prober makes its probes ready, if it does
         self.names = np.zeros((len(self.pairs), mmsg.NAME_ROOM), np.uint8)
         variants = sorted({(pair.dscp, pair.size) for pair in self.pairs})
         place = {variant: n for n, variant in enumerate(variants)}

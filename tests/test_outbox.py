@@ -1,0 +1,214 @@
+"""Probes that are made ready ahead of time, and what becomes of them."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import random
+import time
+import weakref
+from collections import Counter
+
+import numpy as np
+from attrs import evolve
+from engine_case import EngineCase, pair
+
+from llama.collector import memory
+from llama.collector.ledger import RECEIVED, STAMPED
+from llama.collector.summary import Pair
+from llama.net import errors
+from llama.wire import stamp
+
+
+class OutboxTests(EngineCase):
+    """Probes that are made ready before they are due."""
+
+    def check(self, *pairs: Pair, ports: int, rate: float) -> Counter[int]:
+        """Send for a while, with pauses and failures; return how often each flow was sent."""
+        self.engine.use([self.group(*pairs, ports=ports, rate=rate)])
+        (track,) = self.prober.tracks
+        box, book = self.prober._outboxes[track], track.ledger
+        probes = stamp.sender_view(box.out.octets)
+        chance = random.Random(5)
+        now_s, t1_ns, skips = time.monotonic(), time.time_ns(), 0
+        track.schedule.begin(now_s)
+        sent: Counter[int] = Counter()
+        for _ in range(3000):
+            pause_s = 0.2 if chance.random() < 0.02 else 0.004
+            now_s += pause_s
+            for burst in track.schedule.bursts(now_s, 32, pause_s):
+                t1_ns += 1000
+                flows, (cells, sequence) = burst.flows, book.upcoming(burst.flows)
+                rows = box.ready(burst)
+                self.assertEqual(box.cells[rows].tolist(), cells.tolist())
+                self.assertEqual(box.sequence[rows].tolist(), sequence.tolist())
+                self.assertEqual({flow % ports for flow in flows.tolist()}, {burst.port})
+                times = np.broadcast_to(box.stamp(rows, t1_ns), len(flows))
+                for row, flow, t1 in zip(
+                    range(*rows.indices(9999)), flows.tolist(), times, strict=True
+                ):
+                    number, variant = flow // ports, track.variant[flow // ports]
+                    self.assertEqual(box.out.names[row].tolist(), track.names[number].tolist())
+                    self.assertEqual(probes["ssid"][row], track.ssids[variant])
+                    self.assertEqual(probes["sequence"][row], sent[flow])
+                    self.assertEqual(probes["timestamp"][row], stamp.ntp_from_unix_ns(int(t1)))
+                    self.assertEqual(
+                        box.out.iov_length[row] + box.out.tail_length[row], track.pairs[number].size
+                    )
+                    self.assertEqual(box.out.controllen[row] > 24, track.pairs[number].dscp > 0)
+                    sent[flow] += 1
+                book.sent(flows, cells, sequence, times)
+                if chance.random() < 0.05:  # the kernel would not have them
+                    book.unsend(flows, cells)
+                    sent.subtract(flows.tolist())
+            skips += track.schedule.skipped > 0
+        self.assertGreater(skips, 0)
+        return sent
+
+    def test_many_flows(self) -> None:
+        """Each row holds the probe that it should, wherever the schedule goes on."""
+        pairs = [pair(f"127.0.1.{n}", self.number) for n in range(1, 200)]
+        sent = self.check(*pairs, ports=3, rate=15)
+        self.assertEqual(len(sent), 597)
+
+    def test_few_flows(self) -> None:
+        """A burst begins anew at the first flow, and goes on from one source port to the next."""
+        pairs = [pair(f"127.0.1.{n}", self.number) for n in range(1, 4)]
+        sent = self.check(*pairs, ports=2, rate=40)
+        self.assertEqual(len(sent), 6)
+        self.assertLessEqual(max(sent.values()) - min(sent.values()), 60)
+
+    def test_classes_and_sizes(self) -> None:
+        """Each row has the class and the size of its pair."""
+        pairs = [
+            pair(f"127.0.1.{n}", self.number, dscp=46 * (n % 2), size=(96, 1400)[n % 3 == 0])
+            for n in range(1, 60)
+        ]
+        self.check(*pairs, ports=2, rate=30)
+
+
+class RefusedTests(EngineCase):
+    """Probes that the kernel would not send, in the middle of what was made ready."""
+
+    def check(self, probe: str, size: int) -> None:
+        """Refuse some of a burst now and then; whatever did leave is known by its own name."""
+        self.answer_everywhere()
+        pairs = [pair(f"127.0.1.{n}", self.number, size=size) for n in range(1, 201)]
+        self.engine.use([evolve(self.group(*pairs, rate=20), probe=probe)])
+        (track,) = self.prober.tracks
+        out = self.prober._outboxes[track].out
+        chance, send, taken = random.Random(7), out.send, 0
+        refused: Counter[int] = Counter()
+
+        def refusing(fd: int, first: int, count: int) -> int:
+            """As sendmmsg(2) does: an error if the first is not taken, else how many were."""
+            nonlocal taken
+            if first and chance.random() < 0.2:
+                code = chance.choice([errno.EPERM, errno.EAGAIN, errno.EHOSTUNREACH])
+                refused[code] += 1
+                raise OSError(code, "refused")
+            done = send(fd, first, chance.randrange(1, count + 1))
+            taken += done
+            return done
+
+        self.patch(out, "send", refusing)
+        self.run_until(lambda: taken > 6000)
+        self.port.doRead()
+        time.sleep(0.01)
+        while not self.prober.drain():
+            pass
+        self.assertEqual(len(refused), 3)
+        self.assertIn(errno.EHOSTUNREACH, errors.PASSING)
+        failed = self.prober.failed_sends
+        self.assertEqual(failed["EPERM"], refused[errno.EPERM])
+        self.assertGreater(failed["EAGAIN"], refused[errno.EAGAIN])  # the rest of its burst
+        self.assertLess(failed["EHOSTUNREACH"], refused[errno.EHOSTUNREACH])  # tried again
+        flags = track.ledger.flags
+        self.assertEqual(self.prober.sent, taken)
+        self.assertEqual(int(track.ledger.next_sequence.sum()), taken)
+        self.assertEqual((self.prober.received, self.prober.strangers), (taken, 0))
+        self.assertEqual(np.count_nonzero(flags & RECEIVED), taken)
+        self.assertEqual(np.count_nonzero(flags & STAMPED), taken)
+
+    def test_stamp(self) -> None:
+        """Probes of STAMP."""
+        self.check("stamp", 96)
+
+    def test_llama_go(self) -> None:
+        """Probes that are echoed; no two of them are the same, whatever their targets."""
+        self.check("llama-go", 156)
+
+    def test_llama_python(self) -> None:
+        """Echoed likewise, and telling no times closer than half a microsecond."""
+        self.check("llama-python", 36)
+
+
+class UnsettledTests(EngineCase):
+    """Replies that come before their probes were entered into the ledger."""
+
+    kernel_stamps = False  # which would have them entered
+
+    def check(self, probe: str, size: int, ssid: bool = True) -> None:
+        """Send a burst, have it answered, drain once: it is all known."""
+        pairs = [pair("127.0.0.1", self.number, dscp=dscp, size=size) for dscp in (0, 46)]
+        self.engine.use([evolve(self.group(*pairs, ports=1), probe=probe)])
+        (track,) = self.prober.tracks
+        now_s = time.monotonic()
+        track.schedule.begin(now_s)
+        self.prober.tick(now_s + 0.02, 0.02)
+        self.assertEqual(self.prober.sent, 2)
+        if ssid:
+            self.port.doRead()
+        else:
+            for _ in range(2):
+                self.answer_without_ssid()
+        self.prober.drain()
+        self.assertEqual((self.prober.received, self.prober.strangers), (2, 0))
+
+    def answer_without_ssid(self) -> None:
+        """Answer a probe as reflectors did before RFC 8972."""
+        sock = self.port._socket
+        assert sock is not None
+        probe, whence = sock.recvfrom(2048)
+        sequence, t1, error, _ = stamp.SENDER_STRUCT.unpack_from(probe)
+        now = stamp.ntp_from_unix_ns(time.time_ns())
+        reply = stamp.REFLECTOR_STRUCT.pack(
+            sequence, now, error, 0, now, sequence, t1, error, 0, 64
+        )
+        sock.sendto(reply, whence)
+
+    def test_stamp(self) -> None:
+        """By SSID."""
+        self.check("stamp", 96)
+
+    def test_no_ssid(self) -> None:
+        """By the time alone, since the reflector returns no SSID."""
+        self.check("stamp", 44, ssid=False)
+
+    def test_earlier_fleets(self) -> None:
+        """By number and time."""
+        self.check("llama-go", 156)
+
+    def test_archived_python(self) -> None:
+        """By number and time, in milliseconds."""
+        self.check("llama-python", 36)
+
+
+class ReplacedTests(EngineCase):
+    """What a change of the configuration does away with."""
+
+    def test_nothing_is_left_of_it(self) -> None:
+        """Its ledger and its rooms are freed, though the collector of garbage passes them by."""
+        pairs = [pair("127.0.0.1", self.number, dscp=dscp) for dscp in (0, 46)]
+        self.engine.use([self.group(*pairs)])
+        self.run_until(lambda: self.prober.received > 4)
+        memory.settle()
+        self.addCleanup(gc.unfreeze)
+        (track,) = self.prober.tracks
+        old = [weakref.ref(x) for x in (track, track.ledger, self.prober._outboxes[track])]
+        del track
+        self.engine.use([self.group(pairs[0])])
+        self.run_until(lambda: self.engine.generation > 1)
+        self.newest(3)
+        self.assertEqual([ref() for ref in old], [None] * 3)
+        self.assertEqual(list(self.prober._outboxes), self.prober.tracks)
