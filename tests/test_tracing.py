@@ -66,8 +66,6 @@ class Picking(SynchronousTestCase):
         ports = sorted(set(self.closed.flows["source_port"].tolist()))
         self.kernel = Kernel(ports)
         self.tracing = Tracing(self.clock, self.kernel, unix_time_s=lambda: self.now)
-        self.tracing.start()
-        self.addCleanup(self.tracing.stop)
 
     def lossy(self, rows, lost=3, received=7):
         """Return the interval with these flows lossy."""
@@ -75,10 +73,15 @@ class Picking(SynchronousTestCase):
         stats["lost"][rows], stats["received"][rows] = lost, received
         return evolve(self.closed, flow_stats=stats)
 
+    def turn(self):
+        """Let a period pass, with a tick at its end."""
+        self.clock.advance(PERIOD_S)
+        self.tracing.tick()
+
     def run_for(self, seconds, hops=("10.0.0.1", "10.0.0.2"), dead_after=None, quote=44):
         """Let time pass; answer every packet as a path of routers and the target would."""
         for _ in range(round(seconds / PERIOD_S)):
-            self.clock.advance(PERIOD_S)
+            self.turn()
             self.now += PERIOD_S
             sent, self.kernel.sent = self.kernel.sent, []
             for sock, to, ttl, _, number, _, payload in sent:
@@ -114,7 +117,7 @@ class Picking(SynchronousTestCase):
         """Packets bear the flow's ports, class and size, under an SSID that no probe has."""
         pairs = [evolve(pair, dscp=46, size=200) for pair in self.closed.pairs]
         self.tracing.closed(evolve(self.closed, pairs=pairs))
-        self.clock.advance(PERIOD_S)
+        self.turn()
         sock, to, ttl, tos, _, ssid, payload = self.kernel.sent[0]
         self.assertEqual((tos >> 2, ssid, len(payload), ttl), (46, 77, 200, 1))
         self.assertEqual(to, (pairs[0].dst_ip, pairs[0].dst_port))
@@ -123,8 +126,38 @@ class Picking(SynchronousTestCase):
     def test_paced(self):
         """However much there is to trace, no more than the rate is sent."""
         self.tracing.closed(self.closed)
-        self.clock.advance(PERIOD_S)
+        self.turn()
         self.assertLessEqual(len(self.kernel.sent), 2 * RATE_PPS * PERIOD_S)
+
+    def test_ticks_are_no_turns(self):
+        """However often it ticks, it has its turns once a period, and after a pause only one."""
+        turns = []
+        self.patch(self.tracing, "_turn", turns.append)
+        for _ in range(1000):
+            self.clock.advance(0.004)
+            self.tracing.tick()
+        self.assertAlmostEqual(len(turns), 4 / PERIOD_S, delta=2)
+        before = len(turns)
+        for pause_s in (10, 0, 0.001):
+            self.clock.advance(pause_s)
+            self.tracing.tick()
+        self.assertEqual(len(turns), before + 1)
+
+    def test_clock_stepped_back(self):
+        """It does not wait until the clock is again where it was."""
+        self.tracing.closed(self.closed)
+        self.turn()
+        self.clock.rightNow -= 3600
+        before = len(self.kernel.sent)
+        self.turn()
+        self.assertGreater(len(self.kernel.sent), before)
+
+    def test_failure(self):
+        """If it cannot go on, that is logged once, and its ticks are harmless."""
+        self.patch(self.tracing, "_begin", lambda _: 1 // 0)
+        for _ in range(5):
+            self.turn()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_dead_first_with_siblings(self):
         """A dead flow is traced at once, its healthy siblings next, before all others."""
@@ -189,7 +222,7 @@ class Picking(SynchronousTestCase):
     def test_errors_about_probes(self):
         """An ICMP error that quotes a probe, of another SSID, is not taken for a trace's."""
         self.tracing.closed(self.closed)
-        self.clock.advance(PERIOD_S)
+        self.turn()
         sock, to, _, _, number, _, payload = self.kernel.sent[0]
         probe = payload[:14] + b"\x00\x01" + payload[16:]
         self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", to[0], to[1], probe))

@@ -68,7 +68,6 @@ class ProbingService(Service):
             raise CannotListen(f"llama-collector: {refused}")
         return_large_blocks()
         self._look_up().addErrback(self._failed)
-        self.tracing.start()
 
     def _hosts(self) -> list[str]:
         return sorted({target.host for test in self.config.tests for target in test.targets})
@@ -105,6 +104,7 @@ class ProbingService(Service):
 
     def _tick(self) -> None:
         self.engine.tick()
+        self.tracing.tick()
 
     def _replan(self) -> None:
         """Work out what to probe from the configuration and the addresses known now."""
@@ -192,7 +192,6 @@ class ProbingService(Service):
         self._stop_meanwhile()
         self._names.stop()
         self._ticker.stop()
-        self.tracing.stop()
         self.engine.stop()
         return self.prober.ended()
 

@@ -9,6 +9,7 @@ siblings, then those of which no path is known, then the others again, all at a 
 
 from __future__ import annotations
 
+import math
 import socket
 import struct
 import time
@@ -17,7 +18,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from llama.collector.prober import UdpProber
@@ -101,21 +101,25 @@ class Tracing:
         self._next = 0
         self._looked_at = 0
         self._budget = 0.0
-        self._loop = LoopingCall(self._turn)
-        self._loop.clock = reactor
+        self._due_s = -math.inf  # when the next turn is, on the reactor's clock
+        self._works = True
         prober.tracing = self
 
-    def start(self) -> None:
-        """Begin to trace what was picked."""
-        self._loop.start(PERIOD_S, now=False).addErrback(self._stopped)
+    def tick(self) -> None:
+        """Trace what was picked, once a `PERIOD_S`: to be called more often, when awake anyway.
 
-    def _stopped(self, failure: Any) -> None:
-        self.log.failure("flows are traced no more", failure=failure)
-
-    def stop(self) -> None:
-        """Trace nothing any more."""
-        if self._loop.running:
-            self._loop.stop()
+        Should it fail, it is done no more, and probing goes on.
+        """
+        now = self._reactor.seconds()
+        # A time farther ahead was taken from a clock that has been stepped back.
+        if now < self._due_s <= now + PERIOD_S or not self._works:
+            return
+        self._due_s = (self._due_s if abs(now - self._due_s) < PERIOD_S else now) + PERIOD_S
+        try:
+            self._turn(now)
+        except Exception:
+            self._works = False
+            self.log.failure("flows are traced no more")
 
     def health(self) -> dict[str, Any]:
         """Return figures for the collector's own health."""
@@ -212,9 +216,8 @@ class Tracing:
 
     # Sending
 
-    def _turn(self) -> None:
+    def _turn(self, now: float) -> None:
         """Send what this turn's share of the rate allows, and finish what is done."""
-        now = self._reactor.seconds()
         self._budget = min(self._budget + RATE_PPS * PERIOD_S, 2 * RATE_PPS * PERIOD_S)
         self._begin(now)
         for number, going in list(self._going.items()):
