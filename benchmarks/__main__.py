@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
@@ -93,6 +94,7 @@ def main(
     The exit status is 1 if something could not be measured. A figure that is not what was wanted
     is no failure of the run.
     """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # and end what was started
     console = Console(width=None if sys.stdout.isatty() else 120)
     result: dict[str, Any] = {"machine": machine.describe(), "reports": {}, "not_measured": {}}
     console.print(

@@ -36,6 +36,7 @@ class EngineCase(SynchronousTestCase):
     interval_s = 1
     timeout_s = 0.2
     kernel_stamps = True
+    ids = transmit_ids_supported()
 
     def setUp(self) -> None:
         """Bind a reflector and make an engine with clocks that can be stepped."""
@@ -51,7 +52,7 @@ class EngineCase(SynchronousTestCase):
         self.step_ns = 0
         self.closed: list[ClosedInterval] = []
         self.prober = UdpProber(
-            ids=transmit_ids_supported(), kernel_stamps=self.kernel_stamps, wall_ns=self.wall_ns,
+            ids=self.ids, kernel_stamps=self.kernel_stamps, wall_ns=self.wall_ns,
             chance=random.Random(3),
         )  # fmt: skip
         self.engine = Engine(

@@ -78,6 +78,26 @@ class Points(SynchronousTestCase):
         self.assert_points(points, closed)
         self.assertEqual({point["time"] for point in points}, {"2023-11-14T22:14:00Z"})
 
+    def test_whatever_is_unknown(self):
+        """Each pair has the figures that are known of it, however many lack those of others."""
+        chance = np.random.default_rng(3)
+        for share in (0.0, 0.02, 0.5, 1.0):
+            served = Served()
+            closed = closed_interval(700)
+            stats = closed.pair_stats
+            for name in STATS.names:
+                if name.endswith("_ns") and name != "rtt_sum_ns":
+                    stats[name][chance.random(700) < share] = math.nan
+                elif "_at_" in name:
+                    unknown = 255 if name.startswith("dscp") else 0
+                    stats[name][chance.random(700) < share] = unknown
+            for name in ("samples", "sent", "received", "lost"):
+                stats[name][chance.random(700) < share / 3] = 0
+            stats["duplicate"] = chance.integers(0, 2 + int(share * 2000), 700)
+            served.history.append(closed)
+            served.work()
+            self.assert_points(served.get("/influxdata").json()[:-1], closed)
+
     def test_everything_lost(self):
         """All lost is loss 100 and no round-trip time at all, not a zero."""
         served = Served()

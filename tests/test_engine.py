@@ -359,6 +359,67 @@ class DrainTests(EngineCase):
         self.assertFalse(stats["remarked_forward"].any() or stats["remarked_reverse"].any())
 
 
+class WithoutIdentifiersTests(EngineCase):
+    """Kernels before 6.13: a transmit stamp comes with its packet, and is matched by that."""
+
+    ids = False
+    timeout_s = 5.0
+
+    def check(self, *groups: Group) -> None:
+        """Probe; every probe's stamp is entered as its own: T1 was taken little earlier."""
+        self.engine.use(groups)
+        self.run_until(lambda: self.prober.received > 300)
+        for track in self.prober.tracks:
+            track.schedule.limit = 0  # no more
+        self.port.doRead()
+        time.sleep(0.02)
+        while not self.prober.drain():
+            pass
+        self.assertEqual(self.prober.received, self.prober.sent)
+        stamped = [
+            (track.ledger.flags & (STAMPED | RECEIVED)) == STAMPED | RECEIVED
+            for track in self.prober.tracks
+        ]
+        self.assertEqual(sum(map(np.count_nonzero, stamped)), self.prober.sent)
+        for track, some in zip(self.prober.tracks, stamped, strict=True):
+            book = track.ledger
+            self.assertTrue((book.transmit[some] < book.elapsed[some]).all())
+            # A neighbour's stamp, of a burst sent together, would be out of order.
+            order = np.argsort(book.t1[some] + book.transmit[some], kind="stable")
+            self.assertTrue((np.diff(book.t1[some][order]) > -40_000).all())
+
+    def test_stamp(self) -> None:
+        """Classes and sizes, among them one so large that only its first part comes back."""
+        pairs = [
+            pair("127.0.0.1", self.number, dscp=dscp, size=size)
+            for dscp, size in ((0, 44), (46, 96), (10, 1400), (0, 5000))
+        ]
+        self.check(self.group(*pairs, rate=40))
+
+    def test_formats(self) -> None:
+        """Several formats from the same source ports."""
+        plain = self.group(rate=40)
+        groups = [
+            evolve(
+                self.group(pair("127.0.0.1", self.number, size=size), rate=40),
+                test=probe, probe=probe, sources=plain.sources,
+            )
+            for probe, size in (("llama-go", 156), ("llama-python", 36))
+        ]  # fmt: skip
+        self.check(plain, *groups)
+
+    def test_strangers(self) -> None:
+        """Whatever else comes back with a stamp is passed over: packets of no probe of ours."""
+        self.engine.use([self.group()])
+        self.run_until(lambda: self.prober.received > 4)
+        sock = next(iter(self.prober.sockets.values()))
+        for octets in (b"", b"x", b"\x00" * 44, b"\xff" * 3000):
+            sock.sock.sendto(octets, ("127.0.0.1", self.number))
+        before = self.prober.received
+        self.run_until(lambda: self.prober.received > before + 100)
+        self.assertFalse(self.closed and self.closed[-1].pair_stats["lost"].any())
+
+
 class TroubleTests(EngineCase):
     """What a monitor is told."""
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 from twisted.trial.unittest import SynchronousTestCase
 from wire_packets import KEY
@@ -10,6 +12,7 @@ from llama.collector import formats
 from llama.collector.lane import HEAD
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group
+from llama.collector.schedule import BURST
 from llama.wire import auth, scalar, tlv, tlv_rules
 
 T1 = 1_700_000_000_123_456_789
@@ -57,6 +60,34 @@ class FormatCase(SynchronousTestCase):
         self.assertEqual(len(flows), book.reply(replies))
         return list(flows)
 
+    def names(
+        self, which: formats.Format, octets: np.ndarray, size: int
+    ) -> tuple[list[int], set[int], set[int]]:
+        """Return which rows are taken for probes, and what SSIDs and numbers they bear."""
+        rows, ssid, sequence = which.probes(octets, np.full(len(octets), size))
+        return rows.tolist(), set(ssid.tolist()), set(sequence.tolist())
+
+
+class ProbeTests(FormatCase):
+    def test_names(self) -> None:
+        """What was sent says whose it is; what is cut or another's says nothing."""
+        for probe in ("stamp-auth", "llama-go", "llama-python"):
+            which, octets, _ = self.probes(probe)
+            self.assertEqual(([0, 1, 2], {7}, {0}), self.names(which, octets, SIZES[probe]))
+            self.assertEqual(([], set(), set()), self.names(which, octets, 35))
+        octets[1, 0] ^= 1
+        self.assertEqual([0, 2], self.names(which, octets, 36)[0])
+
+    def test_times_of_a_burst_differ(self) -> None:
+        """No two times of a burst are written alike, for as long as these formats may live."""
+        for probe, first_ns in itertools.product(
+            ("llama-go", "llama-python"), (T1, 2_300_000_000 * 10**9 + 777, 4_390_000_000 * 10**9)
+        ):
+            which = formats.format_of(group(probe))
+            assert which is not None
+            times = which.sent(first_ns - np.arange(BURST) * which.apart_ns)
+            self.assertEqual(BURST, len(set(times.tolist())), (probe, first_ns))
+
 
 class StrangerTests(FormatCase):
     def test_echoes_must_be_of_the_probe_to_the_last_bit(self) -> None:
@@ -95,6 +126,6 @@ class StrangerTests(FormatCase):
                 area = packet[auth.BASE_SIZE :]
                 good = tlv_rules.verify(area, scalar.tlvs(area), said.sequence, (KEY,), True)
                 self.assertEqual((True, KEY, tlv.SIZE), good)
-                self.assertEqual((7, turn), which.probe_of(packet))
+            self.assertEqual(([0, 1, 2], {7}, {turn}), self.names(which, probes, 184))
             _, sequence = book.send(np.arange(3), T1 + turn + 1)
             which.write(probes, np.full(3, 7, np.uint16), sequence, np.full(3, T1 + turn + 1))

@@ -7,7 +7,7 @@ programs; NaN appears nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -65,7 +65,7 @@ LAST_VALUES = {
 #: A point's fields: those that are the same for most pairs while all is well, and its times.
 _ALIKE_FIELDS = ("loss", *COUNTS, "suspect", "flows", "flows_lossy", *LAST_VALUES)
 _TIME_FIELDS = ("rtt", *TIMES)
-POINT_FIELDS = (*_ALIKE_FIELDS, *_TIME_FIELDS)
+_MADE = 1000  # texts of alike figures that are kept, and those of a slice more
 
 _pace_of_points = Pace()
 _pace_of_rows = Pace()
@@ -97,10 +97,22 @@ def rtt_mean_ms(stats: Stats) -> npt.NDArray[np.float64]:
         return _ms(np.where(samples > 0, stats["rtt_sum_ns"], np.nan) / samples)
 
 
-def _members(names: Sequence[str], row: Iterable[float]) -> bytes:
-    """Return JSON members without braces; what is NaN is absent."""
-    known = {name: value for name, value in zip(names, row, strict=True) if value == value}
-    return orjson.dumps(known)[1:-1]
+def _members(names: Sequence[str], columns: npt.NDArray[np.float64]) -> list[bytes]:
+    """Return JSON members, without braces, of each row of ``columns``, (names, N); NaN is absent."""
+    unknown = np.isnan(columns)
+    shown = np.flatnonzero(~unknown.all(axis=1))
+    if not len(shown):
+        return [b""] * columns.shape[1]
+    names = [names[n] for n in shown.tolist()]
+    rows = zip(*columns[shown].tolist(), strict=True)
+    objects = [dict(zip(names, row, strict=True)) for row in rows]
+    if unknown[shown].any():
+        objects = [
+            {name: value for name, value in members.items() if value == value}
+            for members in objects
+        ]
+    # There are no braces in names and numbers.
+    return orjson.dumps(objects)[2:-2].split(b"},{")
 
 
 def _alike(
@@ -117,32 +129,20 @@ def _alike(
         for name, unknown in LAST_VALUES.items()
     ]
     figures = np.stack(columns, axis=1, dtype=np.float64)
-    texts = []
-    for number, row in enumerate(figures.view(f"V{8 * len(columns)}")[:, 0].tolist()):
-        text = made.get(row)
-        if text is None:
-            text = made[row] = _members(_ALIKE_FIELDS, figures[number].tolist())
-        texts.append(text)
-    return texts
+    keys = figures.view(f"V{8 * len(columns)}")[:, 0].tolist()
+    if len(made) > _MADE:
+        made.clear()
+    new = {key: number for number, key in enumerate(keys) if key not in made}
+    if new:
+        texts = _members(_ALIKE_FIELDS, figures[list(new.values())].T)
+        made.update(zip(new, texts, strict=True))
+    return [made[key] for key in keys]
 
 
 def _times(stats: Stats) -> list[bytes]:
     """Return `_TIME_FIELDS` of each pair as JSON members, with a comma before them."""
-    columns = [rtt_mean_ms(stats), *(_ms(stats[f"{name}_ns"]) for name in TIMES)]
-    unknown = np.isnan(columns)
-    never = unknown.all(axis=1)
-    if (unknown.any(axis=1) != never).any():  # some pairs have what others have not
-        rows = np.stack(columns, axis=1).tolist()
-        texts = [_members(_TIME_FIELDS, row) for row in rows]
-        return [b"," + text if text else b"" for text in texts]
-    shown = np.flatnonzero(~never).tolist()
-    if not shown:
-        return [b""] * len(stats)
-    names = [_TIME_FIELDS[n] for n in shown]
-    known = zip(*[columns[n].tolist() for n in shown], strict=True)
-    whole = orjson.dumps([dict(zip(names, row, strict=True)) for row in known])
-    # Names and numbers alone: nothing else has braces.
-    return [b"," + text for text in whole[2:-2].split(b"},{")]
+    columns = np.stack([rtt_mean_ms(stats), *(_ms(stats[f"{name}_ns"]) for name in TIMES)])
+    return [b"," + text if text else b"" for text in _members(_TIME_FIELDS, columns)]
 
 
 def points(

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from llama.collector.ledger import UNKNOWN_DSCP, Ints, Ledger, Replies
 from llama.collector.plan import Group
-from llama.wire import auth, llama_go, llama_python, scalar, stamp, tlv, tlv_rules
+from llama.wire import auth, llama_go, llama_python, stamp, tlv, tlv_rules
 
 Octets = npt.NDArray[np.uint8]
 Lengths = npt.NDArray[np.integer]
@@ -50,8 +50,8 @@ class Format(Protocol):
     def write(self, octets: Octets, ssid: Ssids, sequence: Numbers, t1_ns: Ints) -> None:
         """Fill in rows of ``octets``, (N, HEAD), that hold templates."""
 
-    def probe_of(self, packet: bytes) -> tuple[int, int] | None:
-        """Return SSID and sequence number of one of our own probes; None if it cannot be one."""
+    def probes(self, octets: Octets, length: Lengths) -> tuple[Ints, Ssids, Numbers]:
+        """Return which rows may be probes of ours, their SSIDs and sequence numbers."""
 
     def candidates(self, octets: Octets, length: Lengths) -> tuple[Ints, Ssids]:
         """Return which rows may be replies, and their SSIDs."""
@@ -121,10 +121,10 @@ class Signed:
                 mac = tlv_rules.digest(self._key, number, bytes(packet[first:place]))
                 packet[place + 4 : place + 20] = mac
 
-    def probe_of(self, packet: bytes) -> tuple[int, int] | None:
-        """Return what the packet says, genuine or not."""
-        probe = scalar.auth_probe(packet)
-        return None if probe is None else (probe.ssid, probe.sequence)
+    def probes(self, octets: Octets, length: Lengths) -> tuple[Ints, Ssids, Numbers]:
+        """Return what is long enough, by what it says, genuine or not."""
+        rows, said = np.flatnonzero(length >= auth.BASE_SIZE), auth.sender_view(octets)
+        return rows, said["ssid"][rows].astype(np.uint16), said["sequence"][rows].astype(np.uint32)
 
     def candidates(self, octets: Octets, length: Lengths) -> tuple[Ints, Ssids]:
         """Return what is long enough, by the SSIDs of authenticated packets."""
@@ -172,7 +172,6 @@ class _Echoed:
     """
 
     tells_times = False
-    shortest: int
 
     def unpack(self, octets: Octets, length: Lengths) -> llama_go.Replies | llama_python.Replies:
         """Return the columns of echoes."""
@@ -182,19 +181,17 @@ class _Echoed:
         """Return how probes sent at ``t1_ns`` tell their time."""
         raise NotImplementedError
 
-    def probe_of(self, packet: bytes) -> tuple[int, int] | None:
-        """Return the two halves of the token."""
-        if len(packet) < self.shortest:
-            return None
-        octets = np.frombuffer(packet, np.uint8)[None]
-        ok, token = self.unpack(octets, np.array([len(packet)]))[:2]
-        return (int(token[0]) >> 32, int(token[0]) & 0xFFFFFFFF) if ok[0] else None
-
-    def candidates(self, octets: Octets, length: Lengths) -> tuple[Ints, Ssids]:
-        """Return what looks like an echo of ours, whole."""
+    def probes(self, octets: Octets, length: Lengths) -> tuple[Ints, Ssids, Numbers]:
+        """Return what is whole, by the two halves of its token."""
         ok, token = self.unpack(octets, length)[:2]
         rows = np.flatnonzero(ok & (token < np.uint64(1 << 48)))
-        return rows, (token[rows] >> np.uint64(32)).astype(np.uint16)
+        token = token[rows]
+        numbers = (token & np.uint64(0xFFFFFFFF)).astype(np.uint32)
+        return rows, (token >> np.uint64(32)).astype(np.uint16), numbers
+
+    def candidates(self, octets: Octets, length: Lengths) -> tuple[Ints, Ssids]:
+        """Return what looks like an echo of ours: like the probe itself."""
+        return self.probes(octets, length)[:2]
 
     def read(
         self, octets: Octets, length: Lengths, flow: Ints, arrived: Arrived, book: Ledger
@@ -235,7 +232,6 @@ class _Echoed:
 class LlamaGo(_Echoed):
     """LLAMA Go's probes (`llama.wire.llama_go`)."""
 
-    shortest = llama_go.HEAD_SIZE
     apart_ns = 1
 
     def template(self, group: Group, dscp: int, size: int, ssid: int) -> bytes:
@@ -260,7 +256,6 @@ class LlamaGo(_Echoed):
 class LlamaPython(_Echoed):
     """The archived Python LLAMA's probes (`llama.wire.llama_python`)."""
 
-    shortest = llama_python.SIZE
     apart_ns = 512  # of a double that counts milliseconds since 1970, until 2109
 
     def template(self, group: Group, dscp: int, size: int, ssid: int) -> bytes:
@@ -280,7 +275,7 @@ class LlamaPython(_Echoed):
         return llama_python.unpack(octets, length)
 
     def sent(self, t1_ns: Ints) -> npt.NDArray[np.float64]:
-        """Return milliseconds since 1970, which are good for a quarter of a microsecond."""
+        """Return milliseconds since 1970, which are good for half a microsecond."""
         milliseconds: npt.NDArray[np.float64] = t1_ns / 1e6
         return milliseconds
 

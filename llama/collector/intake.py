@@ -6,7 +6,7 @@ Replies in STAMP's own format are read here, those in others by `llama.collector
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,17 +14,21 @@ import numpy.typing as npt
 
 from llama.collector import formats
 from llama.collector.flow_index import NO_FLOW, FlowIndex, flow_keys
-from llama.collector.lane import Lane
+from llama.collector.lane import HEAD, Lane
 from llama.collector.ledger import UNKNOWN_DSCP, Ints, Replies
-from llama.collector.sockets import ProbeSocket, endpoint, sockaddr
+from llama.collector.sockets import ProbeSocket, endpoint
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
 from llama.net import mmsg
 from llama.wire import stamp, tlv
+from llama.wire.rows import records
 
 Mask = npt.NDArray[np.bool_]
 Words = npt.NDArray[np.uint64]
+Octets = npt.NDArray[np.uint8]
 
+_UDP = np.dtype([("source", ">u2"), ("to", ">u2"), ("length", ">u2"), ("checksum", ">u2")])
+_REACH = 18 + 40 + _UDP.itemsize + HEAD  # octets of a packet with its headers that are looked at
 SHORTEST = 38  # octets of a reply: some TWAMP-Light responders end before the TTL
 
 
@@ -94,64 +98,63 @@ class Intake:
             track = self.tracks[n]
             track.ledger.transmitted(cells[mine] - self._first_cells[n], when[mine])
 
-    def match_stamps(self, lane: Lane, count: int, sock: ProbeSocket) -> None:
-        """Enter stamps by the packets they came with: the probe is at the end of each."""
-        stamps = lane.stamps
-        ip, destination = (20, (16, 20)) if lane.family == socket.AF_INET else (40, (24, 40))
-        for row in range(count):
-            seconds = ns = 0
-            control = stamps.control[row].data
-            for level, kind, data in mmsg.walk_control(control, int(stamps.controllen[row])):
-                if (level, kind) == (mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING):
-                    seconds, ns = (
-                        int.from_bytes(data[:8], "little"),
-                        int.from_bytes(data[8:16], "little"),
-                    )
-            packet = stamps.octets[row, : int(stamps.length[row])].tobytes()
-            # The packet comes with its link-layer header, of unknown length, so the UDP header is
-            # found by what it must say: our port, and a length that ends with the packet.
-            for link in (14, 0, 18):
-                udp = link + ip
-                if (
-                    len(packet) >= udp + 8
-                    and int.from_bytes(packet[udp : udp + 2], "big") == sock.number
-                    and int.from_bytes(packet[udp + 4 : udp + 6], "big") == len(packet) - udp
-                ):
-                    break
-            else:
+    def match_stamps(
+        self, lane: Lane, count: int, odd: npt.NDArray[np.intp], sock: ProbeSocket
+    ) -> None:
+        """Enter stamps by the packets that they came with, all but the ``odd`` rows."""
+        rows = np.delete(np.arange(count), odd)
+        octets, words = lane.stamps.octets[:, :_REACH][rows], lane.stamps.words[rows]
+        length = lane.stamps.length[rows].astype(np.int64)
+        cut = length == lane.stamps.size
+        when = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
+        v4 = lane.family == socket.AF_INET
+        ip, address = (20, 16) if v4 else (40, 24)
+        # A packet comes with its link-layer header, of unknown length, so the UDP header is found by
+        # what it must say: our port, and a length that ends with the packet.
+        for link in (14, 0, 18):
+            udp = records(octets, _UDP, link + ip)
+            said = udp["length"].astype(np.int64)
+            there = length - (link + ip)
+            ours = (udp["source"] == sock.number) & (there >= _UDP.itemsize)
+            ours &= (said == there) | (cut & (said > there))
+            if not ours.any():
                 continue
-            name = np.zeros((1, mmsg.NAME_ROOM), np.uint8)
-            address = socket.inet_ntop(
-                lane.family, packet[link + destination[0] : link + destination[1]]
-            )
-            port = int.from_bytes(packet[udp + 2 : udp + 4], "big")
-            whole = sockaddr(4 if lane.family == socket.AF_INET else 6, address, port)
-            name[0, : len(whole)] = np.frombuffer(whole, np.uint8)
-            when = np.array([seconds * 1_000_000_000 + ns], np.int64)
-            for said in self._probes_in(packet[udp + 8 :]) if seconds else ():
-                format_, (ssid, sequence) = said
-                ends = np.array([sock.ordinal << 16 | ssid], np.uint64)
-                flow = self._index.find(flow_keys(name, ends))
-                if flow[0] == NO_FLOW:
-                    continue
-                owner = int(np.searchsorted(self._first_flows, flow[0], side="right")) - 1
-                track = self.tracks[owner]
-                if track.format is format_:
-                    cells = track.ledger.cells(
-                        flow - track.first_flow, np.array([sequence], np.uint32)
-                    )
-                    track.ledger.transmitted(cells, when)
+            names = np.zeros((np.count_nonzero(ours), mmsg.NAME_ROOM), np.uint8)
+            names[:, 0] = lane.family
+            names[:, 2:4] = octets[ours, link + ip + 2 : link + ip + 4]
+            to, size = (4, 4) if v4 else (8, 16)
+            names[:, to : to + size] = octets[ours, link + address : link + address + size]
+            payload = octets[ours, link + ip + _UDP.itemsize : link + ip + _UDP.itemsize + HEAD]
+            self._match_probes(payload, said[ours] - _UDP.itemsize, names, sock, when[ours])
+            octets, length, cut, when = octets[~ours], length[~ours], cut[~ours], when[~ours]
+            if not len(octets):
+                return
 
-    def _probes_in(self, payload: bytes) -> Iterator[tuple[formats.Format | None, tuple[int, int]]]:
-        """Yield as what a datagram of ours can be read: format, and SSID and sequence number."""
-        if len(payload) >= stamp.BASE_SIZE:
-            sequence, _, _, ssid = stamp.SENDER_STRUCT.unpack_from(payload)
-            yield None, (ssid, sequence)
-        for track in self._formatted:
-            assert track.format is not None
-            said = track.format.probe_of(payload)
-            if said is not None:
-                yield track.format, said
+    def _match_probes(
+        self, payload: Octets, length: Ints, names: Octets, sock: ProbeSocket, when: Ints
+    ) -> None:
+        """Enter the stamps of probes, whose first octets and destinations these are: one a row."""
+        probes = stamp.sender_view(payload)
+        plain = np.flatnonzero(length >= stamp.BASE_SIZE)
+        readings: list[tuple[formats.Format | None, Ints, Any, Any]] = [
+            (None, plain, probes["ssid"][plain], probes["sequence"][plain])
+        ]
+        for format_ in {track.format for track in self._formatted}:
+            assert format_ is not None
+            readings.append((format_, *format_.probes(payload, length)))
+        for format_, rows, ssid, sequence in readings:
+            if not len(rows):
+                continue
+            ends = np.uint64(sock.ordinal << 16) | ssid.astype(np.uint64)
+            flow = self._index.find(flow_keys(names[rows], ends))
+            owner = np.searchsorted(self._first_flows, flow, side="right") - 1
+            owner[flow == NO_FLOW] = -1
+            for n in np.unique(owner[owner >= 0]).tolist():
+                track, mine = self.tracks[n], owner == n
+                if track.format is format_:
+                    numbers = sequence[mine].astype(np.uint32)
+                    cells = track.ledger.cells(flow[mine] - track.first_flow, numbers)
+                    track.ledger.transmitted(cells, when[rows[mine]])
 
     # Replies
 

@@ -118,7 +118,7 @@ class Outbox:
             return t1_ns
         # Peers that return no SSID tell classes apart by the time; those that echo take octets that
         # come again and again, be it at other addresses of theirs, for a loop.
-        times: Ints = t1_ns + self._apart_ns[: rows.stop - rows.start]
+        times: Ints = t1_ns - self._apart_ns[: rows.stop - rows.start]
         if track.format is None:
             self._timestamp[rows] = stamp.ntp_column(times)
         else:

@@ -199,7 +199,7 @@ class UdpProber:
         What is read together costs least, up to an arena full; one that waits costs nothing.
         """
         busiest = 0.0
-        with_packet = 2 if self._ids else 4
+        with_packet = 4 if self._kernel_stamps and not self._ids else 2
         for source, sock in self.sockets.items():
             # While it is a source port's turn, it sends all of its track's probes.
             octets_per_s = sum(
@@ -330,7 +330,7 @@ class UdpProber:
         if self._ids:
             self._intake.enter_stamps(lane, count, odd)
         else:
-            self._intake.match_stamps(lane, count, self._by_fd[fd])
+            self._intake.match_stamps(lane, count, odd, self._by_fd[fd])
         return count
 
     def _hand_over_errors(self, lane: Lane, fd: int, rows: npt.NDArray[np.intp]) -> None:

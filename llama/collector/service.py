@@ -52,7 +52,7 @@ class ProbingService(Service):
             reactor, self.prober, config.interval_s, self._interval_closed,
             clock_error_ns=clock_error_ns, retick=self._ticker.start,
         )  # fmt: skip
-        self.tracing = Tracing(reactor, self.prober.udp)
+        self.tracing = Tracing(self.prober.udp)
         self._sources: dict[tuple[str, str | None], str] = {}
         self._newest = config  # read last; in use once it is known that its programs run
 

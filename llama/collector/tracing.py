@@ -14,7 +14,7 @@ import socket
 import struct
 import time
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,6 +31,7 @@ from llama.wire import stamp
 #: Packets a second in all: as many as the slowest router on the way answers gladly.
 RATE_PPS = 200
 PERIOD_S = 0.05
+AFTER_FAILURE_S = 60.0
 #: Flows that lose nothing are traced so many a turn at most: it costs as much as twenty probes.
 IDLE_A_TURN = 1
 #: Flows being traced at a time.
@@ -80,17 +81,17 @@ class Tracing:
 
     def __init__(
         self,
-        reactor: Any,
         prober: UdpProber,
         table: PathTable | None = None,
-        unix_time_s: Any = time.time,
+        unix_time_s: Callable[[], float] = time.time,
+        monotonic_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.table = PathTable() if table is None else table
         self.sent = 0
         self.finished = 0
         self.ssid = prober.reserve_ssid()
         self._prober = prober
-        self._reactor = reactor
+        self._monotonic_s = monotonic_s
         self._unix_time_s = unix_time_s
         self._urgent: deque[FlowKey] = deque()
         self._idle: deque[FlowKey] = deque()
@@ -101,25 +102,23 @@ class Tracing:
         self._next = 0
         self._looked_at = 0
         self._budget = 0.0
-        self._due_s = -math.inf  # when the next turn is, on the reactor's clock
-        self._works = True
+        self._due_s = -math.inf  # when the next turn is, on the monotonic clock
         prober.tracing = self
 
     def tick(self) -> None:
-        """Trace what was picked, once a `PERIOD_S`: to be called more often, when awake anyway.
-
-        Should it fail, it is done no more, and probing goes on.
-        """
-        now = self._reactor.seconds()
-        # A time farther ahead was taken from a clock that has been stepped back.
-        if now < self._due_s <= now + PERIOD_S or not self._works:
+        """Trace what was picked, once a `PERIOD_S`: to be called more often, when awake anyway."""
+        now = self._monotonic_s()
+        if now < self._due_s:
             return
-        self._due_s = (self._due_s if abs(now - self._due_s) < PERIOD_S else now) + PERIOD_S
+        self._due_s = (self._due_s if now - self._due_s < PERIOD_S else now) + PERIOD_S
         try:
             self._turn(now)
         except Exception:
-            self._works = False
-            self.log.failure("flows are traced no more")
+            # Probing goes on; so does tracing, anew and after a while.
+            self.log.failure("tracing failed: what was being traced is forgotten")
+            self._going.clear()
+            self._by_key.clear()
+            self._due_s = now + AFTER_FAILURE_S
 
     def health(self) -> dict[str, Any]:
         """Return figures for the collector's own health."""
@@ -339,13 +338,13 @@ class Tracing:
         final, refusal = said
         if final and not refusal and error.offender != target:
             refusal = "port unreachable"
-        now = self._reactor.seconds()
+        now = self._monotonic_s()
         going.trace.heard(number, error.offender, now, final=final, refusal=refusal)
 
     def reply(self, sock: ProbeSocket, address: str, number: int, ttl_there: int) -> None:
         """Take a reflector's reply to a packet that came all the way, with this TTL left there."""
         going = self._going.get(number >> 16)
         if going is not None and going.sock is sock:
-            now = self._reactor.seconds()
+            now = self._monotonic_s()
             address = address.partition("%")[0]
             going.trace.heard(number, address, now, final=True, ttl_there=ttl_there)
