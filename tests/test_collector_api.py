@@ -20,6 +20,7 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent
 
+from llama.collector import encode
 from llama.collector.api import CollectorApi
 from llama.collector.history import History
 from llama.collector.slices import Pace
@@ -81,6 +82,7 @@ class Points(SynchronousTestCase):
     def test_whatever_is_unknown(self):
         """Each pair has the figures that are known of it, however many lack those of others."""
         chance = np.random.default_rng(3)
+        self.patch(encode, "_MADE", 50)
         for share in (0.0, 0.02, 0.5, 1.0):
             served = Served()
             closed = closed_interval(700)
@@ -93,6 +95,11 @@ class Points(SynchronousTestCase):
                     stats[name][chance.random(700) < share] = unknown
             for name in ("samples", "sent", "received", "lost"):
                 stats[name][chance.random(700) < share / 3] = 0
+            if share:  # nothing at all is known of these times
+                for name in STATS.names:
+                    if name.endswith("_ns"):
+                        stats[name][::10] = math.nan
+                stats["samples"][::10] = stats["rtt_sum_ns"][::10] = 0
             stats["duplicate"] = chance.integers(0, 2 + int(share * 2000), 700)
             served.history.append(closed)
             served.work()

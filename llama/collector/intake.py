@@ -6,7 +6,7 @@ Replies in STAMP's own format are read here, those in others by `llama.collector
 from __future__ import annotations
 
 import socket
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -105,18 +105,16 @@ class Intake:
         rows = np.delete(np.arange(count), odd)
         octets, words = lane.stamps.octets[:, :_REACH][rows], lane.stamps.words[rows]
         length = lane.stamps.length[rows].astype(np.int64)
-        cut = length == lane.stamps.size
         when = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
         v4 = lane.family == socket.AF_INET
         ip, address = (20, 16) if v4 else (40, 24)
         # A packet comes with its link-layer header, of unknown length, so the UDP header is found by
-        # what it must say: our port, and a length that ends with the packet.
+        # what it must say: our port, and a length that ends with the packet, or later if it was cut.
         for link in (14, 0, 18):
             udp = records(octets, _UDP, link + ip)
             said = udp["length"].astype(np.int64)
             there = length - (link + ip)
-            ours = (udp["source"] == sock.number) & (there >= _UDP.itemsize)
-            ours &= (said == there) | (cut & (said > there))
+            ours = (udp["source"] == sock.number) & (there >= _UDP.itemsize) & (said >= there)
             if not ours.any():
                 continue
             names = np.zeros((np.count_nonzero(ours), mmsg.NAME_ROOM), np.uint8)
@@ -126,7 +124,7 @@ class Intake:
             names[:, to : to + size] = octets[ours, link + address : link + address + size]
             payload = octets[ours, link + ip + _UDP.itemsize : link + ip + _UDP.itemsize + HEAD]
             self._match_probes(payload, said[ours] - _UDP.itemsize, names, sock, when[ours])
-            octets, length, cut, when = octets[~ours], length[~ours], cut[~ours], when[~ours]
+            octets, length, when = octets[~ours], length[~ours], when[~ours]
             if not len(octets):
                 return
 
@@ -155,6 +153,34 @@ class Intake:
                     numbers = sequence[mine].astype(np.uint32)
                     cells = track.ledger.cells(flow[mine] - track.first_flow, numbers)
                     track.ledger.transmitted(cells, when[rows[mine]])
+        bare = plain[probes["ssid"][plain] == 0]
+        if not len(bare):
+            return
+        numbers = probes["sequence"][bare].astype(np.uint32)
+        sent_ns = stamp.unix_ns_column(probes["timestamp"][bare].astype(np.uint64))
+        ordinal = np.full(len(bare), sock.ordinal, np.uint64)
+        for track, flow, mine in self._bare(names[bare], ordinal, numbers, sent_ns):
+            cells = track.ledger.cells(flow[mine] - track.first_flow, numbers[mine])
+            track.ledger.transmitted(cells, when[bare[mine]])
+
+    def _bare(
+        self, names: Octets, ordinal: Words, sequence: npt.NDArray[np.uint32], t1_ns: Ints
+    ) -> Iterator[tuple[Track, Ints, Mask]]:
+        """Tell whose probes are meant where no SSID is told: each SSID is tried, the time decides.
+
+        ``names`` are the other ends, (N, 32); ``ordinal`` (N,) are the numbers of our sockets.
+        Yields a track, flows (N,), and which of them are the right ones, as often as some may be.
+        """
+        for track in self.tracks:
+            for ssid in track.ssids.tolist() if track.format is None else ():
+                ends = ordinal << np.uint64(16) | np.uint64(ssid)
+                flow = self._index.find(flow_keys(names, ends))
+                inside = flow - track.first_flow
+                mine = (inside >= 0) & (inside < track.ledger.flows) & (flow != NO_FLOW)
+                if mine.any():
+                    cells = track.ledger.cells(np.where(mine, inside, 0), sequence)
+                    mine &= track.ledger.t1[cells] == t1_ns
+                    yield track, flow, mine
 
     # Replies
 
@@ -295,8 +321,8 @@ class Intake:
     ) -> None:
         """Find the flows of replies without an SSID, from peers that know RFC 8762 alone.
 
-        Each SSID of ours is tried; the time stamp that the reply echoes decides. Their numbers
-        count all classes of a source port together, so they say nothing unless there is but one.
+        Their numbers count all classes of a source port together, so they say nothing unless there
+        is but one.
         """
         unknown = (flow == NO_FLOW) & (lane.replies["ssid"][:count] == 0)
         bare = np.flatnonzero(unknown if taken is None else unknown & ~taken)
@@ -305,18 +331,9 @@ class Intake:
         names = lane.back.names[bare]
         echoed = stamp.unix_ns_column(lane.replies["sender_timestamp"][bare].astype(np.uint64))
         sequence = lane.replies["sender_sequence"][bare].astype(np.uint32)
-        for track in self.tracks:
-            for ssid in track.ssids.tolist() if track.format is None else ():
-                ends = lane.socket_of[bare] << np.uint64(16) | np.uint64(ssid)
-                candidate = self._index.find(flow_keys(names, ends))
-                inside = candidate - track.first_flow
-                mine = (inside >= 0) & (inside < track.ledger.flows) & (candidate != NO_FLOW)
-                if not mine.any():
-                    continue
-                cells = track.ledger.cells(np.where(mine, inside, 0), sequence)
-                mine &= track.ledger.t1[cells] == echoed
-                flow[bare[mine]] = candidate[mine]
-                numbered[bare[mine]] = len(track.ssids) == 1 and len(self.tracks) == 1
+        for track, found, mine in self._bare(names, lane.socket_of[bare], sequence, echoed):
+            flow[bare[mine]] = found[mine]
+            numbered[bare[mine]] = len(track.ssids) == 1 and len(self.tracks) == 1
 
     def _enter(self, track: Track, replies: Replies, tlvs: tlv.Answer) -> None:
         """Enter replies that belong to one track, and what their reflectors say of themselves."""
