@@ -104,6 +104,15 @@ class EngineCase(SynchronousTestCase):
             self.clock.advance(0.01)
             time.sleep(0.001)
 
+    def bring_in_all(self) -> None:
+        """Have all that was sent answered and read, and what came back with it; send nothing."""
+        give_up = time.monotonic() + 30
+        while self.prober.received < self.prober.sent and time.monotonic() < give_up:
+            self.port.doRead()
+            self.prober.drain()
+        while not self.prober.drain():
+            pass
+
     def newest(self, count: int) -> ClosedInterval:
         """Run until ``count`` more intervals have closed; return the newest."""
         wanted = len(self.closed) + count

@@ -369,12 +369,7 @@ class WithoutIdentifiersTests(EngineCase):
         """Probe; every probe's stamp is entered as its own: T1 was taken little earlier."""
         self.engine.use(groups)
         self.run_until(lambda: self.prober.received > 300)
-        for track in self.prober.tracks:
-            track.schedule.limit = 0  # no more
-        self.port.doRead()
-        time.sleep(0.02)
-        while not self.prober.drain():
-            pass
+        self.bring_in_all()
         self.assertEqual(self.prober.received, self.prober.sent)
         stamped = [
             (track.ledger.flags & (STAMPED | RECEIVED)) == STAMPED | RECEIVED

@@ -115,10 +115,7 @@ class RefusedTests(EngineCase):
 
         self.patch(out, "send", refusing)
         self.run_until(lambda: taken > 6000)
-        self.port.doRead()
-        time.sleep(0.01)
-        while not self.prober.drain():
-            pass
+        self.bring_in_all()
         self.assertEqual(len(refused), 3)
         self.assertIn(errno.EHOSTUNREACH, errors.PASSING)
         failed = self.prober.failed_sends

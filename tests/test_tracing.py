@@ -154,6 +154,7 @@ class Picking(SynchronousTestCase):
         failing = self.patch(self.tracing, "_send", lambda *_: 1 // 0)
         self.run_for(5)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.tracing.health()["trace_failures_total"], 1)
         failing.restore()
         self.run_for(AFTER_FAILURE_S - 6)
         self.assertEqual(self.paths(), {})

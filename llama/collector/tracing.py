@@ -89,6 +89,7 @@ class Tracing:
         self.table = PathTable() if table is None else table
         self.sent = 0
         self.finished = 0
+        self.failures = 0
         self.ssid = prober.reserve_ssid()
         self._prober = prober
         self._monotonic_s = monotonic_s
@@ -115,6 +116,7 @@ class Tracing:
             self._turn(now)
         except Exception:
             # Probing goes on; so does tracing, anew and after a while.
+            self.failures += 1
             self.log.failure("tracing failed: what was being traced is forgotten")
             self._going.clear()
             self._by_key.clear()
@@ -125,6 +127,7 @@ class Tracing:
         return {
             "trace_packets_total": self.sent,
             "traces_total": self.finished,
+            "trace_failures_total": self.failures,
             "paths_known": len(self.table),
             "path_changes_total": self.table.changes,
         }
