@@ -214,6 +214,49 @@ class Fed(SynchronousTestCase):
         window = self.measured.window(self.fleet.end_s)
         self.assertEqual(window.paths.answered.max(), 1)
 
+    def on_another_way(self, bad, known_over="spine1"):
+        """Judge flows over spine4 whose known paths are of when they crossed another spine."""
+        self.begin()
+        self.step(paths=False)
+        for host, name in enumerate(self.fleet.names):
+            self.measured.add_paths(name, [
+                {**row, "hops": [known_over if hop == "spine4" else hop for hop in row["hops"]]}
+                for row in self.fleet.paths(host)
+            ])  # fmt: skip
+        self.step(bad, paths=False)
+        for host, name in enumerate(self.fleet.names):
+            self.measured.add_paths(name, [
+                {**row, "hops": row["hops"][: row["reach"]], "complete": False}
+                for row in self.fleet.paths(host)
+                if row["reach"] is not None
+            ])  # fmt: skip
+        return judge(self.measured, self.fleet.end_s)
+
+    def test_flows_that_died_on_another_way(self):
+        """Flows that crossed a healthy spine before they died on another vote on where they died."""
+        (sighting,) = self.on_another_way(fault(kind="silent", on="spine4")).sightings
+        self.assertEqual(sighting.key, "node spine4")
+        self.assertIn("(unknown before leaf", " ".join(hop for p in sighting.paths for hop in p))
+
+    def test_a_link_on_another_way(self):
+        """What lies beyond the last hop that answered is unknown, but it lies before a known router."""
+        bad = fault(kind="loss", on="spine4 -> leaf2", percent=100)
+        (sighting,) = self.on_another_way(bad).sightings
+        self.assertEqual(sighting.key, "link spine4 -> (unknown before leaf2)")
+
+    def test_all_routers_of_another_way_answered(self):
+        """A dead flow on another way of which all routers answered may be dead on the way back."""
+        self.begin()
+        self.step()
+        row = next(row for row in self.fleet.paths(0) if len(row["hops"]) == 4)
+        met = [row["hops"][0], "elsewhere", row["hops"][2]]
+        self.measured.add_paths(
+            self.fleet.names[0], [{**row, "hops": met, "reach": 3, "complete": False}]
+        )
+        window = self.measured.window(self.fleet.end_s)
+        self.assertEqual(window.paths.answered.max(), -1)
+        self.assertIn(("elsewhere", met[2]), window.paths.links)
+
     def test_a_trace_that_only_missed_the_destination(self):
         """If all routers answered, a dead flow may be dead on the way back: it votes on no link."""
         self.begin()

@@ -22,7 +22,7 @@ from llama.lab.hosts import write_names
 from llama.lab.namespaces import Lab, clear
 from llama.net import errors, mmsg
 from llama.pinpoint import multipath
-from llama.pinpoint.table import FlowKey, PathTable, same_way
+from llama.pinpoint.table import FlowKey, PathTable, agree
 from llama.pinpoint.trace import SILENT_HOPS, TIMEOUT_S, FlowTrace, in_turn, meaning
 from llama.pinpoint.trace import Path as Trace
 
@@ -312,8 +312,22 @@ class Table(SynchronousTestCase):
         table.enter(self.key, trace_of("a", "b", "h"), 100.0)
         self.assertFalse(table.enter(self.key, trace_of("a", None, "h"), 200.0))
         self.assertEqual(table.get(self.key).hops, ("a", "b", "h"))
-        self.assertTrue(same_way(("a", None), (None, "b")))
-        self.assertFalse(same_way(("a",), ("a", "b")))
+        self.assertTrue(agree(("a", None), (None, "b")))
+        self.assertFalse(agree(("a", "b"), ("a", "c", "d")))
+
+    def test_a_dead_flow_on_another_way(self):
+        """A trace that died off the known path leaves of it what it met itself, and is a change."""
+        table = PathTable()
+        table.enter(self.key, trace_of("a", "b", "c", "h"), 100.0)
+        self.assertTrue(table.enter(self.key, trace_of("a", "x", complete=False), 200.0))
+        known = table.get(self.key)
+        self.assertEqual((known.hops, known.complete, known.reach), (("a", "x"), False, 2))
+        self.assertEqual(known.earlier, [(100.0, ("a", "b", "c", "h"))])
+        self.assertEqual(known.left, {"b"})  # of c nothing is known
+        self.assertFalse(table.enter(self.key, trace_of("a", "x", complete=False), 300.0))
+        self.assertFalse(table.enter(self.key, trace_of("a", "x", "c", "h"), 400.0))
+        self.assertEqual((known.hops, known.complete), (("a", "x", "c", "h"), True))
+        self.assertTrue(table.enter(self.key, trace_of(*"axcdefg", complete=False), 500.0))
 
     def test_bounded(self):
         """More flows than there is room for push out those traced longest ago."""

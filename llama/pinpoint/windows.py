@@ -19,7 +19,7 @@ from attrs import frozen
 
 from llama.collector.summary import SUSPECT_REASONS
 from llama.pinpoint.evidence import FLOWS, Hosts, Paths
-from llama.pinpoint.table import FlowKey
+from llama.pinpoint.table import FlowKey, Hops, agree
 
 #: An RTT is out of the ordinary above the ordinary one by this, and by half of it.
 LATE_NS = 1_000_000.0
@@ -34,7 +34,8 @@ DEAD = 0.95
 #: A flow not measured for so many intervals is forgotten.
 FORGET = 120
 
-Hops = tuple[str | None, ...]
+#: Stands in a path for what lies between the last hop that answered and the destination's router.
+UNKNOWN = "?"
 
 _BITS = {name: 1 << n for n, name in enumerate(SUSPECT_REASONS)}
 _COUNTS = (
@@ -88,10 +89,13 @@ class Measured:
         self._intervals: OrderedDict[float, dict[str, tuple[npt.NDArray[np.int64], Any]]] = (
             OrderedDict()
         )
-        #: Flow -> hops of its path, () if none came through; hops that answered to the newest trace
-        #: if it did not come through, else -1; when that was.
+        #: Flow -> hops of its path, () if none is known; hops that answered to the newest trace if it
+        #: did not come through, else -1; when that was. Where that trace was on another way than the
+        #: known one, `UNKNOWN` and the destination follow what it met.
         self.paths: dict[tuple[int, FlowKey], tuple[Hops, int, float]] = {}
         self._by_tuple: dict[tuple[int, tuple[str, int, int]], Hops] = {}
+        #: Source and destination's address -> the router before it, and how many hops away it is.
+        self._ends: dict[tuple[int, str], tuple[str | None, int]] = {}
         #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
         #: lives on. Not every reflector answers a trace.
         self._unconfirmed: dict[tuple[int, FlowKey], tuple[Hops, float]] = {}
@@ -232,15 +236,42 @@ class Measured:
             reach = -1 if row["reach"] is None else int(row["reach"])
             self._unconfirmed.pop((source, key), None)
             if not row["complete"]:
-                if not row.get("refusal") and reach == len(hops) > 0:
-                    self._unconfirmed[source, key] = hops, row["traced"]
-                hops = self.paths.get((source, key), ((), -1, 0.0))[0]
+                met = hops
+                hops = self._of_dead(source, key, met)
+                known = hops or (source, key.tuple5) in self._by_tuple
+                if not known and not row.get("refusal") and reach == len(met) > 0:
+                    self._unconfirmed[source, key] = met, row["traced"]
             self._know(source, key, hops, reach, row["traced"])
+
+    def _of_dead(self, source: int, key: FlowKey, met: Hops) -> Hops:
+        """Return the path of a flow of which the newest trace met these hops and then died.
+
+        It is the known one, its own or that of its like, unless the trace met others: then what it
+        met, and nothing beyond. () means that nothing is known.
+        """
+        own = self.paths.get((source, key), ((), -1, 0.0))[0]
+        if own and UNKNOWN not in own and _may_be_of(met, own):
+            return own
+        like = self._by_tuple.get((source, key.tuple5))
+        if like and not _may_be_of(met, like):
+            del self._by_tuple[source, key.tuple5]
+        elif like and not own:
+            return ()
+        router, distance = self._ends.get((source, key.dst_ip), (None, 0))
+        if not distance or not met:
+            return ()
+        # All routers answered if it came to the last of them, or as far: then the way is known.
+        arrived = len(met) >= distance - 1 or self._called(met[-1]) == self._called(router)
+        return (*met, key.dst_ip) if arrived else (*met, UNKNOWN, key.dst_ip)
+
+    def _called(self, hop: str | None) -> str | None:
+        return None if hop is None else self._name(hop)
 
     def _know(self, source: int, key: FlowKey, hops: Hops, reach: int, traced_s: float) -> None:
         """Take a flow's path, and how far a trace came that met it dead."""
         self.paths[source, key] = hops, reach, traced_s
-        if hops:
+        if hops and UNKNOWN not in hops:
+            self._ends[source, key.dst_ip] = (hops[-2] if len(hops) > 1 else None), len(hops)
             self._by_tuple[source, key.tuple5] = hops
             for before, hop, after in zip(hops, hops[1:], hops[2:], strict=False):
                 if hop is not None and before is not None and after is not None:
@@ -265,6 +296,12 @@ class Measured:
         names = self._host_names
         at, found = names[source], []
         for n, hop in enumerate(hops[:-1]):
+            if hop == UNKNOWN:
+                router = self._called(self._ends.get((source, str(hops[-1])), (None, 0))[0])
+                after = f"(unknown before {router or names[destination]})"
+                found.append(numbers.setdefault((at, after), len(numbers)))
+                at = router or after
+                continue
             if hop is None and n:
                 around = self._between.get((str(hops[n - 1]), str(hops[n + 1])), set())
                 hop = next(iter(around)) if len(around) == 1 else None
@@ -368,6 +405,11 @@ class Measured:
             self._by_tuple.pop((key[0], key[1].tuple5), None)
             self._free.append(number)
         return len(gone)
+
+
+def _may_be_of(met: Hops, path: Hops) -> bool:
+    """Return whether a trace that died after these hops may have been on a path."""
+    return len(met) < len(path) and agree(met, path)
 
 
 def lost_probes(flows: npt.NDArray[np.void]) -> npt.NDArray[np.int64]:
