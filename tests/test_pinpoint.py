@@ -293,9 +293,9 @@ class Service(TestCase):
     timeout = 60
 
     @inlineCallbacks
-    def service(self, **settings):
+    def service(self, classes=("BE",), **settings):
         """Return a running service for new collectors; its interval never comes by itself."""
-        self.fleet = Collectors(FABRIC, per_pair=12)
+        self.fleet = Collectors(FABRIC, per_pair=12, classes=classes)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.fleet.stop()))
         yield None
         return self.again(**settings)
@@ -350,15 +350,77 @@ class Service(TestCase):
 
     @inlineCallbacks
     def test_intervals_that_close_late(self):
-        """Where timeouts are longer than the time to settle, the interval before is judged, once."""
-        record = Path(self.mktemp())
-        service = yield self.service(record=record)
+        """Where the interval is not there yet, the one before is judged, each once."""
+        service = yield self.service()
         for _ in range(3):
             end = self.fleet.step()
-            yield Deferred.fromCoroutine(service._judge(end + INTERVAL_S))
+            for _ in range(2):
+                yield Deferred.fromCoroutine(service._judge(end + INTERVAL_S))
             self.assertEqual((service.judgement.end_s, service.judgement.data), (end, True))
+        judgement = service.judgement
         yield Deferred.fromCoroutine(service._judge(end + 2 * INTERVAL_S))
-        self.assertFalse(service.judgement.data)
+        self.assertIs(service.judgement, judgement)
+        service._now_s = lambda: end + 1000.0
+        for _ in range(2):
+            yield Deferred.fromCoroutine(service._judge(end + 2 * INTERVAL_S))
+        self.assertEqual((service.judgement.end_s, service.judgement.data), (end + 20, False))
+
+    @inlineCallbacks
+    def test_classes_that_close_late(self):
+        """An interval is judged when its last group is there, so a dead slow class is named."""
+        service = yield self.service(classes=("BE", "EF"))
+        self.fleet.late = ("BE",)
+        bad = fault(kind="class", on="spine2 -> leaf1", dscp="BE", percent=100)
+        end = self.fleet.step()
+        self.fleet.close_late()
+        yield Deferred.fromCoroutine(service._judge(end))
+        for faults in ((), (bad,)):
+            end = self.fleet.step(*faults)
+            service.judgement = None
+            yield Deferred.fromCoroutine(service._judge(end))
+            self.assertIsNone(service.judgement)
+            self.fleet.close_late()
+            yield Deferred.fromCoroutine(service._judge(end))
+            self.assertIsNone(service.judgement)  # what died is being traced
+            yield Deferred.fromCoroutine(service._judge(end))
+            self.assertEqual(service.judgement.end_s, end)
+            self.assertEqual(service.judgement.verdict.flows, 30 * 24)
+        self.assertEqual([one.name for one in service.judgement.sightings], ["spine2 -> leaf1"])
+
+    @inlineCallbacks
+    def test_classes_that_never_close(self):
+        """A group that does not come is waited for as long as timeouts can be, and once only."""
+        service = yield self.service(classes=("BE", "EF"))
+        self.fleet.late = ("BE",)
+        end = self.fleet.step()
+        self.fleet.close_late()
+        yield Deferred.fromCoroutine(service._judge(end))
+        end = self.fleet.step()
+        yield Deferred.fromCoroutine(service._judge(end))
+        self.assertEqual(service.judgement.end_s, end - INTERVAL_S)
+        service._now_s = lambda: end + 100.0
+        for _ in range(2):
+            yield Deferred.fromCoroutine(service._judge(end))
+        self.assertEqual(service.judgement.end_s, end)
+        self.assertEqual(service.judgement.verdict.flows, 30 * 12)
+        missing = [line for line in service.judgement.verdict.excluded if "not measured" in line]
+        self.assertEqual(len(missing), 6)
+        self.assertEqual(missing[0], "60 known flows of h1-1: not measured in this interval")
+        service._now_s = lambda: self.fleet.end_s + 1.0
+        end = self.fleet.step()
+        yield Deferred.fromCoroutine(service._judge(end))
+        self.assertEqual(service.judgement.end_s, end)
+
+    @inlineCallbacks
+    def test_the_first_look_takes_all_groups(self):
+        """What is read first has all groups of the newest interval that is whole."""
+        service = yield self.service(classes=("BE", "EF"))
+        self.fleet.late = ("BE",)
+        end = self.fleet.step()
+        self.fleet.close_late()
+        yield Deferred.fromCoroutine(service.fleet.read())
+        self.assertEqual(service.newest_s(), end)
+        self.assertEqual(len(service.measured.window(end).flows), 30 * 24)
 
     @inlineCallbacks
     def test_survives_a_restart(self):
@@ -501,6 +563,23 @@ class Schedule(SynchronousTestCase):
         service.startService()
         clock.pump([1.0] * 30)
         self.assertEqual(judged, [(1000, 1004), (1010, 1014), (1020, 1024)])
+
+    def test_looks_again_for_what_is_missing(self):
+        """While something is waited for it is looked again before the next interval, ever later."""
+        clock = Clock()
+        clock.advance(1003.0)
+        settings = Settings(collectors=(), interval_s=30, settle_s=4, api=None)
+        service = PinpointService(clock, settings, unix_time_s=clock.seconds)
+        looked = []
+        service.fleet.whole = lambda end: False
+
+        async def nothing():
+            looked.append(clock.seconds())
+
+        service.fleet.read = nothing
+        service.startService()
+        clock.pump([1.0] * 60)
+        self.assertEqual(looked, [1024, 1026, 1030, 1038, 1054])
 
 
 class Requests(SynchronousTestCase):

@@ -47,6 +47,7 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
         none = np.zeros(0, np.int64)
         return Judgement(end_s=end_s, verdict=nothing, sightings=(), data=False, measured=none)
     verdict = locate(window.flows, window.hosts, window.paths, thresholds)
+    verdict = evolve(verdict, excluded=(*verdict.excluded, *_missing(measured, end_s)))
     plain = [(suspect, _sighting(measured, window, suspect)) for suspect in verdict.suspects]
     faint: list[tuple[Sighting, frozenset[int]]] = []
     if len([end for end in measured.ends if end <= end_s]) > 1:
@@ -63,6 +64,12 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
         data=verdict.judged > 0,
         measured=window.numbers,
     )
+
+
+def _missing(measured: Measured, end_s: float) -> Iterator[str]:
+    """Yield in words how many flows were measured lately, but not in the interval that ended then."""
+    for host, count in measured.missing(end_s, LONG).items():
+        yield f"{count} known flows of {host}: not measured in this interval"
 
 
 def _blurs(suspect: Suspect, sighting: Sighting, accounts: frozenset[int]) -> bool:

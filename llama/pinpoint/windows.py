@@ -352,6 +352,19 @@ class Measured:
             end_s=chosen[-1] if chosen else 0.0,
         )
 
+    def missing(self, end_s: float, intervals: int) -> dict[str, int]:
+        """Return by source how many flows of the last `intervals` were not measured in the newest."""
+        chosen = [end for end in self.ends if end <= end_s][-intervals:]
+        rows = [[part[0] for part in self._intervals[end].values()] for end in chosen]
+        none = [np.zeros(0, np.int64)]
+        known = np.concatenate([*none, *(one for some in rows[:-1] for one in some)])
+        there = np.concatenate([*none, *(one for some in rows[-1:] for one in some)])
+        gone = self._flows["source"][np.setdiff1d(known, there)]
+        hosts, counts = np.unique(gone, return_counts=True)
+        return {
+            self._host_names[h]: n for h, n in zip(hosts.tolist(), counts.tolist(), strict=True)
+        }
+
     def _columns(
         self, rows: npt.NDArray[np.int64], flows: npt.NDArray[np.void], begin_s: float
     ) -> Paths:
