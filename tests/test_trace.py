@@ -22,7 +22,7 @@ from llama.lab.hosts import write_names
 from llama.lab.namespaces import Lab, clear
 from llama.net import errors, mmsg
 from llama.pinpoint import multipath
-from llama.pinpoint.table import FlowKey, PathTable, agree
+from llama.pinpoint.table import SILENT, FlowKey, PathTable, agree
 from llama.pinpoint.trace import SILENT_HOPS, TIMEOUT_S, FlowTrace, in_turn, meaning
 from llama.pinpoint.trace import Path as Trace
 
@@ -312,8 +312,21 @@ class Table(SynchronousTestCase):
         table.enter(self.key, trace_of("a", "b", "h"), 100.0)
         self.assertFalse(table.enter(self.key, trace_of("a", None, "h"), 200.0))
         self.assertEqual(table.get(self.key).hops, ("a", "b", "h"))
+        table.enter(self.key, trace_of(None, "b", "h"), 300.0)
+        self.assertEqual(table.get(self.key).hops, ("a", "b", "h"))
         self.assertTrue(agree(("a", None), (None, "b")))
         self.assertFalse(agree(("a", "b"), ("a", "c", "d")))
+
+    def test_silence_that_lasts(self):
+        """A hop that is silent in several traces in a row is another router, as far as is known."""
+        table = PathTable()
+        table.enter(self.key, trace_of("a", "b", "h"), 100.0)
+        table.enter(self.key, trace_of("a", None, "h"), 200.0)
+        table.enter(self.key, trace_of("a", "b", "h"), 300.0)
+        for n in range(SILENT):
+            self.assertEqual(table.get(self.key).hops, ("a", "b", "h"))
+            self.assertFalse(table.enter(self.key, trace_of("a", None, "h"), 400.0 + n))
+        self.assertEqual(table.get(self.key).hops, ("a", None, "h"))
 
     def test_a_dead_flow_on_another_way(self):
         """A trace that died off the known path leaves of it what it met itself, and is a change."""

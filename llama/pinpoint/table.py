@@ -12,6 +12,9 @@ from llama.pinpoint.trace import Path
 
 #: Earlier paths that are remembered of a flow.
 EARLIER = 4
+#: Traces in a row in which a hop that answered before may be silent. Then it is silent: the flow may
+#: cross another router by now, which never answers.
+SILENT = 4
 
 Hops = tuple[str | None, ...]
 
@@ -48,6 +51,7 @@ class Known:
     traces: int = 0
     changed: float | None = None  # when the hops were last found to be others
     left: frozenset[str] = frozenset()  # hops that it was found to have left then
+    silent: int = 0  # traces in a row in which one of `hops` gave no answer
     earlier: list[tuple[float, Hops]] = field(factory=list)
 
 
@@ -101,9 +105,11 @@ class PathTable:
                 known.traces = 0
                 self.changes += 1
             if changed or path.complete or not known.complete:
-                whole = path.complete and known.complete and not changed
-                if not whole or path.hops.count(None) <= known.hops.count(None):
-                    known.hops = path.hops
+                hops = path.hops
+                if path.complete and known.complete and not changed:
+                    hops = tuple(a or b for a, b in zip(path.hops, known.hops, strict=True))
+                known.silent = 0 if hops == path.hops else known.silent + 1
+                known.hops = path.hops if known.silent >= SILENT else hops
                 known.complete = path.complete
                 known.confirmed = now
         known.traced = now

@@ -99,8 +99,6 @@ class Measured:
         #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
         #: lives on. Not every reflector answers a trace.
         self._unconfirmed: dict[tuple[int, FlowKey], tuple[Hops, float]] = {}
-        #: Hops known to lie between two others: with one only, a silent one there is it.
-        self._between: dict[tuple[str, str], set[str]] = {}
         self.collectors: dict[str, int] = {}  # collector -> its host
         self.silent: set[str] = set()  # collectors that did not answer lately
         self.length_s = 0.0
@@ -273,9 +271,6 @@ class Measured:
         if hops and UNKNOWN not in hops:
             self._ends[source, key.dst_ip] = (hops[-2] if len(hops) > 1 else None), len(hops)
             self._by_tuple[source, key.tuple5] = hops
-            for before, hop, after in zip(hops, hops[1:], hops[2:], strict=False):
-                if hop is not None and before is not None and after is not None:
-                    self._between.setdefault((before, after), set()).add(hop)
 
     def _confirm(self, alive: npt.NDArray[np.int64], begin_s: float) -> None:
         """Take what traces found of flows that were alive in an interval which began after them.
@@ -295,16 +290,13 @@ class Measured:
         """Return the numbers of the links along the hops, new ones included."""
         names = self._host_names
         at, found = names[source], []
-        for n, hop in enumerate(hops[:-1]):
+        for hop in hops[:-1]:
             if hop == UNKNOWN:
                 router = self._called(self._ends.get((source, str(hops[-1])), (None, 0))[0])
                 after = f"(unknown before {router or names[destination]})"
                 found.append(numbers.setdefault((at, after), len(numbers)))
                 at = router or after
                 continue
-            if hop is None and n:
-                around = self._between.get((str(hops[n - 1]), str(hops[n + 1])), set())
-                hop = next(iter(around)) if len(around) == 1 else None
             after = f"(silent after {at})" if hop is None else self._name(hop)
             found.append(numbers.setdefault((at, after), len(numbers)))
             at = after
