@@ -105,6 +105,19 @@ class OpeningAndClosing(SynchronousTestCase):
             rounds += 1
         self.assertEqual(rounds, UNMEASURED + Hysteresis().close_after - 1)
 
+    def test_what_happens_once(self):
+        """A reroute is told at once, and is over; silenced, it is kept but not announced."""
+        incidents = Incidents()
+        reroute = seen("wan2 instead of spine1, +30 ms", "path", symptom="rerouted")
+        (event,) = incidents.told(reroute, 100.0)
+        self.assertEqual(event.event, "rerouted")
+        title = "path changed: wan2 instead of spine1, +30 ms"
+        self.assertEqual((event.incident["title"], event.incident["end"]), (title, 100.0))
+        self.assertEqual((len(incidents.open), len(incidents.ended)), (0, 1))
+        incidents.silences.append(Silence(tag="rack", value="r1", begin=0, end=1e9))
+        self.assertEqual(incidents.told(reroute, 110.0), [])
+        self.assertEqual(len(incidents.ended), 2)
+
     def test_hysteresis_is_checked(self):
         """A hysteresis that could never open or close is refused."""
         for wrong in ({"open_after": 4}, {"open_after": 0}, {"close_after": 0}):

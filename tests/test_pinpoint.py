@@ -55,10 +55,10 @@ class Fed(SynchronousTestCase):
                 self.measured.add_paths(name, list(self.fleet.paths(host)))
         return judge(self.measured, end)
 
-    def feed(self, host):
+    def feed(self, host, rows=None):
         """Feed the pairs and flows of one host's collector."""
         name, racks = self.fleet.names[host], FABRIC.hosts
-        rows = [row for _, row in self.fleet.rows(host)]
+        rows = [row for _, row in self.fleet.rows(host)] if rows is None else rows
         pairs = [
             {**row, "tags": {
                 "src_hostname": name, "dst_hostname": row["target"],
@@ -92,6 +92,40 @@ class Fed(SynchronousTestCase):
         judgement = self.step(slow)
         self.assertEqual([s.key for s in judgement.sightings], ["link spine1 -> leaf1"])
         self.assertEqual(judgement.sightings[0].symptom, "late")
+
+    def rerouted(self):
+        """Let all flows between leaf1 and leaf3 take a longer way, 30 ms more; yield judgements."""
+        self.begin()
+        racks = FABRIC.hosts
+        for n in range(8):
+            self.fleet.step()
+            for host, name in enumerate(self.fleet.names):
+                rows = [row for _, row in self.fleet.rows(host)]
+                far = [{racks[name], racks[row["target"]]} == {"leaf1", "leaf3"} for row in rows]
+                for row, moved in zip(rows, far, strict=True):
+                    row["rtt_p50_ms"] = 40.0 if moved and n >= 3 else 10.0
+                self.feed(host, rows)
+                if n not in (0, 4):
+                    continue
+                paths = list(self.fleet.paths(host))
+                for path, moved in zip(paths, far, strict=True):
+                    if moved and n == 4:
+                        path["hops"][1] = "wan2"
+                self.measured.add_paths(name, paths)
+            yield judge(self.measured, self.fleet.end_s)
+
+    def test_a_longer_way_is_no_lateness(self):
+        """A path that changed begins another ordinary RTT; that it became longer is told once."""
+        judgements = list(self.rerouted())
+        self.assertEqual([len(one.sightings) > 0 for one in judgements], [n == 3 for n in range(8)])
+        told = [one for judgement in judgements for one in judgement.reroutes]
+        self.assertEqual([len(one.reroutes) for one in judgements], [0] * 5 + [4, 0, 0])
+        self.assertRegex(told[0].name, r"^wan2 instead of spine[1-4], \+30 ms$")
+        self.assertRegex(told[0].evidence, r"flows of \d pairs cross wan2 .* 10\.1 ms became 40 ms")
+        self.assertEqual(sum(one.explains for one in told), 2 * 2 * 2 * 16)
+        self.assertIn(("leaf1", "wan2", "leaf3"), told[0].paths)
+        slow = fault(kind="delay", on="spine1 -> leaf1")
+        self.assertFalse(self.step(slow, paths=False).reroutes)
 
     def test_faint_loss_needs_several_intervals(self):
         """A tenth of a percent shows once six intervals are judged together, and says so."""

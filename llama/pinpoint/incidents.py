@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import asdict, define, field, frozen
 
-from llama.pinpoint.evidence import Suspect
+from llama.pinpoint.evidence import Hosts, Suspect
 
 #: Ended incidents that are remembered.
 REMEMBERED = 1000
@@ -116,11 +116,11 @@ class Incident:
 
 @frozen(kw_only=True)
 class Event:
-    """What is announced: an incident opened, changed or recovered."""
+    """What is announced: an incident opened, changed or recovered, or something that happened once."""
 
     #: Unique and the same when sent again: receivers can tell a repetition.
     id: str
-    event: str  # "opened", "changed", "recovered"
+    event: str  # "opened", "changed", "recovered"; "rerouted", which happens once
     time: float
     incident: dict[str, Any]
 
@@ -229,6 +229,22 @@ class Incidents:
                 events += self._step(case, seen, at)
         return events
 
+    def told(self, sighting: Sighting, at: float) -> list[Event]:
+        """Take what happened once, in the interval that ended `at` Unix seconds, as an ended incident.
+
+        It is announced under the name of its symptom.
+        """
+        case = self._begin(sighting, at)
+        incident = case.incident
+        silence = self._silence(sighting, at)
+        incident.silenced = None if silence is None else silence.comment or "silenced"
+        incident.opened = at
+        self._close(case)
+        return self._tell(sighting.symptom, incident, at)
+
+    def _silence(self, sighting: Sighting, at: float) -> Silence | None:
+        return next((silence for silence in self.silences if silence.holds(sighting, at)), None)
+
     def _same_cause(self, sighting: Sighting, taken: Collection[int]) -> _Case | None:
         """Return a case that this may be a new name of: not seen now, and the same flows."""
         for case in self._cases:
@@ -282,7 +298,7 @@ class Incidents:
         case.clean = 0
         case.names = [*case.names, sighting.key][-limits.of :]
         changed = self._update(case, sighting, at)
-        silence = next((s for s in self.silences if s.holds(sighting, at)), None)
+        silence = self._silence(sighting, at)
         was_silent = incident.silenced is not None
         was_announced = incident.events > 0
         incident.silenced = None if silence is None else silence.comment or "silenced"
@@ -323,11 +339,13 @@ class Incidents:
         return changed
 
     def _end(self, case: _Case, at: float) -> list[Event]:
-        incident = case.incident
-        incident.end = incident.last_seen
+        self._close(case)
+        return self._tell("recovered", case.incident, at)
+
+    def _close(self, case: _Case) -> None:
+        case.incident.end = case.incident.last_seen
         self._cases.remove(case)
-        self.ended = [*self.ended, incident][-REMEMBERED:]
-        return self._tell("recovered", incident, at)
+        self.ended = [*self.ended, case.incident][-REMEMBERED:]
 
     @staticmethod
     def _tell(event: str, incident: Incident, at: float) -> list[Event]:
@@ -399,8 +417,24 @@ class Incidents:
         return made
 
 
+def common_tags(hosts: Hosts, pairs: Sequence[tuple[int, int]]) -> dict[str, str]:
+    """Return the tags, ``host`` among them, that every pair of hosts has at one end or the other."""
+
+    def tags(host: int) -> dict[str, str]:
+        return {**hosts.tags[host], "host": hosts.names[host]}
+
+    ends = [(tags(a), tags(b)) for a, b in pairs]
+    return {
+        key: value
+        for key, value in [tag for end in ends[:1] for one in end for tag in one.items()]
+        if all(a.get(key) == value or b.get(key) == value for a, b in ends)
+    }
+
+
 def _title(sighting: Sighting) -> str:
     """Return a headline: what, and what it does."""
+    if sighting.symptom == "rerouted":
+        return f"path changed: {sighting.name}"
     what = (
         sighting.name
         if sighting.kind in ("tag", "pair", "class", "size")

@@ -189,6 +189,8 @@ class PinpointService(MultiService):
         events = self.incidents.judged(
             judgement.sightings, judgement.end_s, judgement.data, judgement.measured.tolist()
         )
+        for reroute in judgement.reroutes:
+            events += self.incidents.told(reroute, judgement.end_s)
         for event in events:
             self.log.info(
                 "incident {id} {event}: {title}; {evidence}",

@@ -60,6 +60,11 @@ def agree(a: Hops, b: Hops) -> bool:
     return all(x == y or x is None or y is None for x, y in zip(a, b, strict=False))
 
 
+def same_way(a: Hops, b: Hops) -> bool:
+    """Return whether two traces that came through may be of one path."""
+    return len(a) == len(b) and agree(a, b)
+
+
 class PathTable:
     """`Known` by `FlowKey`, at most so many; those traced longest ago are forgotten first."""
 

@@ -19,7 +19,7 @@ from attrs import frozen
 
 from llama.collector.summary import SUSPECT_REASONS
 from llama.pinpoint.evidence import FLOWS, Hosts, Paths
-from llama.pinpoint.table import FlowKey, Hops, agree
+from llama.pinpoint.table import FlowKey, Hops, agree, same_way
 
 #: An RTT is out of the ordinary above the ordinary one by this, and by half of it.
 LATE_NS = 1_000_000.0
@@ -59,6 +59,19 @@ class Window:
     end_s: float  # Unix time at which the newest interval ended
 
 
+@frozen(kw_only=True)
+class Moved:
+    """A flow whose RTT became another when its path did. Hops are names, the ends left out."""
+
+    number: int  # lasting
+    source: int  # index into the host table
+    destination: int
+    before: tuple[str, ...]
+    after: tuple[str, ...]
+    before_ns: float  # what was ordinary
+    after_ns: float
+
+
 def unix_s(text: str) -> float:
     """Return the Unix time of an RFC 3339 time."""
     return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
@@ -89,11 +102,18 @@ class Measured:
         self._intervals: OrderedDict[float, dict[str, tuple[npt.NDArray[np.int64], Any]]] = (
             OrderedDict()
         )
+        self._moved: dict[float, list[Moved]] = {}  # by the interval's end, as `_intervals`
+        #: Row -> what was ordinary for its RTT, and its hops then and now: until it is measured again.
+        self._rerouted: dict[int, tuple[float, Hops, Hops]] = {}
         #: Flow -> hops of its path, () if none is known; hops that answered to the newest trace if it
         #: did not come through, else -1; when that was. Where that trace was on another way than the
         #: known one, `UNKNOWN` and the destination follow what it met.
         self.paths: dict[tuple[int, FlowKey], tuple[Hops, int, float]] = {}
         self._by_tuple: dict[tuple[int, tuple[str, int, int]], Hops] = {}
+        #: Flow -> hops of the last path that came through, which its ordinary RTT belongs to.
+        self._whole: dict[tuple[int, FlowKey], Hops] = {}
+        #: The rows of all classes and sizes of a flow.
+        self._likes: dict[tuple[int, tuple[str, int, int]], list[int]] = {}
         #: Source and destination's address -> the router before it, and how many hops away it is.
         self._ends: dict[tuple[int, str], tuple[str | None, int]] = {}
         #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
@@ -163,6 +183,8 @@ class Measured:
             [np.nan if row["rtt_p50_ms"] is None else row["rtt_p50_ms"] * 1e6 for row in known],
             float,
         )
+        if self._rerouted:
+            self._note_moved(end_s, where, rtt_ns)
         figures["late"] = self._late(where, rtt_ns)
         if self._unconfirmed and known:
             begin_s = end_s - self.length_s
@@ -174,7 +196,9 @@ class Measured:
             where, figures = np.concatenate([before, where]), np.concatenate([old, figures])
         interval[collector] = where, figures
         while len(self._intervals) > self.keep:
-            self._intervals.pop(min(self._intervals))
+            oldest = min(self._intervals)
+            del self._intervals[oldest]
+            self._moved.pop(oldest, None)
 
     def _row(self, collector: str, row: Mapping[str, Any]) -> int:
         """Return the row of a flow, which may be a new one."""
@@ -192,6 +216,7 @@ class Measured:
             if number == len(self._flows):
                 self._grow()
         self._rows[key] = number
+        self._likes.setdefault((source, key[1].tuple5), []).append(number)
         flow = self._flows[number]
         flow["source"], flow["destination"] = source, destination
         flow["dscp"], flow["size"] = row["dscp"], row["size_octets"]
@@ -215,11 +240,30 @@ class Measured:
         fresh = np.isnan(ordinary)
         ordinary = np.where(fresh, rtt_ns, ordinary)
         with np.errstate(invalid="ignore"):
-            late = rtt_ns > 1.5 * ordinary + LATE_NS
+            late = _slower(rtt_ns, ordinary)
             step = np.where(late, FOLLOW_LATE, np.where(rtt_ns < ordinary, 1.0, FOLLOW))
             moved = ordinary + step * (rtt_ns - ordinary)
         self._ordinary_ns[where] = np.where(np.isnan(rtt_ns), ordinary, moved)
         return late
+
+    def _note_moved(self, end_s: float, where: npt.NDArray[np.int64], rtt_ns: Any) -> None:
+        """Note those of these flows that took another path and have another RTT on it."""
+        for row, after_ns in zip(where.tolist(), rtt_ns.tolist(), strict=True):
+            if row not in self._rerouted or np.isnan(after_ns):
+                continue
+            before_ns, before, after = self._rerouted.pop(row)
+            if not (_slower(after_ns, before_ns) or _slower(before_ns, after_ns)):
+                continue
+            moved = Moved(
+                number=int(self._numbers[row]),
+                source=int(self._flows["source"][row]),
+                destination=int(self._flows["destination"][row]),
+                before=tuple(self._called(hop) or "(silent)" for hop in before[:-1]),
+                after=tuple(self._called(hop) or "(silent)" for hop in after[:-1]),
+                before_ns=before_ns,
+                after_ns=after_ns,
+            )
+            self._moved.setdefault(end_s, []).append(moved)
 
     # Paths
 
@@ -228,6 +272,7 @@ class Measured:
         source = self.collectors.get(collector)
         if source is None:
             return
+        changed: list[int] = []
         for row in rows:
             key = flow_key(row)
             hops: Hops = tuple(row["hops"])
@@ -239,7 +284,29 @@ class Measured:
                 known = hops or (source, key.tuple5) in self._by_tuple
                 if not known and not row.get("refusal") and reach == len(met) > 0:
                     self._unconfirmed[source, key] = met, row["traced"]
+            elif not same_way(self._whole.get((source, key), hops), hops):
+                changed += self._reroute(source, key, hops)
             self._know(source, key, hops, reach, row["traced"])
+        if changed and self._intervals:
+            # What was ordinary on another path made them late in the newest interval.
+            for where, figures in self._intervals[max(self._intervals)].values():
+                figures["late"][np.isin(where, changed)] = False
+
+    def _reroute(self, source: int, key: FlowKey, hops: Hops) -> list[int]:
+        """Begin a new ordinary RTT for a flow whose path is another, and its like; return their rows."""
+        before = self._whole[source, key]
+        likes = self._likes.get((source, key.tuple5), [])
+        rows = [
+            row
+            for row in likes
+            if self._keys[row] == (source, key) or self._keys[row] not in self._whole
+        ]
+        for row in rows:
+            ordinary_ns = float(self._ordinary_ns[row])
+            if not np.isnan(ordinary_ns):
+                self._rerouted[row] = ordinary_ns, before, hops
+            self._ordinary_ns[row] = np.nan
+        return rows
 
     def _of_dead(self, source: int, key: FlowKey, met: Hops) -> Hops:
         """Return the path of a flow of which the newest trace met these hops and then died.
@@ -271,6 +338,7 @@ class Measured:
         if hops and UNKNOWN not in hops:
             self._ends[source, key.dst_ip] = (hops[-2] if len(hops) > 1 else None), len(hops)
             self._by_tuple[source, key.tuple5] = hops
+            self._whole[source, key] = hops
 
     def _confirm(self, alive: npt.NDArray[np.int64], begin_s: float) -> None:
         """Take what traces found of flows that were alive in an interval which began after them.
@@ -309,6 +377,10 @@ class Measured:
     def ends(self) -> list[float]:
         """When the intervals held ended, Unix seconds, the oldest first."""
         return sorted(self._intervals)
+
+    def moved(self, end_s: float) -> list[Moved]:
+        """Return the flows of that interval that were found to have another RTT on another path."""
+        return self._moved.get(end_s, [])
 
     def window(self, end_s: float, intervals: int = 1, alive_only: bool = False) -> Window:
         """Return the flows of the last `intervals` that ended at `end_s` or before, summed up.
@@ -405,11 +477,22 @@ class Measured:
             assert key is not None
             self._keys[number] = None
             del self._rows[key]
+            likes = self._likes[key[0], key[1].tuple5]
+            likes.remove(number)
+            if not likes:
+                del self._likes[key[0], key[1].tuple5]
+            self._rerouted.pop(number, None)
+            self._whole.pop(key, None)
             self.paths.pop(key, None)
             self._unconfirmed.pop(key, None)
             self._by_tuple.pop((key[0], key[1].tuple5), None)
             self._free.append(number)
         return len(gone)
+
+
+def _slower(rtt_ns: Any, ordinary_ns: Any) -> Any:
+    """Return whether an RTT, or which of many, is out of the ordinary."""
+    return rtt_ns > 1.5 * ordinary_ns + LATE_NS
 
 
 def _may_be_of(met: Hops, path: Hops) -> bool:
