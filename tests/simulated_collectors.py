@@ -31,6 +31,8 @@ class Collectors:
 
     def __init__(self, fabric, seed=1, **traffic):
         self.fabric = fabric
+        self.racks = dict(fabric.hosts)  # as their configuration says
+        self.incarnation = ""
         self.simulation = Simulation(fabric, np.random.default_rng(seed), **traffic)
         self.names = self.simulation.hosts.names
         self.number = 0
@@ -154,7 +156,7 @@ def _collector(fleet, host):
 
     def head():
         return {
-            "incarnation": f"{host}",
+            "incarnation": f"{host}{fleet.incarnation}",
             "intervals": [
                 {"close_number": number, "end": utc(end), "all_flows": True}
                 for number, end, _ in fleet.closed()
@@ -186,7 +188,7 @@ def _collector(fleet, host):
 
     @app.route("/latency")
     def latency(request):
-        rack = fleet.fabric.hosts
+        rack = fleet.racks
         pairs = {}
         for _, row in fleet.rows(host):
             tags = {

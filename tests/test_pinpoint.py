@@ -15,6 +15,7 @@ from llama.http import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.pinpoint.api import incidents_at, read_silence
+from llama.pinpoint.fleet import PAIRS_AGAIN
 from llama.pinpoint.incidents import Incidents
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.remote import RemoteIncidents
@@ -306,6 +307,27 @@ class Fed(SynchronousTestCase):
         window = self.measured.window(self.fleet.end_s)
         self.assertEqual(window.paths.answered.max(), -1)
 
+    def test_tags_are_replaced(self):
+        """A tag that no collector speaks of any more is gone; the newest word counts."""
+        self.begin(per_pair=2)
+        self.step()
+        pairs = [row for _, row in self.fleet.rows(0)]
+
+        def say(host, **tags):
+            ends = {"src_hostname": self.fleet.names[host]}
+            self.measured.add_pairs(self.fleet.names[host], [
+                {**row, "tags": {**ends, "dst_hostname": row["target"], **tags}} for row in pairs
+            ])  # fmt: skip
+            hosts = self.measured.window(self.fleet.end_s).hosts
+            return dict(zip(hosts.names, hosts.tags, strict=True))["h3-1"]
+
+        for host in range(6):
+            say(host, rack="r1", room="east")
+        self.assertEqual(say(0, rack="r2"), {"rack": "r2", "room": "east"})
+        for host in range(1, 6):
+            tags = say(host, rack="r2")
+        self.assertEqual(tags, {"rack": "r2"})
+
     def test_forgets(self):
         """Flows that are measured no more are forgotten, and their rows used again."""
         self.begin(per_pair=2)
@@ -514,6 +536,27 @@ class Service(TestCase):
         self.assertEqual(sum("/latency" in uri for uri in self.fleet.asked), 6)
         _, said = yield self.get(service, "/suspects")
         self.assertEqual(said["flows"], 30 * 12)
+
+    @inlineCallbacks
+    def test_tags_are_read_again(self):
+        """A host that moved has its new rack after a while, and at once when collectors restart."""
+        service = yield self.service()
+
+        def rack():
+            hosts = service.measured.window(self.fleet.end_s).hosts
+            return dict(zip(hosts.names, hosts.tags, strict=True))["h1-2"]["rack"]
+
+        yield self.judged(service)
+        self.fleet.racks["h1-2"] = "leaf3"
+        seen = []
+        for _ in range(PAIRS_AGAIN):
+            yield self.judged(service)
+            seen.append(rack())
+        self.assertEqual(seen, [*["leaf1"] * (PAIRS_AGAIN - 1), "leaf3"])
+        self.fleet.racks["h1-2"] = "leaf2"
+        self.fleet.incarnation = "again"
+        yield self.judged(service)
+        self.assertEqual(rack(), "leaf2")
 
     @inlineCallbacks
     def test_silences(self):

@@ -21,6 +21,8 @@ AT_ONCE = 16
 #: Intervals of one collector that are read in one go, after a pause; and at first, so that the newest
 #: that is whole everywhere is among them.
 MOST_INTERVALS, FIRST_INTERVALS = 4, 2
+#: Pairs are read again after so many intervals: their tags may be others by now.
+PAIRS_AGAIN = 10
 
 
 class AnswerError(Exception):
@@ -38,6 +40,7 @@ class Source:
     url: str
     incarnation: str = ""
     seen: int = 0  # close number of the newest interval read
+    pairs_age: int = 0  # intervals since its pairs were read
     paths_s: int = 0  # Unix time up to which its paths were read
     problem: str = ""  # why the last attempt failed; "": it did not
     #: Unix times at which the newest interval of each of its groups of tests ended. Those of longer
@@ -143,6 +146,7 @@ class Fleet:
         try:
             if head["incarnation"] != source.incarnation:
                 source.incarnation, source.seen, source.paths_s = head["incarnation"], 0, 0
+                source.pairs_age = PAIRS_AGAIN
             groups = head["intervals"]
             source.ends = tuple(unix_s(group["end"]) for group in groups)
             numbers = [group["close_number"] for group in groups]
@@ -152,6 +156,9 @@ class Fleet:
                 first = max(source.seen + 1, max(numbers) - MOST_INTERVALS * len(groups) + 1)
             else:
                 first = max(1, min(numbers) - FIRST_INTERVALS * len(groups) + 1)
+            if source.pairs_age >= PAIRS_AGAIN:
+                await self._pairs(source)
+            source.pairs_age += 1
             for number in range(first, max(numbers) + 1):
                 with suppress(GoneError):
                     await self._interval(source, number)
@@ -172,10 +179,15 @@ class Fleet:
                 return  # too old: the healthy ones were let go, and votes would be one-sided
             rows = answer["flows"]
             if any(not self.measured.knows(source.url, row) for row in rows):
-                pairs = await self._get(source, "/latency")
-                self.measured.add_pairs(source.url, pairs["pairs"])
+                await self._pairs(source)
             self.measured.add_flows(source.url, rows)
             offset = answer["next_offset"]
+
+    async def _pairs(self, source: Source) -> None:
+        """Read who the ends of all pairs are, and their tags."""
+        answer = await self._get(source, "/latency")
+        self.measured.add_pairs(source.url, answer["pairs"])
+        source.pairs_age = 0
 
     async def _paths(self, source: Source) -> None:
         """Read the paths that were traced since the last time."""

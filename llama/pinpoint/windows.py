@@ -89,7 +89,10 @@ class Measured:
         self._hosts: dict[str, int] = {}
         self._host_names: list[str] = []
         self._tags: list[dict[str, str]] = []
-        self._pairs: dict[tuple[Any, ...], tuple[int, int]] = {}
+        #: Collector -> its pairs, and what it said of hosts when it was asked last; who said something
+        #: new last comes last.
+        self._pairs: dict[str, dict[tuple[Any, ...], tuple[int, int]]] = {}
+        self._said: dict[str, dict[int, dict[str, str]]] = {}
         self._rows: dict[tuple[int, FlowKey], int] = {}
         self._keys: list[tuple[int, FlowKey] | None] = []
         self._free: list[int] = []
@@ -134,27 +137,48 @@ class Measured:
         return number
 
     def add_pairs(self, collector: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take the pairs of a collector's ``/latency``: who the ends are, and their tags.
+        """Take all pairs of a collector's ``/latency``: who the ends are, and their tags.
 
-        ``src_X`` is tag X of the source, ``dst_X`` and every other one of the destination.
+        ``src_X`` is tag X of the source, ``dst_X`` and every other one of the destination. What the
+        collector said before is forgotten.
         """
+        pairs: dict[tuple[Any, ...], tuple[int, int]] = {}
+        said: dict[int, dict[str, str]] = {}
         for row in rows:
             tags = row["tags"]
             source = self._host(tags.get("src_hostname") or row["src_ip"])
             destination = self._host(tags.get("dst_hostname") or row["target"])
-            self._pairs[collector, *_pair(row)] = source, destination
+            pairs[_pair(row)] = source, destination
             self.collectors[collector] = source
+            of_source, of_destination = (
+                said.setdefault(source, {}),
+                said.setdefault(destination, {}),
+            )
             for key, value in tags.items():
                 if key in ("src_hostname", "dst_hostname"):
                     continue
                 if key.startswith("src_"):
-                    self._tags[source][key[4:]] = value
+                    of_source[key[4:]] = value
                 else:
-                    self._tags[destination][key.removeprefix("dst_")] = value
+                    of_destination[key.removeprefix("dst_")] = value
+        self._pairs[collector] = pairs
+        before = self._said.get(collector, {})
+        changed = [host for host in {*before, *said} if before.get(host) != said.get(host)]
+        if changed:
+            self._said.pop(collector, None)
+            self._said[collector] = said
+        for host in changed:
+            merged = {**self._tags[host], **said.get(host, {})}
+            if host in before:  # what it said may have been said by others, too
+                merged = {k: v for one in self._said.values() for k, v in one.get(host, {}).items()}
+            if merged != self._tags[host]:
+                self._tags[host] = merged
+            if said.get(host) == merged:
+                said[host] = self._tags[host]  # once, not once a collector
 
     def knows(self, collector: str, row: Mapping[str, Any]) -> bool:
         """Return whether a flow's pair was taken by `add_pairs`."""
-        return (collector, *_pair(row)) in self._pairs
+        return _pair(row) in self._pairs.get(collector, ())
 
     # Flows
 
@@ -202,7 +226,7 @@ class Measured:
 
     def _row(self, collector: str, row: Mapping[str, Any]) -> int:
         """Return the row of a flow, which may be a new one."""
-        source, destination = self._pairs[collector, *_pair(row)]
+        source, destination = self._pairs[collector][_pair(row)]
         key = source, flow_key(row)
         number = self._rows.get(key)
         if number is not None:
