@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from simulated_collectors import INTERVAL_S, Collectors
+from simulated_collectors import INTERVAL_S, Collectors, utc
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import Clock
@@ -20,7 +20,7 @@ from llama.pinpoint.incidents import Incidents
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.remote import RemoteIncidents
 from llama.pinpoint.service import PinpointService, Settings
-from llama.pinpoint.windows import Measured
+from llama.pinpoint.windows import FORGET, Measured
 from llama.web.store import StoreError
 
 FABRIC = Fabric(3, 4, 2)
@@ -337,6 +337,49 @@ class Fed(SynchronousTestCase):
         self.assertEqual(self.measured.forget(self.fleet.end_s + 10_000), count)
         self.step()
         self.assertEqual(len(self.measured.window(self.fleet.end_s).flows), count)
+
+    def test_hosts_that_come_and_go(self):
+        """What is known of hosts, pairs and paths does not grow while hosts come and go for weeks."""
+        for n in range(4 * FORGET):
+            end = 1_700_000_000 + 30 * n
+            rows = [{
+                "target": f"pod-{k}", "src_ip": "10.0.0.1", "dst_ip": f"10.1.{k >> 8}.{k & 255}",
+                "dst_port": 8100, "dscp": 0, "probe": "stamp", "size_octets": 44,
+                "port_group": "d", "source_port": 20000, "interval_start": utc(end - 30),
+                "interval_end": utc(end), "sent": 20, "lost_forward": 0, "lost_reverse": 0,
+                "lost_unknown": 0, "remarked_forward": 0, "remarked_reverse": 0,
+                "dscp_at_reflector": 0, "rtt_p50_ms": 1.0, "suspect": [],
+            } for k in (n, n + 1)]  # fmt: skip
+            tags = [{"src_hostname": "c", "dst_hostname": row["target"]} for row in rows]
+            pairs = [{**row, "tags": {**t, "rack": "1"}} for row, t in zip(rows, tags, strict=True)]
+            self.measured.add_pairs("c", pairs)
+            self.measured.add_flows("c", rows)
+            paths = [
+                {**row, "hops": [f"r{n}", row["dst_ip"]], "complete": True, "reach": None,
+                 "traced": end - 1}
+                for row in rows
+            ]  # fmt: skip
+            self.measured.add_paths("c", paths)
+            self.measured.forget(end)
+        window = self.measured.window(end)
+        names = {window.hosts.names[n] for n in window.flows["destination"].tolist()}
+        self.assertEqual(names, {f"pod-{n}", f"pod-{n + 1}"})
+        for one, held in vars(self.measured).items():
+            if isinstance(held, dict | list | set):
+                self.assertLess(len(held), 2 * FORGET, one)
+
+    def test_a_gap_is_no_interval(self):
+        """Intervals from before a pause are not judged together with those after it."""
+        self.begin()
+        gray = fault(kind="loss", on="leaf1 -> spine1", percent=3)
+        for _ in range(6):
+            self.step(gray)
+        self.fleet.number += 360
+        for n in range(6):
+            self.step()
+            window = self.measured.window(self.fleet.end_s, 6)
+            self.assertEqual(window.flows["sent"].max(), 25 * (n + 1))
+            self.assertEqual(window.flows["lost_forward"].max(), 0)
 
     def test_lasting_numbers(self):
         """A flow has the same number in every window and after a restart, below 2**53."""

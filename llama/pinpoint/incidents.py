@@ -5,7 +5,8 @@ after `close_after` clean ones in a row, so that nothing flaps. A judgement with
 nor is one in which none of its flows were measured: that nothing was measured does not mean that
 all is well. The name may sharpen with time (a link,
 then the whole spine): as long as it is the same flows that suffer it stays one incident, under the
-name that was given most often of late. Silenced incidents are kept but announced to nobody.
+name that was given most often of late. What is explained by a wider name meanwhile has not recovered.
+Silenced incidents are kept but announced to nobody.
 """
 
 from __future__ import annotations
@@ -24,8 +25,11 @@ REMEMBERED = 1000
 LISTED = 512
 #: Judgements after which an incident ends though nothing was measured: its flows are probed no more.
 UNMEASURED = 120
-#: Of two names, the same cause if this share of the new one's troubled flows cross the old one.
+#: Of two names, the same cause if this share of the new one's troubled flows cross the old one, or
+#: this share of the old one's flows the new one.
 SAME = 0.8
+#: Changes of one incident that are remembered, the newest.
+CHANGES = 32
 
 
 @frozen(kw_only=True)
@@ -223,6 +227,8 @@ class Incidents:
         there = None if measured is None or len(now) == len(self._cases) else frozenset(measured)
         for case in list(self._cases):
             seen = now.get(id(case))
+            if seen is None and any(_inside(case, sighting) for sighting in sightings):
+                continue  # part of something wider, which is still there
             gone = seen is None and there is not None and case.flows.isdisjoint(there)
             case.unmeasured = case.unmeasured + 1 if gone else 0
             if not gone or case.unmeasured >= UNMEASURED:
@@ -252,7 +258,8 @@ class Incidents:
                 continue
             if sighting.symptom != case.incident.symptom:
                 continue
-            if len(sighting.hit & case.flows) >= SAME * len(sighting.hit):
+            sharper = len(sighting.hit & case.flows) >= SAME * len(sighting.hit)
+            if sharper or _inside(case, sighting):
                 return case
         return None
 
@@ -333,9 +340,8 @@ class Incidents:
             incident.paths = [list(path) for path in sighting.paths]
             case.flows = sighting.flows
         if changed:
-            incident.changes.append(
-                {"time": at, "title": incident.title, "evidence": incident.evidence}
-            )
+            change = {"time": at, "title": incident.title, "evidence": incident.evidence}
+            incident.changes = [*incident.changes, change][-CHANGES:]
         return changed
 
     def _end(self, case: _Case, at: float) -> list[Event]:
@@ -415,6 +421,15 @@ class Incidents:
         except (KeyError, TypeError, ValueError) as e:
             raise ValueError(f"no record of incidents: {type(e).__name__} {e}") from None
         return made
+
+
+def _inside(case: _Case, sighting: Sighting) -> bool:
+    """Return whether a suspect is wider than a case that it may be the cause of: it hits its flows."""
+    return (
+        sighting.symptom == case.incident.symptom
+        and not case.flows.isdisjoint(sighting.hit)
+        and len(case.flows & sighting.flows) >= SAME * len(case.flows)
+    )
 
 
 def common_tags(hosts: Hosts, pairs: Sequence[tuple[int, int]]) -> dict[str, str]:

@@ -52,7 +52,7 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
     verdict = evolve(verdict, excluded=(*verdict.excluded, *_missing(measured, end_s)))
     plain = [(suspect, _sighting(measured, window, suspect)) for suspect in verdict.suspects]
     faint: list[tuple[Sighting, frozenset[int]]] = []
-    if len([end for end in measured.ends if end <= end_s]) > 1:
+    if len(measured.last(end_s, LONG)) > 1:
         faint = list(_faint(measured, end_s, thresholds, plain))
     kept = [
         sighting
@@ -95,7 +95,7 @@ def _faint(
     With each, the lasting numbers of the flows whose trouble it accounts for.
     """
     window = measured.window(end_s, LONG, alive_only=True)
-    ends = [end for end in measured.ends if end <= end_s][-LONG:]
+    ends = measured.last(end_s, LONG)
     each = [measured.window(end, 1, alive_only=True) for end in ends]
     numbers = window.numbers
     for suspect in locate(window.flows, window.hosts, window.paths, thresholds).suspects:

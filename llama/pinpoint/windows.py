@@ -87,7 +87,8 @@ class Measured:
         self.keep = keep
         self._name = name
         self._hosts: dict[str, int] = {}
-        self._host_names: list[str] = []
+        self._host_names: list[str] = []  # "" where a host was forgotten
+        self._free_hosts: list[int] = []
         self._tags: list[dict[str, str]] = []
         #: Collector -> its pairs, and what it said of hosts when it was asked last; who said something
         #: new last comes last.
@@ -131,9 +132,10 @@ class Measured:
     def _host(self, name: str) -> int:
         number = self._hosts.get(name)
         if number is None:
-            number = self._hosts[name] = len(self._hosts)
-            self._host_names.append(name)
-            self._tags.append({})
+            number = self._free_hosts.pop() if self._free_hosts else len(self._host_names)
+            self._hosts[name] = number
+            self._host_names[number : number + 1] = [name]
+            self._tags[number : number + 1] = [{}]
         return number
 
     def add_pairs(self, collector: str, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -402,16 +404,21 @@ class Measured:
         """When the intervals held ended, Unix seconds, the oldest first."""
         return sorted(self._intervals)
 
+    def last(self, end_s: float, intervals: int) -> list[float]:
+        """Return the ends of those of the `intervals` up to the one that ended then which are held."""
+        begin_s = end_s - (intervals - 0.5) * self.length_s
+        return [end for end in self.ends if begin_s < end <= end_s]
+
     def moved(self, end_s: float) -> list[Moved]:
         """Return the flows of that interval that were found to have another RTT on another path."""
         return self._moved.get(end_s, [])
 
     def window(self, end_s: float, intervals: int = 1, alive_only: bool = False) -> Window:
-        """Return the flows of the last `intervals` that ended at `end_s` or before, summed up.
+        """Return the flows of the `intervals` up to the one that ended at `end_s`, summed up.
 
         `alive_only` leaves out what a flow measured in intervals in which nothing came back.
         """
-        chosen = [end for end in self.ends if end <= end_s][-intervals:]
+        chosen = self.last(end_s, intervals)
         parts = [part for end in chosen for part in self._intervals[end].values()]
         where = np.concatenate([np.zeros(0, np.int64), *(part[0] for part in parts)])
         figures = np.concatenate([np.zeros(0, FLOWS), *(part[1] for part in parts)])
@@ -442,7 +449,7 @@ class Measured:
 
     def missing(self, end_s: float, intervals: int) -> dict[str, int]:
         """Return by source how many flows of the last `intervals` were not measured in the newest."""
-        chosen = [end for end in self.ends if end <= end_s][-intervals:]
+        chosen = self.last(end_s, intervals)
         rows = [[part[0] for part in self._intervals[end].values()] for end in chosen]
         none = [np.zeros(0, np.int64)]
         known = np.concatenate([*none, *(one for some in rows[:-1] for one in some)])
@@ -491,7 +498,7 @@ class Measured:
         return [links[0][0], *(link[1] for link in links)] if links else []
 
     def forget(self, now_s: float) -> int:
-        """Forget flows that were not measured for long; return how many."""
+        """Forget flows that were not measured for long, and hosts without any; return how many flows."""
         before = now_s - FORGET * max(self.length_s, 1.0)
         gone = [
             n for n, key in enumerate(self._keys) if key is not None and self._measured[n] < before
@@ -506,12 +513,43 @@ class Measured:
             if not likes:
                 del self._likes[key[0], key[1].tuple5]
             self._rerouted.pop(number, None)
-            self._whole.pop(key, None)
-            self.paths.pop(key, None)
-            self._unconfirmed.pop(key, None)
-            self._by_tuple.pop((key[0], key[1].tuple5), None)
             self._free.append(number)
+        if gone:
+            self._forget_paths(before)
+            self._forget_hosts()
         return len(gone)
+
+    def _forget_paths(self, before_s: float) -> None:
+        """Forget the paths of flows that are not measured; a new one may be traced first."""
+        old = [
+            key
+            for key, (_, _, traced_s) in self.paths.items()
+            if key not in self._rows and traced_s < before_s
+        ]
+        for key in old:
+            del self.paths[key]
+            self._whole.pop(key, None)
+            self._unconfirmed.pop(key, None)
+            if (key[0], key[1].tuple5) not in self._likes:
+                self._by_tuple.pop((key[0], key[1].tuple5), None)
+        there = {(source, key.dst_ip) for source, key in (*self._rows, *self.paths)}
+        self._ends = {end: how for end, how in self._ends.items() if end in there}
+
+    def _forget_hosts(self) -> None:
+        """Forget hosts that no flow and no pair has; their numbers are used again."""
+        used = {source for source, _ in self.paths} | set(self.collectors.values())
+        rows = list(self._rows.values())
+        used |= {*self._flows["source"][rows].tolist(), *self._flows["destination"][rows].tolist()}
+        for pairs in self._pairs.values():
+            for ends in pairs.values():
+                used.update(ends)
+        for name in [name for name, number in self._hosts.items() if number not in used]:
+            number = self._hosts.pop(name)
+            self._host_names[number], self._tags[number] = "", {}
+            self._free_hosts.append(number)
+        for said in self._said.values():
+            for number in said.keys() - used:
+                del said[number]
 
 
 def _slower(rtt_ns: Any, ordinary_ns: Any) -> Any:
