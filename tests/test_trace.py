@@ -1,5 +1,6 @@
 """Traces: what is sent when, what answers mean, the graph they make; and on real namespaces."""
 
+import errno
 import json
 import math
 import os
@@ -11,10 +12,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
+from llama.cli.trace import Tracer, trace
 from llama.lab import faults
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
@@ -349,6 +352,42 @@ class Table(SynchronousTestCase):
             table.enter(FlowKey("192.0.2.1", 8100, n, 0, 96), trace_of("h"), float(n))
         self.assertEqual([key.source_port for key, _ in table.since(0)], [2, 1])
         self.assertEqual([key.source_port for key, _ in table.since(2)], [2])
+
+
+class Mistakes(SynchronousTestCase):
+    def said(self, *words):
+        """Return what the command says in its one line of refusal."""
+        done = CliRunner().invoke(trace, ["127.0.0.1", "--no-dns", *words])
+        self.assertEqual(done.exit_code, 1, done.output)
+        return done.output.removeprefix("Error: ").strip()
+
+    def test_more_flows_than_ports(self):
+        """Source ports end at 65535: more flows than that are refused, and fewer traced unasked."""
+        self.assertEqual(
+            self.said("--from-port", "65530", "--flows", "10"),
+            "--from-port 65530 leaves 6 ports up to 65535; give --flows 6 or less, or a lower port",
+        )
+        words = ["127.0.0.1", "--no-dns", "--probes", "0", "--from-port", "65534"]
+        done = CliRunner().invoke(trace, words)
+        self.assertIn("2 flows", done.output)
+
+    def test_names_that_are_no_text(self):
+        """A file of names that is not UTF-8 is refused by its name."""
+        path = Path(self.mktemp())
+        path.write_bytes(b"\xff\xfe bad")
+        said = self.said("--names", str(path))
+        self.assertEqual(
+            said, f"{path}: not UTF-8; expected one 'ADDRESS NAME' a line, like /etc/hosts"
+        )
+
+    def test_too_many_open_files(self):
+        """Where no socket can be had for want of descriptors, the advice is about these."""
+
+        def refuse(*_):
+            raise OSError(errno.EMFILE, "Too many open files")
+
+        self.patch(Tracer, "add", refuse)
+        self.assertIn("ulimit -n", self.said())
 
 
 class OnNamespaces(SynchronousTestCase):
