@@ -441,9 +441,10 @@ class OnNamespaces(SynchronousTestCase):
     def test_all_paths_both_families(self):
         """All three paths are found and named, over IPv4 and IPv6, with confidence."""
         for target in (None, str(self.lab.fabric.ipv6_address("h2-1"))):
-            said = self.trace(target=target)
+            # As many as it takes would miss a path one time in twenty.
+            said = self.trace("--flows", "48", target=target)
             self.assertEqual(said["paths"], 3)
-            self.assertGreaterEqual(said["confidence"], 0.85)
+            self.assertGreaterEqual(said["confidence"], 0.95)
             for flow in said["flows"]:
                 hops = [hop["name"] for hop in flow["hops"]]
                 self.assertEqual([hops[0], *hops[2:]], ["leaf1", "leaf2", "h2-1"])
