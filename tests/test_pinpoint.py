@@ -297,6 +297,14 @@ class Fed(SynchronousTestCase):
         window = self.measured.window(self.fleet.end_s)
         self.assertEqual(window.paths.answered.max(), -1)
         self.assertIn(("elsewhere", met[2]), window.paths.links)
+        # Where the last router never answers, the one before it is as far as traces come.
+        mute = {**row, "hops": [*row["hops"][:2], None, row["hops"][3]]}
+        self.measured.add_paths(self.fleet.names[0], [mute])
+        self.measured.add_paths(
+            self.fleet.names[0], [{**row, "hops": met[:2], "reach": 2, "complete": False}]
+        )
+        links = self.measured.window(self.fleet.end_s).paths.links
+        self.assertIn(("elsewhere", "(silent after elsewhere)"), links)
 
     def test_a_trace_that_only_missed_the_destination(self):
         """If all routers answered, a dead flow may be dead on the way back: it votes on no link."""

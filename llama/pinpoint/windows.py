@@ -118,8 +118,9 @@ class Measured:
         self._whole: dict[tuple[int, FlowKey], Hops] = {}
         #: The rows of all classes and sizes of a flow.
         self._likes: dict[tuple[int, tuple[str, int, int]], list[int]] = {}
-        #: Source and destination's address -> the router before it, and how many hops away it is.
-        self._ends: dict[tuple[int, str], tuple[str | None, int]] = {}
+        #: Source and destination's address -> the router before it, how many hops away it is, and the
+        #: last router that answers.
+        self._ends: dict[tuple[int, str], tuple[str | None, int, int]] = {}
         #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
         #: lives on. Not every reflector answers a trace.
         self._unconfirmed: dict[tuple[int, FlowKey], tuple[Hops, float]] = {}
@@ -348,12 +349,16 @@ class Measured:
             del self._by_tuple[source, key.tuple5]
         elif like and not own:
             return ()
-        router, distance = self._ends.get((source, key.dst_ip), (None, 0))
-        if not distance or not met:
+        end = self._ends.get((source, key.dst_ip))
+        if end is None or not met:
             return ()
-        # All routers answered if it came to the last of them, or as far: then the way is known.
-        arrived = len(met) >= distance - 1 or self._called(met[-1]) == self._called(router)
-        return (*met, key.dst_ip) if arrived else (*met, UNKNOWN, key.dst_ip)
+        router, distance, last = end
+        # If all routers answered that ever do, the rest of the way is as it was.
+        if self._called(met[-1]) == self._called(router):
+            return (*met, key.dst_ip)
+        if len(met) >= last:
+            return (*met, *(None,) * (distance - 1 - len(met)), key.dst_ip)
+        return (*met, UNKNOWN, key.dst_ip)
 
     def _called(self, hop: str | None) -> str | None:
         return None if hop is None else self._name(hop)
@@ -362,7 +367,9 @@ class Measured:
         """Take a flow's path, and how far a trace came that met it dead."""
         self.paths[source, key] = hops, reach, traced_s
         if hops and UNKNOWN not in hops:
-            self._ends[source, key.dst_ip] = (hops[-2] if len(hops) > 1 else None), len(hops)
+            last = max((n for n, hop in enumerate(hops[:-1], 1) if hop is not None), default=0)
+            router = hops[-2] if len(hops) > 1 else None
+            self._ends[source, key.dst_ip] = router, len(hops), last
             self._by_tuple[source, key.tuple5] = hops
             self._whole[source, key] = hops
 
@@ -386,7 +393,7 @@ class Measured:
         at, found = names[source], []
         for hop in hops[:-1]:
             if hop == UNKNOWN:
-                router = self._called(self._ends.get((source, str(hops[-1])), (None, 0))[0])
+                router = self._called(self._ends.get((source, str(hops[-1])), (None, 0, 0))[0])
                 after = f"(unknown before {router or names[destination]})"
                 found.append(numbers.setdefault((at, after), len(numbers)))
                 at = router or after
