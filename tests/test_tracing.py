@@ -274,6 +274,17 @@ class Picking(SynchronousTestCase):
         self.run_for(5, hops=("10.0.0.1", "10.0.0.3"))
         self.assertEqual(self.tracing.sent, sent)
 
+    def test_a_dead_flow_on_another_way(self):
+        """What a flow left before it died is left for all; its destination is not."""
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        self.now += FRESH_S
+        self.tracing.closed(self.lossy([0], lost=10, received=0))
+        self.run_for(8, hops=("10.0.0.1", "10.0.0.3", "10.0.0.4"), dead_after=2)
+        self.assertEqual(set(self.tracing._left), {"10.0.0.2"})
+        self.tracing.closed(self.lossy([11]))
+        self.assertEqual(len(self.tracing._urgent), 4)  # though traced just now
+
     def test_routers_that_quote_eight_octets(self):
         """Answers without our octets are told apart by having one packet under way."""
         self.tracing.closed(self.closed)

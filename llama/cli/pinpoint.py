@@ -154,10 +154,11 @@ def _once(running: Any, service: Any, as_json: bool, failed: list[Any]) -> None:
     async def work() -> None:
         await service.fleet.read()
         problems = [f"{s.url}: {s.problem}" for s in service.fleet.sources if s.problem]
-        if not service.measured.ends:
+        end_s = service.newest_s()
+        if end_s is None:
             failed.append("; ".join(problems) or "the collectors hold no closed interval yet")
             return
-        found = judge(service.measured, service.measured.ends[-1])
+        found = judge(service.measured, end_s)
         if as_json:
             click.echo(json.dumps([sighting_json(one) for one in found.sightings], indent=1))
             return

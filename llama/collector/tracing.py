@@ -347,7 +347,7 @@ class Tracing:
         if path.sent and self.table.enter(going.key, path, self._unix_time_s()):
             known = self.table.get(going.key)
             assert known is not None
-            self._note_left(set(known.earlier[0][1]) - set(known.hops))
+            self._note_left(known.left)
             self.log.info(
                 "the path of {source_port} to {dst_ip} is another: {hops}",
                 source_port=going.key.source_port,
