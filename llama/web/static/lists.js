@@ -1,10 +1,29 @@
 // Is anything wrong, and what: the headline, the incidents, the sick hosts, the worst pairs.
 
-import { clock, count, digits, figure, length } from "./text.js";
+import { clock, count, digits, figure } from "./text.js";
 
 const SIGNS = { down: "▲", blind: "◁", silent: "▨" };
 
-export function drawHeadline(place, model, live, now) {
+// `unsure`: what is shown may not speak for now, so nothing is said of now. Without a model nothing
+// was ever known.
+export function drawHeadline(place, model, unsure) {
+  const parts = unsure ? unknown(model) : findings(model, model.live);
+  const drawn = make("p");
+  drawn.append(...parts);
+  // Who listens is told what changes, and nothing else.
+  if (place.innerHTML !== drawn.innerHTML) place.replaceChildren(...parts);
+}
+
+function unknown(model) {
+  const since = model?.live ? ` since ${clock(model.newest)}` : "";
+  const headline = make("span", "", "trouble");
+  headline.append(make("span", "?", "mark"), ` not known${since}`);
+  if (!model) return [headline];
+  const then = findings(model, false).filter((part) => part.className !== "good").map((part) => part.textContent);
+  return [headline, make("span", `shown as it was: ${then.join(" · ")}`, "quiet")];
+}
+
+function findings(model, live) {
   const { summary } = model;
   const parts = [];
   const add = (kind, sign, text) => {
@@ -28,10 +47,7 @@ export function drawHeadline(place, model, live, now) {
   const doubt = summary.suspect ? ` · ~ ${summary.suspect} suspect` : "";
   quiet.textContent = `${fine}${doubt} · ${clock(model.newest)}${live ? ", live" : ""}`;
   parts.push(quiet);
-  place.replaceChildren(...parts);
-  const age = model.newest === null ? 0 : now - model.newest;
-  const late = live && model.newest !== null && age > Math.max(4 * (model.interval ?? 30), 15);
-  return late ? `the newest data are ${length(age)} old: is the scraper running?` : "";
+  return parts;
 }
 
 function verb(metric, number) {

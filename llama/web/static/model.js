@@ -3,8 +3,10 @@
 import { NO_DATA, VALUE } from "./text.js";
 
 export class Model {
-  constructor(answer) {
+  // `live`: whether the newest was asked for, rather than some moment of the past.
+  constructor(answer, live) {
     Object.assign(this, {
+      live,
       at: answer.at, newest: answer.newest, interval: answer.interval_s, span: answer.span_s,
       metric: answer.metric, group: answer.group, rows: answer.rows, cols: answer.cols,
       sick: answer.sick, summary: answer.summary, worst: answer.worst,
