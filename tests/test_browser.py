@@ -20,7 +20,7 @@ class LookTest(BrowserCase):
         for part in ("2 pairs lose", "1 host down", "1 source blind", "1 collector silent",
                      "1 pair without data", "of 71 pairs healthy"):  # fmt: skip
             self.assertIn(part, said)
-        self.assertIn("(5) LLAMA", page.title())
+        self.assertIn("(6) LLAMA", page.title())
         self.picture(page, "matrix-light")
 
     def test_dark(self) -> None:

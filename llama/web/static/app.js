@@ -1,6 +1,6 @@
 // The page: its address says what to show, the service is asked, the parts draw.
 
-import { tooOld } from "./age.js";
+import { oldestLive, oldestPast, stretch, tooOld } from "./age.js";
 import { Question, SOON_MS, get } from "./api.js";
 import { Drawer } from "./drawer.js";
 import { IncidentView } from "./incident.js";
@@ -126,7 +126,14 @@ function loadDrawer() {
     drawer.hide();
     return;
   }
-  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), flows: hasFlows });
+  const moment = stretch(state.live ? now() : Number(state.get("at")), Number(state.get("span")), interval);
+  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, oldest: oldest(), flows: hasFlows });
+}
+
+// Figures of a pair from before this time do not speak for the moment that is shown.
+function oldest() {
+  if (state.live) return oldestLive(newest ?? null, now(), interval);
+  return oldestPast(Number(state.get("at")), Number(state.get("span")), interval);
 }
 
 // Follows the newest data: asks what is new, and for the rest only if something is. Waits for no
@@ -171,6 +178,7 @@ function judge() {
   const unsure = Boolean(failed || old);
   document.body.classList.toggle("stale", unsure);
   drawTimes();
+  drawer.judge(oldest());
   if (!model && !unsure) return;
   drawHeadline($("headline"), model, unsure);
   document.title = `${titleMark(unsure)}LLAMA matrix`;
@@ -178,7 +186,8 @@ function judge() {
 
 function titleMark(unsure) {
   if (unsure) return "(?) ";
-  const trouble = model.summary.bad + model.sick.length;
+  const { bad, losing, missing } = model.summary;
+  const trouble = Math.max(bad, losing) + missing + model.sick.length;
   return trouble ? `(${trouble}) ` : "";
 }
 
@@ -198,7 +207,7 @@ function refresh(changed) {
   drawTimes();
   judge();
   if (any("metric", "class", "probe", "group", "rows", "cols", "at", "span")) loadMatrix();
-  if (any("src", "dst", "class", "probe", "at", "range", "from", "to")) loadDrawer();
+  if (any("src", "dst", "class", "probe", "at", "span", "range", "from", "to")) loadDrawer();
   if (any("range", "from", "to", "class", "probe") || (any("at") && outside())) loadTimeline();
   else if (timeline) scrubber.show(timeline, state.live ? null : Number(state.get("at")));
   if (any("at")) loadIncidents();
@@ -389,7 +398,10 @@ setTheme(localStorage.getItem("llama-theme") ?? (dark.matches ? "dark" : "light"
 drawTimes();
 loadDimensions();
 loadIncidents();
-get("status", {}, { within: SOON_MS }).then((said) => { hasFlows = said.flows; }, () => {}).finally(loadDrawer);
+get("status", {}, { within: SOON_MS }).then((said) => {
+  hasFlows = said.flows;
+  interval = said.interval_s;
+}, () => {}).finally(loadDrawer);
 loadMatrix().then(loadTimeline);
 follow();
 setInterval(judge, JUDGE_MS);

@@ -2,6 +2,7 @@
 
 import { get } from "./api.js";
 import { heatChart, lossChart, rttChart } from "./charts.js";
+import { Figures } from "./figures.js";
 import { make } from "./lists.js";
 import { palette } from "./palette.js";
 import { clock, count, digits, figure } from "./text.js";
@@ -13,6 +14,7 @@ export class Drawer {
     this.acts = acts;
     this.asked = 0;
     this.charts = [];
+    this.figures = [];
     new ResizeObserver(() => this.redraw()).observe(place);
   }
 
@@ -20,13 +22,14 @@ export class Drawer {
     this.asked += 1;
     this.shown = this.running = null;
     this.place.hidden = true;
+    this.figures = [];
     this.place.replaceChildren();
   }
 
   // Shows the pair, or brings what is shown up to date: a slow answer to the same question is
   // waited for and asked again, lest it never be shown.
   async show(src, dst, question) {
-    const wanted = JSON.stringify([src, dst, question.class, question.probe, question.at, Math.round(question.to - question.from)]);
+    const wanted = JSON.stringify([src, dst, question.class, question.probe, question.at, question.moment.step, Math.round(question.to - question.from)]);
     if (this.running === wanted) {
       this.again = question;
       return;
@@ -47,24 +50,33 @@ export class Drawer {
   }
 
   async ask(mine, src, dst, question) {
-    const { flows: hasFlows, ...filters } = question;
+    const { flows: hasFlows, moment, oldest, from, to, at, ...filters } = question;
     const ways = [[src, dst], [dst, src]];
-    const answers = await Promise.all(ways.map(([a, b]) => settled(get("history", { src: a, dst: b, ...filters }))));
+    const asked = (time) => Promise.all(ways.map(([a, b]) => settled(get("history", { src: a, dst: b, ...filters, ...time }))));
+    const [answers, newest] = await Promise.all([asked({ from, to }), asked(moment)]);
     const flows = await Promise.all(ways.map(([a, b], n) => (answers[n].error || !hasFlows ? null
-      : settled(get("flows", { src: a, dst: b, class: question.class, probe: question.probe, at: question.at })))));
+      : settled(get("flows", { src: a, dst: b, ...filters, at })))));
     if (mine !== this.asked) return;
     const scroll = this.place.scrollTop;
     const focused = document.activeElement?.closest?.("#drawer button")?.dataset.act;
     const open = [...this.place.querySelectorAll("details[open]")].map((each) => each.dataset.name);
     this.charts = [];
+    this.figures = [];
+    this.oldest = oldest;
     const scale = rttScale(answers.filter((answer) => !answer.error).map((answer) => answer.columns));
     const both = make("div", "", "ways");
-    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], flows[n], scale, question)));
+    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], newest[n], flows[n], scale, question)));
     this.place.replaceChildren(this.heading(src, dst), both);
     for (const details of this.place.querySelectorAll("details")) details.open = open.includes(details.dataset.name);
     this.redraw();
     this.place.scrollTop = scroll;
     if (focused) this.place.querySelector(`[data-act="${focused}"]`)?.focus();
+  }
+
+  // Figures from before `oldest` are taken back; asked by the second.
+  judge(oldest) {
+    this.oldest = oldest;
+    for (const each of this.figures) each.judge(oldest);
   }
 
   redraw() {
@@ -82,7 +94,7 @@ export class Drawer {
     return head;
   }
 
-  way(src, dst, answer, flows, scale, question) {
+  way(src, dst, answer, newest, flows, scale, question) {
     const way = make("section", "", "way");
     way.setAttribute("aria-label", `${src} to ${dst}`);
     way.append(make("h3", `${src} → ${dst}`));
@@ -90,8 +102,11 @@ export class Drawer {
       way.append(make("p", answer.error.status === 404 ? "not probed in this direction, or no data in this time" : answer.error.message, "note"));
       return way;
     }
-    const now = atTime(answer, question.at || null);
-    way.append(this.figures(answer, now), this.strip(answer, now, flows));
+    const figures = new Figures(answer, newest, question.at ? Number(question.at) : null, question.moment.from,
+      (of, step) => this.strip(of, step, flows));
+    figures.judge(this.oldest);
+    this.figures.push(figures);
+    way.append(figures.element);
     const common = {
       times: answer.time, step: answer.step_s, colours: palette(), mark: question.at ? Number(question.at) : null,
       chosen: (time) => this.acts.time(time),
@@ -101,32 +116,6 @@ export class Drawer {
     this.charts.push(...charts);
     way.append(...charts.map((chart) => chart.element), this.series(answer));
     return way;
-  }
-
-  figures(answer, now) {
-    const place = make("div", "", "figures");
-    const { columns } = answer;
-    if (now === null) {
-      place.append(make("span", "no data at this time"));
-      return place;
-    }
-    const sent = columns.sent[now];
-    const share = (name) => (sent ? (100 * (columns[name][now] ?? 0)) / sent : null);
-    const add = (label, value, bad) => {
-      const item = make("div", "", bad ? "bad" : "");
-      item.append(make("span", `${label} `), make("b", value));
-      place.append(item);
-    };
-    const unknown = share("lost_unknown");
-    add("loss fwd", figure(share("lost_forward"), "%"), share("lost_forward") >= 0.1);
-    add("rev", figure(share("lost_reverse"), "%"), share("lost_reverse") >= 0.1);
-    if (unknown) add("either way", figure(unknown, "%"), unknown >= 0.1);
-    add("RTT p50", figure(columns.rtt_p50[now], "ms"));
-    add("p99", figure(columns.rtt_p99[now], "ms"));
-    add("jitter", figure(columns.jitter[now], "ms"));
-    const remarked = (columns.remarked_forward[now] ?? 0) + (columns.remarked_reverse[now] ?? 0);
-    if (remarked) add("remarked", `${digits(remarked)} of ${digits(columns.received[now])}`, true);
-    return place;
   }
 
   strip(answer, now, flows) {
@@ -220,16 +209,6 @@ function flowStrip(answer, known) {
   }
   if (answer.time) parts.push(make("p", `interval that ended ${clock(answer.time)}`, "note"));
   return parts;
-}
-
-// The newest step with data, at or before a time.
-function atTime(answer, at) {
-  for (let n = answer.time.length - 1; n >= 0; n -= 1) {
-    if (at !== null && answer.time[n] - answer.step_s >= at) continue;
-    if (answer.columns.sent[n] !== null) return n;
-    if (at !== null) return null;
-  }
-  return null;
 }
 
 // From a little under the least to a little over the highest p99 of both directions.

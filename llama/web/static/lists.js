@@ -32,16 +32,19 @@ function findings(model, live) {
     parts.push(span);
   };
   const judged = model.metric.bad_level !== null;
-  // Loss is said whatever is shown: nobody should miss it for looking at delays.
-  const showsLoss = model.metric.name === "loss" || model.metric.name.startsWith("loss_");
-  if (summary.losing && !showsLoss) add("trouble", "■", `${count(summary.losing, "pair")} ${summary.losing === 1 ? "loses" : "lose"}`);
+  // Loss is said whatever is shown: nobody should miss it for looking at delays, or at one direction.
+  const covered = model.metric.name === "loss" || (model.metric.name.startsWith("loss_") && summary.bad === summary.losing);
+  if (summary.losing && !covered) add("trouble", "■", `${count(summary.losing, "pair")} ${summary.losing === 1 ? "loses" : "lose"}`);
   if (summary.bad) add("trouble", model.metric.name === "remarked" ? "▼" : "■", `${count(summary.bad, "pair")} ${verb(model.metric, summary.bad)}`);
   if (summary.hosts_down) add("trouble hosts", SIGNS.down, `${count(summary.hosts_down, "host")} down`);
   if (summary.hosts_blind) add("trouble hosts", SIGNS.blind, `${count(summary.hosts_blind, "source")} blind`);
   if (summary.hosts_silent) add("trouble hosts", SIGNS.silent, `${count(summary.hosts_silent, "collector")} silent`);
   if (summary.missing) add("trouble hosts", SIGNS.silent, `${count(summary.missing, "pair")} without data`);
+  // Not bad, and not healthy either: nothing that could be judged.
+  const unjudged = summary.pairs - summary.healthy - summary.bad - summary.missing - summary.sick;
+  if (judged && unjudged > 0) add("hosts", "—", `${count(unjudged, "pair")} without a figure`);
   if (!summary.pairs) add("hosts", "○", "no measurements");
-  else if (!parts.length && judged) add("good", "●", "all is well");
+  else if (!parts.length && judged && summary.healthy === summary.pairs) add("good", "●", "all is well");
   const quiet = make("span", "", "quiet");
   const fine = judged ? `${summary.healthy.toLocaleString("en")} of ${count(summary.pairs, "pair")} healthy` : count(summary.pairs, "pair");
   const doubt = summary.suspect ? ` · ~ ${summary.suspect} suspect` : "";
@@ -79,7 +82,7 @@ export function drawSick(section, place, model, hrefFor) {
 
 export function drawWorst(place, model, hrefFor) {
   if (model.metric.bad_level === null || !model.worst.length) {
-    const text = model.metric.bad_level === null ? "this metric has no good or bad" : "none is bad";
+    const text = model.metric.bad_level === null ? "this metric has no good or bad" : `none is bad by ${model.metric.title}`;
     place.replaceChildren(make("li", text, "none"));
     return;
   }

@@ -1,0 +1,70 @@
+// What one direction of a pair does at the moment that is shown: its figures, and of when they are.
+
+import { make } from "./lists.js";
+import { clock, digits, figure } from "./text.js";
+
+export class Figures {
+  // `whole` is the pair over all the time that is shown, `newest` its newest interval at the
+  // moment `at` (null: now). Where a store has only longer rows of the past, the step of `whole`
+  // around the moment stands in. `from`: nothing from before was asked for in `newest`.
+  // `strip(answer, step)` draws the flows of a step (null: of none).
+  constructor(whole, newest, at, from, strip) {
+    this.element = make("div", "", "now");
+    this.strip = strip;
+    this.failure = newest.error && newest.error.status !== 404 ? newest.error.message : null;
+    this.answer = newest.error ? whole : newest;
+    this.step = newest.error ? null : lastStep(newest, at);
+    this.last = this.step === null ? null : newest.time[this.step];
+    if (this.step !== null) return;
+    const before = lastStep(whole, at);
+    if (before === null) return;
+    this.answer = whole;
+    this.last = whole.time[before];
+    if (at !== null && this.last >= at) this.step = before;
+    else this.last = Math.min(this.last, from);
+  }
+
+  // Shows the figures, or none if they are from before `oldest`.
+  judge(oldest) {
+    const speaks = this.step !== null && this.last >= oldest;
+    if (this.speaks === speaks) return;
+    this.speaks = speaks;
+    const figures = make("div", "", "figures");
+    for (const [label, value, bad] of this.list()) {
+      const item = make("div", "", bad && speaks ? "bad" : "");
+      item.append(make("span", `${label} `), make("b", speaks ? value : "—"));
+      figures.append(item);
+    }
+    this.element.replaceChildren(make("p", this.when(), speaks ? "note" : "old"), figures, this.strip(this.answer, speaks ? this.step : null));
+  }
+
+  when() {
+    if (this.speaks) return `${clock(this.last - this.answer.step_s)} – ${clock(this.last)}`;
+    if (this.failure) return this.failure;
+    return this.last === null ? "no data at this time" : `no data since ${clock(this.last)}`;
+  }
+
+  list() {
+    const { columns } = this.answer, n = this.step;
+    const at = (name) => (n === null ? null : columns[name][n]);
+    const share = (name) => (at("sent") ? (100 * (at(name) ?? 0)) / at("sent") : null);
+    const unknown = share("lost_unknown");
+    const list = [
+      ["loss fwd", figure(share("lost_forward"), "%"), share("lost_forward") >= 0.1],
+      ["rev", figure(share("lost_reverse"), "%"), share("lost_reverse") >= 0.1],
+    ];
+    if (unknown) list.push(["either way", figure(unknown, "%"), unknown >= 0.1]);
+    list.push(["RTT p50", figure(at("rtt_p50"), "ms")], ["p99", figure(at("rtt_p99"), "ms")], ["jitter", figure(at("jitter"), "ms")]);
+    const remarked = (at("remarked_forward") ?? 0) + (at("remarked_reverse") ?? 0);
+    if (remarked) list.push(["remarked", `${digits(remarked)} of ${digits(at("received"))}`, true]);
+    return list;
+  }
+}
+
+// The newest step with data, of those that begin before a time (null: of all); null: none.
+function lastStep(answer, at) {
+  for (let n = answer.time.length - 1; n >= 0; n -= 1) {
+    if ((at === null || answer.time[n] - answer.step_s < at) && answer.columns.sent[n] !== null) return n;
+  }
+  return null;
+}

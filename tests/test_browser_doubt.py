@@ -1,0 +1,127 @@
+"""The page in a real Chromium: what is not known, too old or broken never looks like what is fine."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from browser_case import BrowserCase
+from web_site import Feed, Site, fill
+
+from llama.interfaces import Point
+
+INTERVAL_S = 10
+START_S = time.time() // INTERVAL_S * INTERVAL_S
+#: Since when ``d`` says nothing.
+SILENT_S = START_S - 3000
+
+
+class Odd:
+    """Four hosts; what is odd about their pairs `fields` tells."""
+
+    def points(self, start_s: float, end_s: float) -> Iterator[Point]:
+        """Yield all points with ``start_s < time <= end_s``."""
+        time_s = (start_s // INTERVAL_S + 1) * INTERVAL_S
+        while time_s <= end_s:
+            for src in "abcd":
+                if src == "d" and time_s > SILENT_S:
+                    continue
+                for dst in "abcd":
+                    if src != dst:
+                        tags = {"src_hostname": src, "dst_hostname": dst, "class": "BE"}
+                        yield Point("raw_stats", tags, self.fields(src, dst), int(time_s * 1e9))
+            time_s += INTERVAL_S
+
+    def fields(self, src: str, dst: str) -> dict[str, float]:
+        """Return the figures of a pair: all of it is lost from a to b, in no known direction."""
+        fields = dict.fromkeys(
+            ("loss", "lost", "lost_forward", "lost_reverse", "lost_unknown", "flows_lossy"), 0.0
+        ) | {"sent": 500.0, "received": 500.0, "flows": 4.0, "suspect": 0.0}
+        if (src, dst) == ("a", "b"):
+            lost = {"received": 0.0, "lost": 500.0, "loss": 100.0, "lost_unknown": 500.0}
+            return fields | lost | {"flows_lossy": 4.0}
+        return fields | {"rtt": 5.0, "rtt_p50": 5.0, "rtt_min": 4.0, "rtt_p99": 7.0, "rtt_max": 8.0}
+
+
+class DoubtTest(BrowserCase):
+    """What is not fine, live."""
+
+    @classmethod
+    def make_site(cls) -> Site:
+        """Return a site over odd pairs, which go on speaking."""
+        site = Site()
+        odd = Odd()
+        fill(site.store, odd.points(START_S - 3400, START_S))
+        cls.feed = Feed(site.store, odd, START_S)
+        site.start()
+        return site
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        """End the feed and the site."""
+        if cls.site is not None:
+            cls.feed.stop()
+        super().tearDownClass()
+
+    def drawer(self, page: Any) -> Any:
+        """Return the drawer once it is drawn."""
+        page.locator("#drawer .now").first.wait_for()
+        return page.locator("#drawer")
+
+    def test_loss_of_unknown_direction(self) -> None:
+        """Who looks at one direction is told of loss in no known direction, and of what has no figure."""
+        page = self.show("metric=loss_forward&range=15m")
+        said = page.locator("#headline").inner_text()
+        self.assertNotIn("all is well", said)
+        self.assertIn("1 pair loses", said)
+        self.assertIn("1 pair without a figure", said)
+        self.assertEqual(page.title(), "(2) LLAMA matrix")  # and a silent collector
+        self.picture(page, "doubt-direction")
+
+    def test_old_figures(self) -> None:
+        """Of a collector that is silent the drawer shows no figures, and says since when."""
+        page = self.show("src=d&dst=a&range=1h")
+        drawer = self.drawer(page)
+        there = drawer.locator(".way").first.locator(".now").inner_text()
+        self.assertIn("no data since", there)
+        self.assertIn("—", there)
+        self.assertNotIn("%", there)
+        self.assertNotIn("ms", there)
+        back = drawer.locator(".way").nth(1).locator(".now")
+        self.assertIn("5 ms", back.inner_text())
+        times = back.locator("p").first.inner_text().split()
+        began, ended = int(times[0][-2:]), int(times[2][-2:])
+        self.assertEqual((ended - began) % 60, INTERVAL_S)
+        self.picture(page, "doubt-silent")
+
+
+class GoneTest(BrowserCase):
+    """A store that goes away."""
+
+    @classmethod
+    def make_site(cls) -> Site:
+        """Return a site over data that end now."""
+        site = Site()
+        now_s = time.time()
+        fill(site.store, Odd().points(now_s - 60, now_s))
+        site.start()
+        return site
+
+    def test_store_gone(self) -> None:
+        """Without its store the page knows nothing: top line and title say so."""
+        page = self.show("range=15m")
+        assert self.site is not None
+        gone = self.site.store.with_suffix(".gone")
+        self.site.store.rename(gone)
+        try:
+            self.until(
+                page, "document.querySelector('#headline').textContent.includes('not known since')"
+            )
+            self.assertIn("No such file", page.locator("#trouble").inner_text())
+            self.assertNotIn("live", page.locator("#headline").inner_text())
+            self.assertEqual(page.title(), "(?) LLAMA matrix")
+            self.picture(page, "doubt-store-gone")
+        finally:
+            gone.rename(self.site.store)
+        self.until(page, "!document.querySelector('#trouble').textContent.includes('No such')")
