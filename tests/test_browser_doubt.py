@@ -34,13 +34,19 @@ class Odd:
             time_s += INTERVAL_S
 
     def fields(self, src: str, dst: str) -> dict[str, float]:
-        """Return the figures of a pair: all of it is lost from a to b, in no known direction."""
+        """Return the figures of a pair.
+
+        All is lost from a to b, in no known direction; from c to b some is, as a collector tells
+        it that knows of no directions.
+        """
         fields = dict.fromkeys(
             ("loss", "lost", "lost_forward", "lost_reverse", "lost_unknown", "flows_lossy"), 0.0
         ) | {"sent": 500.0, "received": 500.0, "flows": 4.0, "suspect": 0.0}
         if (src, dst) == ("a", "b"):
             lost = {"received": 0.0, "lost": 500.0, "loss": 100.0, "lost_unknown": 500.0}
             return fields | lost | {"flows_lossy": 4.0}
+        if (src, dst) == ("c", "b"):
+            return {"sent": 500.0, "lost": 150.0, "received": 350.0, "loss": 30.0, "rtt": 5.0}
         return fields | {"rtt": 5.0, "rtt_p50": 5.0, "rtt_min": 4.0, "rtt_p99": 7.0, "rtt_max": 8.0}
 
 
@@ -74,9 +80,9 @@ class DoubtTest(BrowserCase):
         page = self.show("metric=loss_forward&range=15m")
         said = page.locator("#headline").inner_text()
         self.assertNotIn("all is well", said)
-        self.assertIn("1 pair loses", said)
-        self.assertIn("1 pair without a figure", said)
-        self.assertEqual(page.title(), "(2) LLAMA matrix")  # and a silent collector
+        self.assertIn("2 pairs lose", said)
+        self.assertIn("2 pairs without a figure", said)
+        self.assertEqual(page.title(), "(3) LLAMA matrix")  # and a silent collector
         self.picture(page, "doubt-direction")
 
     def test_old_figures(self) -> None:
@@ -94,6 +100,28 @@ class DoubtTest(BrowserCase):
         began, ended = int(times[0][-2:]), int(times[2][-2:])
         self.assertEqual((ended - began) % 60, INTERVAL_S)
         self.picture(page, "doubt-silent")
+
+    def test_no_directions(self) -> None:
+        """What is lost in no known direction is told and drawn as that, never as 0 % either way."""
+        for src, loss in (("c", "30"), ("a", "100")):
+            page = self.show(f"src={src}&dst=b&range=15m")
+            way = self.drawer(page).locator(".way").first
+            said = " ".join(way.locator(".now .figures").inner_text().split())
+            self.assertIn(f"loss {loss} % fwd — rev — direction unknown {loss} %", said)
+            chart = way.locator(".chart").first.locator("canvas")
+            label = chart.get_attribute("aria-label")
+            self.assertIn(f"loss {loss} %  fwd —  rev —  direction unknown {loss} %", label)
+            # Striped: along a line in the middle of it there is its colour, and the ground.
+            ink, ground = chart.evaluate(
+                """(canvas) => {
+                  const pen = canvas.getContext('2d'), { width, height } = canvas;
+                  const row = [...pen.getImageData(width / 2, height / 2, 60, 1).data];
+                  const seen = row.filter((_, n) => n % 4 === 3);
+                  return [seen.some((alpha) => alpha > 200), seen.some((alpha) => alpha < 50)];
+                }"""
+            )
+            self.assertTrue(ink and ground)
+            self.picture(page, f"doubt-undirected-{src}")
 
 
 class GoneTest(BrowserCase):

@@ -132,7 +132,7 @@ export class Drawer {
       for (let n = 0; n < most; n += 1) bar.append(make("i", "", n < red ? "l" : ""));
       for (const [n, each] of [...bar.children].entries()) each.style.height = n < red ? "30px" : "4px";
       const why = flows?.error ? flows.error.message : "which ports: name the collectors in the web configuration";
-      place.append(make("p", `${digits(lossy)} of ${count(total, "flow")} lose probes`), bar, make("p", why, "note"));
+      place.append(make("p", `${lossy === null ? "—" : digits(lossy)} of ${count(total, "flow")} lose probes`), bar, make("p", why, "note"));
     } else {
       place.append(make("p", "no flows known", "note"));
     }
@@ -154,7 +154,7 @@ export class Drawer {
       };
       if (each.time) {
         row("newest", clock(each.time));
-        row("loss", figure(each.loss, "%"));
+        row("loss", figure(each.figures.lost === undefined ? null : each.loss, "%"));
         const dscp = each.figures.dscp_at_reflector;
         if (dscp !== undefined && dscp !== null && dscp < 64) row("DSCP there", digits(dscp));
         const back = each.figures.dscp_at_collector;

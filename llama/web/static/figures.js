@@ -1,5 +1,6 @@
 // What one direction of a pair does at the moment that is shown: its figures, and of when they are.
 
+import { directions } from "./directions.js";
 import { make } from "./lists.js";
 import { clock, digits, figure } from "./text.js";
 
@@ -47,13 +48,10 @@ export class Figures {
   list() {
     const { columns } = this.answer, n = this.step;
     const at = (name) => (n === null ? null : columns[name][n]);
-    const share = (name) => (at("sent") ? (100 * (at(name) ?? 0)) / at("sent") : null);
-    const unknown = share("lost_unknown");
-    const list = [
-      ["loss fwd", figure(share("lost_forward"), "%"), share("lost_forward") >= 0.1],
-      ["rev", figure(share("lost_reverse"), "%"), share("lost_reverse") >= 0.1],
-    ];
-    if (unknown) list.push(["either way", figure(unknown, "%"), unknown >= 0.1]);
+    const { loss = null, forward = null, reverse = null, undirected = null } = n === null ? {} : directions(columns, n);
+    const share = (label, percent) => [label, figure(percent, "%"), percent >= 0.1];
+    const list = [share("loss", loss), share("fwd", forward), share("rev", reverse)];
+    if (undirected) list.push(share("direction unknown", undirected));
     list.push(["RTT p50", figure(at("rtt_p50"), "ms")], ["p99", figure(at("rtt_p99"), "ms")], ["jitter", figure(at("jitter"), "ms")]);
     const remarked = (at("remarked_forward") ?? 0) + (at("remarked_reverse") ?? 0);
     if (remarked) list.push(["remarked", `${digits(remarked)} of ${digits(at("received"))}`, true]);

@@ -24,15 +24,19 @@ const FIGURE_WIDTH = 34, FIGURE_HEIGHT = 15;
 const patterns = new Map();
 
 export function hatch(context, colours, size) {
-  const step = size < 8 ? 4 : 6;
-  const key = `${colours.hatch}${colours.panel}${step}${devicePixelRatio}`;
+  return stripes(context, colours.hatch, size < 8 ? 4 : 6, 1);
+}
+
+// Slanted lines of one colour, `step` apart, on whatever is there.
+export function stripes(context, colour, step, width) {
+  const key = `${colour} ${step} ${width} ${devicePixelRatio}`;
   if (!patterns.has(key)) {
     const ratio = devicePixelRatio || 1;
     const tile = document.createElement("canvas");
     tile.width = tile.height = Math.round(step * ratio);
     const pen = tile.getContext("2d");
-    pen.strokeStyle = colours.hatch;
-    pen.lineWidth = ratio;
+    pen.strokeStyle = colour;
+    pen.lineWidth = width * ratio;
     const end = tile.width;
     pen.beginPath();
     for (const shift of [-end, 0, end]) { pen.moveTo(shift, end); pen.lineTo(shift + end, 0); }
