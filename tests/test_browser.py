@@ -160,8 +160,9 @@ class ChooseTest(BrowserCase):
         drawer = page.locator("#drawer")
         drawer.locator(".way").nth(1).wait_for()
         said = drawer.inner_text()
-        for part in ("lax1 → iad2", "iad2 → lax1", "4.69 %", "3 of 64 flows lose", "0 of 64",
-                     "loss, by direction", "RTT p50", "RTT of all replies"):  # fmt: skip
+        for part in ("lax1 → iad2", "iad2 → lax1", "4.69 %", "0 of 128 flows lose",
+                     "6 of 128 flows lose probes: BE 3 of 64, EF 3 of 64", "loss, by direction",
+                     "RTT p50", "RTT of all replies"):  # fmt: skip
             self.assertIn(part, said)
         drawer.locator("summary").first.click()
         self.assertIn("src_datacenter", drawer.inner_text())

@@ -121,18 +121,17 @@ export class Drawer {
   strip(answer, now, flows) {
     const place = make("div");
     place.append(make("h4", "flows"));
-    const total = now === null ? null : answer.columns.flows[now];
-    const lossy = now === null ? null : answer.columns.flows_lossy[now];
+    const { total, lossy, text } = flowsAt(answer, now);
     if (flows && !flows.error && (flows.all_flows || flows.flows.length)) {
       place.append(...flowStrip(flows, total));
     } else if (total) {
       const bar = make("div", "", "strip");
       bar.setAttribute("aria-hidden", "true");
-      const most = Math.min(total, 128), red = Math.ceil((lossy / total) * most);
+      const most = Math.min(total, 128), red = Math.ceil(((lossy ?? 0) / total) * most);
       for (let n = 0; n < most; n += 1) bar.append(make("i", "", n < red ? "l" : ""));
       for (const [n, each] of [...bar.children].entries()) each.style.height = n < red ? "30px" : "4px";
       const why = flows?.error ? flows.error.message : "which ports: name the collectors in the web configuration";
-      place.append(make("p", `${lossy === null ? "—" : digits(lossy)} of ${count(total, "flow")} lose probes`), bar, make("p", why, "note"));
+      place.append(make("p", text), bar, make("p", why, "note"));
     } else {
       place.append(make("p", "no flows known", "note"));
     }
@@ -173,6 +172,19 @@ export class Drawer {
     place.append(details);
     return place;
   }
+}
+
+// How many flows the series of one step have together, and how many of them lose. The columns only
+// know those of the worst series.
+function flowsAt(answer, step) {
+  const spoke = step === null ? [] : answer.series.filter((each) => each.time === answer.time[step] && each.figures.flows !== undefined);
+  if (!spoke.length) return { total: null, lossy: null };
+  const sum = (name) => spoke.reduce((all, each) => (all === null || each.figures[name] === undefined ? null : all + each.figures[name]), 0);
+  const total = sum("flows"), lossy = sum("flows_lossy");
+  const losing = spoke.filter((each) => each.figures.flows_lossy > 0 && each.tags.class);
+  const where = spoke.length > 1 ? losing.map((each) => `${each.tags.class} ${digits(each.figures.flows_lossy)} of ${digits(each.figures.flows)}`) : [];
+  const text = `${lossy === null ? "—" : digits(lossy)} of ${count(total, "flow")} lose probes`;
+  return { total, lossy, text: where.length ? `${text}: ${where.join(", ")}` : text };
 }
 
 // One bar a flow, as its collector counted it. Of older intervals it only holds the flows that
