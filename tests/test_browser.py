@@ -143,7 +143,7 @@ class ChooseTest(BrowserCase):
         self.drawn(page)
         cells = self.table(page)
         self.assertEqual(len(cells), 9)
-        self.assertEqual(cells["lax", "iad"], "4.69 % (3 of 64 flows, worst of 6)")
+        self.assertEqual(cells["lax", "iad"], "4.69 % (3 of 64 flows, worst of 6, 1 without data)")
         self.assertEqual(cells["iad", "fra"], "0 % (worst of 6)")  # the dead host does not count
         self.picture(page, "fold-all")
         page.locator("#stage").click(position=self.point(page, 2, 1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +17,8 @@ INTERVAL_S = 10
 START_S = time.time() // INTERVAL_S * INTERVAL_S
 #: Since when ``d`` says nothing.
 SILENT_S = START_S - 3000
+#: Since when there are no data of a pair, and of a class of another.
+MUTE_S = START_S - 1200
 
 
 class Odd:
@@ -29,18 +32,24 @@ class Odd:
                 for dst, name in itertools.product("abcd", ("BE", "EF")):
                     if src != dst and self.speaks(src, dst, name, time_s):
                         tags = {"src_hostname": src, "dst_hostname": dst, "class": name}
+                        tags["datacenter"] = "x" if dst in "ab" else "y"
                         fields = self.fields(src, dst, name)
                         yield Point("raw_stats", tags, fields, int(time_s * 1e9))
             time_s += INTERVAL_S
 
     def speaks(self, src: str, dst: str, name: str, time_s: float) -> bool:
-        """Return whether a class is measured: EF from b alone, to c until twenty minutes ago."""
+        """Return whether a class is measured.
+
+        EF is from b alone, and to c it was until twenty minutes ago; so was all from a to d.
+        """
         if src == "d" and time_s > SILENT_S:
+            return False
+        if (src, dst) == ("a", "d") and time_s > MUTE_S:
             return False
         return (
             name == "BE"
             or (src, dst) == ("b", "a")
-            or ((src, dst) == ("b", "c") and time_s < START_S - 1200)
+            or ((src, dst) == ("b", "c") and time_s < MUTE_S)
         )
 
     def fields(self, src: str, dst: str, name: str) -> dict[str, float]:
@@ -97,13 +106,13 @@ class DoubtTest(BrowserCase):
         self.assertNotIn("all is well", said)
         self.assertIn("3 pairs lose", said)
         self.assertIn("2 pairs without a figure", said)
-        # With the silent collector, and a pair of which a class is silent.
-        self.assertRegex(page.title(), r"^\([45]\) LLAMA matrix$")
+        # With the silent collector, a pair without data and one of which a class is silent.
+        self.assertRegex(page.title(), r"^\([56]\) LLAMA matrix$")
         self.picture(page, "doubt-direction")
 
     def test_old_figures(self) -> None:
         """Of a collector that is silent the drawer shows no figures, and says since when."""
-        page = self.show("src=d&dst=a&range=1h")
+        page = self.show("src=d&dst=c&range=1h")
         drawer = self.drawer(page)
         there = drawer.locator(".way").first.locator(".now").inner_text()
         self.assertIn("no data since", there)
@@ -138,6 +147,72 @@ class DoubtTest(BrowserCase):
             )
             self.assertTrue(ink and ground)
             self.picture(page, f"doubt-undirected-{src}")
+
+    def corner(self, page: Any, row: int, col: int) -> str:
+        """Return what is in the lower left corner of a cell."""
+        at = json.loads(page.locator("#stage").get_attribute("data-geometry"))
+        corner = {"x": at["x0"] + col * at["cellW"], "y": at["y0"] + (row + 1) * at["cellH"] - 14}
+        return str(page.evaluate(
+            "({x, y}) => [...document.querySelector('#cells').getContext('2d')"
+            ".getImageData(Math.round(x) + 1, Math.round(y), 9, 12).data].join()",
+            corner,
+        ))  # fmt: skip
+
+    def test_partly_silent_cell(self) -> None:
+        """A folded cell of which some pairs have no data is hatched in a corner, and is told."""
+        page = self.show("group=datacenter&rows=none&cols=none&range=15m")
+        cells = self.table(page)
+        self.assertRegex(cells["x", "y"], r"^0 % \(worst of 4, [12] without data\)$")
+        self.assertNotIn("without data", cells["y", "y"])
+        self.assertNotEqual(self.corner(page, 0, 1), self.corner(page, 1, 1))
+        page.locator("#stage").focus()
+        page.keyboard.press("n")
+        self.assertIn("x → y", page.locator("#spoken").inner_text())
+        self.assertIn("without data", page.locator("#spoken").inner_text())
+        self.picture(page, "doubt-partly-cell")
+
+    def test_partly_silent_pair(self) -> None:
+        """So is a pair of which a class is silent, with the page's every sign and word for it."""
+        page = self.show("metric=rtt_p50&group=none&range=15m")
+        row, col = self.place(page, "b", "c")
+        fine = self.corner(page, row, col)
+        page.route("**/api/v1/matrix*", self.partly)
+        page.select_option("#metric", "loss")
+        self.wait_query(page, metric=None)
+        self.assertEqual(self.table(page)["b", "c"], "0 % (1 series without data)")
+        self.assertIn("1 pair partly without data", page.locator("#headline").inner_text())
+        self.assertNotEqual(self.corner(page, row, col), self.corner(page, row, col + 1))
+        self.assertNotEqual(self.corner(page, row, col), fine)
+        at = self.point(page, row, col)
+        page.locator("#stage").hover(position=at)
+        self.assertIn("▨ 1 series without data", page.locator("#tip").inner_text())
+        page.locator("#stage").focus()
+        stops = []
+        for _ in range(5):
+            page.keyboard.press("n")
+            stops.append(page.locator("#spoken").inner_text()[:5])
+        self.assertIn("b → c", stops)
+        self.picture(page, "doubt-partly-pair")
+
+    def partly(self, route: Any) -> None:
+        """Answer with the matrix, in which one series from b to c is silent."""
+        response = route.fetch()
+        said = response.json()
+        rows, cols = ([each["host"] for each in said[axis]] for axis in ("rows", "cols"))
+        cell = rows.index("b") * len(cols) + cols.index("c")
+        said["cells"].setdefault("silent", [0] * len(said["cells"]["state"]))[cell] = 1
+        said["cells"]["missing"][cell] = 1
+        said["summary"].update(partial=1, missing=2)
+        route.fulfill(response=response, json=said)
+
+    def test_partly_silent_drawer(self) -> None:
+        """The open pair names the classes that have no data, though others have."""
+        page = self.show("src=b&dst=c&range=15m")
+        ways = self.drawer(page).locator(".way")
+        self.assertIn("▨ 1 of 2 series without data: EF", ways.first.inner_text())
+        self.assertIn("5 ms", ways.first.inner_text())
+        self.assertNotIn("without data", ways.nth(1).inner_text())
+        self.picture(page, "doubt-partly-drawer")
 
     def test_flows_of_all_series(self) -> None:
         """The flows of all classes count, and the class whose flows lose is named."""

@@ -5,6 +5,7 @@ import { heatChart, lossChart, rttChart } from "./charts.js";
 import { Figures } from "./figures.js";
 import { make } from "./lists.js";
 import { palette } from "./palette.js";
+import { KNOWN_S } from "./silence.js";
 import { clock, count, digits, figure } from "./text.js";
 
 export class Drawer {
@@ -53,7 +54,9 @@ export class Drawer {
     const { flows: hasFlows, moment, oldest, from, to, at, ...filters } = question;
     const ways = [[src, dst], [dst, src]];
     const asked = (time) => Promise.all(ways.map(([a, b]) => settled(get("history", { src: a, dst: b, ...filters, ...time }))));
-    const [answers, newest] = await Promise.all([asked({ from, to }), asked(moment)]);
+    const [answers, newest, known] = await Promise.all([
+      asked({ from, to }), asked(moment), asked({ from: Math.min(moment.from, moment.to - KNOWN_S), to: moment.to, step: KNOWN_S }),
+    ]);
     const flows = await Promise.all(ways.map(([a, b], n) => (answers[n].error || !hasFlows ? null
       : settled(get("flows", { src: a, dst: b, ...filters, at })))));
     if (mine !== this.asked) return;
@@ -65,7 +68,7 @@ export class Drawer {
     this.oldest = oldest;
     const scale = rttScale(answers.filter((answer) => !answer.error).map((answer) => answer.columns));
     const both = make("div", "", "ways");
-    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], newest[n], flows[n], scale, question)));
+    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], newest[n], known[n].series ?? [], flows[n], scale, question)));
     this.place.replaceChildren(this.heading(src, dst), both);
     for (const details of this.place.querySelectorAll("details")) details.open = open.includes(details.dataset.name);
     this.redraw();
@@ -94,7 +97,7 @@ export class Drawer {
     return head;
   }
 
-  way(src, dst, answer, newest, flows, scale, question) {
+  way(src, dst, answer, newest, known, flows, scale, question) {
     const way = make("section", "", "way");
     way.setAttribute("aria-label", `${src} to ${dst}`);
     way.append(make("h3", `${src} → ${dst}`));
@@ -102,7 +105,7 @@ export class Drawer {
       way.append(make("p", answer.error.status === 404 ? "not probed in this direction, or no data in this time" : answer.error.message, "note"));
       return way;
     }
-    const figures = new Figures(answer, newest, question.at ? Number(question.at) : null, question.moment.from,
+    const figures = new Figures(answer, newest, known, question.at ? Number(question.at) : null, question.moment.from,
       (of, step) => this.strip(of, step, flows));
     figures.judge(this.oldest);
     this.figures.push(figures);

@@ -2,16 +2,20 @@
 
 import { directions } from "./directions.js";
 import { make } from "./lists.js";
-import { clock, digits, figure } from "./text.js";
+import { seriesNames, silentSeries } from "./silence.js";
+import { clock, count, digits, figure } from "./text.js";
 
 export class Figures {
   // `whole` is the pair over all the time that is shown, `newest` its newest interval at the
   // moment `at` (null: now). Where a store has only longer rows of the past, the step of `whole`
   // around the moment stands in. `from`: nothing from before was asked for in `newest`.
-  // `strip(answer, step)` draws the flows of a step (null: of none).
-  constructor(whole, newest, at, from, strip) {
+  // `known` are the series of the hour before. `strip(answer, step)` draws the flows of a step
+  // (null: of none).
+  constructor(whole, newest, known, at, from, strip) {
     this.element = make("div", "", "now");
     this.strip = strip;
+    this.known = known;
+    this.newest = newest.error ? [] : newest.series;
     this.failure = newest.error && newest.error.status !== 404 ? newest.error.message : null;
     this.answer = newest.error ? whole : newest;
     this.step = newest.error ? null : lastStep(newest, at);
@@ -21,6 +25,7 @@ export class Figures {
     if (before === null) return;
     this.answer = whole;
     this.last = whole.time[before];
+    this.known = []; // who of them spoke is not known
     if (at !== null && this.last >= at) this.step = before;
     else this.last = Math.min(this.last, from);
   }
@@ -28,15 +33,21 @@ export class Figures {
   // Shows the figures, or none if they are from before `oldest`.
   judge(oldest) {
     const speaks = this.step !== null && this.last >= oldest;
-    if (this.speaks === speaks) return;
-    this.speaks = speaks;
+    const silent = speaks ? silentSeries(this.known, this.newest, oldest) : [];
+    if (this.speaks === speaks && this.silent.length === silent.length) return;
+    Object.assign(this, { speaks, silent });
     const figures = make("div", "", "figures");
     for (const [label, value, bad] of this.list()) {
       const item = make("div", "", bad && speaks ? "bad" : "");
       item.append(make("span", `${label} `), make("b", speaks ? value : "—"));
       figures.append(item);
     }
-    this.element.replaceChildren(make("p", this.when(), speaks ? "note" : "old"), figures, this.strip(this.answer, speaks ? this.step : null));
+    const parts = [make("p", this.when(), speaks ? "note" : "old"), figures];
+    if (silent.length) {
+      const names = seriesNames(silent, this.known).join(", ");
+      parts.push(make("p", `▨ ${silent.length} of ${count(this.known.length, "series", "series")} without data: ${names}`, "old"));
+    }
+    this.element.replaceChildren(...parts, this.strip(this.answer, speaks ? this.step : null));
   }
 
   when() {

@@ -39,7 +39,9 @@ function findings(model, live) {
   if (summary.hosts_down) add("trouble hosts", SIGNS.down, `${count(summary.hosts_down, "host")} down`);
   if (summary.hosts_blind) add("trouble hosts", SIGNS.blind, `${count(summary.hosts_blind, "source")} blind`);
   if (summary.hosts_silent) add("trouble hosts", SIGNS.silent, `${count(summary.hosts_silent, "collector")} silent`);
-  if (summary.missing) add("trouble hosts", SIGNS.silent, `${count(summary.missing, "pair")} without data`);
+  const partial = summary.partial ?? 0, missing = summary.missing - partial;
+  if (missing) add("trouble hosts", SIGNS.silent, `${count(missing, "pair")} without data`);
+  if (partial) add("trouble hosts", SIGNS.silent, `${count(partial, "pair")} partly without data`);
   // Not bad, and not healthy either: nothing that could be judged.
   const unjudged = summary.pairs - summary.healthy - summary.bad - summary.missing - summary.sick;
   if (judged && unjudged > 0) add("hosts", "—", `${count(unjudged, "pair")} without a figure`);
@@ -95,6 +97,7 @@ export function drawWorst(place, model, hrefFor) {
     const how = make("span", figure(pair.value, model.metric.unit), "how");
     const more = [pair.tags.class];
     if (pair.flows_lossy) more.push(`${digits(pair.flows_lossy)} of ${digits(pair.flows)} flows`);
+    if (pair.silent) more.push(`▨ ${pair.silent} of ${count(pair.series, "series", "series")} without data`);
     if (pair.suspect.length) more.push("~ suspect");
     link.append(sign, what, how, make("small", more.filter(Boolean).join(" · ")));
     item.append(link);

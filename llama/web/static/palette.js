@@ -92,6 +92,24 @@ export function drawCell(pen, colours, metric, cell, x, y, w, h, dead) {
     pen.fillText(brief(cell.value), x + iw * (aside ? 0.72 : 0.5), y + ih / 2 + 0.5);
   }
   if (cell.suspect) drawDoubt(pen, colours, x, y, iw, ih);
+  if (cell.partial) drawPartial(pen, colours, x, y, iw, ih);
+}
+
+// The lower left corner is hatched: some of what is behind the cell has no data.
+export function drawPartial(pen, colours, x, y, w, h) {
+  const side = Math.min(18, Math.min(w, h) * 0.6);
+  pen.beginPath();
+  pen.moveTo(x, y + h - side);
+  pen.lineTo(x + side, y + h);
+  pen.lineTo(x, y + h);
+  pen.closePath();
+  pen.fillStyle = colours.panel;
+  pen.fill();
+  pen.fillStyle = stripes(pen, colours.text, side < 8 ? 2.5 : 4, 1);
+  pen.fill();
+  pen.lineWidth = 1;
+  pen.strokeStyle = colours.text;
+  pen.stroke();
 }
 
 // The colour of a whole cell that is too small for a sign.
