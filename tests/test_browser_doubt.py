@@ -221,6 +221,22 @@ class DoubtTest(BrowserCase):
         self.assertIn("4 of 68 flows lose probes: EF 4 of 4", said)
         self.picture(page, "doubt-flows")
 
+    def test_window(self) -> None:
+        """The figures are of the window that the matrix covers."""
+        page = self.show("src=b&dst=a&span=300&range=15m")
+        said = self.drawer(page).locator(".way").first.locator(".now").inner_text()
+        began, ended = (
+            sum(
+                int(part) * unit
+                for part, unit in zip(said.split()[n].split(":"), (3600, 60, 1), strict=True)
+            )
+            for n in (0, 2)
+        )
+        self.assertEqual((ended - began) % 86400, 300)
+        self.assertLess((time.time() - ended) % 86400, 30)  # and not in the future
+        self.assertIn("4 of 68 flows lose probes: EF 4 of 4", said)
+        self.assertIn("loss 5 %", " ".join(said.split()))
+
 
 class GoneTest(BrowserCase):
     """A store that goes away."""

@@ -107,8 +107,10 @@ class WatchTest(BrowserCase):
 
     def test_no_news(self) -> None:
         """The page's own clock tells when data are too old, though every answer is as before."""
-        page = self.show("range=15m")
+        page = self.show("range=15m&src=iad1&dst=lax1")
         self.headline(page, "all is well")
+        figures = page.locator("#drawer .now").first
+        self.assertIn("ms", figures.inner_text())
         page.evaluate(
             """() => {
               const real = window.fetch, kept = new Map();
@@ -123,6 +125,11 @@ class WatchTest(BrowserCase):
         )
         self.headline(page, "not known since")
         self.assertIn("no new data since", page.locator("#trouble").inner_text())
+        self.until(
+            page, "document.querySelector('#drawer .now').textContent.includes('no data since')"
+        )
+        self.assertNotIn("ms", figures.inner_text())
+        self.picture(page, "watch-6-no-news")
         self.assertEqual(page.title(), "(?) LLAMA matrix")
 
 

@@ -126,8 +126,9 @@ function loadDrawer() {
     drawer.hide();
     return;
   }
-  const moment = stretch(state.live ? now() : Number(state.get("at")), Number(state.get("span")), interval);
-  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, oldest: oldest(), flows: hasFlows });
+  const span = Number(state.get("span"));
+  const moment = stretch(state.live ? now() : Number(state.get("at")), span, interval);
+  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, span, oldest: oldest(), flows: hasFlows });
 }
 
 // Figures of a pair from before this time do not speak for the moment that is shown.

@@ -2,7 +2,7 @@
 
 import { get } from "./api.js";
 import { heatChart, lossChart, rttChart } from "./charts.js";
-import { Figures } from "./figures.js";
+import { Figures, together } from "./figures.js";
 import { make } from "./lists.js";
 import { palette } from "./palette.js";
 import { KNOWN_S } from "./silence.js";
@@ -51,12 +51,13 @@ export class Drawer {
   }
 
   async ask(mine, src, dst, question) {
-    const { flows: hasFlows, moment, oldest, from, to, at, ...filters } = question;
+    const { flows: hasFlows, moment, span, oldest, from, to, at, ...filters } = question;
     const ways = [[src, dst], [dst, src]];
     const asked = (time) => Promise.all(ways.map(([a, b]) => settled(get("history", { src: a, dst: b, ...filters, ...time }))));
-    const [answers, newest, known] = await Promise.all([
+    const [answers, latest, known] = await Promise.all([
       asked({ from, to }), asked(moment), asked({ from: Math.min(moment.from, moment.to - KNOWN_S), to: moment.to, step: KNOWN_S }),
     ]);
+    const newest = span ? latest.map((answer) => together(answer, moment)) : latest;
     const flows = await Promise.all(ways.map(([a, b], n) => (answers[n].error || !hasFlows ? null
       : settled(get("flows", { src: a, dst: b, ...filters, at })))));
     if (mine !== this.asked) return;
@@ -180,7 +181,7 @@ export class Drawer {
 // How many flows the series of one step have together, and how many of them lose. The columns only
 // know those of the worst series.
 function flowsAt(answer, step) {
-  const spoke = step === null ? [] : answer.series.filter((each) => each.time === answer.time[step] && each.figures.flows !== undefined);
+  const spoke = step === null ? [] : answer.series.filter((each) => each.time > answer.time[step] - answer.step_s && each.time <= answer.time[step] && each.figures.flows !== undefined);
   if (!spoke.length) return { total: null, lossy: null };
   const sum = (name) => spoke.reduce((all, each) => (all === null || each.figures[name] === undefined ? null : all + each.figures[name]), 0);
   const total = sum("flows"), lossy = sum("flows_lossy");

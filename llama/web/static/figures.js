@@ -70,6 +70,20 @@ export class Figures {
   }
 }
 
+const SUMMED = ["sent", "received", "lost", "lost_forward", "lost_reverse", "lost_unknown", "remarked_forward", "remarked_reverse"];
+
+// A span of time as one step, put together as llama/web/store.py does: counts add up, of the rest
+// the worst stands.
+export function together(answer, { from, to }) {
+  if (answer.error) return answer;
+  const columns = Object.fromEntries(Object.entries(answer.columns).map(([name, column]) => {
+    const values = column.filter((value) => value !== null);
+    const best = SUMMED.includes(name) ? (a, b) => a + b : (a, b) => Math.max(a, b);
+    return [name, [values.length ? values.reduce(best) : null]];
+  }));
+  return { ...answer, time: [to], step_s: to - from, columns, series: answer.series.map((each) => ({ ...each, time: to })) };
+}
+
 // The newest step with data, of those that begin before a time (null: of all); null: none.
 function lastStep(answer, at) {
   for (let n = answer.time.length - 1; n >= 0; n -= 1) {
