@@ -20,14 +20,14 @@ _PREFIXES = values.one_or_more("prefixes", values.prefix)
 
 KEY = {
     "file": KeySpec(sections.key_file, required=True),
-    "key": KeySpec(values.text("the id of a key")),
-    "prefixes": KeySpec(_PREFIXES, ()),
-    "ssids": KeySpec(values.one_or_more("SSIDs", _SSID), ()),
+    "key": KeySpec(values.text("the id of a key"), deleted="take every key of the file"),
+    "prefixes": KeySpec(_PREFIXES, (), deleted="take the key from any source"),
+    "ssids": KeySpec(values.one_or_more("SSIDs", _SSID), (), deleted="take the key for any SSID"),
 }
 SESSION = {
     "source": KeySpec(values.prefix, required=True),
-    "source_port": KeySpec(values.whole(1, 65535, "UDP port")),
-    "ssid": KeySpec(_SSID),
+    "source_port": KeySpec(values.whole(1, 65535, "UDP port"), deleted="serve any source port"),
+    "ssid": KeySpec(_SSID, deleted="serve any SSID"),
 }
 LIMITS = {
     "pps": KeySpec(values.quantity(1, 1e9, "replies/s")),
@@ -95,7 +95,7 @@ REFLECTOR = {
     "port": KeySpec(values.whole(0, 65535, "UDP port, 0: the system chooses"), DEFAULTS.port),
     "interface": KeySpec(values.interface),
     "api": KeySpec(sections.api, (None, None)),
-    "allow": KeySpec(_PREFIXES, ()),
+    "allow": KeySpec(_PREFIXES, (), deleted="answer everyone"),
     "legacy": KeySpec(values.flag, DEFAULTS.legacy),
     "limits": KeySpec(_limits, {name: spec.default for name, spec in LIMITS.items()}),
     "refuse_source_ports": KeySpec(
@@ -105,9 +105,9 @@ REFLECTOR = {
         values.one_or_more("UDP ports", values.whole(1, 65535, "UDP port")), ()
     ),
     "reply_dscps": KeySpec(values.one_or_more("traffic classes", values.dscp), ()),
-    "keys": KeySpec(_keys, ()),
+    "keys": KeySpec(_keys, (), deleted="answer unauthenticated probes"),
     "allow_unauthenticated": KeySpec(values.flag, DEFAULTS.allow_unauthenticated),
-    "sessions": KeySpec(_sessions, ()),
+    "sessions": KeySpec(_sessions, (), deleted="answer everyone who may ask"),
     "stats": KeySpec(_stats, {name: spec.default for name, spec in STATS.items()}),
 }
 

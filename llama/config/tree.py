@@ -46,11 +46,16 @@ Read = Callable[["Document", Node], Any]
 
 @frozen
 class KeySpec:
-    """How one key of a mapping is read, and its value when it is not given."""
+    """How one key of a mapping is read, and its value when it is not given.
+
+    Nothing behind a key is as good as no key, unless ``deleted`` says what its absence does: then it
+    is a mistake, lest a line that was left empty open what it was to close.
+    """
 
     read: Read
     default: Any = None
     required: bool = False
+    deleted: str = ""
 
 
 @frozen
@@ -154,8 +159,11 @@ class Document:
                 self.wrong(entry.key_node, unknown("key", entry.key, keys, f" in {what}"))
                 given.update(_nearest(entry.key, keys))  # no more about a key that is misspelt
                 continue
-            if not (is_null(entry.value) and not spec.required):
+            if not is_null(entry.value) or spec.required:
                 values[entry.key] = self.attempt(spec.read, entry.value, spec.default)
+            elif spec.deleted:
+                message = f"`{entry.key}` is empty; delete the key to {spec.deleted}"
+                self.wrong(entry.key_node, message)
             given.add(entry.key)
         for name, spec in keys.items():
             if spec.required and name not in given:
