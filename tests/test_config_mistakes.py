@@ -131,6 +131,17 @@ class BombTests(SynchronousTestCase):
         (mistake,) = error.mistakes
         self.assertIn("expected at most 4,000,000", mistake.message)
 
+    def test_prefixes_times_ssids(self) -> None:
+        """Keys for many prefixes with many SSIDs end at what a reflector remembers of them."""
+        keys = Path(self.mktemp()).absolute()
+        keys.write_text(f"a1 {'11' * 32}\n")
+        keys.chmod(0o600)
+        prefixes = ", ".join(f"10.{n >> 8}.{n & 255}.0/24" for n in range(1001))
+        ssids = ", ".join(map(str, range(1, 1001)))
+        text = f"keys:\n  - file: {keys}\n    prefixes: [{prefixes}]\n    ssids: [{ssids}]\n"
+        (mistake,) = self.refused(text, "reflector").mistakes
+        self.assertIn("more than 1,000,000 combinations", mistake.message)
+
     def test_options_of_a_plugin(self) -> None:
         """Options that nobody knows are bounded too."""
         bomb = "&a [x, x, x, x, x, x, x, x, x, x]"

@@ -108,7 +108,7 @@ class CollectorConfig:
 
 @frozen(kw_only=True)
 class ReflectorKey:
-    """A key and the probes it is for: those from its prefixes or with its SSIDs; else all."""
+    """A key and the probes it is for: those from its prefixes with its SSIDs, as far as given."""
 
     key: Key
     prefixes: tuple[Prefix, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import yaml
@@ -11,11 +12,13 @@ from . import sections, values
 from .collector import default_keep
 from .frozen import FrozenMapping
 from .model import Key, ReflectorConfig, ReflectorKey, ReflectorSession
-from .tree import Document, KeySpec, Node, read_document, shown
+from .tree import Document, KeySpec, Node, WrongError, read_document, shown
 
 DEFAULTS = ReflectorConfig()
 _SSID = values.whole(1, 65535, "SSID, RFC 8972 section 3")
 _PREFIXES = values.one_or_more("prefixes", values.prefix)
+#: So many pairs of prefix and SSID at most have a key: each is remembered on its own.
+MOST_COMBINATIONS = 1_000_000
 
 
 KEY = {
@@ -56,13 +59,19 @@ def _keys(doc: Document, node: Node) -> list[ReflectorKey]:
         ]
 
     found = [key for keys in doc.sequence(node, "keys", read, "file: PATH") for key in keys]
-    counts: dict[Any, int] = {}
+    if sum(max(len(k.prefixes), 1) * max(len(k.ssids), 1) for k in found) > MOST_COMBINATIONS:
+        raise WrongError(
+            node, f"more than {MOST_COMBINATIONS:,} combinations of prefix and SSID, expected fewer"
+        )
+    counts: dict[tuple[Any, Any], int] = {}
     for key in found:
-        for selector in (*key.prefixes, *key.ssids) or ("all probes",):
+        for selector in product(key.prefixes or (None,), key.ssids or (None,)):
             counts[selector] = counts.get(selector, 0) + 1
-    for selector, count in counts.items():
+    for (prefix, ssid), count in counts.items():
         if count > 2:
-            what = f"SSID {selector}" if isinstance(selector, int) else selector
+            what = "all probes" if ssid is None else f"SSID {ssid}"
+            if prefix is not None:
+                what = str(prefix) if ssid is None else f"{what} from {prefix}"
             doc.wrong(
                 node,
                 f"{count} keys are for {what}, expected at most two: the current one and the one"
