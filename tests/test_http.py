@@ -22,7 +22,7 @@ from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -217,6 +217,15 @@ class _Never(Resource):
         return NOT_DONE_YET
 
 
+class _Big(Resource):
+    """Answers with more than any socket buffer holds."""
+
+    isLeaf = True
+
+    def render_GET(self, request):
+        return bytes(20_000_000)
+
+
 class _Transport(StringTransport):
     """Remembers being aborted."""
 
@@ -250,14 +259,42 @@ class Limits(SynchronousTestCase):
             channel.makeConnection(transport)
         return channel, transport
 
+    def ask(self, channel):
+        """Have a channel be busy with a request."""
+        channel.dataReceived(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+
     def test_connections(self):
-        """Beyond the limit a connection is closed; when one goes, another may come."""
+        """Beyond the limit a connection is closed if the others are busy; when one goes, it may come."""
         first, _ = self.connect()
-        self.connect()
+        self.ask(first)
+        self.ask(self.connect()[0])
         self.assertIsNone(self.connect()[0])
         self.assertEqual(self.site.refused_connections, 1)
         first.connectionLost()
         self.assertIsNotNone(self.connect()[0])
+
+    def test_the_oldest_idle_connection_makes_room(self):
+        """Who holds connections and says nothing keeps nobody else out."""
+        busy, busy_transport = self.connect()
+        self.ask(busy)
+        idle = [self.connect()[1]]
+        for n in range(5):
+            channel, transport = self.connect()
+            self.assertIsNotNone(channel)
+            self.assertEqual([old.aborted for old in idle], [True] * (n + 1))
+            idle.append(transport)
+        self.assertFalse(busy_transport.aborted)
+        self.assertEqual((self.site.displaced_connections, self.site.refused_connections), (5, 0))
+
+    def test_unread_answers_make_room(self):
+        """Nor does who asks and does not read; who waits for an answer is left alone."""
+        first, first_transport = self.connect()
+        second, second_transport = self.connect()
+        self.ask(first)
+        self.ask(second)
+        second.pauseProducing()
+        self.assertIsNotNone(self.connect()[0])
+        self.assertEqual((first_transport.aborted, second_transport.aborted), (False, True))
 
     def test_trickled_request(self):
         """A request that comes in drops does not hold its connection beyond the limit."""
@@ -291,6 +328,44 @@ class Limits(SynchronousTestCase):
         channel.pauseProducing()
         self.clock.advance(Channel.stall_s + 1)
         self.assertTrue(transport.aborted)
+
+    def test_unread_last_answer(self):
+        """A client that does not read the answer after which we hang up is dropped as well."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        self.assertTrue(transport.disconnecting)
+        self.clock.advance(Channel.stall_s - 1)
+        self.assertFalse(transport.aborted)
+        self.clock.advance(2)
+        self.assertTrue(transport.aborted)
+        channel.connectionLost()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_slow_reader(self):
+        """A client that takes its time, but goes on reading, gets its whole answer."""
+        channel, transport = self.connect()
+        unsent = 1_000_000
+        self.patch(channel, "unsent", lambda: unsent)
+        self.ask(channel)
+        channel.pauseProducing()
+        for _ in range(9):
+            unsent -= 100_000
+            self.clock.advance(Channel.stall_s)
+        self.assertFalse(transport.aborted)
+        self.clock.advance(Channel.stall_s)
+        self.assertTrue(transport.aborted)
+
+    def test_slow_reader_asks_no_more(self):
+        """Nor is it cut off for not asking again while it reads."""
+        channel, transport = self.connect()
+        unsent = 1_000_000
+        self.patch(channel, "unsent", lambda: unsent)
+        channel.dataReceived(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(9):
+            unsent -= 100_000
+            self.clock.pump([Channel.stall_s])
+        self.assertTrue(transport.disconnecting)
+        self.assertFalse(transport.aborted)
 
     def test_stated_body(self):
         """A body that says it is too long is refused before it is sent."""
@@ -418,6 +493,40 @@ class OverLoopback(TestCase):
             await service.stopService()
             self.assertEqual(len(service.site.channels), 0)
             await pool.closeCachedConnections()
+
+        return Deferred.fromCoroutine(run())
+
+    def test_unread_octets_are_known(self):
+        """What a client has not read of its answers is known, and when it has read some of it."""
+        root = http.JsonRoot()
+        root.putChild(b"big", _Big())
+        service = http.HttpService(reactor, "127.0.0.1:0", root, what="test")
+        service.startService()
+        self.addCleanup(service.stopService)
+        client = socket.create_connection(("127.0.0.1", service.port.getHost().port))
+        self.addCleanup(client.close)
+        client.setblocking(False)
+        client.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+        async def until(true):
+            while not true():
+                await deferLater(reactor, 0.01)
+
+        async def run():
+            await until(lambda: any(one.unsent() for one in service.site.channels))
+            (channel,) = service.site.channels
+            before = channel.unsent()
+            self.assertTrue(channel.stalled())
+            left = 5_000_000
+            while left > 0:
+                try:
+                    left -= len(client.recv(1 << 16))
+                except BlockingIOError:
+                    await deferLater(reactor, 0.01)
+            await until(lambda: channel.unsent() < before)
+            self.assertGreater(channel.unsent(), 0)
+            channel.drop()
+            await until(lambda: not service.site.channels)
 
         return Deferred.fromCoroutine(run())
 
