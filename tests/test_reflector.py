@@ -180,6 +180,25 @@ class ProtocolTests:
         self.assertEqual(self.protocol.tally.dropped["loop"], 9)
         self.assertTrue(self.silent())
 
+    def test_every_drop_is_counted_once(self: Any) -> None:
+        """Replies that come as probes, and that the guard refuses as well, are counted as it says."""
+        self.ask(probe(0))
+        reply = self.answer()
+        tally = self.protocol.tally
+        for guard, dropped in (
+            (Guard(refuse=[self.client.getsockname()[1]]), {"source_port": 9}),
+            (Guard(total_rate_pps=0.001, total_burst=4), {"loop": 4, "total_rate": 5}),
+        ):
+            self.protocol.guard = guard
+            tally.dropped.clear()
+            before = tally.received - tally.answered.total()
+            self.ask(*[reply] * 9)
+            for _ in range(9):
+                self.port.doRead()
+            self.assertEqual(dict(tally.dropped), dropped)
+            self.assertEqual(tally.received - tally.answered.total() - before, 9)
+        self.assertEqual(tally.limited, 5)
+
     def test_stamp_reply_of_another_time_is_not_answered(self: Any) -> None:
         """So do two whose clocks differ by hours, or by years."""
         self.ask(probe(0))
