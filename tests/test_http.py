@@ -29,6 +29,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from twisted.web.test.requesthelper import DummyRequest
 
 from llama import http
 from llama._http_site import Channel
@@ -529,6 +530,55 @@ class OverLoopback(TestCase):
             await until(lambda: not service.site.channels)
 
         return Deferred.fromCoroutine(run())
+
+    def test_names_that_lead_here(self):
+        """With only localhost to protect it, it answers nobody who asks for a name of others."""
+        own = socket.gethostname()
+        services = [
+            (self.serve(), 421),
+            (self.serve(token="secret"), 200),
+            (self.serve("0.0.0.0:0"), 200),
+        ]
+
+        async def run():
+            for service, code in services:
+                for host, expected in (
+                    ("evil.example", code), ("evil.example.:5004", code), (f"{own}.evil.example", code),
+                    ("127.0.0.1.evil.example", code), ("localhost.evil.example", code),
+                    ("localhost:5004", 200), ("LocalHost.", 200), ("10.0.0.1:80", 200), ("[::1]:1", 200),
+                    (own, 200), (f"{own.partition('.')[0]}:5004", 200),
+                ):  # fmt: skip
+                    url = f"http://127.0.0.1:{service.port.getHost().port}/status"
+                    response, body = await self.get(url, headers={"Host": host})
+                    self.assertEqual(response.code, expected, (host, service.where))
+                    self.assertEqual(b"its own machine" in body, expected == 421)
+
+        return Deferred.fromCoroutine(run())
+
+    def test_who_asks(self):
+        """A program of this machine asks by loopback for loopback; a page is of loopback, too."""
+        here, there = IPv4Address("TCP", "127.0.0.1", 1), IPv4Address("TCP", "192.0.2.1", 1)
+        for address, host, origin, expected in (
+            (here, "127.0.0.1:5004", None, True),
+            (here, "localhost", "http://localhost:5004", True),
+            (here, "[::1]:1", "https://[::1]:1", True),
+            (here, "a.localhost", "http://127.0.0.53", True),
+            (here, "evil.example:5004", "http://evil.example:5004", False),
+            (here, "127.0.0.1:5004", "http://evil.example", False),
+            (here, "127.0.0.1:5004", "null", False),
+            (here, "127.0.0.1:5004", "http://[", False),
+            (here, "192.0.2.1", None, False),
+            (here, None, None, False),
+            (there, "127.0.0.1:5004", None, False),
+            (UNIXAddress("/run/x"), "any", None, True),
+            (UNIXAddress("/run/x"), "any", "http://evil.example", False),
+        ):
+            request = DummyRequest([])
+            request.getHost = lambda address=address: address
+            for name, value in (("host", host), ("origin", origin)):
+                if value is not None:
+                    request.requestHeaders.setRawHeaders(name, [value])
+            self.assertIs(http.asked_by_this_machine(request), expected, (host, origin))
 
     def test_wide_open(self):
         """Bound to every address it does not claim to be local, and a bare token is warned of."""
