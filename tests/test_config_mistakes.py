@@ -115,6 +115,17 @@ class BombTests(SynchronousTestCase):
         (test,) = config.load_collector(path).tests
         self.assertEqual(len(test.targets[-1].tags), 60 + 2)
 
+    def test_chain_of_merges(self) -> None:
+        """A chain of merge keys ends before the stack does, whichever end it is entered at."""
+        for count, wrong in ((50, False), (3000, True)):
+            hosts = [f"  h{n}: &h{n} {{<<: *h{n - 1}, a: b}}" for n in range(1, count)]
+            text = "\n".join(
+                ["anchors:", "  h0: &h0 {a: b}", *hosts, "tests: [{targets: lab}]",
+                 f"targets: {{lab: [{{ip: 192.0.2.1, tags: *h{count - 1}}}]}}"]
+            )  # fmt: skip
+            messages = [m.message for m in self.refused(text).mistakes]
+            self.assertEqual("a chain of more than 100 merges (<<)" in messages, wrong)
+
     def test_merge_of_itself(self) -> None:
         """A mapping that merges itself gains nothing by it."""
         path = self.mktemp()

@@ -316,7 +316,7 @@ def listen(doc: Document, node: Node) -> str:
 
 def path(doc: Document, node: Node) -> str:
     """Read a path; a relative one starts at the directory of the configuration file."""
-    return str(doc.near(text("a path")(doc, node)))
+    return str(doc.near(node, text("a path")(doc, node)))
 
 
 def secret_line(doc: Document, node: Node) -> str:
