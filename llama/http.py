@@ -381,8 +381,9 @@ class HttpService(Service):
     def _listen(self) -> None:
         try:
             server = serverFromString(self._reactor, endpoint(self.where))
-        except (ValueError, TypeError, OSError) as wrong:
-            raise CannotListen(f"{self._what}: cannot listen on {self.where}: {wrong}") from None
+        except Exception as wrong:  # what a parser of Twisted's or of a plugin's may raise
+            reason = " ".join(str(wrong).split()) or type(wrong).__name__
+            raise CannotListen(f"{self._what}: cannot listen on {self.where}: {reason}") from None
         listening = server.listen(self.site)
         listening.addCallbacks(self._listens, self._refused)
         # Every endpoint of Twisted's own is bound, or refused, by now.

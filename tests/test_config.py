@@ -5,6 +5,8 @@ import shutil
 import socket
 from pathlib import Path
 
+from self_signed import self_signed
+from twisted.internet import endpoints
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
@@ -460,6 +462,42 @@ class NameTests(SynchronousTestCase):
             self.assertEqual(config.endpoint(bind), expected)
         for wrong in ("", "host", "h:5000", "1.2.3.4", "1.2.3.4:http", "tcp:http", "1.2.3.4:70000"):
             self.assertRaises(ValueError, config.endpoint, wrong)
+
+
+class EndpointFileTests(SynchronousTestCase):
+    """Places to listen in a file."""
+
+    def setUp(self) -> None:
+        """Make a directory with a key, its certificate, and a configuration beside them."""
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.key, self.certificate = self.directory / "key.pem", self.directory / "a:b.pem"
+        self_signed(self.key, self.certificate)
+        self.file = self.directory / "reflector.yaml"
+
+    def load(self, bind: str) -> config.ReflectorConfig:
+        """Return the configuration with this ``bind``."""
+        self.file.write_text(f"api: {{bind: '{bind}'}}\n")
+        return config.load_reflector(str(self.file))
+
+    def test_files_are_beside_the_configuration(self) -> None:
+        """Files of an endpoint are found from the configuration's directory, like any other."""
+        colon = str(self.certificate).replace(":", "\\:")
+        for bind in (r"ssl:443:privateKey=key.pem:certKey=a\:b.pem", r"ssl:443:key.pem:a\:b.pem"):
+            read = self.load(bind)
+            self.assertEqual(read.api, f"ssl:443:privateKey={self.key}:certKey={colon}")
+        self.assertEqual(self.load("unix:llama.sock:mode=600").api,
+                         f"unix:address={self.directory}/llama.sock:mode=600")  # fmt: skip
+
+    def test_files_of_others(self) -> None:
+        """A file that only who starts the service may read is no mistake, but told."""
+
+        def forbidden(reactor: object, where: str) -> None:
+            raise PermissionError(13, "Permission denied", str(self.key))
+
+        self.patch(endpoints, "serverFromString", forbidden)
+        (note,) = self.load(r"ssl:443:privateKey=key.pem:certKey=a\:b.pem").notes
+        self.assertIn("key.pem cannot be read by this user", note.message)
 
 
 class FrozenMappingTests(SynchronousTestCase):

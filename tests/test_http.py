@@ -8,14 +8,9 @@ import socket
 import subprocess
 import sys
 from base64 import b64encode
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from self_signed import self_signed
 from treq.client import HTTPClient
 from treq.testing import RequestTraversalAgent
 from twisted.internet import reactor
@@ -33,31 +28,6 @@ from twisted.web.test.requesthelper import DummyRequest
 
 from llama import http
 from llama._http_site import Channel
-
-
-def _self_signed(key_path: Path, certificate_path: Path) -> None:
-    """Write a new key, and a certificate for 127.0.0.1 signed with itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    key_path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    certificate_path.write_bytes(certificate.public_bytes(pem))
 
 
 class AddressTests(SynchronousTestCase):
@@ -633,7 +603,7 @@ class OverLoopback(TestCase):
         directory.mkdir()
         key = directory / "key.pem"
         certificate = directory / "certificate.pem"
-        _self_signed(key, certificate)
+        self_signed(key, certificate)
         service = self.serve(
             f"ssl:0:privateKey={key}:certKey={certificate}:interface=127.0.0.1", token="secret"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import yaml
 
 from . import values
+from .endpoints import listen
 from .frozen import FrozenMapping
 from .keys import read_keys
 from .model import Key
@@ -13,7 +14,7 @@ from .tree import Document, KeySpec, Node, WrongError, is_null, kind
 #: The file of the token that requests must show.
 TOKEN_FILE = KeySpec(values.secret_line, deleted="answer requests without a token")
 API = {
-    "bind": KeySpec(values.listen),
+    "bind": KeySpec(listen),
     "token_file": TOKEN_FILE,
 }
 
