@@ -315,7 +315,8 @@ class ServiceTests(ConfigCase):
             "api: {bind: '[::1]:5002'}\n"
             "allow: [192.0.2.0/24, 2001:db8::/32, 198.51.100.7]\n"
             "legacy: no\n"
-            "limits: {pps: 50k, pps_per_source: 100, sessions: 1000}\n"
+            "limits: {pps: 50k, pps_per_source: 100, burst: 5k, burst_per_source: 300,"
+            " sessions: 1000}\n"
             "refuse_source_ports: [7, 19]\n"
             "permit_source_ports: [862, 53]\n"
             "stats: {interval: 10, tags: {src_hostname: edge, rack: 01}}\n"
@@ -335,6 +336,7 @@ class ServiceTests(ConfigCase):
         self.assertEqual([p.prefixlen for p in read.allow], [24, 32, 32])
         self.assertEqual((read.legacy, read.allow_unauthenticated), (False, True))
         self.assertEqual((read.max_pps, read.max_pps_per_source), (50_000.0, 100.0))
+        self.assertEqual((read.burst, read.burst_per_source), (5000, 300))
         self.assertEqual((read.max_sessions, read.refuse_source_ports), (1000, (7, 19)))
         self.assertEqual(read.permit_source_ports, (862, 53))
         self.assertEqual((read.interval_s, read.keep_intervals), (10, 93))

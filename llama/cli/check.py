@@ -93,6 +93,8 @@ def _describe(
             "sessions": len(read.sessions),
             "max_pps": read.max_pps,
             "max_pps_per_source": read.max_pps_per_source,
+            "burst": read.burst,
+            "burst_per_source": read.burst_per_source,
             "warnings": notes,
         }
     if isinstance(read, config.ScraperConfig):

@@ -32,9 +32,12 @@ SESSION = {
     "source_port": KeySpec(values.whole(1, 65535, "UDP port"), deleted="serve any source port"),
     "ssid": KeySpec(_SSID, deleted="serve any SSID"),
 }
+_BURST = values.quantity(1, 1e9, "replies at once")
 LIMITS = {
-    "pps": KeySpec(values.quantity(1, 1e9, "replies/s")),
-    "pps_per_source": KeySpec(values.quantity(0.1, 1e9, "replies/s")),
+    "pps": KeySpec(values.quantity(1, 1e9, "replies/s"), deleted="set no limit"),
+    "pps_per_source": KeySpec(values.quantity(0.1, 1e9, "replies/s"), deleted="set no limit"),
+    "burst": KeySpec(_BURST),
+    "burst_per_source": KeySpec(_BURST),
     "sessions": KeySpec(values.whole(16, 4_194_304, "sessions"), DEFAULTS.max_sessions),
 }
 STATS = {
@@ -91,6 +94,10 @@ def _sessions(doc: Document, node: Node) -> list[ReflectorSession]:
 
 def _limits(doc: Document, node: Node) -> Mapping[str, Any]:
     return doc.mapping(node, "limits", LIMITS)
+
+
+def _whole(amount: float | None) -> int | None:
+    return None if amount is None else int(amount)
 
 
 def _stats(doc: Document, node: Node) -> Mapping[str, Any]:
@@ -151,6 +158,8 @@ def read_reflector(doc: Document) -> ReflectorConfig:
         legacy=given["legacy"],
         max_pps=limits["pps"],
         max_pps_per_source=limits["pps_per_source"],
+        burst=_whole(limits["burst"]),
+        burst_per_source=_whole(limits["burst_per_source"]),
         max_sessions=limits["sessions"],
         refuse_source_ports=given["refuse_source_ports"],
         permit_source_ports=given["permit_source_ports"],

@@ -31,8 +31,9 @@ from llama.reflector.tally import Tally
 
 #: Of the configuration, what a guard is made of.
 _GUARDED = attrs.filters.include(
-    "port", "refuse_source_ports", "permit_source_ports", "allow", "max_pps", "max_pps_per_source"
-)
+    "port", "refuse_source_ports", "permit_source_ports", "allow", "max_pps", "max_pps_per_source",
+    "burst", "burst_per_source",
+)  # fmt: skip
 
 #: Of a wildcard IPv6 address that cannot be had: this machine has no IPv6.
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
@@ -79,7 +80,9 @@ class PortService(Service):
             permit=config.permit_source_ports,
             allow=AllowList(config.allow) if config.allow else None,
             source_rate_pps=config.max_pps_per_source,
+            source_burst=config.burst_per_source,
             total_rate_pps=config.max_pps,
+            total_burst=config.burst,
         )
 
     @staticmethod
