@@ -373,6 +373,7 @@ class ServiceTests(ConfigCase):
         """A scraper's collectors become base URLs, and writers get their options as written."""
         path = Path(self.copy("simple.yaml")).parent / "scraper.yaml"
         (path.parent / "token").write_text("s3cret\n")
+        (path.parent / "token").chmod(0o600)
         path.write_text(
             "interval: 15\n"
             "collectors: [c1, 'c2:5100', '2001:db8::1', '[2001:db8::2]:80', 'https://c3/llama/']\n"
@@ -404,15 +405,22 @@ class ServiceTests(ConfigCase):
         self.assertEqual((read.spool.max_bytes, read.spool.max_age_s), (2 << 30, 172800.0))
         self.assertEqual(hash(read), hash(config.load_scraper(str(path))))
 
-    def test_open_secret(self) -> None:
-        """A token that everyone on the host can read is remarked on; a kept one is not."""
+    def test_secrets_that_everyone_can_read(self) -> None:
+        """A token that everyone on the host can read is refused, with what to do; a kept one is not."""
         token = Path(self.mktemp())
         token.write_text("s3cret\n")
         path = self.write(f"api: {{token_file: {token.absolute()}}}\n")
-        for mode, notes in ((0o644, 1), (0o640, 0)):
+        for mode in (0o644, 0o642, 0o666):
             token.chmod(mode)
-            read = config.load_reflector(path)
-            self.assertEqual((read.api_token, len(read.notes)), ("s3cret", notes))
+            refused = self.assertRaises(config.ConfigErrors, config.load_reflector, path)
+            self.assertEqual(
+                str(refused),
+                f"{path}:1: {token.absolute()} is open to everyone on this host; run: chmod o="
+                f" {token.absolute()}",
+            )
+        token.chmod(0o640)
+        read = config.load_reflector(path)
+        self.assertEqual((read.api_token, read.notes), ("s3cret", ()))
         self.assertNotIn("s3cret", repr(read))
 
     def test_web(self) -> None:

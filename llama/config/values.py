@@ -8,15 +8,14 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import os
 import re
-import stat
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import yaml
 
 from .dscp import class_name, dscp_number
+from .keys import read_secret
 from .model import Prefix
 from .tree import Document, Node, WrongError, is_null, kind, unknown
 
@@ -269,15 +268,7 @@ def path(doc: Document, node: Node) -> str:
 
 def secret_line(doc: Document, node: Node) -> str:
     """Read the path of a file and return the first line in it, a token or a password."""
-    name = path(doc, node)
     try:
-        with open(name, encoding="utf-8") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o007:
-                doc.note(node, f"{name} is open to everyone on this host; run: chmod o= {name}")
-            value = file.readline(4097).strip()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise WrongError(node, f"{name} cannot be read: {why}") from None
-    if not value or len(value) > 4096:
-        raise WrongError(node, f"{name} has no secret in its first line")
-    return value
+        return read_secret(path(doc, node))
+    except ValueError as error:
+        raise WrongError(node, str(error)) from None

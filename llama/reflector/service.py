@@ -276,6 +276,15 @@ class ReflectorService(MultiService):
         for service in (self.ports, self.stats, self.http):
             self.addService(service)
 
+    def startService(self) -> None:
+        """Start, and say what is suspicious about the configuration."""
+        super().startService()
+        self._say_notes(self._config)
+
+    def _say_notes(self, config: ReflectorConfig) -> None:
+        for note in config.notes:
+            self.log.warn("{note}", note=str(note))
+
     async def use(self, config: ReflectorConfig) -> None:
         """Go on with another configuration; one whose places cannot be had changes nothing."""
         try:
@@ -299,6 +308,7 @@ class ReflectorService(MultiService):
                 "api, stats and limits: {{sessions}} take effect only when the reflector is restarted"
             )
         self.log.info("reloaded {path}", path=config.path)
+        self._say_notes(config)
 
     def failed(self) -> None:
         """End the program, since it cannot do its duty."""
