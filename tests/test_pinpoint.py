@@ -16,7 +16,7 @@ from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.pinpoint.api import incidents_at, read_silence
 from llama.pinpoint.fleet import PAIRS_AGAIN
-from llama.pinpoint.incidents import Incidents
+from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.remote import RemoteIncidents
 from llama.pinpoint.service import PinpointService, Settings
@@ -628,6 +628,40 @@ class Service(TestCase):
         self.assertEqual((code, service.incidents.silences), (200, []))
         code, said = yield self.get(service, "/silences/none", "DELETE")
         self.assertEqual((code, said), (404, {"error": "no silence none"}))
+
+    @inlineCallbacks
+    def test_changes_from_elsewhere(self):
+        """Without a token only this machine's own programs add or delete silences."""
+        service = yield self.service()
+        silence = {"json": {"tag": "rack", "value": "leaf1"}}
+        _, made = yield self.get(service, "/silences", "POST", **silence)
+        port = service.http.port.getHost().port
+        for headers, code in (
+            ({"Host": f"evil.example:{port}"}, 421),
+            ({"Host": "10.0.0.1"}, 403),
+            ({"Origin": f"http://evil.example:{port}"}, 403),
+            ({"Origin": "null"}, 403),
+        ):
+            for method, path in (("POST", "/silences"), ("DELETE", f"/silences/{made['id']}")):
+                found, said = yield self.get(service, path, method, headers=headers, **silence)
+                self.assertEqual(found, code, (method, headers, said))
+        self.assertEqual([one.id for one in service.incidents.silences], [made["id"]])
+
+    @inlineCallbacks
+    def test_silences_are_bounded(self):
+        """There is an end to how many silences are kept, of those that are not over."""
+        service = yield self.service()
+        now = service.now_s
+        old = [Silence(tag="rack", value="r1", begin=0, end=1) for _ in range(1000)]
+        service.incidents.silences = old
+        silence = {"json": {"tag": "rack", "value": "leaf1"}}
+        code, _ = yield self.get(service, "/silences", "POST", **silence)
+        self.assertEqual((code, len(service.incidents.silences)), (201, 1))
+        held = [Silence(tag="rack", value="r1", begin=0, end=now + 10) for _ in range(1000)]
+        service.incidents.silences = held
+        code, said = yield self.get(service, "/silences", "POST", **silence)
+        self.assertEqual((code, len(service.incidents.silences)), (400, 1000))
+        self.assertIn("1,000 silences", said["error"])
 
     @inlineCallbacks
     def test_token(self):

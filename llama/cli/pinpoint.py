@@ -129,13 +129,10 @@ def _url(text: str) -> str:
 
 
 def _token(path: Path | None) -> str | None:
-    """Return what stands in a file; `ValueError` if that is nothing."""
-    if path is None:
-        return None
-    token = path.read_text().strip()
-    if not token:
-        raise ValueError(f"{path}: empty, expected a token")
-    return token
+    """Return the token in a file; `ValueError` as of `llama.config.keys.read_secret`."""
+    from llama.config.keys import read_secret
+
+    return None if path is None else read_secret(str(path))
 
 
 def _positive(number: float, name: str) -> float:

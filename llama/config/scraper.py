@@ -42,7 +42,8 @@ def collector_url(doc: Document, node: Node) -> str:
         port = rest.removeprefix(":") if rest else port
     elif value.count(":") == 1:
         host, _, port = value.partition(":")
-    if not values.is_host(host) or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
+    number = int(port[:6]) if port.isascii() and port.isdigit() else 0
+    if not values.is_host(host) or not 1 <= number <= 65535:
         raise WrongError(node, f"{kind(node)} is no collector, expected HOST, HOST:PORT or a URL")
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
