@@ -171,7 +171,7 @@ class FakeDatabaseTests(TestCase):
         self.database.answer = lambda lines: None
         with self.assertRaises(NotWrittenError) as raised:
             await self.writer(timeout="0.2").write(some_points(3))
-        self.assertEqual(str(raised.exception), "no complete answer within 0.2 s")
+        self.assertEqual(str(raised.exception), "no answer within 0.2 s")
 
     async def test_nobody_there(self) -> None:
         """A closed port is said in plain words."""

@@ -65,11 +65,13 @@ class _Body(Protocol):
         self.done: Deferred[bytes] = Deferred(lambda _: self._give_up())
 
     def dataReceived(self, data: bytes) -> None:
-        """Keep a piece."""
+        """Keep a piece; what still comes once it is over is dropped."""
+        if self._over:
+            return
         self._size += len(data)
         if self._size <= self._limit:
             self._chunks.append(data)
-        elif not self._over:
+        else:
             self._finish(Failure(TooLargeError(f"more than {self._limit:,} octets")))
             self._abort()
 
@@ -91,8 +93,13 @@ class _Body(Protocol):
         self._abort()
 
     def _abort(self) -> None:
+        """Close the connection without waiting for the other side.
+
+        Twisted gives a body no `ITCPTransport` but a proxy, which has no ``abortConnection`` and
+        whose ``loseConnection`` would wait, over TLS, for a goodbye that may never come.
+        """
         if self.transport is not None:
-            self.transport.abortConnection()
+            self.transport.stopProducing()
 
 
 class _QuietFactory(_HTTP11ClientFactory):
@@ -173,8 +180,22 @@ async def request(
         return Reply(response.code, response.headers, await reader.done)
 
     answer: Deferred[Reply] = Deferred.fromCoroutine(whole())
-    answer.addTimeout(timeout_s, clock)
-    return await answer
+    late = []
+
+    def give_up(after_s: float) -> None:
+        late.append(after_s)
+        answer.cancel()
+
+    deadline = clock.callLater(timeout_s, give_up, timeout_s)
+    try:
+        return await answer
+    except Exception:
+        if late:  # whatever became of being cancelled
+            raise DeferredTimeoutError(*late) from None
+        raise
+    finally:
+        if deadline.active():
+            deadline.cancel()
 
 
 def explain(problem: BaseException, timeout_s: float) -> str:
@@ -182,7 +203,7 @@ def explain(problem: BaseException, timeout_s: float) -> str:
     if isinstance(problem, NotPermittedError | NotWrittenError):
         return str(problem)
     if isinstance(problem, DeferredTimeoutError | CancelledError):
-        return f"no complete answer within {timeout_s:g} s"
+        return f"no answer within {timeout_s:g} s"
     if isinstance(problem, ResponseFailed | RequestTransmissionFailed) and problem.reasons:
         return explain(problem.reasons[0].value, timeout_s)
     if isinstance(problem, error.ConnectionRefusedError):
