@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from twisted.web.client import HTTPConnectionPool
 
+from llama.scraper import poll
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.counts import Counts
 from llama.scraper.fetch import client_of
@@ -276,10 +278,46 @@ class MisbehavedTests(PollCase):
         await until(lambda: self.chunks, "the newest interval")
         collector.behave = "well"
         self.assertEqual(await self.times(), [NOW + 30])
-        self.assertEqual(self.polls(url, "oversized"), 1)
+        self.assertEqual(self.polls(url, "oversized"), 2)  # the second was to be one interval
         collector.close(NOW + 60, pairs=1)
         await until(lambda: len(self.chunks) == 2, "the next")
         self.assertEqual(await self.times(), [NOW + 30, NOW + 60])
+
+    async def narrow(self, url_limits: bool) -> None:
+        """See a backlog come through a link on which it takes far longer than the timeout."""
+        await self.poller.stop()
+        self.poller = self.make(timeout_s=0.2)
+        collector, url = self.collector("narrow")
+        collector.limits = url_limits
+        for n in range(20):
+            collector.close(NOW + 30 * n, pairs=5)
+        octets = len(json.dumps(collector.closed[0][1]))
+        collector.octets_per_s = 10 * octets  # an interval in 0.1 s, all in 2 s
+        self.poller.set_collectors([url])
+        await until(lambda: self.spool.taken(url).cursor == "a1:20", "all of the backlog")
+        self.assertEqual(await self.times(), [NOW + 30 * n for n in range(20) for _ in range(5)])
+        await until(lambda: self.poller.collectors[url].trouble is None, "the end of trouble")
+
+    async def test_narrow_link(self) -> None:
+        """After an absence, what is held comes piece by piece, however narrow the link."""
+        await self.narrow(True)
+        self.assertGreaterEqual(len(self.chunks), 5)
+
+    async def test_narrow_link_without_limit(self) -> None:
+        """A collector that knows no limit may take its time, as long as something comes."""
+        await self.narrow(False)
+
+    async def test_endless(self) -> None:
+        """An answer that trickles without an end is given up, and others asked meanwhile."""
+        self.patch(poll, "LONGEST_ANSWER_S", 0.8)
+        collector, url = self.collector("trickle")
+        _, good_url = self.collector("good")
+        collector.close(NOW)
+        collector.octets_per_s = 50
+        self.poller.set_collectors([url, good_url])
+        await until(lambda: self.polls(url, "no_answer") >= 2, "two that were given up")
+        self.assertEqual(self.poller.collectors[url].trouble, "no answer within 0.8 s")
+        self.assertGreater(self.polls(good_url, "ok"), 5)
 
     async def test_stop_while_hanging(self) -> None:
         """Stopping does not wait for collectors that do not answer."""

@@ -1,9 +1,9 @@
-"""One HTTP request with a deadline for the whole answer and a bound on its size."""
+"""One HTTP request with a deadline and a bound on the size of the answer."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,13 @@ class Reply:
 
 
 class _Body(Protocol):
-    """Collects a body up to a limit; a body beyond it, or given up, closes the connection."""
+    """Collects a body up to a limit; a body beyond it, or given up, closes the connection.
+
+    ``came`` is called with every piece.
+    """
 
     def __init__(self, limit: int) -> None:
+        self.came: Callable[[], None] = lambda: None
         self._limit = limit
         self._chunks: list[bytes] = []
         self._size = 0
@@ -68,6 +72,7 @@ class _Body(Protocol):
         """Keep a piece; what still comes once it is over is dropped."""
         if self._over:
             return
+        self.came()
         self._size += len(data)
         if self._size <= self._limit:
             self._chunks.append(data)
@@ -157,6 +162,7 @@ async def request(
     *,
     timeout_s: float,
     max_octets: int,
+    longest_s: float | None = None,
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
 ) -> Reply:
@@ -164,8 +170,10 @@ async def request(
 
     Raises `twisted.internet.defer.TimeoutError` when it is not all there after ``timeout_s``,
     `TooLargeError` when the body exceeds ``max_octets``, and whatever connecting raises. None of
-    these leaves anything open.
+    these leaves anything open. With ``longest_s`` an answer may take that long, provided that a
+    piece of it comes at least every ``timeout_s``.
     """
+    reader = _Body(max_octets)
 
     async def whole() -> Reply:
         response = await client.request(
@@ -175,7 +183,6 @@ async def request(
             data=body,
             unbuffered=True,
         )
-        reader = _Body(max_octets)
         response.deliverBody(reader)
         return Reply(response.code, response.headers, await reader.done)
 
@@ -186,7 +193,11 @@ async def request(
         late.append(after_s)
         answer.cancel()
 
-    deadline = clock.callLater(timeout_s, give_up, timeout_s)
+    silence = clock.callLater(timeout_s, give_up, timeout_s)
+    deadlines = [silence]
+    if longest_s is not None:
+        deadlines.append(clock.callLater(longest_s, give_up, longest_s))
+        reader.came = lambda: silence.reset(timeout_s)
     try:
         return await answer
     except Exception:
@@ -194,8 +205,9 @@ async def request(
             raise DeferredTimeoutError(*late) from None
         raise
     finally:
-        if deadline.active():
-            deadline.cancel()
+        for deadline in deadlines:
+            if deadline.active():
+                deadline.cancel()
 
 
 def explain(problem: BaseException, timeout_s: float) -> str:
@@ -203,7 +215,7 @@ def explain(problem: BaseException, timeout_s: float) -> str:
     if isinstance(problem, NotPermittedError | NotWrittenError):
         return str(problem)
     if isinstance(problem, DeferredTimeoutError | CancelledError):
-        return f"no answer within {timeout_s:g} s"
+        return f"no answer within {problem.args[0] if problem.args else timeout_s:g} s"
     if isinstance(problem, ResponseFailed | RequestTransmissionFailed) and problem.reasons:
         return explain(problem.reasons[0].value, timeout_s)
     if isinstance(problem, error.ConnectionRefusedError):

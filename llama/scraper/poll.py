@@ -2,8 +2,9 @@
 
 Every collector has a `LoopingCall` with a phase of its own. It is asked for what it closed after
 the cursor that was last spooled, so nothing is missed and nothing lost when either side was away.
-Collectors that do not answer wait for each other in a queue of their own, and so never hold up
-those that do.
+It is asked for a few intervals at a time, which are safe once they are here: so a backlog comes
+through the narrowest link, piece by piece. Collectors that do not answer wait for each other in a
+queue of their own, and so never hold up those that do.
 """
 
 from __future__ import annotations
@@ -29,8 +30,13 @@ from .points import Answer, AnswerError, portions, read_answer
 MAX_ANSWER = 512 * 1024 * 1024
 #: Characters of a cursor; ours have a dozen or two.
 MAX_CURSOR = 1024
-#: Requests that one turn may take to catch up with a collector that answers in portions.
+#: Closed intervals that one question asks for; of a collector in trouble, a single one.
+MOST_INTERVALS = 4
+#: Requests that one turn may take to catch up.
 MAX_REQUESTS = 100
+#: Seconds that the answer of a collector in trouble may take, as long as more of it comes. Those of
+#: the others may take an interval: by then the next is due, and a place in their lane with it.
+LONGEST_ANSWER_S = 600.0
 #: Seconds between attempts to take something while the spool cannot.
 SPOOL_RETRY_S = 5.0
 _GOLDEN = 0.6180339887498949  # its multiples, modulo one, spread evenly however many there are
@@ -197,7 +203,8 @@ class CollectorPoll:
             self._poller.not_stored(str(error))
             return
         except TooLargeError as error:
-            self._newest_only = not self._newest_only and not self.plain
+            alone = self.trouble is not None  # it was asked for a single interval
+            self._newest_only = alone and not self._newest_only and not self.plain
             self._failed("oversized", f"its answer is too large: {error}")
         except (_BadAnswerError, AnswerError) as error:
             self._failed("garbage", str(error))
@@ -235,7 +242,10 @@ class CollectorPoll:
         poller = self._poller
         taken = poller.spool.taken(self.url)
         newest_only = self.plain or self._newest_only
-        query = "" if newest_only else f"?since={quote(taken.cursor or '', safe='')}"
+        most = MOST_INTERVALS if self.trouble is None else 1
+        since = quote(taken.cursor or "", safe="")
+        query = "" if newest_only else f"?since={since}&limit={most}"
+        longest_s = poller.interval_s if self.trouble is None else LONGEST_ANSWER_S
         asking = Deferred.fromCoroutine(
             request(
                 poller.client,
@@ -243,6 +253,7 @@ class CollectorPoll:
                 "GET",
                 f"{self.url}/influxdata{query}",
                 timeout_s=poller.timeout_s,
+                longest_s=max(longest_s, poller.timeout_s),
                 max_octets=poller.max_answer,
                 headers=poller.headers,
             )
@@ -283,8 +294,7 @@ class CollectorPoll:
         self._say_missed(reply.header("Llama-Missed"))
         poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
         poller.taken(chunks)
-        behind = newest / 1e9 < now - 2 * poller.interval_s
-        return bool(batches) and cursor != taken.cursor and behind
+        return cursor != taken.cursor and reply.header("Llama-More") is not None
 
     async def _read(self, body: bytes, taken: Taken) -> list[Batch]:
         """Return what an answer holds, ready to be put; others get their turn in between."""
