@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from typing import Any
 
@@ -28,6 +29,7 @@ from llama.collector.history import History
 from llama.config import SpoolConfig, WriterConfig
 from llama.http import HttpService
 from llama.scraper import api
+from llama.scraper import service as service_module
 from llama.scraper.service import ScraperService
 from llama.scraper.writers import WriterConfigError
 from llama.testing import closed_interval
@@ -337,6 +339,85 @@ class ReloadTests(ServiceCase):
         self.assertIs(service.config, before)
         collector.close(NOW)
         await until(lambda: service.deliveries["a"].newest_ns, "a write")
+
+    def hanging(self, name: str, **more: str) -> WriterConfig:
+        """Return a writer whose database accepts connections and never answers."""
+        if not hasattr(self, "silent"):
+            self.silent = socket.create_server(("127.0.0.1", 0))
+            self.addCleanup(self.silent.close)
+        url = f"http://127.0.0.1:{self.silent.getsockname()[1]}"
+        options = {"url": url, "database": "x", "name": name} | more
+        return WriterConfig(type="influxdb", options=options)
+
+    async def test_one_after_the_other(self) -> None:
+        """Reloads while one is under way, held up by a dead database, come after it; the last wins."""
+        self.patch(service_module, "GRACE_S", 0.3)
+        one, one_url = self.collector("one")
+        two, two_url = self.collector("two")
+        service = self.scraper([one_url], self.hanging("first"))
+        one.close(NOW)
+        await until(lambda: service.deliveries["first"]._under_way, "a write under way")
+        last = WriterConfig(type="file", options={"path": str(self.directory / "a"), "name": "a"})
+        reloads = [
+            service.reload(attrs.evolve(service.config, collectors=urls, writers=writers))
+            for urls, writers in (
+                ((one_url,), (self.hanging("second"),)),
+                ((one_url, two_url), (self.hanging("second"), self.hanging("third"))),
+                ((two_url,), (last,)),
+            )
+        ]
+        for reload in reloads:
+            await reload
+        self.assertEqual(list(service.deliveries), ["a"])
+        self.assertEqual(list(service.poller.collectors), [two_url])
+        self.assertEqual(service.config.writers, (last,))
+        two.close(NOW)
+        await until(lambda: service.deliveries["a"].newest_ns, "a write")
+        await service.reload(attrs.evolve(service.config, collectors=(one_url,)))
+        self.assertEqual(list(service.poller.collectors), [one_url])
+
+    async def test_stopped_meanwhile(self) -> None:
+        """Stopping while configurations are being applied leaves nothing running."""
+        self.patch(service_module, "GRACE_S", 0.3)
+        one, url = self.collector("one")
+        service = self.scraper([url], self.hanging("first"))
+        one.close(NOW)
+        await until(lambda: service.deliveries["first"]._under_way, "a write under way")
+        reloads = [
+            service.reload(attrs.evolve(service.config, writers=(self.hanging(name),), **more))
+            for name, more in (("second", {}), ("third", {"interval_s": 0.2}))
+        ]
+        await self.stop(service)
+        for reload in reloads:
+            await reload
+        asked = len(one.questions)
+        await deferLater(reactor, 0.5)
+        self.assertEqual(len(one.questions), asked)
+
+    async def test_same_name(self) -> None:
+        """A writer that is configured anew under its name gets what the old one left."""
+        self.patch(service_module, "GRACE_S", 0.3)
+        one, url = self.collector("one")
+        service = self.scraper([url], self.hanging("db"))
+        one.close(NOW)
+        await until(lambda: service.deliveries["db"].waiting[1] == 3, "points that wait")
+        path = self.directory / "a"
+        section = WriterConfig(type="file", options={"path": str(path), "name": "db"})
+        await service.reload(attrs.evolve(service.config, writers=(section,)))
+        await until(lambda: path.exists() and len(path.read_bytes().splitlines()) == 3, "lines")
+        await until(lambda: not service.spool.chunks, "an empty spool")
+
+    async def test_wrong_authorities(self) -> None:
+        """A CA file that is none changes nothing, not even the writers."""
+        _, url = self.collector("one")
+        section = WriterConfig(type="file", options={"path": str(self.directory / "a")})
+        service = self.scraper([url], section)
+        before = dict(service.deliveries)
+        with self.assertRaises(WriterConfigError):
+            await service.reload(
+                attrs.evolve(service.config, ca_file="/no such", writers=(NOWHERE,))
+            )
+        self.assertEqual(service.deliveries, before)
 
 
 class StopTests(ServiceCase):

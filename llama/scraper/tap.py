@@ -6,7 +6,6 @@ import signal
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
@@ -68,7 +67,7 @@ class _Reloading(MultiService):
         except config.ConfigErrors as error:
             self._refuse(str(error))
             return
-        Deferred.fromCoroutine(self._scraper.reload(loaded)).addErrback(self._failed)
+        self._scraper.reload(loaded).addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(WriterConfigError):
