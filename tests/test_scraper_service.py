@@ -23,6 +23,8 @@ from servers import Influx, Victoria
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 
 from llama.collector.api import CollectorApi
 from llama.collector.history import History
@@ -37,6 +39,20 @@ from llama.testing import closed_interval
 NOWHERE = WriterConfig(
     type="influxdb", options={"url": "http://127.0.0.1:1", "database": "x"}, file="", line=0
 )
+
+
+class LoginPage(Resource):
+    """Answers everything with 200, until it is a database."""
+
+    isLeaf = True
+    status = 200
+    asked = 0
+
+    def render_POST(self, request: Any) -> bytes:
+        """Answer."""
+        self.asked += 1
+        request.setResponseCode(self.status)
+        return b"<html>Please log in</html>" if self.status == 200 else b""
 
 
 class InfluxTests(ServiceCase):
@@ -152,6 +168,22 @@ class ManyWritersTests(ServiceCase):
         await until(
             lambda: again.deliveries[dead.name].waiting[1] == 15, "what an earlier run left"
         )
+
+    async def test_login_page(self) -> None:
+        """What a login page answered 200 to is still there when the database is back."""
+        page = LoginPage()
+        port = reactor.listenTCP(0, Site(page, reactor=reactor), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        options = {"url": f"http://127.0.0.1:{port.getHost().port}", "name": "db"}
+        collector, url = self.collector("one")
+        collector.close(NOW)
+        service = self.scraper([url], WriterConfig(type="victoriametrics", options=options))
+        await until(lambda: service.deliveries["db"].trouble, "trouble")
+        self.assertIn("without a login page", service.deliveries["db"].trouble or "")
+        self.assertEqual(service.deliveries["db"].waiting[1], 3)
+        page.status = 204
+        await until(lambda: not service.spool.chunks, "an empty spool")
+        self.assertGreaterEqual(page.asked, 2)
 
     async def test_spool_across_runs(self) -> None:
         """What one run took and could not write, the next one writes; nothing is asked twice."""

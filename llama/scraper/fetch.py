@@ -171,7 +171,8 @@ async def request(
     Raises `twisted.internet.defer.TimeoutError` when it is not all there after ``timeout_s``,
     `TooLargeError` when the body exceeds ``max_octets``, and whatever connecting raises. None of
     these leaves anything open. With ``longest_s`` an answer may take that long, provided that a
-    piece of it comes at least every ``timeout_s``.
+    piece of it comes at least every ``timeout_s``. Only a GET follows redirects: of anything else
+    the place that it was sent to must know what became of it.
     """
     reader = _Body(max_octets)
 
@@ -182,6 +183,7 @@ async def request(
             headers=Headers({k: [v] for k, v in (headers or {}).items()}),
             data=body,
             unbuffered=True,
+            allow_redirects=method == "GET",
         )
         response.deliverBody(reader)
         return Reply(response.code, response.headers, await reader.done)
