@@ -20,6 +20,7 @@ from .delivery import Delivery
 from .fetch import client_of, connection_pool
 from .poll import Poller
 from .spool import DiskSpool
+from .spool_file import see_whose
 from .writers import WriterConfigError, make_writers
 
 #: Seconds that writes under way are given when the service stops.
@@ -31,8 +32,9 @@ EXPIRE_EVERY_S = 30.0
 class ScraperService(MultiService):
     """Moves closed intervals from collectors to databases while it runs.
 
-    Raises `WriterConfigError` when what the configuration says of a writer is wrong. It may be
-    part of any process: it uses ``reactor`` alone.
+    Raises `WriterConfigError` when what the configuration says of a writer is wrong, and
+    `ForeignFileError` when the spool's file is something else. It may be part of any process: it
+    uses ``reactor`` alone.
     """
 
     _log = Logger()
@@ -232,6 +234,7 @@ _REASONS = {
 def _spool(reactor: Any, config: ScraperConfig) -> Spool:
     if config.spool is None:
         return MemorySpool()
+    see_whose(config.spool.path)
     return DiskSpool(reactor, config.spool.path, config.spool.max_bytes, config.spool.max_age_s)
 
 
