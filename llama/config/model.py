@@ -183,7 +183,7 @@ class ScraperConfig:
 
     path: str
     interval_s: float = 30.0
-    timeout_s: float = 10.0  #: for one collector's whole answer
+    timeout_s: float = 10.0  #: the longest silence of a collector that is asked
     concurrency: int = 16  #: collectors asked at once
     collectors: tuple[str, ...]  #: base URLs without a slash at the end
     collector_token: str | None = field(default=None, repr=False)  #: bearer token to show them
