@@ -206,7 +206,7 @@ class Host:
             there = (known / name).is_dir()
             yield Finding(
                 f"interface {name}", "there" if there else "missing", there,
-                "tests are bound to it",
+                "tests are bound to it, or probe link-local addresses behind it",
             )  # fmt: skip
 
     def _programs(self, demand: Demand) -> Iterator[Finding]:

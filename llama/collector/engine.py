@@ -27,7 +27,8 @@ from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.schedule import BURST
 from llama.collector.slices import Job, Slices
-from llama.collector.summary import FLOW, STATS, ClosedInterval, Stats, suspect_bit
+from llama.collector.sockets import require_zone
+from llama.collector.summary import FLOW, STATS, ClosedInterval, Pair, Stats, suspect_bit
 from llama.collector.track import Track
 
 MILLISECOND = 0.001
@@ -89,6 +90,7 @@ class Engine:
         self._last_tick_s: float | None = None
         self._well_s: float | None = None  # when a tick last came to its end
         self._closing = False
+        self._hindered = False  # by an error, from taking up what is wanted
         self._notes: Counter[str] = Counter()
         self.close_number = 0
         self.generation = 0  # of the configuration in use
@@ -101,7 +103,8 @@ class Engine:
     def use(self, groups: Sequence[Group]) -> list[tuple[Group, OSError]]:
         """Probe these groups: at once if nothing is probed yet, else from the next interval on.
 
-        Returns the groups that cannot be probed, since a socket of theirs cannot be had, and why.
+        Returns what of them cannot be probed, and why: groups of which a socket cannot be had, and
+        groups of the pairs whose interface is not there.
         """
         usable, refused = [], []
         for group in groups:
@@ -110,8 +113,11 @@ class Engine:
                     self.prober.open(source)
             except OSError as reason:
                 refused.append((group, reason))
-            else:
-                usable.append(group)
+                continue
+            there, missing = _by_zone(group)
+            refused += missing
+            if there.pairs:
+                usable.append(there)
         self._wanted = tuple(usable)
         if not self.prober.tracks:
             self._begin_window(self._wall_ns(), self._now_s())
@@ -247,15 +253,27 @@ class Engine:
         for track in self.prober.tracks:
             track.ledger.roll(self._start_ns, self._end_ns, now_s)
         if not self._closing:
-            if self._wanted is not None:
-                self._groups, self._wanted = self._wanted, None
-                self._arrange(self._groups, now_s)
-            elif any(not track.live.all() for track in self.prober.tracks):
-                self._arrange(self._groups, now_s)  # what was retired may be done with
+            self._take_up(now_s)
             for track in self.prober.tracks:
                 if track.ledger.current is None:
                     track.ledger.roll(self._start_ns, self._end_ns, now_s)
         self.last_lag_s, self.lag_s = self.lag_s, 0.0
+
+    def _take_up(self, now_s: float) -> None:
+        """Probe what is wanted from now on; if that fails, go on as before and try again."""
+        try:
+            if self._wanted is not None:
+                self._arrange(self._wanted, now_s)
+                self._groups, self._wanted = self._wanted, None
+            elif any(not track.live.all() for track in self.prober.tracks):
+                self._arrange(self._groups, now_s)  # what was retired may be done with
+        except Exception:
+            if not self.prober.tracks:
+                raise
+            self.log.failure("what is to be probed could not be taken up, going on as before")
+            self._hindered = True
+        else:
+            self._hindered = False
 
     def _close_what_is_due(self, now_s: float, *, empty: bool) -> None:
         """Close the oldest window whose timeouts have all run out.
@@ -265,7 +283,8 @@ class Engine:
         """
         if self._closing:
             return
-        if self._wanted is not None and self._end_ns - self._wall_ns() < CALM_NS:
+        calm = self._end_ns - self._wall_ns() < CALM_NS
+        if self._wanted is not None and calm and not self._hindered:
             return  # what is being closed cannot be rearranged
         due: dict[tuple[int, float], list[tuple[Track, OpenInterval]]] = defaultdict(list)
         for track in self.prober.tracks:
@@ -317,6 +336,8 @@ class Engine:
         now_s = self._now_s()
         if self._well_s is not None and now_s - self._well_s > STALLED_S:
             return f"probing has not worked for {now_s - self._well_s:.0f} s; see the log"
+        if self._hindered:
+            return "what is to be probed could not be taken up; see the log"
         due = [i.due for track in self.prober.tracks for i in track.ledger.over]
         overdue_s = now_s - min(due, default=now_s)
         if overdue_s > self.interval_ns / 1e9:
@@ -327,6 +348,22 @@ class Engine:
         """Drop what is under way."""
         self._slices.stop()
         self.prober.close()
+
+
+def _by_zone(group: Group) -> tuple[Group, list[tuple[Group, OSError]]]:
+    """Return the pairs of a group whose interface is there, and the others by what is missing."""
+    missing: dict[str, tuple[list[Pair], OSError]] = {}
+    there = []
+    for pair in group.pairs:
+        try:
+            require_zone(pair.dst_ip, group.sources[0].interface)
+        except OSError as reason:
+            missing.setdefault(str(reason), ([], reason))[0].append(pair)
+        else:
+            there.append(pair)
+    if not missing:
+        return group, []
+    return group.with_pairs(there), [(group.with_pairs(p), why) for p, why in missing.values()]
 
 
 def _flow_rows(track: Track) -> Job[Any]:

@@ -113,22 +113,24 @@ class ProbingService(Service):
         groups = make_plan(self.config, self._names.addresses, self._source_address)
         refused = self.engine.use(groups)
         for group, reason in refused:
+            targets = list(dict.fromkeys(pair.target for pair in group.pairs))
+            more = f" and {len(targets) - 3} more" if len(targets) > 3 else ""
             self.log.error(
-                "test {test} is not probed over IPv{version}: cannot open its {probe} sockets:"
-                " {reason}",
-                test=group.test, version=group.version, probe=group.probe,
-                reason=reason.strerror or reason,
+                "test {test} does not probe {targets} by {probe} over IPv{version}: {reason}",
+                test=group.test, targets=", ".join(targets[:3]) + more, probe=group.probe,
+                version=group.version, reason=reason.strerror or reason,
             )  # fmt: skip
         if refused and (self._retry is None or not self._retry.active()):
             # At boot a VRF or an address may come later than we do.
             self._retry = self._reactor.callLater(RETRY_S, self._replan)
-        groups = tuple(group for group in groups if all(group is not one for one, _ in refused))
         settle()
         self.log.info(
             "probing {pairs} pairs over {flows} flows at {rate:.0f} probes/s",
-            pairs=sum(len(group.pairs) for group in groups),
-            flows=sum(group.flows for group in groups),
-            rate=sum(group.load()[0] for group in groups),
+            pairs=sum(len(group.pairs) for group in groups)
+            - sum(len(group.pairs) for group, _ in refused),
+            flows=sum(group.flows for group in groups) - sum(group.flows for group, _ in refused),
+            rate=sum(group.load()[0] for group in groups)
+            - sum(group.load()[0] for group, _ in refused),
         )
 
     def _source_address(self, destination: str, configured: str | None) -> str:

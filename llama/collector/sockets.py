@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import socket
 
 from llama.collector.plan import Source
 from llama.net import mmsg
 
+_LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # how addresses of fe80::/10 begin
 SOCKET_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.rmem_max
 
 
@@ -71,19 +73,39 @@ class ProbeSocket:
         return new
 
 
-def sockaddr(version: int, address: str, port: int, interface: str | None = None) -> bytes:
-    """Return ``struct sockaddr_in`` or ``sockaddr_in6``; a link-local address needs its interface."""
+def sockaddr(version: int, address: str, port: int, scope: int = 0) -> bytes:
+    """Return ``struct sockaddr_in`` or ``sockaddr_in6``; a link-local address needs its ``scope``."""
     network_port = port.to_bytes(2, "big")
     if version == 4:
         family = socket.AF_INET.to_bytes(2, "little")
         return family + network_port + socket.inet_aton(address) + bytes(8)
-    host, _, zone = address.partition("%")
-    packed = socket.inet_pton(socket.AF_INET6, host)
-    scope = 0
-    if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 and (zone or interface):
-        scope = socket.if_nametoindex(zone or interface or "")
+    packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
     family = socket.AF_INET6.to_bytes(2, "little")
     return family + network_port + bytes(4) + packed + scope.to_bytes(4, "little")
+
+
+def zone_of(address: str, interface: str | None) -> str | None:
+    """Return which interface a link-local address is behind: its own zone, else ``interface``.
+
+    None for any other address.
+    """
+    host, _, zone = address.partition("%")
+    return (zone or interface) if host[:3].lower() in _LINK_LOCAL else None
+
+
+def interface_number(name: str) -> int:
+    """Return the number that an interface has now; 0 if there is none of this name."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return int(name) if name.isdecimal() else 0
+
+
+def require_zone(address: str, interface: str | None) -> None:
+    """Raise `OSError` if the interface that a link-local address is behind is not there."""
+    zone = zone_of(address, interface)
+    if zone is not None and not interface_number(zone):
+        raise OSError(errno.ENODEV, f"there is no interface {zone}")
 
 
 def endpoint(octets: bytes) -> tuple[str, int]:

@@ -36,7 +36,7 @@ from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
 from llama.collector.plan import Group, Source, identity_of
 from llama.collector.prober import LONGEST_DRAIN_S
 from llama.collector.schedule import BURST
-from llama.collector.sockets import ProbeSocket
+from llama.collector.sockets import ProbeSocket, interface_number, require_zone, zone_of
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
 from llama.net import mmsg
@@ -255,6 +255,7 @@ class TcpProber:
             self.failed_sends["EMFILE"] += 1
             return
         try:
+            address = self._address(source, pair.dst_ip, pair.dst_port)
             sock = attempt_socket(source, track.sockets[port].number)
         except OSError as reason:
             self._failed(track, number, reason.errno or 0, None)
@@ -266,7 +267,7 @@ class TcpProber:
         t1_ns = self._wall_ns()
         cells, sequence = track.ledger.send(np.array([flow]), t1_ns)
         self.sent += 1
-        code = sock.connect_ex(self._address(source, pair.dst_ip, pair.dst_port))
+        code = sock.connect_ex(address)
         until_s = self._monotonic_s() + min(group.timeout_s, GIVE_UP_S)
         attempt = _Attempt(
             sock, track.ledger, group.identity, identity_of(pair), way, flow, int(sequence[0]),
@@ -291,12 +292,10 @@ class TcpProber:
     def _address(source: Source, address: str, port: int) -> tuple[Any, ...]:
         if source.version == 4:
             return (address, port)
-        host, _, zone = address.partition("%")
-        zone = zone or source.interface or ""
-        scope = 0
-        if zone and host.lower().startswith("fe80"):
-            scope = socket.if_nametoindex(zone)
-        return (host, port, 0, scope)
+        require_zone(address, source.interface)
+        zone = zone_of(address, source.interface)
+        scope = 0 if zone is None else interface_number(zone)
+        return (address.partition("%")[0], port, 0, scope)
 
     def _failed(self, track: Track, pair: int, code: int, address: str | None) -> None:
         """Say that the kernel did not send a probe; it is not counted as sent."""

@@ -14,7 +14,7 @@ from llama.collector.lane import HEAD
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group
 from llama.collector.schedule import Schedule
-from llama.collector.sockets import ProbeSocket, sockaddr
+from llama.collector.sockets import ProbeSocket, interface_number, sockaddr, zone_of
 from llama.collector.summary import Pair
 from llama.net import mmsg
 
@@ -61,8 +61,13 @@ class Track:
         for n, (dscp, size) in enumerate(variants):
             packet = template(group, dscp, size, int(self.ssids[n]))[:HEAD]
             self.templates[n, : len(packet)] = np.frombuffer(packet, np.uint8)
+        interface = group.sources[0].interface
+        zones = [zone_of(pair.dst_ip, interface) for pair in self.pairs]
+        #: The numbers of the interfaces that link-local addresses are behind; 0: there is none.
+        self.scopes = {zone: interface_number(zone) for zone in zones if zone is not None}
         for n, pair in enumerate(self.pairs):
-            name = sockaddr(group.version, pair.dst_ip, pair.dst_port, group.sources[0].interface)
+            scope = self.scopes.get(zones[n] or "", 0)
+            name = sockaddr(group.version, pair.dst_ip, pair.dst_port, scope)
             self.names[n, : len(name)] = np.frombuffer(name, np.uint8)
         self.schedule = Schedule(np.flatnonzero(live), self.ports, group.rate_pps, now_s, chance)
         #: Rows of ``names`` in the order in which probes are sent to them.
