@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import socket
 from typing import Any
 
+from attrs import evolve
 from engine_case import EngineCase, pair
+from network import alone, ip
 from test_collector_names import ServiceCase
-from twisted.internet.testing import MemoryReactorClock
+from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import sockets, track
+from llama.collector.complaints import MOST_KNOWN, MOST_LINES, Complaints
 from llama.collector.plan import Group, Source
 from llama.collector.summary import Pair
 
@@ -82,7 +86,6 @@ class ServiceTests(ServiceCase):
         """A collector starts without it, and probes it once it is there."""
         service = self.service("127.0.0.9", "fe80::1%wan9")
         self.assertEqual(self.probed(service), {"127.0.0.9"})
-        self.assertIsInstance(self.reactor, MemoryReactorClock)
         self.assertFalse(self.reactor.hasStopped)
         for module in (sockets, track):
             self.patch(module, "interface_number", lambda name: {"wan9": 1}.get(name, 0))
@@ -90,3 +93,75 @@ class ServiceTests(ServiceCase):
         self.reactor.advance(10)
         service.engine.tick()
         self.assertEqual(self.probed(service), {"127.0.0.9", "fe80::1%wan9"})
+
+
+class AnewTests(EngineCase):
+    """An interface that is deleted and made again under its name: to the kernel it is another."""
+
+    def make_interface(self) -> None:
+        """Make v0, beyond which nobody answers."""
+        ip("link add v0 type veth peer name v1")
+        ip("addr add 10.99.1.1/24 dev v0")
+        ip("addr add fe80::1/64 dev v0 nodad")
+        ip("link set v0 up")
+        ip("link set v1 up")
+        for address in ("10.99.1.2", "fe80::77"):
+            ip(f"neigh add {address} lladdr 02:00:00:00:00:01 dev v0")
+
+    def probe_through(self, *groups: Group) -> None:
+        """Probe, delete the interface and make it again; probes leave through it as before."""
+        self.make_interface()
+        self.engine.use(groups)
+        self.run_until(lambda: self.prober.sent > 10, answering=False)
+        numbers = [sock.number for sock in self.prober.sockets.values()]
+        ip("link del v0")
+        self.run_until(lambda: self.engine.trouble(), answering=False)
+        self.assertIn("no probe of test", self.engine.trouble())
+        self.make_interface()
+        self.run_until(lambda: not self.engine.trouble(), answering=False)
+        failed = self.prober.failed_sends.total()
+        sent = self.prober.sent
+        self.run_until(lambda: self.prober.sent > sent + 20, answering=False)
+        self.assertEqual(self.prober.failed_sends.total(), failed)
+        self.assertEqual([sock.number for sock in self.prober.sockets.values()], numbers)
+
+    @alone
+    def test_bound_to_it(self) -> None:
+        """A test that is bound to it goes on, from the same source ports."""
+        group = self.group(pair("10.99.1.2", 8100))
+        sources = tuple(evolve(s, address=None, interface="v0") for s in group.sources)
+        self.probe_through(evolve(group, sources=sources))
+
+    @alone
+    def test_link_local_targets(self) -> None:
+        """Link-local addresses behind it are addressed by its new number."""
+        source = Source(version=6, address=None, interface=None, number=0, owner="", df=False)
+        group = evolve(
+            self.group(link_local("v0", "fe80::77")), version=6, sources=(source,)
+        )  # fmt: skip
+        self.probe_through(group)
+        (track,) = self.prober.tracks
+        self.assertEqual(track.scopes, {"v0": socket.if_nametoindex("v0")})
+
+
+class ComplaintTests(SynchronousTestCase):
+    """What is said of probes that could not be sent."""
+
+    def test_once_until_all_was_well(self) -> None:
+        """Each destination and error once, and once more after an interval without."""
+        complaints = Complaints()
+        said = []
+        for failing in (True, True, False, True):
+            told = [complaints.worth_telling("192.0.2.1", "ENODEV") for _ in range(3 * failing)]
+            told += [complaints.worth_telling("192.0.2.1", "EPERM") for _ in range(failing)]
+            said.append(told)
+            self.assertEqual(complaints.next_interval(), 0)
+        first = [True, False, False, True]
+        self.assertEqual(said, [first, [False] * 4, [], first])
+
+    def test_few_lines(self) -> None:
+        """However many destinations fail, an interval has few lines, and one that counts the rest."""
+        complaints = Complaints()
+        told = [complaints.worth_telling(str(n), "EPERM") for n in range(2 * MOST_KNOWN)]
+        self.assertEqual(sum(told), MOST_LINES)
+        self.assertEqual(complaints.next_interval(), MOST_KNOWN - MOST_LINES)

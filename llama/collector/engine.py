@@ -90,6 +90,7 @@ class Engine:
         self._last_tick_s: float | None = None
         self._well_s: float | None = None  # when a tick last came to its end
         self._closing = False
+        self._silent: set[tuple[object, ...]] = set()  # groups of which no probe could be sent
         self._hindered = False  # by an error, from taking up what is wanted
         self._notes: Counter[str] = Counter()
         self.close_number = 0
@@ -106,6 +107,7 @@ class Engine:
         Returns what of them cannot be probed, and why: groups of which a socket cannot be had, and
         groups of the pairs whose interface is not there.
         """
+        self.prober.follow_interfaces()
         usable, refused = [], []
         for group in groups:
             try:
@@ -221,10 +223,11 @@ class Engine:
         self._well_s = now_s
 
     def _look_at_ourselves(self, now_s: float) -> None:
-        """Once a second, ask: were packets dropped, had we to wait for a processor."""
+        """Once a second, ask: were packets dropped or interfaces made anew, had we to wait."""
         elapsed = now_s - self._watched_s
         self._watched_s, self._next_watch_s = now_s, now_s + 1
         self.prober.check_drops()
+        self.prober.follow_interfaces()
         waited = self._starvation.waited_s()
         if math.isfinite(elapsed) and waited > STARVED_SHARE * elapsed:
             self._mark("cpu_starved", "the collector had to wait for a processor")
@@ -257,6 +260,7 @@ class Engine:
             for track in self.prober.tracks:
                 if track.ledger.current is None:
                     track.ledger.roll(self._start_ns, self._end_ns, now_s)
+        self.prober.next_interval()
         self.last_lag_s, self.lag_s = self.lag_s, 0.0
 
     def _take_up(self, now_s: float) -> None:
@@ -265,6 +269,7 @@ class Engine:
             if self._wanted is not None:
                 self._arrange(self._wanted, now_s)
                 self._groups, self._wanted = self._wanted, None
+                self._silent &= {group.identity for group in self._groups}
             elif any(not track.live.all() for track in self.prober.tracks):
                 self._arrange(self._groups, now_s)  # what was retired may be done with
         except Exception:
@@ -322,6 +327,7 @@ class Engine:
         parts = []
         for track, interval in due:
             figures = yield from closing.close(track.ledger, interval, self._clock_error_ns())
+            self._listen(track, figures.pair_stats)
             yield None
             flows = yield from _flow_rows(track)
             parts.append(_part(track, figures, flows))
@@ -331,11 +337,30 @@ class Engine:
         joined = yield from _joined(parts, self.close_number, interval, [i.notes for _, i in due])
         return joined
 
+    def _listen(self, track: Track, pair_stats: Stats) -> None:
+        """Take note whether any probe of a group left in an interval, or all were refused."""
+        refused = (pair_stats["suspect"] & np.uint32(suspect_bit("send_failed"))).any()
+        if refused and not pair_stats["sent"].any():
+            self._silent.add(track.group.identity)
+        else:
+            self._silent.discard(track.group.identity)
+
+    def _silent_test(self) -> str:
+        """Return the name of a test of which nothing could be sent for an interval, if any."""
+        silent: dict[str, bool] = {}
+        for track in self.prober.tracks:
+            if track.live.any():
+                test, mute = track.group.test, track.group.identity in self._silent
+                silent[test] = silent.get(test, True) and mute
+        return next((test for test, mute in silent.items() if mute), "")
+
     def trouble(self) -> str:
         """Return what is the matter with probing or closing, if anything; else an empty text."""
         now_s = self._now_s()
         if self._well_s is not None and now_s - self._well_s > STALLED_S:
             return f"probing has not worked for {now_s - self._well_s:.0f} s; see the log"
+        if test := self._silent_test():
+            return f"no probe of test {test} could be sent for an interval; see the log"
         if self._hindered:
             return "what is to be probed could not be taken up; see the log"
         due = [i.due for track in self.prober.tracks for i in track.ledger.over]

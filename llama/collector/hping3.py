@@ -25,6 +25,7 @@ import numpy.typing as npt
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from llama.collector.complaints import Complaints
 from llama.collector.hping3_account import Account
 from llama.collector.hping3_cycle import GRACE_S, Turns, stretches
 from llama.collector.hping3_output import Begun, Event, Stranger, Unreachable, read_summary
@@ -147,6 +148,7 @@ class Hping3Prober:
         self.receive_drops = 0
         self.unread = 0  # lines of output that made no sense
         self.failed_sends: Counter[str] = Counter()
+        self._complaints = Complaints()
 
     # What to probe
 
@@ -241,6 +243,15 @@ class Hping3Prober:
     def drain_every_s(self) -> float:
         """Return how often to `drain`, s."""
         return 0.010 if self.tracks else LONGEST_DRAIN_S
+
+    def follow_interfaces(self) -> None:
+        """Do nothing: every run asks for its device."""
+
+    def next_interval(self) -> None:
+        """Take note that another interval begins: failures are told of again after a good one."""
+        untold = self._complaints.next_interval()
+        if untold:
+            self.log.warn("nor did hping3 work to {count} more, in the same interval", count=untold)
 
     def check_drops(self) -> int:
         """Return 0: what hping3 missed is counted when it is found, and counts as received."""
@@ -421,7 +432,7 @@ class Hping3Prober:
         self, ledger: Ledger, number: int, pair: Pair, count: int, name: str, why: str
     ) -> None:
         """Say that probes were not sent, or what became of them is not known."""
-        if not self.failed_sends[name]:
+        if self._complaints.worth_telling(pair.dst_ip, name):
             self.log.warn(
                 "hping3 to {target} ({ip}): {why}; probes whose fate is not known are not counted"
                 " as sent",

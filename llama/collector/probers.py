@@ -104,6 +104,16 @@ class Probers:
         """Return how often to `drain` so that nothing overflows, s."""
         return min(prober.drain_every_s() for prober in self._probers.values())
 
+    def follow_interfaces(self) -> None:
+        """Go on through interfaces that were made anew."""
+        for prober in self._probers.values():
+            prober.follow_interfaces()
+
+    def next_interval(self) -> None:
+        """Take note that another interval begins."""
+        for prober in self._probers.values():
+            prober.next_interval()
+
     def check_drops(self) -> int:
         """Ask the kernel for packets dropped at full buffers; return how many are new."""
         return sum(prober.check_drops() for prober in self._probers.values())

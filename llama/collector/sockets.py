@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 import socket
 
 from llama.collector.plan import Source
@@ -17,9 +18,21 @@ class ProbeSocket:
 
     ordinal = 0  #: its number within its prober, which sets it
     hears_errors = False  #: whether it keeps the ICMP errors about its packets
+    device = 0  #: number of the interface that it is bound to, 0: to none
 
     def __init__(self, source: Source, *, kernel_stamps: bool, ids: bool) -> None:
         self.source = source
+        self._kernel_stamps, self._ids = kernel_stamps, ids
+        self.sock = self._made(source.number)
+        self.fd = self.sock.fileno()
+        self.family: int = self.sock.family  # a plain number: the socket makes an enum at each look
+        self.buffer: int = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.drops = 0
+
+    def _made(self, number: int) -> socket.socket:
+        """Return a socket that is set up and bound; ``self.number`` is the number it got."""
+        source = self.source
+        device = 0
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6
         sock = self._create(family)
         try:
@@ -29,8 +42,9 @@ class ProbeSocket:
             if family == socket.AF_INET6 and sock.type != socket.SOCK_RAW:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if source.interface is not None:
-                device = source.interface.encode()
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+                device = interface_number(source.interface)
+                name = source.interface.encode()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
             if source.df:
                 level, option = (
                     (mmsg.SOL_IP, mmsg.IP_MTU_DISCOVER)
@@ -40,20 +54,35 @@ class ProbeSocket:
                 sock.setsockopt(level, option, mmsg.IP_PMTUDISC_PROBE)
             mmsg.enable_receive_options(sock)
             flags = mmsg.SOF_RX_SOFTWARE | mmsg.SOF_SOFTWARE
-            if kernel_stamps:
+            if self._kernel_stamps:
                 flags |= mmsg.SOF_TX_SOFTWARE
-                if ids:
+                if self._ids:
                     flags |= mmsg.SOF_OPT_ID | mmsg.SOF_OPT_TSONLY | mmsg.SOF_OPT_CMSG
             sock.setsockopt(mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, flags)
             anywhere = "0.0.0.0" if source.version == 4 else "::"  # noqa: S104
-            self.number: int = self._bind(sock, source.address or anywhere, source.number)
+            self.number: int = self._bind(sock, source.address or anywhere, number)
         except OSError:
             sock.close()
             raise
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.family: int = sock.family  # as a plain number: the socket makes an enum at each look
-        self.buffer: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.device = device
+        return sock
+
+    def follow_interface(self) -> None:
+        """Bind to the interface of our name anew, which has another number now.
+
+        The kernel keeps a socket bound to the one that is gone. The descriptor stays the same, and so
+        does the number unless somebody else has it. Raises `OSError`; then nothing has changed.
+        """
+        before = self.number
+        try:
+            fresh = self._made(before)
+        except OSError:
+            if self.source.number:
+                raise
+            fresh = self._made(0)
+        os.dup2(fresh.fileno(), self.fd, inheritable=False)
+        fresh.close()
+        self.hears_errors = False
         self.drops = 0
 
     def _create(self, family: int) -> socket.socket:

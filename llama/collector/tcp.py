@@ -32,6 +32,7 @@ from attrs import define
 from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
+from llama.collector.complaints import Complaints
 from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
 from llama.collector.plan import Group, Source, identity_of
 from llama.collector.prober import LONGEST_DRAIN_S
@@ -157,6 +158,7 @@ class TcpProber:
         self.strangers = 0
         self.receive_drops = 0
         self.failed_sends: Counter[str] = Counter()
+        self._complaints = Complaints()
 
     # What to probe
 
@@ -220,6 +222,17 @@ class TcpProber:
         """Return how often to `drain`, s."""
         return 0.010 if self.tracks else LONGEST_DRAIN_S
 
+    def follow_interfaces(self) -> None:
+        """Do nothing: every attempt is bound, and addressed, by the interface's name."""
+
+    def next_interval(self) -> None:
+        """Take note that another interval begins: failures are told of again after a good one."""
+        untold = self._complaints.next_interval()
+        if untold:
+            self.log.warn(
+                "nor could {count} more be connected to, in the same interval", count=untold
+            )
+
     def check_drops(self) -> int:
         """Return 0: attempts have no buffers that fill."""
         return 0
@@ -258,7 +271,7 @@ class TcpProber:
             address = self._address(source, pair.dst_ip, pair.dst_port)
             sock = attempt_socket(source, track.sockets[port].number)
         except OSError as reason:
-            self._failed(track, number, reason.errno or 0, None)
+            self._failed(track, number, reason.errno or 0)
             return
         if source.version == 4:
             sock.setsockopt(mmsg.SOL_IP, mmsg.IP_TOS, pair.dscp << 2)
@@ -286,7 +299,7 @@ class TcpProber:
             self._end(attempt)
             track.ledger.unsend(np.array([flow]), cells)
             self.sent -= 1
-            self._failed(track, number, code, pair.dst_ip)
+            self._failed(track, number, code)
 
     @staticmethod
     def _address(source: Source, address: str, port: int) -> tuple[Any, ...]:
@@ -297,14 +310,13 @@ class TcpProber:
         scope = 0 if zone is None else interface_number(zone)
         return (address.partition("%")[0], port, 0, scope)
 
-    def _failed(self, track: Track, pair: int, code: int, address: str | None) -> None:
+    def _failed(self, track: Track, pair: int, code: int) -> None:
         """Say that the kernel did not send a probe; it is not counted as sent."""
         name = errno.errorcode.get(code, str(code))
-        if not self.failed_sends[name]:
+        if self._complaints.worth_telling(track.pairs[pair].dst_ip, name):
             self.log.warn(
                 "cannot connect to {target} ({ip}): {error}; such probes are not counted as sent",
-                target=track.pairs[pair].target, ip=address or track.pairs[pair].dst_ip,
-                error=errno.errorcode.get(code, str(code)),
+                target=track.pairs[pair].target, ip=track.pairs[pair].dst_ip, error=name,
             )  # fmt: skip
         self.failed_sends[name] += 1
         track.ledger.mark(

@@ -65,6 +65,7 @@ class Track:
         zones = [zone_of(pair.dst_ip, interface) for pair in self.pairs]
         #: The numbers of the interfaces that link-local addresses are behind; 0: there is none.
         self.scopes = {zone: interface_number(zone) for zone in zones if zone is not None}
+        self._zones = zones
         for n, pair in enumerate(self.pairs):
             scope = self.scopes.get(zones[n] or "", 0)
             name = sockaddr(group.version, pair.dst_ip, pair.dst_port, scope)
@@ -83,6 +84,18 @@ class Track:
         self.started = np.zeros(len(self.pairs), np.uint64)
         self.reflector_drops = np.zeros(len(self.pairs), np.uint32)
         self.reflector_limited = np.zeros(len(self.pairs), np.uint32)
+
+    def follow_interfaces(self) -> bool:
+        """Address interfaces that were made anew by their new numbers; tell whether there are any."""
+        now = {zone: interface_number(zone) or number for zone, number in self.scopes.items()}
+        if now == self.scopes:
+            return False
+        for n, zone in enumerate(self._zones):
+            if zone is not None:
+                self.names[n, 24:28] = np.frombuffer(now[zone].to_bytes(4, "little"), np.uint8)
+        self.names_in_order = self.names[self.schedule.order]
+        self.scopes = now
+        return True
 
     def flow_keys(self) -> npt.NDArray[np.uint64]:
         """Return the `flow_keys` of all flows, in order."""
