@@ -111,8 +111,7 @@ class Engine:
         usable, refused = [], []
         for group in groups:
             try:
-                for source in group.sources:
-                    self.prober.open(source)
+                self._open(group)
             except OSError as reason:
                 refused.append((group, reason))
                 continue
@@ -124,6 +123,20 @@ class Engine:
         if not self.prober.tracks:
             self._begin_window(self._wall_ns(), self._now_s())
         return refused
+
+    def _open(self, group: Group) -> None:
+        """Open all sockets of a group; raises `OSError`, and then none is kept that was not open."""
+        opened = []
+        held = self.prober.sockets
+        try:
+            for source in group.sources:
+                if source not in held:
+                    self.prober.open(source)
+                    opened.append(source)
+        except OSError:
+            for source in opened:
+                self.prober.let_go(source)
+            raise
 
     def _now_s(self) -> float:
         return self._monotonic_ns() / 1e9

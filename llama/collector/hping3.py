@@ -34,7 +34,7 @@ from llama.collector.hping3_witness import Witness
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, identity_of
 from llama.collector.prober import LONGEST_DRAIN_S
-from llama.collector.sockets import ProbeSocket
+from llama.collector.sockets import ProbeSocket, leave_spare
 from llama.collector.summary import Pair, suspect_bit
 from llama.collector.track import Track
 from llama.net.route import way_to
@@ -52,6 +52,7 @@ class HeldPort(ProbeSocket):
         self.source = source
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
+            leave_spare(self.sock)
             self.sock.bind((source.address or "0.0.0.0", number))  # noqa: S104  not listening
         except OSError:
             self.sock.close()
@@ -198,8 +199,12 @@ class Hping3Prober:
         self._carry_over({track.group.identity: track for track in self.tracks})
         used = {source for track in self.tracks for source in track.group.sources}
         for source in [source for source in self.sockets if source not in used]:
-            self.sockets.pop(source).sock.close()
+            self.let_go(source)
         self._watch()
+
+    def let_go(self, source: Source) -> None:
+        """Let a source's port go."""
+        self.sockets.pop(source).sock.close()
 
     def _carry_over(self, tracks: dict[tuple[object, ...], RunTrack]) -> None:
         """Give the runs under way their places in the ledgers that there are now."""

@@ -148,7 +148,7 @@ class UdpProber:
         self._line_up(tracks)
         used = {source for track in self.tracks for source in track.group.sources}
         for source in [source for source in self.sockets if source not in used]:
-            self._close(source)
+            self.let_go(source)
 
     def _line_up(self, tracks: Sequence[Track]) -> None:
         self.tracks = list(tracks)
@@ -198,7 +198,8 @@ class UdpProber:
                 "nor could probes be sent to {count} more, in the same interval", count=untold
             )
 
-    def _close(self, source: Source) -> None:
+    def let_go(self, source: Source) -> None:
+        """Close the socket of a source."""
         sock = self.sockets.pop(source)
         del self._by_ordinal[sock.ordinal], self._by_fd[sock.fd]
         self._poll.unregister(sock.fd)
@@ -207,7 +208,7 @@ class UdpProber:
     def close(self) -> None:
         """Close all sockets."""
         for source in list(self.sockets):
-            self._close(source)
+            self.let_go(source)
 
     @property
     def received(self) -> int:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -67,6 +67,15 @@ class Probers:
     def open(self, source: Source) -> ProbeSocket:
         """Return the socket of a source, opened if need be; raises `OSError` if it cannot be."""
         return self._prober(source.protocol).open(source)
+
+    def let_go(self, source: Source) -> None:
+        """Close the socket of a source."""
+        self._prober(source.protocol).let_go(source)
+
+    @property
+    def sockets(self) -> Mapping[Source, ProbeSocket]:
+        """The sockets that are open."""
+        return ChainMap(*(prober.sockets for prober in self._probers.values()))
 
     def track(
         self, group: Group, ledger: Ledger, live: npt.NDArray[np.bool_], now_s: float

@@ -26,7 +26,7 @@ from llama.net.clock import clock_error_ns
 from llama.net.port import transmit_ids_supported
 from llama.net.route import local_address
 from llama.net.ticker import Ticker
-from llama.process import processor_s, resident_octets
+from llama.process import processor_s, raise_open_files, resident_octets
 
 RETRY_S = 10.0  # after which sockets that could not be had are asked for again
 #: Names that do not answer may take hours, all together: what is known by then is probed meanwhile.
@@ -67,6 +67,7 @@ class ProbingService(Service):
         if refused is not None:
             raise CannotListen(f"llama-collector: {refused}")
         return_large_blocks()
+        raise_open_files()
         self._look_up().addErrback(self._failed)
 
     def _hosts(self) -> list[str]:

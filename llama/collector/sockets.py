@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import resource
 import socket
 
 from llama.collector.plan import Source
@@ -11,6 +12,7 @@ from llama.net import mmsg
 
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # how addresses of fe80::/10 begin
 SOCKET_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.rmem_max
+SPARE_FILES = 32  # that probing leaves to all else: HTTP, names, programs
 
 
 class ProbeSocket:
@@ -36,6 +38,7 @@ class ProbeSocket:
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6
         sock = self._create(family)
         try:
+            leave_spare(sock)
             sock.setblocking(False)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
@@ -100,6 +103,13 @@ class ProbeSocket:
         new = (drops - self.drops) & 0xFFFFFFFF
         self.drops = drops
         return new
+
+
+def leave_spare(sock: socket.socket) -> None:
+    """Raise `OSError` (EMFILE) if a socket is among the last that this process may open."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and sock.fileno() >= limit - SPARE_FILES:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 def sockaddr(version: int, address: str, port: int, scope: int = 0) -> bytes:

@@ -37,7 +37,13 @@ from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
 from llama.collector.plan import Group, Source, identity_of
 from llama.collector.prober import LONGEST_DRAIN_S
 from llama.collector.schedule import BURST
-from llama.collector.sockets import ProbeSocket, interface_number, require_zone, zone_of
+from llama.collector.sockets import (
+    ProbeSocket,
+    interface_number,
+    leave_spare,
+    require_zone,
+    zone_of,
+)
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
 from llama.net import mmsg
@@ -75,6 +81,7 @@ def attempt_socket(source: Source, number: int) -> socket.socket:
     family = socket.AF_INET if source.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
+        leave_spare(sock)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
@@ -185,7 +192,11 @@ class TcpProber:
         self.tracks = list(tracks)
         used = {source for track in self.tracks for source in track.group.sources}
         for source in [source for source in self.sockets if source not in used]:
-            self.sockets.pop(source).sock.close()
+            self.let_go(source)
+
+    def let_go(self, source: Source) -> None:
+        """Let a source's port go."""
+        self.sockets.pop(source).sock.close()
 
     def _carry_over(self, tracks: dict[tuple[object, ...], Track]) -> None:
         """Give the attempts under way their places in the ledgers that there are now."""
