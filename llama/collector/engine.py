@@ -22,7 +22,7 @@ from twisted.logger import Logger
 from llama.collector import closing, memory
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
 from llama.collector.ledger import Ledger, OpenInterval
-from llama.collector.plan import Group, identity_of
+from llama.collector.plan import Group, identity_of, same_groups
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.schedule import BURST
@@ -48,7 +48,8 @@ class Engine:
 
     ``clock`` is the reactor (``seconds``, ``callLater``); ``closed`` is called with every
     `ClosedInterval`; ``clock_error_ns`` tells our own clock's error or None; ``retick`` is called
-    with a new period, in seconds, when the load changes.
+    with a new period, in seconds, when the load changes; ``arranged`` when other groups than before
+    are probed.
     """
 
     log = Logger()
@@ -62,6 +63,7 @@ class Engine:
         *,
         clock_error_ns: Callable[[], float | None] = lambda: None,
         retick: Callable[[float], None] = lambda _period_s: None,
+        arranged: Callable[[], Any] = lambda: None,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
         chance: random.Random | None = None,
@@ -72,13 +74,14 @@ class Engine:
         self._closed = closed
         self._clock_error_ns = clock_error_ns
         self._retick = retick
+        self._arranged = arranged
         self._wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
         self._chance = random.Random() if chance is None else chance
         self._slices = Slices(clock)
         self._watch = ClockWatch(wall_ns, monotonic_ns)
         self._starvation = Starvation()
         self._wanted: Sequence[Group] | None = None
-        self._groups: Sequence[Group] = ()  # in use
+        self.groups: Sequence[Group] = ()  #: in use
         self._start_ns = 0  # of the current window
         self._end_ns = 0
         self._tick_s = LONGEST_TICK_S
@@ -119,8 +122,9 @@ class Engine:
             refused += missing
             if there.pairs:
                 usable.append(there)
-        self._wanted = tuple(usable)
-        if not self.prober.tracks:
+        if self._wanted is not None or not same_groups(usable, self.groups):
+            self._wanted = tuple(usable)
+        if self._wanted is not None and not self.prober.tracks:
             self._begin_window(self._wall_ns(), self._now_s())
         return refused
 
@@ -157,7 +161,6 @@ class Engine:
             for track in old.values()
             if track.ledger.pairs_waiting().any()
         ]
-        self.generation += 1
         self.prober.arrange(tracks)
         self._set_pace()
 
@@ -281,10 +284,12 @@ class Engine:
         try:
             if self._wanted is not None:
                 self._arrange(self._wanted, now_s)
-                self._groups, self._wanted = self._wanted, None
-                self._silent &= {group.identity for group in self._groups}
-            elif any(not track.live.all() for track in self.prober.tracks):
-                self._arrange(self._groups, now_s)  # what was retired may be done with
+                self.groups, self._wanted = self._wanted, None
+                self._silent &= {group.identity for group in self.groups}
+                self.generation += 1
+                self._arranged()
+            elif any(track.has_done_with() for track in self.prober.tracks):
+                self._arrange(self.groups, now_s)
         except Exception:
             if not self.prober.tracks:
                 raise

@@ -89,6 +89,29 @@ def identity_of(pair: Pair) -> tuple[object, ...]:
     return tuple(sorted(pair.series_tags().items()))
 
 
+def same_groups(some: Sequence[Group], others: Sequence[Group]) -> bool:
+    """Tell whether two plans come to the same: equal groups of equal pairs in the same order."""
+    return len(some) == len(others) and all(
+        one == other
+        and len(one.pairs) == len(other.pairs)
+        and all(map(_same_pair, one.pairs, other.pairs))
+        for one, other in zip(some, others, strict=True)
+    )
+
+
+def _same_pair(one: Pair, other: Pair) -> bool:
+    return one is other or (
+        one.dst_ip == other.dst_ip
+        and one.dst_port == other.dst_port
+        and one.src_ip == other.src_ip
+        and one.dscp == other.dscp
+        and one.size == other.size
+        and one.target == other.target
+        and one.port_group == other.port_group
+        and one.tags == other.tags
+    )
+
+
 SourceAddress = Callable[[str, str | None], str]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import MultiService, Service
@@ -15,7 +16,7 @@ from llama.collector.history import History
 from llama.collector.hping3_process import programs_of, unusable_in
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
-from llama.collector.plan import make_plan
+from llama.collector.plan import Group, make_plan
 from llama.collector.probers import Probers
 from llama.collector.summary import ClosedInterval
 from llama.collector.tracing import Tracing
@@ -28,7 +29,8 @@ from llama.net.route import local_address
 from llama.net.ticker import Ticker
 from llama.process import processor_s, raise_open_files, resident_octets
 
-RETRY_S = 10.0  # after which sockets that could not be had are asked for again
+#: After which sockets that could not be had are asked for again, at first and at last.
+RETRY_S, LONGEST_RETRY_S = 10.0, 120.0
 #: Names that do not answer may take hours, all together: what is known by then is probed meanwhile.
 MEANWHILE_S = 5.0
 
@@ -43,14 +45,17 @@ class ProbingService(Service):
         self._reactor = reactor
         self._history = history
         self._names = Names(reactor, self._replan)
+        self._groups: Sequence[Group] = ()  # planned
         self._retry: Any = None
+        self._retry_s = RETRY_S
+        self._refused: set[tuple[str, str, str]] = set()  # test, whom, why
         self._meanwhile: Any = None
         self._planned: dict[str, tuple[str, ...]] = {}  # the addresses that the plan is made of
         self._ticker = Ticker(reactor, self._tick)
         self.prober = Probers(reactor, ids=transmit_ids_supported())
         self.engine = Engine(
             reactor, self.prober, config.interval_s, self._interval_closed,
-            clock_error_ns=clock_error_ns, retick=self._ticker.start,
+            clock_error_ns=clock_error_ns, retick=self._ticker.start, arranged=self._arranged,
         )  # fmt: skip
         self.tracing = Tracing(self.prober.udp)
         self._sources: dict[tuple[str, str | None], str] = {}
@@ -112,26 +117,57 @@ class ProbingService(Service):
         self._sources = {}
         self._planned = dict(self._names.addresses)
         groups = make_plan(self.config, self._names.addresses, self._source_address)
-        refused = self.engine.use(groups)
+        self._groups = groups
+        self._retry_s = RETRY_S
+        self._probe()
+
+    def _probe(self) -> None:
+        """Probe what is planned; what cannot be is tried again, and again, ever more seldom.
+
+        At boot a VRF or an address may come later than we do.
+        """
+        self._stop_retry()
+        complete = False
+        try:
+            refused = self.engine.use(self._groups)
+            complete = not refused
+            self._say_refused(refused)
+        finally:
+            if not complete:
+                self._retry = self._reactor.callLater(self._retry_s, self._probe)
+                self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+
+    def _say_refused(self, refused: Sequence[tuple[Group, OSError]]) -> None:
+        """Say what is not probed, and why, unless that was said before; and what is probed again."""
+        before, self._refused = self._refused, set()
         for group, reason in refused:
             targets = list(dict.fromkeys(pair.target for pair in group.pairs))
             more = f" and {len(targets) - 3} more" if len(targets) > 3 else ""
-            self.log.error(
-                "test {test} does not probe {targets} by {probe} over IPv{version}: {reason}",
-                test=group.test, targets=", ".join(targets[:3]) + more, probe=group.probe,
-                version=group.version, reason=reason.strerror or reason,
-            )  # fmt: skip
-        if refused and (self._retry is None or not self._retry.active()):
-            # At boot a VRF or an address may come later than we do.
-            self._retry = self._reactor.callLater(RETRY_S, self._replan)
+            whom = f"{', '.join(targets[:3])}{more} by {group.probe} over IPv{group.version}"
+            said = group.test, whom, reason.strerror or str(reason)
+            self._refused.add(said)
+            if said not in before:
+                self.log.error(
+                    "test {test} does not probe {whom}: {reason}",
+                    test=said[0], whom=whom, reason=said[2],
+                )  # fmt: skip
+        still = {(test, whom) for test, whom, _ in self._refused}
+        for test, whom in sorted({(test, whom) for test, whom, _ in before} - still):
+            self.log.info("test {test}: {whom} is refused no more", test=test, whom=whom)
+
+    def _stop_retry(self) -> None:
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+
+    def _arranged(self) -> None:
+        """Say what is probed from now on."""
         settle()
+        groups = self.engine.groups
         self.log.info(
             "probing {pairs} pairs over {flows} flows at {rate:.0f} probes/s",
-            pairs=sum(len(group.pairs) for group in groups)
-            - sum(len(group.pairs) for group, _ in refused),
-            flows=sum(group.flows for group in groups) - sum(group.flows for group, _ in refused),
-            rate=sum(group.load()[0] for group in groups)
-            - sum(group.load()[0] for group, _ in refused),
+            pairs=sum(len(group.pairs) for group in groups),
+            flows=sum(group.flows for group in groups),
+            rate=sum(group.load()[0] for group in groups),
         )
 
     def _source_address(self, destination: str, configured: str | None) -> str:
@@ -190,8 +226,7 @@ class ProbingService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop probing; fires when no program that was run for it is left."""
         super().stopService()
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
+        self._stop_retry()
         self._stop_meanwhile()
         self._names.stop()
         self._ticker.stop()

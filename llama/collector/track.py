@@ -97,6 +97,10 @@ class Track:
         self.scopes = now
         return True
 
+    def has_done_with(self) -> bool:
+        """Tell whether pairs that are not probed any more have no interval left to close."""
+        return bool((~self.live & ~self.ledger.pairs_waiting()).any())
+
     def flow_keys(self) -> npt.NDArray[np.uint64]:
         """Return the `flow_keys` of all flows, in order."""
         ends = self.ordinal[None, :] << np.uint64(16)
