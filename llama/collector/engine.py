@@ -21,8 +21,8 @@ from twisted.logger import Logger
 
 from llama.collector import closing, memory
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
-from llama.collector.ledger import Ledger, OpenInterval
-from llama.collector.plan import Group, identity_of, same_groups
+from llama.collector.ledger import Ints, Ledger, OpenInterval
+from llama.collector.plan import Group, places_of, same_groups
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.schedule import BURST
@@ -174,20 +174,20 @@ class Engine:
             track = self.prober.track(group, ledger, np.ones(len(dscps), np.bool_), now_s)
             self._new.append(track)
             return track
-        places = {identity_of(pair): n for n, pair in enumerate(track.pairs)}
-        wanted = [places.pop(identity_of(pair), -1) for pair in group.pairs]
-        if wanted == list(range(len(track.pairs))) and track.live.all():
+        wanted = places_of(group.pairs, track.pairs)
+        whole = wanted == list(range(len(track.pairs))) and track.live.all()
+        if whole and same_groups([track.group], [group]):
             return track
         waiting = track.ledger.pairs_waiting()
-        gone = [n for n in sorted(places.values()) if waiting[n]]
+        gone = [n for n in sorted({*range(len(track.pairs))} - {*wanted}) if waiting[n]]
         origin = np.array(wanted + gone, np.int64)
         new = np.flatnonzero(origin >= 0)
         pairs = (*group.pairs, *(track.pairs[n] for n in gone))
         dscps = np.array([pair.dscp for pair in pairs], np.uint8)
         ledger = track.ledger.rearranged(dscps, new, origin[new])
+        _call_as_before(track, ledger, pairs, new, origin[new])
         live = np.arange(len(pairs)) < len(group.pairs)
-        whole = group.with_pairs(pairs)
-        fresh = self.prober.track(whole, ledger, live, now_s)
+        fresh = self.prober.track(group.with_pairs(pairs), ledger, live, now_s)
         for name in ("started", "reflector_drops", "reflector_limited"):
             getattr(fresh, name)[new] = getattr(track, name)[origin[new]]
         return fresh
@@ -348,7 +348,7 @@ class Engine:
             self._listen(track, figures.pair_stats)
             yield None
             flows = yield from _flow_rows(track)
-            parts.append(_part(track, figures, flows))
+            parts.append(_part(track, interval, figures, flows))
             yield None
         interval = due[0][1]
         self.close_number += 1
@@ -393,6 +393,21 @@ class Engine:
         self.prober.close()
 
 
+def _call_as_before(
+    track: Track, ledger: Ledger, pairs: Sequence[Pair], new: Ints, old: Ints
+) -> None:
+    """Keep what pairs were called in intervals of before, where that is not what they are called now.
+
+    Pair ``new[i]`` of ``ledger`` is pair ``old[i]`` of ``track``.
+    """
+    for interval, before in zip(ledger.over, track.ledger.over, strict=True):
+        called = track.pairs if before.called is None else before.called
+        names = list(pairs)
+        for to, start in zip(new.tolist(), old.tolist(), strict=True):
+            names[to] = called[start]
+        interval.called = names
+
+
 def _by_zone(group: Group) -> tuple[Group, list[tuple[Group, OSError]]]:
     """Return the pairs of a group whose interface is there, and the others by what is missing."""
     missing: dict[str, tuple[list[Pair], OSError]] = {}
@@ -425,10 +440,13 @@ def _flow_rows(track: Track) -> Job[Any]:
     return track.flow_rows
 
 
-def _part(track: Track, figures: closing.Figures, flows: Any) -> ClosedInterval:
+def _part(
+    track: Track, interval: OpenInterval, figures: closing.Figures, flows: Any
+) -> ClosedInterval:
     """Return one track's share of a closed interval; pairs that were retired idle are left out."""
     part = ClosedInterval(
-        close_number=0, start_ns=0, end_ns=0, pairs=track.pairs,
+        close_number=0, start_ns=0, end_ns=0,
+        pairs=track.pairs if interval.called is None else interval.called,
         pair_stats=figures.pair_stats, flows=flows, flow_stats=figures.flow_stats,
         histogram_start=figures.histogram_start, histogram_bin=figures.histogram_bin,
         histogram_count=figures.histogram_count,

@@ -32,7 +32,7 @@ from llama.collector.hping3_output import Begun, Event, Stranger, Unreachable, r
 from llama.collector.hping3_process import Hping3, Order, complaint, find_program
 from llama.collector.hping3_witness import Witness
 from llama.collector.ledger import Ledger
-from llama.collector.plan import Group, Source, identity_of
+from llama.collector.plan import Group, Source, places_of
 from llama.collector.prober import LONGEST_DRAIN_S
 from llama.collector.sockets import ProbeSocket, leave_spare
 from llama.collector.summary import Pair, suspect_bit
@@ -102,7 +102,7 @@ class _Run:
     ) -> None:
         self.prober, self.account = prober, account
         self.group = track.group.identity
-        self.series = identity_of(track.pairs[pair])
+        self.probed = track.pairs[pair]
         self.way = order.address, order.port
         self.pair, self.ledger = pair, track.ledger
         self.until_s = prober.now_s() + BEGIN_S
@@ -208,18 +208,20 @@ class Hping3Prober:
 
     def _carry_over(self, tracks: dict[tuple[object, ...], RunTrack]) -> None:
         """Give the runs under way their places in the ledgers that there are now."""
-        places: dict[tuple[object, ...], dict[tuple[object, ...], int]] = {}
+        under_way: dict[tuple[object, ...], dict[Pair, list[_Run]]] = {}
         for run in self._runs.values():
-            track = tracks.get(run.group)
-            if track is not None and run.group not in places:
-                places[run.group] = {identity_of(p): n for n, p in enumerate(track.pairs)}
-            place = places.get(run.group, {}).get(run.series)
-            if track is None or place is None:
-                self._kill(run, "it is not wanted any more")
-                continue
-            run.ledger = run.account.ledger = track.ledger
-            run.account.flows = run.account.flows % track.ports + place * track.ports
-            run.pair = place
+            under_way.setdefault(run.group, {}).setdefault(run.probed, []).append(run)
+        for group, runs in under_way.items():
+            track = tracks.get(group)
+            places = places_of(list(runs), () if track is None else track.pairs)
+            for place, some in zip(places, runs.values(), strict=True):
+                for run in some:
+                    if track is None or place < 0:
+                        self._kill(run, "it is not wanted any more")
+                        continue
+                    run.ledger = run.account.ledger = track.ledger
+                    run.account.flows = run.account.flows % track.ports + place * track.ports
+                    run.pair, run.probed = place, track.pairs[place]
 
     def close(self) -> None:
         """End all runs, let all ports go."""

@@ -88,6 +88,8 @@ class OpenInterval:
     suspect: int = 0  # bits of SUSPECT_REASONS that hold for all pairs
     pair_suspect: npt.NDArray[np.uint32] = field(factory=lambda: np.zeros(0, np.uint32))
     notes: set[str] = field(factory=set)
+    #: What the pairs were called then, if not as they are now: the ledger's owner knows.
+    called: Any = None
 
 
 class Ledger:

@@ -89,6 +89,28 @@ def identity_of(pair: Pair) -> tuple[object, ...]:
     return tuple(sorted(pair.series_tags().items()))
 
 
+def places_of(wanted: Sequence[Pair], present: Sequence[Pair]) -> list[int]:
+    """Return where each wanted pair is among those present, -1 if it is not; no place twice.
+
+    It is where its series is, or else where a pair is that is the same on the wire: then it is only
+    called otherwise, since our own address or a tag is another.
+    """
+    series = {identity_of(pair): n for n, pair in enumerate(present)}
+    places = [series.pop(identity_of(pair), -1) for pair in wanted]
+    if series:
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for n in sorted(series.values(), reverse=True):
+            alike.setdefault(_on_the_wire(present[n]), []).append(n)
+        for n, pair in enumerate(wanted):
+            if places[n] < 0 and (left := alike.get(_on_the_wire(pair))):
+                places[n] = left.pop()
+    return places
+
+
+def _on_the_wire(pair: Pair) -> tuple[object, ...]:
+    return pair.dst_ip, pair.dst_port, pair.dscp, pair.size
+
+
 def same_groups(some: Sequence[Group], others: Sequence[Group]) -> bool:
     """Tell whether two plans come to the same: equal groups of equal pairs in the same order."""
     return len(some) == len(others) and all(

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -18,6 +18,7 @@ from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
 from llama.collector.plan import Group, make_plan
 from llama.collector.probers import Probers
+from llama.collector.slices import Job, Slices
 from llama.collector.summary import ClosedInterval
 from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors, load_collector
@@ -31,6 +32,8 @@ from llama.process import processor_s, raise_open_files, resident_octets
 
 #: After which sockets that could not be had are asked for again, at first and at last.
 RETRY_S, LONGEST_RETRY_S = 10.0, 120.0
+#: After which it is looked up whence the kernel sends to a destination, and how many at once.
+SOURCES_S, SOURCES_AT_ONCE = 60.0, 64
 #: Names that do not answer may take hours, all together: what is known by then is probed meanwhile.
 MEANWHILE_S = 5.0
 
@@ -58,7 +61,10 @@ class ProbingService(Service):
             clock_error_ns=clock_error_ns, retick=self._ticker.start, arranged=self._arranged,
         )  # fmt: skip
         self.tracing = Tracing(self.prober.udp)
-        self._sources: dict[tuple[str, str | None], str] = {}
+        self._slices = Slices(reactor)
+        self._sources: dict[str, str] = {}  # whence the kernel sends, by destination
+        self._known_sources: dict[str, str] = {}  # the same, while a plan is made anew
+        self._sources_call: Any = None
         self._newest = config  # read last; in use once it is known that its programs run
 
     def startService(self) -> None:
@@ -73,6 +79,7 @@ class ProbingService(Service):
             raise CannotListen(f"llama-collector: {refused}")
         return_large_blocks()
         raise_open_files()
+        self._sources_call = self._reactor.callLater(SOURCES_S, self._look_for_sources)
         self._look_up().addErrback(self._failed)
 
     def _hosts(self) -> list[str]:
@@ -114,10 +121,10 @@ class ProbingService(Service):
 
     def _replan(self) -> None:
         """Work out what to probe from the configuration and the addresses known now."""
-        self._sources = {}
         self._planned = dict(self._names.addresses)
-        groups = make_plan(self.config, self._names.addresses, self._source_address)
-        self._groups = groups
+        self._known_sources, self._sources = self._sources, {}
+        self._groups = make_plan(self.config, self._names.addresses, self._source_address)
+        self._known_sources = {}
         self._retry_s = RETRY_S
         self._probe()
 
@@ -174,12 +181,47 @@ class ProbingService(Service):
         """Return whence the kernel sends to a destination: nothing is sent to find out."""
         if configured is not None and configured not in ("0.0.0.0", "::"):  # noqa: S104
             return configured
-        key = destination, configured
-        if key not in self._sources:
+        if destination not in self._sources:
             # Without a route the series is named all the same, by the unspecified address.
             unspecified = "::" if ":" in destination else "0.0.0.0"  # noqa: S104
-            self._sources[key] = local_address(destination) or unspecified
-        return self._sources[key]
+            known = self._known_sources.get(destination) or local_address(destination)
+            self._sources[destination] = known or unspecified
+        return self._sources[destination]
+
+    def _look_for_sources(self) -> None:
+        """Find out whether the kernel sends from other addresses by now."""
+        self._sources_call = None
+        looking = self._slices.background(self._sources_now())
+        looking.addCallback(self._sources_found).addErrback(self._sources_not_taken_up)
+
+    def _sources_now(self) -> Job[dict[str, str]]:
+        """Return whence the kernel sends to each destination; one that has no route is left out."""
+        found = {}
+        for n, destination in enumerate(list(self._sources)):
+            if n and n % SOURCES_AT_ONCE == 0:
+                yield None
+            source = local_address(destination)
+            if source is not None:
+                found[destination] = source
+        return found
+
+    def _sources_found(self, found: dict[str, str]) -> None:
+        self._sources_call = self._reactor.callLater(SOURCES_S, self._look_for_sources)
+        changed = {d: s for d, s in found.items() if self._sources.get(d, s) != s}
+        if changed:
+            self.log.info(
+                "sends to {count} destinations from another address than before, such as {source}",
+                count=len(changed), source=next(iter(changed.values())),
+            )  # fmt: skip
+            self._sources.update(changed)
+            self._replan()
+
+    def _sources_not_taken_up(self, failure: Any) -> None:
+        if failure.check(CancelledError):  # that is our stop
+            return
+        self.log.failure("our own addresses could not be taken up", failure=failure)
+        if self._sources_call is None:
+            self._sources_call = self._reactor.callLater(SOURCES_S, self._look_for_sources)
 
     def reload(self) -> None:
         """Read the configuration file again; a bad one changes nothing."""
@@ -212,6 +254,7 @@ class ProbingService(Service):
         ):  # fmt: skip
             self.log.warn("interval, keep and api take effect only when the collector is restarted")
         before, self.config = self.config, config
+        self._sources = {}
         self.log.info(
             "{path} reloaded: takes effect when the next interval begins", path=config.path
         )
@@ -228,6 +271,10 @@ class ProbingService(Service):
         super().stopService()
         self._stop_retry()
         self._stop_meanwhile()
+        if self._sources_call is not None:
+            self._sources_call.cancel()
+            self._sources_call = None
+        self._slices.stop()
         self._names.stop()
         self._ticker.stop()
         self.engine.stop()

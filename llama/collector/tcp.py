@@ -34,7 +34,7 @@ from twisted.logger import Logger
 
 from llama.collector.complaints import Complaints
 from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
-from llama.collector.plan import Group, Source, identity_of
+from llama.collector.plan import Group, Source, places_of
 from llama.collector.prober import LONGEST_DRAIN_S
 from llama.collector.schedule import BURST
 from llama.collector.sockets import (
@@ -44,7 +44,7 @@ from llama.collector.sockets import (
     require_zone,
     zone_of,
 )
-from llama.collector.summary import suspect_bit
+from llama.collector.summary import Pair, suspect_bit
 from llama.collector.track import Track
 from llama.net import mmsg
 
@@ -105,7 +105,7 @@ class _Attempt:
     sock: socket.socket
     ledger: Ledger
     group: tuple[object, ...]  # its identity
-    series: tuple[object, ...]  # its pair's
+    pair: Pair
     way: tuple[object, ...]  # source and destination: there is one attempt at a time
     flow: int
     sequence: int
@@ -200,17 +200,20 @@ class TcpProber:
 
     def _carry_over(self, tracks: dict[tuple[object, ...], Track]) -> None:
         """Give the attempts under way their places in the ledgers that there are now."""
-        places: dict[tuple[object, ...], dict[tuple[object, ...], int]] = {}
-        for attempt in list(self._attempts.values()):
-            track = tracks.get(attempt.group)
-            if track is not None and attempt.group not in places:
-                places[attempt.group] = {identity_of(p): n for n, p in enumerate(track.pairs)}
-            place = places.get(attempt.group, {}).get(attempt.series)
-            if track is None or place is None:
-                self._end(attempt)
-                continue
-            attempt.ledger = track.ledger
-            attempt.flow = place * track.ports + attempt.flow % track.ports
+        under_way: dict[tuple[object, ...], dict[Pair, list[_Attempt]]] = {}
+        for attempt in self._attempts.values():
+            of_group = under_way.setdefault(attempt.group, {})
+            of_group.setdefault(attempt.pair, []).append(attempt)
+        for group, attempts in under_way.items():
+            track = tracks.get(group)
+            places = places_of(list(attempts), () if track is None else track.pairs)
+            for place, some in zip(places, attempts.values(), strict=True):
+                for attempt in some:
+                    if track is None or place < 0:
+                        self._end(attempt)
+                        continue
+                    attempt.ledger, attempt.pair = track.ledger, track.pairs[place]
+                    attempt.flow = place * track.ports + attempt.flow % track.ports
 
     def close(self) -> None:
         """End all attempts, let all ports go."""
@@ -294,8 +297,7 @@ class TcpProber:
         code = sock.connect_ex(address)
         until_s = self._monotonic_s() + min(group.timeout_s, GIVE_UP_S)
         attempt = _Attempt(
-            sock, track.ledger, group.identity, identity_of(pair), way, flow, int(sequence[0]),
-            t1_ns,
+            sock, track.ledger, group.identity, pair, way, flow, int(sequence[0]), t1_ns,
         )  # fmt: skip
         self._attempts[sock.fileno()] = attempt
         self._ways.add(way)
