@@ -2,7 +2,7 @@
 
 The engine owns the tracks of its prober and gives each closed interval, complete, to whoever asked
 for it. Changes of what to probe take effect where an interval begins, so that no interval is in
-two parts and no flow that stays is disturbed.
+two parts and no flow that stays is disturbed: it has its turns as before, and goes on counting.
 """
 
 from __future__ import annotations
@@ -175,8 +175,8 @@ class Engine:
             self._new.append(track)
             return track
         wanted = places_of(group.pairs, track.pairs)
-        whole = wanted == list(range(len(track.pairs))) and track.live.all()
-        if whole and same_groups([track.group], [group]):
+        same_pairs = wanted == list(range(len(track.pairs))) and track.live.all()
+        if same_pairs and same_groups([track.group], [group]):
             return track
         waiting = track.ledger.pairs_waiting()
         gone = [n for n in sorted({*range(len(track.pairs))} - {*wanted}) if waiting[n]]
@@ -184,12 +184,15 @@ class Engine:
         new = np.flatnonzero(origin >= 0)
         pairs = (*group.pairs, *(track.pairs[n] for n in gone))
         dscps = np.array([pair.dscp for pair in pairs], np.uint8)
-        ledger = track.ledger.rearranged(dscps, new, origin[new])
+        ledger = track.ledger
+        if not same_pairs or not ledger.take_rate(group.rate_pps):
+            ledger = ledger.rearranged(dscps, new, origin[new], group.rate_pps)
         _call_as_before(track, ledger, pairs, new, origin[new])
         live = np.arange(len(pairs)) < len(group.pairs)
         fresh = self.prober.track(group.with_pairs(pairs), ledger, live, now_s)
-        for name in ("started", "reflector_drops", "reflector_limited"):
-            getattr(fresh, name)[new] = getattr(track, name)[origin[new]]
+        fresh.follow(track, new, origin[new])
+        if track in self._new:
+            self._new.append(fresh)
         return fresh
 
     def _retired(self, track: Track, now_s: float) -> Track:

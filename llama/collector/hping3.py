@@ -17,7 +17,7 @@ import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,14 @@ class RunTrack(Track):
         self.turns = Turns(runs, sizes, group.rate_pps, now_s, chance)
         self.schedule = self.turns
         self.waiting: dict[tuple[int, int], None] = {}  # runs, in the order they came due
+
+    def _follow_schedule(self, before: Track, moved: Mapping[int, int]) -> None:
+        assert isinstance(before, RunTrack)
+        if self.stretches != before.stretches:
+            return
+        runs = {run: (moved[run[0]], run[1]) for run in before.turns.runs if run[0] in moved}
+        self.turns.follow_runs(before.turns, runs, self._chance)
+        self.waiting = {runs[run]: None for run in before.waiting if run in runs}
 
 
 class _Run:

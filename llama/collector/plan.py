@@ -42,7 +42,7 @@ class Source:
 class Group:
     """Pairs that share source ports, rate and timeout.
 
-    ``pairs`` change with a reload or an address; all else is the group's `identity`.
+    ``pairs`` and rate change with a reload or an address; all else is the group's `identity`.
     """
 
     test: str
@@ -60,10 +60,14 @@ class Group:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Return what stays the same over a reload that only changes pairs."""
+        """Return what stays the same over a reload that only changes pairs or the rate.
+
+        The rate changes by itself, where a cap is shared by what has an address at the time.
+        """
         return (
-            self.test, self.probe, self.version, self.sources, self.rate_pps, self.timeout_s,
-            self.reply_dscp, self.tlvs, self.key, self.in_flight, self.cycle,
+            self.test, self.probe, self.version, self.sources, self.timeout_s, self.reply_dscp,
+            self.tlvs, self.key, self.in_flight,
+            None if self.cycle is None else evolve(self.cycle, spacing_s=0.0),
         )  # fmt: skip
 
     def with_pairs(self, pairs: Sequence[Pair]) -> Group:

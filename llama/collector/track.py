@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,7 +11,7 @@ import numpy.typing as npt
 from llama.collector import formats
 from llama.collector.flow_index import flow_keys
 from llama.collector.lane import HEAD
-from llama.collector.ledger import Ledger
+from llama.collector.ledger import Ints, Ledger
 from llama.collector.plan import Group
 from llama.collector.schedule import Schedule
 from llama.collector.sockets import ProbeSocket, interface_number, sockaddr, zone_of
@@ -36,6 +36,7 @@ class Track:
         now_s: float,
     ) -> None:
         self.group = group
+        self._chance = chance
         self.ledger = ledger
         self.live = live
         self.sockets = list(sockets)
@@ -84,6 +85,19 @@ class Track:
         self.started = np.zeros(len(self.pairs), np.uint64)
         self.reflector_drops = np.zeros(len(self.pairs), np.uint32)
         self.reflector_limited = np.zeros(len(self.pairs), np.uint32)
+
+    def follow(self, before: Track, pairs: Ints, others: Ints) -> None:
+        """Go on where ``before`` was: its pair ``others[i]`` is ``pairs[i]`` here."""
+        for name in ("started", "reflector_drops", "reflector_limited"):
+            getattr(self, name)[pairs] = getattr(before, name)[others]
+        both = before.live[others] & self.live[pairs]
+        moved = dict(zip(others[both].tolist(), pairs[both].tolist(), strict=True))
+        self._follow_schedule(before, moved)
+
+    def _follow_schedule(self, before: Track, moved: Mapping[int, int]) -> None:
+        """Let the pairs that stay keep their turns; ``moved`` says which they are, and are now."""
+        self.schedule.follow(before.schedule, moved, self._chance)
+        self.names_in_order = self.names[self.schedule.order]
 
     def follow_interfaces(self) -> bool:
         """Address interfaces that were made anew by their new numbers; tell whether there are any."""
