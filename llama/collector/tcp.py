@@ -58,6 +58,8 @@ _TCP_SYNCNT = 7
 _RTT_AT, _RETRANSMITS_AT = 68, 100  # tcpi_rtt (us) and tcpi_total_retrans in struct tcp_info
 _INFO_SIZE = 104
 _EVENTS = 256  # taken at once
+#: Flows in line for a turn that are looked at for one who can have it.
+_LOOKED_AT = 16
 
 
 class PortSocket(ProbeSocket):
@@ -157,6 +159,8 @@ class TcpProber:
         self._attempts: dict[int, _Attempt] = {}  # by descriptor
         self._ways: set[tuple[object, ...]] = set()
         self._in_flight: Counter[tuple[object, ...]] = Counter()
+        #: Flows that were refused a turn, by what they waited for: a way, or a group.
+        self._lines: dict[tuple[object, ...], dict[tuple[Track, int], None]] = {}
         self._waiting: list[tuple[float, int, _Attempt]] = []  # a heap, by when to give up
         self._numbers = itertools.count()
         self._ticked_s: float | None = None
@@ -190,6 +194,7 @@ class TcpProber:
         """Probe these tracks, and only these, from now on."""
         self._carry_over({track.group.identity: track for track in tracks})
         self.tracks = list(tracks)
+        self._lines.clear()
         used = {source for track in self.tracks for source in track.group.sources}
         for source in [source for source in self.sockets if source not in used]:
             self.let_go(source)
@@ -269,18 +274,19 @@ class TcpProber:
                 )
 
     def _attempt(self, track: Track, flow: int) -> None:
-        """Begin one attempt, unless too many are under way."""
-        group = track.group
-        number, port = divmod(flow, track.ports)
-        pair = track.pairs[number]
-        source = group.sources[port]
-        way = (source, pair.dst_ip, pair.dst_port)
-        if way in self._ways:
-            self.failed_sends["EALREADY"] += 1  # the one before has no answer yet
+        """Begin one attempt, unless too many are under way; another's that was refused goes first."""
+        way, group = _way(track, flow), track.group
+        if way in self._ways:  # the one before has no answer yet
+            self._refuse(track, flow, way, "EALREADY")
             return
         if self._in_flight[group.identity] >= group.in_flight:
-            self.failed_sends["EMFILE"] += 1
+            self._refuse(track, flow, group.identity, "EMFILE")
             return
+        if self._lines:
+            track, flow = self._first_in_line(track, flow)
+            way, group = _way(track, flow), track.group
+        number, port = divmod(flow, track.ports)
+        pair, source = track.pairs[number], group.sources[port]
         try:
             address = self._address(source, pair.dst_ip, pair.dst_port)
             sock = attempt_socket(source, track.sockets[port].number)
@@ -313,6 +319,36 @@ class TcpProber:
             track.ledger.unsend(np.array([flow]), cells)
             self.sent -= 1
             self._failed(track, number, code)
+
+    def _refuse(self, track: Track, flow: int, what: tuple[object, ...], name: str) -> None:
+        """Do not send what is due; the flow stands in line for the next turn at ``what`` is taken."""
+        self._lines.setdefault(what, {})[track, flow] = None
+        self.failed_sends[name] += 1
+        track.ledger.mark(
+            suspect_bit("send_failed"),
+            f"connection attempts wait for one another: {name}",
+            pairs=np.array([flow // track.ports]),
+        )
+
+    def _first_in_line(self, track: Track, flow: int) -> tuple[Track, int]:
+        """Return who has the turn of a flow: who waits longest for its group, or for its way, or it.
+
+        Who is given a turn leaves the line; whose turn it was stands in it instead.
+        """
+        for what in (track.group.identity, _way(track, flow)):
+            line = self._lines.get(what, {})
+            for first in itertools.islice(line, _LOOKED_AT):
+                other, its_flow = first
+                full = self._in_flight[other.group.identity] >= other.group.in_flight
+                if full or _way(other, its_flow) in self._ways:
+                    continue
+                del line[first]
+                if first != (track, flow):
+                    line[track, flow] = None  # at the end, unless it is in line already
+                elif not line:
+                    del self._lines[what]
+                return first
+        return track, flow
 
     @staticmethod
     def _address(source: Source, address: str, port: int) -> tuple[Any, ...]:
@@ -403,3 +439,10 @@ class TcpProber:
         self._ways.discard(attempt.way)
         self._in_flight[attempt.group] -= 1
         attempt.sock.close()  # which the epoll object forgets by itself
+
+
+def _way(track: Track, flow: int) -> tuple[object, ...]:
+    """Return from where to where a flow's attempts go, whatever their class."""
+    number, port = divmod(flow, track.ports)
+    pair = track.pairs[number]
+    return track.group.sources[port], pair.dst_ip, pair.dst_port
