@@ -113,6 +113,28 @@ class EngineTests(EngineCase):
         self.run_until(lambda: any("clock_step" in self.reasons(i) for i in self.closed))
         self.step_ns = 0
 
+    def test_a_clock_set_back_makes_no_longer_window(self) -> None:
+        """The window ends before cells would have to be used again: no probe is missing from counts."""
+        self.engine.interval_ns = 30 * SECOND
+        into = (time.time_ns() % (30 * SECOND)) / SECOND
+        self.step_ns = round((20 - into) * SECOND)  # twenty seconds into a window
+        self.engine.use([self.group()])
+        self.engine._began_s -= 20
+        self.run_until(lambda: self.prober.sent > 20)
+        self.step_ns -= 3 * SECOND  # for a while the slack is enough
+        sent = self.prober.sent
+        self.run_until(lambda: self.prober.sent > sent + 5)
+        (track,) = self.prober.tracks
+        self.assertEqual(track.ledger.over, [])
+        self.step_ns -= 3 * SECOND
+        self.run_until(lambda: track.ledger.over)
+        sent = int(track.ledger.next_sequence.sum())
+        closed = self.newest(1)
+        self.assertEqual(int(closed.pair_stats["sent"].sum()), sent)
+        self.assertIn("clock_step", self.reasons(closed))
+        assert track.ledger.current is not None
+        self.assertEqual(track.ledger.current.end_ns, closed.end_ns)
+
     def test_full_receive_buffer_is_marked(self) -> None:
         """Replies dropped at our own socket are loss of our own, and are called so."""
         self.patch(sockets, "SOCKET_BUFFER", 2304)

@@ -21,7 +21,7 @@ from twisted.logger import Logger
 
 from llama.collector import closing, memory
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
-from llama.collector.ledger import Ints, Ledger, OpenInterval
+from llama.collector.ledger import SLACK_S, Ints, Ledger, OpenInterval
 from llama.collector.plan import Group, places_of, same_groups
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
@@ -84,6 +84,7 @@ class Engine:
         self.groups: Sequence[Group] = ()  #: in use
         self._start_ns = 0  # of the current window
         self._end_ns = 0
+        self._began_s = 0.0  # on the monotonic clock
         self._tick_s = LONGEST_TICK_S
         self._new: list[Track] = []  # tracks that have not begun
         self._drain_s = LONGEST_TICK_S
@@ -259,8 +260,10 @@ class Engine:
             for track in self.prober.tracks:
                 track.ledger.clock_stepped()
             self._mark("clock_step", f"the wall clock was stepped by {step / 1e9:.6f} s")
-            if self._end_ns and self._wall_ns() < self._start_ns - self.interval_ns:
-                self._begin_window(self._wall_ns(), now_s)
+        # Set back, the clock makes a window longer than ledgers have cells for.
+        lasts_s = now_s - self._began_s + (self._end_ns - self._wall_ns()) / 1e9
+        if step < 0 and self._end_ns and lasts_s > self.interval_ns / 1e9 + SLACK_S / 2:
+            self._begin_window(self._wall_ns(), now_s)
 
     def _mark(self, reason: str, note: str) -> None:
         for track in self.prober.tracks:
@@ -272,6 +275,7 @@ class Engine:
         """Begin the aligned window that ``wall_ns`` lies in; what was running is over."""
         self._start_ns = wall_ns // self.interval_ns * self.interval_ns
         self._end_ns = self._start_ns + self.interval_ns
+        self._began_s = now_s
         for track in self.prober.tracks:
             track.ledger.roll(self._start_ns, self._end_ns, now_s)
         if not self._closing:
