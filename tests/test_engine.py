@@ -308,6 +308,22 @@ class DrainTests(EngineCase):
         self.assertEqual(self.prober.received, self.prober.sent)
         self.assertEqual(np.count_nonzero(track.ledger.flags & STAMPED), self.prober.sent)
 
+    def test_what_was_skipped_stays_counted(self) -> None:
+        """The count of skipped probes outlasts the schedules that skipped them."""
+        now_ns = time.monotonic_ns()
+        self.patch(self.engine, "_monotonic_ns", lambda: now_ns)
+        self.engine.use([self.group()])
+        self.engine.tick()
+        now_ns += SECOND
+        self.engine.tick()
+        skipped = self.prober.skipped
+        self.assertGreater(skipped, 50)
+        self.engine.use([self.group(pair("127.0.0.2", self.number))])
+        self.engine._end_ns = 1  # the next interval begins with the next tick
+        self.engine.tick()
+        self.assertEqual([p.dst_ip for t in self.prober.tracks for p in t.pairs[:1]], ["127.0.0.2"])
+        self.assertGreaterEqual(self.prober.skipped, skipped)
+
     def test_each_test_catches_up_by_itself(self) -> None:
         """After a pause a slow test of large probes does not leave all at once beside a fast one."""
         small = self.group(*(pair(f"127.0.0.{n}", 9) for n in range(1, 101)), ports=1, rate=90)

@@ -8,9 +8,8 @@ two parts and no flow that stays is disturbed: it has its turns as before, and g
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -66,7 +65,6 @@ class Engine:
         arranged: Callable[[], Any] = lambda: None,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
-        chance: random.Random | None = None,
     ) -> None:
         self.prober = prober
         self.interval_ns = interval_s * 1_000_000_000
@@ -76,7 +74,6 @@ class Engine:
         self._retick = retick
         self._arranged = arranged
         self._wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
-        self._chance = random.Random() if chance is None else chance
         self._slices = Slices(clock)
         self._watch = ClockWatch(wall_ns, monotonic_ns)
         self._starvation = Starvation()
@@ -96,12 +93,10 @@ class Engine:
         self._closing = False
         self._silent: set[tuple[object, ...]] = set()  # groups of which no probe could be sent
         self._hindered = False  # by an error, from taking up what is wanted
-        self._notes: Counter[str] = Counter()
         self.close_number = 0
         self.generation = 0  # of the configuration in use
         self.lag_s = 0.0  # the longest lag of a tick in the current interval
         self.last_lag_s = 0.0  # and in the one before
-        self.skipped = 0
 
     # What to probe
 

@@ -152,6 +152,7 @@ class Hping3Prober:
         self._closed = False
         self._witness: Witness | None = None
         self.sent = 0
+        self.skipped = 0
         self.received = 0
         self.strangers = 0
         self.receive_drops = 0
@@ -285,6 +286,7 @@ class Hping3Prober:
             skipped = track.turns.skipped
             due = track.turns.runs_due(now_s)
             if track.turns.skipped != skipped:
+                self.skipped += track.turns.skipped - skipped
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )

@@ -81,6 +81,7 @@ class UdpProber:
         self._outboxes: dict[Track, Outbox] = {}  # of those that are probed
         self._ssids: dict[tuple[object, ...], dict[tuple[int, int], int]] = {}
         self.sent = 0
+        self.skipped = 0
         self.receive_drops = 0
         self.failed_sends: Counter[str] = Counter()
         self._complaints = Complaints()
@@ -268,6 +269,7 @@ class UdpProber:
             for burst in schedule.bursts(now_s, BURST, elapsed_s):
                 self._send(track, burst)
             if schedule.skipped != skipped:
+                self.skipped += schedule.skipped - skipped
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )

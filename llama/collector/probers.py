@@ -138,6 +138,11 @@ class Probers:
         return sum(prober.sent for prober in self._probers.values())
 
     @property
+    def skipped(self) -> int:
+        """How many probes were not sent, since it was too late for them."""
+        return sum(prober.skipped for prober in self._probers.values())
+
+    @property
     def received(self) -> int:
         """How many of them were answered."""
         return sum(prober.received for prober in self._probers.values())

@@ -295,7 +295,7 @@ class ProbingService(Service):
             "stranger_packets_total": prober.strangers,
             "receive_drops_total": prober.receive_drops,
             "send_failures_total": dict(prober.failed_sends),
-            "probes_skipped_total": sum(track.schedule.skipped for track in prober.tracks),
+            "probes_skipped_total": prober.skipped,
             "probes_per_second": prober.probes_per_s,
             "tick_lag_seconds": max(engine.lag_s, engine.last_lag_s),
             "pairs": sum(len(track.pairs) for track in prober.tracks),

@@ -165,6 +165,7 @@ class TcpProber:
         self._numbers = itertools.count()
         self._ticked_s: float | None = None
         self.sent = 0
+        self.skipped = 0
         self.received = 0
         self.strangers = 0
         self.receive_drops = 0
@@ -269,6 +270,7 @@ class TcpProber:
                     self._attempt(track, flow)
                     self._look()
             if track.schedule.skipped != skipped:
+                self.skipped += track.schedule.skipped - skipped
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
