@@ -1,9 +1,20 @@
-"""What this process itself uses of its machine: memory and processor time."""
+"""What this process itself uses of its machine, and may use: memory, processor time, open files."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import resource
+
+
+def raise_open_files() -> None:
+    """Raise the limit of open files as far as that needs no privilege."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(
+            ValueError, OSError
+        ):  # some systems have a lower limit of their own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def resident_octets() -> int:

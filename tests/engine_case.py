@@ -57,7 +57,6 @@ class EngineCase(SynchronousTestCase):
         )  # fmt: skip
         self.engine = Engine(
             self.clock, self.prober, self.interval_s, self.closed.append, wall_ns=self.wall_ns,
-            chance=random.Random(3),
         )  # fmt: skip
         self.addCleanup(self.engine.stop)
 

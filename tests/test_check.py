@@ -509,6 +509,8 @@ class HostTests(CheckCase):
         self.assertFalse(self.finding(path, "interface vrf-blue", root)["suffices"])
         root = self.sysctl(**{"net__ipv4__conf__vrf-blue__forwarding": "0"})
         self.assertTrue(self.finding(path, "interface vrf-blue", root)["suffices"])
+        path = self.file("tests: [{targets: t}]\ntargets: {t: [{ip: 'fe80::1%wan9'}]}\n")
+        self.assertFalse(self.finding(path, "interface wan9", root)["suffices"])
 
     def test_programs(self) -> None:
         """A program that is not there, or is not what it should be, is told, with what to do."""

@@ -562,6 +562,15 @@ class Transfer(SynchronousTestCase):
         for one in asked[:-1]:
             self.assertEqual(self.successResultOf(one).code, 200)
 
+    def test_own_health_after_the_clock_was_ahead(self):
+        """Once a window the collector tells of itself, also after a clock years ahead was put right."""
+        served = Served(health=lambda: {"probes_sent_total": 1})
+        told = []
+        for start_s in (1_900_000_020, 1_700_000_010, 1_700_000_010, 1_700_000_040):
+            served.close(1, start_s=start_s)
+            told.append(served.history.held[-1].health is not None)
+        self.assertEqual(told, [True, True, False, True])
+
     def test_status_tells_of_trouble(self):
         """While something is the matter the status is 503 and says what."""
         served = Served()

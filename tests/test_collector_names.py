@@ -40,14 +40,14 @@ class Resolver:
             receiver.resolutionComplete()
 
 
-class DeadResolverTests(SynchronousTestCase):
-    """The DNS is down, as it is at three in the morning."""
+class ServiceCase(SynchronousTestCase):
+    """A collector's probing on a clock of its own, with sockets that are real."""
 
     def service(self, *hosts: str) -> ProbingService:
         """A probing service for these hosts, started."""
         path = Path(self.mktemp())
         lines = (
-            f"    - {{ip: {host}, port: 9, tags: {{dst_hostname: h{n}}}}}"
+            f"    - {{ip: '{host}', port: 9, tags: {{dst_hostname: h{n}}}}}"
             for n, host in enumerate(hosts)
         )
         path.write_text(CONFIG.format(targets="\n".join(lines)))
@@ -62,6 +62,10 @@ class DeadResolverTests(SynchronousTestCase):
     def probed(self, service: ProbingService) -> set[str]:
         """The addresses that are probed."""
         return {pair.dst_ip for track in service.prober.tracks for pair in track.pairs}
+
+
+class DeadResolverTests(ServiceCase):
+    """The DNS is down, as it is at three in the morning."""
 
     def test_addresses_do_not_wait_for_names(self) -> None:
         """What needs no look-up is probed though not one name is answered for."""

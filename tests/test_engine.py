@@ -114,6 +114,28 @@ class EngineTests(EngineCase):
         self.run_until(lambda: any("clock_step" in self.reasons(i) for i in self.closed))
         self.step_ns = 0
 
+    def test_a_clock_set_back_makes_no_longer_window(self) -> None:
+        """The window ends before cells would have to be used again: no probe is missing from counts."""
+        self.engine.interval_ns = 30 * SECOND
+        into = (time.time_ns() % (30 * SECOND)) / SECOND
+        self.step_ns = round((20 - into) * SECOND)  # twenty seconds into a window
+        self.engine.use([self.group()])
+        self.engine._began_s -= 20
+        self.run_until(lambda: self.prober.sent > 20)
+        self.step_ns -= 3 * SECOND  # for a while the slack is enough
+        sent = self.prober.sent
+        self.run_until(lambda: self.prober.sent > sent + 5)
+        (track,) = self.prober.tracks
+        self.assertEqual(track.ledger.over, [])
+        self.step_ns -= 3 * SECOND
+        self.run_until(lambda: track.ledger.over)
+        sent = int(track.ledger.next_sequence.sum()) - track.ledger.flows  # they begin with 1
+        closed = self.newest(1)
+        self.assertEqual(int(closed.pair_stats["sent"].sum()), sent)
+        self.assertIn("clock_step", self.reasons(closed))
+        assert track.ledger.current is not None
+        self.assertEqual(track.ledger.current.end_ns, closed.end_ns)
+
     def test_full_receive_buffer_is_marked(self) -> None:
         """Replies dropped at our own socket are loss of our own, and are called so."""
         self.patch(sockets, "SOCKET_BUFFER", 2304)
@@ -287,6 +309,22 @@ class DrainTests(EngineCase):
         self.assertEqual(self.prober.received, self.prober.sent)
         self.assertEqual(np.count_nonzero(track.ledger.flags & STAMPED), self.prober.sent)
 
+    def test_what_was_skipped_stays_counted(self) -> None:
+        """The count of skipped probes outlasts the schedules that skipped them."""
+        now_ns = time.monotonic_ns()
+        self.patch(self.engine, "_monotonic_ns", lambda: now_ns)
+        self.engine.use([self.group()])
+        self.engine.tick()
+        now_ns += SECOND
+        self.engine.tick()
+        skipped = self.prober.skipped
+        self.assertGreater(skipped, 50)
+        self.engine.use([self.group(pair("127.0.0.2", self.number))])
+        self.engine._end_ns = 1  # the next interval begins with the next tick
+        self.engine.tick()
+        self.assertEqual([p.dst_ip for t in self.prober.tracks for p in t.pairs[:1]], ["127.0.0.2"])
+        self.assertGreaterEqual(self.prober.skipped, skipped)
+
     def test_each_test_catches_up_by_itself(self) -> None:
         """After a pause a slow test of large probes does not leave all at once beside a fast one."""
         small = self.group(*(pair(f"127.0.0.{n}", 9) for n in range(1, 101)), ports=1, rate=90)
@@ -360,6 +398,56 @@ class DrainTests(EngineCase):
         self.assertEqual(stats["dscp_at_reflector"].tolist(), sent)
         self.assertEqual(stats["dscp_at_collector"].tolist(), sent)
         self.assertFalse(stats["remarked_forward"].any() or stats["remarked_reverse"].any())
+
+
+class StayingTests(EngineCase):
+    """Flows that stay while others change."""
+
+    def test_slow_flows_keep_time(self) -> None:
+        """While the address of one target changes in every interval, the others keep their period."""
+        self.answer_everywhere()
+        sent: dict[str, list[float]] = {}
+        send = self.prober._send
+
+        def noted(track: Any, burst: Any) -> None:
+            for flow in burst.flows.tolist():
+                address = track.pairs[flow // track.ports].dst_ip
+                sent.setdefault(address, []).append(time.monotonic())
+            send(track, burst)
+
+        self.patch(self.prober, "_send", noted)
+        stay = [pair(f"127.0.0.{n}", self.number) for n in (2, 3)]
+        for turn in range(6):
+            flap = pair(f"127.0.0.{10 + turn % 2}", self.number)
+            self.engine.use([self.group(*stay, flap, ports=1, rate=1.5)])
+            self.newest(1)
+        for address in ("127.0.0.2", "127.0.0.3"):
+            for a, b in itertools.pairwise(sent[address]):
+                self.assertLess(abs(b - a - 1 / 1.5), 0.1)
+
+    def test_another_rate_begins_nothing_anew(self) -> None:
+        """Faster or slower, a flow goes on counting, and what is under way is not lost."""
+        self.engine.use([self.group(rate=20)])
+        self.newest(1)
+        numbers = [sock.number for sock in self.prober.sockets.values()]
+        ssids = self.prober.tracks[0].ssids.tolist()
+        for rate, least in ((300, 300), (50, 50), (1200, 1200)):
+            before = int(self.prober.tracks[0].ledger.next_sequence.min())
+            self.engine.use([self.group(rate=rate)])
+            self.run_until(lambda rate=rate: self.prober.tracks[0].group.rate_pps == rate)
+            (track,) = self.prober.tracks
+            self.assertGreaterEqual(int(track.ledger.next_sequence.min()), before)
+            self.assertGreaterEqual(track.ledger.depth, least * (1 + 0.2 + 8))
+            self.assertEqual(track.ssids.tolist(), ssids)
+            self.newest(2)
+        self.newest(1)
+        self.assertEqual([sock.number for sock in self.prober.sockets.values()], numbers)
+        self.assertEqual(
+            [int(i.pair_stats["lost"].sum()) for i in self.closed], [0] * len(self.closed)
+        )
+        self.assertEqual(sum(int(i.pair_stats["sent"].sum()) for i in self.closed),
+                         sum(int(i.pair_stats["received"].sum()) for i in self.closed))  # fmt: skip
+        self.assertEqual(self.prober.strangers, 0)
 
 
 class WithoutIdentifiersTests(EngineCase):
@@ -492,6 +580,47 @@ class ScheduleTests(SynchronousTestCase):
         self.assertAlmostEqual(sum(sent), 2000 * ticks[-1], delta=40)
         self.assertEqual(schedule.skipped, 0)
 
+    def due_times(self, schedule: Schedule, first: int, last: int) -> dict[int, list[float]]:
+        """When each flow is due, between two ticks of a hundredth of a second."""
+        times: dict[int, list[float]] = {}
+        for tick in range(first, last):
+            for burst in schedule.bursts(tick / 100, 32, 0.01):
+                for flow in burst.flows.tolist():
+                    times.setdefault(flow, []).append(tick / 100)
+        return times
+
+    def test_flows_that_stay_keep_their_turns(self) -> None:
+        """Whoever leaves or comes, those that stay are due in the same order, at the same times."""
+        chance = random.Random(1)
+        before = Schedule(np.arange(40), 2, 0.5, 0.0, chance)
+        seen = self.due_times(before, 0, 777)
+        for gone, come, shift in ((1, 1, 0.0), (0, 4, 0.25), (4, 0, 0.25)):
+            pairs = np.arange(gone, 40 + come)  # the first have left, pair n is n - gone now
+            moved = {n: n - gone for n in range(gone, 40)}
+            after = Schedule(pairs - gone, 2, 0.5, 7.77, chance)
+            after.follow(before, moved, chance)
+            self.assertEqual(sorted(after.order.tolist()), list(range(40 + come - gone)))
+            times = self.due_times(after, 777, 1200)
+            for old, new in moved.items():
+                for port in range(2):
+                    last, following = seen[2 * old + port][-1], times[2 * new + port][:2]
+                    self.assertLess(abs(following[0] - last - 2.0), shift + 0.021)
+                    self.assertLess(abs(following[1] - following[0] - 2.0), 0.021)
+            stay = [moved[n] for n in before.order.tolist() if n in moved]
+            self.assertEqual([n for n in after.order.tolist() if n in moved.values()], stay)
+
+    def test_rate_changes_without_a_jump(self) -> None:
+        """At another rate the next flow is due a period of that rate after the one before."""
+        chance = random.Random(1)
+        before = Schedule(np.arange(10), 1, 1.0, 0.0, chance)
+        seen = self.due_times(before, 0, 500)
+        after = Schedule(np.arange(10), 1, 0.5, 5.0, chance)
+        after.follow(before, {n: n for n in range(10)}, chance)
+        times = self.due_times(after, 500, 900)
+        for flow, its in times.items():
+            self.assertTrue(1.0 - 0.02 <= its[0] - seen[flow][-1] <= 2.0 + 0.02)
+            self.assertLess(abs(its[1] - its[0] - 2.0), 0.021)
+
     def test_end_is_no_delay(self) -> None:
         """Once all is sent that was to be sent, nothing is due and nothing is skipped."""
         schedule = Schedule(np.arange(4), 2, 10.0, 0.0, random.Random(1))
@@ -591,6 +720,17 @@ class PlanTests(SynchronousTestCase):
             self.assertLessEqual(pps, options.get("max_pps", 1e12) * 1.0001)
             self.assertLessEqual(bps, options.get("max_bps", 1e12) * 1.0001)
         self.assertEqual(cap_factor(self.config(test), self.plan(self.config(test))), 1.0)
+
+    def test_a_cap_that_begins_to_bind_makes_nothing_new(self) -> None:
+        """A name that resolves may lower the rate of others; they stay the same groups."""
+        config = self.config(self.test(rate_pps=100.0), max_pps=250.0)
+        plans = [
+            make_plan(config, addresses, lambda *_: "192.0.2.9")
+            for addresses in ({"a": ("192.0.2.1",)}, self.ADDRESSES)
+        ]
+        (one,), (other,) = plans
+        self.assertGreater(one.rate_pps, other.rate_pps)
+        self.assertEqual(one.identity, other.identity)
 
     def test_class_sent_from_some_ports_alone(self) -> None:
         """A class is one series whatever other classes share some of its ports."""

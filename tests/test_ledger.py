@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llama.collector import closing
 from llama.collector.histogram import BINS, RELATIVE_ERROR, bin_of, lower_bound_ns, midpoint_ns
 from llama.collector.ledger import FOLLOWED, Ledger, Replies, depth_needed
-from llama.collector.summary import STATS, suspect_bit
+from llama.collector.summary import STATS, reasons, suspect_bit
 
 SECOND = 1_000_000_000
 MS = 1_000_000
@@ -373,6 +373,41 @@ class LedgerTests(SynchronousTestCase):
         stats = close(other).pair_stats
         self.assertEqual(stats["sent"].tolist(), [0, 2])
         self.assertEqual(stats["received"].tolist(), [0, 2])
+
+    def test_another_rate(self) -> None:
+        """At a rate that needs more cells, or fewer, all that is on record goes on."""
+        for rate in (8.0, 400.0):
+            book = Ledger(np.zeros(2, np.uint8), 1, 20.0, 1.0, 10.0)
+            book.roll(EPOCH, EPOCH + 10 * SECOND, 0.0)
+            times = [EPOCH + n * 50 * MS for n in range(300)]
+            for n, t1 in enumerate(times):
+                if n == 200:
+                    book.roll(EPOCH + 10 * SECOND, EPOCH + 20 * SECOND, 10.0)
+                book.send(np.array([0, 1]), t1)
+            self.assertEqual(book.take_rate(rate), rate < 20)
+            other = book.rearranged(np.zeros(1, np.uint8), np.array([0]), np.array([1]), rate)
+            self.assertNotEqual(other.depth, book.depth)
+            for n, t1 in enumerate(times):
+                other.reply(replies([0], [n + 1], [t1], [n], [t1 + MS]))
+            self.assertEqual(other.strangers, 0)
+            first = close(other).pair_stats[0]
+            end_of(other)
+            second = close(other).pair_stats[0]
+            self.assertEqual([int(s["sent"]) for s in (first, second)], [200, 100])
+            self.assertEqual([int(s["received"]) for s in (first, second)], [200, 100])
+
+    def test_a_rate_that_falls_wastes_no_memory(self) -> None:
+        """What a few flows have on record from a much higher rate makes not all flows as deep."""
+        book = Ledger(np.zeros(1, np.uint8), 1, 1000.0, 1.0, 10.0)
+        book.roll(EPOCH, EPOCH + 10 * SECOND, 0.0)
+        for n in range(9000):
+            book.send(np.array([0]), EPOCH + n * MS)
+        other = book.rearranged(np.zeros(1000, np.uint8), np.array([7]), np.array([0]), 1.0)
+        self.assertLessEqual(other.depth, 2 * depth_needed(1.0, 1.0, 10.0))
+        end_of(other)
+        row = close(other).pair_stats[7]
+        self.assertEqual(row["lost"], row["sent"])
+        self.assertIn("late_ticks", reasons(int(row["suspect"])))
 
     def test_numbers_come_round(self) -> None:
         """A flow's sequence number may pass 2**32 within an interval."""

@@ -298,6 +298,53 @@ class ConnectionTests(KindCase):
         self.assertLess(self.prober.sent, 6 * COUNT)
         self.assertEqual(self.closed(track).pair_stats["lost"].sum(), self.prober.sent)
 
+    def take_turns(self, group: Group, attempts: int) -> list[int]:
+        """Probe what does not answer until so many attempts were made; return those of each flow."""
+        track = self.begin(group)
+        track.schedule.limit = None
+        give_up = time.monotonic() + 60
+        while self.prober.sent < attempts:
+            assert time.monotonic() < give_up, "too few attempts"
+            self.prober.tick(time.monotonic(), 0.02)
+            self.prober.drain()
+            time.sleep(0.001)
+        assert track.ledger.current is not None
+        for bits in track.ledger.current.pair_suspect.tolist():
+            self.assertIn("send_failed", reasons(bits))
+        self.assertIn("wait for one another", str(track.ledger.current.notes))
+        numbers: list[int] = (track.ledger.next_sequence - 1).tolist()
+        return numbers
+
+    def test_classes_take_turns(self) -> None:
+        """Classes that share a source port have as many attempts each, and are marked."""
+        group = self.group("tcp", ["127.0.0.1"], self.silent(), dscps=(0, 46, 10))
+        self.assertEqual(self.take_turns(group, 9), [3, 3, 3])
+
+    def test_flows_take_turns(self) -> None:
+        """Flows beyond ``in_flight`` are probed in turn, none of them is left out for ever."""
+        group = self.group("tcp", ["127.0.0.1"], self.silent(), ports=6, in_flight=2)
+        self.assertEqual(self.take_turns(group, 12), [2] * 6)
+
+    def test_well_again(self) -> None:
+        """When a path answers again every flow has its own rate, and nothing more is refused."""
+        port = self.closed_port()
+        track = self.begin(self.group("tcp", ["127.0.0.1"], port, dscps=(0, 46)))
+        way = track.group.sources[0], "127.0.0.1", port
+        tcp = self.prober._probers["tcp"]
+        tcp._ways.add(way)
+        while not tcp.failed_sends["EALREADY"]:
+            self.prober.tick(time.monotonic(), 0.02)
+        tcp._ways.discard(way)
+        failed = tcp.failed_sends.total()
+        track.schedule.limit = None
+        while self.prober.sent < 60:
+            self.prober.tick(time.monotonic(), 0.02)
+            self.prober.drain()
+            time.sleep(0.001)
+        self.assertEqual(tcp.failed_sends.total(), failed)
+        first, second = track.ledger.next_sequence.tolist()
+        self.assertLessEqual(abs(first - second), 2)
+
     def test_many_flows(self) -> None:
         """Hundreds of flows from a few ports to many targets, without a file left open."""
         files = len(os.listdir("/proc/self/fd"))

@@ -7,6 +7,7 @@ from collections import Counter
 from attrs import frozen
 
 from llama.collector.hping3_process import programs_of
+from llama.collector.sockets import zone_of
 from llama.collector.summary import FLOW, STATS
 from llama.config import CollectorConfig, Test
 from llama.config.offered import offered, packet_octets, versions
@@ -34,7 +35,7 @@ class Demand:
     conntrack: int  #: entries if a firewall tracks every flow
     neighbours: dict[int, int]  #: IP version -> targets, if all were on directly attached links
     icmp: bool
-    interfaces: tuple[str, ...]  #: devices to bind to
+    interfaces: tuple[str, ...]  #: devices to bind to, or that link-local targets are behind
     programs: tuple[str, ...]  #: programs to run
     memory: int  #: octets, estimated
 
@@ -83,12 +84,20 @@ def demand(config: CollectorConfig) -> Demand:
         conntrack=wanted.flows,
         neighbours={version: len(hosts) for version, hosts in places.items()},
         icmp=any(test.probe == "icmp" for test in config.tests),
-        interfaces=tuple(sorted({t.interface for t in config.tests if t.interface})),
+        interfaces=tuple(sorted(_interfaces(config))),
         programs=tuple(programs_of(config)),
         memory=int(
             _BASE + wanted.series * (_SERIES + held) + wanted.flows * flow + awaited * _AWAITED
         ),
     )
+
+
+def _interfaces(config: CollectorConfig) -> set[str]:
+    """Return the devices that tests are bound to, or that link-local targets are behind."""
+    zones = {
+        zone_of(target.host, test.interface) for test in config.tests for target in test.targets
+    }
+    return {name for name in (*zones, *(test.interface for test in config.tests)) if name}
 
 
 def _receive_buffer(test: Test) -> float:

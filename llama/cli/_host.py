@@ -44,7 +44,7 @@ class Host:
     """A machine's settings and what its user may do."""
 
     root: Path = Path("/proc/sys")
-    open_files: int = field(factory=lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    open_files: int = field(factory=lambda: resource.getrlimit(resource.RLIMIT_NOFILE)[1])
     groups: frozenset[int] = field(factory=_groups)
     superuser: bool = field(factory=lambda: os.geteuid() == 0)
 
@@ -206,7 +206,7 @@ class Host:
             there = (known / name).is_dir()
             yield Finding(
                 f"interface {name}", "there" if there else "missing", there,
-                "tests are bound to it",
+                "tests are bound to it, or probe link-local addresses behind it",
             )  # fmt: skip
 
     def _programs(self, demand: Demand) -> Iterator[Finding]:

@@ -2,15 +2,14 @@
 
 The engine owns the tracks of its prober and gives each closed interval, complete, to whoever asked
 for it. Changes of what to probe take effect where an interval begins, so that no interval is in
-two parts and no flow that stays is disturbed.
+two parts and no flow that stays is disturbed: it has its turns as before, and goes on counting.
 """
 
 from __future__ import annotations
 
 import math
-import random
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -21,13 +20,14 @@ from twisted.logger import Logger
 
 from llama.collector import closing, memory
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
-from llama.collector.ledger import Ledger, OpenInterval
-from llama.collector.plan import Group, identity_of
+from llama.collector.ledger import SLACK_S, Ints, Ledger, OpenInterval
+from llama.collector.plan import Group, places_of, same_groups
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.schedule import BURST
 from llama.collector.slices import Job, Slices
-from llama.collector.summary import FLOW, STATS, ClosedInterval, Stats, suspect_bit
+from llama.collector.sockets import require_zone
+from llama.collector.summary import FLOW, STATS, ClosedInterval, Pair, Stats, suspect_bit
 from llama.collector.track import Track
 
 MILLISECOND = 0.001
@@ -47,7 +47,8 @@ class Engine:
 
     ``clock`` is the reactor (``seconds``, ``callLater``); ``closed`` is called with every
     `ClosedInterval`; ``clock_error_ns`` tells our own clock's error or None; ``retick`` is called
-    with a new period, in seconds, when the load changes.
+    with a new period, in seconds, when the load changes; ``arranged`` when other groups than before
+    are probed.
     """
 
     log = Logger()
@@ -61,9 +62,9 @@ class Engine:
         *,
         clock_error_ns: Callable[[], float | None] = lambda: None,
         retick: Callable[[float], None] = lambda _period_s: None,
+        arranged: Callable[[], Any] = lambda: None,
         wall_ns: Callable[[], int] = time.time_ns,
         monotonic_ns: Callable[[], int] = time.monotonic_ns,
-        chance: random.Random | None = None,
     ) -> None:
         self.prober = prober
         self.interval_ns = interval_s * 1_000_000_000
@@ -71,15 +72,16 @@ class Engine:
         self._closed = closed
         self._clock_error_ns = clock_error_ns
         self._retick = retick
+        self._arranged = arranged
         self._wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
-        self._chance = random.Random() if chance is None else chance
         self._slices = Slices(clock)
         self._watch = ClockWatch(wall_ns, monotonic_ns)
         self._starvation = Starvation()
         self._wanted: Sequence[Group] | None = None
-        self._groups: Sequence[Group] = ()  # in use
+        self.groups: Sequence[Group] = ()  #: in use
         self._start_ns = 0  # of the current window
         self._end_ns = 0
+        self._began_s = 0.0  # on the monotonic clock
         self._tick_s = LONGEST_TICK_S
         self._new: list[Track] = []  # tracks that have not begun
         self._drain_s = LONGEST_TICK_S
@@ -89,33 +91,52 @@ class Engine:
         self._last_tick_s: float | None = None
         self._well_s: float | None = None  # when a tick last came to its end
         self._closing = False
-        self._notes: Counter[str] = Counter()
+        self._silent: set[tuple[object, ...]] = set()  # groups of which no probe could be sent
+        self._hindered = False  # by an error, from taking up what is wanted
         self.close_number = 0
         self.generation = 0  # of the configuration in use
         self.lag_s = 0.0  # the longest lag of a tick in the current interval
         self.last_lag_s = 0.0  # and in the one before
-        self.skipped = 0
 
     # What to probe
 
     def use(self, groups: Sequence[Group]) -> list[tuple[Group, OSError]]:
         """Probe these groups: at once if nothing is probed yet, else from the next interval on.
 
-        Returns the groups that cannot be probed, since a socket of theirs cannot be had, and why.
+        Returns what of them cannot be probed, and why: groups of which a socket cannot be had, and
+        groups of the pairs whose interface is not there.
         """
+        self.prober.follow_interfaces()
         usable, refused = [], []
         for group in groups:
             try:
-                for source in group.sources:
-                    self.prober.open(source)
+                self._open(group)
             except OSError as reason:
                 refused.append((group, reason))
-            else:
-                usable.append(group)
-        self._wanted = tuple(usable)
-        if not self.prober.tracks:
+                continue
+            there, missing = _by_zone(group)
+            refused += missing
+            if there.pairs:
+                usable.append(there)
+        if self._wanted is not None or not same_groups(usable, self.groups):
+            self._wanted = tuple(usable)
+        if self._wanted is not None and not self.prober.tracks:
             self._begin_window(self._wall_ns(), self._now_s())
         return refused
+
+    def _open(self, group: Group) -> None:
+        """Open all sockets of a group; raises `OSError`, and then none is kept that was not open."""
+        opened = []
+        held = self.prober.sockets
+        try:
+            for source in group.sources:
+                if source not in held:
+                    self.prober.open(source)
+                    opened.append(source)
+        except OSError:
+            for source in opened:
+                self.prober.let_go(source)
+            raise
 
     def _now_s(self) -> float:
         return self._monotonic_ns() / 1e9
@@ -136,7 +157,6 @@ class Engine:
             for track in old.values()
             if track.ledger.pairs_waiting().any()
         ]
-        self.generation += 1
         self.prober.arrange(tracks)
         self._set_pace()
 
@@ -150,22 +170,25 @@ class Engine:
             track = self.prober.track(group, ledger, np.ones(len(dscps), np.bool_), now_s)
             self._new.append(track)
             return track
-        places = {identity_of(pair): n for n, pair in enumerate(track.pairs)}
-        wanted = [places.pop(identity_of(pair), -1) for pair in group.pairs]
-        if wanted == list(range(len(track.pairs))) and track.live.all():
+        wanted = places_of(group.pairs, track.pairs)
+        same_pairs = wanted == list(range(len(track.pairs))) and track.live.all()
+        if same_pairs and same_groups([track.group], [group]):
             return track
         waiting = track.ledger.pairs_waiting()
-        gone = [n for n in sorted(places.values()) if waiting[n]]
+        gone = [n for n in sorted({*range(len(track.pairs))} - {*wanted}) if waiting[n]]
         origin = np.array(wanted + gone, np.int64)
         new = np.flatnonzero(origin >= 0)
         pairs = (*group.pairs, *(track.pairs[n] for n in gone))
         dscps = np.array([pair.dscp for pair in pairs], np.uint8)
-        ledger = track.ledger.rearranged(dscps, new, origin[new])
+        ledger = track.ledger
+        if not same_pairs or not ledger.take_rate(group.rate_pps):
+            ledger = ledger.rearranged(dscps, new, origin[new], group.rate_pps)
+        _call_as_before(track, ledger, pairs, new, origin[new])
         live = np.arange(len(pairs)) < len(group.pairs)
-        whole = group.with_pairs(pairs)
-        fresh = self.prober.track(whole, ledger, live, now_s)
-        for name in ("started", "reflector_drops", "reflector_limited"):
-            getattr(fresh, name)[new] = getattr(track, name)[origin[new]]
+        fresh = self.prober.track(group.with_pairs(pairs), ledger, live, now_s)
+        fresh.follow(track, new, origin[new])
+        if track in self._new:
+            self._new.append(fresh)
         return fresh
 
     def _retired(self, track: Track, now_s: float) -> Track:
@@ -215,10 +238,11 @@ class Engine:
         self._well_s = now_s
 
     def _look_at_ourselves(self, now_s: float) -> None:
-        """Once a second, ask: were packets dropped, had we to wait for a processor."""
+        """Once a second, ask: were packets dropped or interfaces made anew, had we to wait."""
         elapsed = now_s - self._watched_s
         self._watched_s, self._next_watch_s = now_s, now_s + 1
         self.prober.check_drops()
+        self.prober.follow_interfaces()
         waited = self._starvation.waited_s()
         if math.isfinite(elapsed) and waited > STARVED_SHARE * elapsed:
             self._mark("cpu_starved", "the collector had to wait for a processor")
@@ -231,8 +255,10 @@ class Engine:
             for track in self.prober.tracks:
                 track.ledger.clock_stepped()
             self._mark("clock_step", f"the wall clock was stepped by {step / 1e9:.6f} s")
-            if self._end_ns and self._wall_ns() < self._start_ns - self.interval_ns:
-                self._begin_window(self._wall_ns(), now_s)
+        # Set back, the clock makes a window longer than ledgers have cells for.
+        lasts_s = now_s - self._began_s + (self._end_ns - self._wall_ns()) / 1e9
+        if step < 0 and self._end_ns and lasts_s > self.interval_ns / 1e9 + SLACK_S / 2:
+            self._begin_window(self._wall_ns(), now_s)
 
     def _mark(self, reason: str, note: str) -> None:
         for track in self.prober.tracks:
@@ -244,18 +270,35 @@ class Engine:
         """Begin the aligned window that ``wall_ns`` lies in; what was running is over."""
         self._start_ns = wall_ns // self.interval_ns * self.interval_ns
         self._end_ns = self._start_ns + self.interval_ns
+        self._began_s = now_s
         for track in self.prober.tracks:
             track.ledger.roll(self._start_ns, self._end_ns, now_s)
         if not self._closing:
-            if self._wanted is not None:
-                self._groups, self._wanted = self._wanted, None
-                self._arrange(self._groups, now_s)
-            elif any(not track.live.all() for track in self.prober.tracks):
-                self._arrange(self._groups, now_s)  # what was retired may be done with
+            self._take_up(now_s)
             for track in self.prober.tracks:
                 if track.ledger.current is None:
                     track.ledger.roll(self._start_ns, self._end_ns, now_s)
+        self.prober.next_interval()
         self.last_lag_s, self.lag_s = self.lag_s, 0.0
+
+    def _take_up(self, now_s: float) -> None:
+        """Probe what is wanted from now on; if that fails, go on as before and try again."""
+        try:
+            if self._wanted is not None:
+                self._arrange(self._wanted, now_s)
+                self.groups, self._wanted = self._wanted, None
+                self._silent &= {group.identity for group in self.groups}
+                self.generation += 1
+                self._arranged()
+            elif any(track.has_done_with() for track in self.prober.tracks):
+                self._arrange(self.groups, now_s)
+        except Exception:
+            if not self.prober.tracks:
+                raise
+            self.log.failure("what is to be probed could not be taken up, going on as before")
+            self._hindered = True
+        else:
+            self._hindered = False
 
     def _close_what_is_due(self, now_s: float, *, empty: bool) -> None:
         """Close the oldest window whose timeouts have all run out.
@@ -265,7 +308,8 @@ class Engine:
         """
         if self._closing:
             return
-        if self._wanted is not None and self._end_ns - self._wall_ns() < CALM_NS:
+        calm = self._end_ns - self._wall_ns() < CALM_NS
+        if self._wanted is not None and calm and not self._hindered:
             return  # what is being closed cannot be rearranged
         due: dict[tuple[int, float], list[tuple[Track, OpenInterval]]] = defaultdict(list)
         for track in self.prober.tracks:
@@ -303,20 +347,42 @@ class Engine:
         parts = []
         for track, interval in due:
             figures = yield from closing.close(track.ledger, interval, self._clock_error_ns())
+            self._listen(track, figures.pair_stats)
             yield None
             flows = yield from _flow_rows(track)
-            parts.append(_part(track, figures, flows))
+            parts.append(_part(track, interval, figures, flows))
             yield None
         interval = due[0][1]
         self.close_number += 1
         joined = yield from _joined(parts, self.close_number, interval, [i.notes for _, i in due])
         return joined
 
+    def _listen(self, track: Track, pair_stats: Stats) -> None:
+        """Take note whether any probe of a group left in an interval, or all were refused."""
+        refused = (pair_stats["suspect"] & np.uint32(suspect_bit("send_failed"))).any()
+        if refused and not pair_stats["sent"].any():
+            self._silent.add(track.group.identity)
+        else:
+            self._silent.discard(track.group.identity)
+
+    def _silent_test(self) -> str:
+        """Return the name of a test of which nothing could be sent for an interval, if any."""
+        silent: dict[str, bool] = {}
+        for track in self.prober.tracks:
+            if track.live.any():
+                test, mute = track.group.test, track.group.identity in self._silent
+                silent[test] = silent.get(test, True) and mute
+        return next((test for test, mute in silent.items() if mute), "")
+
     def trouble(self) -> str:
         """Return what is the matter with probing or closing, if anything; else an empty text."""
         now_s = self._now_s()
         if self._well_s is not None and now_s - self._well_s > STALLED_S:
             return f"probing has not worked for {now_s - self._well_s:.0f} s; see the log"
+        if test := self._silent_test():
+            return f"no probe of test {test} could be sent for an interval; see the log"
+        if self._hindered:
+            return "what is to be probed could not be taken up; see the log"
         due = [i.due for track in self.prober.tracks for i in track.ledger.over]
         overdue_s = now_s - min(due, default=now_s)
         if overdue_s > self.interval_ns / 1e9:
@@ -327,6 +393,37 @@ class Engine:
         """Drop what is under way."""
         self._slices.stop()
         self.prober.close()
+
+
+def _call_as_before(
+    track: Track, ledger: Ledger, pairs: Sequence[Pair], new: Ints, old: Ints
+) -> None:
+    """Keep what pairs were called in intervals of before, where that is not what they are called now.
+
+    Pair ``new[i]`` of ``ledger`` is pair ``old[i]`` of ``track``.
+    """
+    for interval, before in zip(ledger.over, track.ledger.over, strict=True):
+        called = track.pairs if before.called is None else before.called
+        names = list(pairs)
+        for to, start in zip(new.tolist(), old.tolist(), strict=True):
+            names[to] = called[start]
+        interval.called = names
+
+
+def _by_zone(group: Group) -> tuple[Group, list[tuple[Group, OSError]]]:
+    """Return the pairs of a group whose interface is there, and the others by what is missing."""
+    missing: dict[str, tuple[list[Pair], OSError]] = {}
+    there = []
+    for pair in group.pairs:
+        try:
+            require_zone(pair.dst_ip, group.sources[0].interface)
+        except OSError as reason:
+            missing.setdefault(str(reason), ([], reason))[0].append(pair)
+        else:
+            there.append(pair)
+    if not missing:
+        return group, []
+    return group.with_pairs(there), [(group.with_pairs(p), why) for p, why in missing.values()]
 
 
 def _flow_rows(track: Track) -> Job[Any]:
@@ -345,10 +442,13 @@ def _flow_rows(track: Track) -> Job[Any]:
     return track.flow_rows
 
 
-def _part(track: Track, figures: closing.Figures, flows: Any) -> ClosedInterval:
+def _part(
+    track: Track, interval: OpenInterval, figures: closing.Figures, flows: Any
+) -> ClosedInterval:
     """Return one track's share of a closed interval; pairs that were retired idle are left out."""
     part = ClosedInterval(
-        close_number=0, start_ns=0, end_ns=0, pairs=track.pairs,
+        close_number=0, start_ns=0, end_ns=0,
+        pairs=track.pairs if interval.called is None else interval.called,
         pair_stats=figures.pair_stats, flows=flows, flow_stats=figures.flow_stats,
         histogram_start=figures.histogram_start, histogram_bin=figures.histogram_bin,
         histogram_count=figures.histogram_count,

@@ -17,7 +17,7 @@ import random
 import socket
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,15 +25,16 @@ import numpy.typing as npt
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
+from llama.collector.complaints import Complaints
 from llama.collector.hping3_account import Account
 from llama.collector.hping3_cycle import GRACE_S, Turns, stretches
 from llama.collector.hping3_output import Begun, Event, Stranger, Unreachable, read_summary
 from llama.collector.hping3_process import Hping3, Order, complaint, find_program
 from llama.collector.hping3_witness import Witness
 from llama.collector.ledger import Ledger
-from llama.collector.plan import Group, Source, identity_of
+from llama.collector.plan import Group, Source, places_of
 from llama.collector.prober import LONGEST_DRAIN_S
-from llama.collector.sockets import ProbeSocket
+from llama.collector.sockets import ProbeSocket, leave_spare
 from llama.collector.summary import Pair, suspect_bit
 from llama.collector.track import Track
 from llama.net.route import way_to
@@ -51,6 +52,7 @@ class HeldPort(ProbeSocket):
         self.source = source
         self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
         try:
+            leave_spare(self.sock)
             self.sock.bind((source.address or "0.0.0.0", number))  # noqa: S104  not listening
         except OSError:
             self.sock.close()
@@ -91,6 +93,14 @@ class RunTrack(Track):
         self.schedule = self.turns
         self.waiting: dict[tuple[int, int], None] = {}  # runs, in the order they came due
 
+    def _follow_schedule(self, before: Track, moved: Mapping[int, int]) -> None:
+        assert isinstance(before, RunTrack)
+        if self.stretches != before.stretches:
+            return
+        runs = {run: (moved[run[0]], run[1]) for run in before.turns.runs if run[0] in moved}
+        self.turns.follow_runs(before.turns, runs, self._chance)
+        self.waiting = {runs[run]: None for run in before.waiting if run in runs}
+
 
 class _Run:
     """One run under way."""
@@ -100,7 +110,7 @@ class _Run:
     ) -> None:
         self.prober, self.account = prober, account
         self.group = track.group.identity
-        self.series = identity_of(track.pairs[pair])
+        self.probed = track.pairs[pair]
         self.way = order.address, order.port
         self.pair, self.ledger = pair, track.ledger
         self.until_s = prober.now_s() + BEGIN_S
@@ -142,11 +152,13 @@ class Hping3Prober:
         self._closed = False
         self._witness: Witness | None = None
         self.sent = 0
+        self.skipped = 0
         self.received = 0
         self.strangers = 0
         self.receive_drops = 0
         self.unread = 0  # lines of output that made no sense
         self.failed_sends: Counter[str] = Counter()
+        self._complaints = Complaints()
 
     # What to probe
 
@@ -196,23 +208,29 @@ class Hping3Prober:
         self._carry_over({track.group.identity: track for track in self.tracks})
         used = {source for track in self.tracks for source in track.group.sources}
         for source in [source for source in self.sockets if source not in used]:
-            self.sockets.pop(source).sock.close()
+            self.let_go(source)
         self._watch()
+
+    def let_go(self, source: Source) -> None:
+        """Let a source's port go."""
+        self.sockets.pop(source).sock.close()
 
     def _carry_over(self, tracks: dict[tuple[object, ...], RunTrack]) -> None:
         """Give the runs under way their places in the ledgers that there are now."""
-        places: dict[tuple[object, ...], dict[tuple[object, ...], int]] = {}
+        under_way: dict[tuple[object, ...], dict[Pair, list[_Run]]] = {}
         for run in self._runs.values():
-            track = tracks.get(run.group)
-            if track is not None and run.group not in places:
-                places[run.group] = {identity_of(p): n for n, p in enumerate(track.pairs)}
-            place = places.get(run.group, {}).get(run.series)
-            if track is None or place is None:
-                self._kill(run, "it is not wanted any more")
-                continue
-            run.ledger = run.account.ledger = track.ledger
-            run.account.flows = run.account.flows % track.ports + place * track.ports
-            run.pair = place
+            under_way.setdefault(run.group, {}).setdefault(run.probed, []).append(run)
+        for group, runs in under_way.items():
+            track = tracks.get(group)
+            places = places_of(list(runs), () if track is None else track.pairs)
+            for place, some in zip(places, runs.values(), strict=True):
+                for run in some:
+                    if track is None or place < 0:
+                        self._kill(run, "it is not wanted any more")
+                        continue
+                    run.ledger = run.account.ledger = track.ledger
+                    run.account.flows = run.account.flows % track.ports + place * track.ports
+                    run.pair, run.probed = place, track.pairs[place]
 
     def close(self) -> None:
         """End all runs, let all ports go."""
@@ -242,6 +260,15 @@ class Hping3Prober:
         """Return how often to `drain`, s."""
         return 0.010 if self.tracks else LONGEST_DRAIN_S
 
+    def follow_interfaces(self) -> None:
+        """Do nothing: every run asks for its device."""
+
+    def next_interval(self) -> None:
+        """Take note that another interval begins: failures are told of again after a good one."""
+        untold = self._complaints.next_interval()
+        if untold:
+            self.log.warn("nor did hping3 work to {count} more, in the same interval", count=untold)
+
     def check_drops(self) -> int:
         """Return 0: what hping3 missed is counted when it is found, and counts as received."""
         return 0
@@ -259,6 +286,7 @@ class Hping3Prober:
             skipped = track.turns.skipped
             due = track.turns.runs_due(now_s)
             if track.turns.skipped != skipped:
+                self.skipped += track.turns.skipped - skipped
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
@@ -421,7 +449,7 @@ class Hping3Prober:
         self, ledger: Ledger, number: int, pair: Pair, count: int, name: str, why: str
     ) -> None:
         """Say that probes were not sent, or what became of them is not known."""
-        if not self.failed_sends[name]:
+        if self._complaints.worth_telling(pair.dst_ip, name):
             self.log.warn(
                 "hping3 to {target} ({ip}): {why}; probes whose fate is not known are not counted"
                 " as sent",

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from attrs import frozen
 
-from llama.collector.schedule import Schedule
+from llama.collector.schedule import Schedule, woven
 
 #: hping3 waits so long, s, for answers after the last probe of a run, unless all have come.
 AFTER_LAST_S = 1.0
@@ -107,6 +107,24 @@ class Turns(Schedule):
         self._given = 0
         self.skipped = 0
         self.limit: int | None = None
+
+    def follow_runs(
+        self, before: Turns, moved: Mapping[tuple[int, int], tuple[int, int]], chance: random.Random
+    ) -> None:
+        """Go on where ``before`` was; ``moved`` maps its runs that stay to what they are here.
+
+        See `Schedule.follow`.
+        """
+        if not moved:
+            return
+        sizes = dict(zip(self.runs, self.sizes, strict=True))
+        turn = before._done % len(before.runs)
+        self.runs, turn = woven(before.runs, moved, self.runs, turn, chance)
+        self.sizes = [sizes[run] for run in self.runs]
+        self._done = turn
+        due_s = before._start_s + (before._done - before._begin) / before._runs_per_s
+        self._start_s = due_s - turn / self._runs_per_s
+        self._begin = 0.0
 
     def runs_due(self, now_s: float) -> list[tuple[int, int]]:
         """Return the runs, (pair, stretch) each, whose turn has come since this was last asked."""

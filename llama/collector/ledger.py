@@ -90,13 +90,15 @@ class OpenInterval:
     suspect: int = 0  # bits of SUSPECT_REASONS that hold for all pairs
     pair_suspect: npt.NDArray[np.uint32] = field(factory=lambda: np.zeros(0, np.uint32))
     notes: set[str] = field(factory=set)
+    #: What the pairs were called then, if not as they are now: the ledger's owner knows.
+    called: Any = None
 
 
 class Ledger:
     """The probes and replies of some pairs x ``ports`` flows at ``rate_pps`` probes a second each.
 
     ``dscp_sent`` (pairs,) is each pair's class; ``interval_s`` the length of an interval;
-    ``timeout_s`` how long a reply may take.
+    ``timeout_s`` how long a reply may take; ``depth`` how many cells a flow has at least.
     """
 
     def __init__(
@@ -106,13 +108,15 @@ class Ledger:
         rate_pps: float,
         timeout_s: float,
         interval_s: float,
+        depth: int = 0,
     ) -> None:
         self.dscp_sent = dscp_sent
         self.pairs, self.ports = len(dscp_sent), ports
         pairs = self.pairs
         self.rate_pps, self.timeout_s, self.interval_s = rate_pps, timeout_s, interval_s
         self.timeout_ns = round(timeout_s * 1e9)
-        self.depth = depth_needed(rate_pps, timeout_s, interval_s)
+        self._fastest_pps = rate_pps  # ever
+        self.depth = depth_needed(rate_pps, timeout_s, interval_s, depth)
         self.flows = flows = pairs * ports
         cells = flows * self.depth
         # As if probe 0 had been lost: one that counts what it answers begins at 0, and so shows that
@@ -207,7 +211,7 @@ class Ledger:
     def clock_stepped(self) -> None:
         """Take back the RTTs of all probes in flight: their T4 will be on another clock than T1."""
         self.settle()
-        horizon = max(1, math.ceil(self.rate_pps * (self.timeout_s + SLACK_S)) + 1)
+        horizon = max(1, math.ceil(self._fastest_pps * (self.timeout_s + SLACK_S)) + 1)
         every = np.arange(self.flows)
         for back in range(1, min(horizon, self.depth) + 1):
             sequence = self.next_sequence - np.uint32(back)
@@ -393,23 +397,48 @@ class Ledger:
 
     # Reload
 
-    def rearranged(self, dscp_sent: npt.NDArray[np.uint8], new: Ints, old: Ints) -> Ledger:
+    def take_rate(self, rate_pps: float) -> bool:
+        """Go on at another rate; return False, and do not, if flows have too few cells for it."""
+        depth = depth_needed(rate_pps, self.timeout_s, self.interval_s, self.depth)
+        if depth != self.depth:
+            return False
+        self.rate_pps = rate_pps
+        self._fastest_pps = max(self._fastest_pps, rate_pps)
+        return True
+
+    def rearranged(
+        self,
+        dscp_sent: npt.NDArray[np.uint8],
+        new: Ints,
+        old: Ints,
+        rate_pps: float | None = None,
+    ) -> Ledger:
         """Return a ledger of other pairs, in which pair ``new[i]`` goes on where ``old[i]`` was.
 
-        Pairs in neither list begin anew. Everything known of the ones carried over stays, open
-        intervals included.
+        At another rate, if one is given. Pairs in neither list begin anew. Everything known of the
+        ones carried over stays, open intervals included. Only if the rate falls to less than half, and
+        memory would be wasted on what a few have on record, some of that may be forgotten: it counts
+        as not sent then, and is marked (see `llama.collector.closing`).
         """
         self.settle()
-        ledger = Ledger(dscp_sent, self.ports, self.rate_pps, self.timeout_s, self.interval_s)
         to, start = _flows_of(new, self.ports), _flows_of(old, self.ports)
+        rate_pps = self.rate_pps if rate_pps is None else rate_pps
+        needed = depth_needed(rate_pps, self.timeout_s, self.interval_s)
+        held = 0
+        for interval in self.open_intervals()[:1]:
+            held = int((self.next_sequence - interval.first)[start].max(initial=0))
+        held += math.ceil(rate_pps * (self.timeout_s + SLACK_S)) + 2
+        ledger = Ledger(
+            dscp_sent, self.ports, rate_pps, self.timeout_s, self.interval_s, min(held, 2 * needed)
+        )
+        ledger._fastest_pps = max(ledger.rate_pps, self._fastest_pps)
         for name in (
             "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
             "doubt_sequence", "doubted",
         ):  # fmt: skip
             getattr(ledger, name)[to] = getattr(self, name)[start]
         ledger.counting[new] = self.counting[old]
-        rows = ledger._cells.reshape(self.depth, ledger.flows)
-        rows[:, to] = self._cells.reshape(self.depth, self.flows)[:, start]
+        self._carry_cells(ledger, to, start)
         moved = np.full(self.flows, -1, np.int64)
         moved[start] = to
 
@@ -436,6 +465,18 @@ class Ledger:
         ledger.strangers = self.strangers
         return ledger
 
+    def _carry_cells(self, ledger: Ledger, to: Ints, start: Ints) -> None:
+        """Copy the cells of flows ``start`` to another ledger, where they are flows ``to``."""
+        if ledger.depth == self.depth:
+            rows = ledger._cells.reshape(self.depth, ledger.flows)
+            rows[:, to] = self._cells.reshape(self.depth, self.flows)[:, start]
+            return
+        for back in range(1, min(self.depth, ledger.depth) + 1):
+            sequence = self.next_sequence[start] - np.uint32(back)
+            cells = self.cells(start, sequence)
+            sent = (self.t1[cells] != 0) & (self.next_sequence[start] >= back)
+            ledger._cells[ledger.cells(to, sequence)[sent]] = self._cells[cells[sent]]
+
 
 def _rows(replies: Replies, keep: npt.NDArray[np.bool_]) -> Replies:
     """Return only the rows to ``keep``."""
@@ -443,13 +484,15 @@ def _rows(replies: Replies, keep: npt.NDArray[np.bool_]) -> Replies:
     return Replies(*columns)
 
 
-def depth_needed(rate_pps: float, timeout_s: float, interval_s: float) -> int:
+def depth_needed(rate_pps: float, timeout_s: float, interval_s: float, least: int = 0) -> int:
     """Return how many cells a flow needs so that none is reused before its interval has closed.
+
+    At least ``least``, in any case.
 
     Fast flows get a power of two: their sequence numbers come round after 2**32 probes, in months,
     and then too must each number lead to the cell after the last one's.
     """
-    depth = math.ceil(rate_pps * (interval_s + timeout_s + SLACK_S)) + 2
+    depth = max(least, math.ceil(rate_pps * (interval_s + timeout_s + SLACK_S)) + 2)
     return 1 << (depth - 1).bit_length() if rate_pps >= 10 else depth
 
 

@@ -28,6 +28,7 @@ from llama.collector.ledger import (
 )
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
 from llama.collector.probers import Probers
+from llama.collector.sockets import require_zone
 from llama.collector.summary import Pair, suspect_bit
 from llama.config import class_name
 from llama.net.port import transmit_ids_supported
@@ -143,6 +144,7 @@ class OneShot:
         dscps = np.array([pair.dscp for pair in pairs], np.uint8)
         ledger = Ledger(dscps, wanted.flows, rate, timeout_s, wanted.count * wanted.interval_s)
         try:
+            require_zone(wanted.address, wanted.interface)
             self._track = self.prober.track(
                 group, ledger, np.ones(len(pairs), np.bool_), time.monotonic()
             )

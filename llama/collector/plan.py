@@ -42,7 +42,7 @@ class Source:
 class Group:
     """Pairs that share source ports, rate and timeout.
 
-    ``pairs`` change with a reload or an address; all else is the group's `identity`.
+    ``pairs`` and rate change with a reload or an address; all else is the group's `identity`.
     """
 
     test: str
@@ -60,10 +60,14 @@ class Group:
 
     @property
     def identity(self) -> tuple[object, ...]:
-        """Return what stays the same over a reload that only changes pairs."""
+        """Return what stays the same over a reload that only changes pairs or the rate.
+
+        The rate changes by itself, where a cap is shared by what has an address at the time.
+        """
         return (
-            self.test, self.probe, self.version, self.sources, self.rate_pps, self.timeout_s,
-            self.reply_dscp, self.tlvs, self.key, self.in_flight, self.cycle,
+            self.test, self.probe, self.version, self.sources, self.timeout_s, self.reply_dscp,
+            self.tlvs, self.key, self.in_flight,
+            None if self.cycle is None else evolve(self.cycle, spacing_s=0.0),
         )  # fmt: skip
 
     def with_pairs(self, pairs: Sequence[Pair]) -> Group:
@@ -87,6 +91,51 @@ class Group:
 def identity_of(pair: Pair) -> tuple[object, ...]:
     """Return what makes two pairs of a group the same series."""
     return tuple(sorted(pair.series_tags().items()))
+
+
+def places_of(wanted: Sequence[Pair], present: Sequence[Pair]) -> list[int]:
+    """Return where each wanted pair is among those present, -1 if it is not; no place twice.
+
+    It is where its series is, or else where a pair is that is the same on the wire: then it is only
+    called otherwise, since our own address or a tag is another.
+    """
+    series = {identity_of(pair): n for n, pair in enumerate(present)}
+    places = [series.pop(identity_of(pair), -1) for pair in wanted]
+    if series:
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for n in sorted(series.values(), reverse=True):
+            alike.setdefault(_on_the_wire(present[n]), []).append(n)
+        for n, pair in enumerate(wanted):
+            if places[n] < 0 and (left := alike.get(_on_the_wire(pair))):
+                places[n] = left.pop()
+    return places
+
+
+def _on_the_wire(pair: Pair) -> tuple[object, ...]:
+    return pair.dst_ip, pair.dst_port, pair.dscp, pair.size
+
+
+def same_groups(some: Sequence[Group], others: Sequence[Group]) -> bool:
+    """Tell whether two plans come to the same: equal groups of equal pairs in the same order."""
+    return len(some) == len(others) and all(
+        one == other
+        and len(one.pairs) == len(other.pairs)
+        and all(map(_same_pair, one.pairs, other.pairs))
+        for one, other in zip(some, others, strict=True)
+    )
+
+
+def _same_pair(one: Pair, other: Pair) -> bool:
+    return one is other or (
+        one.dst_ip == other.dst_ip
+        and one.dst_port == other.dst_port
+        and one.src_ip == other.src_ip
+        and one.dscp == other.dscp
+        and one.size == other.size
+        and one.target == other.target
+        and one.port_group == other.port_group
+        and one.tags == other.tags
+    )
 
 
 SourceAddress = Callable[[str, str | None], str]

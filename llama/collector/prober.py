@@ -26,13 +26,14 @@ import numpy as np
 import numpy.typing as npt
 from twisted.logger import Logger
 
+from llama.collector.complaints import Complaints
 from llama.collector.intake import Intake
 from llama.collector.lane import ARENA, Lane
 from llama.collector.ledger import Ints, Ledger
 from llama.collector.outbox import Outbox
 from llama.collector.plan import Group, Source
 from llama.collector.schedule import BURST, Burst
-from llama.collector.sockets import ProbeSocket, endpoint
+from llama.collector.sockets import ProbeSocket, endpoint, interface_number
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
 from llama.net import errors, mmsg
@@ -80,8 +81,10 @@ class UdpProber:
         self._outboxes: dict[Track, Outbox] = {}  # of those that are probed
         self._ssids: dict[tuple[object, ...], dict[tuple[int, int], int]] = {}
         self.sent = 0
+        self.skipped = 0
         self.receive_drops = 0
         self.failed_sends: Counter[str] = Counter()
+        self._complaints = Complaints()
 
     # What to probe
 
@@ -140,6 +143,12 @@ class UdpProber:
 
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""
+        self._line_up(tracks)
+        used = {source for track in self.tracks for source in track.group.sources}
+        for source in [source for source in self.sockets if source not in used]:
+            self.let_go(source)
+
+    def _line_up(self, tracks: Sequence[Track]) -> None:
         self.tracks = list(tracks)
         kept = {track.group.identity for track in self.tracks}
         self._ssids = {group: ssids for group, ssids in self._ssids.items() if group in kept}
@@ -151,11 +160,44 @@ class UdpProber:
                 before[track].forget()
             elif track.live.any():
                 self._outboxes[track] = self._new_outbox(track)
-        used = {source for track in self.tracks for source in track.group.sources}
-        for source in [source for source in self.sockets if source not in used]:
-            self._close(source)
 
-    def _close(self, source: Source) -> None:
+    def follow_interfaces(self) -> None:
+        """Go on through interfaces that were made anew: neither sockets nor scopes do by themselves."""
+        bound = {s.source.interface for s in self.sockets.values() if s.source.interface}
+        numbers = {name: interface_number(name) for name in bound}
+        moved = set()
+        for sock in self.sockets.values():
+            device = numbers.get(sock.source.interface or "", 0)
+            if device and device != sock.device:
+                try:
+                    sock.follow_interface()
+                except OSError:
+                    continue  # it is tried again, and what is sent meanwhile fails and is told of
+                moved.add(sock)
+                self.log.info("{name} was made anew: bound to it again", name=sock.source.interface)
+        concerned = [
+            track
+            for track in self.tracks
+            if track.follow_interfaces() or not moved.isdisjoint(track.sockets)
+        ]
+        if not concerned:
+            return
+        self.drain()  # stamps in the queues name cells by their places until now
+        for track in concerned:
+            track.flow_rows = None
+            self._outboxes.pop(track, None)
+        self._line_up(self.tracks)
+
+    def next_interval(self) -> None:
+        """Take note that another interval begins: failures are told of again after a good one."""
+        untold = self._complaints.next_interval()
+        if untold:
+            self.log.warn(
+                "nor could probes be sent to {count} more, in the same interval", count=untold
+            )
+
+    def let_go(self, source: Source) -> None:
+        """Close the socket of a source."""
         sock = self.sockets.pop(source)
         del self._by_ordinal[sock.ordinal], self._by_fd[sock.fd]
         self._poll.unregister(sock.fd)
@@ -164,7 +206,7 @@ class UdpProber:
     def close(self) -> None:
         """Close all sockets."""
         for source in list(self.sockets):
-            self._close(source)
+            self.let_go(source)
 
     @property
     def received(self) -> int:
@@ -224,6 +266,7 @@ class UdpProber:
             for burst in schedule.bursts(now_s, BURST, elapsed_s):
                 self._send(track, burst)
             if schedule.skipped != skipped:
+                self.skipped += schedule.skipped - skipped
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
@@ -259,13 +302,12 @@ class UdpProber:
         track.ledger.mark(
             suspect_bit("send_failed"), f"probes could not be sent: {name}", pairs=pairs
         )
-        if not self.failed_sends[name]:
+        pair = track.pairs[int(pairs[0])]
+        if self._complaints.worth_telling(pair.dst_ip, name):
             self.log.warn(
                 "cannot send to {target} ({ip}): {error}; such probes are not counted as sent",
-                target=track.pairs[int(pairs[0])].target,
-                ip=track.pairs[int(pairs[0])].dst_ip,
-                error=reason.strerror,
-            )
+                target=pair.target, ip=pair.dst_ip, error=reason.strerror,
+            )  # fmt: skip
         self.failed_sends[name] += end - at
         self.sent -= end - at
         return end

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections import ChainMap, Counter
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -68,6 +68,15 @@ class Probers:
         """Return the socket of a source, opened if need be; raises `OSError` if it cannot be."""
         return self._prober(source.protocol).open(source)
 
+    def let_go(self, source: Source) -> None:
+        """Close the socket of a source."""
+        self._prober(source.protocol).let_go(source)
+
+    @property
+    def sockets(self) -> Mapping[Source, ProbeSocket]:
+        """The sockets that are open."""
+        return ChainMap(*(prober.sockets for prober in self._probers.values()))
+
     def track(
         self, group: Group, ledger: Ledger, live: npt.NDArray[np.bool_], now_s: float
     ) -> Track:
@@ -104,6 +113,16 @@ class Probers:
         """Return how often to `drain` so that nothing overflows, s."""
         return min(prober.drain_every_s() for prober in self._probers.values())
 
+    def follow_interfaces(self) -> None:
+        """Go on through interfaces that were made anew."""
+        for prober in self._probers.values():
+            prober.follow_interfaces()
+
+    def next_interval(self) -> None:
+        """Take note that another interval begins."""
+        for prober in self._probers.values():
+            prober.next_interval()
+
     def check_drops(self) -> int:
         """Ask the kernel for packets dropped at full buffers; return how many are new."""
         return sum(prober.check_drops() for prober in self._probers.values())
@@ -117,6 +136,11 @@ class Probers:
     def sent(self) -> int:
         """How many probes were sent."""
         return sum(prober.sent for prober in self._probers.values())
+
+    @property
+    def skipped(self) -> int:
+        """How many probes were not sent, since it was too late for them."""
+        return sum(prober.skipped for prober in self._probers.values())
 
     @property
     def received(self) -> int:

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -52,6 +52,25 @@ class Schedule:
         self.skipped = 0
         #: How many probes to send in all; None goes on for ever.
         self.limit: int | None = None
+
+    def follow(self, before: Schedule, moved: Mapping[int, int], chance: random.Random) -> None:
+        """Go on where ``before`` was: what has a turn in both keeps it, in order and in time.
+
+        ``moved`` maps its pairs that stay to what they are here. Others take the places of those that
+        left, or random ones. To be called before anything is due.
+        """
+        if not moved or not len(before.flows):
+            return
+        place = (before._first + before._done) % len(before.flows)
+        port, turn = divmod(place, len(before.order))
+        order, turn = woven(before.order.tolist(), moved, self.order.tolist(), turn, chance)
+        ports = len(self.flows) // len(self.order)
+        self.order = np.array(order, np.int64)
+        self.flows = (self.order * ports + np.arange(ports)[:, None]).reshape(-1)
+        self._first = (port * len(order) + turn) % len(self.flows)
+        # What was done was due until then.
+        self._start_s = before._start_s + (before._done - before._begin) / before.probes_per_s
+        self._begin = 0.0
 
     def begin(self, now_s: float) -> None:
         """Begin now rather than when the schedule was made."""
@@ -101,3 +120,36 @@ class Schedule:
         self._done += count
         flows = self.flows[place : place + count]
         return Burst(flows, port, place, target - self._done)
+
+
+T = TypeVar("T")
+
+
+def woven(
+    before: Sequence[T],
+    moved: Mapping[T, T],
+    wanted: Sequence[T],
+    turn: int,
+    chance: random.Random,
+) -> tuple[list[T], int]:
+    """Return an order of ``wanted`` in which those of ``before`` that stay keep theirs.
+
+    ``moved`` says what each of them is called now. The others take the places of those that left,
+    further ones come anywhere. Also returned is where it goes on, that is where turn ``turn`` of
+    the order before is now; at the end it may be one beyond the last.
+    """
+    stay = set(moved.values())
+    new = [one for one in wanted if one not in stay]
+    chance.shuffle(new)
+    left = [n for n, one in enumerate(before) if one not in moved]
+    places = set(chance.sample(left, min(len(left), len(new))))
+    # Each has its turn before and 1.0; what comes between two turns has the later one, and less.
+    turns = [
+        (n, 1.0, moved[one] if one in moved else new.pop())
+        for n, one in enumerate(before)
+        if one in moved or n in places
+    ]
+    turns += [(chance.randrange(len(before) + 1), chance.random(), one) for one in new]
+    turns.sort(key=lambda each: each[:2])
+    order = [one for _, _, one in turns]
+    return order, sum(n < turn or (n == turn and part < 1.0) for n, part, _ in turns)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -15,8 +16,9 @@ from llama.collector.history import History
 from llama.collector.hping3_process import programs_of, unusable_in
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
-from llama.collector.plan import make_plan
+from llama.collector.plan import Group, make_plan
 from llama.collector.probers import Probers
+from llama.collector.slices import Job, Slices
 from llama.collector.summary import ClosedInterval
 from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors, load_collector
@@ -26,9 +28,12 @@ from llama.net.clock import clock_error_ns
 from llama.net.port import transmit_ids_supported
 from llama.net.route import local_address
 from llama.net.ticker import Ticker
-from llama.process import processor_s, resident_octets
+from llama.process import processor_s, raise_open_files, resident_octets
 
-RETRY_S = 10.0  # after which sockets that could not be had are asked for again
+#: After which sockets that could not be had are asked for again, at first and at last.
+RETRY_S, LONGEST_RETRY_S = 10.0, 120.0
+#: After which it is looked up whence the kernel sends to a destination, and how many at once.
+SOURCES_S, SOURCES_AT_ONCE = 60.0, 64
 #: Names that do not answer may take hours, all together: what is known by then is probed meanwhile.
 MEANWHILE_S = 5.0
 
@@ -43,17 +48,23 @@ class ProbingService(Service):
         self._reactor = reactor
         self._history = history
         self._names = Names(reactor, self._replan)
+        self._groups: Sequence[Group] = ()  # planned
         self._retry: Any = None
+        self._retry_s = RETRY_S
+        self._refused: set[tuple[str, str, str]] = set()  # test, whom, why
         self._meanwhile: Any = None
         self._planned: dict[str, tuple[str, ...]] = {}  # the addresses that the plan is made of
         self._ticker = Ticker(reactor, self._tick)
         self.prober = Probers(reactor, ids=transmit_ids_supported())
         self.engine = Engine(
             reactor, self.prober, config.interval_s, self._interval_closed,
-            clock_error_ns=clock_error_ns, retick=self._ticker.start,
+            clock_error_ns=clock_error_ns, retick=self._ticker.start, arranged=self._arranged,
         )  # fmt: skip
         self.tracing = Tracing(self.prober.udp)
-        self._sources: dict[tuple[str, str | None], str] = {}
+        self._slices = Slices(reactor)
+        self._sources: dict[str, str] = {}  # whence the kernel sends, by destination
+        self._known_sources: dict[str, str] = {}  # the same, while a plan is made anew
+        self._sources_call: Any = None
         self._newest = config  # read last; in use once it is known that its programs run
 
     def startService(self) -> None:
@@ -67,6 +78,8 @@ class ProbingService(Service):
         if refused is not None:
             raise CannotListen(f"llama-collector: {refused}")
         return_large_blocks()
+        raise_open_files()
+        self._sources_call = self._reactor.callLater(SOURCES_S, self._look_for_sources)
         self._look_up().addErrback(self._failed)
 
     def _hosts(self) -> list[str]:
@@ -108,22 +121,55 @@ class ProbingService(Service):
 
     def _replan(self) -> None:
         """Work out what to probe from the configuration and the addresses known now."""
-        self._sources = {}
         self._planned = dict(self._names.addresses)
-        groups = make_plan(self.config, self._names.addresses, self._source_address)
-        refused = self.engine.use(groups)
+        self._known_sources, self._sources = self._sources, {}
+        self._groups = make_plan(self.config, self._names.addresses, self._source_address)
+        self._known_sources = {}
+        self._retry_s = RETRY_S
+        self._probe()
+
+    def _probe(self) -> None:
+        """Probe what is planned; what cannot be is tried again, and again, ever more seldom.
+
+        At boot a VRF or an address may come later than we do.
+        """
+        self._stop_retry()
+        complete = False
+        try:
+            refused = self.engine.use(self._groups)
+            complete = not refused
+            self._say_refused(refused)
+        finally:
+            if not complete:
+                self._retry = self._reactor.callLater(self._retry_s, self._probe)
+                self._retry_s = min(2 * self._retry_s, LONGEST_RETRY_S)
+
+    def _say_refused(self, refused: Sequence[tuple[Group, OSError]]) -> None:
+        """Say what is not probed, and why, unless that was said before; and what is probed again."""
+        before, self._refused = self._refused, set()
         for group, reason in refused:
-            self.log.error(
-                "test {test} is not probed over IPv{version}: cannot open its {probe} sockets:"
-                " {reason}",
-                test=group.test, version=group.version, probe=group.probe,
-                reason=reason.strerror or reason,
-            )  # fmt: skip
-        if refused and (self._retry is None or not self._retry.active()):
-            # At boot a VRF or an address may come later than we do.
-            self._retry = self._reactor.callLater(RETRY_S, self._replan)
-        groups = tuple(group for group in groups if all(group is not one for one, _ in refused))
+            targets = list(dict.fromkeys(pair.target for pair in group.pairs))
+            more = f" and {len(targets) - 3} more" if len(targets) > 3 else ""
+            whom = f"{', '.join(targets[:3])}{more} by {group.probe} over IPv{group.version}"
+            said = group.test, whom, reason.strerror or str(reason)
+            self._refused.add(said)
+            if said not in before:
+                self.log.error(
+                    "test {test} does not probe {whom}: {reason}",
+                    test=said[0], whom=whom, reason=said[2],
+                )  # fmt: skip
+        still = {(test, whom) for test, whom, _ in self._refused}
+        for test, whom in sorted({(test, whom) for test, whom, _ in before} - still):
+            self.log.info("test {test}: {whom} is refused no more", test=test, whom=whom)
+
+    def _stop_retry(self) -> None:
+        if self._retry is not None and self._retry.active():
+            self._retry.cancel()
+
+    def _arranged(self) -> None:
+        """Say what is probed from now on."""
         settle()
+        groups = self.engine.groups
         self.log.info(
             "probing {pairs} pairs over {flows} flows at {rate:.0f} probes/s",
             pairs=sum(len(group.pairs) for group in groups),
@@ -135,12 +181,47 @@ class ProbingService(Service):
         """Return whence the kernel sends to a destination: nothing is sent to find out."""
         if configured is not None and configured not in ("0.0.0.0", "::"):  # noqa: S104
             return configured
-        key = destination, configured
-        if key not in self._sources:
+        if destination not in self._sources:
             # Without a route the series is named all the same, by the unspecified address.
             unspecified = "::" if ":" in destination else "0.0.0.0"  # noqa: S104
-            self._sources[key] = local_address(destination) or unspecified
-        return self._sources[key]
+            known = self._known_sources.get(destination) or local_address(destination)
+            self._sources[destination] = known or unspecified
+        return self._sources[destination]
+
+    def _look_for_sources(self) -> None:
+        """Find out whether the kernel sends from other addresses by now."""
+        self._sources_call = None
+        looking = self._slices.background(self._sources_now())
+        looking.addCallback(self._sources_found).addErrback(self._sources_not_taken_up)
+
+    def _sources_now(self) -> Job[dict[str, str]]:
+        """Return whence the kernel sends to each destination; one that has no route is left out."""
+        found = {}
+        for n, destination in enumerate(list(self._sources)):
+            if n and n % SOURCES_AT_ONCE == 0:
+                yield None
+            source = local_address(destination)
+            if source is not None:
+                found[destination] = source
+        return found
+
+    def _sources_found(self, found: dict[str, str]) -> None:
+        self._sources_call = self._reactor.callLater(SOURCES_S, self._look_for_sources)
+        changed = {d: s for d, s in found.items() if self._sources.get(d, s) != s}
+        if changed:
+            self.log.info(
+                "sends to {count} destinations from another address than before, such as {source}",
+                count=len(changed), source=next(iter(changed.values())),
+            )  # fmt: skip
+            self._sources.update(changed)
+            self._replan()
+
+    def _sources_not_taken_up(self, failure: Any) -> None:
+        if failure.check(CancelledError):  # that is our stop
+            return
+        self.log.failure("our own addresses could not be taken up", failure=failure)
+        if self._sources_call is None:
+            self._sources_call = self._reactor.callLater(SOURCES_S, self._look_for_sources)
 
     def reload(self) -> None:
         """Read the configuration file again; a bad one changes nothing."""
@@ -173,6 +254,7 @@ class ProbingService(Service):
         ):  # fmt: skip
             self.log.warn("interval, keep and api take effect only when the collector is restarted")
         before, self.config = self.config, config
+        self._sources = {}
         self.log.info(
             "{path} reloaded: takes effect when the next interval begins", path=config.path
         )
@@ -193,9 +275,12 @@ class ProbingService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop probing; fires when no program that was run for it is left."""
         super().stopService()
-        if self._retry is not None and self._retry.active():
-            self._retry.cancel()
+        self._stop_retry()
         self._stop_meanwhile()
+        if self._sources_call is not None:
+            self._sources_call.cancel()
+            self._sources_call = None
+        self._slices.stop()
         self._names.stop()
         self._ticker.stop()
         self.engine.stop()
@@ -216,7 +301,7 @@ class ProbingService(Service):
             "stranger_packets_total": prober.strangers,
             "receive_drops_total": prober.receive_drops,
             "send_failures_total": dict(prober.failed_sends),
-            "probes_skipped_total": sum(track.schedule.skipped for track in prober.tracks),
+            "probes_skipped_total": prober.skipped,
             "probes_per_second": prober.probes_per_s,
             "tick_lag_seconds": max(engine.lag_s, engine.last_lag_s),
             "pairs": sum(len(track.pairs) for track in prober.tracks),

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import resource
 import socket
 
 from llama.collector.plan import Source
 from llama.net import mmsg
 
+_LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # how addresses of fe80::/10 begin
 SOCKET_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.rmem_max
+SPARE_FILES = 32  # that probing leaves to all else: HTTP, names, programs
 
 
 class ProbeSocket:
@@ -15,20 +20,34 @@ class ProbeSocket:
 
     ordinal = 0  #: its number within its prober, which sets it
     hears_errors = False  #: whether it keeps the ICMP errors about its packets
+    device = 0  #: number of the interface that it is bound to, 0: to none
 
     def __init__(self, source: Source, *, kernel_stamps: bool, ids: bool) -> None:
         self.source = source
+        self._kernel_stamps, self._ids = kernel_stamps, ids
+        self.sock = self._made(source.number)
+        self.fd = self.sock.fileno()
+        self.family: int = self.sock.family  # a plain number: the socket makes an enum at each look
+        self.buffer: int = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.drops = 0
+
+    def _made(self, number: int) -> socket.socket:
+        """Return a socket that is set up and bound; ``self.number`` is the number it got."""
+        source = self.source
+        device = 0
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6
         sock = self._create(family)
         try:
+            leave_spare(sock)
             sock.setblocking(False)
             for option in (socket.SO_RCVBUF, socket.SO_SNDBUF):
                 sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
             if family == socket.AF_INET6 and sock.type != socket.SOCK_RAW:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             if source.interface is not None:
-                device = source.interface.encode()
-                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device)
+                device = interface_number(source.interface)
+                name = source.interface.encode()
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
             if source.df:
                 level, option = (
                     (mmsg.SOL_IP, mmsg.IP_MTU_DISCOVER)
@@ -38,20 +57,35 @@ class ProbeSocket:
                 sock.setsockopt(level, option, mmsg.IP_PMTUDISC_PROBE)
             mmsg.enable_receive_options(sock)
             flags = mmsg.SOF_RX_SOFTWARE | mmsg.SOF_SOFTWARE
-            if kernel_stamps:
+            if self._kernel_stamps:
                 flags |= mmsg.SOF_TX_SOFTWARE
-                if ids:
+                if self._ids:
                     flags |= mmsg.SOF_OPT_ID | mmsg.SOF_OPT_TSONLY | mmsg.SOF_OPT_CMSG
             sock.setsockopt(mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, flags)
             anywhere = "0.0.0.0" if source.version == 4 else "::"  # noqa: S104
-            self.number: int = self._bind(sock, source.address or anywhere, source.number)
+            self.number: int = self._bind(sock, source.address or anywhere, number)
         except OSError:
             sock.close()
             raise
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.family: int = sock.family  # as a plain number: the socket makes an enum at each look
-        self.buffer: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.device = device
+        return sock
+
+    def follow_interface(self) -> None:
+        """Bind to the interface of our name anew, which has another number now.
+
+        The kernel keeps a socket bound to the one that is gone. The descriptor stays the same, and so
+        does the number unless somebody else has it. Raises `OSError`; then nothing has changed.
+        """
+        before = self.number
+        try:
+            fresh = self._made(before)
+        except OSError:
+            if self.source.number:
+                raise
+            fresh = self._made(0)
+        os.dup2(fresh.fileno(), self.fd, inheritable=False)
+        fresh.close()
+        self.hears_errors = False
         self.drops = 0
 
     def _create(self, family: int) -> socket.socket:
@@ -71,19 +105,46 @@ class ProbeSocket:
         return new
 
 
-def sockaddr(version: int, address: str, port: int, interface: str | None = None) -> bytes:
-    """Return ``struct sockaddr_in`` or ``sockaddr_in6``; a link-local address needs its interface."""
+def leave_spare(sock: socket.socket) -> None:
+    """Raise `OSError` (EMFILE) if a socket is among the last that this process may open."""
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    if limit != resource.RLIM_INFINITY and sock.fileno() >= limit - SPARE_FILES:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def sockaddr(version: int, address: str, port: int, scope: int = 0) -> bytes:
+    """Return ``struct sockaddr_in`` or ``sockaddr_in6``; a link-local address needs its ``scope``."""
     network_port = port.to_bytes(2, "big")
     if version == 4:
         family = socket.AF_INET.to_bytes(2, "little")
         return family + network_port + socket.inet_aton(address) + bytes(8)
-    host, _, zone = address.partition("%")
-    packed = socket.inet_pton(socket.AF_INET6, host)
-    scope = 0
-    if packed[0] == 0xFE and packed[1] & 0xC0 == 0x80 and (zone or interface):
-        scope = socket.if_nametoindex(zone or interface or "")
+    packed = socket.inet_pton(socket.AF_INET6, address.partition("%")[0])
     family = socket.AF_INET6.to_bytes(2, "little")
     return family + network_port + bytes(4) + packed + scope.to_bytes(4, "little")
+
+
+def zone_of(address: str, interface: str | None) -> str | None:
+    """Return which interface a link-local address is behind: its own zone, else ``interface``.
+
+    None for any other address.
+    """
+    host, _, zone = address.partition("%")
+    return (zone or interface) if host[:3].lower() in _LINK_LOCAL else None
+
+
+def interface_number(name: str) -> int:
+    """Return the number that an interface has now; 0 if there is none of this name."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return int(name) if name.isdecimal() else 0
+
+
+def require_zone(address: str, interface: str | None) -> None:
+    """Raise `OSError` if the interface that a link-local address is behind is not there."""
+    zone = zone_of(address, interface)
+    if zone is not None and not interface_number(zone):
+        raise OSError(errno.ENODEV, f"there is no interface {zone}")
 
 
 def endpoint(octets: bytes) -> tuple[str, int]:

@@ -32,12 +32,19 @@ from attrs import define
 from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
+from llama.collector.complaints import Complaints
 from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
-from llama.collector.plan import Group, Source, identity_of
+from llama.collector.plan import Group, Source, places_of
 from llama.collector.prober import LONGEST_DRAIN_S
 from llama.collector.schedule import BURST
-from llama.collector.sockets import ProbeSocket
-from llama.collector.summary import suspect_bit
+from llama.collector.sockets import (
+    ProbeSocket,
+    interface_number,
+    leave_spare,
+    require_zone,
+    zone_of,
+)
+from llama.collector.summary import Pair, suspect_bit
 from llama.collector.track import Track
 from llama.net import mmsg
 
@@ -51,6 +58,8 @@ _TCP_SYNCNT = 7
 _RTT_AT, _RETRANSMITS_AT = 68, 100  # tcpi_rtt (us) and tcpi_total_retrans in struct tcp_info
 _INFO_SIZE = 104
 _EVENTS = 256  # taken at once
+#: Flows in line for a turn that are looked at for one who can have it.
+_LOOKED_AT = 16
 
 
 class PortSocket(ProbeSocket):
@@ -74,6 +83,7 @@ def attempt_socket(source: Source, number: int) -> socket.socket:
     family = socket.AF_INET if source.version == 4 else socket.AF_INET6
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
+        leave_spare(sock)
         sock.setblocking(False)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
@@ -97,7 +107,7 @@ class _Attempt:
     sock: socket.socket
     ledger: Ledger
     group: tuple[object, ...]  # its identity
-    series: tuple[object, ...]  # its pair's
+    pair: Pair
     way: tuple[object, ...]  # source and destination: there is one attempt at a time
     flow: int
     sequence: int
@@ -149,14 +159,18 @@ class TcpProber:
         self._attempts: dict[int, _Attempt] = {}  # by descriptor
         self._ways: set[tuple[object, ...]] = set()
         self._in_flight: Counter[tuple[object, ...]] = Counter()
+        #: Flows that were refused a turn, by what they waited for: a way, or a group.
+        self._lines: dict[tuple[object, ...], dict[tuple[Track, int], None]] = {}
         self._waiting: list[tuple[float, int, _Attempt]] = []  # a heap, by when to give up
         self._numbers = itertools.count()
         self._ticked_s: float | None = None
         self.sent = 0
+        self.skipped = 0
         self.received = 0
         self.strangers = 0
         self.receive_drops = 0
         self.failed_sends: Counter[str] = Counter()
+        self._complaints = Complaints()
 
     # What to probe
 
@@ -181,23 +195,31 @@ class TcpProber:
         """Probe these tracks, and only these, from now on."""
         self._carry_over({track.group.identity: track for track in tracks})
         self.tracks = list(tracks)
+        self._lines.clear()
         used = {source for track in self.tracks for source in track.group.sources}
         for source in [source for source in self.sockets if source not in used]:
-            self.sockets.pop(source).sock.close()
+            self.let_go(source)
+
+    def let_go(self, source: Source) -> None:
+        """Let a source's port go."""
+        self.sockets.pop(source).sock.close()
 
     def _carry_over(self, tracks: dict[tuple[object, ...], Track]) -> None:
         """Give the attempts under way their places in the ledgers that there are now."""
-        places: dict[tuple[object, ...], dict[tuple[object, ...], int]] = {}
-        for attempt in list(self._attempts.values()):
-            track = tracks.get(attempt.group)
-            if track is not None and attempt.group not in places:
-                places[attempt.group] = {identity_of(p): n for n, p in enumerate(track.pairs)}
-            place = places.get(attempt.group, {}).get(attempt.series)
-            if track is None or place is None:
-                self._end(attempt)
-                continue
-            attempt.ledger = track.ledger
-            attempt.flow = place * track.ports + attempt.flow % track.ports
+        under_way: dict[tuple[object, ...], dict[Pair, list[_Attempt]]] = {}
+        for attempt in self._attempts.values():
+            of_group = under_way.setdefault(attempt.group, {})
+            of_group.setdefault(attempt.pair, []).append(attempt)
+        for group, attempts in under_way.items():
+            track = tracks.get(group)
+            places = places_of(list(attempts), () if track is None else track.pairs)
+            for place, some in zip(places, attempts.values(), strict=True):
+                for attempt in some:
+                    if track is None or place < 0:
+                        self._end(attempt)
+                        continue
+                    attempt.ledger, attempt.pair = track.ledger, track.pairs[place]
+                    attempt.flow = place * track.ports + attempt.flow % track.ports
 
     def close(self) -> None:
         """End all attempts, let all ports go."""
@@ -220,6 +242,17 @@ class TcpProber:
         """Return how often to `drain`, s."""
         return 0.010 if self.tracks else LONGEST_DRAIN_S
 
+    def follow_interfaces(self) -> None:
+        """Do nothing: every attempt is bound, and addressed, by the interface's name."""
+
+    def next_interval(self) -> None:
+        """Take note that another interval begins: failures are told of again after a good one."""
+        untold = self._complaints.next_interval()
+        if untold:
+            self.log.warn(
+                "nor could {count} more be connected to, in the same interval", count=untold
+            )
+
     def check_drops(self) -> int:
         """Return 0: attempts have no buffers that fill."""
         return 0
@@ -237,27 +270,30 @@ class TcpProber:
                     self._attempt(track, flow)
                     self._look()
             if track.schedule.skipped != skipped:
+                self.skipped += track.schedule.skipped - skipped
                 track.ledger.mark(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
 
     def _attempt(self, track: Track, flow: int) -> None:
-        """Begin one attempt, unless too many are under way."""
-        group = track.group
-        number, port = divmod(flow, track.ports)
-        pair = track.pairs[number]
-        source = group.sources[port]
-        way = (source, pair.dst_ip, pair.dst_port)
-        if way in self._ways:
-            self.failed_sends["EALREADY"] += 1  # the one before has no answer yet
+        """Begin one attempt, unless too many are under way; another's that was refused goes first."""
+        way, group = _way(track, flow), track.group
+        if way in self._ways:  # the one before has no answer yet
+            self._refuse(track, flow, way, "EALREADY")
             return
         if self._in_flight[group.identity] >= group.in_flight:
-            self.failed_sends["EMFILE"] += 1
+            self._refuse(track, flow, group.identity, "EMFILE")
             return
+        if self._lines:
+            track, flow = self._first_in_line(track, flow)
+            way, group = _way(track, flow), track.group
+        number, port = divmod(flow, track.ports)
+        pair, source = track.pairs[number], group.sources[port]
         try:
+            address = self._address(source, pair.dst_ip, pair.dst_port)
             sock = attempt_socket(source, track.sockets[port].number)
         except OSError as reason:
-            self._failed(track, number, reason.errno or 0, None)
+            self._failed(track, number, reason.errno or 0)
             return
         if source.version == 4:
             sock.setsockopt(mmsg.SOL_IP, mmsg.IP_TOS, pair.dscp << 2)
@@ -266,11 +302,10 @@ class TcpProber:
         t1_ns = self._wall_ns()
         cells, sequence = track.ledger.send(np.array([flow]), t1_ns)
         self.sent += 1
-        code = sock.connect_ex(self._address(source, pair.dst_ip, pair.dst_port))
+        code = sock.connect_ex(address)
         until_s = self._monotonic_s() + min(group.timeout_s, GIVE_UP_S)
         attempt = _Attempt(
-            sock, track.ledger, group.identity, identity_of(pair), way, flow, int(sequence[0]),
-            t1_ns,
+            sock, track.ledger, group.identity, pair, way, flow, int(sequence[0]), t1_ns,
         )  # fmt: skip
         self._attempts[sock.fileno()] = attempt
         self._ways.add(way)
@@ -285,27 +320,54 @@ class TcpProber:
             self._end(attempt)
             track.ledger.unsend(np.array([flow]), cells)
             self.sent -= 1
-            self._failed(track, number, code, pair.dst_ip)
+            self._failed(track, number, code)
+
+    def _refuse(self, track: Track, flow: int, what: tuple[object, ...], name: str) -> None:
+        """Do not send what is due; the flow stands in line for the next turn at ``what`` is taken."""
+        self._lines.setdefault(what, {})[track, flow] = None
+        self.failed_sends[name] += 1
+        track.ledger.mark(
+            suspect_bit("send_failed"),
+            f"connection attempts wait for one another: {name}",
+            pairs=np.array([flow // track.ports]),
+        )
+
+    def _first_in_line(self, track: Track, flow: int) -> tuple[Track, int]:
+        """Return who has the turn of a flow: who waits longest for its group, or for its way, or it.
+
+        Who is given a turn leaves the line; whose turn it was stands in it instead.
+        """
+        for what in (track.group.identity, _way(track, flow)):
+            line = self._lines.get(what, {})
+            for first in itertools.islice(line, _LOOKED_AT):
+                other, its_flow = first
+                full = self._in_flight[other.group.identity] >= other.group.in_flight
+                if full or _way(other, its_flow) in self._ways:
+                    continue
+                del line[first]
+                if first != (track, flow):
+                    line[track, flow] = None  # at the end, unless it is in line already
+                elif not line:
+                    del self._lines[what]
+                return first
+        return track, flow
 
     @staticmethod
     def _address(source: Source, address: str, port: int) -> tuple[Any, ...]:
         if source.version == 4:
             return (address, port)
-        host, _, zone = address.partition("%")
-        zone = zone or source.interface or ""
-        scope = 0
-        if zone and host.lower().startswith("fe80"):
-            scope = socket.if_nametoindex(zone)
-        return (host, port, 0, scope)
+        require_zone(address, source.interface)
+        zone = zone_of(address, source.interface)
+        scope = 0 if zone is None else interface_number(zone)
+        return (address.partition("%")[0], port, 0, scope)
 
-    def _failed(self, track: Track, pair: int, code: int, address: str | None) -> None:
+    def _failed(self, track: Track, pair: int, code: int) -> None:
         """Say that the kernel did not send a probe; it is not counted as sent."""
         name = errno.errorcode.get(code, str(code))
-        if not self.failed_sends[name]:
+        if self._complaints.worth_telling(track.pairs[pair].dst_ip, name):
             self.log.warn(
                 "cannot connect to {target} ({ip}): {error}; such probes are not counted as sent",
-                target=track.pairs[pair].target, ip=address or track.pairs[pair].dst_ip,
-                error=errno.errorcode.get(code, str(code)),
+                target=track.pairs[pair].target, ip=track.pairs[pair].dst_ip, error=name,
             )  # fmt: skip
         self.failed_sends[name] += 1
         track.ledger.mark(
@@ -379,3 +441,10 @@ class TcpProber:
         self._ways.discard(attempt.way)
         self._in_flight[attempt.group] -= 1
         attempt.sock.close()  # which the epoll object forgets by itself
+
+
+def _way(track: Track, flow: int) -> tuple[object, ...]:
+    """Return from where to where a flow's attempts go, whatever their class."""
+    number, port = divmod(flow, track.ports)
+    pair = track.pairs[number]
+    return track.group.sources[port], pair.dst_ip, pair.dst_port

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -11,10 +11,10 @@ import numpy.typing as npt
 from llama.collector import formats
 from llama.collector.flow_index import flow_keys
 from llama.collector.lane import HEAD
-from llama.collector.ledger import Ledger
+from llama.collector.ledger import Ints, Ledger
 from llama.collector.plan import Group
 from llama.collector.schedule import Schedule
-from llama.collector.sockets import ProbeSocket, sockaddr
+from llama.collector.sockets import ProbeSocket, interface_number, sockaddr, zone_of
 from llama.collector.summary import Pair
 from llama.net import mmsg
 
@@ -36,6 +36,7 @@ class Track:
         now_s: float,
     ) -> None:
         self.group = group
+        self._chance = chance
         self.ledger = ledger
         self.live = live
         self.sockets = list(sockets)
@@ -64,8 +65,14 @@ class Track:
         for n, (dscp, size) in enumerate(variants):
             packet = template(group, dscp, size, int(self.ssids[n]))[:HEAD]
             self.templates[n, : len(packet)] = np.frombuffer(packet, np.uint8)
+        interface = group.sources[0].interface
+        zones = [zone_of(pair.dst_ip, interface) for pair in self.pairs]
+        #: The numbers of the interfaces that link-local addresses are behind; 0: there is none.
+        self.scopes = {zone: interface_number(zone) for zone in zones if zone is not None}
+        self._zones = zones
         for n, pair in enumerate(self.pairs):
-            name = sockaddr(group.version, pair.dst_ip, pair.dst_port, group.sources[0].interface)
+            scope = self.scopes.get(zones[n] or "", 0)
+            name = sockaddr(group.version, pair.dst_ip, pair.dst_port, scope)
             self.names[n, : len(name)] = np.frombuffer(name, np.uint8)
         self.schedule = Schedule(np.flatnonzero(live), self.ports, group.rate_pps, now_s, chance)
         #: Rows of ``names`` in the order in which probes are sent to them.
@@ -81,6 +88,35 @@ class Track:
         self.started = np.zeros(len(self.pairs), np.uint64)
         self.reflector_drops = np.zeros(len(self.pairs), np.uint32)
         self.reflector_limited = np.zeros(len(self.pairs), np.uint32)
+
+    def follow(self, before: Track, pairs: Ints, others: Ints) -> None:
+        """Go on where ``before`` was: its pair ``others[i]`` is ``pairs[i]`` here."""
+        for name in ("started", "reflector_drops", "reflector_limited"):
+            getattr(self, name)[pairs] = getattr(before, name)[others]
+        both = before.live[others] & self.live[pairs]
+        moved = dict(zip(others[both].tolist(), pairs[both].tolist(), strict=True))
+        self._follow_schedule(before, moved)
+
+    def _follow_schedule(self, before: Track, moved: Mapping[int, int]) -> None:
+        """Let the pairs that stay keep their turns; ``moved`` says which they are, and are now."""
+        self.schedule.follow(before.schedule, moved, self._chance)
+        self.names_in_order = self.names[self.schedule.order]
+
+    def follow_interfaces(self) -> bool:
+        """Address interfaces that were made anew by their new numbers; tell whether there are any."""
+        now = {zone: interface_number(zone) or number for zone, number in self.scopes.items()}
+        if now == self.scopes:
+            return False
+        for n, zone in enumerate(self._zones):
+            if zone is not None:
+                self.names[n, 24:28] = np.frombuffer(now[zone].to_bytes(4, "little"), np.uint8)
+        self.names_in_order = self.names[self.schedule.order]
+        self.scopes = now
+        return True
+
+    def has_done_with(self) -> bool:
+        """Tell whether pairs that are not probed any more have no interval left to close."""
+        return bool((~self.live & ~self.ledger.pairs_waiting()).any())
 
     def flow_keys(self, with_ssid: bool = True) -> npt.NDArray[np.uint64]:
         """Return the `flow_keys` of all flows, in order, or what they are but for the SSID."""

@@ -11,14 +11,14 @@ from typing import NamedTuple
 
 
 def local_address(destination: str) -> str | None:
-    """Return whence the kernel would send to ``destination``; None if it has no route."""
+    """Return whence the kernel would send to ``destination``; None if that is not known."""
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as sock:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.connect((destination, 9))
-        except OSError:
-            return None
-        return str(sock.getsockname()[0])
+            return str(sock.getsockname()[0])
+    except OSError:
+        return None
 
 
 _ROUTE = struct.Struct("=BBBBBBBBI")  # struct rtmsg

@@ -1,0 +1,67 @@
+"""The address that probes leave from, while it changes."""
+
+from __future__ import annotations
+
+from attrs import evolve
+from engine_case import EngineCase, pair
+from network import alone, ip
+from test_collector_names import ServiceCase
+
+from llama.collector.service import SOURCES_S, ProbingService
+
+
+class ChangingTests(ServiceCase):
+    """A collector's own address, as the kernel chooses it."""
+
+    def sources(self, service: ProbingService) -> set[str]:
+        """The source addresses that series have, when a minute and an interval have passed."""
+        self.reactor.advance(SOURCES_S)
+        for _ in range(100):
+            self.reactor.advance(0.01)
+        service.engine._end_ns = 1
+        service.engine.tick()
+        return {p.src_ip for track in service.prober.tracks for p in track.pairs}
+
+    @alone
+    def test_series_follow_it(self) -> None:
+        """Booted without an address, then given one, then another: series are called by it."""
+        ip("link add v0 type veth peer name v1")
+        ip("link set v0 up")
+        ip("link set v1 up")
+        service = self.service(*(f"10.99.1.{n}" for n in range(2, 202)))
+        self.assertEqual(self.sources(service), {"0.0.0.0"})
+        ip("addr add 10.99.1.1/24 dev v0")
+        self.assertEqual(self.sources(service), {"10.99.1.1"})
+        ip("addr add 10.99.1.250/24 dev v0")
+        ip("addr del 10.99.1.1/24 dev v0")
+        ip("addr replace 10.99.1.250/24 dev v0")
+        self.assertEqual(self.sources(service), {"10.99.1.250"})
+        generation = service.engine.generation
+        self.assertEqual(self.sources(service), {"10.99.1.250"})
+        ip("addr del 10.99.1.250/24 dev v0")  # no route: what was known last is kept
+        self.assertEqual(self.sources(service), {"10.99.1.250"})
+        self.assertEqual(service.engine.generation, generation)
+
+
+class CalledOtherwiseTests(EngineCase):
+    """A pair that goes on under another name."""
+
+    def test_nothing_is_lost(self) -> None:
+        """What was sent under one name is told under it, what is sent later under the other."""
+        before = pair("127.0.0.1", self.number)
+        other = pair("127.0.0.1", self.number, dscp=46)
+        after = evolve(before, src_ip="127.0.0.77")
+        self.engine.use([self.group(before, other)])
+        self.newest(1)
+        self.engine.use([self.group(after, other)])
+        self.newest(3)
+        seen = {
+            name: [i.end_ns for i in self.closed if name in {p.src_ip for p in i.pairs if p.dscp == 0}]
+            for name in ("127.0.0.1", "127.0.0.77")
+        }  # fmt: skip
+        self.assertLess(max(seen["127.0.0.1"]), min(seen["127.0.0.77"]))
+        self.assertEqual(len(seen["127.0.0.1"]) + len(seen["127.0.0.77"]), len(self.closed))
+        self.assertIn(self.closed[-1].end_ns, seen["127.0.0.77"])
+        for interval in self.closed:
+            self.assertEqual(interval.pair_stats["lost"].tolist(), [0, 0])
+        self.assertEqual(self.prober.strangers, 0)
