@@ -27,7 +27,7 @@ from .mesh import (
     judge,
     make_mesh,
 )
-from .metrics import ALWAYS, METRICS, Metric
+from .metrics import ALWAYS, METRICS, Metric, with_received
 from .shared import SharedAnswers
 from .store import Activity, Snapshot, Store, Window, series_key
 
@@ -185,7 +185,8 @@ class Answers:
 
         async def ask() -> _Moment:
             question = self.store.total if span_s else self.store.latest
-            snapshot = await question(window, wanted)
+            found = await question(window, wanted)
+            snapshot = evolve(found, columns=with_received(found.columns))
             if metric.needs_baseline:
                 baseline = await self._baseline(at)
                 snapshot = await self.in_thread(_with_baseline, snapshot, baseline)
@@ -238,6 +239,7 @@ class Answers:
         )
         if not found.series:
             raise NotFoundError(f"no measurements from {src!r} to {dst!r} in this time")
+        found = evolve(found, columns=with_received(found.columns))
         heat = await self.in_thread(heat_map, found)
         return await self.in_thread(present.history, src, dst, found, heat)
 

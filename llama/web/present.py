@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -212,6 +212,7 @@ def history(src: str, dst: str, found: History, heat: Heat | None) -> dict[str, 
     """Return one direction of a pair over time: all its series together, and each one's newest."""
     columns = found.columns
     together: dict[str, Column] = {name: _sum(columns[name]) for name in _SUMMED}
+    together["lost_unknown"] = _sum(_unknown(columns))
     together |= {name: _extreme(columns[name], np.fmax) for name in _WORST}
     together["rtt_min"] = _extreme(columns["rtt_min"], np.fmin)
     together["suspect"] = _extreme(columns["suspect"], np.fmax)
@@ -234,6 +235,18 @@ def history(src: str, dst: str, found: History, heat: Heat | None) -> dict[str, 
             "counts": [numbers(row, 2) for row in heat.counts],
         },
     }
+
+
+def _unknown(columns: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Return the loss in no known direction, which is all loss of series that know of none.
+
+    Beside series that do know, it must not look as if nothing had been lost. Where no series knows
+    of directions, nothing is made up.
+    """
+    directions = ("lost_forward", "lost_reverse", "lost_unknown")
+    blank = np.logical_and.reduce([np.isnan(columns[name]) for name in directions])
+    known = (~blank).any(axis=0)
+    return np.where(blank & known, columns["lost"], columns["lost_unknown"])
 
 
 def _sum(column: npt.NDArray[np.float64]) -> Column:
