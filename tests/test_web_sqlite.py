@@ -43,6 +43,10 @@ def roll_up(path: Path, forget_before_s: float | None = None) -> None:
         db.execute("DELETE FROM unrolled")
         if forget_before_s is not None:
             db.execute("DELETE FROM samples WHERE time_ms <= ?", (forget_before_s * 1000,))
+            db.execute(
+                "INSERT OR REPLACE INTO facts VALUES ('removed_to_ms', ?)",
+                (int(forget_before_s * 1000),),
+            )
     db.close()
 
 

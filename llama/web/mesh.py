@@ -21,8 +21,11 @@ Flags = npt.NDArray[np.bool_]
 
 #: A series that is this many of its intervals behind the newest one has fallen silent.
 SILENT_INTERVALS = 2.5
-#: All have fallen silent if the newest sample of all is this many intervals old.
+#: All have fallen silent if the newest samples are this many intervals old.
 ALL_SILENT_INTERVALS = 3.0
+#: There are samples up to the time that this share of the sources has reached. Were it the newest
+#: of all, one source whose clock is ahead would make everybody else look late.
+REACHED_BY = 0.25
 
 
 @frozen(eq=False)
@@ -73,11 +76,14 @@ def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mes
     heard = np.zeros(len(series), dtype=bool)
     heard[place] = True
     np.fmax.at(last_s, place, snapshot.time_s)
+    sources, src = _index(series, "src_hostname")
+    destinations, dst = _index(series, "dst_hostname")
     if at_s is not None and len(series):
         usual = interval_of(activity)
         if usual is not None:
             each = np.where(np.isnan(interval), usual, interval)
-            reference = max(float(np.nanmax(last_s)), at_s - ALL_SILENT_INTERVALS * usual)
+            reached = _reached_s(src[place], snapshot.time_s, len(sources))
+            reference = max(min(reached, at_s), at_s - ALL_SILENT_INTERVALS * usual)
             time_s = np.full(len(series), -np.inf)
             time_s[place] = snapshot.time_s
             heard &= time_s >= reference - SILENT_INTERVALS * each
@@ -87,11 +93,16 @@ def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mes
         spread[place] = column
         spread[~heard] = np.nan
         columns[name] = spread
-    sources, src = _index(series, "src_hostname")
-    destinations, dst = _index(series, "dst_hostname")
     return Mesh(
         series, sources, destinations, src, dst, heard, last_s, columns, find_places(series)
     )
+
+
+def _reached_s(src: Index, time_s: Column, sources: int) -> float:
+    newest = np.full(sources, -np.inf)
+    np.maximum.at(newest, src, time_s)
+    newest = newest[np.isfinite(newest)]
+    return float(np.quantile(newest, 1 - REACHED_BY, method="lower")) if newest.size else -np.inf
 
 
 def _places(series: list[Tags], found: Sequence[Tags]) -> Index:

@@ -38,15 +38,13 @@ def moment(
     at_s: float, span_s: float, window: Window, mesh: Mesh, activity: Activity
 ) -> dict[str, Any]:
     """Return which moment an answer is about."""
-    heard = mesh.last_s[mesh.heard]
-    every = mesh.last_s
+    heard = mesh.last_s[mesh.heard] if mesh.heard.any() else mesh.last_s
     return {
         "at": round(at_s, 3),
         "span_s": span_s,
         "from": round(window.start_s, 3),
-        "newest": _number(float(heard.max() if heard.size else every.max()), 3)
-        if every.size
-        else None,
+        # A clock that is ahead makes nothing newer than now.
+        "newest": _number(min(float(heard.max()), at_s), 3) if heard.size else None,
         "interval_s": interval_of(activity),
     }
 

@@ -146,7 +146,7 @@ class Store(Protocol):
     kind: str
 
     def newest(self) -> Deferred[float | None]:
-        """Give the time of the newest sample of all, or None."""
+        """Give the time of the newest sample of all that is not in the future, or None."""
 
     def resolution_s(self, start_s: float) -> Deferred[float]:
         """Give the shortest step that makes sense for times from ``start_s`` on; 0: any."""

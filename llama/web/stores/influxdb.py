@@ -91,9 +91,11 @@ class InfluxDBStore:
 
         async def ask() -> float | None:
             now_s = self._reactor.seconds()
-            hour = f" WHERE {within(Window(now_s - 3600.0, now_s + 60.0))}"
-            for when in (hour, ""):  # looking through all there ever was takes its time
-                (found,) = await self._select(f'SELECT last("sent") FROM {self._from}{when}')
+            # Looking through all there ever was takes its time.
+            for window in (Window(now_s - 3600.0, now_s), Window(0.0, now_s)):
+                (found,) = await self._select(
+                    f'SELECT last("sent") FROM {self._from} WHERE {within(window)}'
+                )
                 if found:
                     return float(found[0][2][0][0]) / 1000
             return None

@@ -123,7 +123,8 @@ class SQLiteStore:
 
     def newest(self) -> Deferred[float | None]:
         """See `llama.web.store.Store`."""
-        return self._ask(questions.newest)
+        now_s = self._reactor.seconds()
+        return self._ask(lambda reader: questions.newest(reader, now_s))
 
     def resolution_s(self, start_s: float) -> Deferred[float]:
         """See `llama.web.store.Store`."""

@@ -44,6 +44,8 @@ RECENT_MS, RECENT_MANY_MS = 6 * 60_000, 3 * 60_000
 MANY_SERIES = 5000
 #: Series that are looked for one by one when they are not heard of.
 FEW_SILENT = 2000
+#: Samples come in at most so much later than they were taken, if clocks are right.
+LATE_MS = 3_600_000
 #: Rows of a baseline at most; of more moments, an even choice is looked at.
 BASELINE_ROWS = 600_000
 
@@ -116,20 +118,23 @@ class Reader:
 
     def raw_from_ms(self) -> int:
         """Return the time after which all raw samples are still there."""
-        raw = self.one(f"SELECT min(time_ms) FROM {RAW}")
-        rolled = self.one(f"SELECT min(time_ms) FROM {ROLLED}")
-        if raw is None:
-            return 2**62 if rolled is not None else 0
-        if rolled is None or rolled >= raw:
-            return 0  # nothing was removed yet
-        return _up(raw, schema.WINDOW_MS)
+        removed_to = self.one("SELECT value FROM facts WHERE name = 'removed_to_ms'")
+        return _up(removed_to or 0, schema.WINDOW_MS)
 
     def rolled_to_ms(self) -> int:
-        """Return the time up to which five-minute rows are complete."""
-        waiting = self.one("SELECT min(time_ms) FROM unrolled")
-        if waiting is not None:
-            return waiting - schema.WINDOW_MS
-        return self.one(f"SELECT max(time_ms) FROM {ROLLED}") or 0
+        """Return the time up to which five-minute rows are complete.
+
+        An old row to which a late sample came gets it within a minute, and counts as complete
+        meanwhile: a collector whose clock is behind is late all the time.
+        """
+        newest = self.one(f"SELECT max(time_ms) FROM {ROLLED}") or 0
+        waiting = self.one(
+            "SELECT min(time_ms) FROM unrolled WHERE time_ms > ? AND (time_ms > ? OR NOT EXISTS"
+            f" (SELECT 1 FROM {ROLLED} WHERE {ROLLED}.time_ms = unrolled.time_ms))",
+            self.raw_from_ms(),
+            newest - LATE_MS,
+        )
+        return newest if waiting is None else waiting - schema.WINDOW_MS
 
     def moments(self, table: str, start: int, end: int) -> Rows:
         """Return the times (ms) at which there are samples."""
@@ -197,15 +202,16 @@ def _union(spans: Sequence[Span], columns: Sequence[str]) -> str:
     )
 
 
-def newest(reader: Reader) -> float | None:
-    """Return the time of the newest sample of a pair."""
+def newest(reader: Reader, now_s: float) -> float | None:
+    """Return the time of the newest sample of a pair that is not in the future."""
     found = reader.one(
-        f"SELECT time_ms FROM {RAW} JOIN series ON id = series_id WHERE measurement = ?"
-        " ORDER BY time_ms DESC LIMIT 1",
+        f"SELECT time_ms FROM {RAW} JOIN series ON id = series_id"
+        " WHERE measurement = ? AND time_ms <= ? ORDER BY time_ms DESC LIMIT 1",
         MEASUREMENT,
+        ms(now_s),
     )
     if found is None:
-        found = reader.one(f"SELECT max(time_ms) FROM {ROLLED}")
+        found = reader.one(f"SELECT max(time_ms) FROM {ROLLED} WHERE time_ms <= ?", ms(now_s))
     return None if found is None else found / 1000
 
 
