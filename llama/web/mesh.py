@@ -23,6 +23,8 @@ Flags = npt.NDArray[np.bool_]
 SILENT_INTERVALS = 2.5
 #: All have fallen silent if the newest samples are this many intervals old.
 ALL_SILENT_INTERVALS = 3.0
+#: What is measured: series that agree in these tags, of which one fell silent, are one.
+MEASURED = ("src_hostname", "dst_hostname", "class", "probe", "size", "port_group")
 #: There are samples up to the time that this share of the sources has reached. Were it the newest
 #: of all, one source whose clock is ahead would make everybody else look late.
 REACHED_BY = 0.25
@@ -87,15 +89,42 @@ def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mes
             time_s = np.full(len(series), -np.inf)
             time_s[place] = snapshot.time_s
             heard &= time_s >= reference - SILENT_INTERVALS * each
+    kept = ~_replaced(series, src * max(len(destinations), 1) + dst, heard)
     columns = {}
     for name, column in snapshot.columns.items():
-        spread = np.full(len(series), np.nan)
+        spread = np.full(len(kept), np.nan)
         spread[place] = column
         spread[~heard] = np.nan
-        columns[name] = spread
+        columns[name] = spread[kept]
+    series = [tags for tags, keep in zip(series, kept.tolist(), strict=True) if keep]
     return Mesh(
-        series, sources, destinations, src, dst, heard, last_s, columns, find_places(series)
+        series=series,
+        sources=sources,
+        destinations=destinations,
+        src=src[kept],
+        dst=dst[kept],
+        heard=heard[kept],
+        last_s=last_s[kept],
+        columns=columns,
+        places=find_places(series),
     )
+
+
+def _replaced(series: Sequence[Tags], pair: Index, heard: Flags) -> Flags:
+    """Return which series are silent because the same is now measured under other tags.
+
+    A host that moved to another rack or address is a new series; the old one is no trouble.
+    """
+    silent = np.flatnonzero(~heard)
+    speaking = np.flatnonzero(heard & np.isin(pair, pair[silent]))
+    known = {_measured(series[n]) for n in speaking.tolist()}
+    replaced = np.zeros(len(series), dtype=bool)
+    replaced[[n for n in silent.tolist() if _measured(series[n]) in known]] = True
+    return replaced
+
+
+def _measured(tags: Tags) -> tuple[str | None, ...]:
+    return tuple(map(tags.get, MEASURED))
 
 
 def _reached_s(src: Index, time_s: Column, sources: int) -> float:

@@ -107,6 +107,7 @@ def cells(cells: Cells, pairs: Pairs, mesh: Mesh) -> dict[str, Any]:
         "members": cells.members.tolist(),
         "bad": cells.bad.tolist(),
         "missing": cells.missing.tolist(),
+        "silent": cells.silent.tolist(),
         "suspect": cells.suspect.tolist(),
         "worst_src": src.tolist(),
         "worst_dst": dst.tolist(),
@@ -142,12 +143,15 @@ def _explained(pairs: Pairs, health: Health) -> npt.NDArray[np.bool_]:
 def summary(pairs: Pairs, losses: Pairs, mesh: Mesh, health: Health) -> dict[str, Any]:
     """Return the counts of the headline; ``losses`` are the same pairs by their loss."""
     other = _explained(pairs, health)
+    missing = (pairs.silent > 0) & ~other
+    whole = pairs.silent == 0
     return {
         "pairs": int(pairs.src.size),
-        "healthy": int(np.count_nonzero(~pairs.bad & (pairs.state == VALUE) & ~other)),
+        "healthy": int(np.count_nonzero(~pairs.bad & (pairs.state == VALUE) & whole & ~other)),
         "bad": int(np.count_nonzero(pairs.bad & ~other)),
         "losing": int(np.count_nonzero(losses.bad & ~_explained(losses, health))),
-        "missing": int(np.count_nonzero((pairs.state == NO_DATA) & ~other)),
+        "missing": int(np.count_nonzero(missing)),
+        "partial": int(np.count_nonzero(missing & (pairs.state != NO_DATA))),
         "sick": int(np.count_nonzero(other)),
         "suspect": int(np.count_nonzero(pairs.suspect)),
         "hosts_down": int(np.count_nonzero(health.down)),
@@ -184,6 +188,7 @@ def pairs(mesh: Mesh, pairs: Pairs, chosen: Index) -> list[dict[str, Any]]:
             "flows_lossy": _number(pairs.flows_lossy[n]),
             "suspect": list(reasons(int(pairs.suspect[n]))),
             "series": int(pairs.series[n]),
+            "silent": int(pairs.silent[n]),
             "tags": dict(mesh.series[pairs.worst[n]]),
         }
         for n in chosen.tolist()
