@@ -60,14 +60,20 @@ class Database:
             raise StoreError(str(error)) from None
 
     def ask(
-        self, path: str, parameters: Mapping[str, str], read: Callable[[Any], T]
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        read: Callable[[Any], T],
+        *,
+        load: Callable[[bytes], Any] = orjson.loads,
     ) -> Deferred[T]:
         """Post ``parameters`` as a form and give what ``read`` makes of the JSON, in a thread.
 
+        ``load`` decodes it: `json_lines`, where a database answers with several values.
         Fails with `StoreError`. ``read`` may raise it, too.
         """
         asked: Deferred[T] = self._turns.run(
-            lambda: Deferred.fromCoroutine(self._ask(path, parameters, read))
+            lambda: Deferred.fromCoroutine(self._ask(path, parameters, read, load))
         )
         return asked
 
@@ -78,7 +84,13 @@ class Database:
         )
         return together.addErrback(_unwrap)
 
-    async def _ask(self, path: str, parameters: Mapping[str, str], read: Callable[[Any], T]) -> T:
+    async def _ask(
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        read: Callable[[Any], T],
+        load: Callable[[bytes], Any],
+    ) -> T:
         try:
             reply = await request(
                 self._client,
@@ -97,11 +109,11 @@ class Database:
         except Exception as error:
             kind = StoreTimeoutError if _timed_out(error) else StoreError
             raise kind(f"{self.url}: {explain(error, self._timeout_s)}") from None
-        return await self.in_thread(self._read, reply, read)
+        return await self.in_thread(self._read, reply, read, load)
 
-    def _read(self, reply: Reply, read: Callable[[Any], T]) -> T:
+    def _read(self, reply: Reply, read: Callable[[Any], T], load: Callable[[bytes], Any]) -> T:
         try:
-            said = orjson.loads(reply.body)
+            said = (load if reply.status == 200 else orjson.loads)(reply.body)
         except orjson.JSONDecodeError:
             said = None
         if reply.status != 200:
@@ -133,6 +145,11 @@ class Database:
         """Close the connections."""
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
+
+
+def json_lines(body: bytes) -> list[Any]:
+    """Return the values of a body with one a line; raises `orjson.JSONDecodeError`."""
+    return [orjson.loads(line) for line in body.splitlines() if line]
 
 
 def _timed_out(error: BaseException) -> bool:

@@ -1,7 +1,8 @@
 # ruff: noqa: S608  names in a query are ours or quoted; values are parameters
 """InfluxDB 1.x (and what speaks its InfluxQL): questions to measurement ``raw_stats``.
 
-Tag values travel as bound parameters; names in a query are ours, and quoted. InfluxQL's windows
+Tag values travel as bound parameters; names in a query are ours, and quoted. Answers are asked for in
+chunks, a line of JSON each: a server with ``max-row-limit`` cuts off any other. InfluxQL's windows
 begin with their start and ours end with their end, hence the offset of a nanosecond.
 """
 
@@ -23,10 +24,11 @@ from ..store import (
     Snapshot,
     Tags,
     Timeline,
+    TooMuchError,
     Window,
     series_key,
 )
-from .database import Database
+from .database import Database, json_lines
 
 MEASUREMENT = "raw_stats"
 
@@ -64,25 +66,39 @@ class InfluxDBStore:
         parameters = {
             "db": self._name,
             "epoch": "ms",
+            "chunked": "true",
             "q": ";".join(queries),
             "params": orjson.dumps(dict(values or {})).decode(),
         }
-        return await self._database.ask("/query", parameters, self._read)
+        return await self._database.ask(
+            "/query", parameters, lambda said: self._read(said, len(queries)), load=json_lines
+        )
 
-    def _read(self, said: Any) -> list[list[Found]]:
-        answers: list[list[Found]] = []
-        for result in said["results"]:
-            if "error" in result:
-                raise self._database.complain(result["error"])
-            answers.append(
-                [
-                    (
-                        {name: value for name, value in each.get("tags", {}).items() if value},
-                        each["columns"],
-                        each["values"],
-                    )
-                    for each in result.get("series", ())
-                ]
+    def _read(self, chunks: list[Any], queries: int) -> list[list[Found]]:
+        answers: list[list[Found]] = [[] for _ in range(queries)]
+        unfinished = set(range(queries))  # queries of which more is to come
+        goes_on = False  # the series that came last
+        for chunk in chunks:
+            if "error" in chunk:
+                raise self._database.complain(chunk["error"])
+            for place, result in enumerate(chunk["results"]):
+                if "error" in result:
+                    raise self._database.complain(result["error"])
+                query = result.get("statement_id", place)
+                found = answers[query]
+                for each in result.get("series", ()):
+                    tags = {name: value for name, value in each.get("tags", {}).items() if value}
+                    if goes_on and found and found[-1][0] == tags:
+                        found[-1][2].extend(each["values"])
+                    else:
+                        found.append((tags, each["columns"], each["values"]))
+                    goes_on = each.get("partial", False)
+                if not (result.get("partial", False) or goes_on):
+                    unfinished.discard(query)
+        if unfinished:
+            raise TooMuchError(
+                f"{self._database.url}: its answer ends early, as with max-row-limit;"
+                " raise that, or ask for less time"
             )
         return answers
 
