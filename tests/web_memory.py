@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,7 +29,11 @@ from llama.web.store import (
 def _put_together(name: str, values: list[float]) -> float:
     if not values:
         return math.nan
-    return {"sum": math.fsum, "max": max, "min": min}[AGGREGATE[name]](values)
+    return {"sum": math.fsum, "max": max, "min": min, "or": _union}[AGGREGATE[name]](values)
+
+
+def _union(values: list[float]) -> float:
+    return float(functools.reduce(operator.or_, map(int, values)))
 
 
 class MemoryStore:

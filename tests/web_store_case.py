@@ -126,7 +126,13 @@ class StoreCase:
     async def test_history(self: Any) -> None:
         """One pair over time, both classes; gaps are gaps."""
         window = Window(self.end_s - 3600, self.end_s)
-        for src, dst in (("lax1", "iad2"), (NASTY_HOST, "iad1"), ("lax3", "iad1"), ("x", "y")):
+        for src, dst in (
+            ("lax1", "iad2"),
+            (NASTY_HOST, "iad1"),
+            ("lax3", "iad1"),
+            ("iad10", "iad2"),
+            ("x", "y"),
+        ):
             for step in (30.0, 60.0, 300.0):
                 where = {"src_hostname": src, "dst_hostname": dst}
                 got = await self.store.history(window, step, self.columns, where)

@@ -218,7 +218,7 @@ def history(src: str, dst: str, found: History, heat: Heat | None) -> dict[str, 
     together["lost_unknown"] = _sum(_unknown(columns))
     together |= {name: _extreme(columns[name], np.fmax) for name in _WORST}
     together["rtt_min"] = _extreme(columns["rtt_min"], np.fmin)
-    together["suspect"] = _extreme(columns["suspect"], np.fmax)
+    together["suspect"] = _union(columns["suspect"])
     middle = np.where(np.isnan(together["rtt_p50"]), together["rtt"], together["rtt_p50"])
     together["rtt_p50"] = middle
     del together["rtt"]
@@ -254,6 +254,11 @@ def _unknown(columns: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.f
 
 def _sum(column: npt.NDArray[np.float64]) -> Column:
     return np.where(np.isnan(column).all(axis=0), np.nan, np.nansum(column, axis=0))
+
+
+def _union(column: npt.NDArray[np.float64]) -> Column:
+    bits = np.bitwise_or.reduce(np.nan_to_num(column).astype(np.int64), axis=0)
+    return np.where(np.isnan(column).all(axis=0), np.nan, bits)
 
 
 def _extreme(column: npt.NDArray[np.float64], best: np.ufunc) -> Column:

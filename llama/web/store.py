@@ -19,7 +19,7 @@ Tags = Mapping[str, str]
 Column = npt.NDArray[np.float64]
 
 #: How each column is put together over time. Counts add up. Percentiles cannot be averaged, so a
-#: span of time has those of its worst interval.
+#: span of time has those of its worst interval. Of bits all that were ever set are (``or``).
 AGGREGATE: Mapping[str, str] = {
     "sent": "sum",
     "received": "sum",
@@ -41,7 +41,7 @@ AGGREGATE: Mapping[str, str] = {
     "jitter": "max",
     "flows": "max",
     "flows_lossy": "max",
-    "suspect": "max",
+    "suspect": "or",
     "dscp_at_reflector": "max",
     "dscp_at_collector": "max",
 }

@@ -32,6 +32,9 @@ from .database import Database, json_lines
 
 MEASUREMENT = "raw_stats"
 
+#: All values of ``suspect`` that are not zero, which few are.
+_DOUBTS, _DOUBTED = 'distinct("suspect")', '"suspect" > 0'
+
 #: One series of an answer: its tags, the names of its columns, its rows.
 Found = tuple[Tags, list[str], list[list[Any]]]
 
@@ -163,12 +166,20 @@ class InfluxDBStore:
 
         async def ask() -> Snapshot:
             known = _known(columns)
-            rest = f"FROM {self._from} WHERE {within(window)} GROUP BY *"
-            found, last = await self._select(
-                f"SELECT {_together(known)} {rest}", f'SELECT last("sent") {rest}'
+            rest = f"FROM {self._from} WHERE {within(window)}"
+            found, last, doubts = await self._select(
+                f"SELECT {_together(known)} {rest} GROUP BY *",
+                f'SELECT last("sent") {rest} GROUP BY *',
+                f"SELECT {_DOUBTS} {rest} AND {_DOUBTED} GROUP BY *",
             )
             times = {series_key(tags): rows[0][0] for tags, _, rows in last}
             rows = [[times.get(series_key(tags)), *rows[0][1:]] for tags, _, rows in found]
+            if "suspect" in known:
+                bits = {series_key(tags): rows for tags, _, rows in doubts}
+                column = 1 + known.index("suspect")
+                for (tags, _, _), row in zip(found, rows, strict=True):
+                    for _, value in bits.get(series_key(tags), ()):
+                        row[column] = int(row[column]) | int(value)
             return _snapshot([tags for tags, _, _ in found], rows, ["time", *known], columns)
 
         return Deferred.fromCoroutine(ask())
@@ -197,11 +208,13 @@ class InfluxDBStore:
         async def ask() -> History:
             known = _known(columns)
             condition, values = matching(where)
-            (found,) = await self._select(
-                f"SELECT {_together(known)} FROM {self._from}"
-                f" WHERE {within(window)}{condition} GROUP BY {_by(step_s)}, * fill(none)",
+            rest = f"FROM {self._from} WHERE {within(window)}{condition}"
+            found, doubts = await self._select(
+                f"SELECT {_together(known)} {rest} GROUP BY {_by(step_s)}, * fill(none)",
+                f"SELECT {_DOUBTS} {rest} AND {_DOUBTED} GROUP BY {_by(step_s)}, *",
                 values=values,
             )
+            bits = {series_key(tags): rows for tags, _, rows in doubts}
             ends = window.steps(step_s)
             shape = len(found), ends.size
             out = {name: np.full(shape, np.nan) for name in columns}
@@ -210,6 +223,11 @@ class InfluxDBStore:
                 place = _places(table[:, 0], step_s, ends)
                 for column, name in enumerate(known):
                     out[name][n] = put_together(name, place, table[:, 1 + column], ends.size)
+                more = np.array(bits.get(series_key(found[n][0]), ()), dtype=np.float64)
+                if more.size and "suspect" in known:
+                    place = np.concatenate([place, _places(more[:, 0], step_s, ends)])
+                    suspect = np.concatenate([table[:, 1 + known.index("suspect")], more[:, 1]])
+                    out["suspect"][n] = put_together("suspect", place, suspect, ends.size)
             return History([tags for tags, _, _ in found], step_s, ends, out)
 
         return Deferred.fromCoroutine(ask())
@@ -271,7 +289,9 @@ def _known(columns: Sequence[str]) -> list[str]:
 
 
 def _together(columns: Sequence[str]) -> str:
-    return ", ".join(f"{AGGREGATE[name]}({identifier(name)})" for name in columns)
+    # InfluxQL has no union of bits: the values that there were are asked for besides.
+    how = {name: AGGREGATE[name].replace("or", "max") for name in columns}
+    return ", ".join(f"{how[name]}({identifier(name)})" for name in columns)
 
 
 def _places(starts_ms: Any, step_s: float, ends: Any) -> Any:

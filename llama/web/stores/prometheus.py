@@ -33,6 +33,9 @@ RECENT_S = 360.0
 #: Beyond so many silent sources their last words are not looked for by name.
 FEW_SOURCES = 50
 
+#: Steps of one answer, of which VictoriaMetrics gives 30,000 at most.
+MOST_STEPS = 20_000
+
 Key = tuple[tuple[str, str], ...]
 
 
@@ -256,7 +259,14 @@ class PrometheusStore:
             return lambda: self._instant(query, window.end_s)
 
         answers = await self._database.ask_all([question(query) for query in queries])
-        reasons = await self._reasons(window) if isinstance(names, Counters) else {}
+        reasons: dict[Key, float] = {}
+        if isinstance(names, Counters):
+            reasons = await self._reasons(window)
+        elif "suspect" in wanted:
+            reasons = {
+                key: float(bits[0])
+                for key, bits in (await self._doubts(names, window, window.length_s, {})).items()
+            }
 
         def put_together() -> Snapshot:
             series = answers[0].tags
@@ -269,9 +279,31 @@ class PrometheusStore:
                 found[name] = np.array([values.get(key, np.nan) for key in keys], dtype=np.float64)
             if isinstance(names, Counters):
                 found["suspect"] = np.array([reasons.get(key, 0.0) for key in keys])
+            else:
+                for n, key in enumerate(keys):
+                    if key in reasons:
+                        found["suspect"][n] = reasons[key]
             return _snapshot(series, time_s, found, columns)
 
         return await self._database.in_thread(put_together)
+
+    async def _doubts(
+        self, names: Points, window: Window, step_s: float, where: Tags
+    ) -> dict[Key, Column]:
+        """Return the suspect bits by step, from ``window.start_s`` on, of the series with any."""
+        # Interval by interval, as long as those are not too many for one answer.
+        parts = max(
+            1.0, np.floor(step_s / max(self._scraped_every_s, window.length_s / MOST_STEPS))
+        )
+        each_s = step_s / parts
+        steps = int(np.ceil(window.length_s / step_s - 1e-9))
+        ends = window.start_s + each_s * np.arange(1, steps * parts + 1)
+        found = await self._range(names.doubts(each_s, where), ends, each_s)
+        answer = {}
+        for labels, row in found:
+            bits = np.nan_to_num(row).astype(np.int64).reshape(steps, int(parts))
+            answer[series_key(_tags(labels))] = np.bitwise_or.reduce(bits, axis=1).astype(float)
+        return answer
 
     async def _reasons(self, window: Window) -> dict[Key, float]:
         """Return the suspect bits of the series that have any."""
@@ -332,6 +364,11 @@ class PrometheusStore:
                     if n is not None and name in out:
                         out[name][n] = row
             if not isinstance(names, Counters):
+                if "suspect" in wanted:
+                    whole = Window(ends[0] - step_s, ends[-1])
+                    for key, bits in (await self._doubts(names, whole, step_s, where)).items():
+                        if key in place:
+                            out["suspect"][place[key]][bits > 0] = bits[bits > 0]
                 return History(series, step_s, ends, out)
             edges, counts = _buckets(answers[-1], ends.size)
             return History(series, step_s, ends, out, edges, counts)

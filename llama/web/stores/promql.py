@@ -55,7 +55,13 @@ class Points:
 
     def over(self, column: str, span_s: float, where: Tags) -> str:
         """Return a column put together over the ``span_s`` seconds before each step."""
-        return f"{AGGREGATE[column]}_over_time({self.raw(column, where)}[{duration(span_s)}])"
+        # PromQL has no union of bits: `doubts` are asked for besides.
+        how = AGGREGATE[column].replace("or", "max")
+        return f"{how}_over_time({self.raw(column, where)}[{duration(span_s)}])"
+
+    def doubts(self, interval_s: float, where: Tags) -> str:
+        """Return the suspect bits of the interval before each step, of series that have any."""
+        return f"{self.over('suspect', interval_s, where)}>0"
 
     def usual(self, span_s: float) -> str:
         """Return the median of the series' median RTT, in ms."""

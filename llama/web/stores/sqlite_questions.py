@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from llama.collector.summary import SUSPECT_REASONS
 from llama.scraper.writers import sqlite_schema as schema
 
 from ..grid import put_together
@@ -290,7 +291,14 @@ def latest(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
 def total(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
     """Return the whole window of each series."""
     known = _known(columns)
-    return _snapshot(reader, window, columns, [f"{AGGREGATE[name]}({name})" for name in known])
+    return _snapshot(reader, window, columns, list(map(_together, known)))
+
+
+def _together(name: str) -> str:
+    if AGGREGATE[name] == "or":
+        flags = (f"max(CAST({name} AS INTEGER) & {1 << n})" for n in range(len(SUSPECT_REASONS)))
+        return f"({' | '.join(flags)})"
+    return f"{AGGREGATE[name]}({name})"
 
 
 def _snapshot(
