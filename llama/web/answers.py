@@ -39,6 +39,8 @@ KNOWN_S = 3600.0
 RECENT_S = 300.0
 #: A matrix has at most this many rows and columns; beyond it groups must be folded.
 MAX_ENTRIES = 400
+#: How many steps a history has if nobody says otherwise, at most.
+STEPS = 120
 #: The steps that history comes in; the shortest that is no shorter than the mesh's interval.
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
@@ -229,7 +231,7 @@ class Answers:
         self, window: Window, step_s: float | None, src: str, dst: str, where: dict[str, str]
     ) -> dict[str, Any]:
         """Return one pair's figures over time, in one direction; raises `NotFoundError`."""
-        step = step_s or await self._step(window, 120)
+        step = await self._step(window, step_s)
         end = np.ceil(window.end_s / step) * step
         key = ("history", window.start_s // step, end, step, src, dst, *sorted(where.items()))
         names = tuple(dict.fromkeys((*_HISTORY, *HEAT_COLUMNS)))
@@ -251,7 +253,7 @@ class Answers:
         What lies in the past is remembered, the longer the older it is: a scraper that was away
         may still fill a gap.
         """
-        step = step_s or await self._step(window, 120)
+        step = await self._step(window, step_s)
         # A fixed grid of blocks, so that a sliding window finds its blocks again.
         block = 30 * step
         first, last = int(window.start_s // block), int(np.ceil(window.end_s / block))
@@ -268,10 +270,16 @@ class Answers:
             )
         return present.timeline(parts, step, window)
 
-    async def _step(self, window: Window, steps: int) -> float:
-        interval = interval_of(await self._activity(window.end_s)) or 1.0
+    async def _step(self, window: Window, asked_s: float | None) -> float:
+        """Return the step that is asked for, or else some 120th; one that the store can answer."""
         resolution = await self._resolution_s(window.start_s)
-        wanted = max(window.length_s / steps, interval, resolution)
+        if asked_s is not None and asked_s >= resolution:
+            return asked_s
+        if asked_s is not None:
+            wanted = resolution
+        else:
+            interval = interval_of(await self._activity(window.end_s)) or 1.0
+            wanted = max(window.length_s / STEPS, interval, resolution)
         return float(next((step for step in STEPS_S if step >= wanted), STEPS_S[-1]))
 
 

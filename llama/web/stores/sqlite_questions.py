@@ -43,6 +43,8 @@ MANY_ROWS = 1_500_000
 #: How far back is looked to see how often a series speaks: in a mesh of few series, of many.
 RECENT_MS, RECENT_MANY_MS = 6 * 60_000, 3 * 60_000
 MANY_SERIES = 5000
+#: From so many series on five minutes are the shortest step.
+COARSE_SERIES = 100_000
 #: Series that are looked for one by one when they are not heard of.
 FEW_SILENT = 2000
 #: Samples come in at most so much later than they were taken, if clocks are right.
@@ -147,11 +149,15 @@ class Reader:
             (start, end),
         )[:, 0]
 
-    def spans(self, window: Window, series: int | None = None) -> list[Span]:
+    def spans(
+        self, window: Window, series: int | None = None, step_s: float | None = None
+    ) -> list[Span]:
         """Return which table answers for which part of a window.
 
         ``series`` is how many are wanted (None: all). Where raw samples are few enough they are
-        preferred, since five-minute rows reach out of windows that are not aligned to them.
+        preferred, since five-minute rows reach out of windows that are not aligned to them; and
+        for steps of less than five minutes (``step_s``; None: no steps) wherever they are there,
+        since of such steps most would have no row.
         """
         start, end = ms(window.start_s), ms(window.end_s)
         raw_from = self.raw_from_ms()
@@ -162,7 +168,8 @@ class Reader:
             return [(RAW, start, end)]
         first = _up(start, schema.WINDOW_MS) if start >= raw_from else start
         last = min(_down(end, schema.WINDOW_MS), _down(self.rolled_to_ms(), schema.WINDOW_MS))
-        if series is not None:  # history of few series: raw as far back as it goes
+        fine = step_s is not None and ms(step_s) < schema.WINDOW_MS
+        if fine or series is not None:  # history of few series: raw as far back as it goes
             last = min(last, max(first, raw_from))
         if last <= first:
             return [(RAW, start, end)]
@@ -217,8 +224,12 @@ def newest(reader: Reader, now_s: float) -> float | None:
 
 
 def resolution_s(reader: Reader, start_s: float) -> float:
-    """Return the shortest step that makes sense from a time on."""
-    return schema.WINDOW_MS / 1000 if ms(start_s) < reader.raw_from_ms() else 0.0
+    """Return the shortest step that makes sense from a time on.
+
+    Of very many series raw samples are too many for a timeline.
+    """
+    coarse = ms(start_s) < reader.raw_from_ms() or len(reader.tags) > COARSE_SERIES
+    return schema.WINDOW_MS / 1000 if coarse else 0.0
 
 
 def activity(reader: Reader, window: Window) -> Activity:
@@ -358,7 +369,7 @@ def history(
     numbers = np.array(reader.matching(where), dtype=np.int64)
     known = _known(columns)
     parts = [np.empty((0, 2 + len(known)))]
-    for table, start, end in reader.spans(window, len(numbers)):
+    for table, start, end in reader.spans(window, len(numbers), step_s):
         chosen = ", ".join(["series_id", "time_ms", *known])
         moments = reader.moments(table, start, end).astype(np.int64).tolist()
         parts.append(
@@ -396,7 +407,7 @@ def timeline(reader: Reader, window: Window, step_s: float, where: Tags) -> Time
         " max(CASE WHEN sent > 0 THEN 100.0 * lost / sent END) FROM ("
         f"SELECT series_id, (time_ms + {step - 1:d}) / {step:d} AS step,"
         " sum(sent) AS sent, sum(lost) AS lost"
-        f" FROM ({_union(reader.spans(window), ['sent', 'lost'])}) WHERE {chosen}"
+        f" FROM ({_union(reader.spans(window, step_s=step_s), ['sent', 'lost'])}) WHERE {chosen}"
         " GROUP BY step, series_id) GROUP BY step",
         (orjson.dumps(listed).decode(), LOSSY_PERCENT),
     )
