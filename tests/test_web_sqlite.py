@@ -163,6 +163,31 @@ class OldSQLiteTest(TestCase):
         self.assertEqual(silent, [END_S - 600] * 2)
 
 
+class RemovedSeriesTest(TestCase):
+    """Series that the scraper removed with their last rows."""
+
+    async def test_forgotten(self) -> None:
+        """They are known no more, while new ones are; nobody has another's tags."""
+        path = Path(self.mktemp())
+        old = Fleet(hosts={"a": ("x", "1"), "b": ("y", "2")})
+        await write(path, list(old.points(END_S - 600, END_S - 300)))
+        store = SQLiteStore(reactor, path=str(path))
+        self.addCleanup(store.stop)
+        self.assertEqual(len((await store.activity(Window(END_S - 3600, END_S))).series), 4)
+        scraper = writer.make(reactor, {"path": str(path), "raw": 600, "rollup": 600})
+        await scraper.open()
+        try:
+            await scraper._keep_up()
+            new = Fleet(hosts={"c": ("x", "1"), "d": ("y", "2")})
+            await scraper.write(list(new.points(END_S - 60, END_S)))
+        finally:
+            await scraper.close()
+        activity = await store.activity(Window(END_S - 3600, END_S))
+        self.assertEqual({tags["src_hostname"] for tags in activity.series}, {"c", "d"})
+        known = store._series._tags.values()
+        self.assertEqual(sorted({tags["src_hostname"] for tags in known}), ["b", "c", "d"])
+
+
 class SQLiteFileTest(TestCase):
     """Files that are not what they should be."""
 

@@ -163,6 +163,7 @@ class SQLiteWriter:
             # Where raw rows are gone already, a late one must not replace what was made of them.
             on_conflict = "REPLACE" if end - schema.WINDOW_MS >= removed_to else "IGNORE"
             cursor.execute(schema.ROLL_UP.format(on_conflict=on_conflict), {"end": end})
+            cursor.execute(schema.HEARD, {"end": end})
             cursor.execute("DELETE FROM unrolled WHERE time_ms = ?", (end,))
         return bool(windows)
 
@@ -183,7 +184,20 @@ class SQLiteWriter:
                 f"DELETE FROM {table} WHERE time_ms <= ?",  # noqa: S608
                 limit or (before,),
             )
+        if not more:
+            self._remove_series(cursor, now_ms - int(max(self._raw_s, self._rolled_s) * 1000))
         return more
+
+    def _remove_series(self, cursor: Any, before_ms: int) -> None:
+        """Remove the series of which no rows are left."""
+        gone = cursor.execute(schema.GONE, {"before": before_ms}).fetchall()
+        if not gone:
+            return
+        cursor.executemany("DELETE FROM series WHERE id = ?", gone)
+        cursor.executemany("DELETE FROM heard WHERE series_id = ?", gone)
+        _set_fact(cursor, "series_removed", _fact(cursor, "series_removed") + len(gone))
+        numbers = {number for (number,) in gone}
+        self._series = {key: n for key, n in self._series.items() if n not in numbers}
 
     def close(self) -> Deferred[None]:
         """Close the file once the upkeep under way has ended."""

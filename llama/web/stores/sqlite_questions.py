@@ -54,7 +54,7 @@ BASELINE_ROWS = 600_000
 
 
 class SeriesCache:
-    """The tag sets of all series. They never change: only new ones are read.
+    """The tag sets of all series. They never change: only new ones are read, removed ones forgotten.
 
     Shared by threads: what they have taken out is never changed, only replaced.
     """
@@ -62,6 +62,7 @@ class SeriesCache:
     def __init__(self) -> None:
         self._lock = Lock()
         self._last_id = 0
+        self._removed = 0  # series, as far as is known here
         self._tags: dict[int, Tags] = {}
         self._others: frozenset[int] = frozenset()  # of other measurements
 
@@ -81,6 +82,15 @@ class SeriesCache:
                 self._tags = {**self._tags, **new}
                 self._others |= {number for number, kind, _ in found if kind != MEASUREMENT}
                 self._last_id = max(number for number, _, _ in found)
+            removed = connection.execute(
+                "SELECT value FROM facts WHERE name = 'series_removed'"
+            ).fetchone()
+            # More than was known: this snapshot is newer than all that the cache was filled from.
+            if removed is not None and removed[0] > self._removed:
+                self._removed = removed[0]
+                left = {number for (number,) in connection.execute("SELECT id FROM series")}
+                self._tags = {n: tags for n, tags in self._tags.items() if n in left}
+                self._others &= left
             return self._tags, self._others
 
 
