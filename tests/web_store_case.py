@@ -22,6 +22,9 @@ from llama.web.store import History, Snapshot, Store, Tags, Window, series_key
 END_S = time.time() // 600 * 600 - 600
 HOURS = 2
 
+#: Intervals of some further hosts, and how long before END_S they spoke last.
+SLOW, AGO_S = (300, 3600), 12 * 3600
+
 COLUMNS = (
     "sent", "received", "lost", "lost_forward", "lost_reverse", "lost_unknown", "remarked_forward",
     "rtt", "rtt_min", "rtt_p50", "rtt_p99", "rtt_max", "jitter", "flows", "flows_lossy", "suspect",
@@ -31,7 +34,14 @@ COLUMNS = (
 def fleet_points(end_s: float = END_S, hours: float = HOURS) -> tuple[Fleet, list[Point]]:
     """Return the standard fleet and all its points, with some that are no pair's among them."""
     fleet = standard_fleet(end_s)
-    points = list(fleet.points(end_s - hours * 3600, end_s))
+    points = []
+    for interval_s in SLOW:  # long before, so that nobody else sees them
+        slow = Fleet(
+            hosts={f"{name}{interval_s}": ("x", "1") for name in "ab"}, interval_s=interval_s
+        )
+        points += slow.points(end_s - AGO_S - 3 * 3600, end_s - AGO_S)
+    points.sort(key=lambda point: point.time_ns)
+    points += fleet.points(end_s - hours * 3600, end_s)
     points.append(Point("collector_stats", {"src_hostname": "iad1"}, {"ticks": 1.0, "sent": 9e9},
                         int(end_s) * 10**9))  # fmt: skip
     return fleet, points
@@ -102,6 +112,16 @@ class StoreCase:
         found = dict(zip(map(series_key, got.series), got.last_s, strict=True))
         self.assertEqual(found, right)
         self.assertEqual(np.nanmedian(got.interval_s), 30.0)
+
+    async def test_slow(self: Any) -> None:
+        """Sources that speak every five minutes, or every hour, are known to do so."""
+        for ago_s in (0, 200, 3500):
+            window = Window(self.end_s - AGO_S - 3 * 3600 - ago_s, self.end_s - AGO_S - ago_s)
+            got, wanted = await self.store.activity(window), await self.memory.activity(window)
+            right = dict(zip(map(series_key, wanted.series), wanted.interval_s, strict=True))
+            found = dict(zip(map(series_key, got.series), got.interval_s, strict=True))
+            self.assertEqual(found, right)
+            self.assertEqual(set(right.values()), set(map(float, SLOW)))
 
     async def test_latest(self: Any) -> None:
         """The newest sample of each series, whole: no figure of an older one fills a gap."""

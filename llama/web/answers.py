@@ -21,11 +21,15 @@ from .heat import COLUMNS as HEAT_COLUMNS
 from .heat import heat_map
 from .mesh import (
     ALL_SILENT_INTERVALS,
+    KNOWN_INTERVALS,
+    LONGEST_INTERVAL_S,
     SILENT_INTERVALS,
     Mesh,
     interval_of,
     judge,
+    longest_interval_of,
     make_mesh,
+    members,
 )
 from .metrics import ALWAYS, METRICS, Metric, with_received
 from .shared import SharedAnswers
@@ -33,10 +37,8 @@ from .store import Activity, Snapshot, Store, Window, series_key
 
 T = TypeVar("T")
 
-#: A series that was heard within this time belongs to the mesh, even if it is silent now.
-KNOWN_S = 3600.0
-#: Without a known interval, the newest sample may be this old.
-RECENT_S = 300.0
+#: What was heard within this time is asked for to know who belongs to the mesh.
+ACTIVE_S = KNOWN_INTERVALS * LONGEST_INTERVAL_S
 #: A matrix has at most this many rows and columns; beyond it groups must be folded.
 MAX_ENTRIES = 400
 #: How many steps a history has if nobody says otherwise, at most.
@@ -135,10 +137,12 @@ class Answers:
         def good_for_s(activity: Activity) -> float:
             return 5.0 if interval_of(activity) is None else 60.0
 
+        async def ask() -> Activity:
+            active = await self.store.activity(Window(end - 60.0 - ACTIVE_S, end))
+            return await self.in_thread(members, active)
+
         return self._others.get(
-            ("activity", end),
-            good_for_s,
-            lambda: self.store.activity(Window(end - 60.0 - KNOWN_S, end)),
+            ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
 
     def _baseline(self, at_s: float) -> Deferred[Snapshot]:
@@ -172,13 +176,17 @@ class Answers:
         live = at_s is None
         at = self.now_s() if at_s is None else at_s
         activity = await self._activity(at)
-        usual = interval_of(activity)
+        usual, longest = interval_of(activity), longest_interval_of(activity)
         # What is older has fallen silent.
-        lookback = RECENT_S if usual is None else (SILENT_INTERVALS + ALL_SILENT_INTERVALS) * usual
+        lookback = (
+            LONGEST_INTERVAL_S
+            if usual is None
+            else SILENT_INTERVALS * longest + ALL_SILENT_INTERVALS * usual
+        )
         if not live and not span_s:
             # Where only longer rows are left, the row around the moment is what is known of it.
             resolution = await self._resolution_s(at - lookback)
-            if resolution > lookback:
+            if resolution > (lookback if usual is not None else 0.0):
                 at = float(np.ceil(at / resolution) * resolution)
                 span_s = resolution
         window = Window(at - (span_s or lookback), at)

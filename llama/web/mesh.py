@@ -23,6 +23,11 @@ Flags = npt.NDArray[np.bool_]
 SILENT_INTERVALS = 2.5
 #: All have fallen silent if the newest samples are this many intervals old.
 ALL_SILENT_INTERVALS = 3.0
+#: The longest interval that a collector can be configured with.
+LONGEST_INTERVAL_S = 3600.0
+#: For so long, and so many of its intervals, a series belongs to the mesh while its source speaks
+#: without it.
+KNOWN_S, KNOWN_INTERVALS = 3600.0, 3.0
 #: What is measured: series that agree in these tags, of which one fell silent, are one.
 MEASURED = ("src_hostname", "dst_hostname", "class", "probe", "size", "port_group")
 #: There are samples up to the time that this share of the sources has reached. Were it the newest
@@ -62,6 +67,29 @@ def interval_of(activity: Activity) -> float | None:
     """Return the usual time between the samples of a series in seconds, or None if unknown."""
     known = activity.interval_s[~np.isnan(activity.interval_s)]
     return float(np.median(known)) if known.size else None
+
+
+def longest_interval_of(activity: Activity) -> float:
+    """Return the longest time between the samples of a series in seconds, 0 if none is known."""
+    known = activity.interval_s[~np.isnan(activity.interval_s)]
+    return min(float(known.max()), LONGEST_INTERVAL_S) if known.size else 0.0
+
+
+def members(activity: Activity) -> Activity:
+    """Return the series that belong to the mesh.
+
+    A series does that until its source has spoken for an hour (or some intervals, if those are
+    long) without it: then it is measured no more. What a source said last, before it fell silent,
+    belongs to the mesh.
+    """
+    sources, src = _index(activity.series, "src_hostname")
+    words_s = np.full(len(sources), -np.inf)
+    np.maximum.at(words_s, src, activity.last_s)
+    interval_s = np.minimum(activity.interval_s, LONGEST_INTERVAL_S)  # else it had a gap
+    known_s = np.fmax(KNOWN_S, KNOWN_INTERVALS * interval_s)
+    kept = activity.last_s > words_s[src] - known_s
+    series = [tags for tags, keep in zip(activity.series, kept.tolist(), strict=True) if keep]
+    return Activity(series, activity.last_s[kept], activity.interval_s[kept])
 
 
 def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mesh:

@@ -164,19 +164,18 @@ class PrometheusStore:
         """See `llama.web.store.Store`."""
 
         async def ask() -> Activity:
-            presence = (await self._which()).presence
+            names = await self._which()
+            presence = names.presence
             end, recent = window.end_s, min(RECENT_S, window.length_s)
             span = f"{round(window.length_s * 1000) - 1:d}ms"
-            everyone, spoke, count = await self._database.ask_all(
+            everyone, spoke, often = await self._database.ask_all(
                 [
                     lambda: self._instant(f"last_over_time({presence}[{span}])", end),
                     lambda: self._instant(f"timestamp({presence})", end),
-                    lambda: self._instant(
-                        f"count_over_time({presence}[{round(recent * 1000) - 1:d}ms])", end
-                    ),
+                    lambda: self._instant(names.every(recent), end),
                 ]
             )
-            last, often = spoke.by_key(), count.by_key()
+            last = spoke.by_key()
             silent = {
                 tags.get("src_hostname", "")
                 for tags in everyone.tags
@@ -190,10 +189,15 @@ class PrometheusStore:
                 asked = f"max_over_time(timestamp({which})[{span}:1m])"
                 last = (await self._instant(asked, end)).by_key() | last
             keys = list(map(series_key, everyone.tags))
-            samples = np.array([often.get(key, np.nan) for key in keys], dtype=np.float64)
-            interval = np.where(samples > 1, recent / samples, np.nan)
+            interval = _in_order(often, keys)
+            if isinstance(names, Points) and np.isnan(interval).any():
+                rarely = await self._instant(names.every(window.length_s), end)
+                interval = np.where(np.isnan(interval), _in_order(rarely, keys), interval)
             if not np.isnan(interval).all():
                 self._scraped_every_s = float(np.nanmedian(interval))
+            if isinstance(names, Counters):
+                # Scraped as often as all others, however few scrapes there were since its start.
+                interval = np.where(np.isnan(interval), np.nan, self._scraped_every_s)
             return Activity(
                 everyone.tags,
                 np.array([last.get(key, window.start_s) for key in keys], dtype=np.float64),
@@ -402,6 +406,11 @@ class PrometheusStore:
 
 def _tags(labels: dict[str, str]) -> Tags:
     return {name: value for name, value in labels.items() if name not in NO_TAGS}
+
+
+def _in_order(found: Vector, keys: Sequence[Key]) -> Column:
+    values = found.by_key()
+    return np.array([values.get(key, np.nan) for key in keys], dtype=np.float64)
 
 
 def _literally(text: str) -> str:

@@ -10,7 +10,7 @@ raw ones at the ends of the window. All run in a thread.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Lock
 from typing import Any
 
@@ -47,6 +47,8 @@ MANY_SERIES = 5000
 COARSE_SERIES = 100_000
 #: Series that are looked for one by one when they are not heard of.
 FEW_SILENT = 2000
+#: Moments that are looked at together, the newest first, until all are found.
+MOMENTS_AT_ONCE = 120
 #: Samples come in at most so much later than they were taken, if clocks are right.
 LATE_MS = 3_600_000
 #: Rows of a baseline at most; of more moments, an even choice is looked at.
@@ -128,6 +130,17 @@ class Reader:
             for number, tags in self.tags.items()
             if all(tags.get(name) == value for name, value in where.items())
         ]
+
+    def heard(self, series: Iterable[int]) -> dict[int, int]:
+        """Return when (ms) each of these series was last heard of, as far as that was noted."""
+        if not self.one("SELECT count(*) FROM sqlite_master WHERE name = 'heard'"):
+            return {}  # the scraper that wrote the file did not know of it yet
+        rows = self._connection.execute(
+            "SELECT series_id, time_ms FROM heard"
+            " WHERE series_id IN (SELECT value FROM json_each(?))",
+            (_json(series),),
+        )
+        return dict(rows.fetchall())
 
     def raw_from_ms(self) -> int:
         """Return the time after which all raw samples are still there."""
@@ -244,27 +257,22 @@ def resolution_s(reader: Reader, start_s: float) -> float:
 
 def activity(reader: Reader, window: Window) -> Activity:
     """Return which series there are."""
-    end = ms(window.end_s)
-    recently = end - (RECENT_MANY_MS if len(reader.tags) > MANY_SERIES else RECENT_MS)
+    start, end = ms(window.start_s), ms(window.end_s)
+    recently = max(start, end - (RECENT_MANY_MS if len(reader.tags) > MANY_SERIES else RECENT_MS))
     recent = reader.ours(
         reader.rows(
             "SELECT series_id, max(time_ms), min(time_ms), count(*) FROM samples"
             " WHERE time_ms > ? AND time_ms <= ? GROUP BY series_id",
-            (max(recently, ms(window.start_s)), end),
+            (recently, end),
         )
     )
     last = dict(zip(recent[:, 0].tolist(), recent[:, 1].tolist(), strict=True))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        each = np.where(
-            recent[:, 3] > 1, (recent[:, 1] - recent[:, 2]) / (recent[:, 3] - 1), np.nan
-        )
-    interval = dict(zip(recent[:, 0].tolist(), each.tolist(), strict=True))
-    older = Window(window.start_s, recently / 1000)
+    twice = recent[recent[:, 3] > 1]
+    each = (twice[:, 1] - twice[:, 2]) / (twice[:, 3] - 1)
+    interval = dict(zip(twice[:, 0].tolist(), each.tolist(), strict=True))
     silent = [number for number in reader.tags if number not in last]
-    if older.length_s > 0 and silent:
-        found = _looked_up if len(silent) <= FEW_SILENT else _scanned
-        for number, time_ms in found(reader, older, silent).tolist():
-            last.setdefault(number, min(time_ms, end))
+    last |= _last_heard(reader, Window(window.start_s, recently / 1000), silent)
+    interval |= _slow(reader, start, end, last, interval)
     numbers = [number for number in last if number in reader.tags]
     return Activity(
         [reader.tags[int(number)] for number in numbers],
@@ -273,26 +281,82 @@ def activity(reader: Reader, window: Window) -> Activity:
     )
 
 
-def _looked_up(reader: Reader, window: Window, series: list[int]) -> Rows:
-    """Return when each series was last heard of, moment by moment."""
+def _slow(
+    reader: Reader, start: int, end: int, last: dict[float, float], known: dict[float, float]
+) -> dict[float, float]:
+    """Return the intervals (ms) of series of sources of which none spoke twice lately.
+
+    All series of a source speak equally often, so the last two samples of one tell.
+    """
+    once = [number for number in last if number in reader.tags and number not in known]
+    if not once:
+        return {}
+    heard = {reader.tags[int(n)].get("src_hostname") for n in known if n in reader.tags}
+    series: dict[str | None, list[float]] = {}
+    for number in sorted(once, key=last.__getitem__, reverse=True):
+        source = reader.tags[int(number)].get("src_hostname")
+        if source not in heard:
+            series.setdefault(source, []).append(number)
+    moments = reader.moments(RAW, max(start, reader.raw_from_ms()), end).astype(np.int64)
+    rows = reader.rows(
+        f"SELECT series_id, time_ms FROM {_looking_up(RAW)}",
+        (orjson.dumps(moments.tolist()).decode(), _json(each[0] for each in series.values())),
+    )
+    answer: dict[float, float] = {}
+    for numbers in series.values():
+        times = np.sort(rows[rows[:, 0] == numbers[0], 1])
+        if times.size > 1:
+            answer |= dict.fromkeys(numbers, float(times[-1] - times[-2]))
+    return answer
+
+
+def _last_heard(reader: Reader, window: Window, series: Sequence[int]) -> dict[float, float]:
+    """Return when (ms) each of these series was last heard of within the window, if it was."""
+    if not series or window.length_s <= 0:
+        return {}
+    start, end = ms(window.start_s), ms(window.end_s)
+    noted = reader.heard(series)
+    last: dict[float, float] = {n: t for n, t in noted.items() if start < t <= end}
+    # Those that were heard later too, and those that no roll-up has seen yet.
+    later = [number for number in series if noted.get(number, end + 1) > end]
+    if later:
+        found = _looked_up if len(later) <= FEW_SILENT else _scanned
+        wanted = set(later)
+        for number, time_ms in found(reader, window, later).tolist():
+            if number in wanted:
+                last.setdefault(number, min(time_ms, end))
+    return last
+
+
+def _looked_up(reader: Reader, window: Window, series: Sequence[int]) -> Rows:
+    """Return when each series was last heard of, moment by moment, the newest first."""
+    left = set(series)
     parts = [np.empty((0, 2))]
-    for table, start, end in reader.spans(window, len(series)):
-        moments = reader.moments(table, start, end).astype(np.int64).tolist()
-        parts.append(
-            reader.rows(
+    for table, start, end in reversed(reader.spans(window, len(series))):
+        moments = reader.moments(table, start, end).astype(np.int64)[::-1].tolist()
+        for first in range(0, len(moments), MOMENTS_AT_ONCE):
+            if not left:
+                break
+            some = moments[first : first + MOMENTS_AT_ONCE]
+            found = reader.rows(
                 f"SELECT series_id, max(time_ms) FROM {_looking_up(table)} GROUP BY series_id",
-                (orjson.dumps(moments).decode(), orjson.dumps(series).decode()),
+                (orjson.dumps(some).decode(), _json(left)),
             )
-        )
-    return np.concatenate(parts[::-1])  # the newest first
+            parts.append(found)
+            left.difference_update(found[:, 0].astype(np.int64).tolist())
+    return np.concatenate(parts)
 
 
-def _scanned(reader: Reader, window: Window, series: list[int]) -> Rows:
+def _scanned(reader: Reader, window: Window, series: Sequence[int]) -> Rows:
     """Return the same for many series, from five-minute rows to five minutes exactly."""
     spans = reader.spans(window)
     return reader.rows(
         f"SELECT series_id, max(time_ms) FROM ({_union(spans, [])}) GROUP BY series_id"
     )
+
+
+def _json(numbers: Iterable[float]) -> str:
+    return orjson.dumps(list(map(int, numbers))).decode()
 
 
 def _looking_up(table: str) -> str:
