@@ -123,6 +123,23 @@ class StoreCase:
             self.assertEqual(found, right)
             self.assertEqual(set(right.values()), set(map(float, SLOW)))
 
+    async def test_remembered(self: Any) -> None:
+        """Of sources that fell silent long ago all series are known, and when each spoke last."""
+        speaking = frozenset(self.memory.sources()) - {"a300", "b3600", "fra2", NASTY_HOST}
+        for ago_s in (3600, AGO_S // 2, AGO_S + 1800):
+            window = Window(self.end_s - 3 * 86400, self.end_s - ago_s)
+            got = await self.store.remembered(window, speaking)
+            wanted = await self.memory.remembered(window, speaking)
+            right = dict(zip(map(series_key, wanted.series), wanted.last_s, strict=True))
+            found = dict(zip(map(series_key, got.series), got.last_s, strict=True))
+            self.assertEqual(set(found), set(right))
+            for key, last_s in found.items():  # to five minutes, where that is all there is
+                self.assertTrue(0 <= last_s - right[key] <= 300, (key, last_s, right[key]))
+            self.assertTrue(np.isnan(got.interval_s).all())
+        everyone = frozenset(self.memory.sources())
+        got = await self.store.remembered(Window(self.end_s - 3 * 86400, self.end_s), everyone)
+        self.assertEqual(list(got.series), [])
+
     async def test_latest(self: Any) -> None:
         """The newest sample of each series, whole: no figure of an older one fills a gap."""
         for end_s in (self.end_s, self.end_s - 990, self.end_s - 3 * 3600 * HOURS):

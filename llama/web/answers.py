@@ -29,7 +29,8 @@ from .mesh import (
     judge,
     longest_interval_of,
     make_mesh,
-    members,
+    speaking,
+    together,
 )
 from .metrics import ALWAYS, METRICS, Metric, with_received
 from .shared import SharedAnswers
@@ -37,6 +38,7 @@ from .store import Activity, Snapshot, Store, Window, series_key
 
 T = TypeVar("T")
 
+WEEK_S = 7 * 86400.0
 #: What was heard within this time is asked for to know who belongs to the mesh.
 ACTIVE_S = KNOWN_INTERVALS * LONGEST_INTERVAL_S
 #: A matrix has at most this many rows and columns; beyond it groups must be folded.
@@ -108,12 +110,13 @@ class _Moment:
 class Answers:
     """Answers about one store.
 
-    ``reactor`` gives time and threads.
+    ``reactor`` gives time and threads. A source that fell silent is shown for ``remember_s``.
     """
 
-    def __init__(self, reactor: Any, store: Store) -> None:
+    def __init__(self, reactor: Any, store: Store, remember_s: float = WEEK_S) -> None:
         self._reactor = reactor
         self.store = store
+        self._remember_s = remember_s
         # A snapshot of 40,000 series with a dozen columns is some 20 MB.
         self._snapshots = SharedAnswers(reactor, 6)
         self._others = SharedAnswers(reactor, 64)
@@ -139,10 +142,21 @@ class Answers:
 
         async def ask() -> Activity:
             active = await self.store.activity(Window(end - 60.0 - ACTIVE_S, end))
-            return await self.in_thread(members, active)
+            sources = await self.in_thread(speaking, active, end - 60.0)
+            remembered = await self._remembered(end, sources)
+            return await self.in_thread(together, active, sources, remembered)
 
         return self._others.get(
             ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
+        )
+
+    def _remembered(self, at_s: float, sources: frozenset[str]) -> Deferred[Activity]:
+        # By the hour: of sources that did not speak for so long there is nothing newer.
+        end = np.floor(at_s / 3600.0) * 3600.0
+        return self._others.get(
+            ("remembered", end, sources),
+            3600.0,
+            lambda: self.store.remembered(Window(end - self._remember_s, end), sources),
         )
 
     def _baseline(self, at_s: float) -> Deferred[Snapshot]:
@@ -335,7 +349,7 @@ def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
         "cols": present.entries(cols, mesh.destinations, health, "dst"),
         "cells": present.cells(cells, pairs, mesh),
         "sick": present.sick(mesh, health),
-        "summary": present.summary(pairs, losses, mesh, health),
+        "summary": present.summary(pairs, losses, mesh, health, moment.activity.dropped),
         "worst": present.pairs(mesh, pairs, present.rank(pairs, mesh, health)[:12]),
     }
 

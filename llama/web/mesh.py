@@ -89,7 +89,31 @@ def members(activity: Activity) -> Activity:
     known_s = np.fmax(KNOWN_S, KNOWN_INTERVALS * interval_s)
     kept = activity.last_s > words_s[src] - known_s
     series = [tags for tags, keep in zip(activity.series, kept.tolist(), strict=True) if keep]
-    return Activity(series, activity.last_s[kept], activity.interval_s[kept])
+    dropped = activity.dropped + int(np.count_nonzero(~kept))
+    return Activity(series, activity.last_s[kept], activity.interval_s[kept], dropped)
+
+
+def speaking(activity: Activity, at_s: float) -> frozenset[str]:
+    """Return the sources that were heard lately: within an hour, or within some intervals."""
+    interval_s = np.minimum(activity.interval_s, LONGEST_INTERVAL_S)
+    lately = activity.last_s > at_s - np.fmax(KNOWN_S, KNOWN_INTERVALS * interval_s)
+    return frozenset(
+        tags.get("src_hostname", "")
+        for tags, heard in zip(activity.series, lately.tolist(), strict=True)
+        if heard
+    )
+
+
+def together(active: Activity, sources: frozenset[str], remembered: Activity) -> Activity:
+    """Return the members of the mesh: of these sources those active, and those remembered."""
+    kept = [n for n, tags in enumerate(active.series) if tags.get("src_hostname", "") in sources]
+    return members(
+        Activity(
+            [*(active.series[n] for n in kept), *remembered.series],
+            np.concatenate([active.last_s[kept], remembered.last_s]),
+            np.concatenate([active.interval_s[kept], remembered.interval_s]),
+        )
+    )
 
 
 def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mesh:

@@ -140,7 +140,9 @@ def _explained(pairs: Pairs, health: Health) -> npt.NDArray[np.bool_]:
     return health.down[pairs.dst] | health.blind[pairs.src] | health.silent[pairs.src]
 
 
-def summary(pairs: Pairs, losses: Pairs, mesh: Mesh, health: Health) -> dict[str, Any]:
+def summary(
+    pairs: Pairs, losses: Pairs, mesh: Mesh, health: Health, dropped: int = 0
+) -> dict[str, Any]:
     """Return the counts of the headline; ``losses`` are the same pairs by their loss."""
     other = _explained(pairs, health)
     missing = (pairs.silent > 0) & ~other
@@ -157,6 +159,7 @@ def summary(pairs: Pairs, losses: Pairs, mesh: Mesh, health: Health) -> dict[str
         "hosts_down": int(np.count_nonzero(health.down)),
         "hosts_blind": int(np.count_nonzero(health.blind)),
         "hosts_silent": int(np.count_nonzero(health.silent)),
+        "dropped": dropped,
         "sources": len(mesh.sources),
         "destinations": len(mesh.destinations),
     }

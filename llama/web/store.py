@@ -104,6 +104,8 @@ class Activity:
     series: Sequence[Tags]
     last_s: Column
     interval_s: Column  # estimated; NaN after a single sample
+    #: How many more series there were that belong to the mesh no more (`llama.web.mesh.members`).
+    dropped: int = 0
 
 
 @frozen(eq=False)
@@ -153,6 +155,12 @@ class Store(Protocol):
 
     def activity(self, window: Window) -> Deferred[Activity]:
         """Give all series that had a sample in the window."""
+
+    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
+        """Give the series of sources other than these that had a sample in the window.
+
+        Windows are days long; intervals are not told.
+        """
 
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """Give the newest sample in the window of each series that has one."""

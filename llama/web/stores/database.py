@@ -66,14 +66,16 @@ class Database:
         read: Callable[[Any], T],
         *,
         load: Callable[[bytes], Any] = orjson.loads,
+        get: bool = False,
     ) -> Deferred[T]:
         """Post ``parameters`` as a form and give what ``read`` makes of the JSON, in a thread.
 
         ``load`` decodes it: `json_lines`, where a database answers with several values.
+        ``get``: ask by GET, where a database takes no other.
         Fails with `StoreError`. ``read`` may raise it, too.
         """
         asked: Deferred[T] = self._turns.run(
-            lambda: Deferred.fromCoroutine(self._ask(path, parameters, read, load))
+            lambda: Deferred.fromCoroutine(self._ask(path, parameters, read, load, get))
         )
         return asked
 
@@ -90,17 +92,19 @@ class Database:
         parameters: Mapping[str, str],
         read: Callable[[Any], T],
         load: Callable[[bytes], Any],
+        get: bool,
     ) -> T:
+        form = urlencode(parameters)
         try:
             reply = await request(
                 self._client,
                 self._reactor,
-                "POST",
-                self.url + path,
+                "GET" if get else "POST",
+                f"{self.url}{path}?{form}" if get else self.url + path,
                 timeout_s=self._timeout_s,
                 max_octets=self._max_octets,
                 headers=self._headers,
-                body=urlencode(parameters).encode(),
+                body=None if get else form.encode(),
             )
         except TooLargeError as error:
             raise TooMuchError(

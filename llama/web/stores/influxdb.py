@@ -32,6 +32,9 @@ from .database import Database, json_lines
 
 MEASUREMENT = "raw_stats"
 
+#: Sources that are asked for by name in one query.
+SOURCES_AT_ONCE = 50
+
 #: All values of ``suspect`` that are not zero, which few are.
 _DOUBTS, _DOUBTED = 'distinct("suspect")', '"suspect" > 0'
 
@@ -140,6 +143,35 @@ class InfluxDBStore:
                 [tags for tags, _, _ in found],
                 np.array([each[0] for each in times], dtype=np.float64) / 1000,
                 np.array([each[0] - each[1] if len(each) > 1 else np.nan for each in times]) / 1000,
+            )
+
+        return Deferred.fromCoroutine(ask())
+
+    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> Activity:
+            (known,) = await self._select(
+                f'SHOW TAG VALUES FROM {self._from} WITH KEY = "src_hostname"'
+            )
+            sources = sorted({row[1] for _, _, rows in known for row in rows} - speaking)
+            found: list[Found] = []
+            for first in range(0, len(sources), SOURCES_AT_ONCE):
+                values = {
+                    f"v{n}": source
+                    for n, source in enumerate(sources[first : first + SOURCES_AT_ONCE])
+                }
+                condition = " OR ".join(f'"src_hostname" = ${name}' for name in values)
+                (some,) = await self._select(
+                    f'SELECT "sent" FROM {self._from} WHERE {within(window)} AND ({condition})'
+                    " GROUP BY * ORDER BY time DESC LIMIT 1",
+                    values=values,
+                )
+                found += some
+            return Activity(
+                [tags for tags, _, _ in found],
+                np.array([rows[0][0] for _, _, rows in found], dtype=np.float64) / 1000,
+                np.full(len(found), np.nan),
             )
 
         return Deferred.fromCoroutine(ask())

@@ -33,6 +33,8 @@ RECENT_S = 360.0
 #: Beyond so many silent sources their last words are not looked for by name.
 FEW_SOURCES = 50
 
+#: For so long a sample stands for now, unless a server is told otherwise.
+STALE_S = 300
 #: Steps of one answer, of which VictoriaMetrics gives 30,000 at most.
 MOST_STEPS = 20_000
 
@@ -184,8 +186,7 @@ class PrometheusStore:
             if silent:
                 which = presence
                 if len(silent) <= FEW_SOURCES:
-                    pattern = "|".join(map(_literally, sorted(silent)))
-                    which = f"{presence}{{src_hostname=~{quoted(pattern)}}}"
+                    which = _of(presence, sorted(silent))
                 asked = f"max_over_time(timestamp({which})[{span}:1m])"
                 last = (await self._instant(asked, end)).by_key() | last
             keys = list(map(series_key, everyone.tags))
@@ -202,6 +203,41 @@ class PrometheusStore:
                 everyone.tags,
                 np.array([last.get(key, window.start_s) for key in keys], dtype=np.float64),
                 interval,
+            )
+
+        return Deferred.fromCoroutine(ask())
+
+    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> Activity:
+            presence = (await self._which()).presence
+            known = await self._database.ask(
+                "/api/v1/label/src_hostname/values",
+                {
+                    "match[]": presence,
+                    "start": f"{window.start_s:.3f}",
+                    "end": f"{window.end_s:.3f}",
+                },
+                lambda said: frozenset(map(str, said["data"])),
+                get=True,
+            )
+            silent = sorted(known - speaking)
+            some = [silent[n : n + FEW_SOURCES] for n in range(0, len(silent), FEW_SOURCES)]
+
+            def question(sources: Sequence[str]) -> Callable[[], Deferred[Vector]]:
+                span = f"{round(window.length_s * 1000) - 1:d}ms:{STALE_S}s"
+                asked = f"max_over_time(timestamp({_of(presence, sources)})[{span}])"
+                return lambda: self._instant(asked, window.end_s)
+
+            found = await self._database.ask_all([question(sources) for sources in some])
+            tags = [each for vector in found for each in vector.tags]
+            last = np.concatenate([np.empty(0), *(vector.values for vector in found)])
+            inside = last > window.start_s
+            return Activity(
+                [each for each, kept in zip(tags, inside.tolist(), strict=True) if kept],
+                last[inside],
+                np.full(int(inside.sum()), np.nan),
             )
 
         return Deferred.fromCoroutine(ask())
@@ -411,6 +447,11 @@ def _tags(labels: dict[str, str]) -> Tags:
 def _in_order(found: Vector, keys: Sequence[Key]) -> Column:
     values = found.by_key()
     return np.array([values.get(key, np.nan) for key in keys], dtype=np.float64)
+
+
+def _of(presence: str, sources: Sequence[str]) -> str:
+    """Return the selector of the series of some sources."""
+    return f"{presence}{{src_hostname=~{quoted('|'.join(map(_literally, sources)))}}}"
 
 
 def _literally(text: str) -> str:

@@ -134,6 +134,10 @@ class SQLiteStore:
         """See `llama.web.store.Store`."""
         return self._ask(lambda reader: questions.activity(reader, window))
 
+    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.remembered(reader, window, speaking))
+
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""
         return self._ask(lambda reader: questions.latest(reader, window, columns))

@@ -281,6 +281,21 @@ def activity(reader: Reader, window: Window) -> Activity:
     )
 
 
+def remembered(reader: Reader, window: Window, speaking: frozenset[str]) -> Activity:
+    """Return the series of sources that fell silent."""
+    silent = [
+        number
+        for number, tags in reader.tags.items()
+        if tags.get("src_hostname", "") not in speaking
+    ]
+    last = _last_heard(reader, window, silent)
+    return Activity(
+        [reader.tags[int(number)] for number in last],
+        np.array(list(last.values()), dtype=np.float64) / 1000,
+        np.full(len(last), np.nan),
+    )
+
+
 def _slow(
     reader: Reader, start: int, end: int, last: dict[float, float], known: dict[float, float]
 ) -> dict[float, float]:
