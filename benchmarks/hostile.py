@@ -34,9 +34,9 @@ WARM = 300_000  # sources after which every table has been full: memory is flat 
 SHARE = 0.6  # of what the reflector can answer, at which the forged sources come
 TIMES = 2.0  # what it can answer, at which the floods come
 LIMIT = 20_000  # replies/s with the limits on
-LIMITS = f"limits: {{pps: {LIMIT}, pps_per_source: 100}}\n"
-ANSWERED = 'answered_total{format="stamp"}'
 BURST = 10_000  # packets beyond the limit that its bucket holds
+LIMITS = f"limits: {{pps: {LIMIT}, burst: {BURST}, pps_per_source: 100, burst_per_source: 1000}}\n"
+ANSWERED = 'answered_total{format="stamp"}'
 COLUMNS = (
     "what comes", "without/s", "offered/s", "answered/s", "µs CPU each", "limits refused %",
     "buffer dropped %", "MB before", "after", "/metrics ms", "worst",

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
+import struct
+import termios
 from collections import Counter
 from typing import Any
 
+from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import connectionDone
 from twisted.python.failure import Failure
@@ -20,11 +24,14 @@ class Channel(HTTPChannel):
     maxHeaders = 64
     totalHeadersSize = 16 * 1024
     abortTimeout = 5
-    #: How long a client may leave an answer unread before it is dropped.
+    #: How long a client may take nothing of an answer before it is dropped.
     stall_s = MINUTE
 
     site: HttpSite
+    #: It is being dropped, and takes no place any more.
+    dropped = False
     _stalled: Any = None
+    _unsent_before: int | None = None
     _deaf = False
 
     def resetTimeout(self) -> None:
@@ -32,14 +39,25 @@ class Channel(HTTPChannel):
 
     def pauseProducing(self) -> None:
         """Note that the client does not read, besides pausing."""
-        if self._stalled is None:
-            self._stalled = self.callLater(self.stall_s, self.forceAbortClient)
+        self._watch()
         super().pauseProducing()
 
     def resumeProducing(self) -> None:
         """Note that the client reads again, besides resuming."""
         self._forget_stall()
         super().resumeProducing()
+
+    def loseConnection(self) -> None:
+        """Hang up once all is sent, which must not take for ever: nothing else is timed by then."""
+        self._watch()
+        super().loseConnection()
+
+    def timeoutConnection(self) -> None:
+        """End a connection without a request; one whose answer is still being read may finish that."""
+        if self.unsent():
+            self.loseConnection()
+        else:
+            super().timeoutConnection()
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Clean up, and tell the site."""
@@ -66,6 +84,45 @@ class Channel(HTTPChannel):
     def busy(self) -> bool:
         """Tell whether an answer is being made or sent."""
         return bool(self._handlingRequest)
+
+    def stalled(self) -> bool:
+        """Tell whether an answer waits for the client to read it."""
+        return self._stalled is not None
+
+    def drop(self) -> None:
+        """Hang up at once."""
+        self.dropped = True
+        transport: Any = self.transport
+        transport.abortConnection()
+
+    def unsent(self) -> int | None:
+        """Return how many octets of answers the client's host has not taken; None if that is unknown."""
+        connection: Any = getattr(self.transport, "transport", self.transport)  # what is below TLS
+        if not isinstance(connection, FileDescriptor):
+            return None
+        ours = len(connection.dataBuffer) - connection.offset + connection._tempDataLen
+        try:
+            (kernels,) = struct.unpack(
+                "i", fcntl.ioctl(connection.fileno(), termios.TIOCOUTQ, bytes(4))
+            )
+        except OSError:
+            return int(ours)
+        return int(ours + kernels)
+
+    def _watch(self) -> None:
+        """Drop the client in a while, unless it goes on reading."""
+        if self._stalled is None:
+            self._unsent_before = self.unsent()
+            self._stalled = self.callLater(self.stall_s, self._look)
+
+    def _look(self) -> None:
+        """Drop the client if it has taken nothing since this was last looked at."""
+        self._stalled = None
+        unsent, before = self.unsent(), self._unsent_before
+        if unsent is not None and before is not None and unsent < before:
+            self._watch()
+        else:
+            self.forceAbortClient()
 
     def _forget_stall(self) -> None:
         stalled, self._stalled = self._stalled, None
@@ -97,7 +154,8 @@ class _Request(Request):
 class HttpSite(Site):
     """A site with limits and without an access log: what it answered is counted instead.
 
-    ``max_connections``: further ones are closed at once. ``timeout_s``: how long a client may
+    ``max_connections``: for a further one the oldest makes room of those that no answer is made for;
+    it is closed itself if there is none. ``timeout_s``: how long a client may
     take, from its connection or its previous answer, to send a whole request. ``max_body``:
     octets of a request's body.
     """
@@ -124,9 +182,10 @@ class HttpSite(Site):
         )
         self.max_connections = max_connections
         self.max_body = max_body
-        self.channels: set[Channel] = set()
+        self.channels: dict[Channel, None] = {}  # in the order in which they came
         self.answered: Counter[int] = Counter()  # how many answers of each status
         self.refused_connections = 0
+        self.displaced_connections = 0  # closed to make room for others
         self._idle: list[Deferred[None]] = []
 
     def startFactory(self) -> None:
@@ -137,12 +196,25 @@ class HttpSite(Site):
 
     def buildProtocol(self, addr: Any) -> Any:
         """Return a channel, or None, which closes the connection, when there are too many."""
-        if len(self.channels) >= self.max_connections:
+        if len(self.channels) >= self.max_connections and not self._make_room():
             self.refused_connections += 1
             return None
         channel: Any = super().buildProtocol(addr)
-        self.channels.add(channel)
+        self.channels[channel] = None
         return channel
+
+    def _make_room(self) -> bool:
+        """Drop one connection, if need be, for another; tell whether there is room now."""
+        here = [channel for channel in self.channels if not channel.dropped]
+        if len(here) < self.max_connections:
+            return True
+        # Who says nothing goes before who does not read what was asked for.
+        for idle in (lambda channel: not channel.busy(), Channel.stalled):
+            for channel in filter(idle, here):
+                channel.drop()
+                self.displaced_connections += 1
+                return True
+        return False
 
     def log(self, request: Any) -> None:
         """Count an answer."""
@@ -150,7 +222,7 @@ class HttpSite(Site):
 
     def disconnected(self, channel: Channel) -> None:
         """Forget a connection that is gone."""
-        self.channels.discard(channel)
+        self.channels.pop(channel, None)
         if not self.channels:
             waiting, self._idle = self._idle, []
             for deferred in waiting:

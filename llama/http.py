@@ -3,15 +3,19 @@
 Shared by reflector, collector, scraper and web. It knows nothing of what is served: a service
 hands in a Twisted ``IResource`` (a Klein app's, or `JsonRoot` with children) and gets a
 `HttpService` that is bound to localhost unless told otherwise, checks an optional token in
-constant time, limits requests, connections and their duration, and answers errors as JSON.
+constant time and, where that is all there is, that it is localhost that was asked; it limits
+requests, connections and their duration, and answers errors as JSON.
 """
 
 from __future__ import annotations
 
 import base64
 import hmac
+import ipaddress
 import re
+import socket
 from typing import Any, NoReturn
+from urllib.parse import urlsplit
 
 import orjson
 from twisted.application.service import Service
@@ -43,7 +47,7 @@ _SECURITY_HEADERS = {
 
 #: What the Host header may say: a name, its labels no longer than the DNS has them, or an address.
 _HOST = re.compile(
-    rb"(?:[A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+\])?(?::[0-9]{1,5})?"
+    rb"([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+\])?(?::[0-9]{1,5})?"
 )
 
 _log = Logger()
@@ -65,6 +69,59 @@ def is_local(address: Any) -> bool:
     """Tell whether only programs of this machine can reach a listening ``address``."""
     host = getattr(address, "host", None)
     return host is None or host.startswith("127.") or host == "::1"
+
+
+def asked_by_this_machine(request: Any) -> bool:
+    """Tell whether a program of this machine asks, and not for a web page from elsewhere.
+
+    That is so over a Unix socket, or over loopback for an address or name of loopback's: a page whose
+    own name was made to lead here by DNS still asks for that name, and says where it is from.
+    """
+    address = request.getHost()
+    if not is_local(address):
+        return False
+    asked = _HOST.fullmatch(request.getHeader(b"host") or b"")
+    if hasattr(address, "host") and not (asked and _is_loopback(asked[1])):
+        return False
+    origin = request.getHeader(b"origin")
+    return origin is None or _is_loopback(_host_of(origin))
+
+
+def _host_of(url: bytes) -> bytes:
+    try:
+        return urlsplit(url).hostname or b""
+    except ValueError:
+        return b""
+
+
+def _ip(host: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    """Return the address that a host is, in brackets or not; None if it is a name."""
+    try:
+        return ipaddress.ip_address(host.strip(b"[]").decode("ascii", "replace"))
+    except ValueError:
+        return None
+
+
+def _is_loopback(host: bytes | None) -> bool:
+    """Tell whether a host, as in a URL, is this machine for every resolver (RFC 6761 section 6.3)."""
+    if not host:
+        return False
+    address = _ip(host)
+    if address is not None:
+        return address.is_loopback
+    name = host.lower().removesuffix(b".")
+    return name == b"localhost" or name.endswith(b".localhost")
+
+
+def _is_this_machine(host: bytes | None) -> bool:
+    """Tell whether a host, as in a URL, cannot be a name of others that leads here.
+
+    An address is none, nor is loopback's name or this machine's own.
+    """
+    if not host or _ip(host) is not None or _is_loopback(host):
+        return True
+    own = socket.gethostname().lower().encode()
+    return host.lower().removesuffix(b".") in (own, own.partition(b".")[0])
 
 
 def url_of(address: Any, *, secure: bool = False) -> str:
@@ -143,9 +200,14 @@ class Guard:
     The token is shown as ``Authorization: Bearer TOKEN``, or, since a browser can only ask
     people for it so, as the password of Basic authentication with any user name. ``/status``
     needs none: it says nothing but ``ok``.
+
+    With ``for_this_machine``, without a token, only those are answered who ask for an address, for
+    localhost or for this machine by name: a page from elsewhere whose name was made to lead here (DNS
+    rebinding) asks for that name.
     """
 
     isLeaf = False
+    for_this_machine = False
 
     def __init__(self, root: Any, token: str | None = None) -> None:
         self._root = root
@@ -158,6 +220,14 @@ class Guard:
         wrong = _wrong(request)
         if wrong:
             return _Refusal(400, wrong)
+        if self._token is None and self.for_this_machine:
+            asked = _HOST.fullmatch(request.getHeader(b"host") or b"")
+            if asked and not _is_this_machine(asked[1]):
+                return _Refusal(
+                    421,
+                    "this service is for its own machine: ask for localhost or an address, or give it"
+                    " a token",
+                )
         if self._token is None or request.path == b"/status" or self._shown(request):
             found: IResource = getChildForRequest(self._root, request)
             return found
@@ -276,7 +346,8 @@ class HttpService(Service):
         **limits: Any,
     ) -> None:
         self.where = where
-        self.site = HttpSite(Guard(root, token), reactor=reactor, **limits)
+        self._guard = Guard(root, token)
+        self.site = HttpSite(self._guard, reactor=reactor, **limits)
         self.port: Any = None
         self._reactor = reactor
         self._what = what
@@ -310,8 +381,9 @@ class HttpService(Service):
     def _listen(self) -> None:
         try:
             server = serverFromString(self._reactor, endpoint(self.where))
-        except (ValueError, TypeError, OSError) as wrong:
-            raise CannotListen(f"{self._what}: cannot listen on {self.where}: {wrong}") from None
+        except Exception as wrong:  # what a parser of Twisted's or of a plugin's may raise
+            reason = " ".join(str(wrong).split()) or type(wrong).__name__
+            raise CannotListen(f"{self._what}: cannot listen on {self.where}: {reason}") from None
         listening = server.listen(self.site)
         listening.addCallbacks(self._listens, self._refused)
         # Every endpoint of Twisted's own is bound, or refused, by now.
@@ -323,6 +395,7 @@ class HttpService(Service):
     def _listens(self, port: Any) -> None:
         self.port = port
         address = port.getHost()
+        self._guard.for_this_machine = is_local(address) and hasattr(address, "host")
         hint = f"; {self._local_hint}" if is_local(address) and hasattr(address, "host") else ""
         _log.info("{what}: {url}{hint}", what=self._what, url=self.url, hint=hint)
         if not is_local(address) and self._token and not self._secure():

@@ -61,12 +61,12 @@ class PeersCase(TestCase):
 
     timeout = 60
 
-    async def peer_reflector(self, kind: str, key: str = "") -> int:
-        """Start a reflector that is not ours; return its port."""
+    async def peer_reflector(self, kind: str, key: str = "", lose: int = 0) -> int:
+        """Start a reflector that is not ours, which loses every ``lose``-th probe; return its port."""
         running = _Running()
         process = reactor.spawnProcess(
             running, sys.executable,
-            [sys.executable, str(PEERS / "reflector.py"), kind, *([key] if key else [])], None,
+            [sys.executable, str(PEERS / "reflector.py"), kind, key, str(lose)], None,
         )  # fmt: skip
 
         def end() -> Deferred[None]:

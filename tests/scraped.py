@@ -9,6 +9,7 @@ import json
 from datetime import UTC, datetime
 from typing import Any
 
+from twisted.internet.task import LoopingCall
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET, Site
 
@@ -34,8 +35,11 @@ class FakeCollector(Resource):
         self.authorizations: set[str | None] = set()
         self.behave = "well"
         self.cursors = True
+        self.limits = True  # as collectors of ours know them
+        self.octets_per_s = 0  # how fast it sends; 0: as fast as can be
         self.port: Any = None
         self.hanging: list[Any] = []
+        self.sending: list[Any] = []
         self._number = 0
 
     def listen(self, reactor: Any) -> str:
@@ -45,6 +49,9 @@ class FakeCollector(Resource):
 
     async def stop(self) -> None:
         """Stop listening and end all connections."""
+        for sending in self.sending:
+            if sending.running:
+                sending.stop()
         for request in self.hanging:
             request.transport.abortConnection()
         await self.port.stopListening()
@@ -101,13 +108,41 @@ class FakeCollector(Resource):
             return b"broken"
         if self.behave == "large" and since == b"":
             return b"[" + b" " * 3_000_000 + b"]"
+        found = self._asked_for(since)
+        limit = int(request.args.get(b"limit", [len(found)])[-1])
+        number = self._number
+        if since is not None and self.limits and len(found) > limit:
+            request.setHeader("Llama-More", str(len(found) - limit))
+            del found[limit:]
+            number = found[-1][0]
         if self.cursors:
-            request.setHeader("Llama-Cursor", f"{self.incarnation}:{self._number}")
-        return json.dumps(self._asked_for(since)).encode()
+            request.setHeader("Llama-Cursor", f"{self.incarnation}:{number}")
+        body = json.dumps([point for _, points in found for point in points]).encode()
+        return self._slowly(request, body) if self.octets_per_s else body
 
-    def _asked_for(self, since: bytes | None) -> list[dict[str, Any]]:
+    def _asked_for(self, since: bytes | None) -> list[tuple[int, list[dict[str, Any]]]]:
         if since is None or not self.cursors:
-            return self.closed[-1][1] if self.closed else []
+            return self.closed[-1:]
         incarnation, _, number = since.decode().partition(":")
         after = int(number) if incarnation == self.incarnation else 0
-        return [point for closed, points in self.closed if closed > after for point in points]
+        return [(closed, points) for closed, points in self.closed if closed > after]
+
+    def _slowly(self, request: Any, body: bytes) -> Any:
+        """Send a body through a narrow link."""
+        request.setHeader("Content-Length", str(len(body)))
+        piece = self.octets_per_s // 50 or 1
+        starts = iter(range(0, len(body), piece))
+
+        def send() -> None:
+            start = next(starts, None)
+            if start is None:
+                sending.stop()
+                request.finish()
+            else:
+                request.write(body[start : start + piece])
+
+        sending = LoopingCall(send)
+        self.sending.append(sending)
+        request.notifyFinish().addErrback(lambda _: sending.running and sending.stop())
+        sending.start(0.02)
+        return NOT_DONE_YET

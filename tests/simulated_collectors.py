@@ -22,14 +22,22 @@ def utc(seconds):
 
 
 class Collectors:
-    """One web server a host of `fabric`; `step` closes the next interval everywhere."""
+    """One web server a host of `fabric`; `step` closes the next interval everywhere.
+
+    With `late` classes, these close an interval under a number of their own when `close_late` says.
+    """
+
+    late = ()
 
     def __init__(self, fabric, seed=1, **traffic):
         self.fabric = fabric
+        self.racks = dict(fabric.hosts)  # as their configuration says
+        self.incarnation = ""
         self.simulation = Simulation(fabric, np.random.default_rng(seed), **traffic)
         self.names = self.simulation.hosts.names
         self.number = 0
         self.window = None
+        self.groups = []  # (close number, end, classes or None for all) as `/flows` lists them
         self.down = set()
         self.asked = []
         self.ports = [
@@ -51,7 +59,34 @@ class Collectors:
         """Close an interval in which these faults were there."""
         self.number += 1
         self.window = self.simulation.window(faults, sent)
+        if self.late:
+            self._close([name for name in self.classes if name not in self.late])
         return self.end_s
+
+    def close_late(self):
+        """Close the interval for the late classes."""
+        self._close(self.late)
+
+    @property
+    def classes(self):
+        """The classes that are probed."""
+        return sorted({class_name(int(dscp)) for dscp in self.simulation.flows["dscp"]})
+
+    def _close(self, classes):
+        number = 1 + max((group[0] for group in self.groups), default=0)
+        self.groups.append((number, self.end_s, tuple(classes)))
+
+    def closed(self):
+        """Return what ``/flows`` says of the newest interval of every group, the newest first."""
+        if not self.late:
+            return [(self.number, self.end_s, None)]
+        newest = {classes: (number, end, classes) for number, end, classes in self.groups}
+        return sorted(newest.values(), reverse=True)
+
+    def numbered(self, number):
+        """Return the classes of an interval of the newest window by its number; None: not held."""
+        held = self.closed() if not self.late else self.groups
+        return next((one for one in held if one[0] == number and one[1] == self.end_s), None)
 
     async def stop(self):
         """Close all servers."""
@@ -121,8 +156,11 @@ def _collector(fleet, host):
 
     def head():
         return {
-            "incarnation": f"{host}",
-            "intervals": [{"close_number": fleet.number, "all_flows": True}],
+            "incarnation": f"{host}{fleet.incarnation}",
+            "intervals": [
+                {"close_number": number, "end": utc(end), "all_flows": True}
+                for number, end, _ in fleet.closed()
+            ],
         }
 
     def answer(request, document):
@@ -136,14 +174,21 @@ def _collector(fleet, host):
     def flows(request):
         offset = int(request.args.get(b"offset", [b"0"])[0])
         limit = int(request.args.get(b"limit", [b"1000"])[0])
+        number = request.args.get(b"close_number")
         every = [row for _, row in fleet.rows(host)]
+        if number:
+            group = fleet.numbered(int(number[0]))
+            if group is None:
+                request.setResponseCode(404)
+                return b'{"error": "not held"}'
+            every = [row for row in every if group[2] is None or row["class"] in group[2]]
         some = every[offset : offset + limit]
         more = offset + limit if offset + limit < len(every) else None
         return answer(request, {**head(), "flows": some, "next_offset": more})
 
     @app.route("/latency")
     def latency(request):
-        rack = fleet.fabric.hosts
+        rack = fleet.racks
         pairs = {}
         for _, row in fleet.rows(host):
             tags = {

@@ -20,7 +20,7 @@ class LookTest(BrowserCase):
         for part in ("2 pairs lose", "1 host down", "1 source blind", "1 collector silent",
                      "1 pair without data", "of 71 pairs healthy"):  # fmt: skip
             self.assertIn(part, said)
-        self.assertIn("(5) LLAMA", page.title())
+        self.assertIn("(6) LLAMA", page.title())
         self.picture(page, "matrix-light")
 
     def test_dark(self) -> None:
@@ -143,7 +143,7 @@ class ChooseTest(BrowserCase):
         self.drawn(page)
         cells = self.table(page)
         self.assertEqual(len(cells), 9)
-        self.assertEqual(cells["lax", "iad"], "4.69 % (3 of 64 flows, worst of 6)")
+        self.assertEqual(cells["lax", "iad"], "4.69 % (3 of 64 flows, worst of 6, 1 without data)")
         self.assertEqual(cells["iad", "fra"], "0 % (worst of 6)")  # the dead host does not count
         self.picture(page, "fold-all")
         page.locator("#stage").click(position=self.point(page, 2, 1))
@@ -160,8 +160,9 @@ class ChooseTest(BrowserCase):
         drawer = page.locator("#drawer")
         drawer.locator(".way").nth(1).wait_for()
         said = drawer.inner_text()
-        for part in ("lax1 → iad2", "iad2 → lax1", "4.69 %", "3 of 64 flows lose", "0 of 64",
-                     "loss, by direction", "RTT p50", "RTT of all replies"):  # fmt: skip
+        for part in ("lax1 → iad2", "iad2 → lax1", "4.69 %", "0 of 128 flows lose",
+                     "6 of 128 flows lose probes: BE 3 of 64, EF 3 of 64", "loss, by direction",
+                     "RTT p50", "RTT of all replies"):  # fmt: skip
             self.assertIn(part, said)
         drawer.locator("summary").first.click()
         self.assertIn("src_datacenter", drawer.inner_text())

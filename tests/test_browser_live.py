@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from typing import Any
 from urllib.parse import urlsplit
@@ -81,6 +82,55 @@ class WatchTest(BrowserCase):
         self.until(page, "document.querySelector('#trouble').hidden")
         self.headline(page, "all is well")
         page.evaluate("performance.clearResourceTimings()")
+
+    def test_service_hangs(self) -> None:
+        """A service that never answers is known by its silence; nothing is said of now any more."""
+        page = self.show("range=15m")
+        self.headline(page, "all is well")
+        assert self.site is not None
+        self.site.signal(signal.SIGSTOP)
+        try:
+            self.headline(page, "not known since")
+            self.until(page, "!document.querySelector('#trouble').hidden")
+            self.assertIn("does not answer", page.locator("#trouble").inner_text())
+            said = page.locator("#headline").inner_text()
+            self.assertNotIn("all is well", said)
+            self.assertNotIn("live", said)
+            self.assertEqual(page.title(), "(?) LLAMA matrix")
+            self.assertIn("stale", page.locator("body").get_attribute("class"))
+            self.picture(page, "watch-5-service-hangs")
+        finally:
+            self.site.signal(signal.SIGCONT)
+        self.headline(page, "all is well")
+        self.assertEqual(page.title(), "LLAMA matrix")
+        self.assertTrue(page.locator("#trouble").is_hidden())
+
+    def test_no_news(self) -> None:
+        """The page's own clock tells when data are too old, though every answer is as before."""
+        page = self.show("range=15m&src=iad1&dst=lax1")
+        self.headline(page, "all is well")
+        figures = page.locator("#drawer .now").first
+        self.assertIn("ms", figures.inner_text())
+        page.evaluate(
+            """() => {
+              const real = window.fetch, kept = new Map();
+              window.fetch = async (url, how) => {
+                const path = String(url).split('?')[0];
+                if (!kept.has(path)) kept.set(path, await (await real(url, how)).json());
+                const said = { ...kept.get(path) };
+                if (path.endsWith('/status')) said.now = Date.now() / 1000;
+                return new Response(JSON.stringify(said));
+              };
+            }"""
+        )
+        self.headline(page, "not known since")
+        self.assertIn("no new data since", page.locator("#trouble").inner_text())
+        self.until(
+            page, "document.querySelector('#drawer .now').textContent.includes('no data since')"
+        )
+        self.assertNotIn("ms", figures.inner_text())
+        self.picture(page, "watch-6-no-news")
+        self.assertEqual(page.title(), "(?) LLAMA matrix")
 
 
 class ManyTest(BrowserCase):

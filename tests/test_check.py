@@ -318,6 +318,46 @@ class LoadTests(CheckCase):
         self.assertEqual(self.answer(path)["tests"][0]["coverage"], [])
 
 
+class ReflectorTests(CheckCase):
+    """What is said of a reflector."""
+
+    def warnings(self, text: str, root: Path | None = None) -> list[str]:
+        """Return the warnings about a reflector's file with this text."""
+        result = self.check("--json", self.file(text), "--service", "reflector", root=root)
+        self.assertEqual((result.exit_code, result.stderr), (0, ""), result.output)
+        return json.loads(result.stdout)["warnings"]
+
+    def test_answers_everyone(self) -> None:
+        """One that answers whoever can reach it is warned of, unless only its own machine can."""
+        keys = Path(self.mktemp()).absolute()
+        keys.write_text(f"a1 {'11' * 32}\n")
+        keys.chmod(0o600)
+        for text, warned in (
+            ("port: 8100\n", True),
+            ("legacy: false\nlimits: {pps: 10}\n", True),
+            (f"keys: [{{file: {keys}}}]\nallow_unauthenticated: true\n", True),
+            ("addresses: [127.0.0.1, 192.0.2.1]\n", True),
+            ("addresses: ['fe80::1%v0']\n", True),
+            (f"keys: [{{file: {keys}}}]\n", False),
+            ("allow: [192.0.2.0/24]\n", False),
+            ("sessions: [{source: 192.0.2.1}]\n", False),
+            ("addresses: [127.0.0.1, '::1']\n", False),
+        ):
+            said = [line for line in self.warnings(text) if "answers everyone" in line]
+            self.assertEqual(len(said), warned, text)
+
+    def test_low_port(self) -> None:
+        """A port that takes a capability is named, with the capability."""
+        quiet = "addresses: 127.0.0.1\nport: "
+        (said,) = self.warnings(f"{quiet}862\n")
+        self.assertIn("port 862 is below 1024", said)
+        self.assertIn("CAP_NET_BIND_SERVICE", said)
+        self.assertEqual(self.warnings(f"{quiet}8100\n"), [])
+        self.assertEqual(self.warnings(f"{quiet}0\n"), [])
+        low = self.sysctl(net__ipv4__ip_unprivileged_port_start="500")
+        self.assertEqual(self.warnings(f"{quiet}862\n", low), [])
+
+
 class HostTests(CheckCase):
     """What this machine has to allow."""
 

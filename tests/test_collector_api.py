@@ -192,6 +192,17 @@ class Cursors(SynchronousTestCase):
         """With an empty cursor everything that is held is answered."""
         self.assertEqual(self.numbers(self.served.get("/influxdata?since=")), [3, 4, 5, 6, 7])
 
+    def test_limit(self):
+        """With a limit so many intervals come at once, oldest first, and it is said how many more."""
+        cursor, seen = "", []
+        for numbers, more in (([3, 4], "3"), ([5, 6], "1"), ([7], None), ([], None)):
+            answer = self.served.get(f"/influxdata?since={cursor}&limit=2")
+            self.assertEqual((self.numbers(answer), answer.header("Llama-More")), (numbers, more))
+            cursor = answer.header("Llama-Cursor")
+            seen.append(cursor)
+        self.assertEqual(seen, [self.served.history.cursor(n) for n in (4, 6, 7, 7)])
+        self.assertEqual(self.served.get("/influxdata?since=&limit=0").code, 400)
+
     def test_following(self):
         """A cursor gives what closed after it, each interval once."""
         cursor = self.served.get("/influxdata").header("Llama-Cursor")

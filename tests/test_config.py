@@ -5,6 +5,8 @@ import shutil
 import socket
 from pathlib import Path
 
+from self_signed import self_signed
+from twisted.internet import endpoints
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
@@ -313,7 +315,8 @@ class ServiceTests(ConfigCase):
             "api: {bind: '[::1]:5002'}\n"
             "allow: [192.0.2.0/24, 2001:db8::/32, 198.51.100.7]\n"
             "legacy: no\n"
-            "limits: {pps: 50k, pps_per_source: 100, sessions: 1000}\n"
+            "limits: {pps: 50k, pps_per_source: 100, burst: 5k, burst_per_source: 300,"
+            " sessions: 1000}\n"
             "refuse_source_ports: [7, 19]\n"
             "permit_source_ports: [862, 53]\n"
             "stats: {interval: 10, tags: {src_hostname: edge, rack: 01}}\n"
@@ -333,6 +336,7 @@ class ServiceTests(ConfigCase):
         self.assertEqual([p.prefixlen for p in read.allow], [24, 32, 32])
         self.assertEqual((read.legacy, read.allow_unauthenticated), (False, True))
         self.assertEqual((read.max_pps, read.max_pps_per_source), (50_000.0, 100.0))
+        self.assertEqual((read.burst, read.burst_per_source), (5000, 300))
         self.assertEqual((read.max_sessions, read.refuse_source_ports), (1000, (7, 19)))
         self.assertEqual(read.permit_source_ports, (862, 53))
         self.assertEqual((read.interval_s, read.keep_intervals), (10, 93))
@@ -369,6 +373,7 @@ class ServiceTests(ConfigCase):
         """A scraper's collectors become base URLs, and writers get their options as written."""
         path = Path(self.copy("simple.yaml")).parent / "scraper.yaml"
         (path.parent / "token").write_text("s3cret\n")
+        (path.parent / "token").chmod(0o600)
         path.write_text(
             "interval: 15\n"
             "collectors: [c1, 'c2:5100', '2001:db8::1', '[2001:db8::2]:80', 'https://c3/llama/']\n"
@@ -400,15 +405,22 @@ class ServiceTests(ConfigCase):
         self.assertEqual((read.spool.max_bytes, read.spool.max_age_s), (2 << 30, 172800.0))
         self.assertEqual(hash(read), hash(config.load_scraper(str(path))))
 
-    def test_open_secret(self) -> None:
-        """A token that everyone on the host can read is remarked on; a kept one is not."""
+    def test_secrets_that_everyone_can_read(self) -> None:
+        """A token that everyone on the host can read is refused, with what to do; a kept one is not."""
         token = Path(self.mktemp())
         token.write_text("s3cret\n")
         path = self.write(f"api: {{token_file: {token.absolute()}}}\n")
-        for mode, notes in ((0o644, 1), (0o640, 0)):
+        for mode in (0o644, 0o642, 0o666):
             token.chmod(mode)
-            read = config.load_reflector(path)
-            self.assertEqual((read.api_token, len(read.notes)), ("s3cret", notes))
+            refused = self.assertRaises(config.ConfigErrors, config.load_reflector, path)
+            self.assertEqual(
+                str(refused),
+                f"{path}:1: {token.absolute()} is open to everyone on this host; run: chmod o="
+                f" {token.absolute()}",
+            )
+        token.chmod(0o640)
+        read = config.load_reflector(path)
+        self.assertEqual((read.api_token, read.notes), ("s3cret", ()))
         self.assertNotIn("s3cret", repr(read))
 
     def test_web(self) -> None:
@@ -460,6 +472,42 @@ class NameTests(SynchronousTestCase):
             self.assertEqual(config.endpoint(bind), expected)
         for wrong in ("", "host", "h:5000", "1.2.3.4", "1.2.3.4:http", "tcp:http", "1.2.3.4:70000"):
             self.assertRaises(ValueError, config.endpoint, wrong)
+
+
+class EndpointFileTests(SynchronousTestCase):
+    """Places to listen in a file."""
+
+    def setUp(self) -> None:
+        """Make a directory with a key, its certificate, and a configuration beside them."""
+        self.directory = Path(self.mktemp()).absolute()
+        self.directory.mkdir()
+        self.key, self.certificate = self.directory / "key.pem", self.directory / "a:b.pem"
+        self_signed(self.key, self.certificate)
+        self.file = self.directory / "reflector.yaml"
+
+    def load(self, bind: str) -> config.ReflectorConfig:
+        """Return the configuration with this ``bind``."""
+        self.file.write_text(f"api: {{bind: '{bind}'}}\n")
+        return config.load_reflector(str(self.file))
+
+    def test_files_are_beside_the_configuration(self) -> None:
+        """Files of an endpoint are found from the configuration's directory, like any other."""
+        colon = str(self.certificate).replace(":", "\\:")
+        for bind in (r"ssl:443:privateKey=key.pem:certKey=a\:b.pem", r"ssl:443:key.pem:a\:b.pem"):
+            read = self.load(bind)
+            self.assertEqual(read.api, f"ssl:443:privateKey={self.key}:certKey={colon}")
+        self.assertEqual(self.load("unix:llama.sock:mode=600").api,
+                         f"unix:address={self.directory}/llama.sock:mode=600")  # fmt: skip
+
+    def test_files_of_others(self) -> None:
+        """A file that only who starts the service may read is no mistake, but told."""
+
+        def forbidden(reactor: object, where: str) -> None:
+            raise PermissionError(13, "Permission denied", str(self.key))
+
+        self.patch(endpoints, "serverFromString", forbidden)
+        (note,) = self.load(r"ssl:443:privateKey=key.pem:certKey=a\:b.pem").notes
+        self.assertIn("key.pem cannot be read by this user", note.message)
 
 
 class FrozenMappingTests(SynchronousTestCase):

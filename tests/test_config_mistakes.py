@@ -115,6 +115,17 @@ class BombTests(SynchronousTestCase):
         (test,) = config.load_collector(path).tests
         self.assertEqual(len(test.targets[-1].tags), 60 + 2)
 
+    def test_chain_of_merges(self) -> None:
+        """A chain of merge keys ends before the stack does, whichever end it is entered at."""
+        for count, wrong in ((50, False), (3000, True)):
+            hosts = [f"  h{n}: &h{n} {{<<: *h{n - 1}, a: b}}" for n in range(1, count)]
+            text = "\n".join(
+                ["anchors:", "  h0: &h0 {a: b}", *hosts, "tests: [{targets: lab}]",
+                 f"targets: {{lab: [{{ip: 192.0.2.1, tags: *h{count - 1}}}]}}"]
+            )  # fmt: skip
+            messages = [m.message for m in self.refused(text).mistakes]
+            self.assertEqual("a chain of more than 100 merges (<<)" in messages, wrong)
+
     def test_merge_of_itself(self) -> None:
         """A mapping that merges itself gains nothing by it."""
         path = self.mktemp()
@@ -130,6 +141,17 @@ class BombTests(SynchronousTestCase):
         error = self.refused(f"{groups}tests:\n{tests}targets:\n  lab:\n{targets}")
         (mistake,) = error.mistakes
         self.assertIn("expected at most 4,000,000", mistake.message)
+
+    def test_prefixes_times_ssids(self) -> None:
+        """Keys for many prefixes with many SSIDs end at what a reflector remembers of them."""
+        keys = Path(self.mktemp()).absolute()
+        keys.write_text(f"a1 {'11' * 32}\n")
+        keys.chmod(0o600)
+        prefixes = ", ".join(f"10.{n >> 8}.{n & 255}.0/24" for n in range(1001))
+        ssids = ", ".join(map(str, range(1, 1001)))
+        text = f"keys:\n  - file: {keys}\n    prefixes: [{prefixes}]\n    ssids: [{ssids}]\n"
+        (mistake,) = self.refused(text, "reflector").mistakes
+        self.assertIn("more than 1,000,000 combinations", mistake.message)
 
     def test_options_of_a_plugin(self) -> None:
         """Options that nobody knows are bounded too."""

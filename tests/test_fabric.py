@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 from ipaddress import ip_network
@@ -453,6 +454,81 @@ class OnNamespaces(SynchronousTestCase):
             ],
         )
         self.assertEqual(self.lab.faults, [])
+
+    def test_two_commands_at_once(self):
+        """What another command broke or started meanwhile stays in the record and can be healed."""
+        other = Lab.open(NAME, self.lab.directory.parent)
+        mine = Fault.from_mapping({"kind": "loss", "on": "spine1 -> leaf1", "name": "mine"})
+        faults.inject(other, mine)
+        relay = self.broken(kind="delay", on="leaf1 -> spine1").table
+        faults.inject(other, Fault.from_mapping({"kind": "silent", "on": "spine2"}))
+        later = Lab.open(NAME, self.lab.directory.parent)
+        names = ["mine", "delay leaf1 -> spine1", "silent spine2"]
+        self.assertEqual([fault["name"] for fault in later.faults], names)
+        self.assertLessEqual({"answer", relay}, {process.name for process in later.processes})
+        faults.heal(later, "mine")
+        with self.assertRaisesRegex(LabError, "is there already"):
+            faults.inject(other, Fault.from_mapping({"kind": "delay", "on": "leaf1 -> spine1"}))
+        self.assertEqual(faults.heal_all(self.lab), ["silent spine2", "delay leaf1 -> spine1"])
+        self.assertEqual(faults.heal_all(other), [])
+        self.assertEqual(self.lab.run("leaf1", "nft", "list", "tables"), "")
+
+    def test_changed_by_one_at_a_time(self):
+        """Who wants to change a lab waits for whoever does so, and finds what that one left."""
+        count = """
+import sys
+from pathlib import Path
+from llama.lab.namespaces import Lab
+lab = Lab.open(sys.argv[1], Path(sys.argv[2]))
+for n in range(40):
+    with lab.locked():
+        lab.faults.append({"name": f"{sys.argv[3]} {n}"})
+        lab.save()
+"""
+        run = self.lab.directory.parent
+        self.addCleanup(self.forget_faults)
+        both = [
+            subprocess.Popen([sys.executable, "-c", count, NAME, str(run), who]) for who in "ab"
+        ]
+        self.assertEqual([one.wait() for one in both], [0, 0])
+        self.assertEqual(len(Lab.open(NAME, run).faults), 80)
+
+    def forget_faults(self):
+        """Take what was no fault out of the record."""
+        with self.lab.locked():
+            self.lab.faults.clear()
+            self.lab.save()
+
+    def test_what_was_healed_meanwhile(self):
+        """A scenario whose fault somebody else took back heals its others."""
+        output, clock = io.StringIO(), scenario.Clock()
+        played = scenario.Scenario(
+            Fabric(2, 2, 1),
+            Traffic(),
+            tuple(scenario._steps({"at": 0, "kind": "silent", "on": "spine1"}))
+            + tuple(scenario._steps({"at": 0, "kind": "silent", "on": "spine2"})),
+            0.0,
+        )
+
+        def said():
+            other = Lab.open(NAME, self.lab.directory.parent)
+            if any(fault["name"] == "silent spine1" for fault in other.faults):
+                faults.heal(other, "silent spine1")
+            return []
+
+        scenario.play(self.lab, played, output, said, clock)
+        told = [json.loads(line)["truth"] for line in output.getvalue().splitlines()]
+        self.assertEqual(told, ["injected", "injected", "healed", "healed"])
+        self.assertEqual(Lab.open(NAME, self.lab.directory.parent).faults, [])
+
+    def test_a_lab_that_is_gone(self):
+        """What is to be changed in a lab that was removed is refused, and leaves no record."""
+        run = Path(self.run_directory.name)
+        gone = Lab.build(NAME + "d", Fabric(1, 1, 1), run)
+        clear(NAME + "d", run)
+        with self.assertRaisesRegex(LabError, "no lab .* is up"):
+            faults.inject(gone, Fault.from_mapping({"kind": "silent", "on": "spine1"}))
+        self.assertFalse((run / (NAME + "d")).exists())
 
     def test_a_second_lab_leaves_the_first_alone(self):
         """Removing one lab removes its own namespaces only."""

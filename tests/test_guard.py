@@ -150,6 +150,15 @@ class RateTests(SynchronousTestCase):
         self.assertEqual([0, guards.SOURCE_RATE], judge(guard, [HERE] * 2, 100.1))
         self.assertEqual([0] * 5 + [guards.SOURCE_RATE], judge(guard, [HERE] * 6, 200.0))
 
+    def test_a_burst_is_about_a_second(self) -> None:
+        """A burst that is not given is a second's worth of its rate, and no smaller than a few probes."""
+        many = [halves(f"192.0.2.{n}") for n in range(250)]
+        for rate, burst in ((0.1, 10), (1, 10), (25.5, 26), (200, 200)):
+            guard = Guard(source_rate_pps=rate)
+            self.assertEqual(burst, judge(guard, [HERE] * 250, 100.0).count(0))
+            guard = Guard(total_rate_pps=rate)
+            self.assertEqual(burst, judge(guard, many, 100.0).count(0))
+
     def test_single_packets_share_the_buckets(self) -> None:
         """It makes no difference whether packets come in batches or alone."""
         guard = Guard(source_rate_pps=10, source_burst=4, total_rate_pps=1000, total_burst=100)

@@ -8,55 +8,26 @@ import socket
 import subprocess
 import sys
 from base64 import b64encode
-from datetime import UTC, datetime, timedelta
-from ipaddress import ip_address
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
+from self_signed import self_signed
 from treq.client import HTTPClient
 from treq.testing import RequestTraversalAgent
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address, UNIXAddress
 from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
-from twisted.internet.task import Clock
+from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
+from twisted.web.test.requesthelper import DummyRequest
 
 from llama import http
 from llama._http_site import Channel
-
-
-def _self_signed(key_path: Path, certificate_path: Path) -> None:
-    """Write a new key, and a certificate for 127.0.0.1 signed with itself."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(days=1))
-        .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False
-        )
-        .sign(key, hashes.SHA256())
-    )
-    pem = serialization.Encoding.PEM
-    key_path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
-    )
-    certificate_path.write_bytes(certificate.public_bytes(pem))
 
 
 class AddressTests(SynchronousTestCase):
@@ -217,6 +188,15 @@ class _Never(Resource):
         return NOT_DONE_YET
 
 
+class _Big(Resource):
+    """Answers with more than any socket buffer holds."""
+
+    isLeaf = True
+
+    def render_GET(self, request):
+        return bytes(20_000_000)
+
+
 class _Transport(StringTransport):
     """Remembers being aborted."""
 
@@ -250,14 +230,42 @@ class Limits(SynchronousTestCase):
             channel.makeConnection(transport)
         return channel, transport
 
+    def ask(self, channel):
+        """Have a channel be busy with a request."""
+        channel.dataReceived(b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n")
+
     def test_connections(self):
-        """Beyond the limit a connection is closed; when one goes, another may come."""
+        """Beyond the limit a connection is closed if the others are busy; when one goes, it may come."""
         first, _ = self.connect()
-        self.connect()
+        self.ask(first)
+        self.ask(self.connect()[0])
         self.assertIsNone(self.connect()[0])
         self.assertEqual(self.site.refused_connections, 1)
         first.connectionLost()
         self.assertIsNotNone(self.connect()[0])
+
+    def test_the_oldest_idle_connection_makes_room(self):
+        """Who holds connections and says nothing keeps nobody else out."""
+        busy, busy_transport = self.connect()
+        self.ask(busy)
+        idle = [self.connect()[1]]
+        for n in range(5):
+            channel, transport = self.connect()
+            self.assertIsNotNone(channel)
+            self.assertEqual([old.aborted for old in idle], [True] * (n + 1))
+            idle.append(transport)
+        self.assertFalse(busy_transport.aborted)
+        self.assertEqual((self.site.displaced_connections, self.site.refused_connections), (5, 0))
+
+    def test_unread_answers_make_room(self):
+        """Nor does who asks and does not read; who waits for an answer is left alone."""
+        first, first_transport = self.connect()
+        second, second_transport = self.connect()
+        self.ask(first)
+        self.ask(second)
+        second.pauseProducing()
+        self.assertIsNotNone(self.connect()[0])
+        self.assertEqual((first_transport.aborted, second_transport.aborted), (False, True))
 
     def test_trickled_request(self):
         """A request that comes in drops does not hold its connection beyond the limit."""
@@ -291,6 +299,44 @@ class Limits(SynchronousTestCase):
         channel.pauseProducing()
         self.clock.advance(Channel.stall_s + 1)
         self.assertTrue(transport.aborted)
+
+    def test_unread_last_answer(self):
+        """A client that does not read the answer after which we hang up is dropped as well."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"GET /status HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        self.assertTrue(transport.disconnecting)
+        self.clock.advance(Channel.stall_s - 1)
+        self.assertFalse(transport.aborted)
+        self.clock.advance(2)
+        self.assertTrue(transport.aborted)
+        channel.connectionLost()
+        self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_slow_reader(self):
+        """A client that takes its time, but goes on reading, gets its whole answer."""
+        channel, transport = self.connect()
+        unsent = 1_000_000
+        self.patch(channel, "unsent", lambda: unsent)
+        self.ask(channel)
+        channel.pauseProducing()
+        for _ in range(9):
+            unsent -= 100_000
+            self.clock.advance(Channel.stall_s)
+        self.assertFalse(transport.aborted)
+        self.clock.advance(Channel.stall_s)
+        self.assertTrue(transport.aborted)
+
+    def test_slow_reader_asks_no_more(self):
+        """Nor is it cut off for not asking again while it reads."""
+        channel, transport = self.connect()
+        unsent = 1_000_000
+        self.patch(channel, "unsent", lambda: unsent)
+        channel.dataReceived(b"GET /status HTTP/1.1\r\nHost: x\r\n\r\n")
+        for _ in range(9):
+            unsent -= 100_000
+            self.clock.pump([Channel.stall_s])
+        self.assertTrue(transport.disconnecting)
+        self.assertFalse(transport.aborted)
 
     def test_stated_body(self):
         """A body that says it is too long is refused before it is sent."""
@@ -421,6 +467,89 @@ class OverLoopback(TestCase):
 
         return Deferred.fromCoroutine(run())
 
+    def test_unread_octets_are_known(self):
+        """What a client has not read of its answers is known, and when it has read some of it."""
+        root = http.JsonRoot()
+        root.putChild(b"big", _Big())
+        service = http.HttpService(reactor, "127.0.0.1:0", root, what="test")
+        service.startService()
+        self.addCleanup(service.stopService)
+        client = socket.create_connection(("127.0.0.1", service.port.getHost().port))
+        self.addCleanup(client.close)
+        client.setblocking(False)
+        client.sendall(b"GET /big HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+        async def until(true):
+            while not true():
+                await deferLater(reactor, 0.01)
+
+        async def run():
+            await until(lambda: any(one.unsent() for one in service.site.channels))
+            (channel,) = service.site.channels
+            before = channel.unsent()
+            self.assertTrue(channel.stalled())
+            left = 5_000_000
+            while left > 0:
+                try:
+                    left -= len(client.recv(1 << 16))
+                except BlockingIOError:
+                    await deferLater(reactor, 0.01)
+            await until(lambda: channel.unsent() < before)
+            self.assertGreater(channel.unsent(), 0)
+            channel.drop()
+            await until(lambda: not service.site.channels)
+
+        return Deferred.fromCoroutine(run())
+
+    def test_names_that_lead_here(self):
+        """With only localhost to protect it, it answers nobody who asks for a name of others."""
+        own = socket.gethostname()
+        services = [
+            (self.serve(), 421),
+            (self.serve(token="secret"), 200),
+            (self.serve("0.0.0.0:0"), 200),
+        ]
+
+        async def run():
+            for service, code in services:
+                for host, expected in (
+                    ("evil.example", code), ("evil.example.:5004", code), (f"{own}.evil.example", code),
+                    ("127.0.0.1.evil.example", code), ("localhost.evil.example", code),
+                    ("localhost:5004", 200), ("LocalHost.", 200), ("10.0.0.1:80", 200), ("[::1]:1", 200),
+                    (own, 200), (f"{own.partition('.')[0]}:5004", 200),
+                ):  # fmt: skip
+                    url = f"http://127.0.0.1:{service.port.getHost().port}/status"
+                    response, body = await self.get(url, headers={"Host": host})
+                    self.assertEqual(response.code, expected, (host, service.where))
+                    self.assertEqual(b"its own machine" in body, expected == 421)
+
+        return Deferred.fromCoroutine(run())
+
+    def test_who_asks(self):
+        """A program of this machine asks by loopback for loopback; a page is of loopback, too."""
+        here, there = IPv4Address("TCP", "127.0.0.1", 1), IPv4Address("TCP", "192.0.2.1", 1)
+        for address, host, origin, expected in (
+            (here, "127.0.0.1:5004", None, True),
+            (here, "localhost", "http://localhost:5004", True),
+            (here, "[::1]:1", "https://[::1]:1", True),
+            (here, "a.localhost", "http://127.0.0.53", True),
+            (here, "evil.example:5004", "http://evil.example:5004", False),
+            (here, "127.0.0.1:5004", "http://evil.example", False),
+            (here, "127.0.0.1:5004", "null", False),
+            (here, "127.0.0.1:5004", "http://[", False),
+            (here, "192.0.2.1", None, False),
+            (here, None, None, False),
+            (there, "127.0.0.1:5004", None, False),
+            (UNIXAddress("/run/x"), "any", None, True),
+            (UNIXAddress("/run/x"), "any", "http://evil.example", False),
+        ):
+            request = DummyRequest([])
+            request.getHost = lambda address=address: address
+            for name, value in (("host", host), ("origin", origin)):
+                if value is not None:
+                    request.requestHeaders.setRawHeaders(name, [value])
+            self.assertIs(http.asked_by_this_machine(request), expected, (host, origin))
+
     def test_wide_open(self):
         """Bound to every address it does not claim to be local, and a bare token is warned of."""
         lines = self.logged()
@@ -474,7 +603,7 @@ class OverLoopback(TestCase):
         directory.mkdir()
         key = directory / "key.pem"
         certificate = directory / "certificate.pem"
-        _self_signed(key, certificate)
+        self_signed(key, certificate)
         service = self.serve(
             f"ssl:0:privateKey={key}:certKey={certificate}:interface=127.0.0.1", token="secret"
         )

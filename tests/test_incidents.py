@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.server import Site
 
 from llama.pinpoint.incidents import (
+    CHANGES,
     UNMEASURED,
     Event,
     Hysteresis,
@@ -105,6 +106,19 @@ class OpeningAndClosing(SynchronousTestCase):
             rounds += 1
         self.assertEqual(rounds, UNMEASURED + Hysteresis().close_after - 1)
 
+    def test_what_happens_once(self):
+        """A reroute is told at once, and is over; silenced, it is kept but not announced."""
+        incidents = Incidents()
+        reroute = seen("wan2 instead of spine1, +30 ms", "path", symptom="rerouted")
+        (event,) = incidents.told(reroute, 100.0)
+        self.assertEqual(event.event, "rerouted")
+        title = "path changed: wan2 instead of spine1, +30 ms"
+        self.assertEqual((event.incident["title"], event.incident["end"]), (title, 100.0))
+        self.assertEqual((len(incidents.open), len(incidents.ended)), (0, 1))
+        incidents.silences.append(Silence(tag="rack", value="r1", begin=0, end=1e9))
+        self.assertEqual(incidents.told(reroute, 110.0), [])
+        self.assertEqual(len(incidents.ended), 2)
+
     def test_hysteresis_is_checked(self):
         """A hysteresis that could never open or close is refused."""
         for wrong in ({"open_after": 4}, {"open_after": 0}, {"close_after": 0}):
@@ -131,6 +145,27 @@ class OneCause(SynchronousTestCase):
         (incident,) = incidents.open
         self.assertEqual(incident.changes[0]["title"], "node spine3 loses 30 %")
         self.assertEqual(incident.start, 100.0)
+
+    def test_a_wider_name(self):
+        """A link that turns out to be the whole spine goes on under its name, and has not recovered."""
+        incidents = Incidents()
+        link = seen("spine1 -> leaf2", flows=range(35), hit=range(35))
+        other = seen("spine1 -> leaf3", flows=range(35, 70), hit=range(35, 70))
+        node = seen("spine1", "node", range(200), range(106))
+        rounds = [[link, other]] * 2 + [[node]] * 6
+        told = [[event for event, _ in events] for events in play(incidents, rounds)]
+        self.assertEqual(told, [[], ["opened"] * 2, [], ["changed"], [], [], [], []])
+        titles = {incident.title for incident in incidents.open}
+        self.assertEqual(titles, {"node spine1 loses 30 %", "link spine1 -> leaf3 loses 30 %"})
+        told = [[event for event, _ in events] for events in play(incidents, [[]] * 3, 200.0)]
+        self.assertEqual(told[-1], ["recovered"] * 2)
+
+    def test_names_that_flap_for_days(self):
+        """Of the changes of an incident only the newest are kept."""
+        incidents = Incidents()
+        node = seen("spine3", "node", range(30), range(10))
+        play(incidents, [[seen()], [seen()], [node], [node]] * 100)
+        self.assertEqual(len(incidents.open[0].changes), CHANGES)
 
     def test_two_causes_at_once(self):
         """Two suspects named at the same time are two incidents, though flows cross both."""

@@ -52,6 +52,7 @@ def ledger(
 ) -> Ledger:
     """A ledger in its first interval."""
     book = Ledger(np.zeros(pairs, np.uint8), ports, rate, timeout, interval)
+    book.next_sequence[:] = 0
     book.roll(EPOCH, EPOCH + round(interval * SECOND), 0.0)
     return book
 
@@ -318,8 +319,8 @@ class LedgerTests(SynchronousTestCase):
 
     def test_remarked_classes(self) -> None:
         """A class changed on the way there, or on the way back, is counted with what it became."""
-        book = Ledger(np.array([46], np.uint8), 1, 10, 1, 10)
-        book.roll(EPOCH, EPOCH + 10 * SECOND, 0.0)
+        book = ledger()
+        book.dscp_sent[:] = 46
         for n, (there, asked, here) in enumerate([(46, 46, 46), (0, 0, 0), (46, 46, 8)]):
             t1 = EPOCH + n * 100 * MS
             book.send(np.array([0]), t1)
@@ -427,10 +428,16 @@ class DirectionTests(SynchronousTestCase):
     """Forward and reverse loss are right or unknown, never wrong."""
 
     def play(
-        self, fates: list[str], events: list[str], step: int, base: int, timeout: int = SECOND // 2
+        self,
+        fates: list[str],
+        events: list[str],
+        step: int,
+        base: int | None,
+        timeout: int = SECOND // 2,
     ) -> list[tuple[np.void, int, int]]:
         """Play a flow's fate, a probe every ``step`` ns, in intervals of two seconds.
 
+        The reflector counts from ``base``, or returns our numbers as its own where that is None.
         Return each interval's figures with its true losses each way. Left out are those around which
         no received probe was as fast on its way there as they come: nothing tells then that all
         were slow, and overtaken.
@@ -448,14 +455,15 @@ class DirectionTests(SynchronousTestCase):
                 there.append((sent_at[n] + 2 * MS, n))
         restarts = [at - 1 for at, event in zip(sent_at, events, strict=False) if event != "none"]
         timeline: list[tuple[int, int, Any]] = [(at, 1, n) for n, at in enumerate(sent_at)]
-        number, clock = base, EPOCH
+        number, clock = base or 0, EPOCH
         for when, n in sorted(there):
             if any(clock < moment <= when for moment in restarts):
                 number = 0
             clock = when
             if fates[n] != "reverse":
                 back = int(1.5 * step) if fates[n] == "slow back" else MS
-                timeline.append((when + back, 2, (n, number, when)))
+                said = 5 + n if base is None else number
+                timeline.append((when + back, 2, (n, said, when)))
             number += 1
         windows = (sent_at[-1] - EPOCH) // length + 1
         for window in range(windows + 1):
@@ -468,9 +476,9 @@ class DirectionTests(SynchronousTestCase):
             elif kind == 1:
                 book.send(np.array([0]), when)
             elif kind == 2:
-                n, number, there_at = what
+                n, said, there_at = what
                 book.reply(
-                    replies([0], [5 + n], [sent_at[n]], [number], [when],
+                    replies([0], [5 + n], [sent_at[n]], [said], [when],
                             t2_ns=[there_at], t3_ns=[there_at])
                 )  # fmt: skip
             elif what < windows:
@@ -498,10 +506,10 @@ class DirectionTests(SynchronousTestCase):
         fates=st.lists(FATES, min_size=4, max_size=80),
         events=st.lists(EVENTS, min_size=80, max_size=80),
         step=st.integers(30 * MS, 700 * MS),
-        base=st.sampled_from([0, 7, 1000]),
+        base=st.sampled_from([None, 0, 7, 1000]),
     )
     def test_right_or_unknown(
-        self, fates: list[str], events: list[str], step: int, base: int
+        self, fates: list[str], events: list[str], step: int, base: int | None
     ) -> None:
         """In no interval are more losses put down to a direction than truly were in it."""
         for figures, forward, reverse in self.play(fates, events, step, base):
@@ -520,6 +528,78 @@ class DirectionTests(SynchronousTestCase):
         self.assertEqual(figures["lost_forward"], 2)
         self.assertEqual(figures["lost_reverse"], 2)
         self.assertEqual(figures["lost_unknown"], 0)
+
+    def test_stateless_reflectors_say_nothing(self) -> None:
+        """Numbers that are ours sent back make no loss a reverse one."""
+        fates = ["ok", "forward", "ok", "reverse", "ok"] * 4
+        ((figures, forward, reverse),) = self.play(fates, ["none"] * 20, 50 * MS, None)
+        self.assertEqual((forward, reverse), (4, 4))
+        self.assertEqual(figures["lost_unknown"], 8)
+
+    def test_first_losses_are_told(self) -> None:
+        """A reflector that counts shows it with its first reply, as probe 0 was never sent."""
+        book = Ledger(np.zeros(1, np.uint8), 1, 10, 1, 10)
+        book.roll(EPOCH, EPOCH + 10 * SECOND, 0.0)
+        times = [EPOCH + n * 100 * MS for n in range(3)]
+        for t1 in times:
+            book.send(np.array([0]), t1)
+        for n, number in ((1, 0), (3, 2)):
+            book.reply(replies([0], [n], [times[n - 1]], [number], [times[n - 1] + MS]))
+        end_of(book)
+        self.assertEqual(close(book).flow_stats[0]["lost_reverse"], 1)
+
+    def lose_one_way(self, book: Ledger, sound: int) -> np.void:
+        """Lose probe 2 of 4 on the way back; the rest has the reflector's numbers from ``sound``."""
+        times = [EPOCH + n * 100 * MS for n in range(4)]
+        for t1 in times:
+            book.send(np.array([0]), t1)
+        for n in (0, 1, 3):
+            book.reply(replies([0], [n], [times[n]], [sound + n], [times[n] + MS]))
+        end_of(book)
+        row: np.void = close(book).flow_stats[0]
+        return row
+
+    def test_a_reflector_that_says_that_it_counts(self) -> None:
+        """It is believed even where its numbers happen to be ours."""
+        book = ledger()
+        self.assertEqual(self.lose_one_way(book, 0)["lost_unknown"], 1)
+        book = ledger()
+        book.counting[:] = True
+        self.assertEqual(self.lose_one_way(book, 0)["lost_reverse"], 1)
+
+    def test_forged_probes(self) -> None:
+        """What a reflector counts says nothing while it answers probes in our name, not before."""
+        book = ledger()
+        self.assertEqual(self.lose_one_way(book, 50)["lost_reverse"], 1)
+        forged = replies([0], [9], [EPOCH], [54], [EPOCH + SECOND])
+        self.assertEqual(book.reply(forged), 0)
+        later = EPOCH + 11 * SECOND
+        for n in range(3):
+            book.send(np.array([0]), later + n * 100 * MS)
+        for n, number in ((4, 55), (6, 56)):
+            t1 = later + (n - 4) * 100 * MS
+            book.reply(replies([0], [n], [t1], [number], [t1 + MS]))
+        assert book.current is not None
+        self.assertIn("forged", " ".join(book.current.notes))
+        end_of(book)
+        row = close(book).flow_stats[0]
+        self.assertEqual((row["lost"], row["lost_unknown"]), (1, 1))
+
+    def test_slow_flows_from_the_first_probe_on(self) -> None:
+        """There is no record before the first probe, whatever a cell may hold."""
+        for stateless, told in ((False, (0, 2, 0)), (True, (0, 0, 2))):
+            book = Ledger(np.zeros(1, np.uint8), 1, 1, 1, 10)
+            book.roll(EPOCH, EPOCH + 10 * SECOND, 0.0)
+            for n in range(1, 9):
+                t1 = EPOCH + n * SECOND
+                book.send(np.array([0]), t1)
+                if n not in (4, 6):
+                    number = n if stateless else n + 40
+                    book.reply(replies([0], [n], [t1], [number], [t1 + MS]))
+            end_of(book)
+            row = close(book).flow_stats[0]
+            lost = tuple(row[f"lost_{way}"].item() for way in ("forward", "reverse", "unknown"))
+            self.assertEqual(lost, told)
 
     def test_last_losses_of_an_interval_wait_for_the_next_reply(self) -> None:
         """Probes lost at the end of an interval get their direction from its neighbour's reply."""

@@ -17,11 +17,17 @@ TIMEOUT_S = 2.0  # scapy takes milliseconds for a packet, and more on a busy mac
 
 class ForeignReflectorTests(PeersCase):
     async def probe(
-        self, port: int, probe: str = "stamp", dscps: tuple[int, ...] = (0,), **more: Any
+        self,
+        port: int,
+        probe: str = "stamp",
+        dscps: tuple[int, ...] = (0,),
+        beside: tuple[Test, ...] = (),
+        traced: bool = True,
+        **more: Any,
     ) -> tuple[Counter[str], list[Any]]:
-        """Probe a port of 127.0.0.1 for some intervals of one second.
+        """Probe a port of 127.0.0.1 for some intervals of one second, ``beside`` other tests.
 
-        Returns the counts of all pairs and intervals together, and the figures themselves.
+        Returns the counts of all its pairs and intervals together, and the figures themselves.
         """
         ports = tuple(
             SourcePort(name=f"p{n}", address="127.0.0.1", dscps=dscps, timeout_s=TIMEOUT_S)
@@ -31,19 +37,24 @@ class ForeignReflectorTests(PeersCase):
             path="", interval_s=1,
             tests=(Test(name="t", targets=(Target(name="peer", host="127.0.0.1", port=port),),
                         probe=probe, source_ports=ports, rate_pps=5.0, timeout_s=TIMEOUT_S,
-                        **more),),
+                        **more), *beside),
         )  # fmt: skip
-        intervals, _service, enough = self.collector(config)
+        intervals, service, enough = self.collector(config)
+        if not traced:
+            service.tracing.tick = lambda: None
         await enough
         counts: Counter[str] = Counter()
         rows = []
         for interval in intervals:
-            for row in interval.pair_stats:
+            for pair, row in zip(interval.pairs, interval.pair_stats, strict=True):
+                if pair.target != "peer":
+                    continue
                 if not row["sent"]:  # the first window may have ended before the first probe
                     continue
                 rows.append(row)
-                for name in ("sent", "received", "lost", "lost_unknown", "late", "duplicate",
-                             "samples", "remarked_forward", "remarked_reverse"):  # fmt: skip
+                for name in ("sent", "received", "lost", "lost_forward", "lost_reverse",
+                             "lost_unknown", "late", "duplicate", "samples", "remarked_forward",
+                             "remarked_reverse"):  # fmt: skip
                     counts[name] += int(row[name])
         return counts, rows
 
@@ -63,6 +74,57 @@ class ForeignReflectorTests(PeersCase):
         self.assert_all_received(counts, rows)
         self.assertEqual({UNKNOWN}, {int(row["dscp_at_reflector"]) for row in rows})
         self.assertEqual({64}, {int(row["ttl_at_reflector"]) for row in rows})
+
+    async def test_stateless_and_lossy(self) -> None:
+        """Numbers that are our own sent back say nothing of where probes were lost."""
+        port = await self.peer_reflector("rfc8762", lose=4)
+        counts, _ = await self.probe(port)
+        self.assertGreater(counts["lost"], 3)
+        self.assertEqual(counts["lost"], counts["lost_unknown"])
+
+    async def test_direction_without_ssid(self) -> None:
+        """A peer that counts by address and port is believed where a port is one flow's alone.
+
+        What else the collector probes from other ports is no matter; traces from this port, which
+        the peer counts with the probes, are.
+        """
+        port = await self.peer_reflector("rfc8762-6", lose=4)
+        other = Test(
+            name="other", probe="stamp", rate_pps=5.0, timeout_s=TIMEOUT_S,
+            targets=(Target(name="ours", host="127.0.0.1", port=self.reflector().port_number),),
+            source_ports=(SourcePort(name="o", address="127.0.0.1", timeout_s=TIMEOUT_S),),
+        )  # fmt: skip
+        counts, _ = await self.probe(port, beside=(other,), traced=False)
+        self.assertGreater(counts["lost_forward"], 3)
+        self.assertEqual(counts["lost_reverse"], 0)
+        for more in ({"beside": (other,)}, {"dscps": (0, 46), "traced": False}):
+            port = await self.peer_reflector("rfc8762-6", lose=4)
+            counts, _ = await self.probe(port, **more)
+            self.assertGreater(counts["lost"], 3, counts)
+            self.assertEqual(counts["lost_reverse"], 0)
+        self.assertEqual(counts["lost"], counts["lost_unknown"])
+
+    async def test_two_kinds_from_one_port(self) -> None:
+        """TWAMP-Light and STAMP from one source port to a peer without SSIDs: each has its replies."""
+        port = await self.peer_reflector("rfc8762-6")
+        source = SourcePort(
+            name="p", address="127.0.0.1", number=free_udp_port(), timeout_s=TIMEOUT_S
+        )
+        target = Target(name="peer", host="127.0.0.1", port=port)
+        config = CollectorConfig(
+            path="", interval_s=1,
+            tests=tuple(Test(name=kind, targets=(target,), probe=kind, source_ports=(source,),
+                             rate_pps=20.0, timeout_s=TIMEOUT_S)
+                        for kind in ("stamp", "twamp-light")),
+        )  # fmt: skip
+        intervals, service, enough = self.collector(config)
+        await enough
+        for interval in intervals:
+            for row in interval.pair_stats:
+                self.assertEqual(row["sent"], row["received"])
+        self.assertEqual(service.prober.strangers, 0)
+        kinds = {pair.probe for interval in intervals for pair in interval.pairs}
+        self.assertEqual(kinds, {"stamp", "twamp-light"})
 
     async def test_rfc8972(self) -> None:
         """A reflector with SSID and Class of Service says which class arrived, and is believed."""

@@ -158,10 +158,10 @@ class LegacySenderTests(PeersCase):
     """Collectors of earlier LLAMA fleets."""
 
     async def test_llama_go(self) -> None:
-        """Probes of LLAMA Go come back octet for octet, in the class they name."""
+        """Probes of LLAMA Go come back octet for octet, in the class they name and came with."""
         port = self.reflector().port_number
-        wants = [{"port": port, "kind": "llama-go", "count": 5, "tos_field": 0x28, "burst": burst}
-                 for burst in (False, True)]  # fmt: skip
+        wants = [{"port": port, "kind": "llama-go", "count": 5, "tos_field": 0x28, "tos": 0x28,
+                  "burst": burst} for burst in (False, True)]  # fmt: skip
         for said in await self.peer_senders(wants):
             self.assertEqual(said["sent"], [reply["octets"] for reply in said["replies"]])
             self.assertEqual({0x28}, {reply["tos"] for reply in said["replies"]})
@@ -176,7 +176,7 @@ class LegacySenderTests(PeersCase):
             self.assertEqual({0x48}, {reply["tos"] for reply in said["replies"]})
 
     async def test_llama_python(self) -> None:
-        """Probes of the archived Python LLAMA come back octet for octet, in the class they name."""
+        """Probes of the archived Python LLAMA come back octet for octet, in their class."""
         port = self.reflector().port_number
         wants = [{"port": port, "kind": "llama-python", "count": 5, "tos": 0x68, "burst": burst}
                  for burst in (False, True)]  # fmt: skip

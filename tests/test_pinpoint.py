@@ -5,7 +5,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
-from simulated_collectors import INTERVAL_S, Collectors
+from simulated_collectors import INTERVAL_S, Collectors, utc
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import Clock
@@ -15,11 +15,12 @@ from llama.http import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.pinpoint.api import incidents_at, read_silence
-from llama.pinpoint.incidents import Incidents
+from llama.pinpoint.fleet import PAIRS_AGAIN
+from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.remote import RemoteIncidents
 from llama.pinpoint.service import PinpointService, Settings
-from llama.pinpoint.windows import Measured
+from llama.pinpoint.windows import FORGET, Measured
 from llama.web.store import StoreError
 
 FABRIC = Fabric(3, 4, 2)
@@ -49,21 +50,25 @@ class Fed(SynchronousTestCase):
     def step(self, *faults, sent=25, paths=True):
         """Close an interval, feed it, judge it."""
         end = self.fleet.step(*faults, sent=sent)
-        racks = FABRIC.hosts
         for host, name in enumerate(self.fleet.names):
-            rows = [row for _, row in self.fleet.rows(host)]
-            pairs = [
-                {**row, "tags": {
-                    "src_hostname": name, "dst_hostname": row["target"],
-                    "src_rack": racks[name], "dst_rack": racks[row["target"]],
-                }}
-                for row in rows
-            ]  # fmt: skip
-            self.measured.add_pairs(name, pairs)
-            self.measured.add_flows(name, rows)
+            self.feed(host)
             if paths:
                 self.measured.add_paths(name, list(self.fleet.paths(host)))
         return judge(self.measured, end)
+
+    def feed(self, host, rows=None):
+        """Feed the pairs and flows of one host's collector."""
+        name, racks = self.fleet.names[host], FABRIC.hosts
+        rows = [row for _, row in self.fleet.rows(host)] if rows is None else rows
+        pairs = [
+            {**row, "tags": {
+                "src_hostname": name, "dst_hostname": row["target"],
+                "src_rack": racks[name], "dst_rack": racks[row["target"]],
+            }}
+            for row in rows
+        ]  # fmt: skip
+        self.measured.add_pairs(name, pairs)
+        self.measured.add_flows(name, rows)
 
     def test_a_link(self):
         """A bad link is named, with the pairs it hits, their common tags and their paths."""
@@ -88,6 +93,40 @@ class Fed(SynchronousTestCase):
         judgement = self.step(slow)
         self.assertEqual([s.key for s in judgement.sightings], ["link spine1 -> leaf1"])
         self.assertEqual(judgement.sightings[0].symptom, "late")
+
+    def rerouted(self):
+        """Let all flows between leaf1 and leaf3 take a longer way, 30 ms more; yield judgements."""
+        self.begin()
+        racks = FABRIC.hosts
+        for n in range(8):
+            self.fleet.step()
+            for host, name in enumerate(self.fleet.names):
+                rows = [row for _, row in self.fleet.rows(host)]
+                far = [{racks[name], racks[row["target"]]} == {"leaf1", "leaf3"} for row in rows]
+                for row, moved in zip(rows, far, strict=True):
+                    row["rtt_p50_ms"] = 40.0 if moved and n >= 3 else 10.0
+                self.feed(host, rows)
+                if n not in (0, 4):
+                    continue
+                paths = list(self.fleet.paths(host))
+                for path, moved in zip(paths, far, strict=True):
+                    if moved and n == 4:
+                        path["hops"][1] = "wan2"
+                self.measured.add_paths(name, paths)
+            yield judge(self.measured, self.fleet.end_s)
+
+    def test_a_longer_way_is_no_lateness(self):
+        """A path that changed begins another ordinary RTT; that it became longer is told once."""
+        judgements = list(self.rerouted())
+        self.assertEqual([len(one.sightings) > 0 for one in judgements], [n == 3 for n in range(8)])
+        told = [one for judgement in judgements for one in judgement.reroutes]
+        self.assertEqual([len(one.reroutes) for one in judgements], [0] * 5 + [4, 0, 0])
+        self.assertRegex(told[0].name, r"^wan2 instead of spine[1-4], \+30 ms$")
+        self.assertRegex(told[0].evidence, r"flows of \d pairs cross wan2 .* 10\.1 ms became 40 ms")
+        self.assertEqual(sum(one.explains for one in told), 2 * 2 * 2 * 16)
+        self.assertIn(("leaf1", "wan2", "leaf3"), told[0].paths)
+        slow = fault(kind="delay", on="spine1 -> leaf1")
+        self.assertFalse(self.step(slow, paths=False).reroutes)
 
     def test_faint_loss_needs_several_intervals(self):
         """A tenth of a percent shows once six intervals are judged together, and says so."""
@@ -142,22 +181,24 @@ class Fed(SynchronousTestCase):
         self.assertFalse(judge(self.measured, self.fleet.end_s + INTERVAL_S).data)
         self.assertFalse(judge(Measured(), 1.0).data)
 
-    def test_silent_hops_are_found_between_neighbours(self):
-        """A hop that did not answer is the one known between its neighbours, if there is one."""
+    def test_a_router_that_never_answers(self):
+        """A silent router is not taken for a healthy one beside it, however few there are."""
         self.begin()
-        self.step()
-        window = self.measured.window(self.fleet.end_s)
-        whole = [self.measured.hops_of(window, n) for n in range(len(window.flows))]
-        row = next(p for p in self.fleet.paths(0) if len(p["hops"]) == 4)
-        hidden = {**row, "hops": [row["hops"][0], None, *row["hops"][2:]]}
-        self.measured._between[row["hops"][0], row["hops"][2]] = {row["hops"][1]}
-        self.measured.add_paths(self.fleet.names[0], [hidden])
-        after = [self.measured.hops_of(window, n) for n in range(len(window.flows))]
-        self.assertEqual(whole, after)
-        self.measured._between[row["hops"][0], row["hops"][2]].add("another")
-        window = self.measured.window(self.fleet.end_s)
-        names = {hop for n in range(len(window.flows)) for hop in self.measured.hops_of(window, n)}
-        self.assertIn(f"(silent after {row['hops'][0]})", names)
+        for faults in ((), (fault(kind="loss", on="spine1 -> leaf2", percent=30),)):
+            self.fleet.step(*faults)
+            for host, name in enumerate(self.fleet.names):
+                self.feed(host)
+                self.measured.add_paths(name, [
+                    # Two spines, as it were, of which one does not answer.
+                    {**row, "hops": [
+                        None if hop == "spine1" else "spine2" if hop[0] == "s" else hop
+                        for hop in row["hops"]
+                    ]}
+                    for row in self.fleet.paths(host)
+                ])  # fmt: skip
+        sightings = judge(self.measured, self.fleet.end_s).sightings
+        names = sorted(sighting.name for sighting in sightings)
+        self.assertEqual(names, ["(silent after leaf1) -> leaf2", "(silent after leaf3) -> leaf2"])
 
     def test_destinations_that_answer_no_trace(self):
         """A trace that only routers answered is a path if the flow lived on after it."""
@@ -214,6 +255,57 @@ class Fed(SynchronousTestCase):
         window = self.measured.window(self.fleet.end_s)
         self.assertEqual(window.paths.answered.max(), 1)
 
+    def on_another_way(self, bad, known_over="spine1"):
+        """Judge flows over spine4 whose known paths are of when they crossed another spine."""
+        self.begin()
+        self.step(paths=False)
+        for host, name in enumerate(self.fleet.names):
+            self.measured.add_paths(name, [
+                {**row, "hops": [known_over if hop == "spine4" else hop for hop in row["hops"]]}
+                for row in self.fleet.paths(host)
+            ])  # fmt: skip
+        self.step(bad, paths=False)
+        for host, name in enumerate(self.fleet.names):
+            self.measured.add_paths(name, [
+                {**row, "hops": row["hops"][: row["reach"]], "complete": False}
+                for row in self.fleet.paths(host)
+                if row["reach"] is not None
+            ])  # fmt: skip
+        return judge(self.measured, self.fleet.end_s)
+
+    def test_flows_that_died_on_another_way(self):
+        """Flows that crossed a healthy spine before they died on another vote on where they died."""
+        (sighting,) = self.on_another_way(fault(kind="silent", on="spine4")).sightings
+        self.assertEqual(sighting.key, "node spine4")
+        self.assertIn("(unknown before leaf", " ".join(hop for p in sighting.paths for hop in p))
+
+    def test_a_link_on_another_way(self):
+        """What lies beyond the last hop that answered is unknown, but it lies before a known router."""
+        bad = fault(kind="loss", on="spine4 -> leaf2", percent=100)
+        (sighting,) = self.on_another_way(bad).sightings
+        self.assertEqual(sighting.key, "link spine4 -> (unknown before leaf2)")
+
+    def test_all_routers_of_another_way_answered(self):
+        """A dead flow on another way of which all routers answered may be dead on the way back."""
+        self.begin()
+        self.step()
+        row = next(row for row in self.fleet.paths(0) if len(row["hops"]) == 4)
+        met = [row["hops"][0], "elsewhere", row["hops"][2]]
+        self.measured.add_paths(
+            self.fleet.names[0], [{**row, "hops": met, "reach": 3, "complete": False}]
+        )
+        window = self.measured.window(self.fleet.end_s)
+        self.assertEqual(window.paths.answered.max(), -1)
+        self.assertIn(("elsewhere", met[2]), window.paths.links)
+        # Where the last router never answers, the one before it is as far as traces come.
+        mute = {**row, "hops": [*row["hops"][:2], None, row["hops"][3]]}
+        self.measured.add_paths(self.fleet.names[0], [mute])
+        self.measured.add_paths(
+            self.fleet.names[0], [{**row, "hops": met[:2], "reach": 2, "complete": False}]
+        )
+        links = self.measured.window(self.fleet.end_s).paths.links
+        self.assertIn(("elsewhere", "(silent after elsewhere)"), links)
+
     def test_a_trace_that_only_missed_the_destination(self):
         """If all routers answered, a dead flow may be dead on the way back: it votes on no link."""
         self.begin()
@@ -222,6 +314,27 @@ class Fed(SynchronousTestCase):
         self.measured.add_paths(self.fleet.names[0], [{**row, "reach": len(row["hops"]) - 1}])
         window = self.measured.window(self.fleet.end_s)
         self.assertEqual(window.paths.answered.max(), -1)
+
+    def test_tags_are_replaced(self):
+        """A tag that no collector speaks of any more is gone; the newest word counts."""
+        self.begin(per_pair=2)
+        self.step()
+        pairs = [row for _, row in self.fleet.rows(0)]
+
+        def say(host, **tags):
+            ends = {"src_hostname": self.fleet.names[host]}
+            self.measured.add_pairs(self.fleet.names[host], [
+                {**row, "tags": {**ends, "dst_hostname": row["target"], **tags}} for row in pairs
+            ])  # fmt: skip
+            hosts = self.measured.window(self.fleet.end_s).hosts
+            return dict(zip(hosts.names, hosts.tags, strict=True))["h3-1"]
+
+        for host in range(6):
+            say(host, rack="r1", room="east")
+        self.assertEqual(say(0, rack="r2"), {"rack": "r2", "room": "east"})
+        for host in range(1, 6):
+            tags = say(host, rack="r2")
+        self.assertEqual(tags, {"rack": "r2"})
 
     def test_forgets(self):
         """Flows that are measured no more are forgotten, and their rows used again."""
@@ -232,6 +345,49 @@ class Fed(SynchronousTestCase):
         self.assertEqual(self.measured.forget(self.fleet.end_s + 10_000), count)
         self.step()
         self.assertEqual(len(self.measured.window(self.fleet.end_s).flows), count)
+
+    def test_hosts_that_come_and_go(self):
+        """What is known of hosts, pairs and paths does not grow while hosts come and go for weeks."""
+        for n in range(4 * FORGET):
+            end = 1_700_000_000 + 30 * n
+            rows = [{
+                "target": f"pod-{k}", "src_ip": "10.0.0.1", "dst_ip": f"10.1.{k >> 8}.{k & 255}",
+                "dst_port": 8100, "dscp": 0, "probe": "stamp", "size_octets": 44,
+                "port_group": "d", "source_port": 20000, "interval_start": utc(end - 30),
+                "interval_end": utc(end), "sent": 20, "lost_forward": 0, "lost_reverse": 0,
+                "lost_unknown": 0, "remarked_forward": 0, "remarked_reverse": 0,
+                "dscp_at_reflector": 0, "rtt_p50_ms": 1.0, "suspect": [],
+            } for k in (n, n + 1)]  # fmt: skip
+            tags = [{"src_hostname": "c", "dst_hostname": row["target"]} for row in rows]
+            pairs = [{**row, "tags": {**t, "rack": "1"}} for row, t in zip(rows, tags, strict=True)]
+            self.measured.add_pairs("c", pairs)
+            self.measured.add_flows("c", rows)
+            paths = [
+                {**row, "hops": [f"r{n}", row["dst_ip"]], "complete": True, "reach": None,
+                 "traced": end - 1}
+                for row in rows
+            ]  # fmt: skip
+            self.measured.add_paths("c", paths)
+            self.measured.forget(end)
+        window = self.measured.window(end)
+        names = {window.hosts.names[n] for n in window.flows["destination"].tolist()}
+        self.assertEqual(names, {f"pod-{n}", f"pod-{n + 1}"})
+        for one, held in vars(self.measured).items():
+            if isinstance(held, dict | list | set):
+                self.assertLess(len(held), 2 * FORGET, one)
+
+    def test_a_gap_is_no_interval(self):
+        """Intervals from before a pause are not judged together with those after it."""
+        self.begin()
+        gray = fault(kind="loss", on="leaf1 -> spine1", percent=3)
+        for _ in range(6):
+            self.step(gray)
+        self.fleet.number += 360
+        for n in range(6):
+            self.step()
+            window = self.measured.window(self.fleet.end_s, 6)
+            self.assertEqual(window.flows["sent"].max(), 25 * (n + 1))
+            self.assertEqual(window.flows["lost_forward"].max(), 0)
 
     def test_lasting_numbers(self):
         """A flow has the same number in every window and after a restart, below 2**53."""
@@ -250,9 +406,9 @@ class Service(TestCase):
     timeout = 60
 
     @inlineCallbacks
-    def service(self, **settings):
+    def service(self, classes=("BE",), **settings):
         """Return a running service for new collectors; its interval never comes by itself."""
-        self.fleet = Collectors(FABRIC, per_pair=12)
+        self.fleet = Collectors(FABRIC, per_pair=12, classes=classes)
         self.addCleanup(lambda: Deferred.fromCoroutine(self.fleet.stop()))
         yield None
         return self.again(**settings)
@@ -307,15 +463,78 @@ class Service(TestCase):
 
     @inlineCallbacks
     def test_intervals_that_close_late(self):
-        """Where timeouts are longer than the time to settle, the interval before is judged, once."""
-        record = Path(self.mktemp())
-        service = yield self.service(record=record)
+        """Where the interval is not there yet, the one before is judged, each once."""
+        service = yield self.service()
         for _ in range(3):
             end = self.fleet.step()
-            yield Deferred.fromCoroutine(service._judge(end + INTERVAL_S))
+            for _ in range(2):
+                yield Deferred.fromCoroutine(service._judge(end + INTERVAL_S))
             self.assertEqual((service.judgement.end_s, service.judgement.data), (end, True))
+        judgement = service.judgement
         yield Deferred.fromCoroutine(service._judge(end + 2 * INTERVAL_S))
-        self.assertFalse(service.judgement.data)
+        self.assertIs(service.judgement, judgement)
+        service._now_s = lambda: end + 1000.0
+        for _ in range(2):
+            yield Deferred.fromCoroutine(service._judge(end + 2 * INTERVAL_S))
+        self.assertEqual((service.judgement.end_s, service.judgement.data), (end + 20, False))
+
+    @inlineCallbacks
+    def test_classes_that_close_late(self):
+        """An interval is judged when its last group is there, so a dead slow class is named."""
+        service = yield self.service(classes=("BE", "EF"))
+        self.fleet.late = ("BE",)
+        bad = fault(kind="class", on="spine2 -> leaf1", dscp="BE", percent=100)
+        end = self.fleet.step()
+        self.fleet.close_late()
+        yield Deferred.fromCoroutine(service._judge(end))
+        for faults in ((), (bad,)):
+            end = self.fleet.step(*faults)
+            service.judgement = None
+            yield Deferred.fromCoroutine(service._judge(end))
+            self.assertIsNone(service.judgement)
+            self.fleet.close_late()
+            yield Deferred.fromCoroutine(service._judge(end))
+            self.assertIsNone(service.judgement)  # what died is being traced
+            yield Deferred.fromCoroutine(service._judge(end))
+            self.assertEqual(service.judgement.end_s, end)
+            self.assertEqual(service.judgement.verdict.flows, 30 * 24)
+        self.assertEqual([one.name for one in service.judgement.sightings], ["spine2 -> leaf1"])
+
+    @inlineCallbacks
+    def test_classes_that_never_close(self):
+        """A group that does not come is waited for as long as timeouts can be, and once only."""
+        service = yield self.service(classes=("BE", "EF"))
+        self.fleet.late = ("BE",)
+        end = self.fleet.step()
+        self.fleet.close_late()
+        yield Deferred.fromCoroutine(service._judge(end))
+        end = self.fleet.step()
+        yield Deferred.fromCoroutine(service._judge(end))
+        self.assertEqual(service.judgement.end_s, end - INTERVAL_S)
+        service._now_s = lambda: end + 100.0
+        for _ in range(2):
+            yield Deferred.fromCoroutine(service._judge(end))
+        self.assertEqual(service.judgement.end_s, end)
+        self.assertEqual(service.judgement.verdict.flows, 30 * 12)
+        excluded = service.judgement.verdict.excluded
+        missing = sorted(line for line in excluded if "not measured" in line)
+        self.assertEqual(len(missing), 6)
+        self.assertEqual(missing[0], "60 known flows of h1-1: not measured in this interval")
+        service._now_s = lambda: self.fleet.end_s + 1.0
+        end = self.fleet.step()
+        yield Deferred.fromCoroutine(service._judge(end))
+        self.assertEqual(service.judgement.end_s, end)
+
+    @inlineCallbacks
+    def test_the_first_look_takes_all_groups(self):
+        """What is read first has all groups of the newest interval that is whole."""
+        service = yield self.service(classes=("BE", "EF"))
+        self.fleet.late = ("BE",)
+        end = self.fleet.step()
+        self.fleet.close_late()
+        yield Deferred.fromCoroutine(service.fleet.read())
+        self.assertEqual(service.newest_s(), end)
+        self.assertEqual(len(service.measured.window(end).flows), 30 * 24)
 
     @inlineCallbacks
     def test_survives_a_restart(self):
@@ -371,6 +590,27 @@ class Service(TestCase):
         self.assertEqual(said["flows"], 30 * 12)
 
     @inlineCallbacks
+    def test_tags_are_read_again(self):
+        """A host that moved has its new rack after a while, and at once when collectors restart."""
+        service = yield self.service()
+
+        def rack():
+            hosts = service.measured.window(self.fleet.end_s).hosts
+            return dict(zip(hosts.names, hosts.tags, strict=True))["h1-2"]["rack"]
+
+        yield self.judged(service)
+        self.fleet.racks["h1-2"] = "leaf3"
+        seen = []
+        for _ in range(PAIRS_AGAIN):
+            yield self.judged(service)
+            seen.append(rack())
+        self.assertEqual(seen, [*["leaf1"] * (PAIRS_AGAIN - 1), "leaf3"])
+        self.fleet.racks["h1-2"] = "leaf2"
+        self.fleet.incarnation = "again"
+        yield self.judged(service)
+        self.assertEqual(rack(), "leaf2")
+
+    @inlineCallbacks
     def test_silences(self):
         """A silence can be added, is listed, holds, and can be taken back."""
         service = yield self.service()
@@ -388,6 +628,40 @@ class Service(TestCase):
         self.assertEqual((code, service.incidents.silences), (200, []))
         code, said = yield self.get(service, "/silences/none", "DELETE")
         self.assertEqual((code, said), (404, {"error": "no silence none"}))
+
+    @inlineCallbacks
+    def test_changes_from_elsewhere(self):
+        """Without a token only this machine's own programs add or delete silences."""
+        service = yield self.service()
+        silence = {"json": {"tag": "rack", "value": "leaf1"}}
+        _, made = yield self.get(service, "/silences", "POST", **silence)
+        port = service.http.port.getHost().port
+        for headers, code in (
+            ({"Host": f"evil.example:{port}"}, 421),
+            ({"Host": "10.0.0.1"}, 403),
+            ({"Origin": f"http://evil.example:{port}"}, 403),
+            ({"Origin": "null"}, 403),
+        ):
+            for method, path in (("POST", "/silences"), ("DELETE", f"/silences/{made['id']}")):
+                found, said = yield self.get(service, path, method, headers=headers, **silence)
+                self.assertEqual(found, code, (method, headers, said))
+        self.assertEqual([one.id for one in service.incidents.silences], [made["id"]])
+
+    @inlineCallbacks
+    def test_silences_are_bounded(self):
+        """There is an end to how many silences are kept, of those that are not over."""
+        service = yield self.service()
+        now = service.now_s
+        old = [Silence(tag="rack", value="r1", begin=0, end=1) for _ in range(1000)]
+        service.incidents.silences = old
+        silence = {"json": {"tag": "rack", "value": "leaf1"}}
+        code, _ = yield self.get(service, "/silences", "POST", **silence)
+        self.assertEqual((code, len(service.incidents.silences)), (201, 1))
+        held = [Silence(tag="rack", value="r1", begin=0, end=now + 10) for _ in range(1000)]
+        service.incidents.silences = held
+        code, said = yield self.get(service, "/silences", "POST", **silence)
+        self.assertEqual((code, len(service.incidents.silences)), (400, 1000))
+        self.assertIn("1,000 silences", said["error"])
 
     @inlineCallbacks
     def test_token(self):
@@ -458,6 +732,23 @@ class Schedule(SynchronousTestCase):
         service.startService()
         clock.pump([1.0] * 30)
         self.assertEqual(judged, [(1000, 1004), (1010, 1014), (1020, 1024)])
+
+    def test_looks_again_for_what_is_missing(self):
+        """While something is waited for it is looked again before the next interval, ever later."""
+        clock = Clock()
+        clock.advance(1003.0)
+        settings = Settings(collectors=(), interval_s=30, settle_s=4, api=None)
+        service = PinpointService(clock, settings, unix_time_s=clock.seconds)
+        looked = []
+        service.fleet.whole = lambda end: False
+
+        async def nothing():
+            looked.append(clock.seconds())
+
+        service.fleet.read = nothing
+        service.startService()
+        clock.pump([1.0] * 60)
+        self.assertEqual(looked, [1024, 1026, 1030, 1038, 1054])
 
 
 class Requests(SynchronousTestCase):

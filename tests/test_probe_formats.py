@@ -73,7 +73,7 @@ class ProbeTests(FormatCase):
         """What was sent says whose it is; what is cut or another's says nothing."""
         for probe in ("stamp-auth", "llama-go", "llama-python"):
             which, octets, _ = self.probes(probe)
-            self.assertEqual(([0, 1, 2], {7}, {0}), self.names(which, octets, SIZES[probe]))
+            self.assertEqual(([0, 1, 2], {7}, {1}), self.names(which, octets, SIZES[probe]))
             self.assertEqual(([], set(), set()), self.names(which, octets, 35))
         octets[1, 0] ^= 1
         self.assertEqual([0, 2], self.names(which, octets, 36)[0])

@@ -180,6 +180,25 @@ class ProtocolTests:
         self.assertEqual(self.protocol.tally.dropped["loop"], 9)
         self.assertTrue(self.silent())
 
+    def test_every_drop_is_counted_once(self: Any) -> None:
+        """Replies that come as probes, and that the guard refuses as well, are counted as it says."""
+        self.ask(probe(0))
+        reply = self.answer()
+        tally = self.protocol.tally
+        for guard, dropped in (
+            (Guard(refuse=[self.client.getsockname()[1]]), {"source_port": 9}),
+            (Guard(total_rate_pps=0.001, total_burst=4), {"loop": 4, "total_rate": 5}),
+        ):
+            self.protocol.guard = guard
+            tally.dropped.clear()
+            before = tally.received - tally.answered.total()
+            self.ask(*[reply] * 9)
+            for _ in range(9):
+                self.port.doRead()
+            self.assertEqual(dict(tally.dropped), dropped)
+            self.assertEqual(tally.received - tally.answered.total() - before, 9)
+        self.assertEqual(tally.limited, 5)
+
     def test_stamp_reply_of_another_time_is_not_answered(self: Any) -> None:
         """So do two whose clocks differ by hours, or by years."""
         self.ask(probe(0))
@@ -288,11 +307,27 @@ class BatchTests(ProtocolTests, ReflectorCase):
         self.mark(tos=0, ttl=9)
         self.ask(python)
         octets, ttl, tos, _ = self.told()
-        self.assertEqual((octets, ttl, tos), (python, 8, 34 << 2))
+        self.assertEqual((octets, ttl, tos), (python, 8, 0))
         self.mark(tos=0, ttl=1)
         self.ask(python)
         self.assertTrue(self.silent())
         self.assertEqual(self.protocol.tally.dropped["loop"], 1)
+
+    def test_requested_class_of_legacy_probes(self) -> None:
+        """A legacy probe gets the class it came with, or one it names that the configuration allows."""
+        python = struct.pack("<10sBddd?", b"__llama__", 34 << 2 | 1, 1.0, 0.0, 0.0, False)
+        go = b"\x0a\x0a0123456789\x12\x01\x89\x18\x05"
+        for allowed, sent, granted in (
+            ((), 0, 0), ((), 34 << 2, 34), ((), 8 << 2, 8), ((34,), 8 << 2, 34), ((46,), 8 << 2, 8),
+        ):  # fmt: skip
+            self.mark(tos=sent, ttl=64)
+            self.protocol = self.reflector(reply_dscps=allowed)
+            self.port = self.listen(self.protocol, self.server)
+            self.address = (self.server, self.port.getHost().port)
+            for packet in (python, go):
+                self.ask(packet)
+                octets, _, tos, _ = self.told()
+                self.assertEqual((octets, tos), (packet, granted << 2), (allowed, sent))
 
     def test_requested_class(self) -> None:
         """A Class of Service TLV is granted where the configuration allows it, else refused."""

@@ -203,7 +203,7 @@ class ReloadTests(SynchronousTestCase):
 
     def test_refusals_outlast_a_new_limit(self) -> None:
         """Another rate for each source goes on counting what the one before it has refused."""
-        service = self.started("127.0.0.1", max_pps_per_source=0.1)
+        service = self.started("127.0.0.1", max_pps_per_source=0.1, burst_per_source=1000)
         self.assertEqual(1000, sum(self.answered(service, count=100) for _ in range(11)))
         high, low = np.array([packed_address("127.0.0.1")], np.uint64).T
 
@@ -212,7 +212,7 @@ class ReloadTests(SynchronousTestCase):
             return int(found[0])
 
         self.assertEqual(100, refused())
-        self.successResultOf(self.reload(service, max_pps_per_source=0.2))
+        self.successResultOf(self.reload(service, max_pps_per_source=0.2, burst_per_source=1000))
         self.assertEqual(100, refused())
         self.assertEqual(0, self.answered(service, count=5))  # nor is there a second burst
         self.assertEqual(105, refused())

@@ -30,12 +30,22 @@ class KeyRingTests(SynchronousTestCase):
             (b"a", (), ()), (b"b", ("10.0.0.0/8",), ()), (b"c", ("10.1.0.0/16", "2001:db8::/32"), ()),
             (b"d", (), (5, 6)), (b"e", ("10.1.0.0/16",), (5,)),
         ])  # fmt: skip
-        self.assertEqual(b"ce", self.fitting(ring, "10.1.2.3"))
+        self.assertEqual(b"cb", self.fitting(ring, "10.1.2.3"))
         self.assertEqual(b"ba", self.fitting(ring, "10.2.2.3"))
         self.assertEqual(b"a", self.fitting(ring, "11.2.2.3"))
         self.assertEqual(b"ca", self.fitting(ring, "2001:db8::1"))
-        self.assertEqual(b"de", self.fitting(ring, "11.1.2.3", 5))
+        self.assertEqual(b"ed", self.fitting(ring, "10.1.2.3", 5))
+        self.assertEqual(b"da", self.fitting(ring, "11.1.2.3", 5))
         self.assertEqual(b"da", self.fitting(ring, "11.1.2.3", 6))
+
+    def test_prefix_and_ssid_must_both_fit(self) -> None:
+        """A key for a prefix and an SSID is for no probe that has but one of them."""
+        ring = KeyRing([(b"a", ("192.0.2.0/25",), (7,))])
+        for address, ssid, expected in (
+            ("192.0.2.1", 7, b"a"), ("192.0.2.1", 9, b""), ("203.0.113.66", 7, b""),
+            ("203.0.113.66", 9, b""), ("::c000:201", 7, b""),
+        ):  # fmt: skip
+            self.assertEqual(expected, self.fitting(ring, address, ssid), (address, ssid))
 
     def test_where_no_key_fits_there_is_none(self) -> None:
         """An address of another prefix, or of the other family, has no key."""

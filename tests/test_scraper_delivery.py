@@ -210,7 +210,7 @@ class DeliveryTests(SynchronousTestCase):
         self.assertIsNone(self.delivery.trouble)
         while self.delivery.trouble is None:
             self.pass_time(0.1)
-        self.assertEqual(self.delivery.trouble, f"no complete answer within {WRITE_TIMEOUT_S:g} s")
+        self.assertEqual(self.delivery.trouble, f"no answer within {WRITE_TIMEOUT_S:g} s")
         self.database.answer = lambda points: succeed([])
         self.pass_time(LONGEST_S)
         self.assertEqual(self.database.held, {"c1"})

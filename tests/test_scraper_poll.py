@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -10,13 +11,27 @@ from scraper_case import NOW, until
 from twisted.internet import reactor
 from twisted.internet.defer import fail
 from twisted.internet.task import deferLater
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 from twisted.web.client import HTTPConnectionPool
 
+from llama.scraper import poll
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.counts import Counts
 from llama.scraper.fetch import client_of
 from llama.scraper.poll import Poller
+
+
+class OffsetClock:
+    """The reactor with its clock set wrong."""
+
+    def __init__(self, offset_s: float) -> None:
+        self.offset_s = offset_s
+        self.callLater = reactor.callLater
+
+    def seconds(self) -> float:
+        """Return the wrong time."""
+        return float(reactor.seconds()) + self.offset_s
 
 
 class PollCase(TestCase):
@@ -190,6 +205,61 @@ class OldCollectorTests(PollCase):
         )  # fmt: skip
         self.assertEqual(len(self.poller.collectors[url]._said), 2)
 
+    async def test_our_clock_was_ahead(self) -> None:
+        """A scraper that once ran with a clock far ahead takes points again when it is right."""
+        collector, url = self.collector("old")
+        collector.cursors = False
+        collector.close(NOW, pairs=1)
+        collector.closed[-1][1][0]["time"] = "0001-01-01T00:00:00Z"
+        newest = []
+        for offset_s in (0, 30 * 86400, 0):
+            await self.poller.stop()
+            self.poller = self.make()
+            self.poller.clock = OffsetClock(offset_s)
+            self.poller.set_collectors([url])
+            before = len(self.chunks)
+            await until(lambda n=before: len(self.chunks) >= n + 3, f"points, {offset_s} s ahead")  # type: ignore[misc]
+            newest.append(self.chunks[-1].newest_ns / 1e9 - reactor.seconds())
+        for found, offset_s in zip(newest, (0, 30 * 86400, 0), strict=True):
+            self.assertLess(abs(found - offset_s), 30)
+
+    async def test_its_clock_was_ahead(self) -> None:
+        """One interval from the future does not hide those that come after it; it is said once."""
+        collector, url = self.collector("old")
+        collector.cursors = False
+        future = int(reactor.seconds()) + 30 * 86400
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        self.poller.set_collectors([url])
+        for n, time in enumerate((NOW, future, NOW + 30, NOW + 60)):
+            collector.close(time, pairs=1)
+            await until(lambda t=time: self.has(t), f"interval {n}")  # type: ignore[misc]
+        said = [formatEvent(e) for e in events if "in the future" in e.get("log_format", "")]
+        self.assertEqual(len(said), 1)
+        self.assertGreater(self.poller.collectors[url].lag_s, 0)
+        self.assertGreater(self.polls(url, "ok"), 3)
+
+    def has(self, time_s: int) -> bool:
+        """Say whether an interval was taken."""
+        return any(chunk.newest_ns == time_s * 10**9 for chunk in self.chunks)
+
+    async def test_nothing_new(self) -> None:
+        """A collector that repeats itself for long is said to be stuck, until something new comes."""
+        self.patch(poll, "STALE_S", 0.0)  # then ten intervals
+        await self.poller.stop()
+        self.poller = self.make(interval_s=0.05)
+        collector, url = self.collector("old")
+        collector.cursors = False
+        collector.close(NOW, pairs=1)
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "stale") >= 2, "the complaint")
+        self.assertGreaterEqual(self.polls(url, "ok"), 5)
+        self.assertIn("nothing new for", self.poller.collectors[url].trouble or "")
+        collector.close(NOW + 30, pairs=1)
+        await until(lambda: self.poller.collectors[url].trouble is None, "the end of trouble")
+        self.assertEqual(await self.times(), [NOW, NOW + 30])
+
     async def test_upgraded(self) -> None:
         """A collector that learns about cursors is asked for all that it holds."""
         collector, url = self.collector("old")
@@ -276,10 +346,46 @@ class MisbehavedTests(PollCase):
         await until(lambda: self.chunks, "the newest interval")
         collector.behave = "well"
         self.assertEqual(await self.times(), [NOW + 30])
-        self.assertEqual(self.polls(url, "oversized"), 1)
+        self.assertEqual(self.polls(url, "oversized"), 2)  # the second was to be one interval
         collector.close(NOW + 60, pairs=1)
         await until(lambda: len(self.chunks) == 2, "the next")
         self.assertEqual(await self.times(), [NOW + 30, NOW + 60])
+
+    async def narrow(self, url_limits: bool) -> None:
+        """See a backlog come through a link on which it takes far longer than the timeout."""
+        await self.poller.stop()
+        self.poller = self.make(timeout_s=0.2)
+        collector, url = self.collector("narrow")
+        collector.limits = url_limits
+        for n in range(20):
+            collector.close(NOW + 30 * n, pairs=5)
+        octets = len(json.dumps(collector.closed[0][1]))
+        collector.octets_per_s = 10 * octets  # an interval in 0.1 s, all in 2 s
+        self.poller.set_collectors([url])
+        await until(lambda: self.spool.taken(url).cursor == "a1:20", "all of the backlog")
+        self.assertEqual(await self.times(), [NOW + 30 * n for n in range(20) for _ in range(5)])
+        await until(lambda: self.poller.collectors[url].trouble is None, "the end of trouble")
+
+    async def test_narrow_link(self) -> None:
+        """After an absence, what is held comes piece by piece, however narrow the link."""
+        await self.narrow(True)
+        self.assertGreaterEqual(len(self.chunks), 5)
+
+    async def test_narrow_link_without_limit(self) -> None:
+        """A collector that knows no limit may take its time, as long as something comes."""
+        await self.narrow(False)
+
+    async def test_endless(self) -> None:
+        """An answer that trickles without an end is given up, and others asked meanwhile."""
+        self.patch(poll, "LONGEST_ANSWER_S", 0.8)
+        collector, url = self.collector("trickle")
+        _, good_url = self.collector("good")
+        collector.close(NOW)
+        collector.octets_per_s = 50
+        self.poller.set_collectors([url, good_url])
+        await until(lambda: self.polls(url, "no_answer") >= 2, "two that were given up")
+        self.assertEqual(self.poller.collectors[url].trouble, "no answer within 0.8 s")
+        self.assertGreater(self.polls(good_url, "ok"), 5)
 
     async def test_stop_while_hanging(self) -> None:
         """Stopping does not wait for collectors that do not answer."""

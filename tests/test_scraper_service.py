@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
 from typing import Any
 
@@ -22,12 +23,15 @@ from servers import Influx, Victoria
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 
 from llama.collector.api import CollectorApi
 from llama.collector.history import History
 from llama.config import SpoolConfig, WriterConfig
 from llama.http import HttpService
 from llama.scraper import api
+from llama.scraper import service as service_module
 from llama.scraper.service import ScraperService
 from llama.scraper.writers import WriterConfigError
 from llama.testing import closed_interval
@@ -35,6 +39,20 @@ from llama.testing import closed_interval
 NOWHERE = WriterConfig(
     type="influxdb", options={"url": "http://127.0.0.1:1", "database": "x"}, file="", line=0
 )
+
+
+class LoginPage(Resource):
+    """Answers everything with 200, until it is a database."""
+
+    isLeaf = True
+    status = 200
+    asked = 0
+
+    def render_POST(self, request: Any) -> bytes:
+        """Answer."""
+        self.asked += 1
+        request.setResponseCode(self.status)
+        return b"<html>Please log in</html>" if self.status == 200 else b""
 
 
 class InfluxTests(ServiceCase):
@@ -150,6 +168,22 @@ class ManyWritersTests(ServiceCase):
         await until(
             lambda: again.deliveries[dead.name].waiting[1] == 15, "what an earlier run left"
         )
+
+    async def test_login_page(self) -> None:
+        """What a login page answered 200 to is still there when the database is back."""
+        page = LoginPage()
+        port = reactor.listenTCP(0, Site(page, reactor=reactor), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        options = {"url": f"http://127.0.0.1:{port.getHost().port}", "name": "db"}
+        collector, url = self.collector("one")
+        collector.close(NOW)
+        service = self.scraper([url], WriterConfig(type="victoriametrics", options=options))
+        await until(lambda: service.deliveries["db"].trouble, "trouble")
+        self.assertIn("without a login page", service.deliveries["db"].trouble or "")
+        self.assertEqual(service.deliveries["db"].waiting[1], 3)
+        page.status = 204
+        await until(lambda: not service.spool.chunks, "an empty spool")
+        self.assertGreaterEqual(page.asked, 2)
 
     async def test_spool_across_runs(self) -> None:
         """What one run took and could not write, the next one writes; nothing is asked twice."""
@@ -337,6 +371,85 @@ class ReloadTests(ServiceCase):
         self.assertIs(service.config, before)
         collector.close(NOW)
         await until(lambda: service.deliveries["a"].newest_ns, "a write")
+
+    def hanging(self, name: str, **more: str) -> WriterConfig:
+        """Return a writer whose database accepts connections and never answers."""
+        if not hasattr(self, "silent"):
+            self.silent = socket.create_server(("127.0.0.1", 0))
+            self.addCleanup(self.silent.close)
+        url = f"http://127.0.0.1:{self.silent.getsockname()[1]}"
+        options = {"url": url, "database": "x", "name": name} | more
+        return WriterConfig(type="influxdb", options=options)
+
+    async def test_one_after_the_other(self) -> None:
+        """Reloads while one is under way, held up by a dead database, come after it; the last wins."""
+        self.patch(service_module, "GRACE_S", 0.3)
+        one, one_url = self.collector("one")
+        two, two_url = self.collector("two")
+        service = self.scraper([one_url], self.hanging("first"))
+        one.close(NOW)
+        await until(lambda: service.deliveries["first"]._under_way, "a write under way")
+        last = WriterConfig(type="file", options={"path": str(self.directory / "a"), "name": "a"})
+        reloads = [
+            service.reload(attrs.evolve(service.config, collectors=urls, writers=writers))
+            for urls, writers in (
+                ((one_url,), (self.hanging("second"),)),
+                ((one_url, two_url), (self.hanging("second"), self.hanging("third"))),
+                ((two_url,), (last,)),
+            )
+        ]
+        for reload in reloads:
+            await reload
+        self.assertEqual(list(service.deliveries), ["a"])
+        self.assertEqual(list(service.poller.collectors), [two_url])
+        self.assertEqual(service.config.writers, (last,))
+        two.close(NOW)
+        await until(lambda: service.deliveries["a"].newest_ns, "a write")
+        await service.reload(attrs.evolve(service.config, collectors=(one_url,)))
+        self.assertEqual(list(service.poller.collectors), [one_url])
+
+    async def test_stopped_meanwhile(self) -> None:
+        """Stopping while configurations are being applied leaves nothing running."""
+        self.patch(service_module, "GRACE_S", 0.3)
+        one, url = self.collector("one")
+        service = self.scraper([url], self.hanging("first"))
+        one.close(NOW)
+        await until(lambda: service.deliveries["first"]._under_way, "a write under way")
+        reloads = [
+            service.reload(attrs.evolve(service.config, writers=(self.hanging(name),), **more))
+            for name, more in (("second", {}), ("third", {"interval_s": 0.2}))
+        ]
+        await self.stop(service)
+        for reload in reloads:
+            await reload
+        asked = len(one.questions)
+        await deferLater(reactor, 0.5)
+        self.assertEqual(len(one.questions), asked)
+
+    async def test_same_name(self) -> None:
+        """A writer that is configured anew under its name gets what the old one left."""
+        self.patch(service_module, "GRACE_S", 0.3)
+        one, url = self.collector("one")
+        service = self.scraper([url], self.hanging("db"))
+        one.close(NOW)
+        await until(lambda: service.deliveries["db"].waiting[1] == 3, "points that wait")
+        path = self.directory / "a"
+        section = WriterConfig(type="file", options={"path": str(path), "name": "db"})
+        await service.reload(attrs.evolve(service.config, writers=(section,)))
+        await until(lambda: path.exists() and len(path.read_bytes().splitlines()) == 3, "lines")
+        await until(lambda: not service.spool.chunks, "an empty spool")
+
+    async def test_wrong_authorities(self) -> None:
+        """A CA file that is none changes nothing, not even the writers."""
+        _, url = self.collector("one")
+        section = WriterConfig(type="file", options={"path": str(self.directory / "a")})
+        service = self.scraper([url], section)
+        before = dict(service.deliveries)
+        with self.assertRaises(WriterConfigError):
+            await service.reload(
+                attrs.evolve(service.config, ca_file="/no such", writers=(NOWHERE,))
+            )
+        self.assertEqual(service.deliveries, before)
 
 
 class StopTests(ServiceCase):

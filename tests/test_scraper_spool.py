@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
+import sqlite3
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scraper_case import fill, small_disk
+from scraper_case import fill, small_disk, until
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from llama.interfaces import Point
 from llama.scraper import buffer
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.spool import DiskSpool
+from llama.scraper.spool_file import ForeignFileError, see_whose
+from llama.scraper.writers import sqlite as store
 
 NOW = 1_700_000_000.0
 
@@ -196,18 +200,66 @@ class DiskSpoolTests(Contract, TestCase):
         self.assertEqual(aside.read_bytes(), b"not a database " * 1000)
         self.assertEqual(len(self.flushLoggedErrors()), 0)
 
-    async def test_another_programs_database(self) -> None:
-        """Another program's database is not touched but set aside."""
-        import sqlite3
+    async def left_alone(self, message: str) -> None:
+        """See a file refused at once, and waited for when it turns up later, but never touched."""
+        before = self.path.read_bytes()
+        with self.assertRaises(ForeignFileError) as raised:
+            see_whose(self.path)
+        self.assertEqual(str(raised.exception), f"{self.path} {message}")
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        spool = self.spool()
+        opening = spool.open(["a"])
+        await until(lambda: any(message in formatEvent(event) for event in events), "the log")
+        self.assertFalse(opening.called)
+        await spool.close()
+        await opening
+        self.assertEqual(os.listdir(self.directory), [self.path.name])
+        self.assertEqual(self.path.read_bytes(), before)
 
+    async def test_another_programs_database(self) -> None:
+        """Another program's database is neither used nor renamed."""
         with sqlite3.connect(self.path) as db:
             db.execute("CREATE TABLE precious (x)")
         db.close()
-        await self.opened()
-        [aside] = [p for p in self.directory.glob("*.corrupt-*") if "-wal" not in p.name]
-        db = sqlite3.connect(aside)
-        self.assertEqual(db.execute("SELECT count(*) FROM precious").fetchone(), (0,))
+        await self.left_alone("is another program's database: give the spool a path of its own")
+
+    async def test_embedded_store(self) -> None:
+        """Nor is the embedded store, even while it is open and has told its file nothing yet."""
+        db = sqlite3.connect(self.path)
+        store.prepare(db)
+        db.commit()
+        spool = self.spool()
+        opening = spool.open(["a"])
+        await deferLater(reactor, 1.5)
+        self.assertFalse(opening.called)
+        await spool.close()
+        await opening
         db.close()
+        await self.left_alone("is the embedded store: give the spool a path of its own")
+
+    async def test_another_version(self) -> None:
+        """Nor is a spool of another version, which has points in it."""
+        spool = await self.opened()
+        await put(spool, "http://c", Taken("c1"), some_points(), NOW)
+        await spool.close()
+        with sqlite3.connect(self.path) as db:
+            db.execute("PRAGMA user_version=2")
+        db.close()
+        await self.left_alone(
+            "is a spool of schema 2, expected 1: let the LLAMA that wrote it empty it, or move it"
+            " away, which gives up what waits in it"
+        )
+
+    def test_may_be_ours(self) -> None:
+        """What is not there, empty, ours or unreadable is no other program's."""
+        see_whose(self.path)
+        self.path.touch()
+        see_whose(self.path)
+        self.path.write_bytes(b"not a database " * 1000)
+        see_whose(self.path)
+        self.assertEqual(os.listdir(self.directory), [self.path.name])
 
     async def test_damaged_at_start(self) -> None:
         """A spool with garbage in its middle is set aside at the start."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -98,6 +99,24 @@ class MistakeTests(ProcessCase):
         status, said = self.run_it("--config", str(self.config))
         self.assertEqual(status, 1)
         self.assertIn("'writers'", said)
+
+    def test_no_spool(self) -> None:
+        """A spool's path where something else is; it is as it was."""
+        path = self.directory / "spool.db"
+        with sqlite3.connect(path) as db:
+            db.execute("CREATE TABLE precious (x)")
+        db.close()
+        self.write(
+            collectors=["127.0.0.1"],
+            writers=[{"type": "file", "path": "x"}],
+            spool={"path": "spool.db"},
+        )
+        status, said = self.run_it("--config", str(self.config))
+        self.assertEqual(status, 1)
+        self.assertEqual(
+            said, f"{path} is another program's database: give the spool a path of its own"
+        )
+        self.assertIn("spool.db", os.listdir(self.directory))
 
     def test_address_in_use(self) -> None:
         """An API address that is taken is said as such."""

@@ -1,5 +1,7 @@
 """Which of its flows a collector traces, when, and what it makes of the answers."""
 
+from collections import Counter
+
 import numpy as np
 from attrs import evolve
 from twisted.internet.task import Clock
@@ -11,6 +13,7 @@ from llama.collector.tracing import (
     AGAIN_S,
     DEAD_FRESH_S,
     FRESH_S,
+    OF_DEAD_PAIR,
     PERIOD_S,
     RATE_PPS,
     SOON_S,
@@ -172,6 +175,61 @@ class Picking(SynchronousTestCase):
         self.assertEqual({key.dst_ip for key in keys}, {self.closed.pairs[2].dst_ip})
         self.assertEqual(len(keys), 4)
 
+    def test_what_cannot_be_traced(self):
+        """Lossy flows of other kinds are left out, and keep no others from being traced."""
+        pairs = [evolve(pair, probe=kind) for pair, kind in
+                 zip(self.closed.pairs, ("icmp", "stamp", "llama-go"), strict=True)]  # fmt: skip
+        self.tracing.closed(evolve(self.lossy(range(12), lost=10, received=0), pairs=pairs))
+        self.assertEqual({key.dst_ip for key in self.tracing._urgent}, {pairs[1].dst_ip})
+        self.assertEqual(self.tracing.failures, 0)
+
+    def test_a_failure_to_pick(self):
+        """It is counted and logged like any, and what closes next is picked from."""
+        self.tracing.closed(evolve(self.closed, pairs=None))
+        self.assertEqual(len(self.flushLoggedErrors(TypeError)), 1)
+        self.assertEqual(self.tracing.health()["trace_failures_total"], 1)
+        self.tracing.closed(self.lossy([0]))
+        self.assertEqual(len(self.tracing._urgent), 4)
+
+    def test_many_dead_hosts(self):
+        """Hosts that have long been dead do not keep a path that begins to lose from being traced."""
+        many = testing.closed_interval(200, flows_per_pair=8)
+        stats = many.flow_stats.copy()
+        stats["lost"][: 150 * 8], stats["received"][: 150 * 8] = 10, 0
+        self.kernel.sockets = {
+            type("Source", (), {"version": 4})(): Socket(number, self.kernel)
+            for number in set(many.flows["source_port"].tolist())
+        }
+        for _ in range(4):
+            self.tracing.closed(evolve(many, flow_stats=stats))
+            self.run_for(30, hops=(), dead_after=0)
+        ways = [150 * 8 + 1, 160 * 8 + 2, 170 * 8 + 3]
+        stats["lost"][ways], stats["received"][ways] = 10, 0
+        self.tracing.closed(evolve(many, flow_stats=stats))
+        urgent = set(self.tracing._urgent)
+        for key in self.tracing._keys(many, ways):
+            self.assertIn(key, urgent)
+        dead = {key.dst_ip for key in urgent if key.dst_ip in {p.dst_ip for p in many.pairs[:150]}}
+        self.assertGreater(len(dead), 20)
+        self.assertLessEqual(
+            max(Counter(k.dst_ip for k in urgent if k.dst_ip in dead).values()), OF_DEAD_PAIR
+        )
+
+    def test_one_port_on_two_interfaces(self):
+        """A flow is traced from the socket of the test that probes its target, or not at all."""
+        other = type("Source", (), {"version": 4})()
+        number = int(self.closed.flows["source_port"][0])
+        (first,) = [s for s in self.kernel.sockets.values() if s.number == number]
+        second = self.kernel.sockets[other] = Socket(number, self.kernel)
+        track = type("Track", (), {})
+        self.kernel.tracks = [track(), track()]
+        self.kernel.tracks[0].sockets, self.kernel.tracks[0].pairs = [second], self.closed.pairs
+        self.kernel.tracks[1].sockets, self.kernel.tracks[1].pairs = [first], ()
+        (key,) = self.tracing._keys(self.closed, [0])
+        self.assertIs(self.tracing._socket(key), second)
+        self.kernel.tracks[1].pairs = self.closed.pairs
+        self.assertIsNone(self.tracing._socket(key))
+
     def test_how_far_a_dead_flow_comes(self):
         """A dead flow keeps its path and tells how far it comes; it is not asked all the time."""
         self.tracing.closed(self.closed)
@@ -215,6 +273,17 @@ class Picking(SynchronousTestCase):
         self.tracing.closed(self.closed)
         self.run_for(5, hops=("10.0.0.1", "10.0.0.3"))
         self.assertEqual(self.tracing.sent, sent)
+
+    def test_a_dead_flow_on_another_way(self):
+        """What a flow left before it died is left for all; its destination is not."""
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        self.now += FRESH_S
+        self.tracing.closed(self.lossy([0], lost=10, received=0))
+        self.run_for(8, hops=("10.0.0.1", "10.0.0.3", "10.0.0.4"), dead_after=2)
+        self.assertEqual(set(self.tracing._left), {"10.0.0.2"})
+        self.tracing.closed(self.lossy([11]))
+        self.assertEqual(len(self.tracing._urgent), 4)  # though traced just now
 
     def test_routers_that_quote_eight_octets(self):
         """Answers without our octets are told apart by having one packet under way."""

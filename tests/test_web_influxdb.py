@@ -120,7 +120,7 @@ class InfluxDBTest(RealStoreCase, TestCase):
             error = await self.assertFailure(store.newest(), StoreTimeoutError)
         finally:
             self.filled.thaw()
-        self.assertIn("no complete answer within 0.3 s", str(error))
+        self.assertIn("no answer within 0.3 s", str(error))
 
     async def test_refused(self) -> None:
         """A server that is not there is said in one line."""

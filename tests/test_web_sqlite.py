@@ -40,7 +40,7 @@ def roll_up(path: Path, forget_before_s: float | None = None) -> None:
     db = sqlite3.connect(path)
     with db:
         for (end,) in db.execute("SELECT time_ms FROM unrolled").fetchall():
-            db.execute(schema.ROLL_UP.format(on_conflict="REPLACE"), {"end": end})
+            db.execute(schema.ROLL_UP, {"end": end})
         db.execute("DELETE FROM unrolled")
         if forget_before_s is not None:
             db.execute("DELETE FROM samples WHERE time_ms <= ?", (forget_before_s * 1000,))

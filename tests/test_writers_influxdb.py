@@ -43,6 +43,7 @@ class Database(Resource):
         self.requests: list[Any] = []
         self.bodies: list[bytes] = []
         self.answer: Any = lambda lines: (204, b"")
+        self.location = ""
 
     def render(self, request: Any) -> Any:
         """Note the request and answer."""
@@ -55,6 +56,8 @@ class Database(Resource):
         if answer is None:
             request.notifyFinish().addErrback(lambda _: None)
             return NOT_DONE_YET
+        if self.location:
+            request.setHeader("Location", self.location)
         request.setResponseCode(answer[0])
         return answer[1]
 
@@ -154,6 +157,42 @@ class FakeDatabaseTests(TestCase):
                 await self.writer().write(some_points(3))
             self.assertIn(str(status), str(raised.exception))
 
+    async def test_login_page(self) -> None:
+        """Pages that answer 200 to anything, or lead to one, acknowledge nothing; it is said where."""
+        remedy = "is 'url' the database itself, without a login page or another program before it?"
+        for make, more, path in (
+            (influxdb.make, {"database": "x"}, "/write"),
+            (influxdb2.make, {"bucket": "b", "token": "secret"}, "/api/v2/write"),
+            (victoriametrics.make, {"token": "secret"}, "/write"),
+        ):
+            writer = make(reactor, {"url": self.url} | more)
+            self.addCleanup(writer.close)
+            for status, body, said in (
+                (200, b"<html>Please log in</html>", "with '<html>Please log in</html>'"),
+                (200, b"", "with 'no text'"),
+                (201, b"{}", "with '{}'"),
+                *((n, b"", f"a redirect to {self.url}/login") for n in (301, 302, 303, 307, 308)),
+            ):
+                self.database.location = f"{self.url}/login" if status > 300 else ""
+                self.database.answer = lambda lines, status=status, body=body: (status, body)
+                with self.assertRaises(NotWrittenError) as raised:
+                    await writer.write(some_points(3))
+                self.assertEqual(
+                    str(raised.exception),
+                    f"{self.url}{path} answers HTTP {status}, {said}, expected 204: {remedy}",
+                )
+        self.assertEqual({request.path for request in self.database.requests},
+                         {b"/write", b"/api/v2/write"})  # fmt: skip
+
+    async def test_login_page_creates_nothing(self) -> None:
+        """Nor is such a page taken for a database that has been created."""
+        writer = influxdb.make(reactor, {"url": self.url, "database": "x", "create": "true"})
+        self.addCleanup(writer.close)
+        self.database.answer = lambda lines: (200, b"<html>Please log in</html>")
+        with self.assertRaises(NotWrittenError) as raised:
+            await writer.open()
+        self.assertIn(f"{self.url}/query answers HTTP 200", str(raised.exception))
+
     async def test_not_permitted(self) -> None:
         """A wrong token is told apart, since only a person can mend it."""
         for status in (401, 403):
@@ -171,7 +210,7 @@ class FakeDatabaseTests(TestCase):
         self.database.answer = lambda lines: None
         with self.assertRaises(NotWrittenError) as raised:
             await self.writer(timeout="0.2").write(some_points(3))
-        self.assertEqual(str(raised.exception), "no complete answer within 0.2 s")
+        self.assertEqual(str(raised.exception), "no answer within 0.2 s")
 
     async def test_nobody_there(self) -> None:
         """A closed port is said in plain words."""

@@ -224,8 +224,8 @@ class UpkeepTests(StoreCase):
         self.assertEqual(self.rows("SELECT * FROM samples"), [])
         self.assertEqual(self.rows("SELECT count(*) AS n FROM samples_5m")[0]["n"], 4)
 
-    async def test_later_than_raw_is_kept(self) -> None:
-        """A point that comes when its window's raw rows are gone does not spoil the five-minute row."""
+    async def test_later_than_raw(self) -> None:
+        """What comes when its window's samples are gone is added to the five-minute row."""
         writer = await self.opened()
         await writer.write([point(START + 1, sent=10.0, lost=0.0)])
         await self.upkeep(writer, START + WINDOW_MS)
@@ -233,8 +233,40 @@ class UpkeepTests(StoreCase):
         await writer.write([point(START + 2, sent=1.0, lost=1.0), point(START + 2, "c", sent=3.0)])
         await self.upkeep(writer, START + 3 * DAY_MS)
         self.assertEqual(
-            self.rows("SELECT series_id, sent FROM samples_5m ORDER BY series_id"),
-            [{"series_id": 1, "sent": 10.0}, {"series_id": 2, "sent": 3.0}],
+            self.rows("SELECT series_id, sent, lost FROM samples_5m ORDER BY series_id"),
+            [{"series_id": 1, "sent": 11.0, "lost": 1.0}, {"series_id": 2, "sent": 3.0}],
+        )
+        self.assertEqual(self.rows("SELECT * FROM samples"), [])
+
+    async def test_late_backlog(self) -> None:
+        """A backlog of three days ago, newest first and each part twice, adds up to the truth."""
+        now = START + 3 * DAY_MS
+        backlog = [
+            point(START + n * 30_000, sent=100.0, lost=lost, received=100.0 - lost, rtt=rtt,
+                  rtt_min=rtt, rtt_max=rtt, suspect=bit)
+            for n, lost, rtt, bit in [(10, 0.0, 1.0, 1.0), (9, 50.0, 4.0, 2.0), (8, 0.0, 2.0, 1.0),
+                                      (1, 50.0, 3.0, 8.0)]
+        ]  # fmt: skip
+        writer = await self.opened()
+        await writer.write([point(now, sent=1.0)])
+        for part in (backlog[:1], backlog[1:3], backlog[3:], backlog):
+            await writer.write(part)
+            await self.upkeep(writer, now)
+            # Killed before the spool noted it: another process writes it again, and once more.
+            writer = await self.opened()
+            await writer.write(part)
+            await writer.write(part)
+            await self.upkeep(writer, now)
+        [row] = self.rows("SELECT * FROM samples_5m WHERE time_ms <= ?", [START + WINDOW_MS])
+        self.assertEqual(
+            row,
+            {"time_ms": START + WINDOW_MS, "series_id": 1, "sent": 400.0, "lost": 100.0,
+             "received": 300.0, "loss": 25.0, "rtt": 650 / 300, "rtt_min": 1.0, "rtt_max": 4.0,
+             "suspect": 11.0},
+        )  # fmt: skip
+        await self.upkeep(writer, START + 31 * DAY_MS)
+        self.assertEqual(
+            self.rows("SELECT * FROM removed WHERE time_ms <= ?", [START + WINDOW_MS]), []
         )
 
     def series(self) -> list[str]:
@@ -275,9 +307,21 @@ class UpkeepTests(StoreCase):
         [row] = self.rows("SELECT series_id FROM samples")
         self.assertEqual(row, {"series_id": 1})
 
+    async def test_series_of_late_points(self) -> None:
+        """A series stays as long as the five-minute row of a point that came late."""
+        writer = await self.opened()
+        day = DAY_MS
+        await writer.write([point(START + 1, "b", sent=1.0), point(START + 9 * day, "c", sent=1.0)])
+        await self.upkeep(writer, START + 12 * day)
+        late = [point(START + 5 * day, "b", sent=1.0), point(START + 5 * day, "d", sent=1.0)]
+        await writer.write([*late, point(START + 12 * day, "e", sent=1.0)])
+        await self.upkeep(writer, START + 31 * day)
+        self.assertEqual(self.series(), list("bcde"))
+        await self.upkeep(writer, START + 36 * day)
+        self.assertEqual(self.series(), list("ce"))
+
     async def test_many_rows(self) -> None:
         """More rows than one transaction removes are removed all the same."""
-        self.patch(sqlite, "ROWS_AT_ONCE", 150)
         writer = await self.opened()
         await writer.write(
             [point(START + 1 + n // 100, str(n % 100), sent=1.0) for n in range(1000)]
@@ -319,7 +363,7 @@ class AggregateTests(SynchronousTestCase):
             sample["received"] = max(0, sample["sent"] - sample["lost"])
             row = [START + 1 + n, 1, *(sample.get(name) for name in sqlite_schema.FIELDS), None]
             db.execute(sqlite_schema.UPSERT, row)
-        db.execute(sqlite_schema.ROLL_UP.format(on_conflict="REPLACE"), {"end": START + WINDOW_MS})
+        db.execute(sqlite_schema.ROLL_UP, {"end": START + WINDOW_MS})
         db.row_factory = sqlite3.Row
         row = dict(db.execute("SELECT * FROM samples_5m").fetchone())
         db.close()
@@ -339,3 +383,63 @@ class AggregateTests(SynchronousTestCase):
             union |= sample.get("suspect", 0)
         known = any("suspect" in sample for sample in samples)
         self.assertEqual(row["suspect"], union if known else None)
+
+
+class LateTests(SynchronousTestCase):
+    """Rows that are merged, against rows that are made at once."""
+
+    @settings(max_examples=60, deadline=None)
+    @given(
+        st.lists(
+            st.tuples(
+                st.integers(1, 10),
+                st.sampled_from("bcd"),
+                st.booleans(),
+                st.fixed_dictionaries(
+                    {"sent": st.integers(1, 100), "lost": st.integers(0, 1), "rtt": st.integers(1, 9)},
+                    optional={"suspect": st.integers(0, 2047), "rtt_max": st.integers(1, 9)},
+                ),
+                st.integers(0, 3),
+            ),
+            min_size=1,
+            max_size=30,
+            unique_by=lambda sample: sample[:2],
+        ),
+        st.booleans(),
+    )  # fmt: skip
+    def test_any_order(self, samples: list[Any], counts: bool) -> None:
+        """However late and however often samples come, the rows are those of all of them."""
+        parts: list[list[Point]] = [[], [], [], []]
+        for n, dst, twice, figures, part in samples:
+            fields = {name: float(value) for name, value in figures.items()}
+            if counts:
+                fields["received"] = fields["sent"] - fields["lost"]
+            else:
+                fields = {"rtt": fields["rtt"], "loss": fields["lost"]}
+            parts[part].append(point(START + n * 30_000, dst, **fields))
+            if twice:
+                parts[3].append(parts[part][-1])
+        found = [self.rolled(parts), self.rolled([[p for part in parts for p in part]])]
+        for merged, whole in zip(*found, strict=True):
+            self.assertEqual(merged[0], whole[0])
+            for one, other in zip(merged[1:], whole[1:], strict=True):
+                self.assertTrue(one == other or math.isclose(one, other, rel_tol=1e-9))
+
+    def rolled(self, parts: list[list[Point]]) -> list[Any]:
+        """Return the five-minute rows after parts were written, each long after the one before."""
+        writer = sqlite.make(reactor, {"path": "unused"})
+        db = sqlite3.connect(":memory:")
+        sqlite.prepare(db)
+        cursor = db.cursor()
+        for part in parts:
+            writer._insert(cursor, part)
+            for _ in range(3):
+                writer._roll_up(cursor, START + 3 * DAY_MS)
+                writer._remove(cursor, START + 3 * DAY_MS)
+        self.assertEqual(db.execute("SELECT * FROM samples").fetchall(), [])
+        rows = db.execute(
+            "SELECT tags, sent, received, lost, loss, rtt, rtt_max, suspect, more"
+            " FROM samples_5m JOIN series ON id = series_id ORDER BY tags"
+        ).fetchall()
+        db.close()
+        return [(row[0], *(float(value or 0) for value in row[1:])) for row in rows]

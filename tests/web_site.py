@@ -92,6 +92,11 @@ class Site:
         self.log = lines
         threading.Thread(target=lambda: lines.extend(stream), daemon=True).start()
 
+    def signal(self, number: int) -> None:
+        """Send the process a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
     def kill(self) -> None:
         """End the process; the store stays."""
         if self._process is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +55,7 @@ def check(
     if isinstance(read, config.CollectorConfig):
         answer = plan(read, Host(root=sysctl_root))
     else:
-        answer = _describe(read)
+        answer = _describe(read, Host(root=sysctl_root))
     answer = {"file": file, "ok": True, **answer, "warnings": answer.get("warnings", [])}
     click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(lines(answer)))
 
@@ -75,8 +77,25 @@ def _check_writers(read: config.ScraperConfig) -> None:
         raise config.ConfigErrors(mistakes)
 
 
+def _reflector_warnings(read: config.ReflectorConfig, host: Host) -> Iterator[str]:
+    """Yield what is legal, but open to strangers or more than an ordinary user may do."""
+    anyone = read.allow_unauthenticated or not read.keys
+    local = all(ip_address(each.partition("%")[0]).is_loopback for each in read.addresses)
+    if anyone and not read.allow and not read.sessions and not local:
+        yield (
+            f"{read.path}: answers everyone who can reach it; give `allow` the prefixes of those who"
+            " probe, or `keys`, wherever strangers can"
+        )
+    first = (host.numbers("net.ipv4.ip_unprivileged_port_start") or (1024,))[0]
+    if 0 < read.port < first:
+        yield (
+            f"{read.path}: port {read.port} is below {first}: any user but root needs"
+            " CAP_NET_BIND_SERVICE to bind it (AmbientCapabilities= in a unit file)"
+        )
+
+
 def _describe(
-    read: config.ReflectorConfig | config.ScraperConfig | config.WebConfig,
+    read: config.ReflectorConfig | config.ScraperConfig | config.WebConfig, host: Host
 ) -> dict[str, Any]:
     """Return what another service than a collector would do, ready for JSON."""
     notes = [str(note) for note in read.notes]
@@ -93,7 +112,9 @@ def _describe(
             "sessions": len(read.sessions),
             "max_pps": read.max_pps,
             "max_pps_per_source": read.max_pps_per_source,
-            "warnings": notes,
+            "burst": read.burst,
+            "burst_per_source": read.burst_per_source,
+            "warnings": [*notes, *_reflector_warnings(read, host)],
         }
     if isinstance(read, config.ScraperConfig):
         return {

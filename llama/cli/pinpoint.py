@@ -129,13 +129,10 @@ def _url(text: str) -> str:
 
 
 def _token(path: Path | None) -> str | None:
-    """Return what stands in a file; `ValueError` if that is nothing."""
-    if path is None:
-        return None
-    token = path.read_text().strip()
-    if not token:
-        raise ValueError(f"{path}: empty, expected a token")
-    return token
+    """Return the token in a file; `ValueError` as of `llama.config.keys.read_secret`."""
+    from llama.config.keys import read_secret
+
+    return None if path is None else read_secret(str(path))
 
 
 def _positive(number: float, name: str) -> float:
@@ -154,10 +151,11 @@ def _once(running: Any, service: Any, as_json: bool, failed: list[Any]) -> None:
     async def work() -> None:
         await service.fleet.read()
         problems = [f"{s.url}: {s.problem}" for s in service.fleet.sources if s.problem]
-        if not service.measured.ends:
+        end_s = service.newest_s()
+        if end_s is None:
             failed.append("; ".join(problems) or "the collectors hold no closed interval yet")
             return
-        found = judge(service.measured, service.measured.ends[-1])
+        found = judge(service.measured, end_s)
         if as_json:
             click.echo(json.dumps([sighting_json(one) for one in found.sightings], indent=1))
             return

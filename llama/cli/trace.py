@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import select
@@ -28,6 +29,7 @@ from llama.wire import stamp
 RATE_PPS = 200
 #: Flows at most, whatever the stopping rule wants.
 MOST_FLOWS = 1024
+LAST_PORT = 65535
 END_TO_END_TIMEOUT_S = 1.0
 
 
@@ -178,8 +180,18 @@ class Tracer:
 
 
 def namer(names: File | None, resolve: bool) -> Callable[[str], str]:
-    """Return what names addresses: a file like /etc/hosts, then reverse DNS if wanted."""
-    known = {} if names is None else read_names(names)
+    """Return what names addresses: a file like /etc/hosts, then reverse DNS if wanted.
+
+    Raises `click.ClickException` for a file that cannot be read.
+    """
+    try:
+        known = {} if names is None else read_names(names)
+    except UnicodeDecodeError:
+        raise click.ClickException(
+            f"{names}: not UTF-8; expected one 'ADDRESS NAME' a line, like /etc/hosts"
+        ) from None
+    except OSError as e:
+        raise click.ClickException(f"{names}: {e.strerror}") from None
 
     def name(address: str) -> str:
         if address not in known:
@@ -277,7 +289,7 @@ def _verdicts(flows: Iterable[Flow]) -> list[tuple[Path, bool]]:
 )
 @click.option(
     "--from-port",
-    type=click.IntRange(1, 65535),
+    type=click.IntRange(1, LAST_PORT),
     help="First source port.  [default: the system's choice]",
 )
 @click.option("--source", help="Address to send from.")
@@ -323,6 +335,12 @@ def trace(
         raise click.ClickException(str(e)) from None
     except OSError as e:
         raise click.ClickException(f"{target}: {e.strerror}; give a hostname or address") from None
+    if from_port is not None and from_port + (flows or 1) - 1 > LAST_PORT:
+        most = LAST_PORT - from_port + 1
+        raise click.ClickException(
+            f"--from-port {from_port} leaves {most} ports up to {LAST_PORT}; give --flows {most} or"
+            " less, or a lower port"
+        )
     tracer = Tracer(info, dscp, size, source)
     try:
         console = Console()
@@ -335,9 +353,16 @@ def trace(
         draw(made, console)
         _summary(tracer, made, probes)
     except OSError as e:
-        raise click.ClickException(f"{e.strerror}; choose other --source or --from-port") from None
+        raise click.ClickException(f"{e.strerror}; {_advice(e)}") from None
     finally:
         tracer.close()
+
+
+def _advice(problem: OSError) -> str:
+    """Return what to do about sockets that cannot be had."""
+    if problem.errno in (errno.EMFILE, errno.ENFILE):
+        return "every flow has a socket: give fewer --flows, or allow more with: ulimit -n 2048"
+    return "choose other --source or --from-port"
 
 
 def _trace(
@@ -348,7 +373,8 @@ def _trace(
     name: Callable[[str], str],
 ) -> multipath.Graph:
     """Trace as many flows as were asked for, or as it takes, and return their graph."""
-    more = flows or multipath.enough(1)
+    room = MOST_FLOWS if from_port is None else min(MOST_FLOWS, LAST_PORT - from_port + 1)
+    more = flows or min(room, multipath.enough(1))
     while True:
         first = None if from_port is None else from_port + len(tracer.flows)
         tracer.add(more, first)
@@ -357,7 +383,7 @@ def _trace(
         if probes:
             tracer.measure(new, probes)
         made = multipath.graph(_verdicts(tracer.flows), "here", name)
-        more = min(made.wanting(), MOST_FLOWS - len(tracer.flows))
+        more = min(made.wanting(), room - len(tracer.flows))
         if flows is not None or more <= 0:
             return made
 

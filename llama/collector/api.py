@@ -37,6 +37,7 @@ HTML = "text/html; charset=utf-8"
 PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 _OPEN, _COMMA, _CLOSE = pack(b"["), pack(b","), pack(b"]")
+_ALL = 2**53  # closed intervals, where a question sets no limit
 #: Requests that may wait for work of their own at one time.
 _MOST_WAITING = 32
 
@@ -199,11 +200,15 @@ class CollectorApi:
     @app.route("/influxdata", methods=["GET"])
     @inlineCallbacks
     def _influxdata(self, request: Any) -> Generator[Deferred[Any], Any, None]:
-        since = Query(request).text("since")
+        query = Query(request)
+        since, limit = query.text("since"), query.whole("limit", _ALL, low=1)
         found, missed = self._points(since)
         while not found and self._making:
             yield self._next_encoded()
             found, missed = self._points(since)
+        if since is not None and len(found) > limit:
+            request.setHeader("Llama-More", str(len(found) - limit))
+            del found[limit:]
         number = found[-1].closed.close_number if found else self._history.newest
         request.setHeader("Llama-Cursor", self._history.cursor(number))
         if missed:

@@ -10,8 +10,10 @@ received after the first up to the second::
     reverse = (r2 - r1) - m               answered, but the reply never came
 
 It is believed only if neither is negative, if r2 >= s2 - s1 (a counter that was reset in between
-cannot have come so far), and if no duplicate was seen. Losses with no cut on both sides are of
-unknown direction, and so are mixed ones that spread over two intervals.
+cannot have come so far), if no duplicate was seen, nor a reply to what was not sent, and if the
+reflector is known to count: a stateless one (RFC 8762, section 4) returns s as r, which would make
+all losses reverse ones. It does count if it says so, or once r differs from s. Losses with no cut on
+both sides are of unknown direction, and so are mixed ones that spread over two intervals.
 """
 
 from __future__ import annotations
@@ -41,10 +43,19 @@ def tell(
     # A reply that came late was neither lost on the way there nor on the way back: its probe counts
     # as lost, of unknown direction, and its number counts here.
     known = (flags & (cell.RECEIVED | cell.LATE)) != 0
+    if book.depth & (book.depth - 1):
+        # Numbers below 0, before the first, do not lead to cells of their own; above they never come
+        # round (see `depth_needed`).
+        known &= sequence < book.next_sequence[which][:, None]
     doubted = (known & ((flags & cell.DOUBTED) != 0)).any(axis=1)
+    counting = (known & (book.number[cells] != sequence)).any(axis=1)
+    counting |= book.counting[which // book.ports]
     # Column 0 is the last reply before all these, where there is one to start from.
     anchor = (book.anchor_sequence[which] - oldest).astype(np.int32).astype(np.int64)
     anchored = book.anchored[which] & (anchor < 0)
+    counting |= anchored & (book.anchor_number[which] != book.anchor_sequence[which])
+    forged = (book.doubt_sequence[which] - oldest).astype(np.int32).astype(np.int64)
+    doubted |= book.doubted[which] & (forged >= np.where(anchored, anchor, 0))
     received = np.concatenate([anchored[:, None], known], axis=1)
     position = np.empty(received.shape, np.int64)
     position[:, 0] = np.where(anchored, anchor, -1)
@@ -93,7 +104,7 @@ def tell(
     lost_here = lost_so_far - at_left(lost_so_far)
     believed = closes & (lost_here > 0) & (forward >= 0) & (reverse >= 0)
     believed &= number.astype(np.int64) >= asked
-    believed &= ~doubted[:, None]
+    believed &= (counting & ~doubted)[:, None]
     all_forward = believed & (reverse == 0)
     all_reverse = believed & (forward == 0)
     mixed = believed & (forward > 0) & (reverse > 0) & (lost_here == lost)

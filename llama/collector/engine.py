@@ -339,7 +339,7 @@ def _flow_rows(track: Track) -> Job[Any]:
             some = slice(first, first + 1000)
             rows["pair"][some] = np.arange(pairs, dtype=np.uint32)[some, None]
             rows["source_port"][some] = numbers
-            rows["ssid"][some] = track.ssids[track.variant[some]][:, None]
+            rows["ssid"][some] = track.ssids_sent[track.variant[some]][:, None]
             yield None
         track.flow_rows = rows.reshape(-1)
     return track.flow_rows

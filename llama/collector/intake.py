@@ -15,7 +15,7 @@ import numpy.typing as npt
 from llama.collector import formats
 from llama.collector.flow_index import NO_FLOW, FlowIndex, flow_keys
 from llama.collector.lane import HEAD, Lane
-from llama.collector.ledger import UNKNOWN_DSCP, Ints, Replies
+from llama.collector.ledger import FORGED, UNKNOWN_DSCP, Ints, Replies
 from llama.collector.sockets import ProbeSocket, endpoint
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
@@ -44,6 +44,7 @@ class Intake:
         self._wall_ns = wall_ns
         self.tracks: list[Track] = []
         self._index = FlowIndex(np.zeros(0, np.uint64))
+        self._alone: Mask | None = None
         self._first_flows = np.zeros(1, np.int64)
         self._first_cells = np.zeros(1, np.int64)
         self._base, self._cells = 0, 0  # the numbers of cells begin here; how many there are
@@ -74,6 +75,18 @@ class Intake:
         self._cells = cells
         keys = [track.flow_keys() for track in self.tracks if len(track.pairs)]
         self._index = FlowIndex(np.concatenate(keys) if keys else np.zeros(0, np.uint64))
+        self._alone = None
+
+    def _counted_alone(self) -> Mask:
+        """Tell which flows have their source port for themselves, as seen from their peer: (flows,).
+
+        A peer that knows no SSID numbers all that comes from one port together.
+        """
+        if self._alone is None:  # such peers are few: it is found out when the first one answers
+            ways = [track.flow_keys(with_ssid=False) for track in self.tracks if len(track.pairs)]
+            _, way, flows = np.unique(np.concatenate(ways), return_inverse=True, return_counts=True)
+            self._alone = flows[way] == 1
+        return self._alone
 
     # Transmit stamps
 
@@ -159,28 +172,28 @@ class Intake:
         numbers = probes["sequence"][bare].astype(np.uint32)
         sent_ns = stamp.unix_ns_column(probes["timestamp"][bare].astype(np.uint64))
         ordinal = np.full(len(bare), sock.ordinal, np.uint64)
-        for track, flow, mine in self._bare(names[bare], ordinal, numbers, sent_ns):
+        for track, flow, _, mine in self._bare(names[bare], ordinal, numbers, sent_ns):
             cells = track.ledger.cells(flow[mine] - track.first_flow, numbers[mine])
             track.ledger.transmitted(cells, when[bare[mine]])
 
     def _bare(
         self, names: Octets, ordinal: Words, sequence: npt.NDArray[np.uint32], t1_ns: Ints
-    ) -> Iterator[tuple[Track, Ints, Mask]]:
+    ) -> Iterator[tuple[Track, Ints, Mask, Mask]]:
         """Tell whose probes are meant where no SSID is told: each SSID is tried, the time decides.
 
         ``names`` are the other ends, (N, 32); ``ordinal`` (N,) are the numbers of our sockets.
-        Yields a track, flows (N,), and which of them are the right ones, as often as some may be.
+        Yields a track, flows (N,), which of them there are and which are the right ones, as often
+        as some may be.
         """
         for track in self.tracks:
             for ssid in track.ssids.tolist() if track.format is None else ():
                 ends = ordinal << np.uint64(16) | np.uint64(ssid)
                 flow = self._index.find(flow_keys(names, ends))
                 inside = flow - track.first_flow
-                mine = (inside >= 0) & (inside < track.ledger.flows) & (flow != NO_FLOW)
-                if mine.any():
-                    cells = track.ledger.cells(np.where(mine, inside, 0), sequence)
-                    mine &= track.ledger.t1[cells] == t1_ns
-                    yield track, flow, mine
+                there = (inside >= 0) & (inside < track.ledger.flows) & (flow != NO_FLOW)
+                if there.any():
+                    cells = track.ledger.cells(np.where(there, inside, 0), sequence)
+                    yield track, flow, there, there & (track.ledger.t1[cells] == t1_ns)
 
     # Replies
 
@@ -302,14 +315,16 @@ class Intake:
                 self._enter(track, replies, tlvs)
         return taken
 
-    def _hand_over_replies(self, lane: Lane, rows: npt.NDArray[np.intp]) -> None:
-        """Give replies to packets of traces to whoever traces."""
+    def _hand_over_replies(self, lane: Lane, rows: npt.NDArray[np.intp]) -> list[bool]:
+        """Give replies to packets of traces to whoever traces; return which he takes for such."""
+        taken = []
         for row in rows.tolist():
             sock = self._sockets[int(lane.socket_of[row])]
             address, _ = endpoint(lane.back.names[row].tobytes())
             reply = lane.replies[row]
             ttl = int(reply["sender_ttl"]) if lane.back.length[row] > 40 else 1
-            self.tracing.reply(sock, address, int(reply["sender_sequence"]), ttl)
+            taken.append(self.tracing.reply(sock, address, int(reply["sender_sequence"]), ttl))
+        return taken
 
     def _find_bare(
         self,
@@ -321,8 +336,8 @@ class Intake:
     ) -> None:
         """Find the flows of replies without an SSID, from peers that know RFC 8762 alone.
 
-        Their numbers count all classes of a source port together, so they say nothing unless there
-        is but one.
+        Their numbers count all that comes from a source port together, so they say nothing unless
+        that is one flow.
         """
         unknown = (flow == NO_FLOW) & (lane.replies["ssid"][:count] == 0)
         bare = np.flatnonzero(unknown if taken is None else unknown & ~taken)
@@ -331,9 +346,24 @@ class Intake:
         names = lane.back.names[bare]
         echoed = stamp.unix_ns_column(lane.replies["sender_timestamp"][bare].astype(np.uint64))
         sequence = lane.replies["sender_sequence"][bare].astype(np.uint32)
-        for track, found, mine in self._bare(names, lane.socket_of[bare], sequence, echoed):
+        candidates: list[tuple[Track, Ints, Mask]] = []
+        for track, found, there, mine in self._bare(names, lane.socket_of[bare], sequence, echoed):
             flow[bare[mine]] = found[mine]
-            numbered[bare[mine]] = len(track.ssids) == 1 and len(self.tracks) == 1
+            numbered[bare[mine]] = self._counted_alone()[found[mine]]
+            candidates.append((track, found, there))
+        strange = flow[bare] == NO_FLOW
+        if not strange.any():
+            return
+        # Traces are counted with the probes by such a peer, and what others send in our name.
+        traced = np.zeros(len(bare), np.bool_)
+        if self.tracing is not None:
+            traced[strange] = self._hand_over_replies(lane, bare[strange])
+            self.strangers -= int(np.count_nonzero(traced))
+        for track, found, there in candidates:
+            for which, note in ((traced, ""), (~traced, FORGED)):
+                flows = found[there & strange & which] - track.first_flow
+                if flows.size:
+                    track.ledger.doubt(flows, note)
 
     def _enter(self, track: Track, replies: Replies, tlvs: tlv.Answer) -> None:
         """Enter replies that belong to one track, and what their reflectors say of themselves."""
@@ -345,6 +375,8 @@ class Intake:
         self.strangers += track.ledger.strangers - strangers
         telling = tlvs.started_ns != 0
         if not telling.all():
+            silent = pairs[~telling]
+            track.ledger.counting[silent], track.started[silent] = False, 0
             if not telling.any():
                 return
             pairs = pairs[telling]
@@ -371,6 +403,7 @@ class Intake:
             changed &= ~first
             if changed.any():
                 track.ledger.mark(suspect_bit(bit), note, pairs=pairs[changed])
+        track.ledger.counting[pairs] = True
         track.started[pairs] = tlvs.started_ns
         track.reflector_drops[pairs] = tlvs.receive_drops
         track.reflector_limited[pairs] = tlvs.guard_drops

@@ -50,6 +50,8 @@ LATE = 32  # a reply came after the timeout
 DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID returned
 
 SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
+#: Noted of an interval in which replies came to what was not sent.
+FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
 RESIDENCE_UNKNOWN = np.iinfo(np.int32).min
 UNKNOWN_DSCP = 255
 
@@ -113,7 +115,9 @@ class Ledger:
         self.depth = depth_needed(rate_pps, timeout_s, interval_s)
         self.flows = flows = pairs * ports
         cells = flows * self.depth
-        self.next_sequence = np.zeros(flows, np.uint32)
+        # As if probe 0 had been lost: one that counts what it answers begins at 0, and so shows that
+        # it counts; a stateless reflector returns our numbers as its own.
+        self.next_sequence = np.ones(flows, np.uint32)
         # What is known of a probe lies side by side: entering a reply touches one place in memory.
         self._cells: Any = memory.rows(cells, CELL)
         #: T1 as sent: user space, Unix ns; 0 before the first.
@@ -140,6 +144,11 @@ class Ledger:
         self.anchor_sequence = np.zeros(flows, np.uint32)
         self.anchor_number = np.zeros(flows, np.uint32)
         self.anchored = np.zeros(flows, np.bool_)
+        #: Which pairs' reflectors have said that they count, so that their numbers are no echo.
+        self.counting = np.zeros(pairs, np.bool_)
+        # The next probe when a reflector was last seen to answer what we did not send, flow by flow.
+        self.doubt_sequence = np.zeros(flows, np.uint32)
+        self.doubted = np.zeros(flows, np.bool_)
         self.current: OpenInterval | None = None
         self.over: list[OpenInterval] = []  # windows that are over and not closed yet
         #: Duplicates not attributed to an interval yet: (flow, sequence) columns.
@@ -289,7 +298,9 @@ class Ledger:
         known = self.flags[cells]
         fresh = genuine & ((known & (RECEIVED | LATE)) == 0)
         if not fresh.all():
-            self.strangers += int(np.count_nonzero(~genuine))
+            if not genuine.all():
+                self.doubt(replies.flow[~genuine])
+                self.strangers += int(np.count_nonzero(~genuine))
             again = genuine & ~fresh
             if again.any():
                 self.duplicates.append((replies.flow[again], replies.sequence[again]))
@@ -335,6 +346,16 @@ class Ledger:
             self._late(replies.flow[~in_time], replies.sequence[~in_time])
         self._follow_up(replies)
         return len(cells)
+
+    def doubt(self, flows: Ints, note: str = FORGED) -> None:
+        """Note that the reflectors of some flows answered other packets than probes in their name.
+
+        They counted them, so what they count says nothing of our probes about that time.
+        """
+        self.settle()
+        self.doubt_sequence[flows] = self.next_sequence[flows]
+        self.doubted[flows] = True
+        self.mark(0, note)
 
     def _late(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> None:
         """Count late replies whose interval has closed already with the current one."""
@@ -383,8 +404,10 @@ class Ledger:
         to, start = _flows_of(new, self.ports), _flows_of(old, self.ports)
         for name in (
             "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
+            "doubt_sequence", "doubted",
         ):  # fmt: skip
             getattr(ledger, name)[to] = getattr(self, name)[start]
+        ledger.counting[new] = self.counting[old]
         rows = ledger._cells.reshape(self.depth, ledger.flows)
         rows[:, to] = self._cells.reshape(self.depth, self.flows)[:, start]
         moved = np.full(self.flows, -1, np.int64)

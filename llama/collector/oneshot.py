@@ -154,7 +154,7 @@ class OneShot:
         # Large probes leave a few at a time: what comes back must find room.
         self._tick_s = min(LONGEST_TICK_S, self.prober.drain_every_s())
         self.ports = [sock.number for sock in self._track.sockets]
-        self._next = np.zeros(ledger.flows, np.int64)  # the next probe of each flow to tell of
+        self._next = ledger.next_sequence.astype(np.int64)  # the next probe of each flow to tell of
         self._ticker = Ticker(reactor, self._tick)
         self._starvation = Starvation()
         self._done: Deferred[Result] = Deferred()
@@ -215,7 +215,7 @@ class OneShot:
                     # Its Follow-Up comes with the next reply, if at all.
                     known = (
                         bool(flags & FOLLOWED)
-                        or seq + 1 == count
+                        or seq == count
                         or (
                             seq + 1 < sent and bool(book.flags[book.cell(flow, seq + 1)] & RECEIVED)
                         )
@@ -247,7 +247,7 @@ class OneShot:
 
         return Outcome(
             seq=seq, source_port=self.ports[flow % track.ports],
-            ssid=int(track.ssids[track.variant[flow // track.ports]]),
+            ssid=int(track.ssids_sent[track.variant[flow // track.ports]]),
             class_name=pair.class_name, size=pair.size, sent_ns=int(book.t1[cell]),
             lost=not received, late=bool(flags & LATE), rtt_ns=rtt,
             followed_up=bool(flags & FOLLOWED), kernel_sent=bool(flags & STAMPED),

@@ -125,9 +125,6 @@ class UdpProber:
         for variant in variants:
             if variant not in ssids:
                 ssids[variant] = self.reserve_ssid()
-        if group.probe == "twamp-light" and len(variants) == 1:
-            # Its replies have no SSID; of several variants `_find_bare` tells by their times.
-            ssids = dict.fromkeys(variants, 0)
         return Track(group, ledger, live, sockets, ssids, self.chance, now_s)
 
     def reserve_ssid(self) -> int:

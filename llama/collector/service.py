@@ -183,6 +183,12 @@ class ProbingService(Service):
 
         self._stop_meanwhile()
         self._look_up().addErrback(not_reloaded)
+        self.say_notes()
+
+    def say_notes(self) -> None:
+        """Say what is suspicious about the configuration."""
+        for note in self.config.notes:
+            self.log.warn("{note}", note=str(note))
 
     def stopService(self) -> Deferred[None]:
         """Stop probing; fires when no program that was run for it is left."""
@@ -246,6 +252,11 @@ class CollectorService(MultiService):
         )  # fmt: skip
         self.addService(self.http)
         self.addService(self.probing)
+
+    def startService(self) -> None:
+        """Serve and probe, and say what is suspicious about the configuration."""
+        super().startService()
+        self.probing.say_notes()
 
     def stopService(self) -> Any:
         """Stop probing and serving."""

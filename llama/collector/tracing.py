@@ -9,6 +9,7 @@ siblings, then those of which no path is known, then the others again, all at a 
 
 from __future__ import annotations
 
+import itertools
 import math
 import socket
 import struct
@@ -36,8 +37,10 @@ AFTER_FAILURE_S = 60.0
 IDLE_A_TURN = 1
 #: Flows being traced at a time.
 AT_ONCE = 256
-#: Flows of one interval that are picked for what they lost.
-PICKED = 128
+#: Flows of one interval that are picked for what they lost, and lossy ones that are looked at for it.
+PICKED, LOSSY_LOOKED_AT = 128, 512
+#: Of a pair that is wholly dead, flows that may be picked: one tells as much as all of them.
+OF_DEAD_PAIR = 2
 #: A lossy flow whose path was confirmed so lately is not traced again, s: routes may have changed
 #: since, and a vote for a link that the flow has left misleads.
 FRESH_S = 10.0
@@ -57,6 +60,9 @@ LEFT = 256
 DISTANCES = 65_536
 MOST_HOPS = 24
 ATTEMPTS = 2
+
+#: Probes whose flows can be traced from outside their sessions.
+TRACEABLE = frozenset(("stamp", "stamp-auth", "twamp-light"))
 
 #: No transmit stamp for this message, whatever the socket is set to.
 _NO_STAMP = (mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, bytes(4))
@@ -101,6 +107,7 @@ class Tracing:
         self._left: OrderedDict[str, float] = OrderedDict()  # hop -> Unix time
         self._hops: dict[str, int] = {}  # how many there were to a destination, last seen
         self._next = 0
+        self._chance = np.random.default_rng()
         self._looked_at = 0
         self._budget = 0.0
         self._due_s = -math.inf  # when the next turn is, on the monotonic clock
@@ -115,12 +122,15 @@ class Tracing:
         try:
             self._turn(now)
         except Exception:
-            # Probing goes on; so does tracing, anew and after a while.
-            self.failures += 1
-            self.log.failure("tracing failed: what was being traced is forgotten")
-            self._going.clear()
-            self._by_key.clear()
-            self._due_s = now + AFTER_FAILURE_S
+            self._failed(now)
+
+    def _failed(self, now: float) -> None:
+        """Have probing go on after an exception, and tracing as well, anew and after a while."""
+        self.failures += 1
+        self.log.failure("tracing failed: what was being traced is forgotten")
+        self._going.clear()
+        self._by_key.clear()
+        self._due_s = now + AFTER_FAILURE_S
 
     def health(self) -> dict[str, Any]:
         """Return figures for the collector's own health."""
@@ -138,11 +148,13 @@ class Tracing:
         """Pick flows of an interval that has just closed."""
         if not closed.all_flows or not len(closed.flows):
             return
-        now = self._unix_time_s()
-        stats = closed.flow_stats
-        lossy = np.flatnonzero(stats["lost"])
-        dead_first = lossy[np.argsort(stats["received"][lossy] > 0, kind="stable")]
-        picked = list(self._suffering(closed, dead_first, now))
+        try:
+            self._pick(closed)
+        except Exception:
+            self._failed(self._monotonic_s())
+
+    def _pick(self, closed: ClosedInterval) -> None:
+        picked = list(self._suffering(closed, self._unix_time_s()))
         self._urgent = deque(dict.fromkeys(picked))
         if not self._idle:
             # One class and size of a flow shows the path of all, while nothing is the matter.
@@ -166,12 +178,43 @@ class Tracing:
         """Return whether other flows left a hop of this path since it was traced."""
         return any(self._left.get(hop, 0.0) > known.traced for hop in known.hops if hop)
 
-    def _suffering(self, closed: ClosedInterval, lossy: Any, now: float) -> Iterator[FlowKey]:
+    def _lossy(self, closed: ClosedInterval) -> list[int]:
+        """Return rows of lossy flows in the order in which they should be looked at.
+
+        One of each pair comes first, then the second of each, the dead ones before the others. Every
+        other is of a pair that hears nothing at all, the newly dead ones first: dead hosts, of which
+        there may always be some, shall not keep others waiting. By chance where nothing decides.
+        """
+        stats, pairs = closed.flow_stats, closed.flows["pair"]
+        lossy = np.flatnonzero(stats["lost"])
+        if not lossy.size:
+            return []
+        traceable = np.fromiter(
+            (pair.probe in TRACEABLE for pair in closed.pairs), np.bool_, len(closed.pairs)
+        )
+        lossy = lossy[traceable[pairs[lossy]]]
+        pair = pairs[lossy]
+        heard = np.zeros(len(closed.pairs), np.bool_)
+        heard[pairs[stats["received"] > 0]] = True
+        turn = np.arange(len(lossy)) - np.searchsorted(
+            pair, pair
+        )  # the flows of a pair lie together
+        order = np.lexsort((self._chance.random(len(lossy)), stats["received"][lossy] > 0, turn))
+        some_heard = lossy[order[heard[pair[order]]]][:LOSSY_LOOKED_AT]
+        none_heard = lossy[order[~heard[pair[order]] & (turn[order] < OF_DEAD_PAIR)]]
+        dead = none_heard[:LOSSY_LOOKED_AT].tolist()
+        known = [self.table.get(key) for key in self._keys(closed, dead)]
+        long_dead = [one is not None and one.reach is not None for one in known]
+        dead.sort(key=dict(zip(dead, long_dead, strict=True)).__getitem__)
+        both = itertools.zip_longest(some_heard.tolist(), dead)
+        return [row for rows in both for row in rows if row is not None][:LOSSY_LOOKED_AT]
+
+    def _suffering(self, closed: ClosedInterval, now: float) -> Iterator[FlowKey]:
         """Yield lossy flows that should be traced, each pair's healthy siblings after them."""
         stats, pairs = closed.flow_stats, closed.flows["pair"]
         count = 0
         seen: dict[int, int] = {}
-        for row in lossy[: 2 * PICKED].tolist():
+        for row in self._lossy(closed):
             if count >= PICKED:
                 return
             pair = int(pairs[row])
@@ -206,15 +249,26 @@ class Tracing:
         flows = closed.flows[list(rows)]
         for number, source_port, _ in flows.tolist():
             pair: Pair = closed.pairs[number]
-            if pair.probe in ("stamp", "stamp-auth", "twamp-light"):
+            if pair.probe in TRACEABLE:
                 yield FlowKey(pair.dst_ip, pair.dst_port, source_port, pair.dscp, pair.size)
 
     def _socket(self, key: FlowKey) -> ProbeSocket | None:
+        """Return the socket that a flow's probes leave from; None if it is gone, or not clear."""
         version = 6 if ":" in key.dst_ip else 4
-        for source, sock in self._prober.sockets.items():
-            if sock.number == key.source_port and source.version == version:
-                return sock
-        return None
+        found = [
+            sock
+            for source, sock in self._prober.sockets.items()
+            if sock.number == key.source_port and source.version == version
+        ]
+        if len(found) > 1:  # as of two interfaces: it is that of the test that probes this target
+            target = key.dst_ip, key.dst_port, key.dscp, key.size
+            tests = [
+                track
+                for track in self._prober.tracks
+                if any((p.dst_ip, p.dst_port, p.dscp, p.size) == target for p in track.pairs)
+            ]
+            found = [sock for sock in found if any(sock in track.sockets for track in tests)]
+        return found[0] if len(found) == 1 else None
 
     # Sending
 
@@ -293,7 +347,7 @@ class Tracing:
         if path.sent and self.table.enter(going.key, path, self._unix_time_s()):
             known = self.table.get(going.key)
             assert known is not None
-            self._note_left(set(known.earlier[0][1]) - set(known.hops))
+            self._note_left(known.left)
             self.log.info(
                 "the path of {source_port} to {dst_ip} is another: {hops}",
                 source_port=going.key.source_port,
@@ -344,10 +398,15 @@ class Tracing:
         now = self._monotonic_s()
         going.trace.heard(number, error.offender, now, final=final, refusal=refusal)
 
-    def reply(self, sock: ProbeSocket, address: str, number: int, ttl_there: int) -> None:
-        """Take a reflector's reply to a packet that came all the way, with this TTL left there."""
+    def reply(self, sock: ProbeSocket, address: str, number: int, ttl_there: int) -> bool:
+        """Take a reflector's reply to a packet that came all the way, with this TTL left there.
+
+        Returns whether it is one, of a flow that is being traced or was lately.
+        """
         going = self._going.get(number >> 16)
-        if going is not None and going.sock is sock:
-            now = self._monotonic_s()
-            address = address.partition("%")[0]
-            going.trace.heard(number, address, now, final=True, ttl_there=ttl_there)
+        address = address.partition("%")[0]
+        if going is None or going.sock is not sock or going.key.dst_ip.partition("%")[0] != address:
+            return 0 < ((self._next - (number >> 16)) & 0xFFFF) <= 4 * AT_ONCE
+        now = self._monotonic_s()
+        going.trace.heard(number, address, now, final=True, ttl_there=ttl_there)
+        return True

@@ -46,7 +46,10 @@ class Track:
         self.names = np.zeros((len(self.pairs), mmsg.NAME_ROOM), np.uint8)
         variants = sorted({(pair.dscp, pair.size) for pair in self.pairs})
         place = {variant: n for n, variant in enumerate(variants)}
+        #: What flows are told apart by; replies without one are told by their times.
         self.ssids = np.array([ssids[variant] for variant in variants], np.uint16)
+        #: What probes bear of it.
+        self.ssids_sent = self.ssids * np.uint16(group.probe != "twamp-light")
         self.variant = np.array([place[pair.dscp, pair.size] for pair in self.pairs], np.intp)
         self.tos = np.array([pair.dscp << 2 for pair in self.pairs], np.uint64)
         sizes = np.array([variant[1] for variant in variants], np.uint64)
@@ -79,8 +82,11 @@ class Track:
         self.reflector_drops = np.zeros(len(self.pairs), np.uint32)
         self.reflector_limited = np.zeros(len(self.pairs), np.uint32)
 
-    def flow_keys(self) -> npt.NDArray[np.uint64]:
-        """Return the `flow_keys` of all flows, in order."""
+    def flow_keys(self, with_ssid: bool = True) -> npt.NDArray[np.uint64]:
+        """Return the `flow_keys` of all flows, in order, or what they are but for the SSID."""
         ends = self.ordinal[None, :] << np.uint64(16)
-        ends = ends | self.ssids[self.variant].astype(np.uint64)[:, None]
+        if with_ssid:
+            ends = ends | self.ssids[self.variant].astype(np.uint64)[:, None]
+        else:
+            ends = np.repeat(ends, len(self.pairs), axis=0)
         return flow_keys(np.repeat(self.names, self.ports, axis=0), ends.reshape(-1))

@@ -7,6 +7,7 @@ anything starts.
 from .collector import load_collector
 from .detect import SERVICES, AnyConfig, load
 from .dscp import DSCP_OF_CLASS, class_name, dscp_number
+from .endpoints import endpoint
 from .frozen import FrozenMapping
 from .mistakes import ConfigErrors, Mistake
 from .model import (
@@ -29,7 +30,6 @@ from .model import (
 )
 from .reflector import load_reflector
 from .scraper import load_scraper
-from .values import endpoint
 from .web import load_web
 
 __all__ = [

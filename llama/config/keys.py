@@ -1,4 +1,8 @@
-"""Files of shared keys for authenticated probes: one ``ID HEX`` a line, ``#`` begins a comment."""
+"""Files of secrets: shared keys for authenticated probes, and tokens and passwords.
+
+Of keys there is one ``ID HEX`` a line, ``#`` begins a comment; of the others one, in the first line.
+What everyone on the host can read is no secret, and is refused.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +13,7 @@ from .model import Key
 
 #: RFC 2104 section 3 discourages keys shorter than the hash; half of SHA-256 is our least.
 LEAST_OCTETS = 16
+MOST_CHARACTERS = 4096  # of a token or a password
 
 
 def read_keys(path: str) -> tuple[Key, ...]:
@@ -19,8 +24,7 @@ def read_keys(path: str) -> tuple[Key, ...]:
     """
     try:
         with open(path, encoding="ascii") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o007:
-                raise ValueError(f"{path} is open to everyone on this host; run: chmod o= {path}")
+            _refuse_open(file.fileno(), path)
             lines = file.read(1 << 20).splitlines()
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
@@ -47,3 +51,27 @@ def read_keys(path: str) -> tuple[Key, ...]:
     if not keys:
         raise ValueError(f"{path} has no key in it, expected lines of ID HEX")
     return tuple(keys.values())
+
+
+def read_secret(path: str) -> str:
+    """Return the first line of a file, without blanks at its ends: a token or a password.
+
+    Raises `ValueError` as `read_keys` does, and when the line is empty or too long to be one.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            _refuse_open(file.fileno(), path)
+            line = file.readline(MOST_CHARACTERS + 1).strip()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} cannot be read: not UTF-8 text") from None
+    if not line or len(line) > MOST_CHARACTERS:
+        raise ValueError(f"{path} has no secret in its first line")
+    return line
+
+
+def _refuse_open(descriptor: int, path: str) -> None:
+    """Raise `ValueError` if everyone on this host can read, write or run an open file."""
+    if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o007:
+        raise ValueError(f"{path} is open to everyone on this host; run: chmod o= {path}")

@@ -108,7 +108,7 @@ class CollectorConfig:
 
 @frozen(kw_only=True)
 class ReflectorKey:
-    """A key and the probes it is for: those from its prefixes or with its SSIDs; else all."""
+    """A key and the probes it is for: those from its prefixes with its SSIDs, as far as given."""
 
     key: Key
     prefixes: tuple[Prefix, ...] = ()
@@ -138,6 +138,8 @@ class ReflectorConfig:
     legacy: bool = True  #: also answer LLAMA Go's and the archived Python LLAMA's probes
     max_pps: float | None = None  #: replies/s in total
     max_pps_per_source: float | None = None  #: replies/s to one source address
+    burst: int | None = None  #: replies at once in total; None: about a second's worth
+    burst_per_source: int | None = None  #: replies at once to one source; None: as above
     max_sessions: int = 65536  #: sessions with a counter of their own; the oldest goes
     refuse_source_ports: tuple[int, ...] = ()  #: besides the built-in ones
     permit_source_ports: tuple[int, ...] = ()  #: of the built-in ones and our own
@@ -181,7 +183,7 @@ class ScraperConfig:
 
     path: str
     interval_s: float = 30.0
-    timeout_s: float = 10.0  #: for one collector's whole answer
+    timeout_s: float = 10.0  #: the longest silence of a collector that is asked
     concurrency: int = 16  #: collectors asked at once
     collectors: tuple[str, ...]  #: base URLs without a slash at the end
     collector_token: str | None = field(default=None, repr=False)  #: bearer token to show them

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 import yaml
@@ -11,27 +12,32 @@ from . import sections, values
 from .collector import default_keep
 from .frozen import FrozenMapping
 from .model import Key, ReflectorConfig, ReflectorKey, ReflectorSession
-from .tree import Document, KeySpec, Node, read_document, shown
+from .tree import Document, KeySpec, Node, WrongError, read_document, shown
 
 DEFAULTS = ReflectorConfig()
 _SSID = values.whole(1, 65535, "SSID, RFC 8972 section 3")
 _PREFIXES = values.one_or_more("prefixes", values.prefix)
+#: So many pairs of prefix and SSID at most have a key: each is remembered on its own.
+MOST_COMBINATIONS = 1_000_000
 
 
 KEY = {
     "file": KeySpec(sections.key_file, required=True),
-    "key": KeySpec(values.text("the id of a key")),
-    "prefixes": KeySpec(_PREFIXES, ()),
-    "ssids": KeySpec(values.one_or_more("SSIDs", _SSID), ()),
+    "key": KeySpec(values.text("the id of a key"), deleted="take every key of the file"),
+    "prefixes": KeySpec(_PREFIXES, (), deleted="take the key from any source"),
+    "ssids": KeySpec(values.one_or_more("SSIDs", _SSID), (), deleted="take the key for any SSID"),
 }
 SESSION = {
     "source": KeySpec(values.prefix, required=True),
-    "source_port": KeySpec(values.whole(1, 65535, "UDP port")),
-    "ssid": KeySpec(_SSID),
+    "source_port": KeySpec(values.whole(1, 65535, "UDP port"), deleted="serve any source port"),
+    "ssid": KeySpec(_SSID, deleted="serve any SSID"),
 }
+_BURST = values.quantity(1, 1e9, "replies at once")
 LIMITS = {
-    "pps": KeySpec(values.quantity(1, 1e9, "replies/s")),
-    "pps_per_source": KeySpec(values.quantity(0.1, 1e9, "replies/s")),
+    "pps": KeySpec(values.quantity(1, 1e9, "replies/s"), deleted="set no limit"),
+    "pps_per_source": KeySpec(values.quantity(0.1, 1e9, "replies/s"), deleted="set no limit"),
+    "burst": KeySpec(_BURST),
+    "burst_per_source": KeySpec(_BURST),
     "sessions": KeySpec(values.whole(16, 4_194_304, "sessions"), DEFAULTS.max_sessions),
 }
 STATS = {
@@ -56,13 +62,19 @@ def _keys(doc: Document, node: Node) -> list[ReflectorKey]:
         ]
 
     found = [key for keys in doc.sequence(node, "keys", read, "file: PATH") for key in keys]
-    counts: dict[Any, int] = {}
+    if sum(max(len(k.prefixes), 1) * max(len(k.ssids), 1) for k in found) > MOST_COMBINATIONS:
+        raise WrongError(
+            node, f"more than {MOST_COMBINATIONS:,} combinations of prefix and SSID, expected fewer"
+        )
+    counts: dict[tuple[Any, Any], int] = {}
     for key in found:
-        for selector in (*key.prefixes, *key.ssids) or ("all probes",):
+        for selector in product(key.prefixes or (None,), key.ssids or (None,)):
             counts[selector] = counts.get(selector, 0) + 1
-    for selector, count in counts.items():
+    for (prefix, ssid), count in counts.items():
         if count > 2:
-            what = f"SSID {selector}" if isinstance(selector, int) else selector
+            what = "all probes" if ssid is None else f"SSID {ssid}"
+            if prefix is not None:
+                what = str(prefix) if ssid is None else f"{what} from {prefix}"
             doc.wrong(
                 node,
                 f"{count} keys are for {what}, expected at most two: the current one and the one"
@@ -84,6 +96,10 @@ def _limits(doc: Document, node: Node) -> Mapping[str, Any]:
     return doc.mapping(node, "limits", LIMITS)
 
 
+def _whole(amount: float | None) -> int | None:
+    return None if amount is None else int(amount)
+
+
 def _stats(doc: Document, node: Node) -> Mapping[str, Any]:
     return doc.mapping(node, "stats", STATS)
 
@@ -95,7 +111,7 @@ REFLECTOR = {
     "port": KeySpec(values.whole(0, 65535, "UDP port, 0: the system chooses"), DEFAULTS.port),
     "interface": KeySpec(values.interface),
     "api": KeySpec(sections.api, (None, None)),
-    "allow": KeySpec(_PREFIXES, ()),
+    "allow": KeySpec(_PREFIXES, (), deleted="answer everyone"),
     "legacy": KeySpec(values.flag, DEFAULTS.legacy),
     "limits": KeySpec(_limits, {name: spec.default for name, spec in LIMITS.items()}),
     "refuse_source_ports": KeySpec(
@@ -105,9 +121,9 @@ REFLECTOR = {
         values.one_or_more("UDP ports", values.whole(1, 65535, "UDP port")), ()
     ),
     "reply_dscps": KeySpec(values.one_or_more("traffic classes", values.dscp), ()),
-    "keys": KeySpec(_keys, ()),
+    "keys": KeySpec(_keys, (), deleted="answer unauthenticated probes"),
     "allow_unauthenticated": KeySpec(values.flag, DEFAULTS.allow_unauthenticated),
-    "sessions": KeySpec(_sessions, ()),
+    "sessions": KeySpec(_sessions, (), deleted="answer everyone who may ask"),
     "stats": KeySpec(_stats, {name: spec.default for name, spec in STATS.items()}),
 }
 
@@ -142,6 +158,8 @@ def read_reflector(doc: Document) -> ReflectorConfig:
         legacy=given["legacy"],
         max_pps=limits["pps"],
         max_pps_per_source=limits["pps_per_source"],
+        burst=_whole(limits["burst"]),
+        burst_per_source=_whole(limits["burst_per_source"]),
         max_sessions=limits["sessions"],
         refuse_source_ports=given["refuse_source_ports"],
         permit_source_ports=given["permit_source_ports"],

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from . import sections, values
+from .mistakes import Mistake
 from .model import ScraperConfig, SpoolConfig, WriterConfig
 from .tree import Document, KeySpec, Node, WrongError, kind, read_document
 from .typed import untyped
@@ -42,7 +44,8 @@ def collector_url(doc: Document, node: Node) -> str:
         port = rest.removeprefix(":") if rest else port
     elif value.count(":") == 1:
         host, _, port = value.partition(":")
-    if not values.is_host(host) or not port.isdigit() or not 1 <= int(port[:6]) <= 65535:
+    number = int(port[:6]) if port.isascii() and port.isdigit() else 0
+    if not values.is_host(host) or not 1 <= number <= 65535:
         raise WrongError(node, f"{kind(node)} is no collector, expected HOST, HOST:PORT or a URL")
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
@@ -78,6 +81,15 @@ def _spool(doc: Document, node: Node) -> SpoolConfig | None:
     )
 
 
+def _check_paths(doc: Document, spool: SpoolConfig, writers: list[WriterConfig]) -> None:
+    """Note the writers whose file is the spool's."""
+    for writer in writers:
+        path = writer.options.get("path")
+        if isinstance(path, str) and doc.near(path).resolve() == Path(spool.path).resolve():
+            message = f"'path' is the spool's, {path}; expected one of its own for each"
+            doc.mistakes.add(Mistake(doc.path, writer.line, message))
+
+
 DEFAULTS = ScraperConfig(path="", collectors=(), writers=())
 SCRAPER = {
     "interval": KeySpec(values.duration(0.1, 3600, "s"), DEFAULTS.interval_s),
@@ -105,6 +117,8 @@ def read_scraper(doc: Document) -> ScraperConfig:
     given = doc.top(SCRAPER)
     if not given:
         return ScraperConfig(path=doc.path, collectors=(), writers=())
+    if given["spool"] is not None:
+        _check_paths(doc, given["spool"], given["writers"])
     bind, token = given["api"]
     return ScraperConfig(
         path=doc.path,

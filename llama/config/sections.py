@@ -5,14 +5,17 @@ from __future__ import annotations
 import yaml
 
 from . import values
+from .endpoints import listen
 from .frozen import FrozenMapping
 from .keys import read_keys
 from .model import Key
 from .tree import Document, KeySpec, Node, WrongError, is_null, kind
 
+#: The file of the token that requests must show.
+TOKEN_FILE = KeySpec(values.secret_line, deleted="answer requests without a token")
 API = {
-    "bind": KeySpec(values.listen),
-    "token_file": KeySpec(values.secret_line),
+    "bind": KeySpec(listen),
+    "token_file": TOKEN_FILE,
 }
 
 #: Tag names that every series has anyway; a user's tag of the same name never shows.

@@ -26,6 +26,8 @@ MAX_OCTETS = 64 * 1024 * 1024
 MOST_PARSED_TWICE = 200_000
 #: Deeper than this nests nothing that is one; it also keeps YAML parsers off the stack's end.
 MAX_DEPTH = 40
+#: Merge keys (``<<``) follow one another no further than this.
+MAX_MERGES = 100
 #: More values than this are read from no file: aliases unfold into more.
 MAX_VALUES = 2_000_000
 _MERGE = "tag:yaml.org,2002:merge"
@@ -46,11 +48,16 @@ Read = Callable[["Document", Node], Any]
 
 @frozen
 class KeySpec:
-    """How one key of a mapping is read, and its value when it is not given."""
+    """How one key of a mapping is read, and its value when it is not given.
+
+    Nothing behind a key is as good as no key, unless ``deleted`` says what its absence does: then it
+    is a mistake, lest a line that was left empty open what it was to close.
+    """
 
     read: Read
     default: Any = None
     required: bool = False
+    deleted: str = ""
 
 
 @frozen
@@ -72,6 +79,7 @@ class Document:
     notes: set[Mistake] = Factory(set)
     _entries: dict[int, list[Entry]] = Factory(dict)
     _values_read: int = 0
+    _merging: int = 0
 
     def wrong(self, node: Node, message: str) -> None:
         """Note a mistake at ``node``."""
@@ -94,9 +102,17 @@ class Document:
         if self.mistakes:
             raise ConfigErrors(self.mistakes)
 
-    def near(self, path: str) -> Path:
-        """Return a path of the configuration: relative ones start at the file's directory."""
-        return Path(self.path).parent / Path(path).expanduser()
+    def near(self, node: Node, path: str) -> Path:
+        """Return a path of the configuration: relative ones start at the file's directory.
+
+        Raises `WrongError` at ``node`` for one in the home directory of nobody.
+        """
+        try:
+            return Path(self.path).parent / Path(path).expanduser()
+        except RuntimeError:
+            raise WrongError(
+                node, f"{shown(path)} is in no user's home directory, expected a path"
+            ) from None
 
     def entries(self, node: Node, what: str) -> list[Entry]:
         """Return the keys of a mapping, merge keys resolved, duplicates noted and left out.
@@ -106,8 +122,12 @@ class Document:
         if not isinstance(node, yaml.MappingNode):
             raise WrongError(node, f"{what} is {kind(node)}, expected a mapping (key: value)")
         if id(node) not in self._entries:
+            if self._merging > MAX_MERGES:
+                raise WrongError(node, f"a chain of more than {MAX_MERGES} merges (<<)")
             self._entries[id(node)] = []  # what a mapping that merges itself sees
+            self._merging += 1
             self._entries[id(node)] = self._resolve(node)
+            self._merging -= 1
         entries = self._entries[id(node)]
         self._count(node, len(entries))
         return entries
@@ -154,8 +174,11 @@ class Document:
                 self.wrong(entry.key_node, unknown("key", entry.key, keys, f" in {what}"))
                 given.update(_nearest(entry.key, keys))  # no more about a key that is misspelt
                 continue
-            if not (is_null(entry.value) and not spec.required):
+            if not is_null(entry.value) or spec.required:
                 values[entry.key] = self.attempt(spec.read, entry.value, spec.default)
+            elif spec.deleted:
+                message = f"`{entry.key}` is empty; delete the key to {spec.deleted}"
+                self.wrong(entry.key_node, message)
             given.add(entry.key)
         for name, spec in keys.items():
             if spec.required and name not in given:

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import os
 import re
-import stat
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import yaml
 
 from .dscp import class_name, dscp_number
+from .keys import read_secret
 from .model import Prefix
-from .tree import Document, Node, WrongError, is_null, kind, shown, unknown
+from .tree import Document, Node, WrongError, is_null, kind, unknown
 
 T = TypeVar("T")
 Read = Callable[[Document, Node], T]
@@ -34,11 +33,6 @@ _MULTIPLES: dict[str, float] = {
     **{letter: 1000.0**n for n, letter in enumerate("kMGT", 1)},
     **{f"{letter}i": 1024.0**n for n, letter in enumerate("KMGT", 1)},
 }
-#: How Twisted's server endpoint strings begin, of the kinds that make sense here.
-_ENDPOINTS = (
-    "tcp:", "tcp4:", "tcp6:", "ssl:", "tls:", "unix:", "systemd:", "stdio:", "haproxy:", "onion:",
-    "fd:",
-)  # fmt: skip
 
 
 def written(node: Node, expected: str) -> str:
@@ -267,69 +261,14 @@ def interface(doc: Document, node: Node) -> str:
     return value
 
 
-def endpoint(bind: str) -> str:
-    """Return the Twisted server endpoint for ``HOST:PORT``, ``:PORT`` (all of IPv4) or ``PORT``.
-
-    A text that is an endpoint already (``ssl:5000:privateKey=...``) is returned as it is. A bare
-    port is served on localhost. HOST is an address, since a name may stand for several. Raises
-    `ValueError`, with a message for people, for anything else.
-    """
-    bind = bind.strip()
-    if bind.startswith(_ENDPOINTS):
-        kind, _, rest = bind.partition(":")
-        if kind in ("tcp", "tcp4", "tcp6", "ssl") and not re.match(
-            r"(port=)?[0-9]{1,5}(:|$)", rest
-        ):
-            raise ValueError(f"{shown(bind)} is no endpoint: a port number follows {kind}:")
-        return bind
-    host_text, colon, port_text = bind.rpartition(":")
-    if not port_text.isascii() or not port_text.isdigit() or int(port_text[:6]) > 65535:
-        raise ValueError(
-            f"{shown(bind)} is no place to listen, expected ADDRESS:PORT or a Twisted endpoint"
-            " such as ssl:5000:privateKey=key.pem:certKey=cert.pem"
-        )
-    port = int(port_text)
-    if not colon:
-        return f"tcp:{port}:interface=127.0.0.1"
-    if not host_text:
-        return f"tcp:{port}"
-    if host_text == "localhost":
-        host_text = "127.0.0.1"
-    try:
-        ip = ipaddress.ip_address(host_text.removeprefix("[").removesuffix("]"))
-    except ValueError:
-        raise ValueError(
-            f"{shown(host_text)} is no IP address to listen on, expected ADDRESS:PORT"
-        ) from None
-    if ip.version == 4:
-        return f"tcp:{port}:interface={ip}"
-    return f"tcp6:{port}:interface=" + str(ip).replace(":", "\\:")
-
-
-def listen(doc: Document, node: Node) -> str:
-    """Read where to serve HTTP, as a Twisted server endpoint."""
-    try:
-        return endpoint(text("ADDRESS:PORT")(doc, node))
-    except ValueError as error:
-        raise WrongError(node, str(error)) from None
-
-
 def path(doc: Document, node: Node) -> str:
     """Read a path; a relative one starts at the directory of the configuration file."""
-    return str(doc.near(text("a path")(doc, node)))
+    return str(doc.near(node, text("a path")(doc, node)))
 
 
 def secret_line(doc: Document, node: Node) -> str:
     """Read the path of a file and return the first line in it, a token or a password."""
-    name = path(doc, node)
     try:
-        with open(name, encoding="utf-8") as file:
-            if stat.S_IMODE(os.fstat(file.fileno()).st_mode) & 0o007:
-                doc.note(node, f"{name} is open to everyone on this host; run: chmod o= {name}")
-            value = file.readline(4097).strip()
-    except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else "not UTF-8 text"
-        raise WrongError(node, f"{name} cannot be read: {why}") from None
-    if not value or len(value) > 4096:
-        raise WrongError(node, f"{name} has no secret in its first line")
-    return value
+        return read_secret(path(doc, node))
+    except ValueError as error:
+        raise WrongError(node, str(error)) from None

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from . import values
+from .endpoints import listen
 from .model import StoreConfig, WebConfig
 from .scraper import collector_url, http_url
+from .sections import TOKEN_FILE
 from .tree import Document, KeySpec, Node, read_document
 from .typed import typed
 
@@ -43,8 +45,8 @@ def _store(doc: Document, node: Node) -> StoreConfig:
 DEFAULT_REMEMBER_S = 7 * 86400.0
 DEFAULT_LISTEN = "tcp:5001:interface=127.0.0.1"
 WEB = {
-    "listen": KeySpec(values.listen, DEFAULT_LISTEN),
-    "token_file": KeySpec(values.secret_line),
+    "listen": KeySpec(listen, DEFAULT_LISTEN),
+    "token_file": TOKEN_FILE,
     "store": KeySpec(_store, required=True),
     "collectors": KeySpec(values.one_or_more("collectors", collector_url), ()),
     "collector_token_file": KeySpec(values.secret_line),

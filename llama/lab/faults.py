@@ -128,39 +128,46 @@ def _digest(text: str) -> bytes:
     return hashlib.blake2b(text.encode(), digest_size=4).digest()
 
 
+class NoFaultError(LabError):
+    """There is no fault of that name."""
+
+
 def inject(lab: Lab, fault: Fault) -> None:
     """Break the fabric. Raises `LabError` when a fault of that name is there already."""
-    if any(other["name"] == fault.name for other in lab.faults):
-        raise LabError(f"fault {fault.name!r} is there already; heal it, or give another name")
-    _check_place(lab, fault)
-    # Recorded first: what was half done when we were killed can still be healed.
-    lab.faults.append(fault.record())
-    lab.save()
-    try:
-        _APPLY.get(fault.kind, _add_rules)(lab, fault)
-    except LabError:
-        heal(lab, fault.name)
-        raise
+    with lab.locked():
+        if any(other["name"] == fault.name for other in lab.faults):
+            raise LabError(f"fault {fault.name!r} is there already; heal it, or give another name")
+        _check_place(lab, fault)
+        # Recorded first: what was half done when we were killed can still be healed.
+        lab.faults.append(fault.record())
+        lab.save()
+        try:
+            _APPLY.get(fault.kind, _add_rules)(lab, fault)
+        except LabError:
+            heal(lab, fault.name)
+            raise
 
 
 def heal(lab: Lab, name: str) -> None:
-    """Take one fault back. Raises `LabError` when there is none of that name."""
-    for record in lab.faults:
-        if record["name"] == name:
-            fault = Fault.from_mapping(record)
-            _TAKE_BACK.get(fault.kind, _remove_rules)(lab, fault)
-            lab.faults.remove(record)
-            lab.save()
-            return
-    there = ", ".join(repr(other["name"]) for other in lab.faults) or "none"
-    raise LabError(f"no fault {name!r} here; there are: {there}")
+    """Take one fault back. Raises `NoFaultError` when there is none of that name."""
+    with lab.locked():
+        for record in lab.faults:
+            if record["name"] == name:
+                fault = Fault.from_mapping(record)
+                _TAKE_BACK.get(fault.kind, _remove_rules)(lab, fault)
+                lab.faults.remove(record)
+                lab.save()
+                return
+        there = ", ".join(repr(other["name"]) for other in lab.faults) or "none"
+    raise NoFaultError(f"no fault {name!r} here; there are: {there}")
 
 
 def heal_all(lab: Lab) -> list[str]:
     """Take all faults back, the last one first, and return their names."""
-    names = [record["name"] for record in reversed(lab.faults)]
-    for name in names:
-        heal(lab, name)
+    with lab.locked():
+        names = [record["name"] for record in reversed(lab.faults)]
+        for name in names:
+            heal(lab, name)
     return names
 
 

@@ -3,12 +3,14 @@
 All that is made bears one prefix, ``llama-NAME-``, and every process started is in one of its
 namespaces, so that what a killed run left behind is found without any record: `clear` removes
 it. What the record adds (`RUN`/``state.json``, replaced atomically) is what cannot be asked from
-the kernel: sizes, faults, and which process was which. The root namespace is never touched.
+the kernel: sizes, faults, and which process was which. Whoever changes it holds the lab's directory
+locked and reads it again first: other commands may be at it. The root namespace is never touched.
 """
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shlex
@@ -26,6 +28,7 @@ from llama.lab.fabric import Fabric
 
 RUN = Path("/run/llama-lab")
 NAMESPACES = Path("/run/netns")  # where iproute2 keeps them
+_NO_LAB = "no lab {!r} is up; start one with: llama lab up"
 
 
 class LabError(Exception):
@@ -154,6 +157,7 @@ class Lab:
     faults: list[dict[str, Any]] = field(factory=list)  # as `llama.lab.faults` wrote them
     #: The process that will remove it when it ends; None: whoever says so.
     owner: Process | None = None
+    _locked: bool = field(default=False, init=False)
 
     @property
     def prefix(self) -> str:
@@ -166,9 +170,31 @@ class Lab:
             raise ValueError(f"{node!r} is no node here; there are {', '.join(self.fabric.nodes)}")
         return self.prefix + node
 
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Within it the record is nobody else's, and as it is now. May be nested.
+
+        `LabError` when the lab is gone.
+        """
+        if self._locked:
+            yield
+            return
+        try:
+            directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
+        except FileNotFoundError:
+            raise LabError(_NO_LAB.format(self.name)) from None
+        try:
+            fcntl.flock(directory, fcntl.LOCK_EX)
+            now = Lab.open(self.name, self.directory.parent)
+            self.processes, self.faults = now.processes, now.faults
+            self._locked = True
+            yield
+        finally:
+            self._locked = False
+            os.close(directory)
+
     def save(self) -> None:
-        """Write the record, whole or not at all."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """Write the record, whole or not at all; within `locked`."""
         record = {
             "fabric": asdict(self.fabric),
             "processes": [asdict(process) for process in self.processes],
@@ -176,8 +202,11 @@ class Lab:
             "owner": None if self.owner is None else asdict(self.owner),
         }
         new = self.directory / "state.json.new"
-        new.write_text(json.dumps(record, indent=1))
-        new.replace(self.directory / "state.json")
+        try:
+            new.write_text(json.dumps(record, indent=1))
+            new.replace(self.directory / "state.json")
+        except FileNotFoundError:  # removed meanwhile
+            raise LabError(_NO_LAB.format(self.name)) from None
 
     @classmethod
     def open(cls, name: str, run: Path = RUN) -> Lab:
@@ -190,7 +219,7 @@ class Lab:
             owner = None if record["owner"] is None else Process.of(record["owner"])
             return cls(name, fabric, directory, processes, record["faults"], owner)
         except FileNotFoundError:
-            raise LabError(f"no lab {name!r} is up; start one with: llama lab up") from None
+            raise LabError(_NO_LAB.format(name)) from None
         except (ValueError, KeyError, TypeError) as e:
             raise LabError(f"{directory}/state.json: unreadable ({e}); run: llama lab down") from e
 
@@ -212,6 +241,7 @@ class Lab:
             raise LabError(busy)
         clear(name, run)
         lab = cls(name, fabric, run / name, owner=Process.ourselves() if owned else None)
+        lab.directory.mkdir(parents=True, exist_ok=True)
         lab.save()
         try:
             lab._build()
@@ -261,6 +291,14 @@ class Lab:
 
     def start(self, node: str, name: str, arguments: Sequence[str]) -> Process:
         """Start a program inside a node; it outlives us. Its output is in ``NODE-NAME.log``."""
+        with self.locked():
+            process = self._start(node, name, arguments)
+            self.processes = [p for p in self.processes if (p.node, p.name) != (node, name)]
+            self.processes.append(process)
+            self.save()
+        return process
+
+    def _start(self, node: str, name: str, arguments: Sequence[str]) -> Process:
         namespace = self.namespace(node)
         log = self.directory / f"{node}-{name}.log"
         with log.open("ab") as output:
@@ -282,11 +320,7 @@ class Lab:
         child.returncode = 0  # it is not ours to wait for: `end` reaps it if we are still there
         if start is None:
             raise LabError(f"{node}: {name} ended at once; see {log}")
-        process = Process(node, name, tuple(arguments), child.pid, start)
-        self.processes = [p for p in self.processes if (p.node, p.name) != (node, name)]
-        self.processes.append(process)
-        self.save()
-        return process
+        return Process(node, name, tuple(arguments), child.pid, start)
 
     def stop(self, processes: Iterable[Process]) -> None:
         """End these processes; they stay in the record, so that they can be started again."""

@@ -32,6 +32,8 @@ PASSING = frozenset(
         errno.EOPNOTSUPP,
         errno.EPROTO,
         errno.EACCES,
+        errno.EMSGSIZE,
+        errno.ENONET,
     )
 )
 

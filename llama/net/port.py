@@ -152,7 +152,7 @@ class BatchPort(FileDescriptor):
             if self.stamped:
                 flags |= mmsg.SOF_OPT_ID | mmsg.SOF_OPT_TSONLY | mmsg.SOF_OPT_CMSG
             sock.setsockopt(mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, flags)
-            sock.bind(self._bind)
+            sock.bind(self._name())
         except OSError as reason:
             sock.close()
             raise error.CannotListenError(*self._bind, reason) from None
@@ -164,6 +164,12 @@ class BatchPort(FileDescriptor):
         self.connected = True
         self.protocol.makeConnection(self)
         self.startReading()
+
+    def _name(self) -> Any:
+        """Return the address to bind as the kernel wants it, a link-local one with its interface."""
+        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
+        found = socket.getaddrinfo(*self._bind, self.family, socket.SOCK_DGRAM, flags=flags)
+        return found[0][4]
 
     def fileno(self) -> int:
         """Return the descriptor of the inner epoll object, or -1 when stopped."""

@@ -12,13 +12,14 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
-from llama.http import BadRequestError, Query, json_error, set_json
+from llama.http import BadRequestError, Query, asked_by_this_machine, json_error, set_json
 from llama.pinpoint.incidents import Incident, Incidents, Sighting, Silence
 
 if TYPE_CHECKING:
     from llama.pinpoint.service import PinpointService
 
 MOST_OCTETS = 10_000  # of a silence
+MOST_SILENCES = 1000
 DAY_S = 86_400.0
 
 _log = Logger()
@@ -119,17 +120,25 @@ class PinpointApi:
     @app.route("/silences", methods=["POST"])
     def _silence(self, request: Any) -> bytes:
         """Add a silence: ``{"tag", "value", "seconds" or "end", "begin", "comment"}``."""
+        if refused := self._may_not_change(request):
+            return refused
         # Another origin's page cannot send this type without asking first.
         if (request.getHeader("content-type") or "").split(";")[0] != "application/json":
             raise BadRequestError("expected Content-Type: application/json")
         silence = read_silence(request.content.read(MOST_OCTETS + 1), self._service.now_s)
-        self._service.incidents.silences.append(silence)
+        incidents = self._service.incidents
+        incidents.prune_silences(self._service.now_s)
+        if len(incidents.silences) >= MOST_SILENCES:
+            raise BadRequestError(f"there are {MOST_SILENCES:,} silences already: delete some")
+        incidents.silences.append(silence)
         self._service.save()
         _log.info("silenced: {silence}", silence=silence)
         return self._json(request, asdict(silence), 201)
 
     @app.route("/silences/<number>", methods=["DELETE"])
     def _speak(self, request: Any, number: str) -> bytes:
+        if refused := self._may_not_change(request):
+            return refused
         silences = self._service.incidents.silences
         for silence in silences:
             if silence.id == number:
@@ -137,6 +146,16 @@ class PinpointApi:
                 self._service.save()
                 return self._json(request, asdict(silence))
         return json_error(request, 404, f"no silence {number[:40]}")
+
+    def _may_not_change(self, request: Any) -> bytes | None:
+        """Return the refusal of a change by whoever has shown no token and may not be of this machine."""
+        if self._service.settings.api_token or asked_by_this_machine(request):
+            return None
+        return json_error(
+            request, 403,
+            "changes take a token (--api-token-file), or a program of this machine that asks for"
+            " 127.0.0.1 or localhost",
+        )  # fmt: skip
 
     @staticmethod
     def _json(request: Any, answer: Any, code: int = 200) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import orjson
@@ -11,18 +12,25 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
-from llama.pinpoint.windows import Measured
+from llama.pinpoint.windows import Measured, unix_s
 from llama.scraper.fetch import client_of, explain, request
 
 PAGE = 10_000
 MOST_OCTETS = 64 << 20  # of one answer
 AT_ONCE = 16
-#: Intervals of one collector that are read in one go, after a pause.
-MOST_INTERVALS = 4
+#: Intervals of one collector that are read in one go, after a pause; and at first, so that the newest
+#: that is whole everywhere is among them.
+MOST_INTERVALS, FIRST_INTERVALS = 4, 2
+#: Pairs are read again after so many intervals: their tags may be others by now.
+PAIRS_AGAIN = 10
 
 
 class AnswerError(Exception):
     """A collector answered something that is no answer; the text is for people."""
+
+
+class GoneError(AnswerError):
+    """A collector does not hold what was asked for."""
 
 
 @define
@@ -32,8 +40,17 @@ class Source:
     url: str
     incarnation: str = ""
     seen: int = 0  # close number of the newest interval read
+    pairs_age: int = 0  # intervals since its pairs were read
     paths_s: int = 0  # Unix time up to which its paths were read
     problem: str = ""  # why the last attempt failed; "": it did not
+    #: Unix times at which the newest interval of each of its groups of tests ended. Those of longer
+    #: timeouts close later, under numbers of their own.
+    ends: tuple[float, ...] = ()
+    given_up_s: float = 0.0  # groups of which the newest ended then, or earlier, are not waited for
+
+    def has(self, end_s: float) -> bool:
+        """Return whether all of the interval that ended then was read."""
+        return all(end >= end_s or end <= self.given_up_s for end in self.ends)
 
 
 class Fleet:
@@ -63,6 +80,16 @@ class Fleet:
     async def read(self) -> None:
         """Read every collector; those that fail are noted in `measured.silent`, never raised."""
         await gatherResults([self._turns.run(self._begin, source) for source in self.sources])
+
+    def whole(self, end_s: float) -> bool:
+        """Return whether every collector that answers has handed in all of that interval."""
+        return all(source.problem or source.has(end_s) for source in self.sources)
+
+    def give_up(self, end_s: float) -> None:
+        """Wait no longer for the groups that have not handed in that interval."""
+        for source in self.sources:
+            late = [end for end in source.ends if end < end_s]
+            source.given_up_s = max(late, default=source.given_up_s)
 
     def _begin(self, source: Source) -> Deferred[None]:
         return Deferred.fromCoroutine(self._source(source))
@@ -101,6 +128,8 @@ class Fleet:
             max_octets=MOST_OCTETS,
             headers=self._headers,
         )
+        if reply.status == 404:
+            raise GoneError(f"{path} answered 404: is that a LLAMA collector?")
         if reply.status != 200:
             raise AnswerError(f"{path} answered {reply.status}: {reply.excerpt()}")
         try:
@@ -117,14 +146,22 @@ class Fleet:
         try:
             if head["incarnation"] != source.incarnation:
                 source.incarnation, source.seen, source.paths_s = head["incarnation"], 0, 0
-            numbers = [interval["close_number"] for interval in head["intervals"]]
+                source.pairs_age = PAIRS_AGAIN
+            groups = head["intervals"]
+            source.ends = tuple(unix_s(group["end"]) for group in groups)
+            numbers = [group["close_number"] for group in groups]
             if not numbers or max(numbers) <= source.seen:
                 return
-            first = max(source.seen + 1, max(numbers) - MOST_INTERVALS + 1)
-            if not source.seen:
-                first = max(numbers)
+            if source.seen:
+                first = max(source.seen + 1, max(numbers) - MOST_INTERVALS * len(groups) + 1)
+            else:
+                first = max(1, min(numbers) - FIRST_INTERVALS * len(groups) + 1)
+            if source.pairs_age >= PAIRS_AGAIN:
+                await self._pairs(source)
+            source.pairs_age += 1
             for number in range(first, max(numbers) + 1):
-                await self._interval(source, number)
+                with suppress(GoneError):
+                    await self._interval(source, number)
                 source.seen = number
         except (KeyError, TypeError, ValueError) as e:
             raise AnswerError(
@@ -142,10 +179,15 @@ class Fleet:
                 return  # too old: the healthy ones were let go, and votes would be one-sided
             rows = answer["flows"]
             if any(not self.measured.knows(source.url, row) for row in rows):
-                pairs = await self._get(source, "/latency")
-                self.measured.add_pairs(source.url, pairs["pairs"])
+                await self._pairs(source)
             self.measured.add_flows(source.url, rows)
             offset = answer["next_offset"]
+
+    async def _pairs(self, source: Source) -> None:
+        """Read who the ends of all pairs are, and their tags."""
+        answer = await self._get(source, "/latency")
+        self.measured.add_pairs(source.url, answer["pairs"])
+        source.pairs_age = 0
 
     async def _paths(self, source: Source) -> None:
         """Read the paths that were traced since the last time."""

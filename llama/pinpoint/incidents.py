@@ -5,7 +5,8 @@ after `close_after` clean ones in a row, so that nothing flaps. A judgement with
 nor is one in which none of its flows were measured: that nothing was measured does not mean that
 all is well. The name may sharpen with time (a link,
 then the whole spine): as long as it is the same flows that suffer it stays one incident, under the
-name that was given most often of late. Silenced incidents are kept but announced to nobody.
+name that was given most often of late. What is explained by a wider name meanwhile has not recovered.
+Silenced incidents are kept but announced to nobody.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import Any
 
 from attrs import asdict, define, field, frozen
 
-from llama.pinpoint.evidence import Suspect
+from llama.pinpoint.evidence import Hosts, Suspect
 
 #: Ended incidents that are remembered.
 REMEMBERED = 1000
@@ -24,8 +25,11 @@ REMEMBERED = 1000
 LISTED = 512
 #: Judgements after which an incident ends though nothing was measured: its flows are probed no more.
 UNMEASURED = 120
-#: Of two names, the same cause if this share of the new one's troubled flows cross the old one.
+#: Of two names, the same cause if this share of the new one's troubled flows cross the old one, or
+#: this share of the old one's flows the new one.
 SAME = 0.8
+#: Changes of one incident that are remembered, the newest.
+CHANGES = 32
 
 
 @frozen(kw_only=True)
@@ -116,11 +120,11 @@ class Incident:
 
 @frozen(kw_only=True)
 class Event:
-    """What is announced: an incident opened, changed or recovered."""
+    """What is announced: an incident opened, changed or recovered, or something that happened once."""
 
     #: Unique and the same when sent again: receivers can tell a repetition.
     id: str
-    event: str  # "opened", "changed", "recovered"
+    event: str  # "opened", "changed", "recovered"; "rerouted", which happens once
     time: float
     incident: dict[str, Any]
 
@@ -223,11 +227,29 @@ class Incidents:
         there = None if measured is None or len(now) == len(self._cases) else frozenset(measured)
         for case in list(self._cases):
             seen = now.get(id(case))
+            if seen is None and any(_inside(case, sighting) for sighting in sightings):
+                continue  # part of something wider, which is still there
             gone = seen is None and there is not None and case.flows.isdisjoint(there)
             case.unmeasured = case.unmeasured + 1 if gone else 0
             if not gone or case.unmeasured >= UNMEASURED:
                 events += self._step(case, seen, at)
         return events
+
+    def told(self, sighting: Sighting, at: float) -> list[Event]:
+        """Take what happened once, in the interval that ended `at` Unix seconds, as an ended incident.
+
+        It is announced under the name of its symptom.
+        """
+        case = self._begin(sighting, at)
+        incident = case.incident
+        silence = self._silence(sighting, at)
+        incident.silenced = None if silence is None else silence.comment or "silenced"
+        incident.opened = at
+        self._close(case)
+        return self._tell(sighting.symptom, incident, at)
+
+    def _silence(self, sighting: Sighting, at: float) -> Silence | None:
+        return next((silence for silence in self.silences if silence.holds(sighting, at)), None)
 
     def _same_cause(self, sighting: Sighting, taken: Collection[int]) -> _Case | None:
         """Return a case that this may be a new name of: not seen now, and the same flows."""
@@ -236,7 +258,8 @@ class Incidents:
                 continue
             if sighting.symptom != case.incident.symptom:
                 continue
-            if len(sighting.hit & case.flows) >= SAME * len(sighting.hit):
+            sharper = len(sighting.hit & case.flows) >= SAME * len(sighting.hit)
+            if sharper or _inside(case, sighting):
                 return case
         return None
 
@@ -282,7 +305,7 @@ class Incidents:
         case.clean = 0
         case.names = [*case.names, sighting.key][-limits.of :]
         changed = self._update(case, sighting, at)
-        silence = next((s for s in self.silences if s.holds(sighting, at)), None)
+        silence = self._silence(sighting, at)
         was_silent = incident.silenced is not None
         was_announced = incident.events > 0
         incident.silenced = None if silence is None else silence.comment or "silenced"
@@ -317,17 +340,18 @@ class Incidents:
             incident.paths = [list(path) for path in sighting.paths]
             case.flows = sighting.flows
         if changed:
-            incident.changes.append(
-                {"time": at, "title": incident.title, "evidence": incident.evidence}
-            )
+            change = {"time": at, "title": incident.title, "evidence": incident.evidence}
+            incident.changes = [*incident.changes, change][-CHANGES:]
         return changed
 
     def _end(self, case: _Case, at: float) -> list[Event]:
-        incident = case.incident
-        incident.end = incident.last_seen
+        self._close(case)
+        return self._tell("recovered", case.incident, at)
+
+    def _close(self, case: _Case) -> None:
+        case.incident.end = case.incident.last_seen
         self._cases.remove(case)
-        self.ended = [*self.ended, incident][-REMEMBERED:]
-        return self._tell("recovered", incident, at)
+        self.ended = [*self.ended, case.incident][-REMEMBERED:]
 
     @staticmethod
     def _tell(event: str, incident: Incident, at: float) -> list[Event]:
@@ -399,8 +423,33 @@ class Incidents:
         return made
 
 
+def _inside(case: _Case, sighting: Sighting) -> bool:
+    """Return whether a suspect is wider than a case that it may be the cause of: it hits its flows."""
+    return (
+        sighting.symptom == case.incident.symptom
+        and not case.flows.isdisjoint(sighting.hit)
+        and len(case.flows & sighting.flows) >= SAME * len(case.flows)
+    )
+
+
+def common_tags(hosts: Hosts, pairs: Sequence[tuple[int, int]]) -> dict[str, str]:
+    """Return the tags, ``host`` among them, that every pair of hosts has at one end or the other."""
+
+    def tags(host: int) -> dict[str, str]:
+        return {**hosts.tags[host], "host": hosts.names[host]}
+
+    ends = [(tags(a), tags(b)) for a, b in pairs]
+    return {
+        key: value
+        for key, value in [tag for end in ends[:1] for one in end for tag in one.items()]
+        if all(a.get(key) == value or b.get(key) == value for a, b in ends)
+    }
+
+
 def _title(sighting: Sighting) -> str:
     """Return a headline: what, and what it does."""
+    if sighting.symptom == "rerouted":
+        return f"path changed: {sighting.name}"
     what = (
         sighting.name
         if sighting.kind in ("tag", "pair", "class", "size")

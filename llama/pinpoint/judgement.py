@@ -7,15 +7,16 @@ the last few are also judged as one; what only they show must still be going on.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 from attrs import evolve, frozen
 
 from llama.pinpoint.evidence import Suspect, Thresholds, Verdict
-from llama.pinpoint.incidents import LISTED, SAME, Sighting
+from llama.pinpoint.incidents import LISTED, SAME, Sighting, common_tags
 from llama.pinpoint.locate import locate
+from llama.pinpoint.reroutes import reroutes
 from llama.pinpoint.windows import Measured, Window, lost_probes
 
 #: Intervals that are judged together.
@@ -35,6 +36,7 @@ class Judgement:
     end_s: float
     verdict: Verdict  # of the newest interval alone
     sightings: tuple[Sighting, ...]  # the most certain first
+    reroutes: tuple[Sighting, ...] = ()  # paths that changed with the RTT: no suspects
     data: bool  # whether anything was measured
     measured: npt.NDArray[np.int64]  # lasting numbers of the flows that were
 
@@ -47,9 +49,10 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
         none = np.zeros(0, np.int64)
         return Judgement(end_s=end_s, verdict=nothing, sightings=(), data=False, measured=none)
     verdict = locate(window.flows, window.hosts, window.paths, thresholds)
+    verdict = evolve(verdict, excluded=(*verdict.excluded, *_missing(measured, end_s)))
     plain = [(suspect, _sighting(measured, window, suspect)) for suspect in verdict.suspects]
     faint: list[tuple[Sighting, frozenset[int]]] = []
-    if len([end for end in measured.ends if end <= end_s]) > 1:
+    if len(measured.last(end_s, LONG)) > 1:
         faint = list(_faint(measured, end_s, thresholds, plain))
     kept = [
         sighting
@@ -60,9 +63,16 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
         end_s=end_s,
         verdict=verdict,
         sightings=(*kept, *(sighting for sighting, _ in faint)),
+        reroutes=tuple(reroutes(measured.moved(end_s), window.hosts)),
         data=verdict.judged > 0,
         measured=window.numbers,
     )
+
+
+def _missing(measured: Measured, end_s: float) -> Iterator[str]:
+    """Yield in words how many flows were measured lately, but not in the interval that ended then."""
+    for host, count in measured.missing(end_s, LONG).items():
+        yield f"{count} known flows of {host}: not measured in this interval"
 
 
 def _blurs(suspect: Suspect, sighting: Sighting, accounts: frozenset[int]) -> bool:
@@ -85,7 +95,7 @@ def _faint(
     With each, the lasting numbers of the flows whose trouble it accounts for.
     """
     window = measured.window(end_s, LONG, alive_only=True)
-    ends = [end for end in measured.ends if end <= end_s][-LONG:]
+    ends = measured.last(end_s, LONG)
     each = [measured.window(end, 1, alive_only=True) for end in ends]
     numbers = window.numbers
     for suspect in locate(window.flows, window.hosts, window.paths, thresholds).suspects:
@@ -133,22 +143,6 @@ def _sighting(measured: Measured, window: Window, suspect: Suspect) -> Sighting:
         suspect,
         window.numbers.tolist(),
         [(names[a], names[b]) for a, b in worst],
-        _common([(_tags(window, a), _tags(window, b)) for a, b in worst]),
+        common_tags(window.hosts, worst),
         list(paths),
     )
-
-
-def _tags(window: Window, host: int) -> dict[str, str]:
-    return {**window.hosts.tags[host], "host": window.hosts.names[host]}
-
-
-def _common(pairs: list[tuple[Mapping[str, str], Mapping[str, str]]]) -> dict[str, str]:
-    """Return the tags that every pair has at one end or the other."""
-    if not pairs:
-        return {}
-    candidates = [*pairs[0][0].items(), *pairs[0][1].items()]
-    return {
-        key: value
-        for key, value in candidates
-        if all(a.get(key) == value or b.get(key) == value for a, b in pairs)
-    }

@@ -28,6 +28,10 @@ from llama.pinpoint.webhook import Webhook
 from llama.pinpoint.windows import Measured
 
 STATE_VERSION = 1
+#: Timeouts of probes are never longer, s: what did not close then closes no more.
+LONGEST_TIMEOUT_S = 60.0
+#: So soon it is looked again whether the rest of an interval is there, s; each time twice as long.
+PAUSE_S = 2.0
 
 
 @frozen(kw_only=True)
@@ -36,8 +40,8 @@ class Settings:
 
     collectors: tuple[str, ...]  # base URLs
     interval_s: float = 30.0  # the collectors'
-    #: How long after an interval's end it is judged: the last timeouts must have run out, and
-    #: the collectors had time to trace what died.
+    #: How long after an interval's end it is judged: timeouts must have run out, and the collectors
+    #: had time to trace what died. Longer timeouts are waited for.
     settle_s: float = 4.0
     api: str | None = "tcp:5004:interface=127.0.0.1"
     api_token: str | None = field(default=None, repr=False)
@@ -82,6 +86,8 @@ class PinpointService(MultiService):
         self._reading: Deferred[None] | None = None
         self._saved = ""
         self._judged_s = 0.0  # the end of the interval that was judged last
+        self._partial: set[float] = set()  # ends of intervals of which not all is there
+        self._pause_s = 0.0  # until it is looked again; 0: nothing is waited for
         self.http: HttpService | None = None
         if settings.api:
             self.http = HttpService(
@@ -122,11 +128,15 @@ class PinpointService(MultiService):
         return waiting.addCallback(lambda _: base)
 
     def _schedule(self) -> None:
-        """Wait for the next interval's end and the time to settle."""
+        """Wait for the next interval's end and the time to settle, or for the rest of the last."""
         length, settle = self.settings.interval_s, self.settings.settle_s
         now = self._now_s()
-        due = (now - settle) // length * length + length + settle
-        self._call = self._reactor.callLater(max(0.0, due - now), self._turn, due - settle)
+        end = (now - settle) // length * length
+        due = end + length + settle
+        if self._pause_s and now + self._pause_s < due:
+            self._call = self._reactor.callLater(self._pause_s, self._turn, end)
+        else:
+            self._call = self._reactor.callLater(max(0.0, due - now), self._turn, due - settle)
 
     def _turn(self, end_s: float) -> None:
         self._call = None
@@ -142,17 +152,35 @@ class PinpointService(MultiService):
             self._schedule()
 
     async def _judge(self, end_s: float) -> None:
-        """Read, and judge the interval that ended at `end_s`.
+        """Read, and judge what ended at `end_s` or before, each interval once, when all of it is there.
 
-        Where timeouts are longer than the time to settle that is not there yet: then the newest
-        that is, if it was not judged before.
+        That is when all collectors have handed in their last group, or when the longest timeout
+        has run out. One that was waited for is judged at the next look: what died is traced then.
         """
         await self.fleet.read()
-        there = [end for end in self.measured.ends if self._judged_s < end <= end_s]
-        if there:
-            end_s = self._judged_s = there[-1]
-        self.take(judge(self.measured, end_s, self.settings.thresholds))
+        ends = sorted({*self.measured.ends, end_s})
+        unjudged = [end for end in ends if self._judged_s < end <= end_s]
+        last_s = self._now_s() - LONGEST_TIMEOUT_S - self.settings.settle_s
+        for end in unjudged:
+            if end <= last_s:
+                self.fleet.give_up(end)
+        ready = [end for end in unjudged if self.fleet.whole(end) and end not in self._partial]
+        self._partial = {end for end in unjudged if not self.fleet.whole(end)}
+        if len(ready) + len(self._partial) < len(unjudged):
+            self._pause_s = PAUSE_S
+        else:
+            self._pause_s = (2 * self._pause_s or PAUSE_S) if self._partial else 0.0
+        if not self._judged_s:
+            ready = ready[-1:]  # of those before not all may have been read
+        for end in ready:
+            self._judged_s = end
+            self.take(judge(self.measured, end, self.settings.thresholds))
         self.measured.forget(end_s)
+
+    def newest_s(self) -> float | None:
+        """Return when the newest whole interval ended, or else the newest; None without any."""
+        ends = self.measured.ends
+        return next(filter(self.fleet.whole, reversed(ends)), ends[-1] if ends else None)
 
     def take(self, judgement: Judgement) -> list[Event]:
         """Let a judgement open, change and close incidents; announce that, and save it."""
@@ -161,6 +189,8 @@ class PinpointService(MultiService):
         events = self.incidents.judged(
             judgement.sightings, judgement.end_s, judgement.data, judgement.measured.tolist()
         )
+        for reroute in judgement.reroutes:
+            events += self.incidents.told(reroute, judgement.end_s)
         for event in events:
             self.log.info(
                 "incident {id} {event}: {title}; {evidence}",

@@ -12,6 +12,11 @@ from llama.pinpoint.trace import Path
 
 #: Earlier paths that are remembered of a flow.
 EARLIER = 4
+#: Traces in a row in which a hop that answered before may be silent. Then it is silent: the flow may
+#: cross another router by now, which never answers.
+SILENT = 4
+
+Hops = tuple[str | None, ...]
 
 
 @frozen
@@ -34,8 +39,9 @@ class FlowKey:
 class Known:
     """What is known of a flow's path. Times are Unix seconds."""
 
-    #: The last path that came through, or the longest that did not.
-    hops: tuple[str | None, ...]
+    #: The last path that came through; as far as it goes where a newer trace that did not come
+    #: through found other hops.
+    hops: Hops
     complete: bool
     traced: float  # the newest trace
     confirmed: float  # the newest trace that found `hops`
@@ -44,14 +50,19 @@ class Known:
     refusal: str = ""
     traces: int = 0
     changed: float | None = None  # when the hops were last found to be others
-    earlier: list[tuple[float, tuple[str | None, ...]]] = field(factory=list)
+    left: frozenset[str] = frozenset()  # hops that it was found to have left then
+    silent: int = 0  # traces in a row in which one of `hops` gave no answer
+    earlier: list[tuple[float, Hops]] = field(factory=list)
 
 
-def same_way(a: tuple[str | None, ...], b: tuple[str | None, ...]) -> bool:
-    """Return whether two traces may be of one path: what was silent once may be anything."""
-    return len(a) == len(b) and all(
-        x == y or x is None or y is None for x, y in zip(a, b, strict=True)
-    )
+def agree(a: Hops, b: Hops) -> bool:
+    """Return whether no hop differs as far as both go: what was silent may have been anything."""
+    return all(x == y or x is None or y is None for x, y in zip(a, b, strict=False))
+
+
+def same_way(a: Hops, b: Hops) -> bool:
+    """Return whether two traces that came through may be of one path."""
+    return len(a) == len(b) and agree(a, b)
 
 
 class PathTable:
@@ -83,22 +94,29 @@ class PathTable:
     def enter(self, key: FlowKey, path: Path, now: float) -> bool:
         """Take a trace that was finished `now`; return whether the path is another than before.
 
-        A trace that did not come through says how far it came; it does not unsay the path.
+        A trace that did not come through says how far it came, and does not unsay the path unless
+        it met another hop on it. Then only what it met is known.
         """
         known = self._known.pop(key, None)
         changed = False
         if known is None:
             known = Known(path.hops, path.complete, now, now)
-        elif path.complete or not known.complete:
-            changed = path.complete and known.complete and not same_way(path.hops, known.hops)
+        else:
+            changed = _contradicts(path, known)
             if changed:
+                known.left = _left(path, known)
                 known.earlier = [(known.confirmed, known.hops), *known.earlier][:EARLIER]
                 known.changed = now
+                known.traces = 0
                 self.changes += 1
-            if changed or not known.complete or path.hops.count(None) <= known.hops.count(None):
-                known.hops = path.hops
-            known.complete = known.complete or path.complete
-            known.confirmed = now
+            if changed or path.complete or not known.complete:
+                hops = path.hops
+                if path.complete and known.complete and not changed:
+                    hops = tuple(a or b for a, b in zip(path.hops, known.hops, strict=True))
+                known.silent = 0 if hops == path.hops else known.silent + 1
+                known.hops = path.hops if known.silent >= SILENT else hops
+                known.complete = path.complete
+                known.confirmed = now
         known.traced = now
         known.traces += 1
         known.reach = None if path.complete else path.reach
@@ -107,6 +125,20 @@ class PathTable:
         while len(self._known) > self.most:
             self._known.popitem(last=False)
         return changed
+
+
+def _contradicts(path: Path, known: Known) -> bool:
+    """Return whether a trace cannot be of the path that is known, however far either goes."""
+    beyond = (known.complete and len(path.hops) > len(known.hops)) or (
+        path.complete and len(known.hops) > len(path.hops)
+    )
+    return beyond or not agree(path.hops, known.hops)
+
+
+def _left(path: Path, known: Known) -> frozenset[str]:
+    """Return the hops that are no more on the path, as far as the trace came."""
+    before = known.hops if path.complete else known.hops[: len(path.hops)]
+    return frozenset(hop for hop in before if hop is not None) - frozenset(path.hops)
 
 
 def as_json(key: FlowKey, known: Known) -> dict[str, Any]:

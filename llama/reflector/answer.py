@@ -105,9 +105,10 @@ class Answerer:
     ) -> None:
         """Judge by these rules from now on; sessions and counts go on.
 
-        ``reply_dscps`` are the classes that a Class of Service TLV may ask for; ``legacy`` says whether
-        earlier fleets are answered. With ``keys`` only probes that one of them signed are answered,
-        unless ``allow_unauthenticated``; with ``provisioned`` only those of its sessions.
+        ``reply_dscps`` are the classes that a probe may ask its reply to have, besides the one it came
+        with; ``legacy`` says whether earlier fleets are answered. With ``keys`` only probes that one of
+        them signed are answered, unless ``allow_unauthenticated``; with ``provisioned`` only those of its
+        sessions.
         """
         self.guard = guard
         self._permitted = np.zeros(64, np.bool_)
@@ -179,7 +180,8 @@ class Answerer:
                 self._refuse("loop", arrival, length)
                 return None
             ttl = None if arrival.ttl is None else arrival.ttl - 1
-            tos = (arrival.tos or 0) if tos is None else tos
+            if tos is None or not self._permitted[tos >> 2]:
+                tos = arrival.tos or 0
             return Answer(name, length, tos & 0xFC, ttl=ttl, timed=False)
         if length < stamp.BASE_SIZE:
             # TWAMP-Light senders may ask with 14 octets; only a source that the operator has listed

@@ -7,6 +7,7 @@ Python, both with the same state. Time is passed in. What is in the packets is n
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Iterable
 
@@ -60,6 +61,8 @@ REFUSED_PORTS = {
 REASONS = ("admitted", "source_port", "not_allowed", "source_rate", "total_rate")
 ADMITTED, SOURCE_PORT, NOT_ALLOWED, SOURCE_RATE, TOTAL_RATE = range(len(REASONS))
 
+#: A burst is no smaller unless it is said to be: probes come several at a time.
+LEAST_BURST = 10
 _WAYS = 8
 _ROUNDING = 1e-6  # of a packet, so that a period's wait is a packet whatever the clock reads
 
@@ -70,7 +73,8 @@ class Guard:
     ``own_ports`` are those that this reflector listens on; ``refuse`` adds to `REFUSED_PORTS`, and
     ``permit`` takes away from all of these. ``allow`` None admits every address. A rate is in
     packets per second with a burst in packets, of each source (an IPv4 address or an IPv6 /64) and
-    of all together; None is no limit. ``sources`` bounds how many are remembered: a power of two, at
+    of all together; a rate of None is no limit, a burst of None is a second's worth, or `LEAST_BURST`
+    if that is more. ``sources`` bounds how many are remembered: a power of two, at
     least 64. The least busy goes first, at no cost once its bucket is full again.
     """
 
@@ -81,13 +85,15 @@ class Guard:
         permit: Iterable[int] = (),
         allow: AllowList | None = None,
         source_rate_pps: float | None = None,
-        source_burst: int = 1000,
+        source_burst: int | None = None,
         total_rate_pps: float | None = None,
-        total_burst: int = 10_000,
+        total_burst: int | None = None,
         sources: int = 1 << 16,
     ) -> None:
         if sources < 64 or sources & sources - 1:
             raise ValueError(f"sources must be a power of two from 64, not {sources}")
+        source_burst = _burst(source_rate_pps) if source_burst is None else source_burst
+        total_burst = _burst(total_rate_pps) if total_burst is None else total_burst
         if min(source_burst, total_burst) < 1:
             raise ValueError("a burst is at least one packet")
         self.allow = allow
@@ -251,3 +257,8 @@ class Guard:
             return False
         self._full_s[place, way] = until_s + self._source_period_s
         return True
+
+
+def _burst(rate_pps: float | None) -> int:
+    """Return how many packets of a rate, or of none, may come at once if nothing else is said."""
+    return max(math.ceil(rate_pps or 0), LEAST_BURST)

@@ -1,8 +1,8 @@
 """Which keys an authenticated probe may be signed with: nothing in the probe says.
 
-Keys are for source prefixes, for SSIDs, or for everyone. To change one, the new key stands beside
-the old one for a while: at most two are tried, so that a hostile packet costs two digests and no
-more. Reading keys from files is `llama.config`'s business.
+Keys are for source prefixes, for SSIDs, for both together, or for everyone. To change one, the new
+key stands beside the old one for a while: at most two are tried, so that a hostile packet costs two
+digests and no more. Reading keys from files is `llama.config`'s business.
 """
 
 from __future__ import annotations
@@ -15,36 +15,33 @@ MAX_FIT = 2
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 _MAPPED = 0xFFFF << 32
+_EVERYWHERE = ipaddress.ip_network("::/0")  # IPv4, being mapped, as well
 
 
 class KeyRing:
     """Secrets by whom they are for, found in a few look-ups however many there are.
 
-    Each of ``keys`` is (secret, prefixes, SSIDs): it is for probes from any of the prefixes, and for
-    those with any of the SSIDs, as far as given; with neither it is for all. What fits best comes
-    first: an SSID, then the longest prefix, then the keys for all; equals in the order given.
+    Each of ``keys`` is (secret, prefixes, SSIDs): it is for probes from any of the prefixes with any of
+    the SSIDs, as far as given; with neither it is for all. What fits best comes first: an SSID before
+    none, then the longest prefix; equals in the order given.
     """
 
     def __init__(
         self, keys: Iterable[tuple[bytes, Sequence[Network | str], Sequence[int]]]
     ) -> None:
-        self._by_ssid: dict[int, list[bytes]] = {}
-        by_prefix: dict[int, dict[int, list[bytes]]] = {}
-        self._for_all: list[bytes] = []
+        # By SSID, None where any will do, then length and leading bits of a prefix.
+        found: dict[int | None, dict[int, dict[int, list[bytes]]]] = {}
         self._count = 0
         for secret, prefixes, ssids in keys:
             self._count += 1
-            for ssid in ssids:
-                self._by_ssid.setdefault(ssid, []).append(secret)
-            for prefix in prefixes:
-                network = ipaddress.ip_network(prefix) if isinstance(prefix, str) else prefix
-                v4 = network.version == 4
-                bits = network.prefixlen + (96 if v4 else 0)
-                first = int(network.network_address) | (_MAPPED if v4 else 0)
-                by_prefix.setdefault(bits, {}).setdefault(first >> 128 - bits, []).append(secret)
-            if not prefixes and not ssids:
-                self._for_all.append(secret)
-        self._by_prefix = sorted(by_prefix.items(), reverse=True)
+            for ssid in ssids or (None,):
+                for prefix in prefixes or (_EVERYWHERE,):
+                    bits, leading = _bits(prefix)
+                    by_length = found.setdefault(ssid, {}).setdefault(bits, {})
+                    by_length.setdefault(leading, []).append(secret)
+        self._by_ssid = {
+            ssid: sorted(lengths.items(), reverse=True) for ssid, lengths in found.items()
+        }
         #: (high, low, SSID) -> the secrets, at most `MAX_FIT`, best first. The address is the
         #: prober's, as two halves of 64 bits, IPv4 mapped (``::ffff:a.b.c.d``).
         self.fitting = lru_cache(maxsize=1 << 14)(self._fitting)  # 5 MB, whoever asks
@@ -54,9 +51,17 @@ class KeyRing:
         return self._count
 
     def _fitting(self, high: int, low: int, ssid: int) -> tuple[bytes, ...]:
-        found = dict.fromkeys(self._by_ssid.get(ssid, ()))
+        found: dict[bytes, None] = {}
         address = high << 64 | low
-        for bits, prefixes in self._by_prefix:
-            found.update(dict.fromkeys(prefixes.get(address >> 128 - bits, ())))
-        found.update(dict.fromkeys(self._for_all))
+        for its_ssid in (ssid, None):
+            for bits, prefixes in self._by_ssid.get(its_ssid, ()):
+                found.update(dict.fromkeys(prefixes.get(address >> 128 - bits, ())))
         return tuple(found)[:MAX_FIT]
+
+
+def _bits(prefix: Network | str) -> tuple[int, int]:
+    """Return the length of a prefix, IPv4 mapped, and so many leading bits of its addresses."""
+    network = ipaddress.ip_network(prefix) if isinstance(prefix, str) else prefix
+    v4 = network.version == 4
+    bits = network.prefixlen + (96 if v4 else 0)
+    return bits, (int(network.network_address) | (_MAPPED if v4 else 0)) >> 128 - bits

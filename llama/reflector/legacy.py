@@ -1,4 +1,7 @@
-"""The packets of earlier LLAMA fleets, which a reflector echoes unchanged in the class they name."""
+"""The packets of earlier LLAMA fleets, which a reflector echoes unchanged.
+
+They name the class that they want the echo to have; whether they get it is not decided here.
+"""
 
 from __future__ import annotations
 

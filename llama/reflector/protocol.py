@@ -218,8 +218,9 @@ class Reflector(Answerer, DatagramProtocol):
         refused = self.guard.admit(high, low, source_port, now)
         if np.count_nonzero(self._received_s[which]):
             replies = looks_like_stamp_reply(octets[which], inbound.length[which], ntp_now())
+            replies &= refused == 0  # the guard's own reason goes first, and is counted below
             if replies.any():
-                self.tally.drop("loop", int(np.count_nonzero(replies & (refused == 0))))
+                self.tally.drop("loop", int(np.count_nonzero(replies)))
                 refused = np.where(replies, _COUNTED, refused)
         if self._provisioned is not None:
             ssid = stamp.sender_view(octets)["ssid"][which]

@@ -31,8 +31,9 @@ from llama.reflector.tally import Tally
 
 #: Of the configuration, what a guard is made of.
 _GUARDED = attrs.filters.include(
-    "port", "refuse_source_ports", "permit_source_ports", "allow", "max_pps", "max_pps_per_source"
-)
+    "port", "refuse_source_ports", "permit_source_ports", "allow", "max_pps", "max_pps_per_source",
+    "burst", "burst_per_source",
+)  # fmt: skip
 
 #: Of a wildcard IPv6 address that cannot be had: this machine has no IPv6.
 _NO_IPV6 = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
@@ -79,7 +80,9 @@ class PortService(Service):
             permit=config.permit_source_ports,
             allow=AllowList(config.allow) if config.allow else None,
             source_rate_pps=config.max_pps_per_source,
+            source_burst=config.burst_per_source,
             total_rate_pps=config.max_pps,
+            total_burst=config.burst,
         )
 
     @staticmethod
@@ -273,6 +276,15 @@ class ReflectorService(MultiService):
         for service in (self.ports, self.stats, self.http):
             self.addService(service)
 
+    def startService(self) -> None:
+        """Start, and say what is suspicious about the configuration."""
+        super().startService()
+        self._say_notes(self._config)
+
+    def _say_notes(self, config: ReflectorConfig) -> None:
+        for note in config.notes:
+            self.log.warn("{note}", note=str(note))
+
     async def use(self, config: ReflectorConfig) -> None:
         """Go on with another configuration; one whose places cannot be had changes nothing."""
         try:
@@ -296,6 +308,7 @@ class ReflectorService(MultiService):
                 "api, stats and limits: {{sessions}} take effect only when the reflector is restarted"
             )
         self.log.info("reloaded {path}", path=config.path)
+        self._say_notes(config)
 
     def failed(self) -> None:
         """End the program, since it cannot do its duty."""

@@ -1,9 +1,9 @@
-"""One HTTP request with a deadline for the whole answer and a bound on its size."""
+"""One HTTP request with a deadline and a bound on the size of the answer."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,9 +55,13 @@ class Reply:
 
 
 class _Body(Protocol):
-    """Collects a body up to a limit; a body beyond it, or given up, closes the connection."""
+    """Collects a body up to a limit; a body beyond it, or given up, closes the connection.
+
+    ``came`` is called with every piece.
+    """
 
     def __init__(self, limit: int) -> None:
+        self.came: Callable[[], None] = lambda: None
         self._limit = limit
         self._chunks: list[bytes] = []
         self._size = 0
@@ -65,11 +69,14 @@ class _Body(Protocol):
         self.done: Deferred[bytes] = Deferred(lambda _: self._give_up())
 
     def dataReceived(self, data: bytes) -> None:
-        """Keep a piece."""
+        """Keep a piece; what still comes once it is over is dropped."""
+        if self._over:
+            return
+        self.came()
         self._size += len(data)
         if self._size <= self._limit:
             self._chunks.append(data)
-        elif not self._over:
+        else:
             self._finish(Failure(TooLargeError(f"more than {self._limit:,} octets")))
             self._abort()
 
@@ -91,8 +98,13 @@ class _Body(Protocol):
         self._abort()
 
     def _abort(self) -> None:
+        """Close the connection without waiting for the other side.
+
+        Twisted gives a body no `ITCPTransport` but a proxy, which has no ``abortConnection`` and
+        whose ``loseConnection`` would wait, over TLS, for a goodbye that may never come.
+        """
         if self.transport is not None:
-            self.transport.abortConnection()
+            self.transport.stopProducing()
 
 
 class _QuietFactory(_HTTP11ClientFactory):
@@ -150,6 +162,7 @@ async def request(
     *,
     timeout_s: float,
     max_octets: int,
+    longest_s: float | None = None,
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
 ) -> Reply:
@@ -157,8 +170,11 @@ async def request(
 
     Raises `twisted.internet.defer.TimeoutError` when it is not all there after ``timeout_s``,
     `TooLargeError` when the body exceeds ``max_octets``, and whatever connecting raises. None of
-    these leaves anything open.
+    these leaves anything open. With ``longest_s`` an answer may take that long, provided that a
+    piece of it comes at least every ``timeout_s``. Only a GET follows redirects: of anything else
+    the place that it was sent to must know what became of it.
     """
+    reader = _Body(max_octets)
 
     async def whole() -> Reply:
         response = await client.request(
@@ -167,14 +183,33 @@ async def request(
             headers=Headers({k: [v] for k, v in (headers or {}).items()}),
             data=body,
             unbuffered=True,
+            allow_redirects=method == "GET",
         )
-        reader = _Body(max_octets)
         response.deliverBody(reader)
         return Reply(response.code, response.headers, await reader.done)
 
     answer: Deferred[Reply] = Deferred.fromCoroutine(whole())
-    answer.addTimeout(timeout_s, clock)
-    return await answer
+    late = []
+
+    def give_up(after_s: float) -> None:
+        late.append(after_s)
+        answer.cancel()
+
+    silence = clock.callLater(timeout_s, give_up, timeout_s)
+    deadlines = [silence]
+    if longest_s is not None:
+        deadlines.append(clock.callLater(longest_s, give_up, longest_s))
+        reader.came = lambda: silence.reset(timeout_s)
+    try:
+        return await answer
+    except Exception:
+        if late:  # whatever became of being cancelled
+            raise DeferredTimeoutError(*late) from None
+        raise
+    finally:
+        for deadline in deadlines:
+            if deadline.active():
+                deadline.cancel()
 
 
 def explain(problem: BaseException, timeout_s: float) -> str:
@@ -182,7 +217,7 @@ def explain(problem: BaseException, timeout_s: float) -> str:
     if isinstance(problem, NotPermittedError | NotWrittenError):
         return str(problem)
     if isinstance(problem, DeferredTimeoutError | CancelledError):
-        return f"no complete answer within {timeout_s:g} s"
+        return f"no answer within {problem.args[0] if problem.args else timeout_s:g} s"
     if isinstance(problem, ResponseFailed | RequestTransmissionFailed) and problem.reasons:
         return explain(problem.reasons[0].value, timeout_s)
     if isinstance(problem, error.ConnectionRefusedError):

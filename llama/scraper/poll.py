@@ -2,8 +2,9 @@
 
 Every collector has a `LoopingCall` with a phase of its own. It is asked for what it closed after
 the cursor that was last spooled, so nothing is missed and nothing lost when either side was away.
-Collectors that do not answer wait for each other in a queue of their own, and so never hold up
-those that do.
+It is asked for a few intervals at a time, which are safe once they are here: so a backlog comes
+through the narrowest link, piece by piece. Collectors that do not answer wait for each other in a
+queue of their own, and so never hold up those that do.
 """
 
 from __future__ import annotations
@@ -29,8 +30,16 @@ from .points import Answer, AnswerError, portions, read_answer
 MAX_ANSWER = 512 * 1024 * 1024
 #: Characters of a cursor; ours have a dozen or two.
 MAX_CURSOR = 1024
-#: Requests that one turn may take to catch up with a collector that answers in portions.
+#: Closed intervals that one question asks for; of a collector in trouble, a single one.
+MOST_INTERVALS = 4
+#: Requests that one turn may take to catch up.
 MAX_REQUESTS = 100
+#: Seconds that the answer of a collector in trouble may take, as long as more of it comes. Those of
+#: the others may take an interval: by then the next is due, and a place in their lane with it.
+LONGEST_ANSWER_S = 600.0
+#: Seconds without a new point after which a collector without cursors is said to be stuck; never
+#: less than ten intervals.
+STALE_S = 900.0
 #: Seconds between attempts to take something while the spool cannot.
 SPOOL_RETRY_S = 5.0
 _GOLDEN = 0.6180339887498949  # its multiples, modulo one, spread evenly however many there are
@@ -42,6 +51,10 @@ class _BadAnswerError(Exception):
 
 class _NoAnswerError(Exception):
     """A collector did not answer. The text says why."""
+
+
+class _StaleError(Exception):
+    """A collector answers with nothing new. The text says for how long."""
 
 
 class Poller:
@@ -137,13 +150,18 @@ class CollectorPoll:
         self._asking: Deferred[Any] = succeed(None)
         self._stopped = False
         self._newest_only = False  # the last answer was too large: ask for less
+        self._ahead = False  # its newest point lies in the future, which was said
+        self._new_at: float | None = None  # when something new last came, or the first answer
         self._said: set[str] = set()
         self._since = 0.0
         self._log = Logger()
 
     @property
     def lag_s(self) -> float | None:
-        """Age of the newest point taken from it, in seconds; None before the first."""
+        """Age of the newest point taken from it, in seconds; None before the first.
+
+        Less than nothing, when a clock is or was wrong.
+        """
         newest_ns = self._poller.spool.taken(self.url).newest_ns
         return None if newest_ns is None else self._poller.clock.seconds() - newest_ns / 1e9
 
@@ -197,10 +215,13 @@ class CollectorPoll:
             self._poller.not_stored(str(error))
             return
         except TooLargeError as error:
-            self._newest_only = not self._newest_only and not self.plain
+            alone = self.trouble is not None  # it was asked for a single interval
+            self._newest_only = alone and not self._newest_only and not self.plain
             self._failed("oversized", f"its answer is too large: {error}")
         except (_BadAnswerError, AnswerError) as error:
             self._failed("garbage", str(error))
+        except _StaleError as error:
+            self._failed("stale", str(error))
         except _NoAnswerError as error:
             if not self._stopped:
                 self._failed("no_answer", str(error))
@@ -233,9 +254,12 @@ class CollectorPoll:
     async def _ask(self) -> bool:
         """Ask once and spool what comes; says whether to ask again at once."""
         poller = self._poller
-        taken = poller.spool.taken(self.url)
+        taken = self._known()
         newest_only = self.plain or self._newest_only
-        query = "" if newest_only else f"?since={quote(taken.cursor or '', safe='')}"
+        most = MOST_INTERVALS if self.trouble is None else 1
+        since = quote(taken.cursor or "", safe="")
+        query = "" if newest_only else f"?since={since}&limit={most}"
+        longest_s = poller.interval_s if self.trouble is None else LONGEST_ANSWER_S
         asking = Deferred.fromCoroutine(
             request(
                 poller.client,
@@ -243,6 +267,7 @@ class CollectorPoll:
                 "GET",
                 f"{self.url}/influxdata{query}",
                 timeout_s=poller.timeout_s,
+                longest_s=max(longest_s, poller.timeout_s),
                 max_octets=poller.max_answer,
                 headers=poller.headers,
             )
@@ -274,17 +299,42 @@ class CollectorPoll:
                 limit=poller.max_answer,
             )
         cursor = taken.cursor if cursor is None else cursor
+        now = poller.clock.seconds()
+        if batches or self._new_at is None:
+            self._new_at = now
         if not batches and cursor == taken.cursor:
+            stale_s = now - self._new_at
+            if self.plain and stale_s > max(STALE_S, 10 * poller.interval_s):
+                raise _StaleError(f"nothing new for {stale_s:.0f} s: see whether it still measures")
             return False
         newest = max((batch.newest_ns for batch in batches), default=0)
         reached = Taken(cursor, max(newest, taken.newest_ns or 0) or None)
-        now = poller.clock.seconds()
         chunks = await poller.spool.put(self.url, reached, batches, now)
         self._say_missed(reply.header("Llama-Missed"))
         poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
         poller.taken(chunks)
-        behind = newest / 1e9 < now - 2 * poller.interval_s
-        return bool(batches) and cursor != taken.cursor and behind
+        return cursor != taken.cursor and reply.header("Llama-More") is not None
+
+    def _known(self) -> Taken:
+        """Return how far it has been read.
+
+        A time more than an interval ahead of ours tells nothing: what comes next may well be older
+        and yet new. It is left out, at the price that a point may be taken twice.
+        """
+        taken = self._poller.spool.taken(self.url)
+        lag_s = self.lag_s
+        if lag_s is None or lag_s >= -self._poller.interval_s:
+            self._ahead = False
+            return taken
+        if not self._ahead:
+            self._ahead = True
+            self._log.warn(
+                "Collector {url}: its newest point lies {seconds:.0f} s in the future: its clock,"
+                " or that of this host, is or was wrong; its points are taken all the same",
+                url=self.url,
+                seconds=-lag_s,
+            )
+        return Taken(taken.cursor)
 
     async def _read(self, body: bytes, taken: Taken) -> list[Batch]:
         """Return what an answer holds, ready to be put; others get their turn in between."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred, gatherResults, succeed
+from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -20,6 +20,7 @@ from .delivery import Delivery
 from .fetch import client_of, connection_pool
 from .poll import Poller
 from .spool import DiskSpool
+from .spool_file import see_whose
 from .writers import WriterConfigError, make_writers
 
 #: Seconds that writes under way are given when the service stops.
@@ -31,8 +32,9 @@ EXPIRE_EVERY_S = 30.0
 class ScraperService(MultiService):
     """Moves closed intervals from collectors to databases while it runs.
 
-    Raises `WriterConfigError` when what the configuration says of a writer is wrong. It may be
-    part of any process: it uses ``reactor`` alone.
+    Raises `WriterConfigError` when what the configuration says of a writer is wrong, and
+    `ForeignFileError` when the spool's file is something else. It may be part of any process: it
+    uses ``reactor`` alone.
     """
 
     _log = Logger()
@@ -56,6 +58,7 @@ class ScraperService(MultiService):
         self._unsaid: dict[str, tuple[int, int]] = {}  # dropped, not yet logged: points, chunks
         self._said: set[str] = set()  # reasons logged lately
         self._starting: Deferred[None] = succeed(None)
+        self._reloading = DeferredLock()  # held while a configuration is applied
         if config.api:
             self.http = HttpService(
                 reactor, config.api, api.root(self), what="llama-scraper", token=config.api_token
@@ -115,32 +118,49 @@ class ScraperService(MultiService):
         await self._starting
         await self._pool.closeCachedConnections()
 
-    async def reload(self, config: ScraperConfig) -> None:
-        """Apply the difference to a new configuration.
+    def reload(self, config: ScraperConfig) -> Deferred[None]:
+        """Apply the difference to a new configuration, after those that are still being applied.
 
-        Raises `WriterConfigError`, and changes nothing, when a writer's section is wrong. Spool
-        and API stay as they are; what they would need a restart for is said.
+        Fails with `WriterConfigError`, having changed nothing, when a writer's section or the CA
+        file is wrong. Spool and API stay as they are; what they would need a restart for is said.
         """
-        new_sections = [s for s in config.writers if s not in self._writers]
+        applied: Deferred[None] = self._reloading.run(
+            lambda: Deferred.fromCoroutine(self._apply(config))
+        )
+        return applied
+
+    async def _apply(self, config: ScraperConfig) -> None:
+        await self._starting
+        if not self.running:
+            return
+        old = self.config
+        poller = self.poller if _asking(old) == _asking(config) else self._make_poller(config)
+        sections = [s for s in config.writers if s not in self._writers]
         kept = {s: w for s, w in self._writers.items() if s in config.writers}
-        made = make_writers(self._reactor, _only(config, new_sections))
-        if clash := {w.name for w in kept.values()} & {w.name for w in made}:
-            raise WriterConfigError(f"{config.path}: two writers are named {sorted(clash)[0]!r}")
-        gone = [w for s, w in self._writers.items() if s not in kept]
-        old, self.config = self.config, config
-        for writer in gone:
-            delivery = self.deliveries.pop(writer.name)
-            await delivery.stop(GRACE_S)
-        self._writers = kept | dict(zip(new_sections, made, strict=True))
-        for writer in made:
+        made = dict(
+            zip(sections, make_writers(self._reactor, _only(config, sections)), strict=True)
+        )
+        names = [w.name for w in (*kept.values(), *made.values())]
+        if clash := [name for name in names if names.count(name) > 1]:
+            raise WriterConfigError(f"{config.path}: two writers are named {clash[0]!r}")
+        for section in [s for s in self._writers if s not in kept]:
+            await self.deliveries.pop(self._writers.pop(section).name).stop(GRACE_S)
+        await self.spool.set_writers(names)
+        if not self.running:
+            return
+        for section, writer in made.items():
+            self._writers[section] = writer
             self._add(writer)
-        await self.spool.set_writers(list(self.deliveries))
-        for writer in made:
-            self.deliveries[writer.name].start([])
-        if _asking(old) != _asking(config):
+            # One that had this name before, with another password say, may have left some.
+            left = [c for c in self.spool.chunks.values() if writer.name in c.waiting]
+            self.deliveries[writer.name].start(left)
+        if poller is not self.poller:
             await self.poller.stop()
-            self.poller = self._make_poller(config)
+            if not self.running:
+                return
+            self.poller = poller
         self.poller.set_collectors(config.collectors)
+        self.config = config
         for what in ("spool", "api", "api_token"):
             if getattr(old, what) != getattr(config, what):
                 self._log.warn("A new {what!r} needs a restart of the scraper", what=what)
@@ -214,6 +234,7 @@ _REASONS = {
 def _spool(reactor: Any, config: ScraperConfig) -> Spool:
     if config.spool is None:
         return MemorySpool()
+    see_whose(config.spool.path)
     return DiskSpool(reactor, config.spool.path, config.spool.max_bytes, config.spool.max_age_s)
 
 

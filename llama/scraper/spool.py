@@ -1,10 +1,8 @@
 """The spool on disk: what was taken from a collector survives until every database has it.
 
-A SQLite file in WAL mode, used from one thread through `twisted.enterprise.adbapi`::
-
-    cursors (collector, cursor, newest_ns)    how far each collector has been read
-    chunks  (number, collector, taken_s, points, newest_ns, payload)
-    waiting (chunk, writer)                   who has not acknowledged which chunk
+Here is what is held, what is done when, and what happens when the disk refuses; what stands in the
+file, and the statements on it, is in `llama.scraper.spool_file`. They run in one thread, through
+`twisted.enterprise.adbapi`.
 
 Points and the cursor that follows them are one transaction, so that a collector is asked again
 for exactly what is not here, whatever happens in between. ``synchronous=NORMAL``: killing the
@@ -13,13 +11,12 @@ together: they are then asked for, or written, a second time, which changes noth
 disk for every transaction (FULL) would buy only that this happens less often.
 
 The file is locked for as long as it is open, so two scrapers cannot share one. A damaged file is
-set aside and a new one begun; a full disk makes `put` fail while everything else goes on.
+set aside and a new one begun; another program's, or another version's, is left alone. A full disk
+makes `put` fail while everything else goes on.
 """
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
 import time
 import zlib
@@ -36,6 +33,7 @@ from twisted.logger import Logger
 
 from llama.interfaces import Point
 
+from . import spool_file as file
 from .buffer import (
     CHUNK_OVERHEAD,
     Batch,
@@ -51,28 +49,8 @@ from .buffer import (
 
 T = TypeVar("T")
 
-#: Free space, octets, that is left alone on the disk: acknowledging needs a little room, too.
-RESERVE = 4 * 1024 * 1024
 #: Seconds between two attempts to open a file that cannot be opened.
 OPEN_RETRY_S = 5.0
-#: Free pages, of 4 KiB, that the file may hold before it is made smaller.
-FREE_PAGES = 4096
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS cursors (
-    collector TEXT PRIMARY KEY, cursor TEXT, newest_ns INTEGER) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS chunks (
-    number INTEGER PRIMARY KEY AUTOINCREMENT, collector TEXT NOT NULL, taken_s REAL NOT NULL,
-    points INTEGER NOT NULL, newest_ns INTEGER NOT NULL, payload BLOB NOT NULL);
-CREATE TABLE IF NOT EXISTS waiting (
-    chunk INTEGER NOT NULL, writer TEXT NOT NULL, PRIMARY KEY (chunk, writer)) WITHOUT ROWID;
-"""
-_APPLICATION_ID = 0x4C4C5350  # "LLSP"
-_VERSION = 1
-
-
-class _DamagedError(Exception):
-    """The file is no spool, or a broken one."""
 
 
 class DiskSpool:
@@ -127,15 +105,15 @@ class DiskSpool:
                 problem = str(error)
             else:
                 try:
-                    self._taken, chunks = await pool.runWithConnection(self._load)
+                    self._taken, chunks = await pool.runWithConnection(file.load, self._path)
                     break
-                except _DamagedError as error:
+                except file.DamagedError as error:
                     pool.close()
                     self._set_aside(str(error))
                     continue
-                except sqlite3.Error as error:
+                except (sqlite3.Error, file.ForeignFileError) as error:
                     pool.close()
-                    problem = _explain(error)
+                    problem = file.explain(error)
             if problem != said:
                 said = problem
                 self._log.error(
@@ -174,51 +152,6 @@ class DiskSpool:
         pool.start()
         return pool
 
-    def _load(self, db: Any) -> tuple[dict[str, Taken], list[Chunk]]:
-        """Prepare the file and read everything but the payloads. In the spool's thread."""
-        try:
-            for pragma in (
-                "locking_mode=EXCLUSIVE",  # before WAL: no shared memory beside the file
-                "auto_vacuum=INCREMENTAL",
-                "journal_mode=WAL",
-                "synchronous=NORMAL",
-                "wal_autocheckpoint=256",
-                "journal_size_limit=1048576",
-            ):
-                db.execute(f"PRAGMA {pragma}").fetchall()
-            application, version = (
-                db.execute(f"PRAGMA {name}").fetchone()[0]
-                for name in ("application_id", "user_version")
-            )
-            tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-            if tables and (application, version) != (_APPLICATION_ID, _VERSION):
-                raise _DamagedError("it is another program's, or another version's")
-            check = db.execute("PRAGMA quick_check(1)").fetchone()[0]
-            if check != "ok":
-                raise _DamagedError(check)
-            db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
-            db.execute(f"PRAGMA user_version={_VERSION}")
-            db.executescript(_SCHEMA)
-            taken = db.execute("SELECT collector, cursor, newest_ns FROM cursors").fetchall()
-            chunks = {
-                row[0]: Chunk(row[0], row[1], row[2], row[3], row[4], row[5], set())
-                for row in db.execute(
-                    "SELECT number, collector, taken_s, points, length(payload), newest_ns"
-                    " FROM chunks ORDER BY number"
-                )
-            }
-            for writer, number in db.execute("SELECT writer, chunk FROM waiting"):
-                if number in chunks:
-                    chunks[number].waiting.add(writer)
-        except sqlite3.DatabaseError as error:
-            if _is(error, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise _DamagedError(str(error)) from None
-            raise
-        return (
-            {collector: Taken(cursor, newest) for collector, cursor, newest in taken},
-            list(chunks.values()),
-        )
-
     def taken(self, collector: str) -> Taken:
         """Say how far a collector has been read."""
         return self._taken.get(collector, Taken())
@@ -237,44 +170,24 @@ class DiskSpool:
         self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float
     ) -> Sequence[Chunk]:
         octets = sum(len(batch.payload) + CHUNK_OVERHEAD for batch in batches)
-        writers = sorted(self._writers)
-        new = [new_chunk(collector, batch, now_s, writers) for batch in batches]
+        new = [new_chunk(collector, batch, now_s, self._writers) for batch in batches]
 
         def insert(cursor: Any) -> None:
-            self._check_room(octets)
-            for chunk, batch in zip(new, batches, strict=True):
-                cursor.execute(
-                    "INSERT INTO chunks (collector, taken_s, points, newest_ns, payload)"
-                    " VALUES (?, ?, ?, ?, ?)",
-                    (collector, now_s, chunk.points, chunk.newest_ns, batch.payload),
-                )
-                chunk.number = cursor.lastrowid
-                cursor.executemany(
-                    "INSERT INTO waiting (chunk, writer) VALUES (?, ?)",
-                    [(chunk.number, writer) for writer in writers],
-                )
-            cursor.execute(
-                "INSERT OR REPLACE INTO cursors (collector, cursor, newest_ns) VALUES (?, ?, ?)",
-                (collector, taken.cursor, taken.newest_ns),
-            )
+            file.check_room(self._path, octets)
+            file.insert(cursor, new, batches)
+            file.set_taken(cursor, collector, taken)
 
         try:
             await self._drop("full", self._held.excess(octets))
             await self._run(insert)
         except (sqlite3.Error, OSError) as error:
-            self.trouble = _explain(error)
+            self.trouble = file.explain(error)
             raise NotStoredError(self.trouble) from None
         self.trouble = None
         for chunk, batch in zip(new, batches, strict=True):
             self._held.add(chunk, batch.points)
         self._taken[collector] = taken
         return new
-
-    def _check_room(self, octets: int) -> None:
-        """Raise `OSError` (ENOSPC) when keeping ``octets`` more would use up the reserve."""
-        disk = os.statvfs(self._path.parent)
-        if disk.f_bavail * disk.f_frsize < RESERVE + octets:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def read(self, chunk: Chunk) -> Deferred[Sequence[Point] | None]:
         """Fire with a chunk's points; a damaged chunk is dropped."""
@@ -284,10 +197,8 @@ class DiskSpool:
 
     async def _read(self, chunk: Chunk) -> Sequence[Point] | None:
         def select(cursor: Any) -> list[Point] | None:
-            row = cursor.execute(
-                "SELECT payload FROM chunks WHERE number = ?", (chunk.number,)
-            ).fetchone()
-            return expand(row[0]) if row else None
+            payload = file.payload(cursor, chunk.number)
+            return None if payload is None else expand(payload)
 
         try:
             return await self._run(select)
@@ -313,21 +224,11 @@ class DiskSpool:
         noting, self._unnoted = self._unnoted, []
         shrink = self.trouble is not None
 
-        def delete(cursor: Any) -> None:
-            cursor.executemany("DELETE FROM waiting WHERE chunk = ? AND writer = ?", noting)
-            cursor.executemany(
-                "DELETE FROM chunks WHERE number = ?1"
-                " AND NOT EXISTS (SELECT 1 FROM waiting WHERE chunk = ?1)",
-                [(number,) for number in {number for number, _ in noting}],
-            )
-            if shrink or cursor.execute("PRAGMA freelist_count").fetchone()[0] > FREE_PAGES:
-                cursor.execute("PRAGMA incremental_vacuum(1024)").fetchall()
-
         try:
-            await self._run(delete)
+            await self._run(lambda cursor: file.acknowledge(cursor, noting, shrink))
         except (sqlite3.Error, OSError) as error:
             self._unnoted = noting + self._unnoted
-            self.trouble = self.trouble or _explain(error)
+            self.trouble = self.trouble or file.explain(error)
 
     def set_writers(self, writers: Collection[str]) -> Deferred[None]:
         """Change the writers that chunks wait for; what no remaining one lacks is dropped."""
@@ -339,13 +240,10 @@ class DiskSpool:
         await self._drop("writer_removed", orphans)
         for chunk in self.chunks.values():
             chunk.waiting &= self._writers
-        names = sorted(self._writers)
-        marks = ",".join("?" * len(names))
-        forget = f"DELETE FROM waiting WHERE writer NOT IN ({marks})"  # noqa: S608
         try:
-            await self._run(lambda cursor: _do(cursor, forget, names))
+            await self._run(lambda cursor: file.keep_writers(cursor, self._writers))
         except (sqlite3.Error, OSError) as error:
-            self.trouble = self.trouble or _explain(error)
+            self.trouble = self.trouble or file.explain(error)
 
     def expire(self, now_s: float) -> Deferred[None]:
         """Drop what has waited for too long."""
@@ -370,7 +268,7 @@ class DiskSpool:
             return
         self._forget(reason, chunks)
         try:
-            await self._run(lambda cursor: _delete(cursor, [c.number for c in chunks]))
+            await self._run(lambda cursor: file.delete(cursor, [c.number for c in chunks]))
         except (sqlite3.Error, OSError):
             self._unnoted += [(c.number, writer) for c in chunks for writer in c.waiting]
 
@@ -393,7 +291,7 @@ class DiskSpool:
                 result: T = await pool.runInteraction(interaction)
                 return result
             except sqlite3.DatabaseError as error:
-                if last or not _is(error, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+                if last or not file.is_damage(error):
                     raise
                 await self._renewal.run(self._renew, pool, str(error))
         raise AssertionError("unreachable")
@@ -411,46 +309,17 @@ class DiskSpool:
         await self._open()
 
     def _set_aside(self, why: str) -> None:
-        """Rename the file, and SQLite's beside it, so that a new one can be begun."""
+        """Rename a damaged file, so that a new one can be begun, and say so."""
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._reactor.seconds()))
-        aside = self._path.with_name(f"{self._path.name}.corrupt-{stamp}")
-        for suffix in ("", "-wal", "-shm", "-journal"):
-            try:
-                os.replace(f"{self._path}{suffix}", f"{aside}{suffix}")
-            except FileNotFoundError:
-                continue
+        aside = file.set_aside(self._path, stamp)
         self._log.error(
             "Spool {path} is damaged ({why}): set aside as {aside}, a new one is begun;"
             " collectors are asked again for what they still hold",
             path=self._path,
             why=why,
-            aside=aside.name,
+            aside=aside,
         )
 
 
 async def _nothing() -> None:
     """Do nothing, once the lock allows it."""
-
-
-def _do(cursor: Any, statement: str, values: Sequence[Any]) -> None:
-    cursor.execute(statement, values)
-
-
-def _delete(cursor: Any, numbers: Sequence[int]) -> None:
-    cursor.executemany("DELETE FROM waiting WHERE chunk = ?", [(number,) for number in numbers])
-    cursor.executemany("DELETE FROM chunks WHERE number = ?", [(number,) for number in numbers])
-
-
-def _is(error: sqlite3.Error, *codes: int) -> bool:
-    """Say whether an error is one of SQLite's primary result codes."""
-    code = getattr(error, "sqlite_errorcode", None)
-    return code is not None and code & 0xFF in codes
-
-
-def _explain(error: Exception) -> str:
-    """Say why storing failed, for a person."""
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full"
-    if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_FULL):
-        return "the disk is full"
-    return str(error)

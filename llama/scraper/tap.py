@@ -6,7 +6,6 @@ import signal
 from typing import Any
 
 from twisted.application.service import MultiService
-from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
@@ -15,6 +14,7 @@ from twisted.python.usage import UsageError
 from llama import config
 
 from .service import ScraperService
+from .spool_file import ForeignFileError
 from .writers import WriterConfigError, makers
 
 
@@ -68,7 +68,7 @@ class _Reloading(MultiService):
         except config.ConfigErrors as error:
             self._refuse(str(error))
             return
-        Deferred.fromCoroutine(self._scraper.reload(loaded)).addErrback(self._failed)
+        self._scraper.reload(loaded).addErrback(self._failed)
 
     def _failed(self, failure: Failure) -> None:
         if failure.check(WriterConfigError):
@@ -82,12 +82,12 @@ class _Reloading(MultiService):
 
 
 def makeService(options: Options) -> MultiService:
-    """Make the service; what is wrong with a writer's section ends the program with its message."""
+    """Make the service; what is wrong with a writer or the spool ends the program with its message."""
     from twisted.internet import reactor
 
     try:
         scraper = ScraperService(reactor, options["loaded"])
-    except WriterConfigError as error:
+    except (WriterConfigError, ForeignFileError) as error:
         # Not a UsageError: twistd shows that one as a traceback once options are parsed.
         raise SystemExit(str(error)) from None
     return _Reloading(reactor, scraper, options["config"])

@@ -6,6 +6,7 @@ from typing import Any
 
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
+from twisted.logger import Logger
 
 from llama.config import WebConfig
 from llama.http import HttpService
@@ -25,6 +26,8 @@ class WebService(MultiService):
     ``store``, ``flows`` and ``incidents`` replace what the configuration says, for programs that
     have their own.
     """
+
+    log = Logger()
 
     def __init__(
         self,
@@ -59,6 +62,12 @@ class WebService(MultiService):
     def url(self) -> str:
         """Where the page is; the service must be running."""
         return self.http.url
+
+    def startService(self) -> None:
+        """Serve, and say what is suspicious about the configuration."""
+        super().startService()
+        for note in self.config.notes:
+            self.log.warn("{note}", note=str(note))
 
     def stopService(self) -> Deferred[Any]:
         """Stop serving, then let go of the store."""

@@ -1,8 +1,10 @@
-"""Reflectors that are not ours: ``python reflector.py KIND [KEY]`` prints its port and answers.
+"""Reflectors that are not ours: ``python reflector.py KIND [KEY [LOSE]]`` prints its port and answers.
 
-It ends when its standard input is closed. Kinds, all on 127.0.0.1:
+It ends when its standard input is closed. With LOSE, every probe of that turn never reaches it. Kinds,
+all on 127.0.0.1:
 
 rfc8762       stateless: repeats the sender's numbers, returns a zero SSID, copies what is behind
+rfc8762-6     stateful by address and port alone, returns a zero SSID, copies what is behind
 rfc8972       stateful by address, port and SSID; knows Class of Service, marks other TLVs U=1
 twamp-light   38 octets to anything, one time stamp for both, the counter anew after 30 s of rest
 stamp-auth    rfc8972 with the key given in hexadecimal; drops what is not genuine
@@ -51,7 +53,9 @@ class Peer:
             self.last_s = time.monotonic()
         stateless = self.kind == "rfc8762"
         reply = formats.Reply(
-            seq=probe.seq if stateless else self.number(peer, probe.ssid),
+            seq=probe.seq
+            if stateless
+            else self.number(peer, self.kind != "rfc8762-6" and probe.ssid),
             err_estimate=formats.error_estimate(),
             ssid=probe.ssid if self.kind == "rfc8972" else 0,
             seq_sender=probe.seq,
@@ -99,9 +103,10 @@ class Peer:
         return formats.signed(bytes(reply) + rest, self.key), reply_tos
 
 
-def main(kind: str, key: str = "") -> None:
+def main(kind: str, key: str = "", lose: str = "0") -> None:
     """Answer until the standard input is closed."""
     peer = Peer(kind, bytes.fromhex(key))
+    came = 0
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.bind(("127.0.0.1", 0))
     sock.setsockopt(socket.IPPROTO_IP, 13, 1)  # IP_RECVTOS
@@ -115,6 +120,9 @@ def main(kind: str, key: str = "") -> None:
         if sys.stdin in ready:
             return
         data, ancillary, _, source = sock.recvmsg(65536, 512)
+        came += 1
+        if int(lose) and came % int(lose) == 0:
+            continue
         said = {kind: value[0] for _level, kind, value in ancillary}
         answer = peer.answer(data, said.get(2, 0), said.get(1, 0), source)
         if answer is not None:

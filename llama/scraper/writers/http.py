@@ -3,6 +3,9 @@
 InfluxDB answers 400 (2.x also 422) when *some* points of a request are bad, having written the
 others. Which ones it does not say, so the request is halved until they stand alone; writing the
 good ones again changes nothing. Only the bad ones are refused.
+
+A write is acknowledged with 204, which is what every one of these databases says, and nothing else:
+a login page, a proxy or another program answers 200 to anything, and the points would be gone.
 """
 
 from __future__ import annotations
@@ -126,7 +129,7 @@ class LineProtocolWriter:
 
         Raises `NotPermittedError` or `NotWrittenError` when it is not the points' fault.
         """
-        if reply.status in (200, 204):
+        if reply.status == 204:
             return None
         said = reason_of(reply)
         # A proxy says 400 too, in its own words: that is not the points' fault.
@@ -134,6 +137,8 @@ class LineProtocolWriter:
             return said
         if reply.status in (401, 403):
             raise NotPermittedError(f"not permitted (HTTP {reply.status}): {said}")
+        if reply.status < 400:
+            raise NotWrittenError(not_a_database(self._write_url, reply, "204"))
         raise NotWrittenError(f"HTTP {reply.status}: {said}")
 
     def close(self) -> Deferred[None]:
@@ -144,6 +149,16 @@ class LineProtocolWriter:
 def reason_of(reply: Reply) -> str:
     """Return what an error answer says, in one line."""
     return _error(reply) or reply.excerpt() or "no reason given"
+
+
+def not_a_database(url: str, reply: Reply, expected: str) -> str:
+    """Say that what answers at ``url`` is something else, a redirect perhaps, and what to do."""
+    where = reply.header("Location")
+    found = f"a redirect to {where[:200]}" if where else f"with {reply.excerpt() or 'no text'!r}"
+    return (
+        f"{url.partition('?')[0]} answers HTTP {reply.status}, {found}, expected {expected}:"
+        " is 'url' the database itself, without a login page or another program before it?"
+    )
 
 
 def _error(reply: Reply) -> str | None:

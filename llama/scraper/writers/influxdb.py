@@ -10,7 +10,7 @@ from urllib.parse import urlencode
 from llama.interfaces import NotPermittedError, NotWrittenError
 
 from ..fetch import Reply
-from .http import LineProtocolWriter, reason_of
+from .http import LineProtocolWriter, not_a_database, reason_of
 from .options import Options
 
 
@@ -49,6 +49,8 @@ class InfluxDBWriter(LineProtocolWriter):
         said = reason_of(reply)
         if reply.status in (401, 403):
             raise NotPermittedError(f"not permitted to create {self._database!r}: {said}")
+        if reply.status < 400 and (reply.status != 200 or b'"results"' not in reply.body):
+            raise NotWrittenError(not_a_database(self._query_url, reply, "200 and results"))
         if reply.status != 200 or b'"error"' in reply.body:
             raise NotWrittenError(f"cannot create {self._database!r}: {said}")
 

@@ -21,6 +21,7 @@ from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
 
+from . import sqlite_late as late
 from . import sqlite_schema as schema
 from .options import Options
 
@@ -28,8 +29,6 @@ DAY = 86400.0
 MINUTE = 60.0
 #: Windows rolled up in one transaction, so that writing gets its turn in between.
 WINDOWS_AT_ONCE = 4
-#: Old rows removed in one transaction; likewise.
-ROWS_AT_ONCE = 20_000
 #: Series whose number is remembered.
 SERIES_KNOWN = 200_000
 
@@ -101,11 +100,10 @@ class SQLiteWriter:
 
     def _insert(self, cursor: Any, points: Sequence[Point]) -> None:
         """Insert points; in the store's thread."""
-        rows = []
-        windows = set()
+        removed_to = _fact(cursor, "removed_to_ms")
+        rows: list[late.Row] = []
         for point in points:
             time_ms = point.time_ns // 1_000_000
-            windows.add(-(-time_ms // schema.WINDOW_MS) * schema.WINDOW_MS)
             fields = point.fields
             more = {name: value for name, value in fields.items() if name not in _FIELD_SET}
             rows.append(
@@ -116,10 +114,13 @@ class SQLiteWriter:
                     orjson.dumps(more, option=orjson.OPT_SORT_KEYS).decode() if more else None,
                 )
             )
-        cursor.executemany(schema.UPSERT, rows)
+        kept = [row for row in rows if row[0] > removed_to]
+        cursor.executemany(schema.UPSERT, kept)
         cursor.executemany(
-            "INSERT OR IGNORE INTO unrolled VALUES (?)", [(window,) for window in windows]
+            "INSERT OR IGNORE INTO unrolled VALUES (?)",
+            [(window,) for window in {schema.window_end(row[0]) for row in kept}],
         )
+        late.merge(cursor, [row for row in rows if row[0] <= removed_to])
 
     def _series_id(self, cursor: Any, point: Point) -> int:
         if len(self._series) >= SERIES_KNOWN:
@@ -158,35 +159,29 @@ class SQLiteWriter:
             "SELECT time_ms FROM unrolled WHERE time_ms <= ? ORDER BY time_ms LIMIT ?",
             (now_ms, WINDOWS_AT_ONCE),
         ).fetchall()
-        removed_to = _fact(cursor, "removed_to_ms")
         for (end,) in windows:
-            # Where raw rows are gone already, a late one must not replace what was made of them.
-            on_conflict = "REPLACE" if end - schema.WINDOW_MS >= removed_to else "IGNORE"
-            cursor.execute(schema.ROLL_UP.format(on_conflict=on_conflict), {"end": end})
+            cursor.execute(schema.ROLL_UP, {"end": end})
             cursor.execute(schema.HEARD, {"end": end})
             cursor.execute("DELETE FROM unrolled WHERE time_ms = ?", (end,))
         return bool(windows)
 
     def _remove(self, cursor: Any, now_ms: int) -> bool:
-        """Remove some rows past their time; says whether there are more."""
-        more = False
-        for table, keep_s in (("samples", self._raw_s), ("samples_5m", self._rolled_s)):
-            before = now_ms - int(keep_s * 1000)
-            if table == "samples":
-                _set_fact(cursor, "removed_to_ms", before)
-            limit = cursor.execute(
-                f"SELECT time_ms FROM {table} WHERE time_ms <= ?"  # noqa: S608
-                f" ORDER BY time_ms LIMIT 1 OFFSET {ROWS_AT_ONCE}",
-                (before,),
-            ).fetchone()
-            more = more or limit is not None
-            cursor.execute(
-                f"DELETE FROM {table} WHERE time_ms <= ?",  # noqa: S608
-                limit or (before,),
-            )
-        if not more:
+        """Remove what of one window is past its time; says whether there was anything."""
+        oldest = cursor.execute("SELECT min(time_ms) FROM samples").fetchone()[0]
+        end = now_ms if oldest is None else schema.window_end(oldest)
+        unrolled = cursor.execute("SELECT 1 FROM unrolled WHERE time_ms <= ?", (end,)).fetchone()
+        if raw := end <= now_ms - int(self._raw_s * 1000) and not unrolled:
+            late.remove(cursor, end)
+            # From now on, what comes for this window or an older one is late.
+            _set_fact(cursor, "removed_to_ms", max(end, _fact(cursor, "removed_to_ms")))
+        before = now_ms - int(self._rolled_s * 1000)
+        oldest = cursor.execute("SELECT min(time_ms) FROM samples_5m").fetchone()[0]
+        if rolled := oldest is not None and oldest <= before:
+            cursor.execute("DELETE FROM samples_5m WHERE time_ms = ?", (oldest,))
+            cursor.execute("DELETE FROM removed WHERE time_ms <= ?", (oldest,))
+        if not (raw or rolled):
             self._remove_series(cursor, now_ms - int(max(self._raw_s, self._rolled_s) * 1000))
-        return more
+        return raw or rolled
 
     def _remove_series(self, cursor: Any, before_ms: int) -> None:
         """Remove the series of which no rows are left."""

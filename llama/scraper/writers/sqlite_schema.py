@@ -7,6 +7,7 @@ connection of its own; WAL mode lets them do so at the same time. ::
     samples     time_ms, series_id, FIELDS…    every point, for two days
     samples_5m  time_ms, series_id, FIELDS…    one row for each five minutes, for thirty days
     unrolled    time_ms                        five-minute windows with points not yet rolled up
+    removed     time_ms, series                which series had a sample then, now removed: bits
     heard       series_id, time_ms             each series' newest point, of those in windows that
                                                were rolled up
     facts       name, value                    ``removed_to_ms``: no raw rows up to then any more;
@@ -28,7 +29,10 @@ Five-minute rows: counts are summed and ``loss`` is computed from the sums; ``rt
 delays are means weighted by the replies received; ``rtt_min`` is the lowest. Percentiles cannot be
 averaged, and a peak must not vanish from the history: of those, of jitter and delay variation and
 of the number of flows the *highest* of the intervals' stands. ``dscp_…`` and ``ttl_…`` are the
-last known, ``suspect`` the union of the reasons.
+last known, ``suspect`` the union of the reasons. The same arithmetic merges what comes late into
+a row whose samples are gone (`llama.scraper.writers.sqlite_late`): there the means are weighted by
+all replies of the row. Where a collector says no counts, ``more`` has the number of intervals that
+the row is made of, which is then its weight.
 """
 
 from __future__ import annotations
@@ -65,6 +69,7 @@ CREATE TABLE IF NOT EXISTS series (
 {_TABLE.format("samples_5m")}
 CREATE TABLE IF NOT EXISTS unrolled (time_ms INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS heard (series_id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS removed (time_ms INTEGER PRIMARY KEY, series BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 PRAGMA application_id={APPLICATION_ID};
 PRAGMA user_version={VERSION};
@@ -77,8 +82,13 @@ UPSERT = (
 )
 
 
+def window_end(time_ms: int) -> int:
+    """Return the end of the five minutes that a sample belongs to, ms."""
+    return -(-time_ms // WINDOW_MS) * WINDOW_MS
+
+
 # Old collectors say nothing about replies received: then every interval weighs the same.
-_WEIGHT = "max(coalesce(received, sent - lost, 1), 0)"
+_WEIGHT = "max(coalesce(received, sent - lost, intervals), 0)"
 
 
 def _mean(name: str) -> str:
@@ -99,7 +109,8 @@ def _union(name: str) -> str:
 
 _AGGREGATES = ", ".join(
     [
-        "CASE WHEN sum(sent) > 0 THEN 100.0 * sum(lost) / sum(sent) ELSE avg(loss) END AS loss",
+        "CASE WHEN sum(sent) > 0 THEN 100.0 * sum(lost) / sum(sent) ELSE"
+        " sum(loss * intervals) / sum(CASE WHEN loss IS NOT NULL THEN intervals END) END AS loss",
         *(f"sum({name}) AS {name}" for name in _SUMS),
         *(_mean(name) for name in _MEANS),
         "min(rtt_min) AS rtt_min",
@@ -109,19 +120,40 @@ _AGGREGATES = ", ".join(
     ]
 )
 
-#: Makes the rows of the window that ends at ``:end`` (ms) anew from all its samples.
-ROLL_UP = f"""
-INSERT OR {{on_conflict}} INTO samples_5m (time_ms, series_id, {", ".join(FIELDS)}, more)
-SELECT :end, series_id, {", ".join(FIELDS)}, NULL FROM (
-    SELECT series_id, {_AGGREGATES}, count(coalesce(sent, loss, rtt)) AS known FROM samples
-    WHERE time_ms > :end - {WINDOW_MS} AND time_ms <= :end GROUP BY series_id)
+_WINDOW = f"time_ms > :end - {WINDOW_MS} AND time_ms <= :end"
+_SAMPLES = (
+    f"SELECT time_ms, series_id, 1 AS intervals, {', '.join(FIELDS)} FROM samples WHERE {_WINDOW}"  # noqa: S608
+)
+_ROLLED = (
+    f"SELECT time_ms, series_id, coalesce(CAST(more AS INTEGER), 1), {', '.join(FIELDS)}"  # noqa: S608
+    " FROM samples_5m WHERE time_ms = :end AND series_id IN"
+    f" (SELECT series_id FROM samples WHERE {_WINDOW})"
+)
+
+
+def _roll_up(source: str) -> str:
+    return f"""
+INSERT OR REPLACE INTO samples_5m (time_ms, series_id, {", ".join(FIELDS)}, more)
+SELECT :end, series_id, {", ".join(FIELDS)}, CASE WHEN sent IS NULL THEN number END FROM (
+    SELECT series_id, {_AGGREGATES}, sum(intervals) AS number,
+        count(coalesce(sent, loss, rtt)) AS known
+    FROM ({source}) GROUP BY series_id)
 WHERE known > 0
 """  # noqa: S608
+
+
+#: Makes the rows of the window that ends at ``:end`` (ms) anew from all its samples.
+ROLL_UP = _roll_up(_SAMPLES)
+#: Adds samples of that window to its rows, where there are some.
+MERGE = _roll_up(f"{_SAMPLES} UNION ALL {_ROLLED}")
+#: The moments of its samples.
+TIMES = f"SELECT DISTINCT time_ms FROM samples WHERE {_WINDOW}"  # noqa: S608
+REMOVE = f"DELETE FROM samples WHERE {_WINDOW}"  # noqa: S608
 
 #: Notes what was heard in the window that ends at ``:end`` (ms).
 HEARD = f"""
 INSERT INTO heard SELECT series_id, max(time_ms) FROM samples
-WHERE time_ms > :end - {WINDOW_MS} AND time_ms <= :end GROUP BY series_id
+WHERE {_WINDOW} GROUP BY series_id
 ON CONFLICT (series_id) DO UPDATE SET time_ms = max(time_ms, excluded.time_ms)
 """  # noqa: S608
 

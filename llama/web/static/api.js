@@ -1,6 +1,8 @@
-// Asking the service. Every answer is JSON; every failure is an Error with one line for a person.
+// Asking the service. Every answer is JSON; every failure is an Error with one line for a person,
+// and silence is a failure, too.
 
-const TIMEOUT_MS = 60000;
+// How long an answer may take. The service gives its database 20 s and then says so itself.
+export const SOON_MS = 5000, AT_LAST_MS = 30000;
 
 // Answers of one kind of question: a new question makes the one before pointless.
 export class Question {
@@ -14,16 +16,13 @@ export class Question {
     this.running?.abort();
     const mine = new AbortController();
     this.running = mine;
-    const timer = setTimeout(() => mine.abort(), TIMEOUT_MS);
     try {
-      const answer = await get(this.path, parameters, mine.signal);
+      const answer = await get(this.path, parameters, { signal: mine.signal });
       return this.running === mine ? answer : null;
     } catch (error) {
       if (this.running !== mine) return null;
-      if (error.name === "AbortError") throw new Error(`${this.path}: no answer within ${TIMEOUT_MS / 1000} s`);
       throw error;
     } finally {
-      clearTimeout(timer);
       if (this.running === mine) this.running = null;
     }
   }
@@ -31,25 +30,28 @@ export class Question {
   get busy() { return this.running !== null; }
 }
 
-export async function get(path, parameters = {}, signal = undefined) {
+export async function get(path, parameters = {}, { signal = null, within = AT_LAST_MS } = {}) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(parameters)) {
     if (value !== "" && value !== null && value !== undefined) query.set(name, value);
   }
   const text = query.toString();
+  const limit = AbortSignal.timeout(within);
+  const failed = (error, why) => {
+    if (signal?.aborted) return error;
+    return new Error(limit.aborted ? `llama-web does not answer: no ${path} within ${within / 1000} s; trying again` : why);
+  };
   let response;
   try {
-    response = await fetch(`/api/v1/${path}${text ? `?${text}` : ""}`, { signal });
+    response = await fetch(`/api/v1/${path}${text ? `?${text}` : ""}`, { signal: signal ? AbortSignal.any([signal, limit]) : limit });
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error("llama-web does not answer; trying again");
+    throw failed(error, "llama-web does not answer; trying again");
   }
   let answer;
   try {
     answer = await response.json();
   } catch (error) {
-    if (error.name === "AbortError") throw error;
-    throw new Error(`${path}: answer ${response.status} is not JSON`);
+    throw failed(error, `${path}: answer ${response.status} is not JSON`);
   }
   if (!response.ok) {
     const error = new Error(answer.error ?? `${path}: answer ${response.status}`);

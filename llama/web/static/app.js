@@ -1,6 +1,7 @@
 // The page: its address says what to show, the service is asked, the parts draw.
 
-import { Question, get } from "./api.js";
+import { oldestLive, oldestPast, stretch, tooOld } from "./age.js";
+import { Question, SOON_MS, get } from "./api.js";
 import { Drawer } from "./drawer.js";
 import { IncidentView } from "./incident.js";
 import { drawKeys, drawLegend } from "./legend.js";
@@ -14,12 +15,14 @@ import { clock, length } from "./text.js";
 
 const $ = (id) => document.getElementById(id);
 const SPANS = { "": "newest interval", 300: "5 min", 900: "15 min", 3600: "1 hour", 86400: "1 day" };
-const SHORTEST_POLL_MS = 1000, LONGEST_POLL_MS = 5000;
+const SHORTEST_POLL_MS = 1000, LONGEST_POLL_MS = 5000, JUDGE_MS = 1000;
 
 const matrixQuestion = new Question("matrix"), timelineQuestion = new Question("timeline");
+const dimensionsQuestion = new Question("dimensions"), incidentsQuestion = new Question("incidents");
 let model = null, timeline = null, dimensions = null, asTable = false;
 let skew = 0; // what the service's clock is ahead of ours, in seconds
 let interval = null, newest; // undefined: not asked yet
+let behind = false; // whether there are newer data than was asked for
 let incidents = null;
 let hasFlows = false; // whether the service can ask collectors for flows
 const complaints = new Map();
@@ -50,23 +53,23 @@ function filters() {
 
 async function loadMatrix() {
   document.body.classList.add("busy");
+  const { live } = state;
   try {
     const answer = await matrixQuestion.ask({
       metric: state.get("metric"), ...filters(), group: state.get("group"), rows: state.get("rows"),
       cols: state.get("cols"), at: state.get("at"), span: state.get("span"),
     });
     if (!answer) return;
-    model = new Model(answer);
+    model = new Model(answer, live);
     interval = model.interval ?? interval;
-    document.body.classList.remove("stale");
-    drawAll();
     complain("matrix", "");
+    drawAll();
   } catch (error) {
-    if (model) document.body.classList.add("stale");
-    complain("matrix", `${error.message}${model ? `; shown as of ${clock(model.newest)}` : ""}`);
+    complain("matrix", error.message);
   } finally {
     if (!matrixQuestion.busy) document.body.classList.remove("busy");
   }
+  judge();
 }
 
 async function loadTimeline() {
@@ -83,7 +86,10 @@ async function loadTimeline() {
 
 async function loadDimensions() {
   try {
-    dimensions = await get("dimensions", { at: state.get("at") });
+    const answer = await dimensionsQuestion.ask({ at: state.get("at") });
+    if (!answer) return;
+    dimensions = answer;
+    complain("dimensions", "");
     drawChoices();
   } catch (error) {
     complain("dimensions", error.message);
@@ -92,9 +98,12 @@ async function loadDimensions() {
 
 async function loadIncidents() {
   try {
-    incidents = await get("incidents", { at: state.get("at"), limit: 20 });
+    const answer = await incidentsQuestion.ask({ at: state.get("at"), limit: 20 });
+    if (!answer) return;
+    incidents = answer;
     showIncident();
   } catch (error) {
+    incidents = null; // asked for again
     $("incidents").replaceChildren(make("p", error.message, "none"));
   }
 }
@@ -117,35 +126,70 @@ function loadDrawer() {
     drawer.hide();
     return;
   }
-  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), flows: hasFlows });
+  const span = Number(state.get("span"));
+  const moment = stretch(state.live ? now() : Number(state.get("at")), span, interval);
+  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, span, oldest: oldest(), flows: hasFlows });
 }
 
-// Follows the newest data: asks what is new, and for the rest only if something is.
+// Figures of a pair from before this time do not speak for the moment that is shown.
+function oldest() {
+  if (state.live) return oldestLive(newest ?? null, now(), interval);
+  return oldestPast(Number(state.get("at")), Number(state.get("span")), interval);
+}
+
+// Follows the newest data: asks what is new, and for the rest only if something is. Waits for no
+// answer but that one, lest a slow matrix hide that the service has died.
 async function follow() {
   let wait = LONGEST_POLL_MS;
   try {
-    const said = await get("status");
+    const said = await get("status", {}, { within: SOON_MS });
     skew = said.now - Date.now() / 1000;
     interval = said.interval_s ?? interval;
-    const fresh = newest !== undefined && said.newest !== newest;
+    hasFlows = said.flows;
+    behind ||= newest !== undefined && said.newest !== newest;
     newest = said.newest;
     complain("status", "");
     const aged = model && interval && now() - model.at > interval; // silence must show, too
-    if (state.live && (fresh || aged || !model)) {
-      if (!timelineQuestion.busy) loadTimeline();
-      await loadMatrix();
-      if (fresh) {
-        loadIncidents();
-        if (state.get("src")) loadDrawer();
-      }
-      if (!dimensions || !dimensions.sources) loadDimensions();
-    }
+    const wanted = complaints.has("matrix") || (state.live && (behind || aged || !model));
+    if (wanted && !matrixQuestion.busy) update();
     if (interval) wait = Math.min(LONGEST_POLL_MS, Math.max(SHORTEST_POLL_MS, (interval * 1000) / 4));
   } catch (error) {
     complain("status", error.message);
-    if (model && state.live) document.body.classList.add("stale");
   }
+  judge();
   setTimeout(follow, document.hidden ? wait * 4 : wait);
+}
+
+async function update() {
+  const fresh = behind;
+  behind = false;
+  if (!timelineQuestion.busy) loadTimeline();
+  await loadMatrix();
+  if (fresh || !incidents) loadIncidents();
+  if (fresh && state.get("src")) loadDrawer();
+  if (!dimensions?.sources) loadDimensions();
+}
+
+// Whether what is shown still speaks for now. Asked by the second, whatever the service does: one
+// that hangs tells nobody.
+function judge() {
+  const failed = complaints.has("matrix") || (state.live && complaints.has("status"));
+  const old = !failed && model?.live && tooOld(model.newest, now(), interval);
+  complain("age", old ? `no new data since ${clock(model.newest)}: is the scraper running?` : "");
+  const unsure = Boolean(failed || old);
+  document.body.classList.toggle("stale", unsure);
+  drawTimes();
+  drawer.judge(oldest());
+  if (!model && !unsure) return;
+  drawHeadline($("headline"), model, unsure);
+  document.title = `${titleMark(unsure)}LLAMA matrix`;
+}
+
+function titleMark(unsure) {
+  if (unsure) return "(?) ";
+  const { bad, losing, missing } = model.summary;
+  const trouble = Math.max(bad, losing) + missing + model.sick.length;
+  return trouble ? `(${trouble}) ` : "";
 }
 
 function complain(about, text) {
@@ -162,8 +206,9 @@ function refresh(changed) {
   const any = (...names) => names.some((name) => changed.has(name));
   drawChoices();
   drawTimes();
+  judge();
   if (any("metric", "class", "probe", "group", "rows", "cols", "at", "span")) loadMatrix();
-  if (any("src", "dst", "class", "probe", "at", "range", "from", "to")) loadDrawer();
+  if (any("src", "dst", "class", "probe", "at", "span", "range", "from", "to")) loadDrawer();
   if (any("range", "from", "to", "class", "probe") || (any("at") && outside())) loadTimeline();
   else if (timeline) scrubber.show(timeline, state.live ? null : Number(state.get("at")));
   if (any("at")) loadIncidents();
@@ -182,14 +227,11 @@ function outside() {
 function drawAll() {
   view.show(model);
   drawTable($("table"), model, (row, col) => state.link(openedCell(row, col)), asTable);
-  complain("age", drawHeadline($("headline"), model, state.live, now()));
   drawSick($("sick-section"), $("sick"), model, sickLink);
   drawWorst($("worst"), model, (pair) => state.link({ src: pair.src, dst: pair.dst }));
   drawLegend($("legend"), model.metric);
   drawChoices();
   drawTimes();
-  const trouble = model.summary.bad + model.sick.length;
-  document.title = `${trouble ? `(${trouble}) ` : ""}LLAMA matrix`;
 }
 
 function sickLink(each) {
@@ -234,7 +276,7 @@ function drawTimes() {
   $("live").setAttribute("aria-pressed", String(state.live));
   $("live").textContent = state.live ? "● live" : "○ live";
   const covered = state.get("span") ? `, ${length(Number(state.get("span")))} up to it` : "";
-  $("moment").textContent = state.live ? `following${covered}` : `${clock(Number(state.get("at")), true)}${covered}`;
+  $("moment").textContent = state.live ? `${document.body.classList.contains("stale") ? "waiting for data" : "following"}${covered}` : `${clock(Number(state.get("at")), true)}${covered}`;
 }
 
 // --- choosing -------------------------------------------------------------------------------
@@ -357,7 +399,10 @@ setTheme(localStorage.getItem("llama-theme") ?? (dark.matches ? "dark" : "light"
 drawTimes();
 loadDimensions();
 loadIncidents();
-get("status").then((said) => { hasFlows = said.flows; }, () => {}).finally(loadDrawer);
-await loadMatrix();
-loadTimeline();
+get("status", {}, { within: SOON_MS }).then((said) => {
+  hasFlows = said.flows;
+  interval = said.interval_s;
+}, () => {}).finally(loadDrawer);
+loadMatrix().then(loadTimeline);
 follow();
+setInterval(judge, JUDGE_MS);

@@ -1,17 +1,26 @@
 // Small charts over time on canvases. Each shares the time axis of its column and tells the value
 // under the pointer; gaps are gaps.
 
+import { directions } from "./directions.js";
+import { stripes } from "./palette.js";
 import { clock, digits, figure } from "./text.js";
 
 const LEFT = 40, BOTTOM = 13, TOP = 13;
 
 export class Chart {
-  // `draw(pen, frame)` paints; `say(step)` gives the text for a step.
-  constructor(title, tall, { times, step, colours, draw, say, chosen, mark }) {
+  // `draw(pen, frame)` paints; `say(step)` gives the text for a step, null where there is none.
+  // `key`: [class, text] of what the colours mean.
+  constructor(title, tall, { times, step, colours, draw, say, chosen, mark, key = [] }) {
     this.element = document.createElement("div");
     this.element.className = tall ? "chart tall" : "chart";
     const heading = document.createElement("h4");
     heading.textContent = title;
+    for (const [kind, text] of key) {
+      const item = document.createElement("small");
+      item.className = kind;
+      item.textContent = text;
+      heading.append(" ", item);
+    }
     this.canvas = document.createElement("canvas");
     this.canvas.setAttribute("role", "img");
     this.output = document.createElement("output");
@@ -31,7 +40,7 @@ export class Chart {
   newest() {
     for (let n = this.times.length - 1; n >= 0; n -= 1) {
       const text = this.say(n);
-      if (text && !text.endsWith("—")) return `${text} at ${clock(this.times[n])}`;
+      if (text !== null) return `${text} at ${clock(this.times[n])}`;
     }
     return "no data";
   }
@@ -45,7 +54,7 @@ export class Chart {
 
   point(at) {
     this.at = at;
-    this.output.textContent = at === null ? "" : `${clock(this.times[at])}  ${this.say(at)}`;
+    this.output.textContent = at === null ? "" : `${clock(this.times[at])}  ${this.say(at) ?? "no data"}`;
     this.draw();
   }
 
@@ -102,18 +111,20 @@ function scaleLabel(pen, colours, frame, text, y) {
   pen.fillText(text, frame.left - 4, y);
 }
 
-// Loss by direction, stacked, on a scale that separates 0.1, 1, 10 and 100 %.
+// Loss by direction, stacked, on a scale that separates 0.1, 1, 10 and 100 %. What has no known
+// direction is striped.
 export function lossChart(common, columns) {
   const { colours } = common;
   const height = (percent) => (percent <= 0 ? 0 : Math.min(1, Math.max(0.06, (Math.log10(percent) + 2) / 4)));
-  const share = (name, n) => (columns.sent[n] ? (100 * (columns[name][n] ?? 0)) / columns.sent[n] : null);
   return new Chart("loss, by direction", false, {
     ...common,
     say: (n) => {
-      if (!columns.sent[n]) return "—";
-      const unknown = share("lost_unknown", n);
-      return `fwd ${figure(share("lost_forward", n), "%")}  rev ${figure(share("lost_reverse", n), "%")}${unknown ? `  unknown ${figure(unknown, "%")}` : ""}`;
+      const { loss, forward, reverse, undirected } = directions(columns, n);
+      if (loss === null) return null;
+      const unknown = undirected ? `  direction unknown ${figure(undirected, "%")}` : "";
+      return `loss ${figure(loss, "%")}  fwd ${figure(forward, "%")}  rev ${figure(reverse, "%")}${unknown}`;
     },
+    key: [["forward", "fwd"], ["reverse", "rev"], ["undirected", "unknown"]],
     draw: (pen, frame) => {
       for (const percent of [0.1, 1, 10, 100]) {
         const y = frame.bottom - height(percent) * (frame.height - 6);
@@ -123,17 +134,18 @@ export function lossChart(common, columns) {
       }
       for (let n = 0; n < frame.count; n += 1) {
         const x = Math.round(frame.x(n)), width = Math.max(1, Math.round(frame.x(n + 1)) - x);
-        if (columns.sent[n] === null) continue;
+        const { loss, forward, reverse, undirected } = directions(columns, n);
+        if (loss === null) continue;
         pen.fillStyle = colours.line;
         pen.fillRect(x, frame.bottom - 1, width, 2);
-        const loss = columns.loss[n];
         if (!loss) continue;
         const whole = height(loss) * (frame.height - 6);
         let y = frame.bottom;
-        for (const [name, colour] of [["lost_forward", colours.forward], ["lost_reverse", colours.reverse], ["lost_unknown", colours.unknown]]) {
-          const part = whole * ((columns[name][n] ?? 0) / columns.lost[n]);
-          if (!part) continue;
-          pen.fillStyle = colour;
+        const unknown = stripes(pen, colours.unknown, 5, 1.6);
+        for (const [share, style] of [[forward, colours.forward], [reverse, colours.reverse], [undirected, unknown]]) {
+          if (!share) continue;
+          const part = whole * Math.min(1, share / loss);
+          pen.fillStyle = style;
           pen.fillRect(x, y - part, width, part);
           y -= part;
         }
@@ -147,7 +159,10 @@ export function rttChart(common, columns, { low, high }) {
   const { colours } = common;
   return new Chart("RTT p50 in ms, band min to p99", true, {
     ...common,
-    say: (n) => `p50 ${figure(columns.rtt_p50[n], "ms")}  p99 ${figure(columns.rtt_p99[n], "ms")}`,
+    say: (n) => {
+      const { [n]: middle } = columns.rtt_p50, { [n]: most } = columns.rtt_p99;
+      return middle === null && most === null ? null : `p50 ${figure(middle, "ms")}  p99 ${figure(most, "ms")}`;
+    },
     draw: (pen, frame) => {
       const y = (value) => frame.bottom - 2 - ((value - low) / (high - low)) * (frame.height - 6);
       for (const value of [low, (low + high) / 2, high]) {
@@ -179,7 +194,7 @@ export function heatChart(common, heat) {
     ...common,
     say: (n) => {
       const row = heat.counts[n], total = row.reduce((a, b) => a + (b ?? 0), 0);
-      if (!total) return "—";
+      if (!total) return null;
       const most = row.indexOf(Math.max(...row));
       return `most at ${digits(edges[most])}–${digits(edges[most + 1])} ms`;
     },

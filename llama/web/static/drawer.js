@@ -2,8 +2,10 @@
 
 import { get } from "./api.js";
 import { heatChart, lossChart, rttChart } from "./charts.js";
+import { Figures, together } from "./figures.js";
 import { make } from "./lists.js";
 import { palette } from "./palette.js";
+import { KNOWN_S } from "./silence.js";
 import { clock, count, digits, figure } from "./text.js";
 
 export class Drawer {
@@ -13,6 +15,7 @@ export class Drawer {
     this.acts = acts;
     this.asked = 0;
     this.charts = [];
+    this.figures = [];
     new ResizeObserver(() => this.redraw()).observe(place);
   }
 
@@ -20,13 +23,14 @@ export class Drawer {
     this.asked += 1;
     this.shown = this.running = null;
     this.place.hidden = true;
+    this.figures = [];
     this.place.replaceChildren();
   }
 
   // Shows the pair, or brings what is shown up to date: a slow answer to the same question is
   // waited for and asked again, lest it never be shown.
   async show(src, dst, question) {
-    const wanted = JSON.stringify([src, dst, question.class, question.probe, question.at, Math.round(question.to - question.from)]);
+    const wanted = JSON.stringify([src, dst, question.class, question.probe, question.at, question.moment.step, Math.round(question.to - question.from)]);
     if (this.running === wanted) {
       this.again = question;
       return;
@@ -47,24 +51,36 @@ export class Drawer {
   }
 
   async ask(mine, src, dst, question) {
-    const { flows: hasFlows, ...filters } = question;
+    const { flows: hasFlows, moment, span, oldest, from, to, at, ...filters } = question;
     const ways = [[src, dst], [dst, src]];
-    const answers = await Promise.all(ways.map(([a, b]) => settled(get("history", { src: a, dst: b, ...filters }))));
+    const asked = (time) => Promise.all(ways.map(([a, b]) => settled(get("history", { src: a, dst: b, ...filters, ...time }))));
+    const [answers, latest, known] = await Promise.all([
+      asked({ from, to }), asked(moment), asked({ from: Math.min(moment.from, moment.to - KNOWN_S), to: moment.to, step: KNOWN_S }),
+    ]);
+    const newest = span ? latest.map((answer) => together(answer, moment)) : latest;
     const flows = await Promise.all(ways.map(([a, b], n) => (answers[n].error || !hasFlows ? null
-      : settled(get("flows", { src: a, dst: b, class: question.class, probe: question.probe, at: question.at })))));
+      : settled(get("flows", { src: a, dst: b, ...filters, at })))));
     if (mine !== this.asked) return;
     const scroll = this.place.scrollTop;
     const focused = document.activeElement?.closest?.("#drawer button")?.dataset.act;
     const open = [...this.place.querySelectorAll("details[open]")].map((each) => each.dataset.name);
     this.charts = [];
+    this.figures = [];
+    this.oldest = oldest;
     const scale = rttScale(answers.filter((answer) => !answer.error).map((answer) => answer.columns));
     const both = make("div", "", "ways");
-    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], flows[n], scale, question)));
+    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], newest[n], known[n].series ?? [], flows[n], scale, question)));
     this.place.replaceChildren(this.heading(src, dst), both);
     for (const details of this.place.querySelectorAll("details")) details.open = open.includes(details.dataset.name);
     this.redraw();
     this.place.scrollTop = scroll;
     if (focused) this.place.querySelector(`[data-act="${focused}"]`)?.focus();
+  }
+
+  // Figures from before `oldest` are taken back; asked by the second.
+  judge(oldest) {
+    this.oldest = oldest;
+    for (const each of this.figures) each.judge(oldest);
   }
 
   redraw() {
@@ -82,7 +98,7 @@ export class Drawer {
     return head;
   }
 
-  way(src, dst, answer, flows, scale, question) {
+  way(src, dst, answer, newest, known, flows, scale, question) {
     const way = make("section", "", "way");
     way.setAttribute("aria-label", `${src} to ${dst}`);
     way.append(make("h3", `${src} → ${dst}`));
@@ -90,8 +106,11 @@ export class Drawer {
       way.append(make("p", answer.error.status === 404 ? "not probed in this direction, or no data in this time" : answer.error.message, "note"));
       return way;
     }
-    const now = atTime(answer, question.at || null);
-    way.append(this.figures(answer, now), this.strip(answer, now, flows));
+    const figures = new Figures(answer, newest, known, question.at ? Number(question.at) : null, question.moment.from,
+      (of, step) => this.strip(of, step, flows));
+    figures.judge(this.oldest);
+    this.figures.push(figures);
+    way.append(figures.element);
     const common = {
       times: answer.time, step: answer.step_s, colours: palette(), mark: question.at ? Number(question.at) : null,
       chosen: (time) => this.acts.time(time),
@@ -103,47 +122,20 @@ export class Drawer {
     return way;
   }
 
-  figures(answer, now) {
-    const place = make("div", "", "figures");
-    const { columns } = answer;
-    if (now === null) {
-      place.append(make("span", "no data at this time"));
-      return place;
-    }
-    const sent = columns.sent[now];
-    const share = (name) => (sent ? (100 * (columns[name][now] ?? 0)) / sent : null);
-    const add = (label, value, bad) => {
-      const item = make("div", "", bad ? "bad" : "");
-      item.append(make("span", `${label} `), make("b", value));
-      place.append(item);
-    };
-    const unknown = share("lost_unknown");
-    add("loss fwd", figure(share("lost_forward"), "%"), share("lost_forward") >= 0.1);
-    add("rev", figure(share("lost_reverse"), "%"), share("lost_reverse") >= 0.1);
-    if (unknown) add("either way", figure(unknown, "%"), unknown >= 0.1);
-    add("RTT p50", figure(columns.rtt_p50[now], "ms"));
-    add("p99", figure(columns.rtt_p99[now], "ms"));
-    add("jitter", figure(columns.jitter[now], "ms"));
-    const remarked = (columns.remarked_forward[now] ?? 0) + (columns.remarked_reverse[now] ?? 0);
-    if (remarked) add("remarked", `${digits(remarked)} of ${digits(columns.received[now])}`, true);
-    return place;
-  }
-
   strip(answer, now, flows) {
     const place = make("div");
     place.append(make("h4", "flows"));
-    const total = now === null ? null : answer.columns.flows[now];
-    const lossy = now === null ? null : answer.columns.flows_lossy[now];
+    const { total, lossy, text } = flowsAt(answer, now);
     if (flows && !flows.error && (flows.all_flows || flows.flows.length)) {
       place.append(...flowStrip(flows, total));
     } else if (total) {
       const bar = make("div", "", "strip");
       bar.setAttribute("aria-hidden", "true");
-      const most = Math.min(total, 128), red = Math.ceil((lossy / total) * most);
+      const most = Math.min(total, 128), red = Math.ceil(((lossy ?? 0) / total) * most);
       for (let n = 0; n < most; n += 1) bar.append(make("i", "", n < red ? "l" : ""));
       for (const [n, each] of [...bar.children].entries()) each.style.height = n < red ? "30px" : "4px";
       const why = flows?.error ? flows.error.message : "which ports: name the collectors in the web configuration";
-      place.append(make("p", `${digits(lossy)} of ${count(total, "flow")} lose probes`), bar, make("p", why, "note"));
+      place.append(make("p", text), bar, make("p", why, "note"));
     } else {
       place.append(make("p", "no flows known", "note"));
     }
@@ -165,7 +157,7 @@ export class Drawer {
       };
       if (each.time) {
         row("newest", clock(each.time));
-        row("loss", figure(each.loss, "%"));
+        row("loss", figure(each.figures.lost === undefined ? null : each.loss, "%"));
         const dscp = each.figures.dscp_at_reflector;
         if (dscp !== undefined && dscp !== null && dscp < 64) row("DSCP there", digits(dscp));
         const back = each.figures.dscp_at_collector;
@@ -184,6 +176,19 @@ export class Drawer {
     place.append(details);
     return place;
   }
+}
+
+// How many flows the series of one step have together, and how many of them lose. The columns only
+// know those of the worst series.
+function flowsAt(answer, step) {
+  const spoke = step === null ? [] : answer.series.filter((each) => each.time > answer.time[step] - answer.step_s && each.time <= answer.time[step] && each.figures.flows !== undefined);
+  if (!spoke.length) return { total: null, lossy: null };
+  const sum = (name) => spoke.reduce((all, each) => (all === null || each.figures[name] === undefined ? null : all + each.figures[name]), 0);
+  const total = sum("flows"), lossy = sum("flows_lossy");
+  const losing = spoke.filter((each) => each.figures.flows_lossy > 0 && each.tags.class);
+  const where = spoke.length > 1 ? losing.map((each) => `${each.tags.class} ${digits(each.figures.flows_lossy)} of ${digits(each.figures.flows)}`) : [];
+  const text = `${lossy === null ? "—" : digits(lossy)} of ${count(total, "flow")} lose probes`;
+  return { total, lossy, text: where.length ? `${text}: ${where.join(", ")}` : text };
 }
 
 // One bar a flow, as its collector counted it. Of older intervals it only holds the flows that
@@ -220,16 +225,6 @@ function flowStrip(answer, known) {
   }
   if (answer.time) parts.push(make("p", `interval that ended ${clock(answer.time)}`, "note"));
   return parts;
-}
-
-// The newest step with data, at or before a time.
-function atTime(answer, at) {
-  for (let n = answer.time.length - 1; n >= 0; n -= 1) {
-    if (at !== null && answer.time[n] - answer.step_s >= at) continue;
-    if (answer.columns.sent[n] !== null) return n;
-    if (at !== null) return null;
-  }
-  return null;
 }
 
 // From a little under the least to a little over the highest p99 of both directions.

@@ -28,6 +28,7 @@ export function drawLegend(place, metric) {
   });
   add({ state: NO_VALUE, level: -1 }, "no samples");
   add({ state: NO_DATA, level: -1 }, "no data");
+  add({ state: VALUE, level: 0, partial: true }, "some without data");
   add({ state: VALUE, level: 0, suspect: 1 }, "suspect");
   add({ state: VALUE, level: 0 }, "▲ host down, ◁ source blind", true);
   place.replaceChildren(...items);
@@ -54,6 +55,7 @@ const SIGNS = [
   ["▲", "host down: no source reaches it"],
   ["◁", "source blind: it reaches nobody, others do"],
   ["▨", "no data: the collector is silent, or nobody stored what it measured"],
+  ["◣", "hatched corner: some of the pairs or series behind the cell have no data, others do"],
   ["~", "suspect: our own fault may be in the figures"],
   ["—", "no samples, for instance no RTT where nothing came back"],
   ["(empty)", "not probed"],

@@ -1,10 +1,29 @@
 // Is anything wrong, and what: the headline, the incidents, the sick hosts, the worst pairs.
 
-import { clock, count, digits, figure, length } from "./text.js";
+import { clock, count, digits, figure } from "./text.js";
 
 const SIGNS = { down: "▲", blind: "◁", silent: "▨" };
 
-export function drawHeadline(place, model, live, now) {
+// `unsure`: what is shown may not speak for now, so nothing is said of now. Without a model nothing
+// was ever known.
+export function drawHeadline(place, model, unsure) {
+  const parts = unsure ? unknown(model) : findings(model, model.live);
+  const drawn = make("p");
+  drawn.append(...parts);
+  // Who listens is told what changes, and nothing else.
+  if (place.innerHTML !== drawn.innerHTML) place.replaceChildren(...parts);
+}
+
+function unknown(model) {
+  const since = model?.live ? ` since ${clock(model.newest)}` : "";
+  const headline = make("span", "", "trouble");
+  headline.append(make("span", "?", "mark"), ` not known${since}`);
+  if (!model) return [headline];
+  const then = findings(model, false).filter((part) => part.className !== "good").map((part) => part.textContent);
+  return [headline, make("span", `shown as it was: ${then.join(" · ")}`, "quiet")];
+}
+
+function findings(model, live) {
   const { summary } = model;
   const parts = [];
   const add = (kind, sign, text) => {
@@ -13,25 +32,27 @@ export function drawHeadline(place, model, live, now) {
     parts.push(span);
   };
   const judged = model.metric.bad_level !== null;
-  // Loss is said whatever is shown: nobody should miss it for looking at delays.
-  const showsLoss = model.metric.name === "loss" || model.metric.name.startsWith("loss_");
-  if (summary.losing && !showsLoss) add("trouble", "■", `${count(summary.losing, "pair")} ${summary.losing === 1 ? "loses" : "lose"}`);
+  // Loss is said whatever is shown: nobody should miss it for looking at delays, or at one direction.
+  const covered = model.metric.name === "loss" || (model.metric.name.startsWith("loss_") && summary.bad === summary.losing);
+  if (summary.losing && !covered) add("trouble", "■", `${count(summary.losing, "pair")} ${summary.losing === 1 ? "loses" : "lose"}`);
   if (summary.bad) add("trouble", model.metric.name === "remarked" ? "▼" : "■", `${count(summary.bad, "pair")} ${verb(model.metric, summary.bad)}`);
   if (summary.hosts_down) add("trouble hosts", SIGNS.down, `${count(summary.hosts_down, "host")} down`);
   if (summary.hosts_blind) add("trouble hosts", SIGNS.blind, `${count(summary.hosts_blind, "source")} blind`);
   if (summary.hosts_silent) add("trouble hosts", SIGNS.silent, `${count(summary.hosts_silent, "collector")} silent`);
-  if (summary.missing) add("trouble hosts", SIGNS.silent, `${count(summary.missing, "pair")} without data`);
+  const partial = summary.partial ?? 0, missing = summary.missing - partial;
+  if (missing) add("trouble hosts", SIGNS.silent, `${count(missing, "pair")} without data`);
+  if (partial) add("trouble hosts", SIGNS.silent, `${count(partial, "pair")} partly without data`);
+  // Not bad, and not healthy either: nothing that could be judged.
+  const unjudged = summary.pairs - summary.healthy - summary.bad - summary.missing - summary.sick;
+  if (judged && unjudged > 0) add("hosts", "—", `${count(unjudged, "pair")} without a figure`);
   if (!summary.pairs) add("hosts", "○", "no measurements");
-  else if (!parts.length && judged) add("good", "●", "all is well");
+  else if (!parts.length && judged && summary.healthy === summary.pairs) add("good", "●", "all is well");
   const quiet = make("span", "", "quiet");
   const fine = judged ? `${summary.healthy.toLocaleString("en")} of ${count(summary.pairs, "pair")} healthy` : count(summary.pairs, "pair");
   const doubt = summary.suspect ? ` · ~ ${summary.suspect} suspect` : "";
   quiet.textContent = `${fine}${doubt} · ${clock(model.newest)}${live ? ", live" : ""}`;
   parts.push(quiet);
-  place.replaceChildren(...parts);
-  const age = model.newest === null ? 0 : now - model.newest;
-  const late = live && model.newest !== null && age > Math.max(4 * (model.interval ?? 30), 15);
-  return late ? `the newest data are ${length(age)} old: is the scraper running?` : "";
+  return parts;
 }
 
 function verb(metric, number) {
@@ -63,7 +84,7 @@ export function drawSick(section, place, model, hrefFor) {
 
 export function drawWorst(place, model, hrefFor) {
   if (model.metric.bad_level === null || !model.worst.length) {
-    const text = model.metric.bad_level === null ? "this metric has no good or bad" : "none is bad";
+    const text = model.metric.bad_level === null ? "this metric has no good or bad" : `none is bad by ${model.metric.title}`;
     place.replaceChildren(make("li", text, "none"));
     return;
   }
@@ -76,6 +97,7 @@ export function drawWorst(place, model, hrefFor) {
     const how = make("span", figure(pair.value, model.metric.unit), "how");
     const more = [pair.tags.class];
     if (pair.flows_lossy) more.push(`${digits(pair.flows_lossy)} of ${digits(pair.flows)} flows`);
+    if (pair.silent) more.push(`▨ ${pair.silent} of ${count(pair.series, "series", "series")} without data`);
     if (pair.suspect.length) more.push("~ suspect");
     link.append(sign, what, how, make("small", more.filter(Boolean).join(" · ")));
     item.append(link);

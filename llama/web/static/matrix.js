@@ -3,7 +3,7 @@
 
 import { drawHeads, drawRules } from "./heads.js";
 import { FONT, Layout, clamp } from "./layout.js";
-import { drawCell, flatColour, palette } from "./palette.js";
+import { drawCell, drawPartial, flatColour, palette } from "./palette.js";
 import { cellLines, count, entryName, sickness } from "./text.js";
 
 // Cells smaller than this have no room for signs, in pixels.
@@ -134,6 +134,7 @@ export class MatrixView {
         plain.value = model.value[index];
         plain.level = model.level[index];
         plain.suspect = model.suspect[index];
+        plain.partial = model.partial(index);
         drawCell(pen, colours, model.metric, plain, at.x0 + col * at.cellW, y, at.cellW, at.cellH, deadRow || dead[col]);
       }
     }
@@ -158,14 +159,18 @@ export class MatrixView {
           start = col;
           colour = next;
         }
-        if (state && !still && (model.bad[index] || model.suspect[index])) raised.push([row, col, index]);
+        if (state && !still && (model.bad[index] || model.suspect[index] || model.partial(index))) raised.push([row, col, index]);
       }
     }
     raised.sort((a, b) => model.level[a[2]] - model.level[b[2]]);
     for (const [row, col, index] of raised) {
-      const side = model.bad[index] ? Math.max(size, 7) : Math.max(2, size / 2);
-      pen.fillStyle = model.bad[index] ? colours.bad[Math.max(1, model.level[index])] : colours.doubt;
-      pen.fillRect(at.x0 + (col + 0.5) * at.cellW - side / 2, at.y0 + (row + 0.5) * at.cellH - side / 2, side, side);
+      const x = at.x0 + (col + 0.5) * at.cellW, y = at.y0 + (row + 0.5) * at.cellH;
+      if (model.bad[index] || model.suspect[index]) {
+        const side = model.bad[index] ? Math.max(size, 7) : Math.max(2, size / 2);
+        pen.fillStyle = model.bad[index] ? colours.bad[Math.max(1, model.level[index])] : colours.doubt;
+        pen.fillRect(x - side / 2, y - side / 2, side, side);
+      }
+      if (model.partial(index)) drawPartial(pen, colours, x - 4, y - 4, 8, 8);
     }
   }
 

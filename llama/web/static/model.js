@@ -3,8 +3,10 @@
 import { NO_DATA, VALUE } from "./text.js";
 
 export class Model {
-  constructor(answer) {
+  // `live`: whether the newest was asked for, rather than some moment of the past.
+  constructor(answer, live) {
     Object.assign(this, {
+      live,
       at: answer.at, newest: answer.newest, interval: answer.interval_s, span: answer.span_s,
       metric: answer.metric, group: answer.group, rows: answer.rows, cols: answer.cols,
       sick: answer.sick, summary: answer.summary, worst: answer.worst,
@@ -16,6 +18,7 @@ export class Model {
     this.members = cells.members;
     this.bad = cells.bad;
     this.missing = cells.missing;
+    this.silent = cells.silent ?? []; // of older services: not known
     this.suspect = cells.suspect;
     this.worstSrc = cells.worst_src;
     this.worstDst = cells.worst_dst;
@@ -51,10 +54,15 @@ export class Model {
     const { [index]: src } = this.worstSrc, { [index]: dst } = this.worstDst;
     return {
       state: this.state[index], value: Number.isNaN(value) ? null : value, level: this.level[index],
-      members: this.members[index], bad: this.bad[index], missing: this.missing[index],
+      members: this.members[index], bad: this.bad[index], missing: this.missing[index], silent: this.silent[index] ?? 0, partial: this.partial(index),
       suspect: this.suspect[index], lossy: flows?.lossy, flows: flows?.flows,
       src: src >= 0 ? this.sources[src] : null, dst: dst >= 0 ? this.destinations[dst] : null,
     };
+  }
+
+  // Whether some of what is behind a cell has no data, which what still speaks must not hide.
+  partial(index) {
+    return this.state[index] > NO_DATA && (this.missing[index] > 0 || this.silent[index] > 0);
   }
 
   // Whether a row or column as a whole is dead, so that its cells say nothing of their own.
@@ -71,7 +79,7 @@ export class Model {
       const r = Math.floor(index / this.cols.length), c = index % this.cols.length;
       if (this.deadRow(r) || this.silentRow(r) || this.deadCol(c)) continue;
       const judged = this.metric.bad_level !== null;
-      if ((judged && this.bad[index]) || this.state[index] === NO_DATA) return { row: r, col: c };
+      if ((judged && this.bad[index]) || this.state[index] === NO_DATA || this.partial(index)) return { row: r, col: c };
       if (!judged && this.state[index] === VALUE && this.level[index] >= 4) return { row: r, col: c };
     }
     return null;

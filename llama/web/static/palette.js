@@ -24,15 +24,19 @@ const FIGURE_WIDTH = 34, FIGURE_HEIGHT = 15;
 const patterns = new Map();
 
 export function hatch(context, colours, size) {
-  const step = size < 8 ? 4 : 6;
-  const key = `${colours.hatch}${colours.panel}${step}${devicePixelRatio}`;
+  return stripes(context, colours.hatch, size < 8 ? 4 : 6, 1);
+}
+
+// Slanted lines of one colour, `step` apart, on whatever is there.
+export function stripes(context, colour, step, width) {
+  const key = `${colour} ${step} ${width} ${devicePixelRatio}`;
   if (!patterns.has(key)) {
     const ratio = devicePixelRatio || 1;
     const tile = document.createElement("canvas");
     tile.width = tile.height = Math.round(step * ratio);
     const pen = tile.getContext("2d");
-    pen.strokeStyle = colours.hatch;
-    pen.lineWidth = ratio;
+    pen.strokeStyle = colour;
+    pen.lineWidth = width * ratio;
     const end = tile.width;
     pen.beginPath();
     for (const shift of [-end, 0, end]) { pen.moveTo(shift, end); pen.lineTo(shift + end, 0); }
@@ -88,6 +92,24 @@ export function drawCell(pen, colours, metric, cell, x, y, w, h, dead) {
     pen.fillText(brief(cell.value), x + iw * (aside ? 0.72 : 0.5), y + ih / 2 + 0.5);
   }
   if (cell.suspect) drawDoubt(pen, colours, x, y, iw, ih);
+  if (cell.partial) drawPartial(pen, colours, x, y, iw, ih);
+}
+
+// The lower left corner is hatched: some of what is behind the cell has no data.
+export function drawPartial(pen, colours, x, y, w, h) {
+  const side = Math.min(18, Math.min(w, h) * 0.6);
+  pen.beginPath();
+  pen.moveTo(x, y + h - side);
+  pen.lineTo(x + side, y + h);
+  pen.lineTo(x, y + h);
+  pen.closePath();
+  pen.fillStyle = colours.panel;
+  pen.fill();
+  pen.fillStyle = stripes(pen, colours.text, side < 8 ? 2.5 : 4, 1);
+  pen.fill();
+  pen.lineWidth = 1;
+  pen.strokeStyle = colours.text;
+  pen.stroke();
 }
 
 // The colour of a whole cell that is too small for a sign.

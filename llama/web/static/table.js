@@ -42,7 +42,7 @@ function list(table, model, link, shown, about) {
     const row = Math.floor(index / model.cols.length), col = index % model.cols.length;
     const dead = model.deadRow(row) || model.silentRow(row) || model.deadCol(col);
     if (!model.state[index] || dead) continue;
-    if (model.bad[index] || model.state[index] === NO_DATA) troubled.push([row, col]);
+    if (model.bad[index] || model.state[index] === NO_DATA || model.partial(index)) troubled.push([row, col]);
     else fine += 1;
   }
   const most = 500, rest = Math.max(0, troubled.length - most);
@@ -67,6 +67,7 @@ function said(model, cell) {
   const more = [];
   if (cell.flows) more.push(`${cell.lossy} of ${cell.flows} flows`);
   if (cell.members > 1) more.push(`worst of ${cell.members}`);
+  if (cell.partial) more.push(cell.members > 1 ? `${cell.missing} without data` : `${count(cell.silent, "series", "series")} without data`);
   if (cell.suspect) more.push("suspect");
   return more.length ? `${value} (${more.join(", ")})` : value;
 }

@@ -84,6 +84,7 @@ export function cellLines(model, row, col) {
     if (cell.missing) parts.push(`${cell.missing} without data`);
     lines.push(parts.join(", "));
   }
+  if (cell.partial && cell.silent) lines.push(`▨ ${count(cell.silent, "series", "series")} without data`);
   if (cell.suspect) lines.push("~ suspect: our own fault may be in these figures");
   lines.push(...sickness(from), ...sickness(to));
   return lines;

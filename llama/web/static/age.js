@@ -1,0 +1,30 @@
+// How old figures may be and still speak for the moment that is shown, as llama/web/mesh.py has it.
+
+// So many intervals behind the newest of all, a series has fallen silent;
+const SILENT_INTERVALS = 2.5;
+// so many behind the time of day, all have. Fleets that speak by the second are given a little more.
+const ALL_SILENT_INTERVALS = 3, LEAST_S = 15;
+// What is usual, where the service does not know yet.
+const USUAL_S = 30;
+
+export function tooOld(newest, now, interval) {
+  return newest !== null && now - newest > Math.max(ALL_SILENT_INTERVALS * (interval ?? USUAL_S), LEAST_S);
+}
+
+// The oldest figures of one pair that speak for now, given the newest of all pairs.
+export function oldestLive(newest, now, interval) {
+  const usual = interval ?? USUAL_S;
+  const last = newest === null ? now : Math.min(newest, now);
+  return Math.max(last - SILENT_INTERVALS * usual, now - Math.max(ALL_SILENT_INTERVALS * usual, LEAST_S));
+}
+
+// What a pair's figures are asked for: the newest interval of a moment, or the span up to it.
+export function stretch(at, span, interval) {
+  const usual = interval ?? USUAL_S;
+  const step = Math.min(86400, Math.max(1, Math.round(span || usual)));
+  return { from: at - (span || (SILENT_INTERVALS + ALL_SILENT_INTERVALS) * usual), to: at, step };
+}
+
+export function oldestPast(at, span, interval) {
+  return span ? at - span : at - SILENT_INTERVALS * (interval ?? USUAL_S);
+}

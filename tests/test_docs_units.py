@@ -1,0 +1,65 @@
+"""The unit files in docs/deployment.rst: systemd takes them, and they start their service again."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+PAGE = Path(__file__).parent.parent / "docs" / "deployment.rst"
+PROGRAM = Path(sys.executable).parent / "twistd"
+
+
+def blocks() -> list[str]:
+    """Return the indented blocks of the page that are units, or parts of them."""
+    page = PAGE.read_text(encoding="utf-8")
+    found = re.findall(r"::\n\n((?:    .*\n|\n)+)", page)
+    return [re.sub("(?m)^    ", "", block) for block in found if "ExecStart=" in block]
+
+
+class UnitTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """Take the reflector's unit and its drop-in from the page."""
+        self.unit, self.dropin, self.collector = blocks()
+
+    def test_one_command(self) -> None:
+        """A unit has one command; a drop-in forgets the one before its own."""
+        commands = re.findall("(?m)^ExecStart=(.*)$", self.unit)
+        self.assertEqual(len(commands), 1)
+        self.assertEqual(
+            [bool(text) for text in re.findall("(?m)^ExecStart=(.*)$", self.dropin)], [False, True]
+        )
+        self.assertEqual(len(re.findall("(?m)^ExecStart=", self.collector)), 1)
+
+    def test_started_again_for_ever(self) -> None:
+        """What ends is started again, not at once and however often."""
+        for line in ("Restart=always", "RestartSec=5", "StartLimitIntervalSec=0"):
+            self.assertIn(f"{line}\n", self.unit)
+        self.assertIn("StartLimitIntervalSec", self.unit.partition("[Service]")[0])
+
+    def test_verified(self) -> None:
+        """To systemd nothing is wrong, with the drop-in and without."""
+        analyse = shutil.which("systemd-analyze")
+        if analyse is None:
+            raise SkipTest("needs systemd-analyze: apt install systemd")
+        directory = Path(self.mktemp()).absolute()
+        directory.mkdir()
+        unit = directory / "llama-reflector.service"
+        unit.write_text(self.unit.replace("/opt/llama/bin/twistd", str(PROGRAM)))
+        for _ in range(2):
+            done = subprocess.run(
+                [analyse, "verify", "--man=no", str(unit)],
+                env={**os.environ, "SYSTEMD_UNIT_PATH": f"{directory}:"},
+                capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+            said = [line for line in done.stderr.splitlines() if "llama" in line]
+            self.assertEqual((done.returncode, said), (0, []), done.stderr)
+            (directory / "llama-reflector.service.d").mkdir(exist_ok=True)
+            (directory / "llama-reflector.service.d/local.conf").write_text(
+                self.dropin.replace("/opt/llama/bin/twistd", str(PROGRAM))
+            )

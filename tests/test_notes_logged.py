@@ -1,0 +1,67 @@
+"""What is suspicious about a configuration stands in the log of the service that has it."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+from pathlib import Path
+from typing import Any
+
+from click.testing import CliRunner
+from services import Service, free_port, until
+from twisted.internet.task import Clock
+from twisted.logger import globalLogPublisher
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama.cli import main
+from llama.config import Mistake, StoreConfig, WebConfig
+from llama.web.service import WebService
+
+
+class NotesTests(SynchronousTestCase):
+    def check(self, name: str, text: str, said: str) -> None:
+        """Start a service, and have it read its configuration again: each time it must say so."""
+        service = Service(name, "--config", "service.yaml", "--api", f"127.0.0.1:{free_port()}")
+        self.addCleanup(shutil.rmtree, service.directory)
+        (service.directory / "service.yaml").write_text(text)
+        self.addCleanup(service.stop)
+        service.start()
+        until(lambda: service.text().count(said) == 1, f"a note at the start: {said}")
+        service.send_signal(signal.SIGHUP)
+        until(lambda: service.text().count(said) == 2, f"a note at the reload: {said}")
+        self.assertNotIn("Traceback", service.text())
+
+    def test_reflector(self) -> None:
+        """A reflector says it when it starts and when it reloads."""
+        text = "port: 0\naddresses: 127.0.0.1\nallow_unauthenticated: true\n"
+        self.check("llama-reflector", text, "service.yaml:1: allow_unauthenticated says nothing")
+
+    def test_collector(self) -> None:
+        """So does a collector."""
+        text = "127.0.0.1:\n  class: gold\n"
+        self.check("llama-collector", text, "service.yaml:2: tag 'class' does not show")
+
+    def test_web(self) -> None:
+        """A web page, which does not reload, says it when it starts."""
+        note = Mistake("web.yaml", 3, "is odd")
+        store: Any = object()
+        config = WebConfig(path="web.yaml", store=StoreConfig(type="none"), notes=(note,))
+        service = WebService(Clock(), config, store=store)
+        service.http.disownServiceParent()
+        events: list[dict[str, Any]] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        service.startService()
+        self.assertIn("web.yaml:3: is odd", [event.get("note") for event in events])
+
+
+class PinpointTests(SynchronousTestCase):
+    def test_open_token(self) -> None:
+        """``llama pinpoint`` takes no token that everyone can read, as no service does."""
+        path = Path(self.mktemp())
+        path.write_text("secret\n")
+        path.chmod(0o644)
+        for option in ("--token-file", "--api-token-file"):
+            done = CliRunner().invoke(main, ["pinpoint", "c1:5000", option, str(path)])
+            self.assertEqual(done.exit_code, 1)
+            self.assertIn(f"{path} is open to everyone on this host; run: chmod o=", done.output)
