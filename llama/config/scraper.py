@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -85,7 +86,10 @@ def _check_paths(doc: Document, spool: SpoolConfig, writers: list[WriterConfig])
     """Note the writers whose file is the spool's."""
     for writer in writers:
         path = writer.options.get("path")
-        if isinstance(path, str) and doc.near(path).resolve() == Path(spool.path).resolve():
+        if not isinstance(path, str):
+            continue
+        whole = Path(doc.path).parent / os.path.expanduser(path)
+        if whole.resolve() == Path(spool.path).resolve():
             message = f"'path' is the spool's, {path}; expected one of its own for each"
             doc.mistakes.add(Mistake(doc.path, writer.line, message))
 
