@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import orjson
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.client import HTTPConnectionPool, ResponseFailed
 
@@ -107,6 +108,8 @@ class Database:
                 body=None if get else form.encode(),
             )
         except TooLargeError as error:
+            # This comes out of the middle of reading; the connection is let go of only after it.
+            await deferLater(self._reactor, 0.0)
             raise TooMuchError(
                 f"{self.url}: its answer has {error}; ask for less time or fewer pairs"
             ) from None
