@@ -109,14 +109,18 @@ class Server:
 
 
 class Influx(Server):
-    """InfluxDB 1.x; with ``user``, it wants that user (an admin) and password."""
+    """InfluxDB 1.x; with ``user``, it wants that user (an admin) and password.
+
+    ``max_rows``: answers that are not asked for in chunks are cut off there; 0: never.
+    """
 
     program = "influxd"
     ready_path = "/ping"
 
-    def __init__(self, user: str = "", password: str = "") -> None:
+    def __init__(self, user: str = "", password: str = "", max_rows: int = 0) -> None:
         super().__init__()
         self.user, self.password = user, password
+        self.max_rows = max_rows
         self._configure(auth=False)
 
     def _configure(self, *, auth: bool) -> None:
@@ -133,6 +137,7 @@ bind-address = "127.0.0.1:{free_port()}"
 [http]
   bind-address = "127.0.0.1:{self.port}"
   log-enabled = false
+  max-row-limit = {self.max_rows}
   auth-enabled = {str(auth).lower()}
 [monitor]
   store-enabled = false

@@ -20,6 +20,7 @@ from web_api_case import END_S, ApiCase
 from web_data import NASTY_HOST, Fleet, standard_fleet
 from web_memory import MemoryStore
 
+from llama.collector.summary import suspect_bit
 from llama.web.api import STATIC
 from llama.web.params import Arguments, BadRequestError, read_range
 from llama.web.store import StoreError, StoreTimeoutError, TooMuchError
@@ -115,6 +116,16 @@ class AnswerTest(ApiCase):
         answer = await self.get("/api/v1/history?src=lax1&dst=nobody")
         self.assertEqual(answer.code, 404)
         self.assertIn("no measurements from 'lax1' to 'nobody'", answer.json()["error"])
+
+    async def test_suspect(self) -> None:
+        """Whatever cast doubt on any interval of a span is told, not just the highest bit."""
+        both = {"receive_drops", "late_ticks"}
+        said = await self.api("pairs", span=300, limit=1000)
+        pair = next(it for it in said["pairs"] if (it["src"], it["dst"]) == ("iad10", "iad2"))
+        self.assertEqual(set(pair["suspect"]), both)
+        query = {"src": "iad10", "dst": "iad2", "from": END_S - 300, "to": END_S, "step": 60}
+        said = await self.api("history", **query)
+        self.assertEqual(set(said["columns"]["suspect"]), {float(sum(map(suspect_bit, both)))})
 
     async def test_timeline(self) -> None:
         """How the mesh did, step by step, without a hole between its blocks."""

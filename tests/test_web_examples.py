@@ -186,7 +186,10 @@ class PrometheusExamplesTest(SynchronousTestCase):
         self.assertEqual(names("LlamaCollectorSilent", "instance"), {("fra2:5000",)})
         self.assertEqual(names("LlamaCollectorLate", "instance"), {("iad1:5000",)})
         self.assertEqual(names("LlamaDatabaseBehind", "writer"), {("influxdb",)})
-        self.assertEqual(names("LlamaSuspect", "src_hostname", "reason"), {("iad10", "late_ticks")})
+        self.assertEqual(
+            names("LlamaSuspect", "src_hostname", "reason"),
+            {("iad10", "late_ticks"), ("iad10", "receive_drops")},
+        )
         self.assertEqual(fired["LlamaNothingProbed"], [])
         self.assertEqual(fired["LlamaPointsDropped"], [])
 

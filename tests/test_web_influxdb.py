@@ -13,7 +13,7 @@ from web_store_case import COLUMNS, END_S, RealStoreCase
 from llama.interfaces import Point
 from llama.scraper.writers import influxdb as writer
 from llama.web.store import StoreError, StoreTimeoutError, TooMuchError, Window
-from llama.web.stores.influxdb import InfluxDBStore, identifier, matching
+from llama.web.stores.influxdb import InfluxDBStore, identifier, matching, within
 
 #: A name that needs quoting, too.
 DATABASE = 'lla"ma'
@@ -34,7 +34,7 @@ class InfluxDBTest(RealStoreCase, TestCase):
 
     async def fill(self, points: Sequence[Point]) -> Influx:
         """See `RealStoreCase`."""
-        server = Influx("reader", "se cret")
+        server = Influx("reader", "se cret", max_rows=20)  # a usual guard rail, if not as low
         server.start()
         database = writer.make(
             reactor,
@@ -87,6 +87,30 @@ class InfluxDBTest(RealStoreCase, TestCase):
         store = self.store_for(self.filled, max_octets=1000)
         window = Window(END_S - 120, END_S)
         await self.assertFailure(store.latest(window, COLUMNS), TooMuchError)
+
+    async def test_long_series(self) -> None:
+        """A series that comes in several chunks is one, with all its rows."""
+        store = self.store_for(self.filled)
+        window = Window(END_S - 3600, END_S)
+        query = f'SELECT "sent" FROM raw_stats WHERE {within(window)} GROUP BY "probe"'
+        (found,) = await store._select(query)
+        self.assertEqual([tags for tags, _, _ in found], [{"probe": "stamp"}])
+        wanted = [p for p in self.points if p.measurement == "raw_stats"]
+        wanted = [p for p in wanted if window.start_s < p.time_ns / 1e9 <= window.end_s]
+        self.assertGreater(len(wanted), 10_000)  # rows of a chunk
+        self.assertEqual(len(found[0][2]), len(wanted))
+
+    async def test_cut_off(self) -> None:
+        """An answer that a server cut off is not taken for all there is."""
+        store = self.store_for(self.filled)
+        series = {"name": "x", "tags": {"h": "1"}, "columns": ["time", "sent"], "values": [[1, 2]]}
+        for cut in (
+            {"results": [{"series": [{**series, "partial": True}]}]},
+            {"results": [{"series": [series], "partial": True}]},
+            {"results": []},
+        ):
+            self.assertRaises(TooMuchError, store._read, [cut], 1)
+        self.assertEqual(len(store._read([{"results": [{"series": [series]}]}], 1)[0]), 1)
 
     async def test_frozen(self) -> None:
         """A server that accepts and says nothing is given up after the time allowed."""

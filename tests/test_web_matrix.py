@@ -26,6 +26,8 @@ from llama.web.fold import (
 from llama.web.groups import find_places, natural, read_paths, write_path
 from llama.web.mesh import Health, Mesh, judge, make_mesh
 from llama.web.metrics import ALWAYS, METRICS
+from llama.web.present import pairs as pairs_told
+from llama.web.present import summary
 from llama.web.store import Activity, Snapshot, Window
 
 END_S = 1_750_000_200.0
@@ -34,6 +36,13 @@ END_S = 1_750_000_200.0
 def mesh_of(fleet: Fleet, metric: str = "loss", seconds: float = 1200, **changes: Any) -> Mesh:
     """Return the mesh of a fleet's newest moment."""
     store = MemoryStore(fleet.points(END_S - seconds, END_S))
+    return mesh_at(store, metric, seconds, **changes)
+
+
+def mesh_at(
+    store: MemoryStore, metric: str = "loss", seconds: float = 1200, **changes: Any
+) -> Mesh:
+    """Return the mesh of the newest moment of a store."""
     activity = success(store.activity(Window(END_S - seconds, END_S)))
     columns = (*ALWAYS, *METRICS[metric].columns, "flows", "flows_lossy")
     snapshot = success(store.latest(Window(END_S - 120, END_S), columns))
@@ -243,6 +252,42 @@ class FoldTest(SynchronousTestCase):
         mesh = mesh_of(fleet(now("mute", src="h1", dst="h3")))
         self.assertEqual(self.matrix(mesh, "all")["h1", "h3"], (NO_DATA, None, 1, 0, 1))
         self.assertEqual(self.matrix(mesh, "none")["dc1", "dc2"], (VALUE, 0.0, 4, 0, 1))
+
+    def test_partly_silent(self) -> None:
+        """A class that fell silent does not hide behind the one that speaks."""
+        mute = now("mute", src="h1", dst="h3", class_name="EF")
+        places = {f"h{n}": (f"dc{(n + 1) // 2}", f"r{n}") for n in range(1, 5)}
+        mesh = mesh_of(Fleet(hosts=places, faults=(mute,)))
+        self.assertEqual(self.matrix(mesh, "all")["h1", "h3"], (VALUE, 0.0, 1, 0, 1))
+        self.assertEqual(self.matrix(mesh, "none")["dc1", "dc2"], (VALUE, 0.0, 4, 0, 1))
+        pairs = reduce_to_pairs(mesh, METRICS["loss"], np.ones(len(mesh.series), dtype=bool))
+        said = summary(pairs, pairs, mesh, judge(mesh))
+        self.assertEqual((said["healthy"], said["missing"], said["partial"]), (11, 1, 1))
+        first = pairs_told(mesh, pairs, np.flatnonzero(pairs.silent))
+        self.assertEqual([(it["src"], it["dst"], it["series"], it["silent"]) for it in first],
+                         [("h1", "h3", 2, 1)])  # fmt: skip
+        only = reduce_to_pairs(mesh, METRICS["loss"], mesh.where({"class": "BE"}))
+        self.assertEqual(summary(only, only, mesh, judge(mesh))["missing"], 0)
+
+    def test_mostly_silent(self) -> None:
+        """A folded cell says how many of its pairs have no data, and of how many series."""
+        gone = [now("mute", src=src, dst=dst) for src, dst in
+                (("h1", "h3"), ("h1", "h4"), ("h2", "h3"))]  # fmt: skip
+        mesh = mesh_of(fleet(*gone))
+        self.assertEqual(self.matrix(mesh, "none")["dc1", "dc2"], (VALUE, 0.0, 4, 0, 3))
+        pairs = reduce_to_pairs(mesh, METRICS["loss"], np.ones(len(mesh.series), dtype=bool))
+        self.assertEqual(summary(pairs, pairs, mesh, judge(mesh))["missing"], 3)
+
+    def test_replaced(self) -> None:
+        """A series that goes on under other tags has not fallen silent."""
+        before = fleet(now("silent"))
+        moved = {**before.hosts, "h3": ("dc1", "r9")}
+        after = Fleet(hosts=moved, classes=("BE",))
+        store = MemoryStore(before.points(END_S - 1200, END_S))
+        store.add(after.points(END_S - 600, END_S))
+        mesh = mesh_at(store)
+        self.assertEqual(len(mesh.series), 12)
+        self.assertEqual(self.matrix(mesh, "none")["dc1", "dc1"], (VALUE, 0.0, 6, 0, 0))
 
     def test_no_value(self) -> None:
         """Where nothing came back there is no RTT: that is neither no data nor zero."""

@@ -16,6 +16,7 @@ from web_store_case import COLUMNS, END_S, RealStoreCase, fleet_points
 from llama.interfaces import Point
 from llama.scraper.writers import sqlite as writer
 from llama.scraper.writers import sqlite_schema as schema
+from llama.web.answers import Answers
 from llama.web.store import StoreError, StoreTimeoutError, Window
 from llama.web.stores import sqlite, sqlite_questions
 from llama.web.stores.sqlite import SQLiteStore
@@ -43,6 +44,10 @@ def roll_up(path: Path, forget_before_s: float | None = None) -> None:
         db.execute("DELETE FROM unrolled")
         if forget_before_s is not None:
             db.execute("DELETE FROM samples WHERE time_ms <= ?", (forget_before_s * 1000,))
+            db.execute(
+                "INSERT OR REPLACE INTO facts VALUES ('removed_to_ms', ?)",
+                (int(forget_before_s * 1000),),
+            )
     db.close()
 
 
@@ -77,13 +82,16 @@ class BigSQLiteTest(RealStoreCase, TestCase):
         self.patch(sqlite_questions, "MANY_ROWS", 2000)
         return SQLiteStore(reactor, path=str(filled))
 
-    async def test_timeline(self) -> None:
-        """Steps of five minutes come out of five-minute rows as out of raw ones."""
-        window = Window(self.end_s - 3600, self.end_s)
-        got = await self.store.timeline(window, 300.0, {"class": "EF"})
-        wanted = await self.memory.timeline(window, 300.0, {"class": "EF"})
-        self.assertEqual(got.lossy.tolist(), wanted.lossy.tolist())
-        self.assertEqual(got.series.tolist(), wanted.series.tolist())
+    async def test_resolution(self) -> None:
+        """Of very many series five minutes are the shortest step, and an answer says so."""
+        self.assertEqual(await self.store.resolution_s(self.end_s - 3600), 0.0)
+        self.patch(sqlite_questions, "COARSE_SERIES", 100)
+        self.assertEqual(await self.store.resolution_s(self.end_s - 3600), 300.0)
+        window = Window(self.end_s - 900, self.end_s)
+        for asked, told in ((None, 300.0), (30.0, 300.0), (600.0, 600.0)):
+            said = await Answers(reactor, self.store).timeline(window, asked, {})
+            self.assertEqual(said["step_s"], told)
+            self.assertTrue(all(said["series"]), said)
 
     async def test_baseline(self) -> None:
         """Of many moments an even choice tells the usual RTT near enough."""
@@ -119,6 +127,16 @@ class OldSQLiteTest(TestCase):
         self.assertEqual(await self.store.resolution_s(END_S - 1500), 0.0)
         self.assertEqual(await self.store.resolution_s(END_S - 1900), 300.0)
 
+    async def test_short_steps(self) -> None:
+        """Steps too short for what is left are answered in longer ones, none of them empty."""
+        window = Window(END_S - 3600, END_S)
+        answers = Answers(reactor, self.store)
+        said = await answers.timeline(window, 30.0, {})
+        self.assertEqual((said["step_s"], len(said["series"])), (300.0, 12))
+        self.assertTrue(all(said["series"]))
+        said = await answers.history(window, 30.0, "lax1", "iad2", {})
+        self.assertEqual((said["step_s"], len(said["time"])), (300.0, 12))
+
     async def test_history(self) -> None:
         """History goes on past the raw samples, and sums are the same."""
         where = {"src_hostname": "lax1", "dst_hostname": "iad2", "class": "EF"}
@@ -143,6 +161,31 @@ class OldSQLiteTest(TestCase):
             if tags["src_hostname"] == "lax3" and tags["dst_hostname"] == "iad1"
         ]
         self.assertEqual(silent, [END_S - 600] * 2)
+
+
+class RemovedSeriesTest(TestCase):
+    """Series that the scraper removed with their last rows."""
+
+    async def test_forgotten(self) -> None:
+        """They are known no more, while new ones are; nobody has another's tags."""
+        path = Path(self.mktemp())
+        old = Fleet(hosts={"a": ("x", "1"), "b": ("y", "2")})
+        await write(path, list(old.points(END_S - 600, END_S - 300)))
+        store = SQLiteStore(reactor, path=str(path))
+        self.addCleanup(store.stop)
+        self.assertEqual(len((await store.activity(Window(END_S - 3600, END_S))).series), 4)
+        scraper = writer.make(reactor, {"path": str(path), "raw": 600, "rollup": 600})
+        await scraper.open()
+        try:
+            await scraper._keep_up()
+            new = Fleet(hosts={"c": ("x", "1"), "d": ("y", "2")})
+            await scraper.write(list(new.points(END_S - 60, END_S)))
+        finally:
+            await scraper.close()
+        activity = await store.activity(Window(END_S - 3600, END_S))
+        self.assertEqual({tags["src_hostname"] for tags in activity.series}, {"c", "d"})
+        known = store._series._tags.values()
+        self.assertEqual(sorted({tags["src_hostname"] for tags in known}), ["b", "c", "d"])
 
 
 class SQLiteFileTest(TestCase):

@@ -269,6 +269,57 @@ class UpkeepTests(StoreCase):
             self.rows("SELECT * FROM removed WHERE time_ms <= ?", [START + WINDOW_MS]), []
         )
 
+    def series(self) -> list[str]:
+        """Return the destinations of the series that are known."""
+        return [row["tags"][8] for row in self.rows("SELECT tags FROM series ORDER BY id")]
+
+    async def test_series_go_with_their_rows(self) -> None:
+        """A series of which no row is left goes, too; the writer knows it no more."""
+        writer = await self.opened()
+        for n, dst in enumerate("bcd"):
+            await writer.write([point(START + 1 + n * DAY_MS, dst, sent=1.0, lost=0.0)])
+        await writer.write([Point("collector_stats", {"z": "e"}, {"x": 1.0}, START * 1_000_000)])
+        await writer.write([point(START + 1 + 3 * DAY_MS, "f", sent=1.0, lost=0.0)])
+        await self.upkeep(writer, START + 29 * DAY_MS)
+        self.assertEqual(len(self.series()), 5)
+        await self.upkeep(writer, START + 31 * DAY_MS)
+        self.assertEqual(self.series(), list("cdf"))
+        self.assertEqual(self.rows("SELECT value FROM facts WHERE name = 'series_removed'"),
+                         [{"value": 2}])  # fmt: skip
+        await self.upkeep(writer, START + 60 * DAY_MS)
+        self.assertEqual(self.series(), ["f"])  # else its number would be given again
+        now = START + 60 * DAY_MS
+        await writer.write([point(now, "b", sent=1.0, lost=0.0), point(now, "c", sent=1.0)])
+        found = self.rows("SELECT tags FROM samples JOIN series ON id = series_id")
+        self.assertEqual([row["tags"][8] for row in found], list("bc"))
+        self.assertEqual([row["id"] for row in self.rows("SELECT id FROM series")], [5, 6, 7])
+
+    async def test_series_that_comes_back(self) -> None:
+        """A series that is heard again just when its last row goes, stays."""
+        writer = await self.opened()
+        for dst in "bc":
+            await writer.write([point(START + 1, dst, sent=1.0, lost=0.0)])
+        await self.upkeep(writer, START + WINDOW_MS)
+        now = START + 31 * DAY_MS
+        await writer.write([point(now + 1, "b", sent=1.0, lost=0.0)])
+        await self.upkeep(writer, now + 2)
+        self.assertEqual(self.series(), list("bc"))
+        [row] = self.rows("SELECT series_id FROM samples")
+        self.assertEqual(row, {"series_id": 1})
+
+    async def test_series_of_late_points(self) -> None:
+        """A series stays as long as the five-minute row of a point that came late."""
+        writer = await self.opened()
+        day = DAY_MS
+        await writer.write([point(START + 1, "b", sent=1.0), point(START + 9 * day, "c", sent=1.0)])
+        await self.upkeep(writer, START + 12 * day)
+        late = [point(START + 5 * day, "b", sent=1.0), point(START + 5 * day, "d", sent=1.0)]
+        await writer.write([*late, point(START + 12 * day, "e", sent=1.0)])
+        await self.upkeep(writer, START + 31 * day)
+        self.assertEqual(self.series(), list("bcde"))
+        await self.upkeep(writer, START + 36 * day)
+        self.assertEqual(self.series(), list("ce"))
+
     async def test_many_rows(self) -> None:
         """More rows than one transaction removes are removed all the same."""
         writer = await self.opened()

@@ -99,6 +99,11 @@ class Fleet:
             return 0.4
         return 20.0 + 10.0 * (len(here[0] + there[0]) + sum(map(ord, here[0] + there[0])) % 7)
 
+    def suspect(self, time_s: float) -> float:
+        """Return the bits of an interval that is suspect; another reason in every other one."""
+        second = time_s // self.interval_s % 2
+        return float(suspect_bit("receive_drops" if second else "late_ticks"))
+
     def point(self, src: str, dst: str, class_name: str, time_s: float) -> Point | None:
         """Return one point, or None where there is none."""
         active = [fault for fault in self.faults if fault.hits(src, dst, class_name, time_s)]
@@ -136,7 +141,7 @@ class Fleet:
             "remarked_reverse": 0.0,
             "flows": float(self.flows),
             "flows_lossy": float(lossy),
-            "suspect": float(suspect_bit("late_ticks")) if "suspect" in kinds else 0.0,
+            "suspect": self.suspect(time_s) if "suspect" in kinds else 0.0,
         }
         if received:
             base = self.usual_rtt_ms(src, dst) * (2.5 if "slow" in kinds else 1.0)

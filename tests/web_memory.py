@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
+import operator
 import statistics
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -27,7 +29,11 @@ from llama.web.store import (
 def _put_together(name: str, values: list[float]) -> float:
     if not values:
         return math.nan
-    return {"sum": math.fsum, "max": max, "min": min}[AGGREGATE[name]](values)
+    return {"sum": math.fsum, "max": max, "min": min, "or": _union}[AGGREGATE[name]](values)
+
+
+def _union(values: list[float]) -> float:
+    return float(functools.reduce(operator.or_, map(int, values)))
 
 
 class MemoryStore:
@@ -57,6 +63,10 @@ class MemoryStore:
                 if found:
                     yield tags, found
 
+    def sources(self) -> set[str]:
+        """Return the names of all sources."""
+        return {dict(key)["src_hostname"] for key in self._series}
+
     def newest(self) -> Deferred[float | None]:
         """See `llama.web.store.Store`."""
         return succeed(max((rows[-1][0] for rows in self._series.values()), default=None))
@@ -75,6 +85,21 @@ class MemoryStore:
                 np.array(
                     [rows[-1][0] - rows[-2][0] if len(rows) > 1 else math.nan for _, rows in found]
                 ),
+            )
+        )
+
+    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
+        """See `llama.web.store.Store`."""
+        found = [
+            (tags, rows)
+            for tags, rows in self._within(window)
+            if tags.get("src_hostname", "") not in speaking
+        ]
+        return succeed(
+            Activity(
+                [tags for tags, _ in found],
+                np.array([rows[-1][0] for _, rows in found], dtype=float),
+                np.full(len(found), math.nan),
             )
         )
 

@@ -22,6 +22,9 @@ from llama.web.store import History, Snapshot, Store, Tags, Window, series_key
 END_S = time.time() // 600 * 600 - 600
 HOURS = 2
 
+#: Intervals of some further hosts, and how long before END_S they spoke last.
+SLOW, AGO_S = (300, 3600), 12 * 3600
+
 COLUMNS = (
     "sent", "received", "lost", "lost_forward", "lost_reverse", "lost_unknown", "remarked_forward",
     "rtt", "rtt_min", "rtt_p50", "rtt_p99", "rtt_max", "jitter", "flows", "flows_lossy", "suspect",
@@ -31,7 +34,14 @@ COLUMNS = (
 def fleet_points(end_s: float = END_S, hours: float = HOURS) -> tuple[Fleet, list[Point]]:
     """Return the standard fleet and all its points, with some that are no pair's among them."""
     fleet = standard_fleet(end_s)
-    points = list(fleet.points(end_s - hours * 3600, end_s))
+    points = []
+    for interval_s in SLOW:  # long before, so that nobody else sees them
+        slow = Fleet(
+            hosts={f"{name}{interval_s}": ("x", "1") for name in "ab"}, interval_s=interval_s
+        )
+        points += slow.points(end_s - AGO_S - 3 * 3600, end_s - AGO_S)
+    points.sort(key=lambda point: point.time_ns)
+    points += fleet.points(end_s - hours * 3600, end_s)
     points.append(Point("collector_stats", {"src_hostname": "iad1"}, {"ticks": 1.0, "sent": 9e9},
                         int(end_s) * 10**9))  # fmt: skip
     return fleet, points
@@ -103,6 +113,33 @@ class StoreCase:
         self.assertEqual(found, right)
         self.assertEqual(np.nanmedian(got.interval_s), 30.0)
 
+    async def test_slow(self: Any) -> None:
+        """Sources that speak every five minutes, or every hour, are known to do so."""
+        for ago_s in (0, 200, 3500):
+            window = Window(self.end_s - AGO_S - 3 * 3600 - ago_s, self.end_s - AGO_S - ago_s)
+            got, wanted = await self.store.activity(window), await self.memory.activity(window)
+            right = dict(zip(map(series_key, wanted.series), wanted.interval_s, strict=True))
+            found = dict(zip(map(series_key, got.series), got.interval_s, strict=True))
+            self.assertEqual(found, right)
+            self.assertEqual(set(right.values()), set(map(float, SLOW)))
+
+    async def test_remembered(self: Any) -> None:
+        """Of sources that fell silent long ago all series are known, and when each spoke last."""
+        speaking = frozenset(self.memory.sources()) - {"a300", "b3600", "fra2", NASTY_HOST}
+        for ago_s in (3600, AGO_S // 2, AGO_S + 1800):
+            window = Window(self.end_s - 3 * 86400, self.end_s - ago_s)
+            got = await self.store.remembered(window, speaking)
+            wanted = await self.memory.remembered(window, speaking)
+            right = dict(zip(map(series_key, wanted.series), wanted.last_s, strict=True))
+            found = dict(zip(map(series_key, got.series), got.last_s, strict=True))
+            self.assertEqual(set(found), set(right))
+            for key, last_s in found.items():  # to five minutes, where that is all there is
+                self.assertTrue(0 <= last_s - right[key] <= 300, (key, last_s, right[key]))
+            self.assertTrue(np.isnan(got.interval_s).all())
+        everyone = frozenset(self.memory.sources())
+        got = await self.store.remembered(Window(self.end_s - 3 * 86400, self.end_s), everyone)
+        self.assertEqual(list(got.series), [])
+
     async def test_latest(self: Any) -> None:
         """The newest sample of each series, whole: no figure of an older one fills a gap."""
         for end_s in (self.end_s, self.end_s - 990, self.end_s - 3 * 3600 * HOURS):
@@ -126,7 +163,13 @@ class StoreCase:
     async def test_history(self: Any) -> None:
         """One pair over time, both classes; gaps are gaps."""
         window = Window(self.end_s - 3600, self.end_s)
-        for src, dst in (("lax1", "iad2"), (NASTY_HOST, "iad1"), ("lax3", "iad1"), ("x", "y")):
+        for src, dst in (
+            ("lax1", "iad2"),
+            (NASTY_HOST, "iad1"),
+            ("lax3", "iad1"),
+            ("iad10", "iad2"),
+            ("x", "y"),
+        ):
             for step in (30.0, 60.0, 300.0):
                 where = {"src_hostname": src, "dst_hostname": dst}
                 got = await self.store.history(window, step, self.columns, where)

@@ -217,4 +217,5 @@ class WebConfig:
     collector_token: str | None = field(default=None, repr=False)  #: bearer token to show them
     ca_file: str | None = None  #: PEM file of the authorities that https is checked against
     pinpoint: str | None = None  #: base URL of ``llama pinpoint``; asked for incidents
+    remember_s: float = 7 * 86400.0  #: for so long a source that fell silent is shown
     notes: tuple[Mistake, ...] = field(default=(), eq=False)

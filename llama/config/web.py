@@ -42,6 +42,7 @@ def _store(doc: Document, node: Node) -> StoreConfig:
     return StoreConfig(type=read.type, options=options, file=doc.path, line=read.line)
 
 
+DEFAULT_REMEMBER_S = 7 * 86400.0
 DEFAULT_LISTEN = "tcp:5001:interface=127.0.0.1"
 WEB = {
     "listen": KeySpec(listen, DEFAULT_LISTEN),
@@ -51,6 +52,7 @@ WEB = {
     "collector_token_file": KeySpec(values.secret_line),
     "ca_file": KeySpec(values.path),
     "pinpoint": KeySpec(http_url),
+    "remember": KeySpec(values.duration(3600, 90 * 86400, "s"), DEFAULT_REMEMBER_S),
 }
 
 
@@ -77,5 +79,6 @@ def read_web(doc: Document) -> WebConfig:
         collector_token=given["collector_token_file"],
         ca_file=given["ca_file"],
         pinpoint=given["pinpoint"],
+        remember_s=given["remember"],
         notes=tuple(sorted(doc.notes)),
     )

@@ -21,24 +21,30 @@ from .heat import COLUMNS as HEAT_COLUMNS
 from .heat import heat_map
 from .mesh import (
     ALL_SILENT_INTERVALS,
+    KNOWN_INTERVALS,
+    LONGEST_INTERVAL_S,
     SILENT_INTERVALS,
     Mesh,
     interval_of,
     judge,
+    longest_interval_of,
     make_mesh,
+    speaking,
+    together,
 )
-from .metrics import ALWAYS, METRICS, Metric
+from .metrics import ALWAYS, METRICS, Metric, with_received
 from .shared import SharedAnswers
 from .store import Activity, Snapshot, Store, Window, series_key
 
 T = TypeVar("T")
 
-#: A series that was heard within this time belongs to the mesh, even if it is silent now.
-KNOWN_S = 3600.0
-#: Without a known interval, the newest sample may be this old.
-RECENT_S = 300.0
+WEEK_S = 7 * 86400.0
+#: What was heard within this time is asked for to know who belongs to the mesh.
+ACTIVE_S = KNOWN_INTERVALS * LONGEST_INTERVAL_S
 #: A matrix has at most this many rows and columns; beyond it groups must be folded.
 MAX_ENTRIES = 400
+#: How many steps a history has if nobody says otherwise, at most.
+STEPS = 120
 #: The steps that history comes in; the shortest that is no shorter than the mesh's interval.
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
 
@@ -104,12 +110,13 @@ class _Moment:
 class Answers:
     """Answers about one store.
 
-    ``reactor`` gives time and threads.
+    ``reactor`` gives time and threads. A source that fell silent is shown for ``remember_s``.
     """
 
-    def __init__(self, reactor: Any, store: Store) -> None:
+    def __init__(self, reactor: Any, store: Store, remember_s: float = WEEK_S) -> None:
         self._reactor = reactor
         self.store = store
+        self._remember_s = remember_s
         # A snapshot of 40,000 series with a dozen columns is some 20 MB.
         self._snapshots = SharedAnswers(reactor, 6)
         self._others = SharedAnswers(reactor, 64)
@@ -133,10 +140,23 @@ class Answers:
         def good_for_s(activity: Activity) -> float:
             return 5.0 if interval_of(activity) is None else 60.0
 
+        async def ask() -> Activity:
+            active = await self.store.activity(Window(end - 60.0 - ACTIVE_S, end))
+            sources = await self.in_thread(speaking, active, end - 60.0)
+            remembered = await self._remembered(end, sources)
+            return await self.in_thread(together, active, sources, remembered)
+
         return self._others.get(
-            ("activity", end),
-            good_for_s,
-            lambda: self.store.activity(Window(end - 60.0 - KNOWN_S, end)),
+            ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
+        )
+
+    def _remembered(self, at_s: float, sources: frozenset[str]) -> Deferred[Activity]:
+        # By the hour: of sources that did not speak for so long there is nothing newer.
+        end = np.floor(at_s / 3600.0) * 3600.0
+        return self._others.get(
+            ("remembered", end, sources),
+            3600.0,
+            lambda: self.store.remembered(Window(end - self._remember_s, end), sources),
         )
 
     def _baseline(self, at_s: float) -> Deferred[Snapshot]:
@@ -170,13 +190,17 @@ class Answers:
         live = at_s is None
         at = self.now_s() if at_s is None else at_s
         activity = await self._activity(at)
-        usual = interval_of(activity)
+        usual, longest = interval_of(activity), longest_interval_of(activity)
         # What is older has fallen silent.
-        lookback = RECENT_S if usual is None else (SILENT_INTERVALS + ALL_SILENT_INTERVALS) * usual
+        lookback = (
+            LONGEST_INTERVAL_S
+            if usual is None
+            else SILENT_INTERVALS * longest + ALL_SILENT_INTERVALS * usual
+        )
         if not live and not span_s:
             # Where only longer rows are left, the row around the moment is what is known of it.
             resolution = await self._resolution_s(at - lookback)
-            if resolution > lookback:
+            if resolution > (lookback if usual is not None else 0.0):
                 at = float(np.ceil(at / resolution) * resolution)
                 span_s = resolution
         window = Window(at - (span_s or lookback), at)
@@ -185,7 +209,8 @@ class Answers:
 
         async def ask() -> _Moment:
             question = self.store.total if span_s else self.store.latest
-            snapshot = await question(window, wanted)
+            found = await question(window, wanted)
+            snapshot = evolve(found, columns=with_received(found.columns))
             if metric.needs_baseline:
                 baseline = await self._baseline(at)
                 snapshot = await self.in_thread(_with_baseline, snapshot, baseline)
@@ -228,7 +253,7 @@ class Answers:
         self, window: Window, step_s: float | None, src: str, dst: str, where: dict[str, str]
     ) -> dict[str, Any]:
         """Return one pair's figures over time, in one direction; raises `NotFoundError`."""
-        step = step_s or await self._step(window, 120)
+        step = await self._step(window, step_s)
         end = np.ceil(window.end_s / step) * step
         key = ("history", window.start_s // step, end, step, src, dst, *sorted(where.items()))
         names = tuple(dict.fromkeys((*_HISTORY, *HEAT_COLUMNS)))
@@ -238,6 +263,7 @@ class Answers:
         )
         if not found.series:
             raise NotFoundError(f"no measurements from {src!r} to {dst!r} in this time")
+        found = evolve(found, columns=with_received(found.columns))
         heat = await self.in_thread(heat_map, found)
         return await self.in_thread(present.history, src, dst, found, heat)
 
@@ -249,7 +275,7 @@ class Answers:
         What lies in the past is remembered, the longer the older it is: a scraper that was away
         may still fill a gap.
         """
-        step = step_s or await self._step(window, 120)
+        step = await self._step(window, step_s)
         # A fixed grid of blocks, so that a sliding window finds its blocks again.
         block = 30 * step
         first, last = int(window.start_s // block), int(np.ceil(window.end_s / block))
@@ -266,10 +292,16 @@ class Answers:
             )
         return present.timeline(parts, step, window)
 
-    async def _step(self, window: Window, steps: int) -> float:
-        interval = interval_of(await self._activity(window.end_s)) or 1.0
+    async def _step(self, window: Window, asked_s: float | None) -> float:
+        """Return the step that is asked for, or else some 120th; one that the store can answer."""
         resolution = await self._resolution_s(window.start_s)
-        wanted = max(window.length_s / steps, interval, resolution)
+        if asked_s is not None and asked_s >= resolution:
+            return asked_s
+        if asked_s is not None:
+            wanted = resolution
+        else:
+            interval = interval_of(await self._activity(window.end_s)) or 1.0
+            wanted = max(window.length_s / STEPS, interval, resolution)
         return float(next((step for step in STEPS_S if step >= wanted), STEPS_S[-1]))
 
 
@@ -317,7 +349,7 @@ def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
         "cols": present.entries(cols, mesh.destinations, health, "dst"),
         "cells": present.cells(cells, pairs, mesh),
         "sick": present.sick(mesh, health),
-        "summary": present.summary(pairs, losses, mesh, health),
+        "summary": present.summary(pairs, losses, mesh, health, moment.activity.dropped),
         "worst": present.pairs(mesh, pairs, present.rank(pairs, mesh, health)[:12]),
     }
 

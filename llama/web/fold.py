@@ -1,6 +1,7 @@
 """Folding: from series to pairs of hosts to the cells of a matrix of open and closed groups.
 
-A cell shows its worst member. Hosts that are sick as a whole (`llama.web.mesh.judge`) are named
+A cell shows its worst member, and how many have no data: what fell silent must not hide behind what
+still speaks. Hosts that are sick as a whole (`llama.web.mesh.judge`) are named
 at their header instead: where a group has other members, they do not count in its cells. Pure.
 """
 
@@ -18,7 +19,8 @@ from .mesh import Flags, Health, Index, Mesh
 from .metrics import Metric
 from .store import Column
 
-#: What is known about a cell, in rising order: the highest of its members' stands.
+#: What is known about a cell, in rising order: the highest of its members' stands. How many of them
+#: have less, `Pairs` and `Cells` tell.
 NOT_PROBED, NO_DATA, NO_VALUE, VALUE = 0, 1, 2, 3
 
 #: Opening groups by itself, the page shows at most so many rows or columns.
@@ -97,6 +99,7 @@ class Pairs:
     flows: Column  # of the worst series
     flows_lossy: Column
     series: Index  # how many there are
+    silent: Index  # of these, without data
     worst: Index  # the worst series, its number in the mesh
 
 
@@ -129,6 +132,7 @@ def reduce_to_pairs(mesh: Mesh, metric: Metric, chosen: Flags) -> Pairs:
         flows=_figure(mesh, "flows", number),
         flows_lossy=_figure(mesh, "flows_lossy", number),
         series=np.bincount(inverse, minlength=pair.size),
+        silent=np.bincount(inverse, ~mesh.heard[rows], pair.size).astype(np.int64),
         worst=number,
     )
 
@@ -152,7 +156,8 @@ class Cells:
     value: Column
     members: Index  # pairs of hosts behind the cell
     bad: Index  # of these, unhealthy
-    missing: Index  # of these, without data
+    missing: Index  # of these, without data in any or all of their series
+    silent: Index  # series without data
     suspect: Index  # bits of any
     worst: Index = field(repr=False)  # the worst pair's number in Pairs; -1: no pair
 
@@ -181,7 +186,8 @@ def fold(pairs: Pairs, health: Health, rows: Axis, cols: Axis) -> Cells:
         else np.full(size, np.nan),
         members=members,
         bad=np.bincount(cell, pairs.bad[kept], size).astype(np.int64),
-        missing=np.bincount(cell, pairs.state[kept] == NO_DATA, size).astype(np.int64),
+        missing=np.bincount(cell, pairs.silent[kept] > 0, size).astype(np.int64),
+        silent=np.bincount(cell, pairs.silent[kept], size).astype(np.int64),
         suspect=suspect,
         worst=worst,
     )

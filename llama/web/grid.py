@@ -19,6 +19,10 @@ def put_together(name: str, place: npt.NDArray[np.int64], values: Column, size: 
     how = AGGREGATE[name]
     if how == "sum":
         cells = np.bincount(place, values, size).astype(np.float64)
+    elif how == "or":
+        bits = np.zeros(size, dtype=np.int64)
+        np.bitwise_or.at(bits, place, values.astype(np.int64))
+        cells = bits.astype(np.float64)
     elif how == "max":
         cells = np.full(size, -np.inf)
         np.maximum.at(cells, place, values)

@@ -21,8 +21,18 @@ Flags = npt.NDArray[np.bool_]
 
 #: A series that is this many of its intervals behind the newest one has fallen silent.
 SILENT_INTERVALS = 2.5
-#: All have fallen silent if the newest sample of all is this many intervals old.
+#: All have fallen silent if the newest samples are this many intervals old.
 ALL_SILENT_INTERVALS = 3.0
+#: The longest interval that a collector can be configured with.
+LONGEST_INTERVAL_S = 3600.0
+#: For so long, and so many of its intervals, a series belongs to the mesh while its source speaks
+#: without it.
+KNOWN_S, KNOWN_INTERVALS = 3600.0, 3.0
+#: What is measured: series that agree in these tags, of which one fell silent, are one.
+MEASURED = ("src_hostname", "dst_hostname", "class", "probe", "size", "port_group")
+#: There are samples up to the time that this share of the sources has reached. Were it the newest
+#: of all, one source whose clock is ahead would make everybody else look late.
+REACHED_BY = 0.25
 
 
 @frozen(eq=False)
@@ -59,6 +69,53 @@ def interval_of(activity: Activity) -> float | None:
     return float(np.median(known)) if known.size else None
 
 
+def longest_interval_of(activity: Activity) -> float:
+    """Return the longest time between the samples of a series in seconds, 0 if none is known."""
+    known = activity.interval_s[~np.isnan(activity.interval_s)]
+    return min(float(known.max()), LONGEST_INTERVAL_S) if known.size else 0.0
+
+
+def members(activity: Activity) -> Activity:
+    """Return the series that belong to the mesh.
+
+    A series does that until its source has spoken for an hour (or some intervals, if those are
+    long) without it: then it is measured no more. What a source said last, before it fell silent,
+    belongs to the mesh.
+    """
+    sources, src = _index(activity.series, "src_hostname")
+    words_s = np.full(len(sources), -np.inf)
+    np.maximum.at(words_s, src, activity.last_s)
+    interval_s = np.minimum(activity.interval_s, LONGEST_INTERVAL_S)  # else it had a gap
+    known_s = np.fmax(KNOWN_S, KNOWN_INTERVALS * interval_s)
+    kept = activity.last_s > words_s[src] - known_s
+    series = [tags for tags, keep in zip(activity.series, kept.tolist(), strict=True) if keep]
+    dropped = activity.dropped + int(np.count_nonzero(~kept))
+    return Activity(series, activity.last_s[kept], activity.interval_s[kept], dropped)
+
+
+def speaking(activity: Activity, at_s: float) -> frozenset[str]:
+    """Return the sources that were heard lately: within an hour, or within some intervals."""
+    interval_s = np.minimum(activity.interval_s, LONGEST_INTERVAL_S)
+    lately = activity.last_s > at_s - np.fmax(KNOWN_S, KNOWN_INTERVALS * interval_s)
+    return frozenset(
+        tags.get("src_hostname", "")
+        for tags, heard in zip(activity.series, lately.tolist(), strict=True)
+        if heard
+    )
+
+
+def together(active: Activity, sources: frozenset[str], remembered: Activity) -> Activity:
+    """Return the members of the mesh: of these sources those active, and those remembered."""
+    kept = [n for n, tags in enumerate(active.series) if tags.get("src_hostname", "") in sources]
+    return members(
+        Activity(
+            [*(active.series[n] for n in kept), *remembered.series],
+            np.concatenate([active.last_s[kept], remembered.last_s]),
+            np.concatenate([active.interval_s[kept], remembered.interval_s]),
+        )
+    )
+
+
 def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mesh:
     """Return what is known of every series that the snapshot or the activity names.
 
@@ -73,25 +130,60 @@ def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mes
     heard = np.zeros(len(series), dtype=bool)
     heard[place] = True
     np.fmax.at(last_s, place, snapshot.time_s)
+    sources, src = _index(series, "src_hostname")
+    destinations, dst = _index(series, "dst_hostname")
     if at_s is not None and len(series):
         usual = interval_of(activity)
         if usual is not None:
             each = np.where(np.isnan(interval), usual, interval)
-            reference = max(float(np.nanmax(last_s)), at_s - ALL_SILENT_INTERVALS * usual)
+            reached = _reached_s(src[place], snapshot.time_s, len(sources))
+            reference = max(min(reached, at_s), at_s - ALL_SILENT_INTERVALS * usual)
             time_s = np.full(len(series), -np.inf)
             time_s[place] = snapshot.time_s
             heard &= time_s >= reference - SILENT_INTERVALS * each
+    kept = ~_replaced(series, src * max(len(destinations), 1) + dst, heard)
     columns = {}
     for name, column in snapshot.columns.items():
-        spread = np.full(len(series), np.nan)
+        spread = np.full(len(kept), np.nan)
         spread[place] = column
         spread[~heard] = np.nan
-        columns[name] = spread
-    sources, src = _index(series, "src_hostname")
-    destinations, dst = _index(series, "dst_hostname")
+        columns[name] = spread[kept]
+    series = [tags for tags, keep in zip(series, kept.tolist(), strict=True) if keep]
     return Mesh(
-        series, sources, destinations, src, dst, heard, last_s, columns, find_places(series)
+        series=series,
+        sources=sources,
+        destinations=destinations,
+        src=src[kept],
+        dst=dst[kept],
+        heard=heard[kept],
+        last_s=last_s[kept],
+        columns=columns,
+        places=find_places(series),
     )
+
+
+def _replaced(series: Sequence[Tags], pair: Index, heard: Flags) -> Flags:
+    """Return which series are silent because the same is now measured under other tags.
+
+    A host that moved to another rack or address is a new series; the old one is no trouble.
+    """
+    silent = np.flatnonzero(~heard)
+    speaking = np.flatnonzero(heard & np.isin(pair, pair[silent]))
+    known = {_measured(series[n]) for n in speaking.tolist()}
+    replaced = np.zeros(len(series), dtype=bool)
+    replaced[[n for n in silent.tolist() if _measured(series[n]) in known]] = True
+    return replaced
+
+
+def _measured(tags: Tags) -> tuple[str | None, ...]:
+    return tuple(map(tags.get, MEASURED))
+
+
+def _reached_s(src: Index, time_s: Column, sources: int) -> float:
+    newest = np.full(sources, -np.inf)
+    np.maximum.at(newest, src, time_s)
+    newest = newest[np.isfinite(newest)]
+    return float(np.quantile(newest, 1 - REACHED_BY, method="lower")) if newest.size else -np.inf
 
 
 def _places(series: list[Tags], found: Sequence[Tags]) -> Index:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 import numpy as np
+import numpy.typing as npt
 from attrs import frozen
 
 from llama.collector.summary import suspect_bit
@@ -16,9 +17,20 @@ from llama.collector.summary import suspect_bit
 from .store import Column
 
 Columns = Mapping[str, Column]
+Figures = npt.NDArray[np.float64]
 
 #: What every question needs: whether a pair answers at all, and whether we doubt ourselves.
 ALWAYS = ("sent", "received", "lost", "suspect")
+
+
+def with_received(columns: Mapping[str, Figures]) -> dict[str, Figures]:
+    """Return the columns with ``received`` filled in as sent less lost where it is not known.
+
+    Collectors of dropbox/llama tell no more than those two. In which direction they lost is not
+    known, and stays so.
+    """
+    received, sent, lost = columns["received"], columns["sent"], columns["lost"]
+    return {**columns, "received": np.where(np.isnan(received), sent - lost, received)}
 
 
 def percent(part: Column, whole: Column) -> Column:

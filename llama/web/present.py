@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -38,15 +38,13 @@ def moment(
     at_s: float, span_s: float, window: Window, mesh: Mesh, activity: Activity
 ) -> dict[str, Any]:
     """Return which moment an answer is about."""
-    heard = mesh.last_s[mesh.heard]
-    every = mesh.last_s
+    heard = mesh.last_s[mesh.heard] if mesh.heard.any() else mesh.last_s
     return {
         "at": round(at_s, 3),
         "span_s": span_s,
         "from": round(window.start_s, 3),
-        "newest": _number(float(heard.max() if heard.size else every.max()), 3)
-        if every.size
-        else None,
+        # A clock that is ahead makes nothing newer than now.
+        "newest": _number(min(float(heard.max()), at_s), 3) if heard.size else None,
         "interval_s": interval_of(activity),
     }
 
@@ -109,6 +107,7 @@ def cells(cells: Cells, pairs: Pairs, mesh: Mesh) -> dict[str, Any]:
         "members": cells.members.tolist(),
         "bad": cells.bad.tolist(),
         "missing": cells.missing.tolist(),
+        "silent": cells.silent.tolist(),
         "suspect": cells.suspect.tolist(),
         "worst_src": src.tolist(),
         "worst_dst": dst.tolist(),
@@ -141,20 +140,26 @@ def _explained(pairs: Pairs, health: Health) -> npt.NDArray[np.bool_]:
     return health.down[pairs.dst] | health.blind[pairs.src] | health.silent[pairs.src]
 
 
-def summary(pairs: Pairs, losses: Pairs, mesh: Mesh, health: Health) -> dict[str, Any]:
+def summary(
+    pairs: Pairs, losses: Pairs, mesh: Mesh, health: Health, dropped: int = 0
+) -> dict[str, Any]:
     """Return the counts of the headline; ``losses`` are the same pairs by their loss."""
     other = _explained(pairs, health)
+    missing = (pairs.silent > 0) & ~other
+    whole = pairs.silent == 0
     return {
         "pairs": int(pairs.src.size),
-        "healthy": int(np.count_nonzero(~pairs.bad & (pairs.state == VALUE) & ~other)),
+        "healthy": int(np.count_nonzero(~pairs.bad & (pairs.state == VALUE) & whole & ~other)),
         "bad": int(np.count_nonzero(pairs.bad & ~other)),
         "losing": int(np.count_nonzero(losses.bad & ~_explained(losses, health))),
-        "missing": int(np.count_nonzero((pairs.state == NO_DATA) & ~other)),
+        "missing": int(np.count_nonzero(missing)),
+        "partial": int(np.count_nonzero(missing & (pairs.state != NO_DATA))),
         "sick": int(np.count_nonzero(other)),
         "suspect": int(np.count_nonzero(pairs.suspect)),
         "hosts_down": int(np.count_nonzero(health.down)),
         "hosts_blind": int(np.count_nonzero(health.blind)),
         "hosts_silent": int(np.count_nonzero(health.silent)),
+        "dropped": dropped,
         "sources": len(mesh.sources),
         "destinations": len(mesh.destinations),
     }
@@ -186,6 +191,7 @@ def pairs(mesh: Mesh, pairs: Pairs, chosen: Index) -> list[dict[str, Any]]:
             "flows_lossy": _number(pairs.flows_lossy[n]),
             "suspect": list(reasons(int(pairs.suspect[n]))),
             "series": int(pairs.series[n]),
+            "silent": int(pairs.silent[n]),
             "tags": dict(mesh.series[pairs.worst[n]]),
         }
         for n in chosen.tolist()
@@ -212,9 +218,10 @@ def history(src: str, dst: str, found: History, heat: Heat | None) -> dict[str, 
     """Return one direction of a pair over time: all its series together, and each one's newest."""
     columns = found.columns
     together: dict[str, Column] = {name: _sum(columns[name]) for name in _SUMMED}
+    together["lost_unknown"] = _sum(_unknown(columns))
     together |= {name: _extreme(columns[name], np.fmax) for name in _WORST}
     together["rtt_min"] = _extreme(columns["rtt_min"], np.fmin)
-    together["suspect"] = _extreme(columns["suspect"], np.fmax)
+    together["suspect"] = _union(columns["suspect"])
     middle = np.where(np.isnan(together["rtt_p50"]), together["rtt"], together["rtt_p50"])
     together["rtt_p50"] = middle
     del together["rtt"]
@@ -236,8 +243,25 @@ def history(src: str, dst: str, found: History, heat: Heat | None) -> dict[str, 
     }
 
 
+def _unknown(columns: Mapping[str, npt.NDArray[np.float64]]) -> npt.NDArray[np.float64]:
+    """Return the loss in no known direction, which is all loss of series that know of none.
+
+    Beside series that do know, it must not look as if nothing had been lost. Where no series knows
+    of directions, nothing is made up.
+    """
+    directions = ("lost_forward", "lost_reverse", "lost_unknown")
+    blank = np.logical_and.reduce([np.isnan(columns[name]) for name in directions])
+    known = (~blank).any(axis=0)
+    return np.where(blank & known, columns["lost"], columns["lost_unknown"])
+
+
 def _sum(column: npt.NDArray[np.float64]) -> Column:
     return np.where(np.isnan(column).all(axis=0), np.nan, np.nansum(column, axis=0))
+
+
+def _union(column: npt.NDArray[np.float64]) -> Column:
+    bits = np.bitwise_or.reduce(np.nan_to_num(column).astype(np.int64), axis=0)
+    return np.where(np.isnan(column).all(axis=0), np.nan, bits)
 
 
 def _extreme(column: npt.NDArray[np.float64], best: np.ufunc) -> Column:

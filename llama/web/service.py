@@ -52,7 +52,7 @@ class WebService(MultiService):
                 if config.pinpoint
                 else NoIncidents()
             )
-        api = WebApi(Answers(reactor, self.store), self.flows, incidents)
+        api = WebApi(Answers(reactor, self.store, config.remember_s), self.flows, incidents)
         self.http = HttpService(
             reactor, config.listen, api.resource(), what="llama-web", token=config.api_token
         )

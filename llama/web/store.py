@@ -19,7 +19,7 @@ Tags = Mapping[str, str]
 Column = npt.NDArray[np.float64]
 
 #: How each column is put together over time. Counts add up. Percentiles cannot be averaged, so a
-#: span of time has those of its worst interval.
+#: span of time has those of its worst interval. Of bits all that were ever set are (``or``).
 AGGREGATE: Mapping[str, str] = {
     "sent": "sum",
     "received": "sum",
@@ -41,7 +41,7 @@ AGGREGATE: Mapping[str, str] = {
     "jitter": "max",
     "flows": "max",
     "flows_lossy": "max",
-    "suspect": "max",
+    "suspect": "or",
     "dscp_at_reflector": "max",
     "dscp_at_collector": "max",
 }
@@ -104,6 +104,8 @@ class Activity:
     series: Sequence[Tags]
     last_s: Column
     interval_s: Column  # estimated; NaN after a single sample
+    #: How many more series there were that belong to the mesh no more (`llama.web.mesh.members`).
+    dropped: int = 0
 
 
 @frozen(eq=False)
@@ -146,13 +148,19 @@ class Store(Protocol):
     kind: str
 
     def newest(self) -> Deferred[float | None]:
-        """Give the time of the newest sample of all, or None."""
+        """Give the time of the newest sample of all that is not in the future, or None."""
 
     def resolution_s(self, start_s: float) -> Deferred[float]:
         """Give the shortest step that makes sense for times from ``start_s`` on; 0: any."""
 
     def activity(self, window: Window) -> Deferred[Activity]:
         """Give all series that had a sample in the window."""
+
+    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
+        """Give the series of sources other than these that had a sample in the window.
+
+        Windows are days long; intervals are not told.
+        """
 
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """Give the newest sample in the window of each series that has one."""

@@ -161,6 +161,7 @@ class SQLiteWriter:
         ).fetchall()
         for (end,) in windows:
             cursor.execute(schema.ROLL_UP, {"end": end})
+            cursor.execute(schema.HEARD, {"end": end})
             cursor.execute("DELETE FROM unrolled WHERE time_ms = ?", (end,))
         return bool(windows)
 
@@ -178,7 +179,20 @@ class SQLiteWriter:
         if rolled := oldest is not None and oldest <= before:
             cursor.execute("DELETE FROM samples_5m WHERE time_ms = ?", (oldest,))
             cursor.execute("DELETE FROM removed WHERE time_ms <= ?", (oldest,))
+        if not (raw or rolled):
+            self._remove_series(cursor, now_ms - int(max(self._raw_s, self._rolled_s) * 1000))
         return raw or rolled
+
+    def _remove_series(self, cursor: Any, before_ms: int) -> None:
+        """Remove the series of which no rows are left."""
+        gone = cursor.execute(schema.GONE, {"before": before_ms}).fetchall()
+        if not gone:
+            return
+        cursor.executemany("DELETE FROM series WHERE id = ?", gone)
+        cursor.executemany("DELETE FROM heard WHERE series_id = ?", gone)
+        _set_fact(cursor, "series_removed", _fact(cursor, "series_removed") + len(gone))
+        numbers = {number for (number,) in gone}
+        self._series = {key: n for key, n in self._series.items() if n not in numbers}
 
     def close(self) -> Deferred[None]:
         """Close the file once the upkeep under way has ended."""

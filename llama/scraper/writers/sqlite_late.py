@@ -35,6 +35,7 @@ def merge(cursor: Any, rows: Sequence[Row]) -> None:
             ends.add(schema.window_end(time_ms))
     for end in ends:
         cursor.execute(schema.MERGE, {"end": end})
+        cursor.execute(schema.HEARD, {"end": end})
         cursor.execute(schema.REMOVE, {"end": end})
 
 

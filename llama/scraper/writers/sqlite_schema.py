@@ -8,7 +8,11 @@ connection of its own; WAL mode lets them do so at the same time. ::
     samples_5m  time_ms, series_id, FIELDS…    one row for each five minutes, for thirty days
     unrolled    time_ms                        five-minute windows with points not yet rolled up
     removed     time_ms, series                which series had a sample then, now removed: bits
-    facts       name, value                    ``removed_to_ms``: no raw rows up to then any more
+    heard       series_id, time_ms             each series' newest point, of those in windows that
+                                               were rolled up
+    facts       name, value                    ``removed_to_ms``: no raw rows up to then any more;
+                                               ``series_removed``: how many series were, so that who
+                                               remembers their tags can forget them
 
 ``time_ms`` is the END of the interval, or of the five minutes, in Unix milliseconds: the row of
 12:05 holds what came after 12:00 up to and including 12:05. FIELDS are the figures of
@@ -64,6 +68,7 @@ CREATE TABLE IF NOT EXISTS series (
 {_TABLE.format("samples")}
 {_TABLE.format("samples_5m")}
 CREATE TABLE IF NOT EXISTS unrolled (time_ms INTEGER PRIMARY KEY);
+CREATE TABLE IF NOT EXISTS heard (series_id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS removed (time_ms INTEGER PRIMARY KEY, series BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 PRAGMA application_id={APPLICATION_ID};
@@ -144,6 +149,23 @@ MERGE = _roll_up(f"{_SAMPLES} UNION ALL {_ROLLED}")
 #: The moments of its samples.
 TIMES = f"SELECT DISTINCT time_ms FROM samples WHERE {_WINDOW}"  # noqa: S608
 REMOVE = f"DELETE FROM samples WHERE {_WINDOW}"  # noqa: S608
+
+#: Notes what was heard in the window that ends at ``:end`` (ms).
+HEARD = f"""
+INSERT INTO heard SELECT series_id, max(time_ms) FROM samples
+WHERE {_WINDOW} GROUP BY series_id
+ON CONFLICT (series_id) DO UPDATE SET time_ms = max(time_ms, excluded.time_ms)
+"""  # noqa: S608
+
+#: Finds series of which nothing is left, if rows up to ``:before`` (ms) were removed. One that came
+#: back is in a window that was not rolled up since. The highest number stays, and so no number is
+#: ever given twice.
+GONE = f"""
+SELECT series_id FROM heard JOIN series ON id = series_id
+WHERE time_ms <= :before - {WINDOW_MS} AND id < (SELECT max(id) FROM series)
+AND id NOT IN (SELECT samples.series_id FROM unrolled JOIN samples
+    ON samples.time_ms > unrolled.time_ms - {WINDOW_MS} AND samples.time_ms <= unrolled.time_ms)
+"""  # noqa: S608
 
 #: History of one series: ``:series``, after ``:start`` up to ``:end`` (ms). Of the columns, name
 #: those that are wanted; ``samples_5m`` is read the same way.

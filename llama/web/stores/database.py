@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 import orjson
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.client import HTTPConnectionPool, ResponseFailed
 
@@ -60,14 +61,22 @@ class Database:
             raise StoreError(str(error)) from None
 
     def ask(
-        self, path: str, parameters: Mapping[str, str], read: Callable[[Any], T]
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        read: Callable[[Any], T],
+        *,
+        load: Callable[[bytes], Any] = orjson.loads,
+        get: bool = False,
     ) -> Deferred[T]:
         """Post ``parameters`` as a form and give what ``read`` makes of the JSON, in a thread.
 
+        ``load`` decodes it: `json_lines`, where a database answers with several values.
+        ``get``: ask by GET, where a database takes no other.
         Fails with `StoreError`. ``read`` may raise it, too.
         """
         asked: Deferred[T] = self._turns.run(
-            lambda: Deferred.fromCoroutine(self._ask(path, parameters, read))
+            lambda: Deferred.fromCoroutine(self._ask(path, parameters, read, load, get))
         )
         return asked
 
@@ -78,30 +87,40 @@ class Database:
         )
         return together.addErrback(_unwrap)
 
-    async def _ask(self, path: str, parameters: Mapping[str, str], read: Callable[[Any], T]) -> T:
+    async def _ask(
+        self,
+        path: str,
+        parameters: Mapping[str, str],
+        read: Callable[[Any], T],
+        load: Callable[[bytes], Any],
+        get: bool,
+    ) -> T:
+        form = urlencode(parameters)
         try:
             reply = await request(
                 self._client,
                 self._reactor,
-                "POST",
-                self.url + path,
+                "GET" if get else "POST",
+                f"{self.url}{path}?{form}" if get else self.url + path,
                 timeout_s=self._timeout_s,
                 max_octets=self._max_octets,
                 headers=self._headers,
-                body=urlencode(parameters).encode(),
+                body=None if get else form.encode(),
             )
         except TooLargeError as error:
+            # This comes out of the middle of reading; the connection is let go of only after it.
+            await deferLater(self._reactor, 0.0)
             raise TooMuchError(
                 f"{self.url}: its answer has {error}; ask for less time or fewer pairs"
             ) from None
         except Exception as error:
             kind = StoreTimeoutError if _timed_out(error) else StoreError
             raise kind(f"{self.url}: {explain(error, self._timeout_s)}") from None
-        return await self.in_thread(self._read, reply, read)
+        return await self.in_thread(self._read, reply, read, load)
 
-    def _read(self, reply: Reply, read: Callable[[Any], T]) -> T:
+    def _read(self, reply: Reply, read: Callable[[Any], T], load: Callable[[bytes], Any]) -> T:
         try:
-            said = orjson.loads(reply.body)
+            said = (load if reply.status == 200 else orjson.loads)(reply.body)
         except orjson.JSONDecodeError:
             said = None
         if reply.status != 200:
@@ -133,6 +152,11 @@ class Database:
         """Close the connections."""
         closed: Deferred[None] = self._pool.closeCachedConnections()
         return closed
+
+
+def json_lines(body: bytes) -> list[Any]:
+    """Return the values of a body with one a line; raises `orjson.JSONDecodeError`."""
+    return [orjson.loads(line) for line in body.splitlines() if line]
 
 
 def _timed_out(error: BaseException) -> bool:

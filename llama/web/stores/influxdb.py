@@ -1,7 +1,8 @@
 # ruff: noqa: S608  names in a query are ours or quoted; values are parameters
 """InfluxDB 1.x (and what speaks its InfluxQL): questions to measurement ``raw_stats``.
 
-Tag values travel as bound parameters; names in a query are ours, and quoted. InfluxQL's windows
+Tag values travel as bound parameters; names in a query are ours, and quoted. Answers are asked for in
+chunks, a line of JSON each: a server with ``max-row-limit`` cuts off any other. InfluxQL's windows
 begin with their start and ours end with their end, hence the offset of a nanosecond.
 """
 
@@ -23,12 +24,19 @@ from ..store import (
     Snapshot,
     Tags,
     Timeline,
+    TooMuchError,
     Window,
     series_key,
 )
-from .database import Database
+from .database import Database, json_lines
 
 MEASUREMENT = "raw_stats"
+
+#: Sources that are asked for by name in one query.
+SOURCES_AT_ONCE = 50
+
+#: All values of ``suspect`` that are not zero, which few are.
+_DOUBTS, _DOUBTED = 'distinct("suspect")', '"suspect" > 0'
 
 #: One series of an answer: its tags, the names of its columns, its rows.
 Found = tuple[Tags, list[str], list[list[Any]]]
@@ -64,25 +72,39 @@ class InfluxDBStore:
         parameters = {
             "db": self._name,
             "epoch": "ms",
+            "chunked": "true",
             "q": ";".join(queries),
             "params": orjson.dumps(dict(values or {})).decode(),
         }
-        return await self._database.ask("/query", parameters, self._read)
+        return await self._database.ask(
+            "/query", parameters, lambda said: self._read(said, len(queries)), load=json_lines
+        )
 
-    def _read(self, said: Any) -> list[list[Found]]:
-        answers: list[list[Found]] = []
-        for result in said["results"]:
-            if "error" in result:
-                raise self._database.complain(result["error"])
-            answers.append(
-                [
-                    (
-                        {name: value for name, value in each.get("tags", {}).items() if value},
-                        each["columns"],
-                        each["values"],
-                    )
-                    for each in result.get("series", ())
-                ]
+    def _read(self, chunks: list[Any], queries: int) -> list[list[Found]]:
+        answers: list[list[Found]] = [[] for _ in range(queries)]
+        unfinished = set(range(queries))  # queries of which more is to come
+        goes_on = False  # the series that came last
+        for chunk in chunks:
+            if "error" in chunk:
+                raise self._database.complain(chunk["error"])
+            for place, result in enumerate(chunk["results"]):
+                if "error" in result:
+                    raise self._database.complain(result["error"])
+                query = result.get("statement_id", place)
+                found = answers[query]
+                for each in result.get("series", ()):
+                    tags = {name: value for name, value in each.get("tags", {}).items() if value}
+                    if goes_on and found and found[-1][0] == tags:
+                        found[-1][2].extend(each["values"])
+                    else:
+                        found.append((tags, each["columns"], each["values"]))
+                    goes_on = each.get("partial", False)
+                if not (result.get("partial", False) or goes_on):
+                    unfinished.discard(query)
+        if unfinished:
+            raise TooMuchError(
+                f"{self._database.url}: its answer ends early, as with max-row-limit;"
+                " raise that, or ask for less time"
             )
         return answers
 
@@ -91,9 +113,11 @@ class InfluxDBStore:
 
         async def ask() -> float | None:
             now_s = self._reactor.seconds()
-            hour = f" WHERE {within(Window(now_s - 3600.0, now_s + 60.0))}"
-            for when in (hour, ""):  # looking through all there ever was takes its time
-                (found,) = await self._select(f'SELECT last("sent") FROM {self._from}{when}')
+            # Looking through all there ever was takes its time.
+            for window in (Window(now_s - 3600.0, now_s), Window(0.0, now_s)):
+                (found,) = await self._select(
+                    f'SELECT last("sent") FROM {self._from} WHERE {within(window)}'
+                )
                 if found:
                     return float(found[0][2][0][0]) / 1000
             return None
@@ -123,6 +147,35 @@ class InfluxDBStore:
 
         return Deferred.fromCoroutine(ask())
 
+    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> Activity:
+            (known,) = await self._select(
+                f'SHOW TAG VALUES FROM {self._from} WITH KEY = "src_hostname"'
+            )
+            sources = sorted({row[1] for _, _, rows in known for row in rows} - speaking)
+            found: list[Found] = []
+            for first in range(0, len(sources), SOURCES_AT_ONCE):
+                values = {
+                    f"v{n}": source
+                    for n, source in enumerate(sources[first : first + SOURCES_AT_ONCE])
+                }
+                condition = " OR ".join(f'"src_hostname" = ${name}' for name in values)
+                (some,) = await self._select(
+                    f'SELECT "sent" FROM {self._from} WHERE {within(window)} AND ({condition})'
+                    " GROUP BY * ORDER BY time DESC LIMIT 1",
+                    values=values,
+                )
+                found += some
+            return Activity(
+                [tags for tags, _, _ in found],
+                np.array([rows[0][0] for _, _, rows in found], dtype=np.float64) / 1000,
+                np.full(len(found), np.nan),
+            )
+
+        return Deferred.fromCoroutine(ask())
+
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""
 
@@ -145,12 +198,20 @@ class InfluxDBStore:
 
         async def ask() -> Snapshot:
             known = _known(columns)
-            rest = f"FROM {self._from} WHERE {within(window)} GROUP BY *"
-            found, last = await self._select(
-                f"SELECT {_together(known)} {rest}", f'SELECT last("sent") {rest}'
+            rest = f"FROM {self._from} WHERE {within(window)}"
+            found, last, doubts = await self._select(
+                f"SELECT {_together(known)} {rest} GROUP BY *",
+                f'SELECT last("sent") {rest} GROUP BY *',
+                f"SELECT {_DOUBTS} {rest} AND {_DOUBTED} GROUP BY *",
             )
             times = {series_key(tags): rows[0][0] for tags, _, rows in last}
             rows = [[times.get(series_key(tags)), *rows[0][1:]] for tags, _, rows in found]
+            if "suspect" in known:
+                bits = {series_key(tags): rows for tags, _, rows in doubts}
+                column = 1 + known.index("suspect")
+                for (tags, _, _), row in zip(found, rows, strict=True):
+                    for _, value in bits.get(series_key(tags), ()):
+                        row[column] = int(row[column]) | int(value)
             return _snapshot([tags for tags, _, _ in found], rows, ["time", *known], columns)
 
         return Deferred.fromCoroutine(ask())
@@ -179,11 +240,13 @@ class InfluxDBStore:
         async def ask() -> History:
             known = _known(columns)
             condition, values = matching(where)
-            (found,) = await self._select(
-                f"SELECT {_together(known)} FROM {self._from}"
-                f" WHERE {within(window)}{condition} GROUP BY {_by(step_s)}, * fill(none)",
+            rest = f"FROM {self._from} WHERE {within(window)}{condition}"
+            found, doubts = await self._select(
+                f"SELECT {_together(known)} {rest} GROUP BY {_by(step_s)}, * fill(none)",
+                f"SELECT {_DOUBTS} {rest} AND {_DOUBTED} GROUP BY {_by(step_s)}, *",
                 values=values,
             )
+            bits = {series_key(tags): rows for tags, _, rows in doubts}
             ends = window.steps(step_s)
             shape = len(found), ends.size
             out = {name: np.full(shape, np.nan) for name in columns}
@@ -192,6 +255,11 @@ class InfluxDBStore:
                 place = _places(table[:, 0], step_s, ends)
                 for column, name in enumerate(known):
                     out[name][n] = put_together(name, place, table[:, 1 + column], ends.size)
+                more = np.array(bits.get(series_key(found[n][0]), ()), dtype=np.float64)
+                if more.size and "suspect" in known:
+                    place = np.concatenate([place, _places(more[:, 0], step_s, ends)])
+                    suspect = np.concatenate([table[:, 1 + known.index("suspect")], more[:, 1]])
+                    out["suspect"][n] = put_together("suspect", place, suspect, ends.size)
             return History([tags for tags, _, _ in found], step_s, ends, out)
 
         return Deferred.fromCoroutine(ask())
@@ -253,7 +321,9 @@ def _known(columns: Sequence[str]) -> list[str]:
 
 
 def _together(columns: Sequence[str]) -> str:
-    return ", ".join(f"{AGGREGATE[name]}({identifier(name)})" for name in columns)
+    # InfluxQL has no union of bits: the values that there were are asked for besides.
+    how = {name: AGGREGATE[name].replace("or", "max") for name in columns}
+    return ", ".join(f"{how[name]}({identifier(name)})" for name in columns)
 
 
 def _places(starts_ms: Any, step_s: float, ends: Any) -> Any:

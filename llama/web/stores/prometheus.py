@@ -33,6 +33,11 @@ RECENT_S = 360.0
 #: Beyond so many silent sources their last words are not looked for by name.
 FEW_SOURCES = 50
 
+#: For so long a sample stands for now, unless a server is told otherwise.
+STALE_S = 300
+#: Steps of one answer, of which VictoriaMetrics gives 30,000 at most.
+MOST_STEPS = 20_000
+
 Key = tuple[tuple[str, str], ...]
 
 
@@ -161,19 +166,18 @@ class PrometheusStore:
         """See `llama.web.store.Store`."""
 
         async def ask() -> Activity:
-            presence = (await self._which()).presence
+            names = await self._which()
+            presence = names.presence
             end, recent = window.end_s, min(RECENT_S, window.length_s)
             span = f"{round(window.length_s * 1000) - 1:d}ms"
-            everyone, spoke, count = await self._database.ask_all(
+            everyone, spoke, often = await self._database.ask_all(
                 [
                     lambda: self._instant(f"last_over_time({presence}[{span}])", end),
                     lambda: self._instant(f"timestamp({presence})", end),
-                    lambda: self._instant(
-                        f"count_over_time({presence}[{round(recent * 1000) - 1:d}ms])", end
-                    ),
+                    lambda: self._instant(names.every(recent), end),
                 ]
             )
-            last, often = spoke.by_key(), count.by_key()
+            last = spoke.by_key()
             silent = {
                 tags.get("src_hostname", "")
                 for tags in everyone.tags
@@ -182,19 +186,58 @@ class PrometheusStore:
             if silent:
                 which = presence
                 if len(silent) <= FEW_SOURCES:
-                    pattern = "|".join(map(_literally, sorted(silent)))
-                    which = f"{presence}{{src_hostname=~{quoted(pattern)}}}"
+                    which = _of(presence, sorted(silent))
                 asked = f"max_over_time(timestamp({which})[{span}:1m])"
                 last = (await self._instant(asked, end)).by_key() | last
             keys = list(map(series_key, everyone.tags))
-            samples = np.array([often.get(key, np.nan) for key in keys], dtype=np.float64)
-            interval = np.where(samples > 1, recent / samples, np.nan)
+            interval = _in_order(often, keys)
+            if isinstance(names, Points) and np.isnan(interval).any():
+                rarely = await self._instant(names.every(window.length_s), end)
+                interval = np.where(np.isnan(interval), _in_order(rarely, keys), interval)
             if not np.isnan(interval).all():
                 self._scraped_every_s = float(np.nanmedian(interval))
+            if isinstance(names, Counters):
+                # Scraped as often as all others, however few scrapes there were since its start.
+                interval = np.where(np.isnan(interval), np.nan, self._scraped_every_s)
             return Activity(
                 everyone.tags,
                 np.array([last.get(key, window.start_s) for key in keys], dtype=np.float64),
                 interval,
+            )
+
+        return Deferred.fromCoroutine(ask())
+
+    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
+        """See `llama.web.store.Store`."""
+
+        async def ask() -> Activity:
+            presence = (await self._which()).presence
+            known = await self._database.ask(
+                "/api/v1/label/src_hostname/values",
+                {
+                    "match[]": presence,
+                    "start": f"{window.start_s:.3f}",
+                    "end": f"{window.end_s:.3f}",
+                },
+                lambda said: frozenset(map(str, said["data"])),
+                get=True,
+            )
+            silent = sorted(known - speaking)
+            some = [silent[n : n + FEW_SOURCES] for n in range(0, len(silent), FEW_SOURCES)]
+
+            def question(sources: Sequence[str]) -> Callable[[], Deferred[Vector]]:
+                span = f"{round(window.length_s * 1000) - 1:d}ms:{STALE_S}s"
+                asked = f"max_over_time(timestamp({_of(presence, sources)})[{span}])"
+                return lambda: self._instant(asked, window.end_s)
+
+            found = await self._database.ask_all([question(sources) for sources in some])
+            tags = [each for vector in found for each in vector.tags]
+            last = np.concatenate([np.empty(0), *(vector.values for vector in found)])
+            inside = last > window.start_s
+            return Activity(
+                [each for each, kept in zip(tags, inside.tolist(), strict=True) if kept],
+                last[inside],
+                np.full(int(inside.sum()), np.nan),
             )
 
         return Deferred.fromCoroutine(ask())
@@ -256,7 +299,14 @@ class PrometheusStore:
             return lambda: self._instant(query, window.end_s)
 
         answers = await self._database.ask_all([question(query) for query in queries])
-        reasons = await self._reasons(window) if isinstance(names, Counters) else {}
+        reasons: dict[Key, float] = {}
+        if isinstance(names, Counters):
+            reasons = await self._reasons(window)
+        elif "suspect" in wanted:
+            reasons = {
+                key: float(bits[0])
+                for key, bits in (await self._doubts(names, window, window.length_s, {})).items()
+            }
 
         def put_together() -> Snapshot:
             series = answers[0].tags
@@ -269,9 +319,31 @@ class PrometheusStore:
                 found[name] = np.array([values.get(key, np.nan) for key in keys], dtype=np.float64)
             if isinstance(names, Counters):
                 found["suspect"] = np.array([reasons.get(key, 0.0) for key in keys])
+            else:
+                for n, key in enumerate(keys):
+                    if key in reasons:
+                        found["suspect"][n] = reasons[key]
             return _snapshot(series, time_s, found, columns)
 
         return await self._database.in_thread(put_together)
+
+    async def _doubts(
+        self, names: Points, window: Window, step_s: float, where: Tags
+    ) -> dict[Key, Column]:
+        """Return the suspect bits by step, from ``window.start_s`` on, of the series with any."""
+        # Interval by interval, as long as those are not too many for one answer.
+        parts = max(
+            1.0, np.floor(step_s / max(self._scraped_every_s, window.length_s / MOST_STEPS))
+        )
+        each_s = step_s / parts
+        steps = int(np.ceil(window.length_s / step_s - 1e-9))
+        ends = window.start_s + each_s * np.arange(1, steps * parts + 1)
+        found = await self._range(names.doubts(each_s, where), ends, each_s)
+        answer = {}
+        for labels, row in found:
+            bits = np.nan_to_num(row).astype(np.int64).reshape(steps, int(parts))
+            answer[series_key(_tags(labels))] = np.bitwise_or.reduce(bits, axis=1).astype(float)
+        return answer
 
     async def _reasons(self, window: Window) -> dict[Key, float]:
         """Return the suspect bits of the series that have any."""
@@ -332,6 +404,11 @@ class PrometheusStore:
                     if n is not None and name in out:
                         out[name][n] = row
             if not isinstance(names, Counters):
+                if "suspect" in wanted:
+                    whole = Window(ends[0] - step_s, ends[-1])
+                    for key, bits in (await self._doubts(names, whole, step_s, where)).items():
+                        if key in place:
+                            out["suspect"][place[key]][bits > 0] = bits[bits > 0]
                 return History(series, step_s, ends, out)
             edges, counts = _buckets(answers[-1], ends.size)
             return History(series, step_s, ends, out, edges, counts)
@@ -365,6 +442,16 @@ class PrometheusStore:
 
 def _tags(labels: dict[str, str]) -> Tags:
     return {name: value for name, value in labels.items() if name not in NO_TAGS}
+
+
+def _in_order(found: Vector, keys: Sequence[Key]) -> Column:
+    values = found.by_key()
+    return np.array([values.get(key, np.nan) for key in keys], dtype=np.float64)
+
+
+def _of(presence: str, sources: Sequence[str]) -> str:
+    """Return the selector of the series of some sources."""
+    return f"{presence}{{src_hostname=~{quoted('|'.join(map(_literally, sources)))}}}"
 
 
 def _literally(text: str) -> str:

@@ -55,7 +55,19 @@ class Points:
 
     def over(self, column: str, span_s: float, where: Tags) -> str:
         """Return a column put together over the ``span_s`` seconds before each step."""
-        return f"{AGGREGATE[column]}_over_time({self.raw(column, where)}[{duration(span_s)}])"
+        # PromQL has no union of bits: `doubts` are asked for besides.
+        how = AGGREGATE[column].replace("or", "max")
+        return f"{how}_over_time({self.raw(column, where)}[{duration(span_s)}])"
+
+    def every(self, span_s: float) -> str:
+        """Return the time between samples in seconds, of series with two or more (MetricsQL)."""
+        samples = f"{self.presence}[{duration(span_s)}]"
+        took = f"(tlast_over_time({samples})-tfirst_over_time({samples}))"
+        return f"{took}/((count_over_time({samples})-1)>0)"
+
+    def doubts(self, interval_s: float, where: Tags) -> str:
+        """Return the suspect bits of the interval before each step, of series that have any."""
+        return f"{self.over('suspect', interval_s, where)}>0"
 
     def usual(self, span_s: float) -> str:
         """Return the median of the series' median RTT, in ms."""
@@ -119,6 +131,10 @@ class Counters:
     def buckets(self, span_s: float, where: Tags) -> str:
         """Return how many replies there were in each bucket, cumulatively."""
         return f"increase({selector(BUCKETS, where)}[{round(span_s * 1000):d}ms])"
+
+    def every(self, span_s: float) -> str:
+        """Return the time between scrapes in seconds, of series with two or more."""
+        return f"{span_s:g}/(count_over_time({self.presence}[{duration(span_s)}])>1)"
 
     def usual(self, span_s: float) -> str:
         """Return the median RTT of the whole time, in ms."""

@@ -123,7 +123,8 @@ class SQLiteStore:
 
     def newest(self) -> Deferred[float | None]:
         """See `llama.web.store.Store`."""
-        return self._ask(questions.newest)
+        now_s = self._reactor.seconds()
+        return self._ask(lambda reader: questions.newest(reader, now_s))
 
     def resolution_s(self, start_s: float) -> Deferred[float]:
         """See `llama.web.store.Store`."""
@@ -132,6 +133,10 @@ class SQLiteStore:
     def activity(self, window: Window) -> Deferred[Activity]:
         """See `llama.web.store.Store`."""
         return self._ask(lambda reader: questions.activity(reader, window))
+
+    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.remembered(reader, window, speaking))
 
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""

@@ -10,7 +10,7 @@ raw ones at the ends of the window. All run in a thread.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from threading import Lock
 from typing import Any
 
@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from llama.collector.summary import SUSPECT_REASONS
 from llama.scraper.writers import sqlite_schema as schema
 
 from ..grid import put_together
@@ -42,14 +43,20 @@ MANY_ROWS = 1_500_000
 #: How far back is looked to see how often a series speaks: in a mesh of few series, of many.
 RECENT_MS, RECENT_MANY_MS = 6 * 60_000, 3 * 60_000
 MANY_SERIES = 5000
+#: From so many series on five minutes are the shortest step.
+COARSE_SERIES = 100_000
 #: Series that are looked for one by one when they are not heard of.
 FEW_SILENT = 2000
+#: Moments that are looked at together, the newest first, until all are found.
+MOMENTS_AT_ONCE = 120
+#: Samples come in at most so much later than they were taken, if clocks are right.
+LATE_MS = 3_600_000
 #: Rows of a baseline at most; of more moments, an even choice is looked at.
 BASELINE_ROWS = 600_000
 
 
 class SeriesCache:
-    """The tag sets of all series. They never change: only new ones are read.
+    """The tag sets of all series. They never change: only new ones are read, removed ones forgotten.
 
     Shared by threads: what they have taken out is never changed, only replaced.
     """
@@ -57,6 +64,7 @@ class SeriesCache:
     def __init__(self) -> None:
         self._lock = Lock()
         self._last_id = 0
+        self._removed = 0  # series, as far as is known here
         self._tags: dict[int, Tags] = {}
         self._others: frozenset[int] = frozenset()  # of other measurements
 
@@ -76,6 +84,15 @@ class SeriesCache:
                 self._tags = {**self._tags, **new}
                 self._others |= {number for number, kind, _ in found if kind != MEASUREMENT}
                 self._last_id = max(number for number, _, _ in found)
+            removed = connection.execute(
+                "SELECT value FROM facts WHERE name = 'series_removed'"
+            ).fetchone()
+            # More than was known: this snapshot is newer than all that the cache was filled from.
+            if removed is not None and removed[0] > self._removed:
+                self._removed = removed[0]
+                left = {number for (number,) in connection.execute("SELECT id FROM series")}
+                self._tags = {n: tags for n, tags in self._tags.items() if n in left}
+                self._others &= left
             return self._tags, self._others
 
 
@@ -114,22 +131,36 @@ class Reader:
             if all(tags.get(name) == value for name, value in where.items())
         ]
 
+    def heard(self, series: Iterable[int]) -> dict[int, int]:
+        """Return when (ms) each of these series was last heard of, as far as that was noted."""
+        if not self.one("SELECT count(*) FROM sqlite_master WHERE name = 'heard'"):
+            return {}  # the scraper that wrote the file did not know of it yet
+        rows = self._connection.execute(
+            "SELECT series_id, time_ms FROM heard"
+            " WHERE series_id IN (SELECT value FROM json_each(?))",
+            (_json(series),),
+        )
+        return dict(rows.fetchall())
+
     def raw_from_ms(self) -> int:
         """Return the time after which all raw samples are still there."""
-        raw = self.one(f"SELECT min(time_ms) FROM {RAW}")
-        rolled = self.one(f"SELECT min(time_ms) FROM {ROLLED}")
-        if raw is None:
-            return 2**62 if rolled is not None else 0
-        if rolled is None or rolled >= raw:
-            return 0  # nothing was removed yet
-        return _up(raw, schema.WINDOW_MS)
+        removed_to = self.one("SELECT value FROM facts WHERE name = 'removed_to_ms'")
+        return _up(removed_to or 0, schema.WINDOW_MS)
 
     def rolled_to_ms(self) -> int:
-        """Return the time up to which five-minute rows are complete."""
-        waiting = self.one("SELECT min(time_ms) FROM unrolled")
-        if waiting is not None:
-            return waiting - schema.WINDOW_MS
-        return self.one(f"SELECT max(time_ms) FROM {ROLLED}") or 0
+        """Return the time up to which five-minute rows are complete.
+
+        An old row to which a late sample came gets it within a minute, and counts as complete
+        meanwhile: a collector whose clock is behind is late all the time.
+        """
+        newest = self.one(f"SELECT max(time_ms) FROM {ROLLED}") or 0
+        waiting = self.one(
+            "SELECT min(time_ms) FROM unrolled WHERE time_ms > ? AND (time_ms > ? OR NOT EXISTS"
+            f" (SELECT 1 FROM {ROLLED} WHERE {ROLLED}.time_ms = unrolled.time_ms))",
+            self.raw_from_ms(),
+            newest - LATE_MS,
+        )
+        return newest if waiting is None else waiting - schema.WINDOW_MS
 
     def moments(self, table: str, start: int, end: int) -> Rows:
         """Return the times (ms) at which there are samples."""
@@ -141,11 +172,15 @@ class Reader:
             (start, end),
         )[:, 0]
 
-    def spans(self, window: Window, series: int | None = None) -> list[Span]:
+    def spans(
+        self, window: Window, series: int | None = None, step_s: float | None = None
+    ) -> list[Span]:
         """Return which table answers for which part of a window.
 
         ``series`` is how many are wanted (None: all). Where raw samples are few enough they are
-        preferred, since five-minute rows reach out of windows that are not aligned to them.
+        preferred, since five-minute rows reach out of windows that are not aligned to them; and
+        for steps of less than five minutes (``step_s``; None: no steps) wherever they are there,
+        since of such steps most would have no row.
         """
         start, end = ms(window.start_s), ms(window.end_s)
         raw_from = self.raw_from_ms()
@@ -156,7 +191,8 @@ class Reader:
             return [(RAW, start, end)]
         first = _up(start, schema.WINDOW_MS) if start >= raw_from else start
         last = min(_down(end, schema.WINDOW_MS), _down(self.rolled_to_ms(), schema.WINDOW_MS))
-        if series is not None:  # history of few series: raw as far back as it goes
+        fine = step_s is not None and ms(step_s) < schema.WINDOW_MS
+        if fine or series is not None:  # history of few series: raw as far back as it goes
             last = min(last, max(first, raw_from))
         if last <= first:
             return [(RAW, start, end)]
@@ -197,46 +233,46 @@ def _union(spans: Sequence[Span], columns: Sequence[str]) -> str:
     )
 
 
-def newest(reader: Reader) -> float | None:
-    """Return the time of the newest sample of a pair."""
+def newest(reader: Reader, now_s: float) -> float | None:
+    """Return the time of the newest sample of a pair that is not in the future."""
     found = reader.one(
-        f"SELECT time_ms FROM {RAW} JOIN series ON id = series_id WHERE measurement = ?"
-        " ORDER BY time_ms DESC LIMIT 1",
+        f"SELECT time_ms FROM {RAW} JOIN series ON id = series_id"
+        " WHERE measurement = ? AND time_ms <= ? ORDER BY time_ms DESC LIMIT 1",
         MEASUREMENT,
+        ms(now_s),
     )
     if found is None:
-        found = reader.one(f"SELECT max(time_ms) FROM {ROLLED}")
+        found = reader.one(f"SELECT max(time_ms) FROM {ROLLED} WHERE time_ms <= ?", ms(now_s))
     return None if found is None else found / 1000
 
 
 def resolution_s(reader: Reader, start_s: float) -> float:
-    """Return the shortest step that makes sense from a time on."""
-    return schema.WINDOW_MS / 1000 if ms(start_s) < reader.raw_from_ms() else 0.0
+    """Return the shortest step that makes sense from a time on.
+
+    Of very many series raw samples are too many for a timeline.
+    """
+    coarse = ms(start_s) < reader.raw_from_ms() or len(reader.tags) > COARSE_SERIES
+    return schema.WINDOW_MS / 1000 if coarse else 0.0
 
 
 def activity(reader: Reader, window: Window) -> Activity:
     """Return which series there are."""
-    end = ms(window.end_s)
-    recently = end - (RECENT_MANY_MS if len(reader.tags) > MANY_SERIES else RECENT_MS)
+    start, end = ms(window.start_s), ms(window.end_s)
+    recently = max(start, end - (RECENT_MANY_MS if len(reader.tags) > MANY_SERIES else RECENT_MS))
     recent = reader.ours(
         reader.rows(
             "SELECT series_id, max(time_ms), min(time_ms), count(*) FROM samples"
             " WHERE time_ms > ? AND time_ms <= ? GROUP BY series_id",
-            (max(recently, ms(window.start_s)), end),
+            (recently, end),
         )
     )
     last = dict(zip(recent[:, 0].tolist(), recent[:, 1].tolist(), strict=True))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        each = np.where(
-            recent[:, 3] > 1, (recent[:, 1] - recent[:, 2]) / (recent[:, 3] - 1), np.nan
-        )
-    interval = dict(zip(recent[:, 0].tolist(), each.tolist(), strict=True))
-    older = Window(window.start_s, recently / 1000)
+    twice = recent[recent[:, 3] > 1]
+    each = (twice[:, 1] - twice[:, 2]) / (twice[:, 3] - 1)
+    interval = dict(zip(twice[:, 0].tolist(), each.tolist(), strict=True))
     silent = [number for number in reader.tags if number not in last]
-    if older.length_s > 0 and silent:
-        found = _looked_up if len(silent) <= FEW_SILENT else _scanned
-        for number, time_ms in found(reader, older, silent).tolist():
-            last.setdefault(number, min(time_ms, end))
+    last |= _last_heard(reader, Window(window.start_s, recently / 1000), silent)
+    interval |= _slow(reader, start, end, last, interval)
     numbers = [number for number in last if number in reader.tags]
     return Activity(
         [reader.tags[int(number)] for number in numbers],
@@ -245,26 +281,97 @@ def activity(reader: Reader, window: Window) -> Activity:
     )
 
 
-def _looked_up(reader: Reader, window: Window, series: list[int]) -> Rows:
-    """Return when each series was last heard of, moment by moment."""
+def remembered(reader: Reader, window: Window, speaking: frozenset[str]) -> Activity:
+    """Return the series of sources that fell silent."""
+    silent = [
+        number
+        for number, tags in reader.tags.items()
+        if tags.get("src_hostname", "") not in speaking
+    ]
+    last = _last_heard(reader, window, silent)
+    return Activity(
+        [reader.tags[int(number)] for number in last],
+        np.array(list(last.values()), dtype=np.float64) / 1000,
+        np.full(len(last), np.nan),
+    )
+
+
+def _slow(
+    reader: Reader, start: int, end: int, last: dict[float, float], known: dict[float, float]
+) -> dict[float, float]:
+    """Return the intervals (ms) of series of sources of which none spoke twice lately.
+
+    All series of a source speak equally often, so the last two samples of one tell.
+    """
+    once = [number for number in last if number in reader.tags and number not in known]
+    if not once:
+        return {}
+    heard = {reader.tags[int(n)].get("src_hostname") for n in known if n in reader.tags}
+    series: dict[str | None, list[float]] = {}
+    for number in sorted(once, key=last.__getitem__, reverse=True):
+        source = reader.tags[int(number)].get("src_hostname")
+        if source not in heard:
+            series.setdefault(source, []).append(number)
+    moments = reader.moments(RAW, max(start, reader.raw_from_ms()), end).astype(np.int64)
+    rows = reader.rows(
+        f"SELECT series_id, time_ms FROM {_looking_up(RAW)}",
+        (orjson.dumps(moments.tolist()).decode(), _json(each[0] for each in series.values())),
+    )
+    answer: dict[float, float] = {}
+    for numbers in series.values():
+        times = np.sort(rows[rows[:, 0] == numbers[0], 1])
+        if times.size > 1:
+            answer |= dict.fromkeys(numbers, float(times[-1] - times[-2]))
+    return answer
+
+
+def _last_heard(reader: Reader, window: Window, series: Sequence[int]) -> dict[float, float]:
+    """Return when (ms) each of these series was last heard of within the window, if it was."""
+    if not series or window.length_s <= 0:
+        return {}
+    start, end = ms(window.start_s), ms(window.end_s)
+    noted = reader.heard(series)
+    last: dict[float, float] = {n: t for n, t in noted.items() if start < t <= end}
+    # Those that were heard later too, and those that no roll-up has seen yet.
+    later = [number for number in series if noted.get(number, end + 1) > end]
+    if later:
+        found = _looked_up if len(later) <= FEW_SILENT else _scanned
+        wanted = set(later)
+        for number, time_ms in found(reader, window, later).tolist():
+            if number in wanted:
+                last.setdefault(number, min(time_ms, end))
+    return last
+
+
+def _looked_up(reader: Reader, window: Window, series: Sequence[int]) -> Rows:
+    """Return when each series was last heard of, moment by moment, the newest first."""
+    left = set(series)
     parts = [np.empty((0, 2))]
-    for table, start, end in reader.spans(window, len(series)):
-        moments = reader.moments(table, start, end).astype(np.int64).tolist()
-        parts.append(
-            reader.rows(
+    for table, start, end in reversed(reader.spans(window, len(series))):
+        moments = reader.moments(table, start, end).astype(np.int64)[::-1].tolist()
+        for first in range(0, len(moments), MOMENTS_AT_ONCE):
+            if not left:
+                break
+            some = moments[first : first + MOMENTS_AT_ONCE]
+            found = reader.rows(
                 f"SELECT series_id, max(time_ms) FROM {_looking_up(table)} GROUP BY series_id",
-                (orjson.dumps(moments).decode(), orjson.dumps(series).decode()),
+                (orjson.dumps(some).decode(), _json(left)),
             )
-        )
-    return np.concatenate(parts[::-1])  # the newest first
+            parts.append(found)
+            left.difference_update(found[:, 0].astype(np.int64).tolist())
+    return np.concatenate(parts)
 
 
-def _scanned(reader: Reader, window: Window, series: list[int]) -> Rows:
+def _scanned(reader: Reader, window: Window, series: Sequence[int]) -> Rows:
     """Return the same for many series, from five-minute rows to five minutes exactly."""
     spans = reader.spans(window)
     return reader.rows(
         f"SELECT series_id, max(time_ms) FROM ({_union(spans, [])}) GROUP BY series_id"
     )
+
+
+def _json(numbers: Iterable[float]) -> str:
+    return orjson.dumps(list(map(int, numbers))).decode()
 
 
 def _looking_up(table: str) -> str:
@@ -284,7 +391,14 @@ def latest(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
 def total(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
     """Return the whole window of each series."""
     known = _known(columns)
-    return _snapshot(reader, window, columns, [f"{AGGREGATE[name]}({name})" for name in known])
+    return _snapshot(reader, window, columns, list(map(_together, known)))
+
+
+def _together(name: str) -> str:
+    if AGGREGATE[name] == "or":
+        flags = (f"max(CAST({name} AS INTEGER) & {1 << n})" for n in range(len(SUSPECT_REASONS)))
+        return f"({' | '.join(flags)})"
+    return f"{AGGREGATE[name]}({name})"
 
 
 def _snapshot(
@@ -344,7 +458,7 @@ def history(
     numbers = np.array(reader.matching(where), dtype=np.int64)
     known = _known(columns)
     parts = [np.empty((0, 2 + len(known)))]
-    for table, start, end in reader.spans(window, len(numbers)):
+    for table, start, end in reader.spans(window, len(numbers), step_s):
         chosen = ", ".join(["series_id", "time_ms", *known])
         moments = reader.moments(table, start, end).astype(np.int64).tolist()
         parts.append(
@@ -382,7 +496,7 @@ def timeline(reader: Reader, window: Window, step_s: float, where: Tags) -> Time
         " max(CASE WHEN sent > 0 THEN 100.0 * lost / sent END) FROM ("
         f"SELECT series_id, (time_ms + {step - 1:d}) / {step:d} AS step,"
         " sum(sent) AS sent, sum(lost) AS lost"
-        f" FROM ({_union(reader.spans(window), ['sent', 'lost'])}) WHERE {chosen}"
+        f" FROM ({_union(reader.spans(window, step_s=step_s), ['sent', 'lost'])}) WHERE {chosen}"
         " GROUP BY step, series_id) GROUP BY step",
         (orjson.dumps(listed).decode(), LOSSY_PERCENT),
     )

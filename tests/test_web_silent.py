@@ -1,0 +1,125 @@
+"""A collector that fell silent is told so for days, and a series that is measured no more is not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from test_web_sqlite import roll_up, write
+from twisted.internet import reactor
+from twisted.trial.unittest import TestCase
+from web_data import Fleet
+
+from llama.interfaces import Point
+from llama.scraper.writers import sqlite as writer
+from llama.web.answers import Answers, MatrixQuestion
+from llama.web.metrics import METRICS
+from llama.web.stores.sqlite import SQLiteStore
+
+HOUR_S, DAY_S = 3600.0, 86400.0
+END_S = 1_750_003_200.0
+HOSTS = dict.fromkeys("abcd", ("x", "1"))
+
+
+def points(interval_s: int, days: float, gone_s: float, back_s: float = 0.0) -> Iterator[Point]:
+    """Yield some days of a fleet of which d fell silent ``gone_s`` before END_S."""
+    fleet = Fleet(hosts=HOSTS, classes=("BE",), interval_s=interval_s)
+    for point in fleet.points(END_S - days * DAY_S, END_S):
+        ago_s = END_S - point.time_ns / 1e9
+        if point.tags["src_hostname"] != "d" or not back_s <= ago_s < gone_s:
+            yield point
+
+
+class SilentTest(TestCase):
+    """A real store."""
+
+    async def filled(self, *some: Point, **options: Any) -> Answers:
+        """Return what answers from a store with these points."""
+        self.path = Path(self.mktemp())
+        await write(self.path, some)
+        self.store = SQLiteStore(reactor, path=str(self.path))
+        self.addCleanup(self.store.stop)
+        return Answers(reactor, self.store, **options)
+
+    async def matrix(self, answers: Answers, at_s: float = END_S) -> Any:
+        """Return a matrix of single hosts."""
+        question = MatrixQuestion(
+            metric=METRICS["loss"],
+            at_s=at_s,
+            span_s=0.0,
+            where={},
+            group=[],
+            rows="all",
+            cols="all",
+        )
+        return await answers.matrix(question)
+
+    def told_silent(self, said: Any, since_s: float) -> None:
+        """Check that d is silent since a time, and all the rest is well."""
+        self.assertEqual(
+            [(each["kind"], each["host"], each.get("since")) for each in said["sick"]],
+            [("silent", "d", since_s)],
+        )
+        summary = said["summary"]
+        self.assertEqual((summary["hosts_silent"], summary["pairs"]), (1, 12))
+        self.assertEqual((summary["sick"], summary["healthy"], summary["missing"]), (3, 9, 0))
+
+    async def test_for_hours(self) -> None:
+        """Who has been silent for 59 minutes is as silent after 61, and after some hours."""
+        for gone_s in (59 * 60.0, 61 * 60.0, 3 * HOUR_S + 120, 5 * HOUR_S):
+            answers = await self.filled(*points(60, 6 / 24, gone_s))
+            self.told_silent(await self.matrix(answers), END_S - gone_s)
+
+    async def test_for_days(self) -> None:
+        """It is remembered for as long as is configured, and then taken for removed."""
+        answers = await self.filled(*points(900, 7.5, 6.5 * DAY_S))
+        self.told_silent(await self.matrix(answers), END_S - 6.5 * DAY_S)
+        roll_up(self.path, forget_before_s=END_S - 2 * DAY_S)
+        self.told_silent(await self.matrix(Answers(reactor, self.store)), END_S - 6.5 * DAY_S)
+        said = await self.matrix(Answers(reactor, self.store, 6 * DAY_S))
+        self.assertEqual((said["sick"], said["summary"]["pairs"]), ([], 9))
+
+    async def test_as_noted(self) -> None:
+        """The scraper's own notes of when each series was heard tell the same, exactly."""
+        answers = await self.filled(*points(60, 12 / 24, 10 * HOUR_S + 60))
+        scraper = writer.make(reactor, {"path": str(self.path), "raw": 10**10, "rollup": 10**10})
+        await scraper.open()
+        try:
+            await scraper._keep_up()
+        finally:
+            await scraper.close()
+        self.told_silent(await self.matrix(answers), END_S - 10 * HOUR_S - 60)
+
+    async def test_looking_back(self) -> None:
+        """Who was silent at some time in the past is so there, though it came back since."""
+        answers = await self.filled(*points(60, 12 / 24, 10 * HOUR_S, 4 * HOUR_S))
+        said = await self.matrix(answers)
+        self.assertEqual((said["sick"], said["summary"]["healthy"]), ([], 12))
+        said = await self.matrix(answers, END_S - 5 * HOUR_S)
+        self.told_silent(said, END_S - 10 * HOUR_S)
+
+    async def test_measured_no_more(self) -> None:
+        """What a source that speaks has left out for an hour is no trouble, but counted."""
+        fleet = Fleet(hosts=HOSTS, classes=("BE",), interval_s=60)
+        left: list[Point] = []
+        for point in fleet.points(END_S - 6 * HOUR_S, END_S):
+            pair = point.tags["src_hostname"], point.tags["dst_hostname"]
+            gone_s = {("a", "b"): 2 * HOUR_S, ("a", "c"): 1800.0}.get(pair, 0.0)
+            if END_S - point.time_ns / 1e9 >= gone_s:
+                left.append(point)
+        said = await self.matrix(await self.filled(*left))
+        summary = said["summary"]
+        self.assertEqual((summary["pairs"], summary["missing"], summary["dropped"]), (11, 1, 1))
+
+    async def test_last_words(self) -> None:
+        """Of a source that fell silent only what it measured at last is remembered."""
+        left = [
+            point
+            for point in points(60, 12 / 24, 5 * HOUR_S)
+            if (point.tags["src_hostname"], point.tags["dst_hostname"]) != ("d", "a")
+            or END_S - point.time_ns / 1e9 >= 8 * HOUR_S
+        ]
+        said = await self.matrix(await self.filled(*left))
+        self.assertEqual([each["host"] for each in said["sick"]], ["d"])
+        self.assertEqual(said["summary"]["pairs"], 11)
