@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from klein import Klein
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.task import Clock
+from twisted.internet.protocol import Factory, Protocol
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.server import Site
 
@@ -20,7 +21,7 @@ from llama.pinpoint.incidents import (
     Sighting,
     Silence,
 )
-from llama.pinpoint.webhook import FIRST_PAUSE_S, Webhook
+from llama.pinpoint.webhook import FIRST_PAUSE_S, TIMEOUT_S, Webhook
 
 
 def seen(name="spine3 -> leaf2", kind="link", flows=range(10), hit=None, **rest):
@@ -360,6 +361,24 @@ class Webhooks(TestCase):
         yield self.until(lambda: self.webhook.taken == 1)
         self.assertEqual({name for name, _ in self.receiver.got}, {"1-1/1"})
         self.assertEqual(len(self.webhook.waiting), 0)
+
+    @inlineCallbacks
+    def test_an_answer_that_never_ends(self):
+        """A receiver that stalls in the middle of its answer is given up, and asked again."""
+        stalling = Factory.forProtocol(Protocol)
+        stalling.protocol.dataReceived = lambda self, _: self.transport.write(
+            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
+        )
+        port = reactor.listenTCP(0, stalling, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        webhook = Webhook(reactor, f"http://127.0.0.1:{port.getHost().port}/")
+        webhook._reactor = self.clock
+        self.addCleanup(webhook.stop)
+        webhook.announce(self.event(1))
+        yield deferLater(reactor, 0.2, lambda: None)
+        self.clock.advance(TIMEOUT_S)
+        yield self.until(lambda: webhook.failures == 1)
+        self.assertEqual((webhook.taken, len(webhook.waiting)), (0, 1))
 
     @inlineCallbacks
     def test_nobody_there(self):

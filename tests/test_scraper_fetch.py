@@ -16,8 +16,10 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import PrivateCertificate
 from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 
-from llama.scraper.fetch import Reply, TooLargeError, client_of, connection_pool, explain, request
+from llama.scraper.fetch import Reply, TooLargeError, agent_of, connection_pool, explain, request
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -39,6 +41,47 @@ class Stalling(Protocol):
     def dataReceived(self, data: bytes) -> None:
         """Answer."""
         self.transport.write(self.factory.answer)  # type: ignore[attr-defined]
+
+
+class Telling(Resource):
+    """Tells who is asked, in gzip; ``/moved`` is elsewhere."""
+
+    isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        """Answer."""
+        if request.path == b"/moved":
+            request.redirect(b"/here")
+            return b"it moved"
+        request.setHeader("Content-Encoding", "gzip")
+        return gzip.compress(b"%s %s %s" % (
+            request.method, request.getHeader("Host").encode(), request.content.read()
+        ))  # fmt: skip
+
+
+class AnswerTests(TestCase):
+    """Answers that come."""
+
+    async def test_addresses(self) -> None:
+        """A host may be an address of either family; an answer may be packed, or elsewhere."""
+        pool = connection_pool(reactor)
+        self.addCleanup(pool.closeCachedConnections)
+        agent = agent_of(reactor, pool, 1.0, None)
+        for address, host in (("127.0.0.1", "127.0.0.1"), ("::1", "[::1]")):
+            port = reactor.listenTCP(0, Site(Telling()), interface=address)
+            self.addCleanup(port.stopListening)
+            place = f"{host}:{port.getHost().port}"
+            for method, path, status, said in (
+                ("GET", "here", 200, f"GET {place} "),
+                ("GET", "moved", 200, f"GET {place} "),
+                ("POST", "here", 200, f"POST {place} {{}}"),
+                ("POST", "moved", 302, "it moved"),
+            ):
+                reply = await request(
+                    agent, reactor, method, f"http://{place}/{path}", timeout_s=5, max_octets=1000,
+                    body=b"{}" if method == "POST" else None,
+                )  # fmt: skip
+                self.assertEqual((reply.status, reply.body.decode()), (status, said))
 
 
 class StallTests(TestCase):
@@ -63,7 +106,7 @@ class StallTests(TestCase):
         )
         self.pool = connection_pool(reactor)
         self.addCleanup(self.pool.closeCachedConnections)
-        self.client = client_of(reactor, self.pool, 1.0, str(self.directory / "ca.pem"))
+        self.client = agent_of(reactor, self.pool, 1.0, str(self.directory / "ca.pem"))
 
     async def ask(self, url: str, **more: Any) -> Reply:
         """Make a request that may take 0.2 s."""

@@ -18,7 +18,7 @@ from twisted.web.client import HTTPConnectionPool
 from llama.scraper import poll
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.counts import Counts
-from llama.scraper.fetch import client_of
+from llama.scraper.fetch import agent_of
 from llama.scraper.poll import Poller
 
 
@@ -51,7 +51,7 @@ class PollCase(TestCase):
         """Make a poller with other settings."""
         given = {"interval_s": 0.1, "timeout_s": 0.5, "concurrency": 4} | settings
         return Poller(
-            reactor, client_of(reactor, self.pool, 0.5, None), self.spool, self.counts,
+            reactor, agent_of(reactor, self.pool, 0.5, None), self.spool, self.counts,
             self.chunks.extend, **given,
         )  # fmt: skip
 

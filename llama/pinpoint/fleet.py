@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
 from llama.pinpoint.windows import Measured, unix_s
-from llama.scraper.fetch import client_of, explain, request
+from llama.scraper.fetch import agent_of, explain, request
 
 PAGE = 10_000
 MOST_OCTETS = 64 << 20  # of one answer
@@ -74,7 +74,7 @@ class Fleet:
         self._timeout_s = timeout_s
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         self._pool = HTTPConnectionPool(reactor)
-        self._client = client_of(reactor, self._pool, timeout_s, ca_file)
+        self._agent = agent_of(reactor, self._pool, timeout_s, ca_file)
         self._turns = DeferredSemaphore(AT_ONCE)
 
     async def read(self) -> None:
@@ -120,7 +120,7 @@ class Fleet:
 
     async def _get(self, source: Source, path: str) -> Mapping[str, Any]:
         reply = await request(
-            self._client,
+            self._agent,
             self._reactor,
             "GET",
             source.url + path,

@@ -6,13 +6,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 import orjson
-from treq.client import HTTPClient
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from llama.scraper.fetch import client_of, explain, request
+from llama.scraper.fetch import agent_of, explain, request
 from llama.web.store import StoreError
 
 TIMEOUT_S = 5.0
@@ -45,11 +44,10 @@ class RemoteIncidents:
         self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
         if url.startswith("unix:"):
             self._url = "http://localhost"
-            agent: Any = Agent.usingEndpointFactory(reactor, _UnixSocket(reactor, url[5:]))
-            self._client = HTTPClient(agent)
+            self._agent = Agent.usingEndpointFactory(reactor, _UnixSocket(reactor, url[5:]))
         else:
             self._url = url.rstrip("/")
-            self._client = client_of(reactor, HTTPConnectionPool(reactor), TIMEOUT_S, ca_file)
+            self._agent = agent_of(reactor, HTTPConnectionPool(reactor), TIMEOUT_S, ca_file)
 
     async def incidents(self, at_s: float | None, cursor: str | None, limit: int) -> dict[str, Any]:
         """Return what the service says; raises `llama.web.store.StoreError` when it says nothing."""
@@ -61,7 +59,7 @@ class RemoteIncidents:
         url = f"{self._url}/incidents"
         try:
             reply = await request(
-                self._client,
+                self._agent,
                 self._reactor,
                 "GET",
                 f"{url}?{urlencode(wanted)}",

@@ -12,24 +12,31 @@ from typing import Any
 
 import orjson
 from attrs import asdict
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent, HTTPConnectionPool
 
 from llama.pinpoint.incidents import Event
+from llama.scraper.fetch import explain, request
 
 #: The pause after the first failure, s; it doubles up to the longest.
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 300.0
 TIMEOUT_S = 10.0
+MOST_OCTETS = 65_536  # of an answer, of which only the status counts
 #: Events that wait for one URL; the oldest goes first when there are more.
 MOST_WAITING = 1000
 
 
 class RefusedError(Exception):
     """The receiver answered, but not that it took the event."""
+
+
+def _why(failure: Failure) -> str:
+    """Say for a person why an event was not taken."""
+    problem: Any = failure.value
+    return str(problem) if isinstance(problem, RefusedError) else explain(problem, TIMEOUT_S)
 
 
 class Webhook:
@@ -44,8 +51,7 @@ class Webhook:
         self.failures = 0
         self._reactor = reactor
         pool = HTTPConnectionPool(reactor, persistent=False)
-        chosen: Any = agent or Agent(reactor, connectTimeout=TIMEOUT_S, pool=pool)
-        self._client = HTTPClient(chosen)
+        self._agent = agent or Agent(reactor, connectTimeout=TIMEOUT_S, pool=pool)
         self._pause_s = FIRST_PAUSE_S
         self._sending: Deferred[None] | None = None
         self._later: Any = None
@@ -74,30 +80,23 @@ class Webhook:
         return sending
 
     def _send(self, event: dict[str, Any]) -> Deferred[None]:
-        headers: dict[bytes | str, bytes | str] = {
-            "Content-Type": "application/json",
-            "Llama-Event": event["id"],
-        }
-        posted: Deferred[Any] = self._client.post(
+        posted: Deferred[Any] = Deferred.fromCoroutine(self._post(event))
+        return posted.addCallbacks(self._took, self._did_not, callbackArgs=(event,))
+
+    async def _post(self, event: dict[str, Any]) -> None:
+        """Send an event; a status other than 2xx is a refusal."""
+        reply = await request(
+            self._agent,
+            self._reactor,
+            "POST",
             self.url,
-            data=orjson.dumps(event),
-            headers=headers,
-            timeout=TIMEOUT_S,
-            allow_redirects=False,
+            timeout_s=TIMEOUT_S,
+            max_octets=MOST_OCTETS,
+            headers={"Content-Type": "application/json", "Llama-Event": event["id"]},
+            body=orjson.dumps(event),
         )
-        posted.addCallback(self._answered)
-        posted.addCallbacks(self._took, self._did_not, callbackArgs=(event,))
-        return posted
-
-    def _answered(self, response: Any) -> Deferred[Any]:
-        """Read the answer to its end; a status other than 2xx is a refusal."""
-        read: Deferred[Any] = response.content()
-
-        def judge(_: bytes) -> None:
-            if not 200 <= response.code < 300:
-                raise RefusedError(f"it answered {response.code}")
-
-        return read.addCallback(judge)
+        if not 200 <= reply.status < 300:
+            raise RefusedError(f"it answered {reply.status}")
 
     def _took(self, _: Any, event: dict[str, Any]) -> None:
         self._sending = None
@@ -116,7 +115,7 @@ class Webhook:
         self.log.warn(
             "{url} did not take an event: {why}; tried again in {pause:.0f} s, {waiting} wait",
             url=self.url,
-            why=failure.getErrorMessage(),
+            why=_why(failure),
             pause=self._pause_s,
             waiting=len(self.waiting),
         )

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from attrs import frozen
-from treq.client import HTTPClient
 from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
@@ -17,6 +17,10 @@ from twisted.python.failure import Failure
 from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
+    BrowserLikeRedirectAgent,
+    ContentDecoderAgent,
+    FileBodyProducer,
+    GzipDecoder,
     HTTPConnectionPool,
     RequestTransmissionFailed,
     ResponseDone,
@@ -124,18 +128,16 @@ def connection_pool(reactor: Any) -> HTTPConnectionPool:
     return pool
 
 
-def client_of(
+def agent_of(
     reactor: Any, pool: HTTPConnectionPool, connect_timeout_s: float, ca_file: str | None
-) -> HTTPClient:
-    """Return a client that keeps its connections in ``pool``.
+) -> Any:
+    """Return an `IAgent` that keeps its connections in ``pool``.
 
     https is checked against the authorities in ``ca_file`` (PEM) or against the system's. Raises
     `ValueError`, in one line, when the file holds none or TLS is not installed.
     """
-    agent: Any
     if ca_file is None:
-        agent = Agent(reactor, connectTimeout=connect_timeout_s, pool=pool)
-        return HTTPClient(agent)
+        return Agent(reactor, connectTimeout=connect_timeout_s, pool=pool)
     try:
         from twisted.internet.ssl import Certificate, trustRootFromCertificates
     except ImportError:
@@ -150,12 +152,11 @@ def client_of(
     if not roots:
         raise ValueError(f"ca_file {ca_file}: holds no PEM certificate")
     policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates(roots))
-    agent = Agent(reactor, policy, connectTimeout=connect_timeout_s, pool=pool)
-    return HTTPClient(agent)
+    return Agent(reactor, policy, connectTimeout=connect_timeout_s, pool=pool)
 
 
 async def request(
-    client: HTTPClient,
+    agent: Any,
     clock: Any,
     method: str,
     url: str,
@@ -166,7 +167,9 @@ async def request(
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
 ) -> Reply:
-    """Make a request and return the whole answer, whatever its status.
+    """Make a request of an `IAgent` and return the whole answer, whatever its status.
+
+    Not by treq, whose URLs cannot have an IPv6 address for a host.
 
     Raises `twisted.internet.defer.TimeoutError` when it is not all there after ``timeout_s``,
     `TooLargeError` when the body exceeds ``max_octets``, and whatever connecting raises. None of
@@ -175,15 +178,16 @@ async def request(
     the place that it was sent to must know what became of it.
     """
     reader = _Body(max_octets)
+    asking: Any = ContentDecoderAgent(agent, [(b"gzip", GzipDecoder)])
+    if method == "GET":
+        asking = BrowserLikeRedirectAgent(asking)
 
     async def whole() -> Reply:
-        response = await client.request(
-            method,
-            url,
-            headers=Headers({k: [v] for k, v in (headers or {}).items()}),
-            data=body,
-            unbuffered=True,
-            allow_redirects=method == "GET",
+        response = await asking.request(
+            method.encode("ascii"),
+            url.encode("ascii"),
+            Headers({k: [v] for k, v in (headers or {}).items()}),
+            None if body is None else FileBodyProducer(io.BytesIO(body)),
         )
         response.deliverBody(reader)
         return Reply(response.code, response.headers, await reader.done)

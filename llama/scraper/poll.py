@@ -14,7 +14,6 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from treq.client import HTTPClient
 from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -63,7 +62,7 @@ class Poller:
     def __init__(
         self,
         clock: Any,
-        client: HTTPClient,
+        agent: Any,
         spool: Spool,
         counts: Counts,
         taken: Callable[[Sequence[Chunk]], None],
@@ -75,7 +74,7 @@ class Poller:
         max_answer: int = MAX_ANSWER,
     ) -> None:
         self.clock = clock
-        self.client = client
+        self.agent = agent
         self.spool = spool
         self.counts = counts
         self.taken = taken
@@ -262,7 +261,7 @@ class CollectorPoll:
         longest_s = poller.interval_s if self.trouble is None else LONGEST_ANSWER_S
         asking = Deferred.fromCoroutine(
             request(
-                poller.client,
+                poller.agent,
                 poller.clock,
                 "GET",
                 f"{self.url}/influxdata{query}",

@@ -17,7 +17,7 @@ from . import api
 from .buffer import Chunk, MemorySpool, Spool
 from .counts import Counts
 from .delivery import Delivery
-from .fetch import client_of, connection_pool
+from .fetch import agent_of, connection_pool
 from .poll import Poller
 from .spool import DiskSpool
 from .spool_file import see_whose
@@ -173,12 +173,12 @@ class ScraperService(MultiService):
 
     def _make_poller(self, config: ScraperConfig) -> Poller:
         try:
-            client = client_of(self._reactor, self._pool, config.timeout_s, config.ca_file)
+            agent = agent_of(self._reactor, self._pool, config.timeout_s, config.ca_file)
         except ValueError as error:
             raise WriterConfigError(f"{config.path}: {error}") from None
         return Poller(
             self._reactor,
-            client,
+            agent,
             self.spool,
             self.counts,
             self._taken,

@@ -11,7 +11,7 @@ import orjson
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.web.client import HTTPConnectionPool
 
-from llama.scraper.fetch import TooLargeError, client_of, explain, request
+from llama.scraper.fetch import TooLargeError, agent_of, explain, request
 
 from .store import StoreError, TooMuchError
 
@@ -68,7 +68,7 @@ class CollectorFlows:
         self._names: dict[str, str] = {}  # URL: the source it probes from
         self._pool = HTTPConnectionPool(reactor)
         try:
-            self._client = client_of(reactor, self._pool, timeout_s, ca_file)
+            self._agent = agent_of(reactor, self._pool, timeout_s, ca_file)
         except ValueError as error:
             raise StoreError(str(error)) from None
 
@@ -170,7 +170,7 @@ class CollectorFlows:
     async def _get(self, url: str, query: Mapping[str, str]) -> dict[str, Any]:
         try:
             reply = await request(
-                self._client,
+                self._agent,
                 self._reactor,
                 "GET",
                 f"{url}/flows?{urlencode(query)}",

@@ -27,7 +27,7 @@ from llama.interfaces import (
     Refusal,
 )
 
-from ..fetch import Reply, client_of, connection_pool, explain, request
+from ..fetch import Reply, agent_of, connection_pool, explain, request
 from .line_protocol import line, lines
 from .options import Options
 
@@ -58,7 +58,7 @@ class LineProtocolWriter:
         self._write_url = write_url
         self._headers = headers
         self._pool = connection_pool(reactor)
-        self._client = client_of(reactor, self._pool, self._timeout_s, options.maybe("ca_file"))
+        self._agent = agent_of(reactor, self._pool, self._timeout_s, options.maybe("ca_file"))
 
     def open(self) -> Deferred[None]:
         """Create what must be there before the first write."""
@@ -112,7 +112,7 @@ class LineProtocolWriter:
         """Make a request; raises `NotWrittenError` when there is no answer."""
         try:
             return await request(
-                self._client,
+                self._agent,
                 self._reactor,
                 method,
                 url,

@@ -14,7 +14,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.client import HTTPConnectionPool, ResponseFailed
 
-from llama.scraper.fetch import Reply, TooLargeError, client_of, explain, request
+from llama.scraper.fetch import Reply, TooLargeError, agent_of, explain, request
 
 from ..store import StoreError, StoreTimeoutError, TooMuchError
 
@@ -56,7 +56,7 @@ class Database:
         self._pool.maxPersistentPerHost = AT_ONCE
         self._turns = DeferredSemaphore(AT_ONCE)
         try:
-            self._client = client_of(reactor, self._pool, min(5.0, timeout_s), ca_file)
+            self._agent = agent_of(reactor, self._pool, min(5.0, timeout_s), ca_file)
         except ValueError as error:
             raise StoreError(str(error)) from None
 
@@ -98,7 +98,7 @@ class Database:
         form = urlencode(parameters)
         try:
             reply = await request(
-                self._client,
+                self._agent,
                 self._reactor,
                 "GET" if get else "POST",
                 f"{self.url}{path}?{form}" if get else self.url + path,
