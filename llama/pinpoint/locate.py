@@ -243,11 +243,15 @@ class _Case:
         """Leave out those of which the others explain everything.
 
         Two bad links into a spine make a third one out of it look bad, maybe worse than either.
+        But what is said by tags is no reason to leave out a place, which is so much narrower.
         """
         hits = [f.family.may_trouble(f.candidate, troubled, answered) for f in found]
         kept = list(range(len(found)))
         for n in range(len(found)):
-            others = [hits[k] for k in kept if k != n]
+            place = found[n].family.depth is not None
+            others = [
+                hits[k] for k in kept if k != n and (found[k].family.depth is not None or not place)
+            ]
             if len(others) >= 2 and np.isin(hits[n], np.concatenate(others)).all():
                 kept.remove(n)
         return [found[n] for n in kept]
@@ -281,12 +285,56 @@ class _Case:
             )
             if found is None or found.p_value > limits.false_positive_rate:
                 return first
+            found = self._behind_echoes(found, families, active, trouble, answered) or found
             inside = found.family.contains(found.candidate, active)
             if not self._part_stands_out(families, inside, trouble, answered):
                 return found
             first = first or found
             passed_over.add((families.index(found.family), found.candidate))
         return first
+
+    def _behind_echoes(
+        self,
+        found: scan.Found,
+        families: list[scan.Family],
+        active: Indices,
+        trouble: Mask,
+        answered: npt.NDArray[np.int16],
+    ) -> scan.Found | None:
+        """Return the dead link that fits better once its own echoes are set aside; None: no such.
+
+        Where a link kills replies, traces end early in the other direction and vote for its far
+        end, there and back together for its node. A place that is dead itself needs no echoes.
+        """
+        troubled = active[trouble[active]]
+        votes = found.family.may_trouble(found.candidate, troubled, answered)
+        if not self.replies.traced_only[votes].any():
+            return None
+        for family in families:
+            if family.depth is None:
+                continue
+            hits = family.count_troubled(troubled[self.dead[troubled]], answered)
+            inside = family.count(active)
+            dead = (hits >= self.limits.least_lossy_flows) & (hits >= self.limits.late * inside)
+            if family is found.family and dead[found.candidate]:
+                return None
+            for candidate in np.flatnonzero(dead).tolist():
+                crossing = family.contains(candidate, active)
+                name = family.label(candidate)
+                echo = self.replies.echoes(family.kind, name, crossing)
+                if not echo[votes].any():
+                    continue
+                rest = active[~echo[active]]
+                ill = rest[trouble[rest]]
+                better = scan.best(families, rest, ill, answered, self.limits.least_lossy_flows)
+                if (
+                    better is not None
+                    and (better.family, better.candidate) == (family, candidate)
+                    and better.p_value <= self.limits.false_positive_rate
+                    and better.gain > scan.gain(found, rest, ill, answered) + 1e-9
+                ):
+                    return better
+        return None
 
     def _part_stands_out(
         self,

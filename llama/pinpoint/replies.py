@@ -41,14 +41,13 @@ class Replies:
         a host's own link, else the routers that hosts are attached to: replies hash their own way
         between these, so hosts with few flows may miss a link that their replies cross.
         """
-        names = set(self._hosts.names)
-        own = suspect.kind == "host" or bool(names & set(suspect.name.split(" -> ")))
+        own = self._own(suspect.kind, suspect.name)
         there, back = self._pairs if own else self._attached
         crossing = np.unique(there[suspect.flows])
         replies = np.isin(back, crossing)
         if symptom.name != "late":
             # What only a trace told may be of replies, too: see `without_echoes`.
-            replies &= ~symptom.forward | self._traced_only
+            replies &= ~symptom.forward | self.traced_only
         consequences: Mask = replies | (np.isin(there, crossing) & ~self._known_path)
         consequences[suspect.flows] = True
         return consequences
@@ -58,22 +57,79 @@ class Replies:
     ) -> list[Suspect]:
         """Leave out what a bad way back makes look bad on the way there.
 
-        Where replies are lost, so may be the ICMP that traces wait for: a trace then ends too early
-        on flows between the same places as the true cause, in the other direction. But a link
+        That is a place that most of its flows vote for as `echoes` of those before it. But a link
         that is dead itself kills all of its flows, and these no more than the others.
         """
         kept: list[Suspect] = []
+        echo = np.zeros(len(self._flows), bool)
         for suspect in suspects:
-            before = [other.flows for other in kept]
-            if symptom.name == "loss" and before:
-                there, back = self._attached
-                crossing = np.unique(there[np.concatenate(before)])
-                echo = self._traced_only[suspect.hit] & np.isin(back[suspect.hit], crossing)
-                judged = suspect.flows
-                if echo.mean() > 0.5 and self._dead[judged].mean() < dead_share:
-                    continue
+            if echo[suspect.hit].mean() > 0.5 and self._dead[suspect.flows].mean() < dead_share:
+                continue
             kept.append(suspect)
+            if symptom.name == "loss" and suspect.kind in ("link", "node"):
+                echo |= self.echoes(suspect.kind, suspect.name, suspect.flows)
         return kept
+
+    def echoes(self, kind: str, name: str, crossing: Indices) -> Mask:
+        """Return the flows whose replies, and routers' answers, a bad link or node may have killed.
+
+        Where replies are lost, so may be the ICMP that traces wait for: a trace then ends too early
+        on flows between the same places, in the other direction. `crossing` are the flows that
+        cross the place; those among them that died show what dies there: which classes and
+        sizes, and what to whom, from which routers on. An answer that takes none of these ways is
+        not missing on account of the place, and its flow is no echo.
+        """
+        echo = np.zeros(len(self._flows), bool)
+        dead = crossing[self._dead[crossing] & self._known_path[crossing]]
+        there, back = self._pairs if self._own(kind, name) else self._attached
+        maybe = self.traced_only & np.isin(back, there[dead])
+        maybe &= np.isin(self._kind, self._kind[dead])
+        maybe[crossing] = False
+        flows = np.flatnonzero(maybe)
+        if not len(flows):
+            return echo
+        sender, receiver, number = self._nodes
+        router, many = self._router, len(self._hosts.names) + len(number)
+        # From which routers on, and to where, packets come to the place.
+        position, owner = self._positions(dead)
+        node = number[name] if kind == "node" else -1
+        label = np.array([f"{a} -> {b}" == name for a, b in self._paths.links], bool)
+        at_place = receiver == node if kind == "node" else label
+        link = self._paths.link[position]
+        last = np.full(len(self._flows), -1, np.int64)
+        last[owner[at_place[link]]] = position[at_place[link]]
+        before = position <= last[owner]
+        ways = np.unique(
+            sender[link[before]] * many + router[self._flows["destination"][owner[before]]]
+        )
+        # Which routers did not answer; the last link leads to no router.
+        position, owner = self._positions(flows)
+        depth = position - self._paths.start[owner]
+        silent = (depth >= self._paths.answered[owner]) & (
+            position < self._paths.start[owner + 1] - 1
+        )
+        asked = receiver[self._paths.link[position]] * many + router[self._flows["source"][owner]]
+        echo[flows] = True
+        echo[owner[silent & ~np.isin(asked, ways)]] = False
+        return echo
+
+    def _own(self, kind: str, name: str) -> bool:
+        """Return whether a suspect is a host or a host's own link."""
+        return kind == "host" or bool(set(self._hosts.names) & set(name.split(" -> ")))
+
+    def _positions(self, flows: Indices) -> tuple[Indices, Indices]:
+        """Return the positions in `Paths.link` of these flows, and the flow of each."""
+        first, last = self._paths.start[flows], self._paths.start[flows + 1]
+        count = last - first
+        owner = np.repeat(flows, count)
+        within = np.arange(len(owner)) - np.repeat(np.cumsum(count) - count, count)
+        return np.repeat(first, count) + within, owner
+
+    @cached_property
+    def _kind(self) -> Indices:
+        """The class and size of each flow as one number."""
+        kind: Indices = self._flows["dscp"].astype(np.int64) << 16 | self._flows["size"]
+        return kind
 
     @cached_property
     def _pairs(self) -> tuple[Indices, Indices]:
@@ -83,29 +139,44 @@ class Replies:
         return a * many + b, b * many + a
 
     @cached_property
-    def _traced_only(self) -> Mask:
+    def traced_only(self) -> Mask:
         """Flows of which nothing but a trace says that they lose on the way there."""
         only: Mask = self._dead & (self._paths.answered >= 0) & (self._flows["lost_forward"] == 0)
         return only
 
     @cached_property
-    def _attached(self) -> tuple[Indices, Indices]:
-        """The router pair of each flow as one number, there and back.
+    def _nodes(self) -> tuple[Indices, Indices, dict[str, int]]:
+        """The nodes that each link leaves and enters, by number, and the numbers of nodes.
 
-        A host's router is the one that its traced flows enter first or leave last; a host of
-        which no flow was traced stands for itself.
+        The numbers begin after those of the hosts.
         """
         hosts = len(self._hosts.names)
-        nodes = {
-            name: hosts + n for n, name in enumerate({n for a in self._paths.links for n in a})
-        }
-        router = np.arange(hosts)
+        names = sorted({node for link in self._paths.links for node in link})
+        number = {name: hosts + n for n, name in enumerate(names)}
+        sender = np.array([number[a] for a, _ in self._paths.links], np.int64)
+        receiver = np.array([number[b] for _, b in self._paths.links], np.int64)
+        return sender, receiver, number
+
+    @cached_property
+    def _router(self) -> Indices:
+        """The router, by its number as a node, that each host is attached to.
+
+        It is the one that the host's traced flows enter first or leave last; a host of which no
+        flow was traced stands for itself.
+        """
+        sender, receiver, _ = self._nodes
+        router = np.arange(len(self._hosts.names))
         traced = np.flatnonzero(self._known_path)
-        first = self._paths.link[self._paths.start[traced]]
-        last = self._paths.link[self._paths.start[traced + 1] - 1]
-        for end, links, side in (("destination", last, 0), ("source", first, 1)):
-            number = np.array([nodes[link[side]] for link in self._paths.links], np.int64)
-            router[self._flows[end][traced]] = number[links] if len(links) else router[:0]
-        a, b = router[self._flows["source"]], router[self._flows["destination"]]
-        many = hosts + len(nodes)
+        if len(traced):
+            first = self._paths.link[self._paths.start[traced]]
+            last = self._paths.link[self._paths.start[traced + 1] - 1]
+            router[self._flows["destination"][traced]] = sender[last]
+            router[self._flows["source"][traced]] = receiver[first]
+        return router
+
+    @cached_property
+    def _attached(self) -> tuple[Indices, Indices]:
+        """The router pair of each flow as one number, there and back."""
+        many = len(self._hosts.names) + len(self._nodes[2])
+        a, b = self._router[self._flows["source"]], self._router[self._flows["destination"]]
         return a * many + b, b * many + a

@@ -215,3 +215,14 @@ def best(
         looked_at=looked_at,
         equals=equals,
     )
+
+
+def gain(
+    found: Found, active: Indices, troubled: Indices, answered: npt.NDArray[np.int16]
+) -> float:
+    """Return what a candidate gains among other `active` flows than those it was found in, nats."""
+    family = found.family
+    hits = len(family.may_trouble(found.candidate, troubled, answered))
+    inside = len(family.contains(found.candidate, active))
+    gained = likelihood_gain(hits, inside, len(troubled), len(active)) - family.handicap
+    return float(gained)

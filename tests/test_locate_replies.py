@@ -1,0 +1,104 @@
+"""Pinpointing where replies, and the answers of routers with them, are lost on their way back."""
+
+import numpy as np
+from attrs import evolve
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama.lab.fabric import Fabric
+from llama.lab.faults import Fault
+from llama.lab.simulation import Simulation
+from llama.pinpoint.locate import locate
+
+FABRIC = Fabric(3, 4, 2)
+
+
+def fault(kind, on, **options):
+    """Return a fault from its options."""
+    return Fault.from_mapping({"kind": kind, "on": on, **options})
+
+
+def keys(verdict):
+    """Return what is suspected, in alphabetical order."""
+    return sorted(suspect.key for suspect in verdict.suspects)
+
+
+def only_of(window, chosen):
+    """Return flows and paths of those chosen, as if nobody else measured."""
+    paths, counts = window.paths, np.diff(window.paths.start)
+    kept = evolve(
+        paths,
+        start=np.concatenate(([0], np.cumsum(counts[chosen]))),
+        link=paths.link[np.repeat(chosen, counts)],
+        answered=paths.answered[chosen],
+    )
+    return window.flows[chosen], kept
+
+
+def without_answers(simulation, window, dead, hash_alike=True):
+    """Return the paths of a window whose traces miss the answers that cross the link `dead`.
+
+    It leads from a spine to a leaf. A spine answers the hosts of that leaf over this very link;
+    the leaf beyond answers over the spine that the flow crosses, if it hashes alike, or any.
+    """
+    flows, paths, links = window.flows, window.paths, simulation.links
+    spine, leaf = dead
+    racks = [tags["rack"] for tags in window.hosts.tags]
+    lost = flows["lost_forward"] + flows["lost_reverse"] + flows["lost_unknown"]
+    answered = paths.answered.copy()
+    for flow in np.flatnonzero(lost == flows["sent"]):
+        way = [links[n] for n in simulation.forward[flow] if n >= 0]
+        came_to = len(way) - 1 if answered[flow] < 0 else int(answered[flow])
+        if racks[flows["source"][flow]] == leaf and len(way) > 2:
+            there = way[1][1]
+            back = there if hash_alike else simulation.random.choice(simulation.fabric.spine_names)
+            if came_to == 3 and back == spine:
+                came_to = 2
+            if came_to == 2 and there == spine:
+                came_to = 1
+        answered[flow] = came_to if came_to < len(way) - 1 else -1
+    return evolve(paths, answered=answered)
+
+
+def judge_dead(link, *others, fabric, per_pair, seed, hash_alike=True):
+    """Return the verdict on a link that dies with the answers of routers, and on other faults."""
+    simulation = Simulation(fabric, np.random.default_rng(seed), per_pair=per_pair)
+    window = simulation.window([fault("loss", link), *others], 20)
+    paths = without_answers(simulation, window, tuple(link.split(" -> ")), hash_alike)
+    return locate(window.flows, window.hosts, paths)
+
+
+class Echoes(SynchronousTestCase):
+    """Traces that end early since the answers of routers die."""
+
+    def test_the_link_not_its_node(self):
+        """Flows whose replies and answers a dead link kills do not make its spine the suspect."""
+        for fabric, per_pair in ((Fabric(2, 2, 2), 16), (Fabric(3, 3, 1), 12)):
+            link = f"spine2 -> {fabric.leaf_names[-1]}"
+            named = [
+                keys(judge_dead(link, fabric=fabric, per_pair=per_pair, seed=seed))
+                for seed in range(40)
+            ]
+            # Where chance put hardly any flows on the link, nothing can be named.
+            self.assertEqual([one for one in named if one not in ([f"link {link}"], [])], [])
+            self.assertGreaterEqual(named.count([f"link {link}"]), 37)
+
+    def test_a_dead_node_is_still_the_node(self):
+        """A spine that drops everything is no link of its, though each of them is dead."""
+        for seed in range(20):
+            simulation = Simulation(Fabric(3, 2, 2), np.random.default_rng(seed))
+            window = simulation.window([fault("silent", "spine2")], 20)
+            verdict = locate(window.flows, window.hosts, window.paths)
+            self.assertEqual(keys(verdict), ["node spine2"])
+
+    def test_dead_both_ways(self):
+        """A cable that drops everything in both directions is two links."""
+        for seed in range(20):
+            verdict = judge_dead(
+                "spine2 -> leaf3",
+                fault("loss", "leaf3 -> spine2"),
+                fabric=FABRIC,
+                per_pair=16,
+                seed=seed,
+                hash_alike=False,
+            )
+            self.assertEqual(keys(verdict), ["link leaf3 -> spine2", "link spine2 -> leaf3"])
