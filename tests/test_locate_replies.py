@@ -102,3 +102,47 @@ class Echoes(SynchronousTestCase):
                 hash_alike=False,
             )
             self.assertEqual(keys(verdict), ["link leaf3 -> spine2", "link spine2 -> leaf3"])
+
+
+class OneSided(SynchronousTestCase):
+    """What can be said of a link whose other direction nobody measures."""
+
+    def verdict(self, link, measuring, seed=1, back=True):
+        """Return the verdict of the hosts of some leaves alone on a dead link, maybe a way back."""
+        simulation = Simulation(FABRIC, np.random.default_rng(seed))
+        window = simulation.window([fault("loss", link)], 20)
+        if back:
+            paths = without_answers(simulation, window, tuple(link.split(" -> ")))
+            window = evolve(window, paths=paths)
+        racks = np.array([tags["rack"] for tags in window.hosts.tags])
+        chosen = np.isin(racks[window.flows["source"]], measuring)
+        flows, paths = only_of(window, chosen)
+        return locate(flows, window.hosts, paths)
+
+    def test_a_dead_way_back(self):
+        """A dead link on the way back is not told as the healthy one in the other direction."""
+        for seed in range(20):
+            verdict = self.verdict("spine2 -> leaf3", ["leaf3"], seed)
+            kinds = {suspect.kind for suspect in verdict.suspects}
+            self.assertFalse(kinds & {"link", "node"}, keys(verdict))
+            self.assertEqual({one.direction for one in verdict.suspects} - {"unknown"}, set())
+
+    def test_by_tags(self):
+        """Where tags tell the place, they do, without a direction."""
+        simulation = Simulation(FABRIC, np.random.default_rng(1))
+        window = simulation.window([fault("loss", "leaf2 -> spine1")], 20)
+        died = window.flows["lost_unknown"] == window.flows["sent"]
+        spine1 = [n for n, (_, b) in enumerate(window.paths.links) if b == "spine1"]
+        # leaf2 hashes its answers as it hashes replies: they die over spine1.
+        window.paths.answered[died & np.isin(simulation.forward[:, 1], spine1)] = 2
+        racks = np.array([tags["rack"] for tags in window.hosts.tags])
+        flows, paths = only_of(window, racks[window.flows["source"]] != "leaf2")
+        (suspect,) = locate(flows, window.hosts, paths).suspects
+        self.assertEqual(suspect.key, "tag rack leaf2 receiving")
+        self.assertEqual(suspect.direction, "unknown")
+
+    def test_a_dead_way_there(self):
+        """A link that kills all of its flows is named, whoever measures."""
+        for link in ("leaf3 -> spine2", "spine2 -> leaf1"):
+            verdict = self.verdict(link, ["leaf3"], back=False)
+            self.assertEqual(keys(verdict), [f"link {link}"])

@@ -10,7 +10,9 @@ Three rules keep directions honest. Loss that is known to be *forward* votes on 
 flow's own path. Loss that is known to be *reverse* crossed links that the sender cannot trace: it
 is put down to a suspect that the other end's collector found in the opposite direction, and else
 votes by tags only. Loss of *unknown* direction never votes on links, except of a flow that a trace
-met dead: it then votes on the links from where the trace ended, since that is forward.
+met dead: it then votes on the links from where the trace ended. That is forward, unless replies and
+routers' answers died on the way back; where no collector measures that way, only a place that is
+dead to all of its flows is named for it.
 """
 
 from __future__ import annotations
@@ -170,6 +172,10 @@ class _Case:
                 families, least_share = [*by_path, *by_tag], 0.0
             located = self._rounds(families, symptom, traced, symptom.forward, least_share)
             for suspect in self.replies.without_echoes(located, symptom, self.limits.late):
+                if suspect.kind in ("link", "node") and self.replies.one_sided(
+                    suspect, self.limits.late
+                ):
+                    continue
                 explained_by_it = self.replies.consequences(suspect, symptom)
                 aside |= explained_by_it
                 accounts = np.flatnonzero(explained_by_it & symptom.troubled)
@@ -412,7 +418,8 @@ class _Case:
         """Return the direction that nine tenths of the hit flows agree on, else "unknown"."""
         if symptom.name == "late":
             return "unknown"
-        forward, reverse = symptom.forward[hit], symptom.reverse[hit]
+        forward = symptom.forward[hit] & ~self.replies.unproven[hit]
+        reverse = symptom.reverse[hit]
         known = np.count_nonzero(forward | reverse)
         if known < 0.9 * len(hit):
             return "unknown"

@@ -113,6 +113,15 @@ class Replies:
         echo[owner[silent & ~np.isin(asked, ways)]] = False
         return echo
 
+    def one_sided(self, suspect: Suspect, dead_share: float) -> bool:
+        """Return whether a place may as well be healthy, and the way back from it dead.
+
+        That is so if most of its votes are `unproven`, unless it is dead itself: replies choose
+        their own way, so those that die leave other flows of the place alive.
+        """
+        mostly: bool = self.unproven[suspect.hit].mean() > 0.5
+        return mostly and bool(self._dead[suspect.flows].mean() < dead_share)
+
     def _own(self, kind: str, name: str) -> bool:
         """Return whether a suspect is a host or a host's own link."""
         return kind == "host" or bool(set(self._hosts.names) & set(name.split(" -> ")))
@@ -173,6 +182,17 @@ class Replies:
             router[self._flows["destination"][traced]] = sender[last]
             router[self._flows["source"][traced]] = receiver[first]
         return router
+
+    @cached_property
+    def unproven(self) -> Mask:
+        """Flows of which only a trace says that they lose on the way there, and nobody could tell.
+
+        Where no collector at the other end measures and traces the way back, replies and routers'
+        answers that died on it look just like it.
+        """
+        there, back = self._attached
+        unproven: Mask = self.traced_only & ~np.isin(back, there[self._known_path])
+        return unproven
 
     @cached_property
     def _attached(self) -> tuple[Indices, Indices]:
