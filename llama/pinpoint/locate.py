@@ -4,7 +4,8 @@ The order of thinking. First the ends are judged, and what is sick there is left
 (`llama.pinpoint.ends`). Then every set of flows that has a name competes to explain the trouble:
 links and nodes where paths are known, hosts, tags, pairs of tags, classes and sizes anywhere
 (`llama.pinpoint.scan`). The best is accepted if chance does not explain it, its flows are put
-aside, and the rest is judged again; so several faults at once are several suspects.
+aside, and the rest is judged again (`llama.pinpoint.rounds`); so several faults at once are several
+suspects.
 
 Three rules keep directions honest. Loss that is known to be *forward* votes on the links of the
 flow's own path. Loss that is known to be *reverse* crossed links that the sender cannot trace: it
@@ -37,7 +38,9 @@ from llama.pinpoint.evidence import (
     Thresholds,
     Verdict,
 )
+from llama.pinpoint.exposure import Exposure
 from llama.pinpoint.replies import Replies
+from llama.pinpoint.rounds import Rounds
 from llama.pinpoint.symptoms import Symptom
 from llama.pinpoint.words import VERB, sentence
 
@@ -101,10 +104,10 @@ class _Case:
         )
         sick_suspects = [self._end_suspect(end, enough) for end in sick_ends.sick]
         judged &= ~sick
-        lossy = judged & symptoms.lossy(self.sent, self.lost, judged)
-        suspects, left = self._symptom(
-            symptoms.loss(flows, self.lost, judged, lossy, self.dead & (self.paths.answered >= 0))
-        )
+        least = symptoms.least_lossy(self.sent, self.lost, judged)
+        met_dead = self.dead & (self.paths.answered >= 0)
+        loss = symptoms.loss(flows, self.lost, judged, least, met_dead)
+        suspects, left = self._symptom(loss)
         suspects += self._symptom(symptoms.remarked(flows, self.lost, enough & ~sick))[0]
         on_time = enough & ~sick & ~self.dead & ((flows["suspect"] & HOSTS_DELAYED) == 0)
         suspects += self._symptom(symptoms.late(flows, on_time))[0]
@@ -112,7 +115,7 @@ class _Case:
             suspects=(*sick_suspects, *_once(suspects)),
             flows=len(flows),
             judged=int(np.count_nonzero(judged)),
-            lossy=int(np.count_nonzero(lossy)),
+            lossy=int(np.count_nonzero(loss.troubled)),
             unexplained=len(left),
             excluded=tuple(self.excluded),
         )
@@ -170,7 +173,11 @@ class _Case:
                 families, least_share = by_path, self.limits.late
             else:
                 families, least_share = [*by_path, *by_tag], 0.0
-            located = self._rounds(families, symptom, traced, symptom.forward, least_share)
+            # What becomes of a flow's last probe no later reply tells: it has no direction.
+            exposure = self._exposure(symptom, self.sent - 1, self._forward_share(symptom))
+            located = self._rounds(
+                families, symptom, traced, symptom.forward, least_share, exposure
+            )
             for suspect in self.replies.without_echoes(located, symptom, self.limits.late):
                 if suspect.kind in ("link", "node") and self.replies.one_sided(
                     suspect, self.limits.late
@@ -181,12 +188,25 @@ class _Case:
                 accounts = np.flatnonzero(explained_by_it & symptom.troubled)
                 found.append(evolve(suspect, accounts=accounts))
         rest = symptom.judged & ~aside
-        found += self._rounds(by_tag, symptom, rest, symptom.troubled, 0.0)
+        exposure = self._exposure(symptom, self.sent)
+        found += self._rounds(by_tag, symptom, rest, symptom.troubled, 0.0, exposure)
         explained = np.zeros(len(self.flows), bool)
         for suspect in found:
             explained[suspect.hit] = True
         left = np.flatnonzero(symptom.troubled & ~explained & ~aside)
         return found, left
+
+    def _exposure(self, symptom: Symptom, sent: scan.Floats, share: float = 1.0) -> Exposure | None:
+        """Return how probes make flows troubled; None if that is no matter of their number."""
+        if symptom.least is None:
+            return None
+        return Exposure.of(sent, self.lost.astype(np.float64), symptom.least, share)
+
+    def _forward_share(self, symptom: Symptom) -> float:
+        """Return the share of lost probes that are known to be lost forward, of flows that live."""
+        alive = symptom.judged & ~self.dead
+        lost = self.lost[alive].sum()
+        return float(self.flows["lost_forward"][alive].sum() / lost) if lost else 1.0
 
     def _everywhere(self, symptom: Symptom) -> Suspect | None:
         """Return the one suspect for trouble of nearly all flows: nothing can be told apart."""
@@ -217,146 +237,30 @@ class _Case:
         universe: Mask,
         trouble: Mask,
         least_share: float,
+        exposure: Exposure | None = None,
     ) -> list[Suspect]:
         """Return suspects one after the other, each explained away before the next."""
-        answered = np.where(self.dead, self.paths.answered, -1).astype(np.int16)
-        everyone = np.flatnonzero(symptom.judged)
-        active = np.flatnonzero(universe)
-        found: list[scan.Found] = []
-        while len(found) < self.limits.most_suspects:
-            best = self._sharpest(families, active, trouble, answered, least_share)
-            if best is None:
-                break
-            found.append(best)
-            crossing = best.family.contains(best.candidate, active)
-            active = np.setdiff1d(active, crossing, assume_unique=True)
-        active = np.flatnonzero(universe)
+        rounds = Rounds(
+            families=families,
+            trouble=trouble,
+            answered=np.where(self.dead, self.paths.answered, -1).astype(np.int16),
+            dead=self.dead,
+            replies=self.replies,
+            limits=self.limits,
+            least_share=least_share,
+            exposure=exposure,
+        )
+        everyone, active = np.flatnonzero(symptom.judged), np.flatnonzero(universe)
         suspects = []
-        for best in self._without_idle(found, active[trouble[active]], answered):
+        for best in rounds.play(active):
             crossing = best.family.contains(best.candidate, active)
-            hit = best.family.may_trouble(best.candidate, crossing[trouble[crossing]], answered)
+            hit = rounds.votes(best, active)
             suspect = self._named(best, symptom, crossing, hit, active, trouble)
             # Also those that could not vote cross it.
             crosses = best.family.contains(best.candidate, everyone)
             suspects.append(evolve(suspect, flows=crosses))
             active = np.setdiff1d(active, crossing, assume_unique=True)
         return suspects
-
-    @staticmethod
-    def _without_idle(
-        found: list[scan.Found], troubled: Indices, answered: npt.NDArray[np.int16]
-    ) -> list[scan.Found]:
-        """Leave out those of which the others explain everything.
-
-        Two bad links into a spine make a third one out of it look bad, maybe worse than either.
-        But what is said by tags is no reason to leave out a place, which is so much narrower.
-        """
-        hits = [f.family.may_trouble(f.candidate, troubled, answered) for f in found]
-        kept = list(range(len(found)))
-        for n in range(len(found)):
-            place = found[n].family.depth is not None
-            others = [
-                hits[k] for k in kept if k != n and (found[k].family.depth is not None or not place)
-            ]
-            if len(others) >= 2 and np.isin(hits[n], np.concatenate(others)).all():
-                kept.remove(n)
-        return [found[n] for n in kept]
-
-    def _sharpest(
-        self,
-        families: list[scan.Family],
-        active: Indices,
-        trouble: Mask,
-        answered: npt.NDArray[np.int16],
-        least_share: float,
-    ) -> scan.Found | None:
-        """Return the best candidate whose flows are alike; the very best if there is no such.
-
-        A node or rack whose flows cross two bad links may fit better than either link. But
-        inside a true cause no part stands out, sicker or healthier than the rest: where one
-        does, the candidate is passed over.
-        """
-        limits = self.limits
-        first: scan.Found | None = None
-        passed_over: set[tuple[int, int]] = set()
-        while len(passed_over) <= limits.most_suspects:
-            found = scan.best(
-                families,
-                active,
-                active[trouble[active]],
-                answered,
-                limits.least_lossy_flows,
-                least_share,
-                passed_over,
-            )
-            if found is None or found.p_value > limits.false_positive_rate:
-                return first
-            found = self._behind_echoes(found, families, active, trouble, answered) or found
-            inside = found.family.contains(found.candidate, active)
-            if not self._part_stands_out(families, inside, trouble, answered):
-                return found
-            first = first or found
-            passed_over.add((families.index(found.family), found.candidate))
-        return first
-
-    def _behind_echoes(
-        self,
-        found: scan.Found,
-        families: list[scan.Family],
-        active: Indices,
-        trouble: Mask,
-        answered: npt.NDArray[np.int16],
-    ) -> scan.Found | None:
-        """Return the dead link that fits better once its own echoes are set aside; None: no such.
-
-        Where a link kills replies, traces end early in the other direction and vote for its far
-        end, there and back together for its node. A place that is dead itself needs no echoes.
-        """
-        troubled = active[trouble[active]]
-        votes = found.family.may_trouble(found.candidate, troubled, answered)
-        if not self.replies.traced_only[votes].any():
-            return None
-        for family in families:
-            if family.depth is None:
-                continue
-            hits = family.count_troubled(troubled[self.dead[troubled]], answered)
-            inside = family.count(active)
-            dead = (hits >= self.limits.least_lossy_flows) & (hits >= self.limits.late * inside)
-            if family is found.family and dead[found.candidate]:
-                return None
-            for candidate in np.flatnonzero(dead).tolist():
-                crossing = family.contains(candidate, active)
-                name = family.label(candidate)
-                echo = self.replies.echoes(family.kind, name, crossing)
-                if not echo[votes].any():
-                    continue
-                rest = active[~echo[active]]
-                ill = rest[trouble[rest]]
-                better = scan.best(families, rest, ill, answered, self.limits.least_lossy_flows)
-                if (
-                    better is not None
-                    and (better.family, better.candidate) == (family, candidate)
-                    and better.p_value <= self.limits.false_positive_rate
-                    and better.gain > scan.gain(found, rest, ill, answered) + 1e-9
-                ):
-                    return better
-        return None
-
-    def _part_stands_out(
-        self,
-        families: list[scan.Family],
-        inside: Indices,
-        trouble: Mask,
-        answered: npt.NDArray[np.int16],
-    ) -> bool:
-        """Return whether some part of these flows has much more trouble than the rest, or less."""
-        least, limit = self.limits.least_lossy_flows, self.limits.false_positive_rate
-        ill = trouble[inside]
-        part = scan.best(families, inside, inside[ill], answered, least)
-        if part is None or part.p_value > limit:
-            nowhere = np.full_like(answered, -1)
-            part = scan.best(families, inside, inside[~ill], nowhere, least)
-        return part is not None and part.p_value <= limit
 
     def _named(
         self,

@@ -6,7 +6,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from llama.pinpoint.evidence import Mask
+from llama.pinpoint.evidence import Indices, Mask
 
 
 @frozen(kw_only=True, eq=False)
@@ -20,34 +20,42 @@ class Symptom:
     reverse: Mask  # known to be on the way back
     blank: Mask  # troubled, and nothing is known about the way there
     hits: npt.NDArray[np.float64]  # probes of each flow that it hit
+    #: Lost probes that make a flow troubled, where trouble is a matter of how much it sent.
+    least: Indices | None = None
 
 
-def lossy(sent: npt.NDArray[np.float64], lost: npt.NDArray[np.int64], judged: Mask) -> Mask:
-    """Return which flows lose more than all of the judged ones do.
+def least_lossy(
+    sent: npt.NDArray[np.float64], lost: npt.NDArray[np.int64], judged: Mask
+) -> Indices:
+    """Return how many probes each flow must lose to lose more than all of the judged ones do.
 
     What half of the flows lose at most is taken for the network's own noise; a flow is lossy if
     it lost at least one probe, and more than that noise plus three standard deviations.
     """
     if not judged.any():
-        return judged
+        return np.ones(len(sent), np.int64)
     rate = lost / np.maximum(sent, 1)
     quiet = judged & (rate <= np.median(rate[judged]))
     noise = lost[quiet].sum() / max(1.0, sent[quiet].sum())
     if noise > 0.5:
         noise = 0.0  # more than half are broken: that is no noise
     expected = noise * sent
-    more: Mask = (lost >= 1) & (lost > expected + 3 * np.sqrt(expected))
-    return more
+    least: Indices = np.floor(expected + 3 * np.sqrt(expected)).astype(np.int64) + 1
+    return least
 
 
 def loss(
     flows: npt.NDArray[np.void],
     lost: npt.NDArray[np.int64],
     judged: Mask,
-    troubled: Mask,
+    least: Indices,
     met_dead: Mask,
 ) -> Symptom:
-    """Return the symptom "loss". Flows that a trace `met_dead` lost on the way there."""
+    """Return the symptom "loss", of flows that lost at least so many probes.
+
+    Flows that a trace `met_dead` lost on the way there.
+    """
+    troubled = judged & (lost >= least)
     forward = flows["lost_forward"] + np.where(met_dead, flows["lost_unknown"], 0)
     return Symptom(
         name="loss",
@@ -57,6 +65,7 @@ def loss(
         reverse=troubled & (flows["lost_reverse"] > 0),
         blank=(flows["lost_unknown"] > 0) & (forward == 0),
         hits=lost.astype(np.float64),
+        least=least,
     )
 
 
