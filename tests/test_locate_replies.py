@@ -146,3 +146,77 @@ class OneSided(SynchronousTestCase):
         for link in ("leaf3 -> spine2", "spine2 -> leaf1"):
             verdict = self.verdict(link, ["leaf3"], back=False)
             self.assertEqual(keys(verdict), [f"link {link}"])
+
+
+class Consequences(SynchronousTestCase):
+    """A suspect accounts for replies, but only for so many as it can have hit."""
+
+    def named_beside(self, *faults, seed=1, measuring=None, edit=None, sent=25, **traffic):
+        """Return the verdict on some faults, of all hosts but one if `measuring` leaves it out."""
+        simulation = Simulation(FABRIC, np.random.default_rng(seed), **traffic)
+        window = simulation.window(faults, sent)
+        if edit:
+            edit(window)
+        chosen = np.ones(len(window.flows), bool)
+        if measuring is not None:
+            chosen = np.isin(window.flows["source"], measuring)
+        flows, paths = only_of(window, chosen)
+        return locate(flows, window.hosts, paths)
+
+    def test_a_line_card_opposite_to_a_dead_link(self):
+        """Traces that end where the dead link cannot have killed the answers are no echo of it."""
+        for share in (0.4, 0.8):
+            for seed in range(10):
+                verdict = self.named_beside(
+                    fault("loss", "spine1 -> leaf2"),
+                    fault("flows", "leaf2 -> spine3", share=share),
+                    seed=seed,
+                )
+                self.assertEqual(keys(verdict), ["link leaf2 -> spine3", "link spine1 -> leaf2"])
+
+    def test_a_way_back_worse_than_the_suspect(self):
+        """A host without a collector that loses what it sends is told beside a spine that does."""
+        for percent in (1, 3, 30):
+            verdict = self.named_beside(
+                fault("loss", "h3-2 -> leaf3", percent=40),
+                fault("silent", "spine1", percent=percent),
+                measuring=range(5),
+                sent=100,
+            )
+            self.assertEqual(keys(verdict), ["host h3-2 receiving", "node spine1"])
+            self.assertEqual({one.direction for one in verdict.suspects}, {"forward", "reverse"})
+
+    def test_more_replies_than_the_share_of_a_link(self):
+        """One link of four carries a quarter of the replies: if all of them are hit, it is another."""
+
+        def edit(window):
+            racks = np.array([tags["rack"] for tags in window.hosts.tags])
+            flows = window.flows
+            chosen = (racks[flows["source"]] == "leaf2") & (racks[flows["destination"]] == "leaf1")
+            flows["lost_reverse"][chosen & (flows["lost_unknown"] == 0)] = 3
+
+        verdict = self.named_beside(fault("loss", "spine1 -> leaf2"), edit=edit)
+        self.assertEqual(keys(verdict), ["link spine1 -> leaf2", "pair rack leaf2 -> rack leaf1"])
+
+    def test_what_is_left_is_said(self):
+        """Replies beyond the share of a suspect are unexplained, as long as nothing has a name."""
+
+        def edit(window):
+            racks = np.array([tags["rack"] for tags in window.hosts.tags])
+            flows = window.flows
+            chosen = (racks[flows["source"]] == "leaf2") & (racks[flows["destination"]] == "leaf1")
+            healthy = np.flatnonzero(chosen & (flows["lost_unknown"] == 0))
+            flows["lost_reverse"][healthy[::3]] = 3
+
+        bad = fault("loss", "spine1 -> leaf2")
+        alone, both = self.named_beside(bad), self.named_beside(bad, edit=edit)
+        self.assertEqual((keys(alone), alone.unexplained), (["link spine1 -> leaf2"], 0))
+        self.assertEqual(keys(both), keys(alone))
+        self.assertGreater(both.unexplained, 0)
+
+    def test_even_noise_beside_a_dead_link(self):
+        """In a large fabric even loss beside a dead link makes no pair of racks a suspect."""
+        simulation = Simulation(Fabric(10, 16, 5), np.random.default_rng(1))
+        window = simulation.window([fault("loss", "spine3 -> leaf2")], 25, 0.0005)
+        verdict = locate(window.flows, window.hosts, window.paths)
+        self.assertEqual(keys(verdict), ["link spine3 -> leaf2"])

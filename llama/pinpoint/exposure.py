@@ -26,6 +26,8 @@ class Exposure:
     kind: Indices  # by flow
     sent: Floats  # by kind, probes
     least: Indices  # by kind, probes
+    #: Chance to be lossy on account of what was found before, by flow; None: nothing was.
+    before: Floats | None = None
 
     @classmethod
     def of(cls, sent: Floats, lost: Floats, least: Indices, share: float = 1.0) -> Exposure:
@@ -45,19 +47,18 @@ class Exposure:
 
         The rate is the one at which so many of the `active` flows are lossy on average.
         """
-        flows = self._kinds(active)
-        if np.count_nonzero(flows) < 2:
+        flows, expected = self._kinds(active)
+        if self._are_alike(flows, expected):
             return None
         # Bisection of the logarithm of the rate.
         low, high = -25.0, 0.0
         for _ in range(40):
             middle = (low + high) / 2
-            if flows @ self._lossy(float(np.exp(middle))) < lossy:
+            if expected + flows @ self.chance(float(np.exp(middle))) < lossy:
                 low = middle
             else:
                 high = middle
-        chance: Floats = self._lossy(float(np.exp(high)))[self.kind]
-        return chance
+        return self._by_flow(self.chance(float(np.exp(low))))
 
     def alike(self, active: Indices, lossy: int) -> tuple[Floats, Floats] | None:
         """Return, by flow, the chances to be lossy, and not, of flows that one cause strikes alike.
@@ -65,28 +66,22 @@ class Exposure:
         It makes so many of the `active` flows lossy, at the rate that they lose probes at. If that is
         high the slow ones must be lossy, too. None if all are alike.
         """
-        flows = self._kinds(active)
-        if np.count_nonzero(flows) < 2:
+        if self._are_alike(*self._kinds(active)):
             return None
         rate = self.lost[active].sum() / max(1.0, self.each[active].sum())
-        chance = self._lossy(min(1.0, float(rate)))
-        well = 1 - chance
-        ill_all, well_all = flows @ chance, flows @ well
+        ill = self._by_flow(self.chance(float(rate)))
+        well = 1 - ill
+        ill_all, well_all = ill[active].sum(), well[active].sum()
         if ill_all < 1e-9 or well_all < 1e-9:
             return None
-        chance = np.minimum(1.0, chance * (lossy / ill_all))
-        well = np.minimum(1.0, well * ((len(active) - lossy) / well_all))
-        return chance[self.kind], well[self.kind]
+        ill = np.minimum(1.0, ill * (lossy / ill_all))
+        return ill, np.minimum(1.0, well * ((len(active) - lossy) / well_all))
 
-    def _kinds(self, active: Indices) -> Floats:
-        return np.bincount(self.kind[active], minlength=len(self.sent)).astype(float)
-
-    def _lossy(self, rate: float) -> Floats:
+    def chance(self, rate: float) -> Floats:
         """Return, by kind, the chance to be lossy where probes are lost at this rate."""
         rate = min(rate, 1 - 1e-12)
-        so_many = np.exp(
-            self.sent * np.log1p(-rate)
-        )  # chance that none is lost, then one, two, ...
+        # The chance that none is lost, in the loop that one is, two, ...
+        so_many = np.exp(self.sent * np.log1p(-rate))
         chance = 1 - np.exp(self.sent * np.log1p(-rate * self.share))
         # Less those that lost some in the direction asked about, but too few in all.
         for lost in range(1, int(self.least.max(initial=0))):
@@ -95,3 +90,22 @@ class Exposure:
             chance -= np.where(lost < self.least, so_many * there, 0.0)
         clipped: Floats = np.clip(chance, 0.0, 1.0)
         return clipped
+
+    def _kinds(self, active: Indices) -> tuple[Floats, float]:
+        """Return how many flows of each kind are not lossy on account of before, and how many are."""
+        kind = self.kind[active]
+        if self.before is None:
+            flows = np.bincount(kind, minlength=len(self.sent))
+            return flows.astype(np.float64), 0.0
+        before = self.before[active]
+        others = np.bincount(kind, 1 - before, minlength=len(self.sent)).astype(np.float64)
+        return others, float(before.sum())
+
+    @staticmethod
+    def _are_alike(flows: Floats, expected: float) -> bool:
+        return expected == 0 and int(np.count_nonzero(flows)) < 2
+
+    def _by_flow(self, chance: Floats) -> Floats:
+        """Return chances by kind as such by flow, with what was found before."""
+        each: Floats = chance[self.kind]
+        return each if self.before is None else 1 - (1 - each) * (1 - self.before)

@@ -9,11 +9,11 @@ suspects.
 
 Three rules keep directions honest. Loss that is known to be *forward* votes on the links of the
 flow's own path. Loss that is known to be *reverse* crossed links that the sender cannot trace: it
-is put down to a suspect that the other end's collector found in the opposite direction, and else
-votes by tags only. Loss of *unknown* direction never votes on links, except of a flow that a trace
-met dead: it then votes on the links from where the trace ended. That is forward, unless replies and
-routers' answers died on the way back; where no collector measures that way, only a place that is
-dead to all of its flows is named for it.
+is put down to a suspect that the other end's collector found in the opposite direction, as far as
+it can have caused so much, and else votes by tags only. Loss of *unknown* direction never votes on
+links, except of a flow that a trace met dead: it then votes on the links from where the trace
+ended. That is forward, unless replies and routers' answers died on the way back; where no collector
+measures that way, only a place that is dead to nearly all of its flows is named for it.
 """
 
 from __future__ import annotations
@@ -165,7 +165,7 @@ class _Case:
         found: list[Suspect] = []
         # What lost only on the way back is healthy on the way there.
         traced = symptom.judged & self.known_path & ~symptom.blank
-        aside = np.zeros(len(self.flows), bool)
+        aside, before = np.zeros(len(self.flows), bool), np.zeros(len(self.flows))
         if traced.any() and symptom.forward.any():
             by_path = path_families(self.flows, self.paths)
             if symptom.name == "late":
@@ -173,40 +173,48 @@ class _Case:
                 families, least_share = by_path, self.limits.late
             else:
                 families, least_share = [*by_path, *by_tag], 0.0
-            # What becomes of a flow's last probe no later reply tells: it has no direction.
-            exposure = self._exposure(symptom, self.sent - 1, self._forward_share(symptom))
             located = self._rounds(
-                families, symptom, traced, symptom.forward, least_share, exposure
+                families,
+                symptom,
+                traced,
+                symptom.forward,
+                least_share,
+                self._forward_exposure(symptom),
             )
             for suspect in self.replies.without_echoes(located, symptom, self.limits.late):
                 if suspect.kind in ("link", "node") and self.replies.one_sided(
                     suspect, self.limits.late
                 ):
                     continue
-                explained_by_it = self.replies.consequences(suspect, symptom)
-                aside |= explained_by_it
-                accounts = np.flatnonzero(explained_by_it & symptom.troubled)
-                found.append(evolve(suspect, accounts=accounts))
+                chance = self.replies.consequences(suspect, symptom)
+                before = 1 - (1 - before) * (1 - chance)
+                aside[suspect.flows] = True
+                found.append(evolve(suspect, accounts=self.replies.accounted(chance, symptom)))
+        if symptom.name == "late":
+            # An RTT has no direction: what may be a consequence is one.
+            aside |= before > 0
         rest = symptom.judged & ~aside
-        exposure = self._exposure(symptom, self.sent)
+        exposure = symptom.exposure and evolve(symptom.exposure, before=before)
         found += self._rounds(by_tag, symptom, rest, symptom.troubled, 0.0, exposure)
-        explained = np.zeros(len(self.flows), bool)
+        explained = aside
+        explained[self.replies.accounted(before, symptom)] = True
         for suspect in found:
             explained[suspect.hit] = True
-        left = np.flatnonzero(symptom.troubled & ~explained & ~aside)
+        left = np.flatnonzero(symptom.troubled & ~explained)
         return found, left
 
-    def _exposure(self, symptom: Symptom, sent: scan.Floats, share: float = 1.0) -> Exposure | None:
-        """Return how probes make flows troubled; None if that is no matter of their number."""
-        if symptom.least is None:
-            return None
-        return Exposure.of(sent, self.lost.astype(np.float64), symptom.least, share)
+    def _forward_exposure(self, symptom: Symptom) -> Exposure | None:
+        """Return how even loss makes flows lossy in the direction there, as far as it is known.
 
-    def _forward_share(self, symptom: Symptom) -> float:
-        """Return the share of lost probes that are known to be lost forward, of flows that live."""
+        What becomes of a flow's last probe no later reply tells: it has no direction.
+        """
+        if symptom.name != "loss" or symptom.exposure is None:
+            return symptom.exposure
         alive = symptom.judged & ~self.dead
-        lost = self.lost[alive].sum()
-        return float(self.flows["lost_forward"][alive].sum() / lost) if lost else 1.0
+        lost = max(1, self.lost[alive].sum())
+        share = float(self.flows["lost_forward"][alive].sum() / lost)
+        whole = symptom.exposure
+        return Exposure.of(self.sent - 1, whole.lost, whole.least[whole.kind], share or 1.0)
 
     def _everywhere(self, symptom: Symptom) -> Suspect | None:
         """Return the one suspect for trouble of nearly all flows: nothing can be told apart."""

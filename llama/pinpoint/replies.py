@@ -13,7 +13,20 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.pinpoint.evidence import Hosts, Indices, Mask, Paths, Suspect
+from llama.pinpoint.scan import Floats
 from llama.pinpoint.symptoms import Symptom
+
+#: Standard deviations up to which a share that a few flows show may be greater.
+DEVIATIONS = 3.0
+
+
+def _at_most(hits: npt.ArrayLike, trials: npt.ArrayLike) -> Floats:
+    """Return the greatest share that may well have shown so many `hits` (Wilson's bound)."""
+    n = np.maximum(np.asarray(trials, np.float64), 1.0)
+    share, square = np.asarray(hits, np.float64) / n, DEVIATIONS**2 / n
+    spread = DEVIATIONS * np.sqrt(share * (1 - share) / n + square / (4 * n))
+    most: Floats = (share + square / 2 + spread) / (1 + square)
+    return most
 
 
 class Replies:
@@ -33,24 +46,55 @@ class Replies:
         self._flows, self._hosts, self._paths = flows, hosts, paths
         self._known_path, self._dead = known_path, dead
 
-    def consequences(self, suspect: Suspect, symptom: Symptom) -> Mask:
-        """Return the flows whose trouble a located suspect accounts for without their own vote.
+    def consequences(self, suspect: Suspect, symptom: Symptom) -> Floats:
+        """Return, by flow, the chance that a located suspect has troubled it without its own vote.
 
-        Seen from the other end, its links carry the replies of the flows between the same places.
-        Flows of unknown path may cross it if their like do. Places are hosts where the suspect is
-        a host's own link, else the routers that hosts are attached to: replies hash their own way
-        between these, so hosts with few flows may miss a link that their replies cross.
+        Seen from the other end, its links carry the replies of the flows between the same places,
+        and they do so as often as they carry flows there: ECMP spreads both. Flows of unknown
+        path may cross it as often as their like do. Places are hosts where the suspect is a
+        host's own link, else the routers that hosts are attached to, since replies hash their own
+        way between these. As both shares are those of a few flows, the most that they may well
+        be is taken.
         """
         own = self._own(suspect.kind, suspect.name)
         there, back = self._pairs if own else self._attached
-        crossing = np.unique(there[suspect.flows])
-        replies = np.isin(back, crossing)
+        crossing = suspect.flows
+        like = np.isin(self._kind, self._kind[crossing])
+        codes, place = np.unique(np.concatenate([there, back]), return_inverse=True)
+        there, back = place[: len(there)], place[len(there) :]
+        over = np.bincount(there[crossing], minlength=len(codes))
+        traced = like & self._known_path & symptom.judged
+        of = np.maximum(np.bincount(there[traced], minlength=len(codes)), over)
+        share = np.where(over > 0, _at_most(over, of), 0.0)
+        hit = _at_most(np.count_nonzero(symptom.troubled[crossing]), len(crossing))
+        if symptom.exposure is None:
+            struck = np.full(len(there), float(hit))
+        else:
+            chance = symptom.exposure.chance(suspect.rate)[symptom.exposure.kind]
+            mean = max(float(chance[crossing].mean()), 1e-12)
+            struck = np.minimum(chance * (hit / mean), 1.0)
+        untraced = np.where(self._known_path, 0.0, share[there])
+        result = np.where(like, 1 - (1 - share[back] * struck) * (1 - untraced * struck), 0.0)
+        result[crossing] = 0.0
+        return result
+
+    def accounted(self, chance: Floats, symptom: Symptom) -> Indices:
+        """Return so many troubled flows between each two places as `consequences` can produce.
+
+        Of flows that are known to lose on the way there, only those of which a trace alone says so
+        may have lost replies instead.
+        """
+        maybe = symptom.troubled & (chance > 0)
         if symptom.name != "late":
-            # What only a trace told may be of replies, too: see `without_echoes`.
-            replies &= ~symptom.forward | self.traced_only
-        consequences: Mask = replies | (np.isin(there, crossing) & ~self._known_path)
-        consequences[suspect.flows] = True
-        return consequences
+            maybe &= ~symptom.forward | self.traced_only | ~self._known_path
+        there, _ = self._attached
+        _, place = np.unique(there, return_inverse=True)
+        most = np.ceil(np.bincount(place, np.where(symptom.judged, chance, 0.0)))
+        flows = np.flatnonzero(maybe)
+        flows = flows[np.lexsort((-chance[flows], place[flows]))]
+        among = place[flows]
+        rank = np.arange(len(flows)) - np.searchsorted(among, among)
+        return np.sort(flows[rank < most[among]])
 
     def without_echoes(
         self, suspects: list[Suspect], symptom: Symptom, dead_share: float

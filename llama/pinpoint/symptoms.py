@@ -7,6 +7,7 @@ import numpy.typing as npt
 from attrs import frozen
 
 from llama.pinpoint.evidence import Indices, Mask
+from llama.pinpoint.exposure import Exposure
 
 
 @frozen(kw_only=True, eq=False)
@@ -20,8 +21,8 @@ class Symptom:
     reverse: Mask  # known to be on the way back
     blank: Mask  # troubled, and nothing is known about the way there
     hits: npt.NDArray[np.float64]  # probes of each flow that it hit
-    #: Lost probes that make a flow troubled, where trouble is a matter of how much it sent.
-    least: Indices | None = None
+    #: What trouble of a flow is a matter of, besides causes; None: nothing.
+    exposure: Exposure | None = None
 
 
 def least_lossy(
@@ -65,7 +66,7 @@ def loss(
         reverse=troubled & (flows["lost_reverse"] > 0),
         blank=(flows["lost_unknown"] > 0) & (forward == 0),
         hits=lost.astype(np.float64),
-        least=least,
+        exposure=Exposure.of(flows["sent"].astype(np.float64), lost.astype(np.float64), least),
     )
 
 
@@ -80,6 +81,7 @@ def remarked(flows: npt.NDArray[np.void], lost: npt.NDArray[np.int64], judged: M
     reverse = judged & (2 * flows["remarked_reverse"].astype(np.int64) > received)
     classes = np.unique(flows["dscp"][forward | reverse])
     hits = np.maximum(flows["remarked_forward"], flows["remarked_reverse"])
+    once = np.ones(len(flows), np.int64)
     return Symptom(
         name="remark",
         judged=judged & (received > 0) & np.isin(flows["dscp"], classes),
@@ -88,6 +90,7 @@ def remarked(flows: npt.NDArray[np.void], lost: npt.NDArray[np.int64], judged: M
         reverse=reverse & ~forward,
         blank=np.zeros(len(flows), bool),
         hits=hits.astype(np.float64),
+        exposure=Exposure.of(once.astype(np.float64), (forward | reverse).astype(np.float64), once),
     )
 
 
