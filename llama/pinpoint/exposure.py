@@ -26,8 +26,10 @@ class Exposure:
     kind: Indices  # by flow
     sent: Floats  # by kind, probes
     least: Indices  # by kind, probes
-    #: Chance to be lossy on account of what was found before, by flow; None: nothing was.
-    before: Floats | None = None
+    #: Chance to be lossy on account of what was found before, by flow: what is likely, and the most
+    #: that may be. None: nothing was found.
+    likely: Floats | None = None
+    most: Floats | None = None
 
     @classmethod
     def of(cls, sent: Floats, lost: Floats, least: Indices, share: float = 1.0) -> Exposure:
@@ -45,7 +47,8 @@ class Exposure:
     def even(self, active: Indices, lossy: int) -> Floats | None:
         """Return, by flow, the chance to be lossy if all probes are lost at one rate; None if alike.
 
-        The rate is the one at which so many of the `active` flows are lossy on average.
+        The rate is the one at which so many of the `active` flows are lossy on average, with those
+        that are likely to be on account of what was found before.
         """
         flows, expected = self._kinds(active)
         if self._are_alike(flows, expected):
@@ -92,20 +95,20 @@ class Exposure:
         return clipped
 
     def _kinds(self, active: Indices) -> tuple[Floats, float]:
-        """Return how many flows of each kind are not lossy on account of before, and how many are."""
+        """Return how many flows of each kind are not lossy for what was found, and how many are."""
         kind = self.kind[active]
-        if self.before is None:
+        if self.likely is None:
             flows = np.bincount(kind, minlength=len(self.sent))
             return flows.astype(np.float64), 0.0
-        before = self.before[active]
-        others = np.bincount(kind, 1 - before, minlength=len(self.sent)).astype(np.float64)
-        return others, float(before.sum())
+        likely = self.likely[active]
+        others = np.bincount(kind, 1 - likely, minlength=len(self.sent)).astype(np.float64)
+        return others, float(likely.sum())
 
     @staticmethod
     def _are_alike(flows: Floats, expected: float) -> bool:
         return expected == 0 and int(np.count_nonzero(flows)) < 2
 
     def _by_flow(self, chance: Floats) -> Floats:
-        """Return chances by kind as such by flow, with what was found before."""
+        """Return chances by kind as such by flow, with the most on account of what was found."""
         each: Floats = chance[self.kind]
-        return each if self.before is None else 1 - (1 - each) * (1 - self.before)
+        return each if self.most is None else 1 - (1 - each) * (1 - self.most)

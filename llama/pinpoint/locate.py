@@ -165,7 +165,8 @@ class _Case:
         found: list[Suspect] = []
         # What lost only on the way back is healthy on the way there.
         traced = symptom.judged & self.known_path & ~symptom.blank
-        aside, before = np.zeros(len(self.flows), bool), np.zeros(len(self.flows))
+        aside = np.zeros(len(self.flows), bool)
+        likely, most = np.zeros(len(self.flows)), np.zeros(len(self.flows))
         if traced.any() and symptom.forward.any():
             by_path = path_families(self.flows, self.paths)
             if symptom.name == "late":
@@ -186,18 +187,20 @@ class _Case:
                     suspect, self.limits.late
                 ):
                     continue
-                chance = self.replies.consequences(suspect, symptom)
-                before = 1 - (1 - before) * (1 - chance)
+                likely_by_it, most_by_it = self.replies.consequences(suspect, symptom)
+                likely = 1 - (1 - likely) * (1 - likely_by_it)
+                most = 1 - (1 - most) * (1 - most_by_it)
                 aside[suspect.flows] = True
-                found.append(evolve(suspect, accounts=self.replies.accounted(chance, symptom)))
+                accounts = self.replies.accounted(most_by_it, symptom)
+                found.append(evolve(suspect, accounts=accounts))
         if symptom.name == "late":
             # An RTT has no direction: what may be a consequence is one.
-            aside |= before > 0
+            aside |= most > 0
         rest = symptom.judged & ~aside
-        exposure = symptom.exposure and evolve(symptom.exposure, before=before)
+        exposure = symptom.exposure and evolve(symptom.exposure, likely=likely, most=most)
         found += self._rounds(by_tag, symptom, rest, symptom.troubled, 0.0, exposure)
         explained = aside
-        explained[self.replies.accounted(before, symptom)] = True
+        explained[self.replies.accounted(most, symptom)] = True
         for suspect in found:
             explained[suspect.hit] = True
         left = np.flatnonzero(symptom.troubled & ~explained)

@@ -20,13 +20,13 @@ from llama.pinpoint.symptoms import Symptom
 DEVIATIONS = 3.0
 
 
-def _at_most(hits: npt.ArrayLike, trials: npt.ArrayLike) -> Floats:
+def _bound(hits: npt.ArrayLike, trials: npt.ArrayLike, deviations: float) -> Floats:
     """Return the greatest share that may well have shown so many `hits` (Wilson's bound)."""
     n = np.maximum(np.asarray(trials, np.float64), 1.0)
-    share, square = np.asarray(hits, np.float64) / n, DEVIATIONS**2 / n
-    spread = DEVIATIONS * np.sqrt(share * (1 - share) / n + square / (4 * n))
-    most: Floats = (share + square / 2 + spread) / (1 + square)
-    return most
+    share, square = np.asarray(hits, np.float64) / n, deviations**2 / n
+    spread = deviations * np.sqrt(share * (1 - share) / n + square / (4 * n))
+    bound: Floats = (share + square / 2 + spread) / (1 + square)
+    return bound
 
 
 class Replies:
@@ -46,15 +46,15 @@ class Replies:
         self._flows, self._hosts, self._paths = flows, hosts, paths
         self._known_path, self._dead = known_path, dead
 
-    def consequences(self, suspect: Suspect, symptom: Symptom) -> Floats:
+    def consequences(self, suspect: Suspect, symptom: Symptom) -> tuple[Floats, Floats]:
         """Return, by flow, the chance that a located suspect has troubled it without its own vote.
 
         Seen from the other end, its links carry the replies of the flows between the same places,
         and they do so as often as they carry flows there: ECMP spreads both. Flows of unknown
         path may cross it as often as their like do. Places are hosts where the suspect is a
         host's own link, else the routers that hosts are attached to, since replies hash their own
-        way between these. As both shares are those of a few flows, the most that they may well
-        be is taken.
+        way between these. As both shares are those of a few flows, there are two chances: what is
+        likely, and the most that may well be.
         """
         own = self._own(suspect.kind, suspect.name)
         there, back = self._pairs if own else self._attached
@@ -65,18 +65,22 @@ class Replies:
         over = np.bincount(there[crossing], minlength=len(codes))
         traced = like & self._known_path & symptom.judged
         of = np.maximum(np.bincount(there[traced], minlength=len(codes)), over)
-        share = np.where(over > 0, _at_most(over, of), 0.0)
-        hit = _at_most(np.count_nonzero(symptom.troubled[crossing]), len(crossing))
-        if symptom.exposure is None:
-            struck = np.full(len(there), float(hit))
-        else:
-            chance = symptom.exposure.chance(suspect.rate)[symptom.exposure.kind]
-            mean = max(float(chance[crossing].mean()), 1e-12)
-            struck = np.minimum(chance * (hit / mean), 1.0)
-        untraced = np.where(self._known_path, 0.0, share[there])
-        result = np.where(like, 1 - (1 - share[back] * struck) * (1 - untraced * struck), 0.0)
-        result[crossing] = 0.0
-        return result
+        hits = np.count_nonzero(symptom.troubled[crossing])
+        struck = np.ones(len(there))
+        if symptom.exposure is not None:
+            struck = symptom.exposure.chance(suspect.rate)[symptom.exposure.kind]
+            struck = struck / max(float(struck[crossing].mean()), 1e-12)
+
+        def chance(at: float) -> Floats:
+            """Return the chance with shares so many standard deviations above those shown."""
+            share = np.where(over > 0, _bound(over, of, at), 0.0)
+            hit = np.minimum(struck * _bound(hits, len(crossing), at), 1.0)
+            untraced = np.where(self._known_path, 0.0, share[there])
+            result = np.where(like, 1 - (1 - share[back] * hit) * (1 - untraced * hit), 0.0)
+            result[crossing] = 0.0
+            return result
+
+        return chance(0.0), chance(DEVIATIONS)
 
     def accounted(self, chance: Floats, symptom: Symptom) -> Indices:
         """Return so many troubled flows between each two places as `consequences` can produce.

@@ -146,6 +146,8 @@ def unequal_tail(hits: int, inside: Floats, outside: Floats, all_hits: int) -> f
     share = float(inside.sum()) / all_hits
     if share >= 1 or hits <= share * all_hits:
         return 1.0
+    if share <= 0:
+        return 0.0
     spread, rest = float((inside * (1 - inside)).sum()), float((outside * (1 - outside)).sum())
     binomial = all_hits * share * (1 - share)
     narrower = spread * rest / ((spread + rest) * binomial) if spread + rest > 0 else 0.0
