@@ -118,9 +118,9 @@ class Statistics(SynchronousTestCase):
         random = np.random.default_rng(1)
         sent = np.repeat([6.0, 120.0, 600.0], 20_000)
         least = np.where(sent == 600, 3, 1)
-        forward, reverse = random.binomial(sent.astype(int), 0.001, (2, len(sent)))
-        lossy = (forward > 0) & (forward + reverse >= least)
-        exposure = Exposure.of(sent, forward.astype(float) + reverse, least, 0.5)
+        lost = random.binomial(sent.astype(int), 0.001)
+        lossy = lost >= least
+        exposure = Exposure.of(sent, lost.astype(float), least)
         chance = exposure.even(np.arange(len(sent)), np.count_nonzero(lossy))
         for kind in (6, 120, 600):
             mine = sent == kind
@@ -223,6 +223,13 @@ class Links(SynchronousTestCase):
                 fault(kind="loss", on="spine2 -> leaf2", percent=percent), traced=0.7, sent=50
             )
             self.assertEqual(keys(verdict), ["link spine2 -> leaf2"])
+
+    def test_loss_on_the_way_back_is_none_on_the_way_there(self):
+        """Beside noise, a bad way back to a host does not make its own way there a suspect."""
+        for seed in range(25, 50):
+            bad = fault(kind="loss", on="leaf1 -> h1-2", percent=10)
+            verdict = judge(bad, noise=0.003, sent=50, seed=seed)
+            self.assertNotIn("link h1-2 -> leaf1", keys(verdict))
 
     def test_network_noise(self):
         """A link at 10 % stands out of a network that loses 0.3 % everywhere."""

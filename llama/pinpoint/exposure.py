@@ -22,7 +22,6 @@ class Exposure:
 
     each: Floats  # probes sent, by flow
     lost: Floats  # probes lost, by flow
-    share: float  # of lost probes, that are known to be of the direction which is asked about
     kind: Indices  # by flow
     sent: Floats  # by kind, probes
     least: Indices  # by kind, probes
@@ -32,17 +31,14 @@ class Exposure:
     most: Floats | None = None
 
     @classmethod
-    def of(cls, sent: Floats, lost: Floats, least: Indices, share: float = 1.0) -> Exposure:
-        """Return the exposure of flows that are lossy if they lost at least so many probes.
-
-        And if one of them was lost in the direction asked about, as this share of lost ones is.
-        """
+    def of(cls, sent: Floats, lost: Floats, least: Indices) -> Exposure:
+        """Return the exposure of flows that are lossy if they lost at least so many probes."""
         size = np.round(np.log(np.maximum(sent, 1)) / ALIKE).astype(np.int64)
         many = int(least.max(initial=0)) + 1
         code, kind = np.unique(size * many + least, return_inverse=True)
         flows = np.maximum(np.bincount(kind, minlength=len(code)), 1)
         mean = np.bincount(kind, sent, minlength=len(code)) / flows
-        return cls(each=sent, lost=lost, share=share, kind=kind, sent=mean, least=code % many)
+        return cls(each=sent, lost=lost, kind=kind, sent=mean, least=code % many)
 
     def even(self, active: Indices, lossy: int) -> Floats | None:
         """Return, by flow, the chance to be lossy if all probes are lost at one rate; None if alike.
@@ -85,12 +81,10 @@ class Exposure:
         rate = min(rate, 1 - 1e-12)
         # The chance that none is lost, in the loop that one is, two, ...
         so_many = np.exp(self.sent * np.log1p(-rate))
-        chance = 1 - np.exp(self.sent * np.log1p(-rate * self.share))
-        # Less those that lost some in the direction asked about, but too few in all.
+        chance = 1 - so_many
         for lost in range(1, int(self.least.max(initial=0))):
             so_many = so_many * np.maximum(self.sent - lost + 1, 0) / lost * (rate / (1 - rate))
-            there = 1 - (1 - self.share) ** lost
-            chance -= np.where(lost < self.least, so_many * there, 0.0)
+            chance -= np.where(lost < self.least, so_many, 0.0)
         clipped: Floats = np.clip(chance, 0.0, 1.0)
         return clipped
 

@@ -104,9 +104,8 @@ class _Case:
         )
         sick_suspects = [self._end_suspect(end, enough) for end in sick_ends.sick]
         judged &= ~sick
-        least = symptoms.least_lossy(self.sent, self.lost, judged)
         met_dead = self.dead & (self.paths.answered >= 0)
-        loss = symptoms.loss(flows, self.lost, judged, least, met_dead)
+        loss = symptoms.loss(flows, self.lost, judged, met_dead)
         suspects, left = self._symptom(loss)
         suspects += self._symptom(symptoms.remarked(flows, self.lost, enough & ~sick))[0]
         on_time = enough & ~sick & ~self.dead & ((flows["suspect"] & HOSTS_DELAYED) == 0)
@@ -180,7 +179,7 @@ class _Case:
                 traced,
                 symptom.forward,
                 least_share,
-                self._forward_exposure(symptom),
+                symptom.forward_exposure,
             )
             for suspect in self.replies.without_echoes(located, symptom, self.limits.late):
                 if suspect.kind in ("link", "node") and self.replies.one_sided(
@@ -205,19 +204,6 @@ class _Case:
             explained[suspect.hit] = True
         left = np.flatnonzero(symptom.troubled & ~explained)
         return found, left
-
-    def _forward_exposure(self, symptom: Symptom) -> Exposure | None:
-        """Return how even loss makes flows lossy in the direction there, as far as it is known.
-
-        What becomes of a flow's last probe no later reply tells: it has no direction.
-        """
-        if symptom.name != "loss" or symptom.exposure is None:
-            return symptom.exposure
-        alive = symptom.judged & ~self.dead
-        lost = max(1, self.lost[alive].sum())
-        share = float(self.flows["lost_forward"][alive].sum() / lost)
-        whole = symptom.exposure
-        return Exposure.of(self.sent - 1, whole.lost, whole.least[whole.kind], share or 1.0)
 
     def _everywhere(self, symptom: Symptom) -> Suspect | None:
         """Return the one suspect for trouble of nearly all flows: nothing can be told apart."""

@@ -16,13 +16,15 @@ class Symptom:
 
     name: str
     judged: Mask  # these can be asked
-    troubled: Mask  # in any direction
-    forward: Mask  # known to be on the way there
+    troubled: Mask  # in both directions together
+    forward: Mask  # known to be on the way there, by itself
     reverse: Mask  # known to be on the way back
     blank: Mask  # troubled, and nothing is known about the way there
     hits: npt.NDArray[np.float64]  # probes of each flow that it hit
-    #: What trouble of a flow is a matter of, besides causes; None: nothing.
+    #: What trouble of a flow, in any direction and on the way there, is a matter of besides causes;
+    #: None: nothing.
     exposure: Exposure | None = None
+    forward_exposure: Exposure | None = None
 
 
 def least_lossy(
@@ -49,24 +51,27 @@ def loss(
     flows: npt.NDArray[np.void],
     lost: npt.NDArray[np.int64],
     judged: Mask,
-    least: Indices,
     met_dead: Mask,
 ) -> Symptom:
-    """Return the symptom "loss", of flows that lost at least so many probes.
+    """Return the symptom "loss". Flows that a trace `met_dead` lost on the way there.
 
-    Flows that a trace `met_dead` lost on the way there.
+    What a flow loses on the way there is judged by itself: loss on the way back makes it no worse.
     """
+    sent = flows["sent"].astype(np.float64)
+    forward = flows["lost_forward"] + np.where(met_dead, flows["lost_unknown"], 0).astype(np.int64)
+    least, least_forward = least_lossy(sent, lost, judged), least_lossy(sent, forward, judged)
     troubled = judged & (lost >= least)
-    forward = flows["lost_forward"] + np.where(met_dead, flows["lost_unknown"], 0)
     return Symptom(
         name="loss",
         judged=judged,
         troubled=troubled,
-        forward=troubled & (forward > 0),
+        forward=judged & (forward >= least_forward),
         reverse=troubled & (flows["lost_reverse"] > 0),
         blank=(flows["lost_unknown"] > 0) & (forward == 0),
         hits=lost.astype(np.float64),
-        exposure=Exposure.of(flows["sent"].astype(np.float64), lost.astype(np.float64), least),
+        exposure=Exposure.of(sent, lost.astype(np.float64), least),
+        # What becomes of a flow's last probe no later reply tells: it has no direction.
+        forward_exposure=Exposure.of(sent - 1, forward.astype(np.float64), least_forward),
     )
 
 
