@@ -5,7 +5,7 @@ from math import comb
 
 import numpy as np
 from attrs import evolve
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -15,6 +15,7 @@ from llama.lab.faults import Fault
 from llama.lab.simulation import Simulation
 from llama.pinpoint import scan
 from llama.pinpoint.evidence import FLOWS, Hosts, Paths, Thresholds
+from llama.pinpoint.exposure import Exposure
 from llama.pinpoint.locate import locate
 
 FABRIC = Fabric(3, 4, 2)
@@ -33,6 +34,21 @@ def judge(
     window = simulation.window(faults, sent, noise)
     if edit:
         edit(window)
+    return locate(window.flows, window.hosts, window.paths, thresholds)
+
+
+def judge_unequal(what, *faults, noise=0.0, seed=1, thresholds=None):
+    """Return the verdict where one class sends 120 and 6 probes, or one destination gets 300 and 30.
+
+    `noise` may be a function of the class.
+    """
+    simulation = Simulation(FABRIC, np.random.default_rng(seed), per_pair=8, classes=("BE", "AF41"))
+    dscp = simulation.flows["dscp"]
+    if what == "class":
+        sent = np.where(dscp == 0, 120, 6)
+    else:
+        sent = np.where(simulation.flows["destination"] == 0, 300, 30)
+    window = simulation.window(faults, sent, noise(dscp) if callable(noise) else noise)
     return locate(window.flows, window.hosts, window.paths, thresholds)
 
 
@@ -66,6 +82,49 @@ class Statistics(SynchronousTestCase):
         exact, partly, wide = scan.likelihood_gain([30, 20, 30], [30, 20, 60], 30, 400)
         self.assertGreater(exact, partly)
         self.assertGreater(exact, wide)
+
+    @settings(deadline=None)
+    @given(st.integers(2, 60), st.data())
+    def test_tail_of_equal_chances(self, everything, data):
+        """With one chance for all flows the tail is Fisher's."""
+        inside = data.draw(st.integers(1, everything - 1))
+        all_hits = data.draw(st.integers(1, everything - 1))
+        hits = data.draw(st.integers(0, min(inside, all_hits)))
+        chance = np.full(everything, all_hits / everything)
+        tail = scan.unequal_tail(hits, chance[:inside], chance[inside:], all_hits)
+        fisher = scan.tail_probability(hits, inside, all_hits, everything)
+        if hits * everything > inside * all_hits:
+            self.assertAlmostEqual(tail, fisher)
+        else:
+            self.assertEqual(tail, 1.0)
+
+    def test_tail_of_unequal_chances(self):
+        """The tail is near what drawing flows by their chances gives."""
+        random = np.random.default_rng(1)
+        inside, outside = np.full(60, 0.3), np.full(200, 0.03)
+        drawn_inside = (random.random((100_000, 60)) < 0.3).sum(axis=1)
+        drawn = drawn_inside + random.binomial(200, 0.03, 100_000)
+        those = drawn_inside[drawn == 24]
+        for hits in (19, 21, 23):
+            tail = scan.unequal_tail(hits, inside, outside, 24)
+            self.assertApproximates(tail / (those >= hits).mean(), 1, 0.25)
+
+    def test_tail_where_none_can_be_hit(self):
+        """Hits among flows without any chance are no chance."""
+        self.assertEqual(scan.unequal_tail(3, np.zeros(9), np.full(90, 0.1), 9), 0.0)
+
+    def test_chances_by_how_much_was_sent(self):
+        """Chances are those of the rate at which as many flows are lossy, also beyond noise."""
+        random = np.random.default_rng(1)
+        sent = np.repeat([6.0, 120.0, 600.0], 20_000)
+        least = np.where(sent == 600, 3, 1)
+        lost = random.binomial(sent.astype(int), 0.001)
+        lossy = lost >= least
+        exposure = Exposure.of(sent, lost.astype(float), least)
+        chance = exposure.even(np.arange(len(sent)), np.count_nonzero(lossy))
+        for kind in (6, 120, 600):
+            mine = sent == kind
+            self.assertApproximates(lossy[mine].mean() / chance[mine].mean(), 1, 0.2)
 
     def test_no_gain_without_contrast(self):
         """The whole, and sets that are healthier than the rest, gain nothing."""
@@ -165,10 +224,43 @@ class Links(SynchronousTestCase):
             )
             self.assertEqual(keys(verdict), ["link spine2 -> leaf2"])
 
+    def test_loss_on_the_way_back_is_none_on_the_way_there(self):
+        """Beside noise, a bad way back to a host does not make its own way there a suspect."""
+        for seed in range(25, 50):
+            bad = fault(kind="loss", on="leaf1 -> h1-2", percent=10)
+            verdict = judge(bad, noise=0.003, sent=50, seed=seed)
+            self.assertNotIn("link h1-2 -> leaf1", keys(verdict))
+
     def test_network_noise(self):
         """A link at 10 % stands out of a network that loses 0.3 % everywhere."""
         verdict = judge(fault(kind="loss", on="leaf1 -> spine2", percent=10), noise=0.003, sent=50)
         self.assertEqual(keys(verdict)[0], "link leaf1 -> spine2")
+
+
+class UnequalRates(SynchronousTestCase):
+    """Faults where one class is probed twenty times as fast as another."""
+
+    def test_a_link(self):
+        """A link is named whole, not the faster class on it, beside even loss as well."""
+        for percent, noise in ((100, 0.0), (100, 0.0005), (5, 0.0), (5, 0.001)):
+            for seed in range(10):
+                bad = fault(kind="loss", on="leaf1 -> spine2", percent=percent)
+                verdict = judge_unequal("class", bad, noise=noise, seed=seed)
+                self.assertEqual(keys(verdict), ["link leaf1 -> spine2"])
+
+    def test_one_class(self):
+        """A class that one link drops is named with its link, whether probed fast or slowly."""
+        for dscp in ("BE", "AF41"):
+            for seed in range(5):
+                bad = fault(kind="class", on="spine2 -> leaf1", dscp=dscp)
+                verdict = judge_unequal("class", bad, seed=seed)
+                self.assertEqual(keys(verdict), [f"link spine2 -> leaf1, class {dscp} only"])
+
+    def test_a_class_everywhere(self):
+        """A class that loses more than the other everywhere is named, whichever is the faster."""
+        for dscp, lossy, percent in ((0, "BE", 2), (34, "AF41", 10)):
+            verdict = judge_unequal("class", noise=lambda f, d=dscp, p=percent: (f == d) * p / 100)
+            self.assertEqual(keys(verdict), [f"class class {lossy}"])
 
 
 class SeveralAtOnce(SynchronousTestCase):
@@ -458,6 +550,23 @@ class Quiet(SynchronousTestCase):
             bool(judge(noise=0.002, seed=seed, thresholds=lax).suspects) for seed in range(100)
         )
         self.assertLessEqual(blamed, 18)  # 10 expected at most; 18 is 99.5 % of Binomial(100, 0.1)
+
+    def test_even_noise_at_unequal_rates(self):
+        """What is probed faster is lossy more often, and no suspect for it."""
+        for noise in (0.0003, 0.001, 0.005):
+            for seed in range(8):
+                for what in ("class", "destination"):
+                    self.assertEqual(keys(judge_unequal(what, noise=noise, seed=seed)), [], what)
+
+    def test_stated_false_positive_rate_at_unequal_rates(self):
+        """With the rate set a hundred times higher, false suspects stay below it here, too."""
+        lax = Thresholds(false_positive_rate=0.1)
+        for what in ("class", "destination"):
+            blamed = sum(
+                bool(judge_unequal(what, noise=0.001, seed=seed, thresholds=lax).suspects)
+                for seed in range(100)
+            )
+            self.assertLessEqual(blamed, 18)
 
     def test_single_lossy_flows(self):
         """One or two lossy flows name nobody, even if they lost everything."""

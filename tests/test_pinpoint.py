@@ -336,6 +336,17 @@ class Fed(SynchronousTestCase):
             tags = say(host, rack="r2")
         self.assertEqual(tags, {"rack": "r2"})
 
+    def test_a_last_router_that_never_answers(self):
+        """Its silence is no proof that packets were lost before it; that of one that did answer is."""
+        self.begin()
+        self.step()
+        row = next(p for p in self.fleet.paths(0) if len(p["hops"]) == 4)
+        mute = {**row, "hops": [*row["hops"][:2], None, row["hops"][3]]}
+        for came_to, answered in ((2, -1), (1, 1)):
+            self.measured.add_paths(self.fleet.names[0], [{**mute, "reach": came_to}])
+            window = self.measured.window(self.fleet.end_s)
+            self.assertEqual(window.paths.answered.max(), answered)
+
     def test_forgets(self):
         """Flows that are measured no more are forgotten, and their rows used again."""
         self.begin(per_pair=2)

@@ -4,13 +4,16 @@ The order of thinking. First the ends are judged, and what is sick there is left
 (`llama.pinpoint.ends`). Then every set of flows that has a name competes to explain the trouble:
 links and nodes where paths are known, hosts, tags, pairs of tags, classes and sizes anywhere
 (`llama.pinpoint.scan`). The best is accepted if chance does not explain it, its flows are put
-aside, and the rest is judged again; so several faults at once are several suspects.
+aside, and the rest is judged again (`llama.pinpoint.rounds`); so several faults at once are several
+suspects.
 
 Three rules keep directions honest. Loss that is known to be *forward* votes on the links of the
 flow's own path. Loss that is known to be *reverse* crossed links that the sender cannot trace: it
-is put down to a suspect that the other end's collector found in the opposite direction, and else
-votes by tags only. Loss of *unknown* direction never votes on links, except of a flow that a trace
-met dead: it then votes on the links from where the trace ended, since that is forward.
+is put down to a suspect that the other end's collector found in the opposite direction, as far as
+it can have caused so much, and else votes by tags only. Loss of *unknown* direction never votes on
+links, except of a flow that a trace met dead: it then votes on the links from where the trace
+ended. That is forward, unless replies and routers' answers died on the way back; where no collector
+measures that way, only a place that is dead to nearly all of its flows is named for it.
 """
 
 from __future__ import annotations
@@ -35,7 +38,9 @@ from llama.pinpoint.evidence import (
     Thresholds,
     Verdict,
 )
+from llama.pinpoint.exposure import Exposure
 from llama.pinpoint.replies import Replies
+from llama.pinpoint.rounds import Rounds
 from llama.pinpoint.symptoms import Symptom
 from llama.pinpoint.words import VERB, sentence
 
@@ -99,10 +104,9 @@ class _Case:
         )
         sick_suspects = [self._end_suspect(end, enough) for end in sick_ends.sick]
         judged &= ~sick
-        lossy = judged & symptoms.lossy(self.sent, self.lost, judged)
-        suspects, left = self._symptom(
-            symptoms.loss(flows, self.lost, judged, lossy, self.dead & (self.paths.answered >= 0))
-        )
+        met_dead = self.dead & (self.paths.answered >= 0)
+        loss = symptoms.loss(flows, self.lost, judged, met_dead)
+        suspects, left = self._symptom(loss)
         suspects += self._symptom(symptoms.remarked(flows, self.lost, enough & ~sick))[0]
         on_time = enough & ~sick & ~self.dead & ((flows["suspect"] & HOSTS_DELAYED) == 0)
         suspects += self._symptom(symptoms.late(flows, on_time))[0]
@@ -110,7 +114,7 @@ class _Case:
             suspects=(*sick_suspects, *_once(suspects)),
             flows=len(flows),
             judged=int(np.count_nonzero(judged)),
-            lossy=int(np.count_nonzero(lossy)),
+            lossy=int(np.count_nonzero(loss.troubled)),
             unexplained=len(left),
             excluded=tuple(self.excluded),
         )
@@ -161,6 +165,7 @@ class _Case:
         # What lost only on the way back is healthy on the way there.
         traced = symptom.judged & self.known_path & ~symptom.blank
         aside = np.zeros(len(self.flows), bool)
+        likely, most = np.zeros(len(self.flows)), np.zeros(len(self.flows))
         if traced.any() and symptom.forward.any():
             by_path = path_families(self.flows, self.paths)
             if symptom.name == "late":
@@ -168,18 +173,36 @@ class _Case:
                 families, least_share = by_path, self.limits.late
             else:
                 families, least_share = [*by_path, *by_tag], 0.0
-            located = self._rounds(families, symptom, traced, symptom.forward, least_share)
+            located = self._rounds(
+                families,
+                symptom,
+                traced,
+                symptom.forward,
+                least_share,
+                symptom.forward_exposure,
+            )
             for suspect in self.replies.without_echoes(located, symptom, self.limits.late):
-                explained_by_it = self.replies.consequences(suspect, symptom)
-                aside |= explained_by_it
-                accounts = np.flatnonzero(explained_by_it & symptom.troubled)
+                if suspect.kind in ("link", "node") and self.replies.one_sided(
+                    suspect, self.limits.late
+                ):
+                    continue
+                likely_by_it, most_by_it = self.replies.consequences(suspect, symptom)
+                likely = 1 - (1 - likely) * (1 - likely_by_it)
+                most = 1 - (1 - most) * (1 - most_by_it)
+                aside[suspect.flows] = True
+                accounts = self.replies.accounted(most_by_it, symptom)
                 found.append(evolve(suspect, accounts=accounts))
+        if symptom.name == "late":
+            # An RTT has no direction: what may be a consequence is one.
+            aside |= most > 0
         rest = symptom.judged & ~aside
-        found += self._rounds(by_tag, symptom, rest, symptom.troubled, 0.0)
-        explained = np.zeros(len(self.flows), bool)
+        exposure = symptom.exposure and evolve(symptom.exposure, likely=likely, most=most)
+        found += self._rounds(by_tag, symptom, rest, symptom.troubled, 0.0, exposure)
+        explained = aside
+        explained[self.replies.accounted(most, symptom)] = True
         for suspect in found:
             explained[suspect.hit] = True
-        left = np.flatnonzero(symptom.troubled & ~explained & ~aside)
+        left = np.flatnonzero(symptom.troubled & ~explained)
         return found, left
 
     def _everywhere(self, symptom: Symptom) -> Suspect | None:
@@ -211,98 +234,30 @@ class _Case:
         universe: Mask,
         trouble: Mask,
         least_share: float,
+        exposure: Exposure | None = None,
     ) -> list[Suspect]:
         """Return suspects one after the other, each explained away before the next."""
-        answered = np.where(self.dead, self.paths.answered, -1).astype(np.int16)
-        everyone = np.flatnonzero(symptom.judged)
-        active = np.flatnonzero(universe)
-        found: list[scan.Found] = []
-        while len(found) < self.limits.most_suspects:
-            best = self._sharpest(families, active, trouble, answered, least_share)
-            if best is None:
-                break
-            found.append(best)
-            crossing = best.family.contains(best.candidate, active)
-            active = np.setdiff1d(active, crossing, assume_unique=True)
-        active = np.flatnonzero(universe)
+        rounds = Rounds(
+            families=families,
+            trouble=trouble,
+            answered=np.where(self.dead, self.paths.answered, -1).astype(np.int16),
+            dead=self.dead,
+            replies=self.replies,
+            limits=self.limits,
+            least_share=least_share,
+            exposure=exposure,
+        )
+        everyone, active = np.flatnonzero(symptom.judged), np.flatnonzero(universe)
         suspects = []
-        for best in self._without_idle(found, active[trouble[active]], answered):
+        for best in rounds.play(active):
             crossing = best.family.contains(best.candidate, active)
-            hit = best.family.may_trouble(best.candidate, crossing[trouble[crossing]], answered)
+            hit = rounds.votes(best, active)
             suspect = self._named(best, symptom, crossing, hit, active, trouble)
             # Also those that could not vote cross it.
             crosses = best.family.contains(best.candidate, everyone)
             suspects.append(evolve(suspect, flows=crosses))
             active = np.setdiff1d(active, crossing, assume_unique=True)
         return suspects
-
-    @staticmethod
-    def _without_idle(
-        found: list[scan.Found], troubled: Indices, answered: npt.NDArray[np.int16]
-    ) -> list[scan.Found]:
-        """Leave out those of which the others explain everything.
-
-        Two bad links into a spine make a third one out of it look bad, maybe worse than either.
-        """
-        hits = [f.family.may_trouble(f.candidate, troubled, answered) for f in found]
-        kept = list(range(len(found)))
-        for n in range(len(found)):
-            others = [hits[k] for k in kept if k != n]
-            if len(others) >= 2 and np.isin(hits[n], np.concatenate(others)).all():
-                kept.remove(n)
-        return [found[n] for n in kept]
-
-    def _sharpest(
-        self,
-        families: list[scan.Family],
-        active: Indices,
-        trouble: Mask,
-        answered: npt.NDArray[np.int16],
-        least_share: float,
-    ) -> scan.Found | None:
-        """Return the best candidate whose flows are alike; the very best if there is no such.
-
-        A node or rack whose flows cross two bad links may fit better than either link. But
-        inside a true cause no part stands out, sicker or healthier than the rest: where one
-        does, the candidate is passed over.
-        """
-        limits = self.limits
-        first: scan.Found | None = None
-        passed_over: set[tuple[int, int]] = set()
-        while len(passed_over) <= limits.most_suspects:
-            found = scan.best(
-                families,
-                active,
-                active[trouble[active]],
-                answered,
-                limits.least_lossy_flows,
-                least_share,
-                passed_over,
-            )
-            if found is None or found.p_value > limits.false_positive_rate:
-                return first
-            inside = found.family.contains(found.candidate, active)
-            if not self._part_stands_out(families, inside, trouble, answered):
-                return found
-            first = first or found
-            passed_over.add((families.index(found.family), found.candidate))
-        return first
-
-    def _part_stands_out(
-        self,
-        families: list[scan.Family],
-        inside: Indices,
-        trouble: Mask,
-        answered: npt.NDArray[np.int16],
-    ) -> bool:
-        """Return whether some part of these flows has much more trouble than the rest, or less."""
-        least, limit = self.limits.least_lossy_flows, self.limits.false_positive_rate
-        ill = trouble[inside]
-        part = scan.best(families, inside, inside[ill], answered, least)
-        if part is None or part.p_value > limit:
-            nowhere = np.full_like(answered, -1)
-            part = scan.best(families, inside, inside[~ill], nowhere, least)
-        return part is not None and part.p_value <= limit
 
     def _named(
         self,
@@ -364,7 +319,8 @@ class _Case:
         """Return the direction that nine tenths of the hit flows agree on, else "unknown"."""
         if symptom.name == "late":
             return "unknown"
-        forward, reverse = symptom.forward[hit], symptom.reverse[hit]
+        forward = symptom.forward[hit] & ~self.replies.unproven[hit]
+        reverse = symptom.reverse[hit]
         known = np.count_nonzero(forward | reverse)
         if known < 0.9 * len(hit):
             return "unknown"

@@ -10,8 +10,8 @@ flows against healthy ones (007, NSDI '18) are thereby weighed, not only counted
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from math import exp, inf, lgamma, log1p
+from collections.abc import Callable, Iterator, Sequence
+from math import ceil, exp, inf, lgamma, log1p
 
 import numpy as np
 import numpy.typing as npt
@@ -137,6 +137,25 @@ def tail_probability(hits: int, inside: int, all_hits: int, everything: int) -> 
     return min(1.0, exp(log_sum))
 
 
+def unequal_tail(hits: int, inside: Floats, outside: Floats, all_hits: int) -> float:
+    """Return the chance of at least `hits` of `all_hits` inside, each flow having its own.
+
+    `inside` and `outside` are the chances of the flows there. It is the tail of the hypergeometric
+    distribution of the same mean and variance; with equal chances, `tail_probability`.
+    """
+    share = float(inside.sum()) / all_hits
+    if share >= 1 or hits <= share * all_hits:
+        return 1.0
+    if share <= 0:
+        return 0.0
+    spread, rest = float((inside * (1 - inside)).sum()), float((outside * (1 - outside)).sum())
+    binomial = all_hits * share * (1 - share)
+    narrower = spread * rest / ((spread + rest) * binomial) if spread + rest > 0 else 0.0
+    flows = all_hits / max(1 - narrower, 1e-6)
+    # Upwards, but for what is a whole number were it not for rounding.
+    return tail_probability(hits, ceil(share * flows - 1e-6), all_hits, ceil(flows - 1e-6))
+
+
 @frozen(kw_only=True, eq=False)
 class Found:
     """The candidate that stands out, with its counts."""
@@ -158,60 +177,112 @@ def best(
     troubled: Indices,
     answered: npt.NDArray[np.int16],
     least_hits: int,
-    least_share: float = 0.0,
-    passed_over: Collection[tuple[int, int]] = (),
+    chance: Floats | None = None,
 ) -> Found | None:
-    """Return the candidate that stands out most among the `active` flows; None if none does.
+    """Return the candidate that stands out most, the first of `ranked`; None if none does."""
+    return next(ranked(families, active, troubled, answered, least_hits, chance), None)
+
+
+def ranked(
+    families: Sequence[Family],
+    active: Indices,
+    troubled: Indices,
+    answered: npt.NDArray[np.int16],
+    least_hits: int,
+    chance: Floats | None = None,
+    least_share: float = 0.0,
+) -> Iterator[Found]:
+    """Yield the candidates that stand out among the `active` flows, the sharpest first.
 
     `troubled` are those of the active flows in trouble, `answered` as in `Paths`, by flow.
-    `least_share` of a candidate's flows must be in trouble. Those `passed_over`, as (place of the
-    family, candidate), are not returned.
+    `least_share` of a candidate's flows must be in trouble. Each is yielded as if those before
+    were no candidates. Where flows have an unequal `chance` to be in trouble, by flow, a candidate
+    must stand out both among them and among equal ones: trouble that kills flows strikes the slow
+    ones as often as the fast.
     """
     if len(troubled) < least_hits or len(troubled) == len(active):
-        return None
+        return
     all_hits, everything = len(troubled), len(active)
     gains: list[Floats] = []
     counts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
     looked_at = 0
     for family in families:
         hits = family.count_troubled(troubled, answered)
-        inside = family.count(active)
+        positions, owner = family.entries(active)
+        member = family.member[positions]
+        inside = np.bincount(member, minlength=family.size)
         looked_at += int(np.count_nonzero(hits))
-        gain = likelihood_gain(hits, inside, all_hits, everything) - family.handicap
-        gain[[c for place, c in passed_over if place == len(gains)]] = 0.0
+        size: npt.ArrayLike = inside
+        if chance is not None:
+            expected = np.bincount(member, chance[owner], minlength=family.size)
+            size = _as_large_as(inside, expected, all_hits, everything)
+        gain = likelihood_gain(hits, size, all_hits, everything) - family.handicap
         gain[(hits < least_hits) | (hits < least_share * inside)] = 0.0
         gains.append(np.maximum(gain, 0.0))
         counts.append((hits, inside))
-    top = max((float(g.max()) for g in gains if len(g)), default=0.0)
-    if top <= 0:
-        return None
-    likelihood = sum(float(np.exp(g[g > 0] - top).sum()) for g in gains)
-    # Of those that fit just as well, the one of the lowest rank is named.
-    n: int
-    chosen: int
-    _, n, chosen = min(
-        (family.rank, n, int(c))
-        for n, (family, gain) in enumerate(zip(families, gains, strict=True))
-        for c in np.flatnonzero(gain >= top - 1e-9)
-    )
-    family, (hits, inside) = families[n], counts[n]
-    flows = family.contains(chosen, active)
-    equals = tuple(
-        (other, int(c))
-        for m, other in enumerate(families)
-        if not other.confined and not other.both
-        for c in np.flatnonzero((counts[m][0] == hits[chosen]) & (counts[m][1] == inside[chosen]))
-        if (m, int(c)) != (n, chosen) and np.array_equal(other.contains(int(c), active), flows)
-    )
-    p = tail_probability(int(hits[chosen]), int(inside[chosen]), all_hits, everything)
-    return Found(
-        family=family,
-        candidate=chosen,
-        hits=int(hits[chosen]),
-        inside=int(inside[chosen]),
-        gain=top,
-        p_value=min(1.0, p * looked_at),
-        confidence=min(1.0, (1 + len(equals)) / likelihood),
-        looked_at=looked_at,
-        equals=equals,
-    )
+    while True:
+        top = max((float(g.max()) for g in gains if len(g)), default=0.0)
+        if top <= 0:
+            return
+        likelihood = sum(float(np.exp(g[g > 0] - top).sum()) for g in gains)
+        # Of those that fit just as well, the one of the lowest rank is named.
+        n: int
+        chosen: int
+        _, n, chosen = min(
+            (family.rank, n, int(c))
+            for n, (family, gain) in enumerate(zip(families, gains, strict=True))
+            for c in np.flatnonzero(gain >= top - 1e-9)
+        )
+        family, (hits, inside) = families[n], counts[n]
+        flows = family.contains(chosen, active)
+        equals = tuple(
+            (other, int(c))
+            for m, other in enumerate(families)
+            if not other.confined and not other.both
+            for c in np.flatnonzero(
+                (counts[m][0] == hits[chosen]) & (counts[m][1] == inside[chosen])
+            )
+            if (m, int(c)) != (n, chosen) and np.array_equal(other.contains(int(c), active), flows)
+        )
+        p = tail_probability(int(hits[chosen]), int(inside[chosen]), all_hits, everything)
+        if chance is not None:
+            outside = np.setdiff1d(active, flows, assume_unique=True)
+            p = max(p, unequal_tail(int(hits[chosen]), chance[flows], chance[outside], all_hits))
+        yield Found(
+            family=family,
+            candidate=chosen,
+            hits=int(hits[chosen]),
+            inside=int(inside[chosen]),
+            gain=top,
+            p_value=min(1.0, p * looked_at),
+            confidence=min(1.0, (1 + len(equals)) / likelihood),
+            looked_at=looked_at,
+            equals=equals,
+        )
+        gains[n][chosen] = 0.0
+
+
+def _as_large_as(
+    inside: npt.ArrayLike, expected: npt.ArrayLike, all_hits: int, everything: int
+) -> Floats:
+    """Return how many flows sets count for: so many, or their share of expected trouble if more."""
+    size: Floats = np.maximum(inside, np.multiply(expected, everything / all_hits))
+    return np.minimum(size, everything)
+
+
+def gain(
+    found: Found,
+    active: Indices,
+    troubled: Indices,
+    answered: npt.NDArray[np.int16],
+    chance: Floats | None = None,
+) -> float:
+    """Return what a candidate gains among other `active` flows than those it was found in, nats."""
+    family = found.family
+    hits = len(family.may_trouble(found.candidate, troubled, answered))
+    flows = family.contains(found.candidate, active)
+    size: npt.ArrayLike = len(flows)
+    if chance is not None:
+        size = _as_large_as(len(flows), chance[flows].sum(), len(troubled), len(active))
+    gained = likelihood_gain(hits, size, len(troubled), len(active)) - family.handicap
+    return float(gained)

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from llama.pinpoint.evidence import Mask
+from llama.pinpoint.evidence import Indices, Mask
+from llama.pinpoint.exposure import Exposure
 
 
 @frozen(kw_only=True, eq=False)
@@ -15,48 +16,62 @@ class Symptom:
 
     name: str
     judged: Mask  # these can be asked
-    troubled: Mask  # in any direction
-    forward: Mask  # known to be on the way there
+    troubled: Mask  # in both directions together
+    forward: Mask  # known to be on the way there, by itself
     reverse: Mask  # known to be on the way back
     blank: Mask  # troubled, and nothing is known about the way there
     hits: npt.NDArray[np.float64]  # probes of each flow that it hit
+    #: What trouble of a flow, in any direction and on the way there, is a matter of besides causes;
+    #: None: nothing.
+    exposure: Exposure | None = None
+    forward_exposure: Exposure | None = None
 
 
-def lossy(sent: npt.NDArray[np.float64], lost: npt.NDArray[np.int64], judged: Mask) -> Mask:
-    """Return which flows lose more than all of the judged ones do.
+def least_lossy(
+    sent: npt.NDArray[np.float64], lost: npt.NDArray[np.int64], judged: Mask
+) -> Indices:
+    """Return how many probes each flow must lose to lose more than all of the judged ones do.
 
     What half of the flows lose at most is taken for the network's own noise; a flow is lossy if
     it lost at least one probe, and more than that noise plus three standard deviations.
     """
     if not judged.any():
-        return judged
+        return np.ones(len(sent), np.int64)
     rate = lost / np.maximum(sent, 1)
     quiet = judged & (rate <= np.median(rate[judged]))
     noise = lost[quiet].sum() / max(1.0, sent[quiet].sum())
     if noise > 0.5:
         noise = 0.0  # more than half are broken: that is no noise
     expected = noise * sent
-    more: Mask = (lost >= 1) & (lost > expected + 3 * np.sqrt(expected))
-    return more
+    least: Indices = np.floor(expected + 3 * np.sqrt(expected)).astype(np.int64) + 1
+    return least
 
 
 def loss(
     flows: npt.NDArray[np.void],
     lost: npt.NDArray[np.int64],
     judged: Mask,
-    troubled: Mask,
     met_dead: Mask,
 ) -> Symptom:
-    """Return the symptom "loss". Flows that a trace `met_dead` lost on the way there."""
-    forward = flows["lost_forward"] + np.where(met_dead, flows["lost_unknown"], 0)
+    """Return the symptom "loss". Flows that a trace `met_dead` lost on the way there.
+
+    What a flow loses on the way there is judged by itself: loss on the way back makes it no worse.
+    """
+    sent = flows["sent"].astype(np.float64)
+    forward = flows["lost_forward"] + np.where(met_dead, flows["lost_unknown"], 0).astype(np.int64)
+    least, least_forward = least_lossy(sent, lost, judged), least_lossy(sent, forward, judged)
+    troubled = judged & (lost >= least)
     return Symptom(
         name="loss",
         judged=judged,
         troubled=troubled,
-        forward=troubled & (forward > 0),
+        forward=judged & (forward >= least_forward),
         reverse=troubled & (flows["lost_reverse"] > 0),
         blank=(flows["lost_unknown"] > 0) & (forward == 0),
         hits=lost.astype(np.float64),
+        exposure=Exposure.of(sent, lost.astype(np.float64), least),
+        # What becomes of a flow's last probe no later reply tells: it has no direction.
+        forward_exposure=Exposure.of(sent - 1, forward.astype(np.float64), least_forward),
     )
 
 
@@ -71,6 +86,7 @@ def remarked(flows: npt.NDArray[np.void], lost: npt.NDArray[np.int64], judged: M
     reverse = judged & (2 * flows["remarked_reverse"].astype(np.int64) > received)
     classes = np.unique(flows["dscp"][forward | reverse])
     hits = np.maximum(flows["remarked_forward"], flows["remarked_reverse"])
+    once = np.ones(len(flows), np.int64)
     return Symptom(
         name="remark",
         judged=judged & (received > 0) & np.isin(flows["dscp"], classes),
@@ -79,6 +95,7 @@ def remarked(flows: npt.NDArray[np.void], lost: npt.NDArray[np.int64], judged: M
         reverse=reverse & ~forward,
         blank=np.zeros(len(flows), bool),
         hits=hits.astype(np.float64),
+        exposure=Exposure.of(once.astype(np.float64), (forward | reverse).astype(np.float64), once),
     )
 
 

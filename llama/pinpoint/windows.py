@@ -489,8 +489,10 @@ class Measured:
                     if way not in cache:
                         cache[way] = self._links(source, destination, hops, numbers)
                     links += cache[way]
-                # Where all routers answered only the last link or the way back can be dead.
-                met_dead = known and 0 <= known[1] < len(hops) - 1
+                # Where all routers answered that ever do, only what lies behind them or the way
+                # back can be dead.
+                last = max((n for n, hop in enumerate(hops[:-1], 1) if hop is not None), default=0)
+                met_dead = known and 0 <= known[1] < last
                 if known and met_dead and known[2] >= begin_s - MET_DEAD_S:
                     answered[n] = known[1]
             start[n + 1] = len(links)
