@@ -55,6 +55,17 @@ class EngineTests(EngineCase):
         spread = interval.flow_stats["sent"]
         self.assertLessEqual(int(spread.max()) - int(spread.min()), 2)
 
+    def test_two_names_of_one_host(self) -> None:
+        """Targets that are one address and port are series of their own, with probes of their own."""
+        one = pair("127.0.0.1", self.number)
+        other = evolve(one, target="alias", tags={"dst_hostname": "alias"})
+        self.engine.use([self.group(one, other)])
+        for interval in (self.newest(2), self.newest(1)):
+            for row in interval.pair_stats:
+                self.assertGreater(row["sent"], 0)
+                self.assertEqual(row["lost"], 0)
+        self.assertEqual(len(set(interval.flows["ssid"].tolist())), 2)
+
     def test_change_takes_effect_where_an_interval_begins(self) -> None:
         """Every series has one whole figure for each window, before and after a change."""
         one, two, three = (pair(f"127.0.0.{n}", self.number) for n in (1, 2, 3))

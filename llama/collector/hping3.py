@@ -79,8 +79,8 @@ class RunTrack(Track):
         chance: random.Random,
         now_s: float,
     ) -> None:
-        variants = {(pair.dscp, pair.size): 0 for pair in group.pairs}
-        super().__init__(group, ledger, live, sockets, variants, chance, now_s)
+        ssids = dict.fromkeys(group.variants, 0)
+        super().__init__(group, ledger, live, sockets, ssids, chance, now_s)
         assert group.cycle is not None
         self.cycle = group.cycle
         ledger.stamps_there = False

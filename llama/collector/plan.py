@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property
 
 from attrs import evolve, field, frozen
 
@@ -23,6 +25,8 @@ NATURAL_SIZE = {name: kind.natural_size for name, kind in KINDS.items()}
 BARE_SIZE = {"stamp": 44, "stamp-auth": 112}  # likewise, without TLVs
 #: What probes are sent over; UDP for all other kinds.
 PROTOCOLS = {"icmp": "icmp", "tcp": "tcp", "hping3": "hping3"}
+#: Class, size, and how many pairs alike come before.
+Variant = tuple[int, int, int]
 
 
 @frozen(kw_only=True)
@@ -69,6 +73,20 @@ class Group:
             self.tlvs, self.key, self.in_flight,
             None if self.cycle is None else evolve(self.cycle, spacing_s=0.0),
         )  # fmt: skip
+
+    @cached_property
+    def variants(self) -> tuple[Variant, ...]:
+        """What probes of each pair are told apart by on the wire, where their ends do not do it.
+
+        Two targets of a test may be one address and port: names that lead to the same host do.
+        """
+        seen: Counter[tuple[object, ...]] = Counter()
+        variants = []
+        for pair in self.pairs:
+            alike = pair.dst_ip, pair.dst_port, pair.dscp, pair.size
+            variants.append((pair.dscp, pair.size, seen[alike]))
+            seen[alike] += 1
+        return tuple(variants)
 
     def with_pairs(self, pairs: Sequence[Pair]) -> Group:
         """Return the same group with other pairs."""

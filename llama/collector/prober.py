@@ -31,7 +31,7 @@ from llama.collector.intake import Intake
 from llama.collector.lane import ARENA, Lane
 from llama.collector.ledger import Ints, Ledger
 from llama.collector.outbox import Outbox
-from llama.collector.plan import Group, Source
+from llama.collector.plan import Group, Source, Variant
 from llama.collector.schedule import BURST, Burst
 from llama.collector.sockets import ProbeSocket, endpoint, interface_number
 from llama.collector.summary import suspect_bit
@@ -79,7 +79,7 @@ class UdpProber:
         self._ssid = self.chance.randrange(1, 65536)
         self.tracks: list[Track] = []
         self._outboxes: dict[Track, Outbox] = {}  # of those that are probed
-        self._ssids: dict[tuple[object, ...], dict[tuple[int, int], int]] = {}
+        self._ssids: dict[tuple[object, ...], dict[Variant, int]] = {}
         self.sent = 0
         self.skipped = 0
         self.receive_drops = 0
@@ -124,8 +124,7 @@ class UdpProber:
         """
         sockets = [self.open(source) for source in group.sources]
         ssids = self._ssids.setdefault(group.identity, {})
-        variants = dict.fromkeys((pair.dscp, pair.size) for pair in group.pairs)
-        for variant in variants:
+        for variant in group.variants:
             if variant not in ssids:
                 ssids[variant] = self.reserve_ssid()
         return Track(group, ledger, live, sockets, ssids, self.chance, now_s)

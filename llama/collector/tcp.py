@@ -188,8 +188,8 @@ class TcpProber:
         """Return a track for a group, to be handed to `arrange`."""
         ledger.stamps_there = False
         sockets = [self.open(source) for source in group.sources]
-        variants = {(pair.dscp, pair.size): 0 for pair in group.pairs}
-        return Track(group, ledger, live, sockets, variants, self._chance, now_s)
+        ssids = dict.fromkeys(group.variants, 0)
+        return Track(group, ledger, live, sockets, ssids, self._chance, now_s)
 
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""

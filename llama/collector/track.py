@@ -12,7 +12,7 @@ from llama.collector import formats
 from llama.collector.flow_index import flow_keys
 from llama.collector.lane import HEAD
 from llama.collector.ledger import Ints, Ledger
-from llama.collector.plan import Group
+from llama.collector.plan import Group, Variant
 from llama.collector.schedule import Schedule
 from llama.collector.sockets import ProbeSocket, interface_number, sockaddr, zone_of
 from llama.collector.summary import Pair
@@ -31,7 +31,7 @@ class Track:
         ledger: Ledger,
         live: npt.NDArray[np.bool_],
         sockets: Sequence[ProbeSocket],
-        ssids: dict[tuple[int, int], int],
+        ssids: Mapping[Variant, int],
         chance: random.Random,
         now_s: float,
     ) -> None:
@@ -45,13 +45,13 @@ class Track:
         self.first_flow = 0  # within the prober; set when the tracks are lined up
         self.first_cell = 0
         self.names = np.zeros((len(self.pairs), mmsg.NAME_ROOM), np.uint8)
-        variants = sorted({(pair.dscp, pair.size) for pair in self.pairs})
+        variants = sorted(set(group.variants))
         place = {variant: n for n, variant in enumerate(variants)}
         #: What flows are told apart by; replies without one are told by their times.
         self.ssids = np.array([ssids[variant] for variant in variants], np.uint16)
         #: What probes bear of it.
         self.ssids_sent = self.ssids * np.uint16(group.probe != "twamp-light")
-        self.variant = np.array([place[pair.dscp, pair.size] for pair in self.pairs], np.intp)
+        self.variant = np.array([place[variant] for variant in group.variants], np.intp)
         self.tos = np.array([pair.dscp << 2 for pair in self.pairs], np.uint64)
         sizes = np.array([variant[1] for variant in variants], np.uint64)
         self.head = np.minimum(sizes, np.uint64(HEAD))
@@ -62,7 +62,7 @@ class Track:
             ledger.stamps_there = self.format.tells_times
         template = formats.stamp_template if self.format is None else self.format.template
         self.templates = np.zeros((len(variants), HEAD), np.uint8)
-        for n, (dscp, size) in enumerate(variants):
+        for n, (dscp, size, _) in enumerate(variants):
             packet = template(group, dscp, size, int(self.ssids[n]))[:HEAD]
             self.templates[n, : len(packet)] = np.frombuffer(packet, np.uint8)
         interface = group.sources[0].interface
