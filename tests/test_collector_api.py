@@ -566,10 +566,11 @@ class Transfer(SynchronousTestCase):
         """Once a window the collector tells of itself, also after a clock years ahead was put right."""
         served = Served(health=lambda: {"probes_sent_total": 1})
         told = []
-        for start_s in (1_900_000_020, 1_700_000_010, 1_700_000_010, 1_700_000_040):
+        starts = (1_900_000_020, *(1_700_000_000 + s for s in (10, 10, 40, 10, 70, 40)))
+        for start_s in starts:  # some with timeouts longer than a window
             served.close(1, start_s=start_s)
             told.append(served.history.held[-1].health is not None)
-        self.assertEqual(told, [True, True, False, True])
+        self.assertEqual(told, [True, True, False, True, False, True, False])
 
     def test_status_tells_of_trouble(self):
         """While something is the matter the status is 503 and says what."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from pathlib import Path
 from typing import Any
 
 from attrs import evolve
@@ -13,6 +14,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import sockets, track
 from llama.collector.complaints import MOST_KNOWN, MOST_LINES, Complaints
+from llama.collector.icmp import EchoSocket
 from llama.collector.plan import Group, Source
 from llama.collector.summary import Pair
 
@@ -131,6 +133,25 @@ class AnewTests(EngineCase):
         group = self.group(pair("10.99.1.2", 8100))
         sources = tuple(evolve(s, address=None, interface="v0") for s in group.sources)
         self.probe_through(evolve(group, sources=sources))
+
+    @alone
+    def test_echo_requests_of_a_number(self) -> None:
+        """A ping socket keeps the identifier that the configuration gives it."""
+        Path("/proc/sys/net/ipv4/ping_group_range").write_text("0 2147483647")
+        self.make_interface()
+        source = Source(
+            version=4, address=None, interface="v0", number=4321, owner="", df=False,
+            protocol="icmp",
+        )  # fmt: skip
+        sock = EchoSocket(source, kernel_stamps=True, ids=self.ids)
+        self.addCleanup(sock.sock.close)
+        self.assertFalse(sock.raw)
+        ip("link del v0")
+        self.make_interface()
+        sock.follow_interface()
+        self.assertEqual((sock.number, sock.device), (4321, socket.if_nametoindex("v0")))
+        with self.assertRaises(OSError):  # nobody else may have it
+            EchoSocket(source, kernel_stamps=True, ids=self.ids)
 
     @alone
     def test_link_local_targets(self) -> None:

@@ -8,6 +8,7 @@ from network import alone, ip
 from test_collector_names import ServiceCase
 
 from llama.collector.service import SOURCES_S, ProbingService
+from llama.net import route
 
 
 class ChangingTests(ServiceCase):
@@ -41,6 +42,19 @@ class ChangingTests(ServiceCase):
         ip("addr del 10.99.1.250/24 dev v0")  # no route: what was known last is kept
         self.assertEqual(self.sources(service), {"10.99.1.250"})
         self.assertEqual(service.engine.generation, generation)
+
+    @alone
+    def test_through_an_interface(self) -> None:
+        """What is bound to an interface has the address that it has there, whatever others have."""
+        for name, net in (("v0", 1), ("v1", 2)):
+            ip(f"link add {name} type veth peer name {name}-peer")
+            ip(f"link set {name}-peer up")
+            ip(f"addr add 10.99.{net}.1/24 dev {name}")
+            ip(f"link set {name} up")
+        ip("route add 192.0.2.0/24 dev v0")
+        ip("route add 192.0.2.0/24 dev v1 metric 900")
+        told = [route.local_address("192.0.2.7", name) for name in (None, "v0", "v1", "v2")]
+        self.assertEqual(told, ["10.99.1.1", "10.99.1.1", "10.99.2.1", None])
 
 
 class CalledOtherwiseTests(EngineCase):

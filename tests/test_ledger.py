@@ -620,6 +620,22 @@ class DirectionTests(SynchronousTestCase):
         row = close(book).flow_stats[0]
         self.assertEqual((row["lost"], row["lost_unknown"]), (1, 1))
 
+    def test_doubts_pass(self) -> None:
+        """A forged probe long ago, of which nothing is on record any more, is forgotten."""
+        book = ledger()
+        book.doubt(np.array([0]))
+        sent = 0
+        for window in range(3):
+            self.assertTrue(book.doubted.any(), window)
+            for _ in range(book.depth // 2):
+                t1 = EPOCH + sent * 50 * MS
+                book.send(np.array([0]), t1)
+                book.reply(replies([0], [sent], [t1], [sent + 7], [t1 + MS]))
+                sent += 1
+            end_of(book)
+            close(book)
+        self.assertFalse(book.doubted.any())
+
     def test_slow_flows_from_the_first_probe_on(self) -> None:
         """There is no record before the first probe, whatever a cell may hold."""
         for stateless, told in ((False, (0, 2, 0)), (True, (0, 0, 2))):

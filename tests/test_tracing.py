@@ -223,11 +223,12 @@ class Picking(SynchronousTestCase):
         second = self.kernel.sockets[other] = Socket(number, self.kernel)
         track = type("Track", (), {})
         self.kernel.tracks = [track(), track()]
-        self.kernel.tracks[0].sockets, self.kernel.tracks[0].pairs = [second], self.closed.pairs
-        self.kernel.tracks[1].sockets, self.kernel.tracks[1].pairs = [first], ()
+        targets = {(p.dst_ip, p.dst_port, p.dscp, p.size) for p in self.closed.pairs}
+        self.kernel.tracks[0].sockets, self.kernel.tracks[0].targets = [second], targets
+        self.kernel.tracks[1].sockets, self.kernel.tracks[1].targets = [first], set()
         (key,) = self.tracing._keys(self.closed, [0])
         self.assertIs(self.tracing._socket(key), second)
-        self.kernel.tracks[1].pairs = self.closed.pairs
+        self.kernel.tracks[1].targets = targets
         self.assertIsNone(self.tracing._socket(key))
 
     def test_how_far_a_dead_flow_comes(self):

@@ -8,6 +8,7 @@ listens and who may ask is `llama.http`'s part. Described in docs/http.rst.
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Generator
 from typing import Any
 
@@ -82,7 +83,7 @@ class CollectorApi:
         self._metrics = Kept(self._slices, self._totals.text)
         self._making: set[Held] = set()
         self._finished: list[Deferred[None]] = []  # who waits for an interval to be encoded
-        self._own_window_ns = 0
+        self._own_windows: deque[int] = deque(maxlen=64)  # ends of those that have a point of ours
         self._forgotten = (0, False)  # how many at the last close, and whether that was said
         history.observers.append(self._closed)
 
@@ -107,10 +108,10 @@ class CollectorApi:
 
     def _closed(self, held: Held) -> None:
         closed = held.closed
-        # Once a window, however many tests close in it. Later is not what tells: the wall clock may
-        # have been years ahead when we began.
-        if closed.end_ns != self._own_window_ns:
-            self._own_window_ns = closed.end_ns
+        # Once a window, however many tests close in it, and whenever: later is not what tells, as the
+        # wall clock may have been years ahead when we began.
+        if closed.end_ns not in self._own_windows:
+            self._own_windows.append(closed.end_ns)
             held.health = exposition.flat(self.health())
             self._slices.take_longest_s()
         self._say_forgotten()

@@ -82,6 +82,7 @@ def close(
     figures.histogram_bin = np.concatenate(bins) if bins else figures.histogram_bin
     figures.histogram_count = np.concatenate(counts) if counts else figures.histogram_count
     book.over.remove(interval)
+    book.forget_doubts()
     return figures
 
 

@@ -144,7 +144,7 @@ def anchor(
     excess = np.take_along_axis(delay, at, axis=1)[:, 0] - np.where(
         received, delay, np.iinfo(np.int64).max
     ).min(axis=1)
-    overtaken = some & (excess >= 1e9 / book.rate_pps)
+    overtaken = some & (excess >= 1e9 / book.fastest_pps)
     sound = some & ~ahead.any(axis=1) & ~doubted & ~overtaken
     book.anchor_sequence[flows[some]] = np.take_along_axis(sequence, at, axis=1)[some, 0]
     book.anchor_number[flows[some]] = newest[some, 0]

@@ -81,6 +81,9 @@ class Engine:
         self.groups: Sequence[Group] = ()  #: in use
         self._start_ns = 0  # of the current window
         self._end_ns = 0
+        self._named_ns = 0  # the end by which its points are known
+        self._set_back = 0  # how often a window had to be begun again
+        self._ended_ns = 0  # the latest end there was before that
         self._began_s = 0.0  # on the monotonic clock
         self._tick_s = LONGEST_TICK_S
         self._new: list[Track] = []  # tracks that have not begun
@@ -250,15 +253,18 @@ class Engine:
     def _look_at_the_clock(self, now_s: float) -> None:
         """Find out, before replies are read, whether the clock they are stamped by was stepped."""
         step = self._watch.step_ns()
-        if step:
-            self.log.warn("the wall clock was stepped by {step:.6f} s", step=step / 1e9)
-            for track in self.prober.tracks:
-                track.ledger.clock_stepped()
-            self._mark("clock_step", f"the wall clock was stepped by {step / 1e9:.6f} s")
+        if not step:
+            return
+        note = f"the wall clock was stepped by {step / 1e9:.6f} s"
+        self.log.warn("{note}", note=note)
+        for track in self.prober.tracks:
+            track.ledger.clock_stepped()
+        self._mark("clock_step", note)
         # Set back, the clock makes a window longer than ledgers have cells for.
         lasts_s = now_s - self._began_s + (self._end_ns - self._wall_ns()) / 1e9
         if step < 0 and self._end_ns and lasts_s > self.interval_ns / 1e9 + SLACK_S / 2:
             self._begin_window(self._wall_ns(), now_s)
+            self._mark("clock_step", note)
 
     def _mark(self, reason: str, note: str) -> None:
         for track in self.prober.tracks:
@@ -268,16 +274,23 @@ class Engine:
 
     def _begin_window(self, wall_ns: int, now_s: float) -> None:
         """Begin the aligned window that ``wall_ns`` lies in; what was running is over."""
+        before_ns = self._end_ns
         self._start_ns = wall_ns // self.interval_ns * self.interval_ns
-        self._end_ns = self._start_ns + self.interval_ns
+        self._end_ns = self._named_ns = self._start_ns + self.interval_ns
+        if self._end_ns <= before_ns:
+            self._set_back += 1
+            self._ended_ns = max(self._ended_ns, before_ns)
+        if self._end_ns <= self._ended_ns:
+            # There was one of the same end: points of one series and time would replace another.
+            self._named_ns += self._set_back * 1_000_000
         self._began_s = now_s
         for track in self.prober.tracks:
-            track.ledger.roll(self._start_ns, self._end_ns, now_s)
+            track.ledger.roll(self._start_ns, self._named_ns, now_s)
         if not self._closing:
             self._take_up(now_s)
             for track in self.prober.tracks:
                 if track.ledger.current is None:
-                    track.ledger.roll(self._start_ns, self._end_ns, now_s)
+                    track.ledger.roll(self._start_ns, self._named_ns, now_s)
         self.prober.next_interval()
         self.last_lag_s, self.lag_s = self.lag_s, 0.0
 

@@ -44,7 +44,6 @@ class Intake:
         self._wall_ns = wall_ns
         self.tracks: list[Track] = []
         self._index = FlowIndex(np.zeros(0, np.uint64))
-        self._alone: Mask | None = None
         self._first_flows = np.zeros(1, np.int64)
         self._first_cells = np.zeros(1, np.int64)
         self._base, self._cells = 0, 0  # the numbers of cells begin here; how many there are
@@ -75,18 +74,6 @@ class Intake:
         self._cells = cells
         keys = [track.flow_keys() for track in self.tracks if len(track.pairs)]
         self._index = FlowIndex(np.concatenate(keys) if keys else np.zeros(0, np.uint64))
-        self._alone = None
-
-    def _counted_alone(self) -> Mask:
-        """Tell which flows have their source port for themselves, as seen from their peer: (flows,).
-
-        A peer that knows no SSID numbers all that comes from one port together.
-        """
-        if self._alone is None:  # such peers are few: it is found out when the first one answers
-            ways = [track.flow_keys(with_ssid=False) for track in self.tracks if len(track.pairs)]
-            _, way, flows = np.unique(np.concatenate(ways), return_inverse=True, return_counts=True)
-            self._alone = flows[way] == 1
-        return self._alone
 
     # Transmit stamps
 
@@ -183,17 +170,18 @@ class Intake:
 
         ``names`` are the other ends, (N, 32); ``ordinal`` (N,) are the numbers of our sockets.
         Yields a track, flows (N,), which of them there are and which are the right ones, as often
-        as some may be.
+        as some may be. None of a track in another format is right.
         """
         for track in self.tracks:
-            for ssid in track.ssids.tolist() if track.format is None else ():
+            for ssid in track.ssids.tolist():
                 ends = ordinal << np.uint64(16) | np.uint64(ssid)
                 flow = self._index.find(flow_keys(names, ends))
                 inside = flow - track.first_flow
                 there = (inside >= 0) & (inside < track.ledger.flows) & (flow != NO_FLOW)
                 if there.any():
                     cells = track.ledger.cells(np.where(there, inside, 0), sequence)
-                    yield track, flow, there, there & (track.ledger.t1[cells] == t1_ns)
+                    right = there & (track.ledger.t1[cells] == t1_ns)
+                    yield track, flow, there, right & (track.format is None)
 
     # Replies
 
@@ -347,10 +335,12 @@ class Intake:
         echoed = stamp.unix_ns_column(lane.replies["sender_timestamp"][bare].astype(np.uint64))
         sequence = lane.replies["sender_sequence"][bare].astype(np.uint32)
         candidates: list[tuple[Track, Ints, Mask]] = []
+        sharing = np.zeros(len(bare), np.int64)  # how many flows leave that port for that peer
         for track, found, there, mine in self._bare(names, lane.socket_of[bare], sequence, echoed):
             flow[bare[mine]] = found[mine]
-            numbered[bare[mine]] = self._counted_alone()[found[mine]]
+            sharing += there
             candidates.append((track, found, there))
+        numbered[bare] = sharing == 1
         strange = flow[bare] == NO_FLOW
         if not strange.any():
             return
@@ -373,19 +363,16 @@ class Intake:
         strangers = track.ledger.strangers
         self.received += track.ledger.reply(replies._replace(dscp_asked=asked))
         self.strangers += track.ledger.strangers - strangers
-        telling = tlvs.started_ns != 0
-        if not telling.all():
-            silent = pairs[~telling]
-            track.ledger.counting[silent], track.started[silent] = False, 0
-            if not telling.any():
-                return
-            pairs = pairs[telling]
-            tlvs = tlv.Answer(*(column[telling] for column in tlvs))
+        as_before = tlvs.started_ns == track.started[pairs]
+        as_before &= tlvs.receive_drops == track.reflector_drops[pairs]
+        as_before &= tlvs.guard_drops == track.reflector_limited[pairs]
+        if as_before.all():
+            return
+        news = ~as_before & track.ledger.genuine(replies)
+        pairs = pairs[news]
+        tlvs = tlv.Answer(*(column[news] for column in tlvs))
         known = track.started[pairs]
         drops, limited = track.reflector_drops[pairs], track.reflector_limited[pairs]
-        as_before = (tlvs.started_ns == known) & (tlvs.receive_drops == drops)
-        if (as_before & (tlvs.guard_drops == limited)).all():
-            return
         first = known == 0
         for bit, note, changed in (
             ("reflector_restart", "a reflector was started anew", tlvs.started_ns != known),
@@ -400,10 +387,10 @@ class Intake:
                 _grown(tlvs.guard_drops, limited),
             ),
         ):
-            changed &= ~first
+            changed &= ~first & (tlvs.started_ns != 0)
             if changed.any():
                 track.ledger.mark(suspect_bit(bit), note, pairs=pairs[changed])
-        track.ledger.counting[pairs] = True
+        track.ledger.counting[pairs] = tlvs.started_ns != 0
         track.started[pairs] = tlvs.started_ns
         track.reflector_drops[pairs] = tlvs.receive_drops
         track.reflector_limited[pairs] = tlvs.guard_drops

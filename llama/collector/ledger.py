@@ -115,7 +115,8 @@ class Ledger:
         pairs = self.pairs
         self.rate_pps, self.timeout_s, self.interval_s = rate_pps, timeout_s, interval_s
         self.timeout_ns = round(timeout_s * 1e9)
-        self._fastest_pps = rate_pps  # ever
+        #: The highest rate there ever was: what is on record may be of then.
+        self.fastest_pps = rate_pps
         self.depth = depth_needed(rate_pps, timeout_s, interval_s, depth)
         self.flows = flows = pairs * ports
         cells = flows * self.depth
@@ -211,7 +212,7 @@ class Ledger:
     def clock_stepped(self) -> None:
         """Take back the RTTs of all probes in flight: their T4 will be on another clock than T1."""
         self.settle()
-        horizon = max(1, math.ceil(self._fastest_pps * (self.timeout_s + SLACK_S)) + 1)
+        horizon = max(1, math.ceil(self.fastest_pps * (self.timeout_s + SLACK_S)) + 1)
         every = np.arange(self.flows)
         for back in range(1, min(horizon, self.depth) + 1):
             sequence = self.next_sequence - np.uint32(back)
@@ -287,6 +288,12 @@ class Ledger:
         self.transmit[cells] = delta
         self.flags[cells] |= STAMPED
 
+    def genuine(self, replies: Replies) -> npt.NDArray[np.bool_]:
+        """Tell which replies echo number and time of a probe on record: (N,)."""
+        t1 = self.t1[self.cells(replies.flow, replies.sequence)]
+        genuine: npt.NDArray[np.bool_] = (t1 == replies.echoed_ns) & (t1 != 0)
+        return genuine
+
     def reply(self, replies: Replies) -> int:
         """Enter replies; return how many were answers to probes of ours, duplicates not counted.
 
@@ -361,6 +368,15 @@ class Ledger:
         self.doubted[flows] = True
         self.mark(0, note)
 
+    def forget_doubts(self) -> None:
+        """Have done with doubts older than all that is on record and than where directions start."""
+        if not self.doubted.any():
+            return
+        oldest = self.next_sequence - np.uint32(self.depth)
+        behind = self.anchored & ((self.anchor_sequence - oldest).astype(np.int32) < 0)
+        start = np.where(behind, self.anchor_sequence, oldest)
+        self.doubted &= (self.doubt_sequence - start).astype(np.int32) >= 0
+
     def _late(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> None:
         """Count late replies whose interval has closed already with the current one."""
         oldest = self.open_intervals()[:1]
@@ -403,7 +419,7 @@ class Ledger:
         if depth != self.depth:
             return False
         self.rate_pps = rate_pps
-        self._fastest_pps = max(self._fastest_pps, rate_pps)
+        self.fastest_pps = max(self.fastest_pps, rate_pps)
         return True
 
     def rearranged(
@@ -431,7 +447,7 @@ class Ledger:
         ledger = Ledger(
             dscp_sent, self.ports, rate_pps, self.timeout_s, self.interval_s, min(held, 2 * needed)
         )
-        ledger._fastest_pps = max(ledger.rate_pps, self._fastest_pps)
+        ledger.fastest_pps = max(ledger.rate_pps, self.fastest_pps)
         for name in (
             "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
             "doubt_sequence", "doubted",

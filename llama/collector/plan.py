@@ -156,7 +156,7 @@ def _same_pair(one: Pair, other: Pair) -> bool:
     )
 
 
-SourceAddress = Callable[[str, str | None], str]
+SourceAddress = Callable[[str, Source], str]
 
 
 def make_plan(
@@ -167,7 +167,7 @@ def make_plan(
     """Return the groups that ``config`` asks for.
 
     ``addresses`` gives each host's addresses, best first; hosts without any are left out.
-    ``source_address(destination, configured)`` tells whence the kernel would send. Where the
+    ``source_address(destination, source)`` tells whence the kernel would send. Where the
     total is above a cap of the configuration, all rates are lowered by the same factor.
     """
     groups = []
@@ -260,7 +260,7 @@ def _groups(
         if not reached or not all(_fits(source, version) for source in sources):
             continue
         pairs = tuple(
-            _pair(config, test, target, address, source_address(address, sources[0].address),
+            _pair(config, test, target, address, source_address(address, sources[0]),
                   dscp, size)
             for target, address in reached
             for dscp in dscps

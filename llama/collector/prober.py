@@ -170,8 +170,15 @@ class UdpProber:
             if device and device != sock.device:
                 try:
                     sock.follow_interface()
-                except OSError:
-                    continue  # it is tried again, and what is sent meanwhile fails and is told of
+                except OSError as reason:  # it is tried again; what is sent meanwhile is told of
+                    if not sock.cannot_follow:
+                        self.log.error(
+                            "{name} was made anew, and cannot be bound to yet: {error}",
+                            name=sock.source.interface,
+                            error=reason.strerror,
+                        )
+                    sock.cannot_follow = True
+                    continue
                 moved.add(sock)
                 self.log.info("{name} was made anew: bound to it again", name=sock.source.interface)
         concerned = [

@@ -16,9 +16,10 @@ from llama.collector.history import History
 from llama.collector.hping3_process import programs_of, unusable_in
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
-from llama.collector.plan import Group, make_plan
+from llama.collector.plan import Group, Source, make_plan
 from llama.collector.probers import Probers
 from llama.collector.slices import Job, Slices
+from llama.collector.sockets import zone_of
 from llama.collector.summary import ClosedInterval
 from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors, load_collector
@@ -36,6 +37,17 @@ RETRY_S, LONGEST_RETRY_S = 10.0, 120.0
 SOURCES_S, SOURCES_AT_ONCE = 60.0, 64
 #: Names that do not answer may take hours, all together: what is known by then is probed meanwhile.
 MEANWHILE_S = 5.0
+
+Way = tuple[str, str | None]  # a destination, and the interface that its probes are bound to
+
+
+def _local_address(way: Way) -> str | None:
+    """Return whence the kernel sends; None if that is not known."""
+    destination, interface = way
+    zone = zone_of(destination, interface)
+    if zone is not None:
+        destination = f"{destination.partition('%')[0]}%{zone}"
+    return local_address(destination, interface)
 
 
 class ProbingService(Service):
@@ -62,8 +74,8 @@ class ProbingService(Service):
         )  # fmt: skip
         self.tracing = Tracing(self.prober.udp)
         self._slices = Slices(reactor)
-        self._sources: dict[str, str] = {}  # whence the kernel sends, by destination
-        self._known_sources: dict[str, str] = {}  # the same, while a plan is made anew
+        self._sources: dict[Way, str] = {}  # whence the kernel sends
+        self._known_sources: dict[Way, str] = {}  # the same, while a plan is made anew
         self._sources_call: Any = None
         self._newest = config  # read last; in use once it is known that its programs run
 
@@ -177,16 +189,17 @@ class ProbingService(Service):
             rate=sum(group.load()[0] for group in groups),
         )
 
-    def _source_address(self, destination: str, configured: str | None) -> str:
+    def _source_address(self, destination: str, source: Source) -> str:
         """Return whence the kernel sends to a destination: nothing is sent to find out."""
-        if configured is not None and configured not in ("0.0.0.0", "::"):  # noqa: S104
-            return configured
-        if destination not in self._sources:
+        if source.address is not None and source.address not in ("0.0.0.0", "::"):  # noqa: S104
+            return source.address
+        way = destination, source.interface
+        if way not in self._sources:
             # Without a route the series is named all the same, by the unspecified address.
-            unspecified = "::" if ":" in destination else "0.0.0.0"  # noqa: S104
-            known = self._known_sources.get(destination) or local_address(destination)
-            self._sources[destination] = known or unspecified
-        return self._sources[destination]
+            unspecified = "::" if source.version == 6 else "0.0.0.0"  # noqa: S104
+            known = self._known_sources.get(way) or _local_address(way)
+            self._sources[way] = known or unspecified
+        return self._sources[way]
 
     def _look_for_sources(self) -> None:
         """Find out whether the kernel sends from other addresses by now."""
@@ -194,20 +207,20 @@ class ProbingService(Service):
         looking = self._slices.background(self._sources_now())
         looking.addCallback(self._sources_found).addErrback(self._sources_not_taken_up)
 
-    def _sources_now(self) -> Job[dict[str, str]]:
+    def _sources_now(self) -> Job[dict[Way, str]]:
         """Return whence the kernel sends to each destination; one that has no route is left out."""
         found = {}
-        for n, destination in enumerate(list(self._sources)):
+        for n, way in enumerate(list(self._sources)):
             if n and n % SOURCES_AT_ONCE == 0:
                 yield None
-            source = local_address(destination)
+            source = _local_address(way)
             if source is not None:
-                found[destination] = source
+                found[way] = source
         return found
 
-    def _sources_found(self, found: dict[str, str]) -> None:
+    def _sources_found(self, found: dict[Way, str]) -> None:
         self._sources_call = self._reactor.callLater(SOURCES_S, self._look_for_sources)
-        changed = {d: s for d, s in found.items() if self._sources.get(d, s) != s}
+        changed = {way: s for way, s in found.items() if self._sources.get(way, s) != s}
         if changed:
             self.log.info(
                 "sends to {count} destinations from another address than before, such as {source}",
@@ -254,7 +267,6 @@ class ProbingService(Service):
         ):  # fmt: skip
             self.log.warn("interval, keep and api take effect only when the collector is restarted")
         before, self.config = self.config, config
-        self._sources = {}
         self.log.info(
             "{path} reloaded: takes effect when the next interval begins", path=config.path
         )

@@ -25,14 +25,18 @@ class ProbeSocket:
     def __init__(self, source: Source, *, kernel_stamps: bool, ids: bool) -> None:
         self.source = source
         self._kernel_stamps, self._ids = kernel_stamps, ids
+        self.cannot_follow = False  # an interface that was made anew; that has been said
         self.sock = self._made(source.number)
         self.fd = self.sock.fileno()
         self.family: int = self.sock.family  # a plain number: the socket makes an enum at each look
         self.buffer: int = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.drops = 0
 
-    def _made(self, number: int) -> socket.socket:
-        """Return a socket that is set up and bound; ``self.number`` is the number it got."""
+    def _made(self, number: int, *, beside: bool = False) -> socket.socket:
+        """Return a socket that is set up and bound; ``self.number`` is the number it got.
+
+        ``beside`` the one there is, which may have that number: both let the other have it.
+        """
         source = self.source
         device = 0
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6
@@ -44,6 +48,8 @@ class ProbeSocket:
                 sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
             if family == socket.AF_INET6 and sock.type != socket.SOCK_RAW:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+            for one in (sock, self.sock) if beside else ():
+                one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if source.interface is not None:
                 device = interface_number(source.interface)
                 name = source.interface.encode()
@@ -78,14 +84,15 @@ class ProbeSocket:
         """
         before = self.number
         try:
-            fresh = self._made(before)
+            fresh = self._made(before, beside=True)
         except OSError:
             if self.source.number:
                 raise
             fresh = self._made(0)
+        fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         os.dup2(fresh.fileno(), self.fd, inheritable=False)
         fresh.close()
-        self.hears_errors = False
+        self.hears_errors = self.cannot_follow = False
         self.drops = 0
 
     def _create(self, family: int) -> socket.socket:

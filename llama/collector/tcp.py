@@ -326,11 +326,8 @@ class TcpProber:
         """Do not send what is due; the flow stands in line for the next turn at ``what`` is taken."""
         self._lines.setdefault(what, {})[track, flow] = None
         self.failed_sends[name] += 1
-        track.ledger.mark(
-            suspect_bit("send_failed"),
-            f"connection attempts wait for one another: {name}",
-            pairs=np.array([flow // track.ports]),
-        )
+        # No more than a note: what is sent is as good as ever, and lost SYNs make others wait.
+        track.ledger.mark(0, f"connection attempts wait for one another: {name}")
 
     def _first_in_line(self, track: Track, flow: int) -> tuple[Track, int]:
         """Return who has the turn of a flow: who waits longest for its group, or for its way, or it.

@@ -39,6 +39,8 @@ IDLE_A_TURN = 1
 AT_ONCE = 256
 #: Flows of one interval that are picked for what they lost, and lossy ones that are looked at for it.
 PICKED, LOSSY_LOOKED_AT = 128, 512
+#: Of more lossy flows than this, as many are taken by chance.
+LOSSY_SAMPLE = 4096
 #: Of a pair that is wholly dead, flows that may be picked: one tells as much as all of them.
 OF_DEAD_PAIR = 2
 #: A lossy flow whose path was confirmed so lately is not traced again, s: routes may have changed
@@ -193,6 +195,8 @@ class Tracing:
             (pair.probe in TRACEABLE for pair in closed.pairs), np.bool_, len(closed.pairs)
         )
         lossy = lossy[traceable[pairs[lossy]]]
+        if len(lossy) > LOSSY_SAMPLE:  # so that no tick waits long for them to be sorted
+            lossy = np.unique(lossy[self._chance.integers(0, len(lossy), LOSSY_SAMPLE)])
         pair = pairs[lossy]
         heard = np.zeros(len(closed.pairs), np.bool_)
         heard[pairs[stats["received"] > 0]] = True
@@ -262,11 +266,7 @@ class Tracing:
         ]
         if len(found) > 1:  # as of two interfaces: it is that of the test that probes this target
             target = key.dst_ip, key.dst_port, key.dscp, key.size
-            tests = [
-                track
-                for track in self._prober.tracks
-                if any((p.dst_ip, p.dst_port, p.dscp, p.size) == target for p in track.pairs)
-            ]
+            tests = [track for track in self._prober.tracks if target in track.targets]
             found = [sock for sock in found if any(sock in track.sockets for track in tests)]
         return found[0] if len(found) == 1 else None
 

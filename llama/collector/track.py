@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
@@ -118,11 +119,13 @@ class Track:
         """Tell whether pairs that are not probed any more have no interval left to close."""
         return bool((~self.live & ~self.ledger.pairs_waiting()).any())
 
-    def flow_keys(self, with_ssid: bool = True) -> npt.NDArray[np.uint64]:
-        """Return the `flow_keys` of all flows, in order, or what they are but for the SSID."""
+    def flow_keys(self) -> npt.NDArray[np.uint64]:
+        """Return the `flow_keys` of all flows, in order."""
         ends = self.ordinal[None, :] << np.uint64(16)
-        if with_ssid:
-            ends = ends | self.ssids[self.variant].astype(np.uint64)[:, None]
-        else:
-            ends = np.repeat(ends, len(self.pairs), axis=0)
+        ends = ends | self.ssids[self.variant].astype(np.uint64)[:, None]
         return flow_keys(np.repeat(self.names, self.ports, axis=0), ends.reshape(-1))
+
+    @cached_property
+    def targets(self) -> frozenset[tuple[str, int, int, int]]:
+        """What is probed: addresses, ports, classes and sizes."""
+        return frozenset((pair.dst_ip, pair.dst_port, pair.dscp, pair.size) for pair in self.pairs)

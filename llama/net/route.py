@@ -10,11 +10,16 @@ import sys
 from typing import NamedTuple
 
 
-def local_address(destination: str) -> str | None:
-    """Return whence the kernel would send to ``destination``; None if that is not known."""
+def local_address(destination: str, interface: str | None = None) -> str | None:
+    """Return whence the kernel would send to ``destination``; None if that is not known.
+
+    Through ``interface`` alone, if it is given: a VRF has routes of its own.
+    """
     family = socket.AF_INET6 if ":" in destination else socket.AF_INET
     try:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
+            if interface is not None:
+                sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
             sock.connect((destination, 9))
             return str(sock.getsockname()[0])
     except OSError:
