@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,13 +21,6 @@ from llama.config import CollectorConfig, ReflectorConfig
 from llama.reflector.service import PortService
 
 PEERS = Path(__file__).parent / "peers"
-
-
-def free_udp_port() -> int:
-    """Return a UDP port of 127.0.0.1 that nothing listens on just now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        sock.bind(("127.0.0.1", 0))
-        return int(sock.getsockname()[1])
 
 
 class _Running(ProcessProtocol):

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import ctypes
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -22,11 +24,21 @@ from pathlib import Path
 from typing import Any
 
 
-def free_port() -> int:
-    """Return a TCP port of 127.0.0.1 that nothing listens on just now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+def free_port(kind: int = socket.SOCK_STREAM) -> int:
+    """Return a TCP port, or one of another kind, that nothing is bound to just now.
+
+    None that the system gives to whoever asks for any: who is meant to have it is not there yet.
+    """
+    while True:
+        number = random.randrange(10_000, 32_000)
+        with socket.socket(socket.AF_INET, kind) as probe, contextlib.suppress(OSError):
+            probe.bind(("", number))
+            return number
+
+
+def free_udp_port() -> int:
+    """Return a UDP port that nothing is bound to just now."""
+    return free_port(socket.SOCK_DGRAM)
 
 
 def die_with_parent() -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -17,13 +16,6 @@ from typing import Any
 from servers import free_port
 
 BIN = Path(sys.executable).parent
-
-
-def free_udp_port() -> int:
-    """Return a UDP port that nothing is bound to just now."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
 
 
 def until(wanted: Callable[[], Any], what: str, within_s: float = 60) -> Any:

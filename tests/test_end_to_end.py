@@ -9,8 +9,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from servers import Influx
-from services import BIN, Collector, Service, configuration, free_udp_port, until
+from servers import Influx, free_udp_port
+from services import BIN, Collector, Service, configuration, until
 from twisted.trial.unittest import TestCase
 
 

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from click.testing import CliRunner
-from services import Service, free_port, until
+from servers import free_port
+from services import Service, until
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from typing import Any
 
-from peers_case import PeersCase, free_udp_port
+from peers_case import PeersCase
+from servers import free_udp_port
 from wire_packets import KEY
 
 from llama.config import CollectorConfig, Key, ReflectorKey, SourcePort, Target, Test

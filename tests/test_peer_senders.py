@@ -5,7 +5,8 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from peers_case import PeersCase, free_udp_port
+from peers_case import PeersCase
+from servers import free_udp_port
 from twisted.trial.unittest import SkipTest
 
 COS_EF = [0x80, 4, "b8000000"]

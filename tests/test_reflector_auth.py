@@ -6,7 +6,8 @@ import ipaddress
 import time
 from typing import Any
 
-from peers_case import PeersCase, free_udp_port
+from peers_case import PeersCase
+from servers import free_udp_port
 from test_reflector_hostile import need_root, send, settle, spoof, stamp_probe
 from twisted.trial.unittest import SkipTest
 from wire_packets import golden

@@ -11,8 +11,8 @@ import urllib.request
 from typing import Any
 
 from reflector_case import StillReactor, probe
-from servers import free_port
-from services import Service, free_udp_port, until
+from servers import free_port, free_udp_port
+from services import Service, until
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 

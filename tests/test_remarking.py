@@ -7,7 +7,8 @@ import shutil
 import subprocess
 import unittest
 
-from services import BIN, free_udp_port
+from servers import free_udp_port
+from services import BIN
 from twisted.trial.unittest import SynchronousTestCase
 
 

@@ -8,7 +8,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from services import BIN, Service, free_udp_port, until
+from servers import free_udp_port
+from services import BIN, Service, until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
