@@ -537,6 +537,67 @@ class Service(TestCase):
         self.assertEqual(service.judgement.end_s, end)
 
     @inlineCallbacks
+    def looked(self, service, rounds):
+        """Let intervals pass, with looks as they are scheduled; return those judged and when, by end."""
+        judged = []
+        take = service.take
+        self.patch(
+            service, "take", lambda j: judged.append((j.end_s, service.now_s, j.verdict)) or take(j)
+        )
+        for _ in range(rounds):
+            end = self.fleet.step()
+            now_s, service._pause_s = end + 4.0, 0.0
+            while now_s < end + INTERVAL_S:
+                service._now_s = lambda now_s=now_s: now_s
+                yield Deferred.fromCoroutine(service._judge(end))
+                if not service._pause_s:
+                    break
+                now_s += service._pause_s
+        return judged
+
+    @inlineCallbacks
+    def test_a_clock_that_is_behind(self):
+        """It is waited for once, no interval is left out, and its flows are said to be too late."""
+        service = yield self.service()
+        yield from self.looked(service, 3)
+        begin, self.fleet.slow_host, self.fleet.slow_s = self.fleet.end_s, 0, 120
+        judged = yield from self.looked(service, 20)
+        ends = [end for end, _, _ in judged]
+        self.assertEqual(ends, [begin + INTERVAL_S * (n + 1) for n in range(20)])
+        waited = [now_s - end for end, now_s, _ in judged]
+        self.assertLess(max(waited), 70)
+        self.assertEqual(waited[8:], [4.0] * 12)
+        verdict = judged[-1][2]
+        self.assertEqual(verdict.flows, 25 * 12)
+        self.assertEqual(
+            [line for line in verdict.excluded if "h1-1" in line],
+            [
+                "h1-1: 120 s behind, not waited for",
+                "60 flows of h1-1: came after their interval was judged",
+            ],
+        )
+        self.fleet.slow_s = 0
+        *_, (_, _, verdict) = yield from self.looked(service, 2)
+        self.assertEqual((verdict.flows, verdict.excluded), (30 * 12, ()))
+
+    @inlineCallbacks
+    def test_a_group_that_hangs(self):
+        """It is waited for once, and every interval is judged nevertheless, in order."""
+        service = yield self.service(classes=("BE", "EF"))
+        self.fleet.late = ("BE",)
+        end = self.fleet.step()
+        self.fleet.close_late()
+        yield Deferred.fromCoroutine(service._judge(end))
+        judged = yield from self.looked(service, 14)
+        self.assertEqual([one for one, _, _ in judged], [end + 10 * (n + 1) for n in range(14)])
+        self.assertEqual([now_s - one for one, now_s, _ in judged][8:], [4.0] * 6)
+        self.assertIn("h1-1: 140 s behind, not waited for", judged[-1][2].excluded)
+        self.fleet.step()
+        self.fleet.close_late()
+        yield Deferred.fromCoroutine(service._judge(self.fleet.end_s))
+        self.assertFalse(any("behind" in one for one in service.judgement.verdict.excluded))
+
+    @inlineCallbacks
     def test_the_first_look_takes_all_groups(self):
         """What is read first has all groups of the newest interval that is whole."""
         service = yield self.service(classes=("BE", "EF"))

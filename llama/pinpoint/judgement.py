@@ -70,8 +70,15 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
 
 
 def _missing(measured: Measured, end_s: float) -> Iterator[str]:
-    """Yield in words how many flows were measured lately, but not in the interval that ended then."""
-    for host, count in measured.missing(end_s, LONG).items():
+    """Yield in words what was measured lately, but not in the interval that ended then."""
+    for collector, seconds in measured.behind.items():
+        host = measured.host_of(collector)
+        yield f"{host}: {seconds:.0f} s behind, not waited for"
+    late = measured.take_late()
+    for host, numbers in late.items():
+        yield f"{len(numbers)} flows of {host}: came after their interval was judged"
+    besides = frozenset[int]().union(*late.values())
+    for host, count in measured.missing(end_s, LONG, besides).items():
         yield f"{count} known flows of {host}: not measured in this interval"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -126,6 +126,12 @@ class Measured:
         self._unconfirmed: dict[tuple[int, FlowKey], tuple[Hops, float]] = {}
         self.collectors: dict[str, int] = {}  # collector -> its host
         self.silent: set[str] = set()  # collectors that did not answer lately
+        self.behind: dict[
+            str, float
+        ] = {}  # collectors not waited for -> how far behind they are, s
+        self.judged_s = 0.0  # the end of the interval that was judged last
+        #: Collector -> rows that came after their intervals had been judged, since `take_late`.
+        self._late_rows: dict[str, set[int]] = {}
         self.length_s = 0.0
 
     # Hosts and pairs
@@ -217,6 +223,8 @@ class Measured:
             begin_s = end_s - self.length_s
             self._confirm(where[lost_probes(figures) < DEAD * figures["sent"]], begin_s)
         self._measured[where] = int(end_s)
+        if end_s <= self.judged_s and known:
+            self._late_rows.setdefault(collector, set()).update(where.tolist())
         interval = self._intervals.setdefault(end_s, {})
         if collector in interval:
             before, old = interval[collector]
@@ -406,6 +414,11 @@ class Measured:
 
     # Reading
 
+    def host_of(self, collector: str) -> str:
+        """Return the name of a collector's host; what it is called itself if it has told no pair."""
+        host = self.collectors.get(collector)
+        return collector if host is None else self._host_names[host]
+
     @property
     def ends(self) -> list[float]:
         """When the intervals held ended, Unix seconds, the oldest first."""
@@ -454,15 +467,32 @@ class Measured:
             end_s=chosen[-1] if chosen else 0.0,
         )
 
-    def missing(self, end_s: float, intervals: int) -> dict[str, int]:
-        """Return by source how many flows of the last `intervals` were not measured in the newest."""
+    def take_late(self) -> dict[str, frozenset[int]]:
+        """Return by source the lasting numbers of flows that came too late to be judged; forget them."""
+        late = {
+            self._host_names[self.collectors[collector]]: frozenset(
+                self._numbers[sorted(rows)].tolist()
+            )
+            for collector, rows in self._late_rows.items()
+        }
+        self._late_rows = {}
+        return late
+
+    def missing(
+        self, end_s: float, intervals: int, besides: Collection[int] = ()
+    ) -> dict[str, int]:
+        """Return by source how many flows of the last `intervals` were not measured in the newest.
+
+        Those with the lasting numbers `besides` are not counted.
+        """
         chosen = self.last(end_s, intervals)
         rows = [[part[0] for part in self._intervals[end].values()] for end in chosen]
         none = [np.zeros(0, np.int64)]
         known = np.concatenate([*none, *(one for some in rows[:-1] for one in some)])
         there = np.concatenate([*none, *(one for some in rows[-1:] for one in some)])
-        gone = self._flows["source"][np.setdiff1d(known, there)]
-        hosts, counts = np.unique(gone, return_counts=True)
+        gone = np.setdiff1d(known, there)
+        gone = gone[~np.isin(self._numbers[gone], list(besides))]
+        hosts, counts = np.unique(self._flows["source"][gone], return_counts=True)
         return {
             self._host_names[h]: n for h, n in zip(hosts.tolist(), counts.tolist(), strict=True)
         }
