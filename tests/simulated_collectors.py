@@ -40,6 +40,7 @@ class Collectors:
         self.window = None
         self.groups = []  # (close number, end, classes or None for all) as `/flows` lists them
         self.down = set()
+        self.failing = ""  # what is in the URIs that fail; "": none does
         self.asked = []
         self.ports = [
             reactor.listenTCP(0, Site(_collector(self, n).resource()), interface="127.0.0.1")
@@ -168,7 +169,7 @@ def _collector(fleet, host):
 
     def answer(request, document):
         fleet.asked.append(request.uri.decode())
-        if host in fleet.down:
+        if host in fleet.down or (fleet.failing and fleet.failing in request.uri.decode()):
             request.setResponseCode(503)
             return b'{"error": "down"}'
         return json.dumps(document).encode()

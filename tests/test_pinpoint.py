@@ -662,6 +662,21 @@ class Service(TestCase):
         self.assertEqual(said["flows"], 30 * 12)
 
     @inlineCallbacks
+    def test_pages_that_are_read_twice(self):
+        """Flows of an interval whose last page failed once count once, read again."""
+        self.patch(__import__("llama.pinpoint.fleet", fromlist=["PAGE"]), "PAGE", 25)
+        service = yield self.service()
+        yield self.judged(service)
+        self.fleet.failing = "offset=50"
+        end = self.fleet.step()
+        yield Deferred.fromCoroutine(service.fleet.read())
+        self.assertIn("answered 503", service.fleet.sources[0].problem)
+        self.fleet.failing = ""
+        yield Deferred.fromCoroutine(service.fleet.read())
+        flows = service.measured.window(end).flows
+        self.assertEqual((len(flows), flows["sent"].max()), (30 * 12, 25))
+
+    @inlineCallbacks
     def test_tags_are_read_again(self):
         """A host that moved has its new rack after a while, and at once when collectors restart."""
         service = yield self.service()

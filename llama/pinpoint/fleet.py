@@ -181,18 +181,22 @@ class Fleet:
             ) from e
 
     async def _interval(self, source: Source, number: int) -> None:
-        """Read one interval's flows, page by page."""
+        """Read one interval's flows, page by page, and take them once all are there.
+
+        If a page fails, all are read again: what was taken then would count twice.
+        """
+        rows: list[Mapping[str, Any]] = []
         offset: int | None = 0
         while offset is not None:
             path = f"/flows?close_number={number}&limit={PAGE}&offset={offset}"
             answer = await self._get(source, path)
             if not all(interval["all_flows"] for interval in answer["intervals"]):
                 return  # too old: the healthy ones were let go, and votes would be one-sided
-            rows = answer["flows"]
-            if any(not self.measured.knows(source.url, row) for row in rows):
-                await self._pairs(source)
-            self.measured.add_flows(source.url, rows)
+            rows += answer["flows"]
             offset = answer["next_offset"]
+        if any(not self.measured.knows(source.url, row) for row in rows):
+            await self._pairs(source)
+        self.measured.add_flows(source.url, rows)
 
     async def _pairs(self, source: Source) -> None:
         """Read who the ends of all pairs are, and their tags."""
