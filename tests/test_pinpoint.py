@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from simulated_collectors import INTERVAL_S, Collectors, utc
+from test_incidents import seen
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import Clock
@@ -14,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from llama.http import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
-from llama.pinpoint.api import incidents_at, read_silence
+from llama.pinpoint.api import AMONG, incidents_at, read_silence
 from llama.pinpoint.fleet import PAIRS_AGAIN
 from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
@@ -121,8 +122,22 @@ class Fed(SynchronousTestCase):
         self.assertEqual([len(one.sightings) > 0 for one in judgements], [n == 3 for n in range(8)])
         told = [one for judgement in judgements for one in judgement.reroutes]
         self.assertEqual([len(one.reroutes) for one in judgements], [0] * 5 + [4, 0, 0])
-        self.assertRegex(told[0].name, r"^wan2 instead of spine[1-4], \+30 ms$")
-        self.assertRegex(told[0].evidence, r"flows of \d pairs cross wan2 .* 10\.1 ms became 40 ms")
+        self.assertRegex(told[0].name, r"^wan2 instead of spine[1-4]$")
+        self.assertRegex(
+            told[0].evidence, r"flows of \d pairs cross wan2 .* 10\.1 ms became 40 ms, \+30 ms"
+        )
+        left = told[0].name.split()[-1]
+        for tag, value, holds in (
+            ("node", "wan2", True),
+            ("node", left, True),
+            ("link", f"leaf1 -> {left}", True),
+            ("link", "wan2 -> leaf3", True),
+            ("node", "leaf1", False),
+            ("link", f"leaf2 -> {left}", False),
+            ("path", told[0].name, True),
+        ):
+            silence = Silence(tag=tag, value=value, begin=0, end=1e12)
+            self.assertEqual(silence.holds(told[0], 1.0), holds, (tag, value))
         self.assertEqual(sum(one.explains for one in told), 2 * 2 * 2 * 16)
         self.assertIn(("leaf1", "wan2", "leaf3"), told[0].paths)
         slow = fault(kind="delay", on="spine1 -> leaf1")
@@ -856,6 +871,26 @@ class Requests(SynchronousTestCase):
                 read_silence(body, 100.0)
         silence = read_silence(b'{"tag": "a", "value": "b", "begin": 50, "end": 150}', 100.0)
         self.assertEqual((silence.begin, silence.end), (50.0, 150.0))
+
+    def test_reroutes_among_incidents(self):
+        """However many paths change, incidents are on the first page, and the newest of those changes."""
+        incidents = Incidents()
+        for n in range(6):
+            for _ in range(2):
+                incidents.judged([seen(f"leaf1 -> spine{n}")], 10.0 * n)
+            for _ in range(3):
+                incidents.judged([], 10.0 * n)
+        for n in range(40):
+            reroute = seen(f"wan{n} instead of spine1", "path", symptom="rerouted")
+            incidents.told(reroute, 100.0 + n)
+        incidents.told(reroute, 200.0)
+        listed = incidents_at(incidents, None, None, 10)
+        kinds = [row["kind"] for row in listed["incidents"]]
+        self.assertEqual(kinds, ["path"] * AMONG + ["link"] * 6)
+        self.assertEqual(listed["total"], 46)
+        (newest, *_) = incidents_at(incidents, 150.0, None, 10)["incidents"]
+        self.assertEqual((newest["times"], newest["end"]), (2, 200.0))
+        self.assertEqual(incidents_at(incidents, 99.0, None, 10)["total"], 6)
 
     def test_no_incidents(self):
         """Without incidents the answer has none, and no next page."""
