@@ -153,6 +153,26 @@ class OpeningAndClosing(SynchronousTestCase):
         self.assertEqual(len(incidents.once), REMEMBERED_ONCE)
         self.assertEqual(incidents.once[0].name, f"wan{REMEMBERED} instead of x")
 
+    def test_a_guess(self):
+        """What is not traced yet opens one judgement later, under the name that it has then."""
+        guess = seen("h3-1", "host", range(30), untraced=True)
+        incidents = Incidents()
+        told = play(incidents, [[guess], [guess], [seen()], [seen()]])
+        self.assertEqual(told, [[], [], [("opened", "link spine3 -> leaf2 loses 30 %")], []])
+        self.assertEqual(incidents.open[0].start, 100.0)
+
+    def test_a_guess_that_stays_one(self):
+        """What never is traced opens nevertheless, one judgement later, and recovers as others do."""
+        guess = seen("h3-1", "host", range(30), untraced=True)
+        told = play(Incidents(), [[guess]] * 5 + [[]] * 3)
+        self.assertEqual([len(events) for events in told], [0, 0, 1, 0, 0, 0, 0, 1])
+
+    def test_a_guess_that_follows(self):
+        """Traces that have become old do not rename what is open."""
+        guess = seen("h3-1", "host", range(30), untraced=True)
+        told = play(Incidents(), [[seen()], [seen()], [guess], [seen()], [seen()]])
+        self.assertEqual([len(events) for events in told], [0, 1, 0, 0, 0])
+
     def test_hysteresis_is_checked(self):
         """A hysteresis that could never open or close is refused."""
         for wrong in ({"open_after": 4}, {"open_after": 0}, {"close_after": 0}):
@@ -295,11 +315,16 @@ class Silences(SynchronousTestCase):
 
 
 class Memory(SynchronousTestCase):
-    @given(st.lists(st.sampled_from("ab-"), max_size=30), st.integers(0, 30))
+    @given(st.lists(st.sampled_from("abu-"), max_size=30), st.integers(0, 30))
     def test_survives_a_restart(self, seen_when, stop):
         """Restarted at any moment from its record, it tells just what it would have told."""
         rounds = [
-            {"a": [seen()], "b": [seen("spine3", "node", range(30), range(9))], "-": []}[c]
+            {
+                "a": [seen()],
+                "b": [seen("spine3", "node", range(30), range(9))],
+                "u": [seen("h3-1", "host", range(30), untraced=True)],
+                "-": [],
+            }[c]
             for c in seen_when
         ]
         whole = play(Incidents(), rounds)

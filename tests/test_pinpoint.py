@@ -16,6 +16,7 @@ from llama.http import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.pinpoint.api import AMONG, incidents_at, read_silence
+from llama.pinpoint.evidence import NOT_TRACED
 from llama.pinpoint.fleet import PAIRS_AGAIN
 from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
@@ -188,6 +189,22 @@ class Fed(SynchronousTestCase):
         self.step()
         self.step(fault(kind="loss", on="leaf1 -> spine2", percent=2))
         self.assertEqual(self.step().sightings, ())
+
+    def test_what_is_not_traced_yet(self):
+        """A suspect is a guess until the flows that died are traced; a trace from before is none."""
+        self.begin()
+        self.step()
+        bad = fault(kind="loss", on="spine3 -> leaf2", percent=100)
+        judgements = [self.step(bad, paths=False), self.step(bad), self.step(bad, paths=False)]
+        for judgement, untraced in zip(judgements, (True, False, False), strict=True):
+            self.assertTrue(judgement.sightings)
+            self.assertEqual({one.untraced for one in judgement.sightings}, {untraced})
+        self.assertEqual([one.key for one in judgements[1].sightings], ["link spine3 -> leaf2"])
+        answered = self.measured.window(self.fleet.end_s).paths.answered
+        self.assertGreater(np.count_nonzero(answered == NOT_TRACED), 0)  # those alive
+        self.assertFalse(
+            self.step(fault(kind="down", on="leaf1"), paths=False).sightings[0].untraced
+        )
 
     def test_no_data(self):
         """An interval in which nobody measured is no judgement."""

@@ -3,9 +3,12 @@
 An incident opens when its suspect was named in `open_after` of the last `of` judgements, and ends
 after `close_after` clean ones in a row, so that nothing flaps. A judgement without data is neither,
 nor is one in which none of its flows were measured: that nothing was measured does not mean that
-all is well. The name may sharpen with time (a link,
-then the whole spine): as long as it is the same flows that suffer it stays one incident, under the
-name that was given most often of late. What is explained by a wider name meanwhile has not recovered.
+all is well. If most of what its suspect hits is dead and was not traced yet, the name is a guess: the
+incident opens one judgement later, under the name that it has then.
+
+The name may sharpen with time (a link, then the whole spine): as long as it is the same flows that suffer
+it stays one incident, under the name that was given most often of late. What is explained by a wider name
+meanwhile has not recovered.
 Silenced incidents are kept but announced to nobody.
 
 What happens once and is no fault, a path that changed, is kept apart, so that it can push no incident
@@ -59,6 +62,8 @@ class Sighting:
     pairs: tuple[tuple[str, str], ...] = field(repr=False)  # hosts, source and destination
     tags: Mapping[str, str] = field(factory=dict)  # that all of those pairs have at an end
     paths: tuple[tuple[str, ...], ...] = ()  # some that the hit flows take, by node names
+    #: Whether most of the hit flows are dead and not traced yet, which may give it another name.
+    untraced: bool = False
     #: What else a silence can name it by: kinds and names.
     places: frozenset[tuple[str, str]] = field(factory=frozenset, repr=False)
 
@@ -70,11 +75,13 @@ class Sighting:
         pairs: Sequence[tuple[str, str]],
         tags: Mapping[str, str],
         paths: Sequence[tuple[str, ...]] = (),
+        untraced: bool = False,
     ) -> Sighting:
         """Return a suspect with what its flows are called outside of its window.
 
         `numbers` are lasting numbers of all flows of the window, `pairs` those of hosts that are
-        hit, the worst first, `tags` what these have in common, `paths` some that they take.
+        hit, the worst first, `tags` what these have in common, `paths` some that they take,
+        `untraced` whether most of them are dead and not traced yet.
         """
         return cls(
             key=suspect.key,
@@ -93,6 +100,7 @@ class Sighting:
             pairs=tuple(pairs[:LISTED]),
             tags=tags,
             paths=tuple(paths),
+            untraced=untraced,
         )
 
 
@@ -186,6 +194,8 @@ class _Case:
     flows: frozenset[int]
     clean: int = 0
     unmeasured: int = 0  # judgements in a row
+    guessed: bool = False  # its name was given before its flows were traced
+    postponed: bool = False  # it would have opened, if it had not been for that
 
 
 @define
@@ -343,6 +353,10 @@ class Incidents:
                 return self._end(case, at)
             return []
         case.clean = 0
+        if incident.opened is None:
+            if case.guessed and not sighting.untraced:
+                case.names = []
+            case.guessed = sighting.untraced
         case.names = [*case.names, sighting.key][-limits.of :]
         changed = self._update(case, sighting, at)
         silence = self._silence(sighting, at)
@@ -351,6 +365,9 @@ class Incidents:
         incident.silenced = None if silence is None else silence.comment or "silenced"
         if incident.opened is None:
             if sum(case.seen) < limits.open_after:
+                return []
+            if sighting.untraced and not case.postponed:
+                case.postponed = True
                 return []
             incident.opened = at
             return self._tell("opened", incident, at)
@@ -424,6 +441,8 @@ class Incidents:
                     "flows": sorted(case.flows),
                     "clean": case.clean,
                     "unmeasured": case.unmeasured,
+                    "guessed": case.guessed,
+                    "postponed": case.postponed,
                 }
                 for case in self._cases
             ],
@@ -450,6 +469,8 @@ class Incidents:
                     frozenset(case["flows"]),
                     int(case["clean"]),
                     int(case.get("unmeasured", 0)),
+                    bool(case.get("guessed", False)),
+                    bool(case.get("postponed", False)),
                 )
                 for case in record["cases"]
             ]

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from attrs import frozen
 
 from llama.collector.summary import SUSPECT_REASONS
-from llama.pinpoint.evidence import FLOWS, Hosts, Paths
+from llama.pinpoint.evidence import FLOWS, NOT_TRACED, Hosts, Paths
 from llama.pinpoint.table import FlowKey, Hops, agree, same_way
 
 #: An RTT is out of the ordinary above the ordinary one by this, and by half of it.
@@ -522,9 +522,8 @@ class Measured:
                 # Where all routers answered that ever do, only what lies behind them or the way
                 # back can be dead.
                 last = max((n for n, hop in enumerate(hops[:-1], 1) if hop is not None), default=0)
-                met_dead = known and 0 <= known[1] < last
-                if known and met_dead and known[2] >= begin_s - MET_DEAD_S:
-                    answered[n] = known[1]
+                if known:
+                    answered[n] = _answered(*known[1:], last, begin_s)
             start[n + 1] = len(links)
         return Paths(
             links=list(numbers), start=start, link=np.array(links, np.int32), answered=answered
@@ -594,6 +593,15 @@ class Measured:
 def _slower(rtt_ns: Any, ordinary_ns: Any) -> Any:
     """Return whether an RTT, or which of many, is out of the ordinary."""
     return rtt_ns > 1.5 * ordinary_ns + LATE_NS
+
+
+def _answered(reach: int, traced_s: float, last: int, begin_s: float) -> int:
+    """Return `Paths.answered` of a flow in a window that began then, if it is dead in it."""
+    if reach < 0:  # the trace came through
+        return -1 if traced_s > begin_s else NOT_TRACED
+    if traced_s < begin_s - MET_DEAD_S:
+        return NOT_TRACED
+    return reach if reach < last else -1
 
 
 def _may_be_of(met: Hops, path: Hops) -> bool:
