@@ -563,8 +563,8 @@ class Service(TestCase):
         missing = sorted(line for line in excluded if "not measured" in line)
         self.assertEqual(len(missing), 6)
         self.assertEqual(missing[0], "60 known flows of h1-1: not measured in this interval")
-        service._now_s = lambda: self.fleet.end_s + 1.0
         end = self.fleet.step()
+        service._now_s = lambda: end + 91.0
         yield Deferred.fromCoroutine(service._judge(end))
         self.assertEqual(service.judgement.end_s, end)
 
@@ -611,6 +611,18 @@ class Service(TestCase):
         self.fleet.slow_s = 0
         *_, (_, _, verdict) = yield from self.looked(service, 2)
         self.assertEqual((verdict.flows, verdict.excluded), (30 * 12, ()))
+
+    @inlineCallbacks
+    def test_a_clock_that_is_behind_from_the_start(self):
+        """What is read first is judged as of the others' newest interval, by `newest_s` as well."""
+        service = yield self.service()
+        self.fleet.slow_host, self.fleet.slow_s = 0, 120
+        end = self.fleet.step()
+        yield Deferred.fromCoroutine(service.fleet.read())
+        self.assertEqual(service.newest_s(), end)
+        service.fleet.sources[0].given_up = 0
+        yield Deferred.fromCoroutine(service._judge(end))
+        self.assertEqual((service.judgement.end_s, service.judgement.verdict.flows), (end, 25 * 12))
 
     @inlineCallbacks
     def test_a_group_that_hangs(self):

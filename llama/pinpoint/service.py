@@ -162,9 +162,7 @@ class PinpointService(MultiService):
         """
         await self.fleet.read()
         ends = sorted({*self.measured.ends, end_s})
-        last_s = self._now_s() - LONGEST_TIMEOUT_S - self.settings.settle_s
-        if old := [end for end in ends if end <= last_s]:
-            self.fleet.give_up(old[-1], end_s, again=end_s > self._looked_s)
+        self._give_up(end_s, again=end_s > self._looked_s)
         self._looked_s = max(end_s, self._looked_s)
         unjudged = [end for end in ends if self._judged_s < end <= end_s]
         whole = [end for end in unjudged if self.fleet.whole(end)]
@@ -181,9 +179,18 @@ class PinpointService(MultiService):
             self.take(judge(self.measured, end, self.settings.thresholds))
         self.measured.forget(end_s)
 
+    def _give_up(self, end_s: float, again: bool) -> None:
+        """Wait for nobody who lacks an interval of which the longest timeout has run out."""
+        length_s = self.measured.length_s
+        if length_s:
+            last_s = self._now_s() - LONGEST_TIMEOUT_S - self.settings.settle_s
+            self.fleet.give_up(last_s // length_s * length_s, end_s, again)
+
     def newest_s(self) -> float | None:
         """Return when the newest whole interval ended, or else the newest; None without any."""
         ends = self.measured.ends
+        if ends:
+            self._give_up(ends[-1], again=True)
         return next(filter(self.fleet.whole, reversed(ends)), ends[-1] if ends else None)
 
     def take(self, judgement: Judgement) -> list[Event]:
