@@ -22,7 +22,7 @@ from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.remote import RemoteIncidents
 from llama.pinpoint.service import PinpointService, Settings
-from llama.pinpoint.windows import FORGET, Measured
+from llama.pinpoint.windows import FORGET, KEEP, Measured
 from llama.web.store import StoreError
 
 FABRIC = Fabric(3, 4, 2)
@@ -613,6 +613,18 @@ class Service(TestCase):
         self.assertEqual((verdict.flows, verdict.excluded), (30 * 12, ()))
 
     @inlineCallbacks
+    def test_a_clock_that_is_ahead(self):
+        """What a collector measures in a far future is said not to be judged, and pushes nothing out."""
+        service = yield self.service()
+        self.fleet.slow_host, self.fleet.slow_s = 0, -3600
+        judged = yield from self.looked(service, 16)
+        self.assertEqual([verdict.flows for _, _, verdict in judged], [25 * 12] * 16)
+        self.assertIn("h1-1: 3600 s ahead, not judged", judged[-1][2].excluded)
+        self.fleet.slow_s = 0
+        *_, (_, _, verdict) = yield from self.looked(service, 1)
+        self.assertEqual((verdict.flows, verdict.excluded), (30 * 12, ()))
+
+    @inlineCallbacks
     def test_a_clock_that_is_behind_from_the_start(self):
         """What is read first is judged as of the others' newest interval, by `newest_s` as well."""
         service = yield self.service()
@@ -863,6 +875,13 @@ class Schedule(SynchronousTestCase):
         service.startService()
         clock.pump([1.0] * 30)
         self.assertEqual(judged, [(1000, 1004), (1010, 1014), (1020, 1024)])
+
+    def test_holds_what_has_to_wait(self):
+        """However short intervals are, those that may have to wait for others are not let go."""
+        for interval_s, waiting in ((30, 3), (2, 32), (1, 64)):
+            settings = Settings(collectors=(), interval_s=interval_s, settle_s=4, api=None)
+            service = PinpointService(Clock(), settings)
+            self.assertEqual(service.measured.keep, KEEP + waiting)
 
     def test_looks_again_for_what_is_missing(self):
         """While something is waited for it is looked again before the next interval, ever later."""

@@ -74,6 +74,8 @@ def _missing(measured: Measured, end_s: float) -> Iterator[str]:
     for collector, seconds in measured.behind.items():
         host = measured.host_of(collector)
         yield f"{host}: {seconds:.0f} s behind, not waited for"
+    for collector, seconds in measured.ahead.items():
+        yield f"{measured.host_of(collector)}: {seconds:.0f} s ahead, not judged"
     late = measured.take_late()
     for host, numbers in late.items():
         yield f"{len(numbers)} flows of {host}: came after their interval was judged"

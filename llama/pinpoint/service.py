@@ -11,6 +11,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from itertools import takewhile
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from llama.pinpoint.fleet import Fleet
 from llama.pinpoint.incidents import Event, Hysteresis, Incidents
 from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.webhook import Webhook
-from llama.pinpoint.windows import Measured
+from llama.pinpoint.windows import KEEP, Measured
 
 STATE_VERSION = 1
 #: Timeouts of probes are never longer, s: what did not close then closes no more.
@@ -69,7 +70,8 @@ class PinpointService(MultiService):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.measured = Measured(name=name)
+        waiting_s = LONGEST_TIMEOUT_S + settings.settle_s
+        self.measured = Measured(KEEP + ceil(waiting_s / settings.interval_s), name)
         self.incidents = Incidents(settings.hysteresis)
         self.judgement: Judgement | None = None
         self.fleet = Fleet(
@@ -160,6 +162,7 @@ class PinpointService(MultiService):
         last group. One that was waited for is judged at the next look, and those after it not
         before: what died is traced then.
         """
+        self.measured.due_s = end_s
         await self.fleet.read()
         ends = sorted({*self.measured.ends, end_s})
         self._give_up(end_s, again=end_s > self._looked_s)

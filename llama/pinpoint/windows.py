@@ -11,6 +11,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -31,6 +32,8 @@ FOLLOW, FOLLOW_LATE = 0.1, 0.002
 MET_DEAD_S = 60.0
 #: Share of loss above which nothing worth the name came back.
 DEAD = 0.95
+#: Intervals that are held for windows over several of them.
+KEEP = 12
 #: A flow not measured for so many intervals is forgotten.
 FORGET = 120
 
@@ -83,7 +86,7 @@ class Measured:
     `name` names the addresses of hops; several addresses of one router should get one name.
     """
 
-    def __init__(self, keep: int = 12, name: Callable[[str], str] = str) -> None:
+    def __init__(self, keep: int = KEEP, name: Callable[[str], str] = str) -> None:
         self.keep = keep
         self._name = name
         self._hosts: dict[str, int] = {}
@@ -130,6 +133,8 @@ class Measured:
             str, float
         ] = {}  # collectors not waited for -> how far behind they are, s
         self.judged_s = 0.0  # the end of the interval that was judged last
+        self.due_s = inf  # the end of the interval that is looked for: later ones are of the future
+        self.ahead: dict[str, float] = {}  # collectors too far in the future, and how far, s
         #: Collector -> rows that came after their intervals had been judged, since `take_late`.
         self._late_rows: dict[str, set[int]] = {}
         self.length_s = 0.0
@@ -201,6 +206,10 @@ class Measured:
             self._add(collector, unix_s(end_text), some)
 
     def _add(self, collector: str, end_s: float, rows: list[Mapping[str, Any]]) -> None:
+        self.ahead.pop(collector, None)
+        if end_s > self.due_s + self.keep * self.length_s:
+            self.ahead[collector] = end_s - self.due_s
+            return
         known = [row for row in rows if self.knows(collector, row)]
         where = np.array([self._row(collector, row) for row in known], np.int64)
         figures = np.zeros(len(known), FLOWS)
@@ -230,8 +239,8 @@ class Measured:
             before, old = interval[collector]
             where, figures = np.concatenate([before, where]), np.concatenate([old, figures])
         interval[collector] = where, figures
-        while len(self._intervals) > self.keep:
-            oldest = min(self._intervals)
+        past = sorted(end for end in self._intervals if end <= self.due_s)
+        for oldest in past[: -self.keep]:
             del self._intervals[oldest]
             self._moved.pop(oldest, None)
 
