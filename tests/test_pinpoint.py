@@ -144,6 +144,12 @@ class Fed(SynchronousTestCase):
         slow = fault(kind="delay", on="spine1 -> leaf1")
         self.assertFalse(self.step(slow, paths=False).reroutes)
 
+    def test_a_longer_way_beside_a_clock_that_is_ahead(self):
+        """Whoever has the newest interval of all, what was late on another path is so no more."""
+        self.fleet.slow_host, self.fleet.slow_s = 5, -120
+        judgements = list(self.rerouted())
+        self.assertEqual([len(one.sightings) > 0 for one in judgements], [n == 3 for n in range(8)])
+
     def test_faint_loss_needs_several_intervals(self):
         """A tenth of a percent shows once six intervals are judged together, and says so."""
         self.begin()

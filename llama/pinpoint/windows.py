@@ -331,10 +331,11 @@ class Measured:
             elif not same_way(self._whole.get((source, key), hops), hops):
                 changed += self._reroute(source, key, hops)
             self._know(source, key, hops, reach, row["traced"])
-        if changed and self._intervals:
-            # What was ordinary on another path made them late in the newest interval.
-            for where, figures in self._intervals[max(self._intervals)].values():
-                figures["late"][np.isin(where, changed)] = False
+        own = [end for end, parts in self._intervals.items() if collector in parts]
+        if changed and own:
+            # What was ordinary on another path made them late in its newest interval.
+            where, figures = self._intervals[max(own)][collector]
+            figures["late"][np.isin(where, changed)] = False
 
     def _reroute(self, source: int, key: FlowKey, hops: Hops) -> list[int]:
         """Begin a new ordinary RTT for a flow whose path is another, and its like; return their rows."""
