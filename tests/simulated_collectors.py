@@ -28,6 +28,7 @@ class Collectors:
     """
 
     late = ()
+    slow_host, slow_s = None, 0  # whose clock is behind, and how far
 
     def __init__(self, fabric, seed=1, **traffic):
         self.fabric = fabric
@@ -39,6 +40,7 @@ class Collectors:
         self.window = None
         self.groups = []  # (close number, end, classes or None for all) as `/flows` lists them
         self.down = set()
+        self.failing = ""  # what is in the URIs that fail; "": none does
         self.asked = []
         self.ports = [
             reactor.listenTCP(0, Site(_collector(self, n).resource()), interface="127.0.0.1")
@@ -101,7 +103,8 @@ class Collectors:
         """Return the flows of one host's collector as ``/flows`` gives them."""
         flows = self.window.flows
         mine = np.flatnonzero(flows["source"] == host)
-        begin, end = utc(self.end_s - INTERVAL_S), utc(self.end_s)
+        end_s = self.end_s - (self.slow_s if host == self.slow_host else 0)
+        begin, end = utc(end_s - INTERVAL_S), utc(end_s)
         for n, flow in zip(mine.tolist(), flows[mine], strict=True):
             yield n, {
                 **self.pair(flow),
@@ -155,17 +158,18 @@ def _collector(fleet, host):
     app = Klein()
 
     def head():
+        slow_s = fleet.slow_s if host == fleet.slow_host else 0
         return {
             "incarnation": f"{host}{fleet.incarnation}",
             "intervals": [
-                {"close_number": number, "end": utc(end), "all_flows": True}
+                {"close_number": number, "end": utc(end - slow_s), "all_flows": True}
                 for number, end, _ in fleet.closed()
             ],
         }
 
     def answer(request, document):
         fleet.asked.append(request.uri.decode())
-        if host in fleet.down:
+        if host in fleet.down or (fleet.failing and fleet.failing in request.uri.decode()):
             request.setResponseCode(503)
             return b'{"error": "down"}'
         return json.dumps(document).encode()

@@ -14,6 +14,8 @@ from twisted.web.server import Site
 
 from llama.pinpoint.incidents import (
     CHANGES,
+    REMEMBERED,
+    REMEMBERED_ONCE,
     UNMEASURED,
     Event,
     Hysteresis,
@@ -110,15 +112,66 @@ class OpeningAndClosing(SynchronousTestCase):
     def test_what_happens_once(self):
         """A reroute is told at once, and is over; silenced, it is kept but not announced."""
         incidents = Incidents()
-        reroute = seen("wan2 instead of spine1, +30 ms", "path", symptom="rerouted")
+        reroute = seen("wan2 instead of spine1", "path", symptom="rerouted")
         (event,) = incidents.told(reroute, 100.0)
         self.assertEqual(event.event, "rerouted")
-        title = "path changed: wan2 instead of spine1, +30 ms"
+        title = "path changed: wan2 instead of spine1"
         self.assertEqual((event.incident["title"], event.incident["end"]), (title, 100.0))
-        self.assertEqual((len(incidents.open), len(incidents.ended)), (0, 1))
+        self.assertEqual((incidents.open, incidents.ended, len(incidents.once)), ([], [], 1))
         incidents.silences.append(Silence(tag="rack", value="r1", begin=0, end=1e9))
-        self.assertEqual(incidents.told(reroute, 110.0), [])
-        self.assertEqual(len(incidents.ended), 2)
+        other = seen("wan2 instead of spine2", "path", symptom="rerouted")
+        self.assertEqual(incidents.told(other, 110.0), [])
+        self.assertEqual([one.silenced for one in incidents.once], ["silenced", None])
+
+    def test_what_happens_again_and_again(self):
+        """A path that flaps is one, with how often; it is announced once an hour, restarts or not."""
+        incidents = Incidents()
+        ways = [
+            seen(name, "path", symptom="rerouted", explains=9)
+            for name in ("wan2 instead of spine1", "spine1 instead of wan2")
+        ]
+        announced = []
+        for n in range(360):
+            announced += incidents.told(ways[n % 2], 1000.0 + 30 * n)
+            incidents = Incidents.from_json(json.loads(json.dumps(incidents.as_json())))
+        self.assertEqual(
+            [event.time - 1000 for event in announced], [0, 30, 3600, 3630, 7200, 7230]
+        )
+        self.assertEqual(len({event.id for event in announced}), 6)
+        self.assertEqual([one.times for one in incidents.once], [180, 180])
+        incident = incidents.once[0]
+        self.assertEqual(incident.title, "path changed: spine1 instead of wan2, 180 times")
+        self.assertEqual((incident.start, incident.end), (1030.0, 1000.0 + 30 * 359))
+
+    def test_what_happens_once_pushes_nothing_out(self):
+        """However many paths change, ended incidents are remembered, and the newest changes."""
+        incidents = Incidents()
+        play(incidents, [[seen()], [seen()], [], [], []])
+        for n in range(REMEMBERED + 1):
+            incidents.told(seen(f"wan{n} instead of x", "path", symptom="rerouted"), 200.0 + n)
+        self.assertEqual([one.name for one in incidents.ended], ["spine3 -> leaf2"])
+        self.assertEqual(len(incidents.once), REMEMBERED_ONCE)
+        self.assertEqual(incidents.once[0].name, f"wan{REMEMBERED} instead of x")
+
+    def test_a_guess(self):
+        """What is not traced yet opens one judgement later, under the name that it has then."""
+        guess = seen("h3-1", "host", range(30), untraced=True)
+        incidents = Incidents()
+        told = play(incidents, [[guess], [guess], [seen()], [seen()]])
+        self.assertEqual(told, [[], [], [("opened", "link spine3 -> leaf2 loses 30 %")], []])
+        self.assertEqual(incidents.open[0].start, 100.0)
+
+    def test_a_guess_that_stays_one(self):
+        """What never is traced opens nevertheless, one judgement later, and recovers as others do."""
+        guess = seen("h3-1", "host", range(30), untraced=True)
+        told = play(Incidents(), [[guess]] * 5 + [[]] * 3)
+        self.assertEqual([len(events) for events in told], [0, 0, 1, 0, 0, 0, 0, 1])
+
+    def test_a_guess_that_follows(self):
+        """Traces that have become old do not rename what is open."""
+        guess = seen("h3-1", "host", range(30), untraced=True)
+        told = play(Incidents(), [[seen()], [seen()], [guess], [seen()], [seen()]])
+        self.assertEqual([len(events) for events in told], [0, 1, 0, 0, 0])
 
     def test_hysteresis_is_checked(self):
         """A hysteresis that could never open or close is refused."""
@@ -262,11 +315,16 @@ class Silences(SynchronousTestCase):
 
 
 class Memory(SynchronousTestCase):
-    @given(st.lists(st.sampled_from("ab-"), max_size=30), st.integers(0, 30))
+    @given(st.lists(st.sampled_from("abu-"), max_size=30), st.integers(0, 30))
     def test_survives_a_restart(self, seen_when, stop):
         """Restarted at any moment from its record, it tells just what it would have told."""
         rounds = [
-            {"a": [seen()], "b": [seen("spine3", "node", range(30), range(9))], "-": []}[c]
+            {
+                "a": [seen()],
+                "b": [seen("spine3", "node", range(30), range(9))],
+                "u": [seen("h3-1", "host", range(30), untraced=True)],
+                "-": [],
+            }[c]
             for c in seen_when
         ]
         whole = play(Incidents(), rounds)

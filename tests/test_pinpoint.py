@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from simulated_collectors import INTERVAL_S, Collectors, utc
+from test_incidents import seen
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import Clock
@@ -14,13 +15,14 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from llama.http import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
-from llama.pinpoint.api import incidents_at, read_silence
+from llama.pinpoint.api import AMONG, incidents_at, read_silence
+from llama.pinpoint.evidence import NOT_TRACED
 from llama.pinpoint.fleet import PAIRS_AGAIN
 from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.remote import RemoteIncidents
 from llama.pinpoint.service import PinpointService, Settings
-from llama.pinpoint.windows import FORGET, Measured
+from llama.pinpoint.windows import FORGET, KEEP, Measured
 from llama.web.store import StoreError
 
 FABRIC = Fabric(3, 4, 2)
@@ -121,12 +123,32 @@ class Fed(SynchronousTestCase):
         self.assertEqual([len(one.sightings) > 0 for one in judgements], [n == 3 for n in range(8)])
         told = [one for judgement in judgements for one in judgement.reroutes]
         self.assertEqual([len(one.reroutes) for one in judgements], [0] * 5 + [4, 0, 0])
-        self.assertRegex(told[0].name, r"^wan2 instead of spine[1-4], \+30 ms$")
-        self.assertRegex(told[0].evidence, r"flows of \d pairs cross wan2 .* 10\.1 ms became 40 ms")
+        self.assertRegex(told[0].name, r"^wan2 instead of spine[1-4]$")
+        self.assertRegex(
+            told[0].evidence, r"flows of \d pairs cross wan2 .* 10\.1 ms became 40 ms, \+30 ms"
+        )
+        left = told[0].name.split()[-1]
+        for tag, value, holds in (
+            ("node", "wan2", True),
+            ("node", left, True),
+            ("link", f"leaf1 -> {left}", True),
+            ("link", "wan2 -> leaf3", True),
+            ("node", "leaf1", False),
+            ("link", f"leaf2 -> {left}", False),
+            ("path", told[0].name, True),
+        ):
+            silence = Silence(tag=tag, value=value, begin=0, end=1e12)
+            self.assertEqual(silence.holds(told[0], 1.0), holds, (tag, value))
         self.assertEqual(sum(one.explains for one in told), 2 * 2 * 2 * 16)
         self.assertIn(("leaf1", "wan2", "leaf3"), told[0].paths)
         slow = fault(kind="delay", on="spine1 -> leaf1")
         self.assertFalse(self.step(slow, paths=False).reroutes)
+
+    def test_a_longer_way_beside_a_clock_that_is_ahead(self):
+        """Whoever has the newest interval of all, what was late on another path is so no more."""
+        self.fleet.slow_host, self.fleet.slow_s = 5, -120
+        judgements = list(self.rerouted())
+        self.assertEqual([len(one.sightings) > 0 for one in judgements], [n == 3 for n in range(8)])
 
     def test_faint_loss_needs_several_intervals(self):
         """A tenth of a percent shows once six intervals are judged together, and says so."""
@@ -173,6 +195,22 @@ class Fed(SynchronousTestCase):
         self.step()
         self.step(fault(kind="loss", on="leaf1 -> spine2", percent=2))
         self.assertEqual(self.step().sightings, ())
+
+    def test_what_is_not_traced_yet(self):
+        """A suspect is a guess until the flows that died are traced; a trace from before is none."""
+        self.begin()
+        self.step()
+        bad = fault(kind="loss", on="spine3 -> leaf2", percent=100)
+        judgements = [self.step(bad, paths=False), self.step(bad), self.step(bad, paths=False)]
+        for judgement, untraced in zip(judgements, (True, False, False), strict=True):
+            self.assertTrue(judgement.sightings)
+            self.assertEqual({one.untraced for one in judgement.sightings}, {untraced})
+        self.assertEqual([one.key for one in judgements[1].sightings], ["link spine3 -> leaf2"])
+        answered = self.measured.window(self.fleet.end_s).paths.answered
+        self.assertGreater(np.count_nonzero(answered == NOT_TRACED), 0)  # those alive
+        self.assertFalse(
+            self.step(fault(kind="down", on="leaf1"), paths=False).sightings[0].untraced
+        )
 
     def test_no_data(self):
         """An interval in which nobody measured is no judgement."""
@@ -531,10 +569,95 @@ class Service(TestCase):
         missing = sorted(line for line in excluded if "not measured" in line)
         self.assertEqual(len(missing), 6)
         self.assertEqual(missing[0], "60 known flows of h1-1: not measured in this interval")
-        service._now_s = lambda: self.fleet.end_s + 1.0
         end = self.fleet.step()
+        service._now_s = lambda: end + 91.0
         yield Deferred.fromCoroutine(service._judge(end))
         self.assertEqual(service.judgement.end_s, end)
+
+    @inlineCallbacks
+    def looked(self, service, rounds):
+        """Let intervals pass, with looks as they are scheduled; return those judged and when, by end."""
+        judged = []
+        take = service.take
+        self.patch(
+            service, "take", lambda j: judged.append((j.end_s, service.now_s, j.verdict)) or take(j)
+        )
+        for _ in range(rounds):
+            end = self.fleet.step()
+            now_s, service._pause_s = end + 4.0, 0.0
+            while now_s < end + INTERVAL_S:
+                service._now_s = lambda now_s=now_s: now_s
+                yield Deferred.fromCoroutine(service._judge(end))
+                if not service._pause_s:
+                    break
+                now_s += service._pause_s
+        return judged
+
+    @inlineCallbacks
+    def test_a_clock_that_is_behind(self):
+        """It is waited for once, no interval is left out, and its flows are said to be too late."""
+        service = yield self.service()
+        yield from self.looked(service, 3)
+        begin, self.fleet.slow_host, self.fleet.slow_s = self.fleet.end_s, 0, 120
+        judged = yield from self.looked(service, 20)
+        ends = [end for end, _, _ in judged]
+        self.assertEqual(ends, [begin + INTERVAL_S * (n + 1) for n in range(20)])
+        waited = [now_s - end for end, now_s, _ in judged]
+        self.assertLess(max(waited), 70)
+        self.assertEqual(waited[8:], [4.0] * 12)
+        verdict = judged[-1][2]
+        self.assertEqual(verdict.flows, 25 * 12)
+        self.assertEqual(
+            [line for line in verdict.excluded if "h1-1" in line],
+            [
+                "h1-1: 120 s behind, not waited for",
+                "60 flows of h1-1: came after their interval was judged",
+            ],
+        )
+        self.fleet.slow_s = 0
+        *_, (_, _, verdict) = yield from self.looked(service, 2)
+        self.assertEqual((verdict.flows, verdict.excluded), (30 * 12, ()))
+
+    @inlineCallbacks
+    def test_a_clock_that_is_ahead(self):
+        """What a collector measures in a far future is said not to be judged, and pushes nothing out."""
+        service = yield self.service()
+        self.fleet.slow_host, self.fleet.slow_s = 0, -3600
+        judged = yield from self.looked(service, 16)
+        self.assertEqual([verdict.flows for _, _, verdict in judged], [25 * 12] * 16)
+        self.assertIn("h1-1: 3600 s ahead, not judged", judged[-1][2].excluded)
+        self.fleet.slow_s = 0
+        *_, (_, _, verdict) = yield from self.looked(service, 1)
+        self.assertEqual((verdict.flows, verdict.excluded), (30 * 12, ()))
+
+    @inlineCallbacks
+    def test_a_clock_that_is_behind_from_the_start(self):
+        """What is read first is judged as of the others' newest interval, by `newest_s` as well."""
+        service = yield self.service()
+        self.fleet.slow_host, self.fleet.slow_s = 0, 120
+        end = self.fleet.step()
+        yield Deferred.fromCoroutine(service.fleet.read())
+        self.assertEqual(service.newest_s(), end)
+        service.fleet.sources[0].given_up = 0
+        yield Deferred.fromCoroutine(service._judge(end))
+        self.assertEqual((service.judgement.end_s, service.judgement.verdict.flows), (end, 25 * 12))
+
+    @inlineCallbacks
+    def test_a_group_that_hangs(self):
+        """It is waited for once, and every interval is judged nevertheless, in order."""
+        service = yield self.service(classes=("BE", "EF"))
+        self.fleet.late = ("BE",)
+        end = self.fleet.step()
+        self.fleet.close_late()
+        yield Deferred.fromCoroutine(service._judge(end))
+        judged = yield from self.looked(service, 14)
+        self.assertEqual([one for one, _, _ in judged], [end + 10 * (n + 1) for n in range(14)])
+        self.assertEqual([now_s - one for one, now_s, _ in judged][8:], [4.0] * 6)
+        self.assertIn("h1-1: 140 s behind, not waited for", judged[-1][2].excluded)
+        self.fleet.step()
+        self.fleet.close_late()
+        yield Deferred.fromCoroutine(service._judge(self.fleet.end_s))
+        self.assertFalse(any("behind" in one for one in service.judgement.verdict.excluded))
 
     @inlineCallbacks
     def test_the_first_look_takes_all_groups(self):
@@ -599,6 +722,21 @@ class Service(TestCase):
         self.assertEqual(sum("/latency" in uri for uri in self.fleet.asked), 6)
         _, said = yield self.get(service, "/suspects")
         self.assertEqual(said["flows"], 30 * 12)
+
+    @inlineCallbacks
+    def test_pages_that_are_read_twice(self):
+        """Flows of an interval whose last page failed once count once, read again."""
+        self.patch(__import__("llama.pinpoint.fleet", fromlist=["PAGE"]), "PAGE", 25)
+        service = yield self.service()
+        yield self.judged(service)
+        self.fleet.failing = "offset=50"
+        end = self.fleet.step()
+        yield Deferred.fromCoroutine(service.fleet.read())
+        self.assertIn("answered 503", service.fleet.sources[0].problem)
+        self.fleet.failing = ""
+        yield Deferred.fromCoroutine(service.fleet.read())
+        flows = service.measured.window(end).flows
+        self.assertEqual((len(flows), flows["sent"].max()), (30 * 12, 25))
 
     @inlineCallbacks
     def test_tags_are_read_again(self):
@@ -744,6 +882,13 @@ class Schedule(SynchronousTestCase):
         clock.pump([1.0] * 30)
         self.assertEqual(judged, [(1000, 1004), (1010, 1014), (1020, 1024)])
 
+    def test_holds_what_has_to_wait(self):
+        """However short intervals are, those that may have to wait for others are not let go."""
+        for interval_s, waiting in ((30, 3), (2, 32), (1, 64)):
+            settings = Settings(collectors=(), interval_s=interval_s, settle_s=4, api=None)
+            service = PinpointService(Clock(), settings)
+            self.assertEqual(service.measured.keep, KEEP + waiting)
+
     def test_looks_again_for_what_is_missing(self):
         """While something is waited for it is looked again before the next interval, ever later."""
         clock = Clock()
@@ -780,6 +925,26 @@ class Requests(SynchronousTestCase):
                 read_silence(body, 100.0)
         silence = read_silence(b'{"tag": "a", "value": "b", "begin": 50, "end": 150}', 100.0)
         self.assertEqual((silence.begin, silence.end), (50.0, 150.0))
+
+    def test_reroutes_among_incidents(self):
+        """However many paths change, incidents are on the first page, and the newest of those changes."""
+        incidents = Incidents()
+        for n in range(6):
+            for _ in range(2):
+                incidents.judged([seen(f"leaf1 -> spine{n}")], 10.0 * n)
+            for _ in range(3):
+                incidents.judged([], 10.0 * n)
+        for n in range(40):
+            reroute = seen(f"wan{n} instead of spine1", "path", symptom="rerouted")
+            incidents.told(reroute, 100.0 + n)
+        incidents.told(reroute, 200.0)
+        listed = incidents_at(incidents, None, None, 10)
+        kinds = [row["kind"] for row in listed["incidents"]]
+        self.assertEqual(kinds, ["path"] * AMONG + ["link"] * 6)
+        self.assertEqual(listed["total"], 46)
+        (newest, *_) = incidents_at(incidents, 150.0, None, 10)["incidents"]
+        self.assertEqual((newest["times"], newest["end"]), (2, 200.0))
+        self.assertEqual(incidents_at(incidents, 99.0, None, 10)["total"], 6)
 
     def test_no_incidents(self):
         """Without incidents the answer has none, and no next page."""

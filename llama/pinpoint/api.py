@@ -21,13 +21,15 @@ if TYPE_CHECKING:
 MOST_OCTETS = 10_000  # of a silence
 MOST_SILENCES = 1000
 DAY_S = 86_400.0
+#: So many paths that changed are listed among the incidents, by their time.
+AMONG = 4
 
 _log = Logger()
 
 
 def sighting_json(sighting: Sighting) -> dict[str, Any]:
     """Return a suspect for programs, without the numbers of its flows."""
-    hidden = ("flows", "hit")
+    hidden = ("flows", "hit", "places")
     return {**asdict(sighting, filter=lambda a, _: a.name not in hidden), "hit": len(sighting.hit)}
 
 
@@ -36,19 +38,23 @@ def incidents_at(
 ) -> dict[str, Any]:
     """Return the incidents as of a Unix time (None: now), open ones first, then the newest.
 
+    Paths that changed come last, but for the `AMONG` newest.
+
     ``{"configured": True, "incidents": [...], "total": n, "next": cursor or None}``. Raises
     `BadRequestError` for a cursor that is none.
     """
     every: list[Incident] = [*incidents.open, *reversed(incidents.ended)]
     if at_s is not None:
         every = [one for one in every if (one.opened or one.start) <= at_s]
-    rows = []
+    once = [one for one in incidents.once if at_s is None or one.start <= at_s]
+    rows = [asdict(one) for one in once[:AMONG]]
     for incident in every:
         row = asdict(incident)
         if at_s is not None and incident.end is not None and incident.end > at_s:
             row["end"] = None  # it was open then
         rows.append(row)
     rows.sort(key=lambda row: (row["end"] is not None, -row["start"]))
+    rows += [asdict(one) for one in once[AMONG:]]
     if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 8):
         raise BadRequestError(f"cursor={cursor[:40]}: not one of ours")
     begin = int(cursor or 0)

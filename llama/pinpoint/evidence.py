@@ -17,6 +17,9 @@ from llama.collector.summary import suspect_bit
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
+#: Stands in `Paths.answered` for flows that were traced while they lived, and not yet since.
+NOT_TRACED = -2
+
 #: One row a flow, counts over the window that is judged (one interval, or several summed up).
 FLOWS = np.dtype(
     [
@@ -80,8 +83,8 @@ class Paths:
     start: Indices  # one longer than the flows
     link: npt.NDArray[np.int32]
     #: Of flows that lose everything and were traced meanwhile: how many hops still answered, so
-    #: that the links before are alive. -1: not traced, or the trace came through, so that
-    #: nothing is known about the direction.
+    #: that the links before are alive. -1: the trace came through, or none is made, so that
+    #: nothing is known about the direction; `NOT_TRACED`: nor is it, but it will be traced.
     answered: npt.NDArray[np.int16]
 
     @classmethod

@@ -46,11 +46,13 @@ class Source:
     #: Unix times at which the newest interval of each of its groups of tests ended. Those of longer
     #: timeouts close later, under numbers of their own.
     ends: tuple[float, ...] = ()
-    given_up_s: float = 0.0  # groups of which the newest ended then, or earlier, are not waited for
+    given_up: int = (
+        0  # so many of its groups, those that are the furthest behind, are not waited for
+    )
 
     def has(self, end_s: float) -> bool:
-        """Return whether all of the interval that ended then was read."""
-        return all(end >= end_s or end <= self.given_up_s for end in self.ends)
+        """Return whether all of the interval that ended then was read that is waited for."""
+        return all(end >= end_s for end in sorted(self.ends)[self.given_up :])
 
 
 class Fleet:
@@ -85,11 +87,20 @@ class Fleet:
         """Return whether every collector that answers has handed in all of that interval."""
         return all(source.problem or source.has(end_s) for source in self.sources)
 
-    def give_up(self, end_s: float) -> None:
-        """Wait no longer for the groups that have not handed in that interval."""
+    def give_up(self, due_s: float, end_s: float, again: bool) -> None:
+        """Wait no longer for groups that have not handed in the interval that ended at `due_s`.
+
+        That holds until they are less far behind, of which one can tell only at the same time
+        after an interval's end: when `again` is true. How far behind they are is counted from
+        `end_s`.
+        """
         for source in self.sources:
-            late = [end for end in source.ends if end < end_s]
-            source.given_up_s = max(late, default=source.given_up_s)
+            late = sum(end < due_s for end in source.ends)
+            source.given_up = late if again else max(late, source.given_up)
+            if source.given_up and not source.problem:
+                self.measured.behind[source.url] = end_s - min(source.ends)
+            else:
+                self.measured.behind.pop(source.url, None)
 
     def _begin(self, source: Source) -> Deferred[None]:
         return Deferred.fromCoroutine(self._source(source))
@@ -170,18 +181,22 @@ class Fleet:
             ) from e
 
     async def _interval(self, source: Source, number: int) -> None:
-        """Read one interval's flows, page by page."""
+        """Read one interval's flows, page by page, and take them once all are there.
+
+        If a page fails, all are read again: what was taken then would count twice.
+        """
+        rows: list[Mapping[str, Any]] = []
         offset: int | None = 0
         while offset is not None:
             path = f"/flows?close_number={number}&limit={PAGE}&offset={offset}"
             answer = await self._get(source, path)
             if not all(interval["all_flows"] for interval in answer["intervals"]):
                 return  # too old: the healthy ones were let go, and votes would be one-sided
-            rows = answer["flows"]
-            if any(not self.measured.knows(source.url, row) for row in rows):
-                await self._pairs(source)
-            self.measured.add_flows(source.url, rows)
+            rows += answer["flows"]
             offset = answer["next_offset"]
+        if any(not self.measured.knows(source.url, row) for row in rows):
+            await self._pairs(source)
+        self.measured.add_flows(source.url, rows)
 
     async def _pairs(self, source: Source) -> None:
         """Read who the ends of all pairs are, and their tags."""

@@ -3,10 +3,16 @@
 An incident opens when its suspect was named in `open_after` of the last `of` judgements, and ends
 after `close_after` clean ones in a row, so that nothing flaps. A judgement without data is neither,
 nor is one in which none of its flows were measured: that nothing was measured does not mean that
-all is well. The name may sharpen with time (a link,
-then the whole spine): as long as it is the same flows that suffer it stays one incident, under the
-name that was given most often of late. What is explained by a wider name meanwhile has not recovered.
+all is well. If most of what its suspect hits is dead and was not traced yet, the name is a guess: the
+incident opens one judgement later, under the name that it has then.
+
+The name may sharpen with time (a link, then the whole spine): as long as it is the same flows that suffer
+it stays one incident, under the name that was given most often of late. What is explained by a wider name
+meanwhile has not recovered.
 Silenced incidents are kept but announced to nobody.
+
+What happens once and is no fault, a path that changed, is kept apart, so that it can push no incident
+out of memory.
 """
 
 from __future__ import annotations
@@ -21,6 +27,10 @@ from llama.pinpoint.evidence import Hosts, Suspect
 
 #: Ended incidents that are remembered.
 REMEMBERED = 1000
+#: Things that happened once that are remembered, each with its repetitions, the newest.
+REMEMBERED_ONCE = 128
+#: They are announced again after so long at the earliest, s.
+AGAIN_S = 3600.0
 #: Flows, and pairs, that an incident lists.
 LISTED = 512
 #: Judgements after which an incident ends though nothing was measured: its flows are probed no more.
@@ -52,6 +62,10 @@ class Sighting:
     pairs: tuple[tuple[str, str], ...] = field(repr=False)  # hosts, source and destination
     tags: Mapping[str, str] = field(factory=dict)  # that all of those pairs have at an end
     paths: tuple[tuple[str, ...], ...] = ()  # some that the hit flows take, by node names
+    #: Whether most of the hit flows are dead and not traced yet, which may give it another name.
+    untraced: bool = False
+    #: What else a silence can name it by: kinds and names.
+    places: frozenset[tuple[str, str]] = field(factory=frozenset, repr=False)
 
     @classmethod
     def of(
@@ -61,11 +75,13 @@ class Sighting:
         pairs: Sequence[tuple[str, str]],
         tags: Mapping[str, str],
         paths: Sequence[tuple[str, ...]] = (),
+        untraced: bool = False,
     ) -> Sighting:
         """Return a suspect with what its flows are called outside of its window.
 
         `numbers` are lasting numbers of all flows of the window, `pairs` those of hosts that are
-        hit, the worst first, `tags` what these have in common, `paths` some that they take.
+        hit, the worst first, `tags` what these have in common, `paths` some that they take,
+        `untraced` whether most of them are dead and not traced yet.
         """
         return cls(
             key=suspect.key,
@@ -84,6 +100,7 @@ class Sighting:
             pairs=tuple(pairs[:LISTED]),
             tags=tags,
             paths=tuple(paths),
+            untraced=untraced,
         )
 
 
@@ -116,6 +133,7 @@ class Incident:
     silenced: str | None = None  # the comment of the silence that holds
     changes: list[dict[str, Any]] = field(factory=list)  # {"time", "title", "evidence"}
     events: int = 0  # announced so far; numbers them
+    times: int = 1  # that it happened; more than one only of what is over at once
 
 
 @frozen(kw_only=True)
@@ -133,7 +151,8 @@ class Event:
 class Silence:
     """No announcements about incidents of which every pair has this tag at an end, for a time.
 
-    The tags ``link``, ``node`` and ``host`` mean the suspect itself, by its name.
+    The tags ``link``, ``node`` and ``host`` mean the suspect itself, by its name, and paths that
+    changed because of it.
     """
 
     tag: str
@@ -147,9 +166,8 @@ class Silence:
         """Return whether it is in force for this."""
         if not self.begin <= at < self.end:
             return False
-        return (self.tag, self.value) == (sighting.kind, sighting.name) or sighting.tags.get(
-            self.tag
-        ) == self.value
+        names = {(sighting.kind, sighting.name), *sighting.places}
+        return (self.tag, self.value) in names or sighting.tags.get(self.tag) == self.value
 
 
 @frozen(kw_only=True)
@@ -176,17 +194,33 @@ class _Case:
     flows: frozenset[int]
     clean: int = 0
     unmeasured: int = 0  # judgements in a row
+    guessed: bool = False  # its name was given before its flows were traced
+    postponed: bool = False  # it would have opened, if it had not been for that
+
+
+@define
+class _Once:
+    """Something that happened once, or that several times; and when it was announced."""
+
+    incident: Incident
+    announced: float | None = None  # Unix seconds; None: never
 
 
 class Incidents:
-    """All incidents, open and ended. `judged` is the only thing that changes them."""
+    """All incidents, open and ended. `judged` changes them, and `told` what happened once."""
 
     def __init__(self, hysteresis: Hysteresis | None = None) -> None:
         self.hysteresis = hysteresis or Hysteresis()
         self.silences: list[Silence] = []
         self.ended: list[Incident] = []  # the oldest first
         self._cases: list[_Case] = []
+        self._once: dict[str, _Once] = {}  # by key; what happened last comes last
         self._number = 0
+
+    @property
+    def once(self) -> list[Incident]:
+        """What happened once and is no fault, the newest first."""
+        return [one.incident for one in reversed(self._once.values())]
 
     @property
     def open(self) -> list[Incident]:
@@ -236,17 +270,31 @@ class Incidents:
         return events
 
     def told(self, sighting: Sighting, at: float) -> list[Event]:
-        """Take what happened once, in the interval that ended `at` Unix seconds, as an ended incident.
+        """Take what happened once, in the interval that ended `at` Unix seconds, as one of `once`.
 
-        It is announced under the name of its symptom.
+        It is announced under the name of its symptom. What happens again is counted, under the
+        same key, and announced again after `AGAIN_S` at the earliest.
         """
-        case = self._begin(sighting, at)
-        incident = case.incident
+        one = self._once.pop(sighting.key, None)
+        if one is None:
+            one = _Once(self._incident(sighting, at))
+        else:
+            one.incident.times += 1
+        self._once[sighting.key] = one
+        while len(self._once) > REMEMBERED_ONCE:
+            del self._once[next(iter(self._once))]
+        incident = one.incident
+        _describe(incident, sighting)
+        incident.opened = incident.start
+        incident.last_seen = incident.end = at
         silence = self._silence(sighting, at)
         incident.silenced = None if silence is None else silence.comment or "silenced"
-        incident.opened = at
-        self._close(case)
-        return self._tell(sighting.symptom, incident, at)
+        if one.announced is not None and at < one.announced + AGAIN_S:
+            return []
+        events = self._tell(sighting.symptom, incident, at)
+        if events:
+            one.announced = at
+        return events
 
     def _silence(self, sighting: Sighting, at: float) -> Silence | None:
         return next((silence for silence in self.silences if silence.holds(sighting, at)), None)
@@ -264,8 +312,13 @@ class Incidents:
         return None
 
     def _begin(self, sighting: Sighting, at: float) -> _Case:
+        case = _Case(self._incident(sighting, at), [], [], sighting.flows)
+        self._cases.append(case)
+        return case
+
+    def _incident(self, sighting: Sighting, at: float) -> Incident:
         self._number += 1
-        incident = Incident(
+        return Incident(
             id=f"{int(at)}-{self._number}",
             key=sighting.key,
             title=_title(sighting),
@@ -287,9 +340,6 @@ class Incidents:
             start=at,
             last_seen=at,
         )
-        case = _Case(incident, [], [], sighting.flows)
-        self._cases.append(case)
-        return case
 
     def _step(self, case: _Case, sighting: Sighting | None, at: float) -> list[Event]:
         """Move one case on by one judgement."""
@@ -303,6 +353,10 @@ class Incidents:
                 return self._end(case, at)
             return []
         case.clean = 0
+        if incident.opened is None:
+            if case.guessed and not sighting.untraced:
+                case.names = []
+            case.guessed = sighting.untraced
         case.names = [*case.names, sighting.key][-limits.of :]
         changed = self._update(case, sighting, at)
         silence = self._silence(sighting, at)
@@ -311,6 +365,9 @@ class Incidents:
         incident.silenced = None if silence is None else silence.comment or "silenced"
         if incident.opened is None:
             if sum(case.seen) < limits.open_after:
+                return []
+            if sighting.untraced and not case.postponed:
+                case.postponed = True
                 return []
             incident.opened = at
             return self._tell("opened", incident, at)
@@ -328,16 +385,7 @@ class Incidents:
         mine = sighting.key == usual
         changed = mine and usual != incident.key
         if mine:
-            incident.key, incident.title = sighting.key, _title(sighting)
-            incident.kind, incident.name = sighting.kind, sighting.name
-            incident.only, incident.also = dict(sighting.only), list(sighting.also)
-            incident.direction, incident.evidence = sighting.direction, sighting.evidence
-            incident.rate, incident.confidence = sighting.rate, sighting.confidence
-            incident.explains, incident.tags = sighting.explains, dict(sighting.tags)
-            incident.worst_rate = max(incident.worst_rate, sighting.rate)
-            incident.most_explained = max(incident.most_explained, sighting.explains)
-            incident.pairs = [list(pair) for pair in sighting.pairs]
-            incident.paths = [list(path) for path in sighting.paths]
+            _describe(incident, sighting)
             case.flows = sighting.flows
         if changed:
             change = {"time": at, "title": incident.title, "evidence": incident.evidence}
@@ -345,13 +393,10 @@ class Incidents:
         return changed
 
     def _end(self, case: _Case, at: float) -> list[Event]:
-        self._close(case)
-        return self._tell("recovered", case.incident, at)
-
-    def _close(self, case: _Case) -> None:
         case.incident.end = case.incident.last_seen
         self._cases.remove(case)
         self.ended = [*self.ended, case.incident][-REMEMBERED:]
+        return self._tell("recovered", case.incident, at)
 
     @staticmethod
     def _tell(event: str, incident: Incident, at: float) -> list[Event]:
@@ -384,6 +429,10 @@ class Incidents:
             "number": self._number,
             "silences": [asdict(silence) for silence in self.silences],
             "ended": [asdict(incident) for incident in self.ended],
+            "once": [
+                {"incident": asdict(one.incident), "announced": one.announced}
+                for one in self._once.values()
+            ],
             "cases": [
                 {
                     "incident": asdict(case.incident),
@@ -392,6 +441,8 @@ class Incidents:
                     "flows": sorted(case.flows),
                     "clean": case.clean,
                     "unmeasured": case.unmeasured,
+                    "guessed": case.guessed,
+                    "postponed": case.postponed,
                 }
                 for case in self._cases
             ],
@@ -407,6 +458,9 @@ class Incidents:
             made._number = int(record["number"])
             made.silences = [Silence(**silence) for silence in record["silences"]]
             made.ended = [Incident(**incident) for incident in record["ended"]]
+            for one in record.get("once", []):
+                incident = Incident(**one["incident"])
+                made._once[incident.key] = _Once(incident, one["announced"])
             made._cases = [
                 _Case(
                     Incident(**case["incident"]),
@@ -415,12 +469,30 @@ class Incidents:
                     frozenset(case["flows"]),
                     int(case["clean"]),
                     int(case.get("unmeasured", 0)),
+                    bool(case.get("guessed", False)),
+                    bool(case.get("postponed", False)),
                 )
                 for case in record["cases"]
             ]
         except (KeyError, TypeError, ValueError) as e:
             raise ValueError(f"no record of incidents: {type(e).__name__} {e}") from None
         return made
+
+
+def _describe(incident: Incident, sighting: Sighting) -> None:
+    """Take name and figures of the newest sighting."""
+    incident.key, incident.title = sighting.key, _title(sighting)
+    incident.kind, incident.name = sighting.kind, sighting.name
+    incident.only, incident.also = dict(sighting.only), list(sighting.also)
+    incident.direction, incident.evidence = sighting.direction, sighting.evidence
+    incident.rate, incident.confidence = sighting.rate, sighting.confidence
+    incident.explains, incident.tags = sighting.explains, dict(sighting.tags)
+    incident.worst_rate = max(incident.worst_rate, sighting.rate)
+    incident.most_explained = max(incident.most_explained, sighting.explains)
+    incident.pairs = [list(pair) for pair in sighting.pairs]
+    incident.paths = [list(path) for path in sighting.paths]
+    if incident.times > 1:
+        incident.title += f", {incident.times} times"
 
 
 def _inside(case: _Case, sighting: Sighting) -> bool:

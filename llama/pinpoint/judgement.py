@@ -13,11 +13,11 @@ import numpy as np
 import numpy.typing as npt
 from attrs import evolve, frozen
 
-from llama.pinpoint.evidence import Suspect, Thresholds, Verdict
+from llama.pinpoint.evidence import NOT_TRACED, Suspect, Thresholds, Verdict
 from llama.pinpoint.incidents import LISTED, SAME, Sighting, common_tags
 from llama.pinpoint.locate import locate
 from llama.pinpoint.reroutes import reroutes
-from llama.pinpoint.windows import Measured, Window, lost_probes
+from llama.pinpoint.windows import DEAD, Measured, Window, lost_probes
 
 #: Intervals that are judged together.
 LONG = 6
@@ -70,8 +70,17 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
 
 
 def _missing(measured: Measured, end_s: float) -> Iterator[str]:
-    """Yield in words how many flows were measured lately, but not in the interval that ended then."""
-    for host, count in measured.missing(end_s, LONG).items():
+    """Yield in words what was measured lately, but not in the interval that ended then."""
+    for collector, seconds in measured.behind.items():
+        host = measured.host_of(collector)
+        yield f"{host}: {seconds:.0f} s behind, not waited for"
+    for collector, seconds in measured.ahead.items():
+        yield f"{measured.host_of(collector)}: {seconds:.0f} s ahead, not judged"
+    late = measured.take_late()
+    for host, numbers in late.items():
+        yield f"{len(numbers)} flows of {host}: came after their interval was judged"
+    besides = frozenset[int]().union(*late.values())
+    for host, count in measured.missing(end_s, LONG, besides).items():
         yield f"{count} known flows of {host}: not measured in this interval"
 
 
@@ -145,4 +154,16 @@ def _sighting(measured: Measured, window: Window, suspect: Suspect) -> Sighting:
         [(names[a], names[b]) for a, b in worst],
         common_tags(window.hosts, worst),
         list(paths),
+        _is_untraced(window, suspect),
     )
+
+
+def _is_untraced(window: Window, suspect: Suspect) -> bool:
+    """Return whether most of what a suspect hits is dead and was not traced yet.
+
+    Of hosts that are down it does not matter: these are found without traces.
+    """
+    hit = window.flows[suspect.hit]
+    dead = lost_probes(hit) >= DEAD * hit["sent"]
+    untraced = dead & (window.paths.answered[suspect.hit] == NOT_TRACED)
+    return suspect.p_value > 0 and 2 * int(np.count_nonzero(untraced)) > len(hit)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 
 import numpy as np
 
@@ -35,9 +36,7 @@ def reroutes(moved: Iterable[Moved], hosts: Hosts) -> Iterator[Sighting]:
 def _sighting(left: str, entered: str, some: list[Moved], hosts: Hosts) -> Sighting:
     before_ms = float(np.median([one.before_ns for one in some])) / 1e6
     after_ms = float(np.median([one.after_ns for one in some])) / 1e6
-    name = (
-        f"{entered or 'no other hop'} instead of {left or 'none'}, {after_ms - before_ms:+.2g} ms"
-    )
+    name = f"{entered or 'no other hop'} instead of {left or 'none'}"
     ends = Counter((one.source, one.destination) for one in some)
     pairs = [pair for pair, _ in ends.most_common(LISTED)]
     flows = frozenset(one.number for one in some)
@@ -50,7 +49,7 @@ def _sighting(left: str, entered: str, some: list[Moved], hosts: Hosts) -> Sight
         only={},
         evidence=(
             f"{len(some)} flows of {len(ends)} pairs cross {name}:"
-            f" {before_ms:.3g} ms became {after_ms:.3g} ms"
+            f" {before_ms:.3g} ms became {after_ms:.3g} ms, {after_ms - before_ms:+.2g} ms"
         ),
         rate=0.0,
         explains=len(some),
@@ -60,4 +59,15 @@ def _sighting(left: str, entered: str, some: list[Moved], hosts: Hosts) -> Sight
         pairs=tuple((hosts.names[a], hosts.names[b]) for a, b in pairs),
         tags=common_tags(hosts, pairs),
         paths=tuple({one.after: None for one in some}),
+        places=frozenset(place for one in some for place in _places(one, hosts)),
     )
+
+
+def _places(one: Moved, hosts: Hosts) -> Iterator[tuple[str, str]]:
+    """Yield the nodes and links that a flow has left or entered: the cause may be any of them."""
+    ends = hosts.names[one.source], hosts.names[one.destination]
+    before, after = ((ends[0], *hops, ends[1]) for hops in (one.before, one.after))
+    for node in {*before} ^ {*after}:
+        yield "node", node
+    for sender, receiver in {*pairwise(before)} ^ {*pairwise(after)}:
+        yield "link", f"{sender} -> {receiver}"

@@ -21,6 +21,9 @@ from llama.pinpoint.evidence import Indices
 
 Floats = npt.NDArray[np.float64]
 
+#: The least p-value: only what is certain without statistics has 0.
+TINY = 1e-300
+
 
 @frozen(kw_only=True, eq=False)
 class Family:
@@ -165,7 +168,7 @@ class Found:
     hits: int
     inside: int
     gain: float
-    p_value: float  # of chance, times `looked_at`
+    p_value: float  # of chance, times `looked_at`; never 0
     confidence: float
     looked_at: int  # candidates that contain any troubled flow
     equals: tuple[tuple[Family, int], ...]  # candidates of just the same counts and flows
@@ -254,7 +257,7 @@ def ranked(
             hits=int(hits[chosen]),
             inside=int(inside[chosen]),
             gain=top,
-            p_value=min(1.0, p * looked_at),
+            p_value=min(1.0, max(p * looked_at, TINY)),
             confidence=min(1.0, (1 + len(equals)) / likelihood),
             looked_at=looked_at,
             equals=equals,

@@ -10,6 +10,8 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from itertools import takewhile
+from math import ceil
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from llama.pinpoint.fleet import Fleet
 from llama.pinpoint.incidents import Event, Hysteresis, Incidents
 from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.webhook import Webhook
-from llama.pinpoint.windows import Measured
+from llama.pinpoint.windows import KEEP, Measured
 
 STATE_VERSION = 1
 #: Timeouts of probes are never longer, s: what did not close then closes no more.
@@ -68,7 +70,8 @@ class PinpointService(MultiService):
     ) -> None:
         super().__init__()
         self.settings = settings
-        self.measured = Measured(name=name)
+        waiting_s = LONGEST_TIMEOUT_S + settings.settle_s
+        self.measured = Measured(KEEP + ceil(waiting_s / settings.interval_s), name)
         self.incidents = Incidents(settings.hysteresis)
         self.judgement: Judgement | None = None
         self.fleet = Fleet(
@@ -86,6 +89,7 @@ class PinpointService(MultiService):
         self._reading: Deferred[None] | None = None
         self._saved = ""
         self._judged_s = 0.0  # the end of the interval that was judged last
+        self._looked_s = 0.0  # the end of the interval that was looked for last
         self._partial: set[float] = set()  # ends of intervals of which not all is there
         self._pause_s = 0.0  # until it is looked again; 0: nothing is waited for
         self.http: HttpService | None = None
@@ -152,34 +156,44 @@ class PinpointService(MultiService):
             self._schedule()
 
     async def _judge(self, end_s: float) -> None:
-        """Read, and judge what ended at `end_s` or before, each interval once, when all of it is there.
+        """Read, and judge what ended at `end_s` or before, each interval once and in order.
 
-        That is when all collectors have handed in their last group, or when the longest timeout
-        has run out. One that was waited for is judged at the next look: what died is traced then.
+        That is when all of it is there: when all collectors that are waited for have handed in their
+        last group. One that was waited for is judged at the next look, and those after it not
+        before: what died is traced then.
         """
+        self.measured.due_s = end_s
         await self.fleet.read()
         ends = sorted({*self.measured.ends, end_s})
+        self._give_up(end_s, again=end_s > self._looked_s)
+        self._looked_s = max(end_s, self._looked_s)
         unjudged = [end for end in ends if self._judged_s < end <= end_s]
-        last_s = self._now_s() - LONGEST_TIMEOUT_S - self.settings.settle_s
-        for end in unjudged:
-            if end <= last_s:
-                self.fleet.give_up(end)
-        ready = [end for end in unjudged if self.fleet.whole(end) and end not in self._partial]
-        self._partial = {end for end in unjudged if not self.fleet.whole(end)}
-        if len(ready) + len(self._partial) < len(unjudged):
+        whole = [end for end in unjudged if self.fleet.whole(end)]
+        ready = list(takewhile(lambda end: end not in self._partial, whole))
+        self._partial = set(unjudged) - set(whole)
+        if len(ready) < len(whole):
             self._pause_s = PAUSE_S
         else:
             self._pause_s = (2 * self._pause_s or PAUSE_S) if self._partial else 0.0
         if not self._judged_s:
             ready = ready[-1:]  # of those before not all may have been read
         for end in ready:
-            self._judged_s = end
+            self._judged_s = self.measured.judged_s = end
             self.take(judge(self.measured, end, self.settings.thresholds))
         self.measured.forget(end_s)
+
+    def _give_up(self, end_s: float, again: bool) -> None:
+        """Wait for nobody who lacks an interval of which the longest timeout has run out."""
+        length_s = self.measured.length_s
+        if length_s:
+            last_s = self._now_s() - LONGEST_TIMEOUT_S - self.settings.settle_s
+            self.fleet.give_up(last_s // length_s * length_s, end_s, again)
 
     def newest_s(self) -> float | None:
         """Return when the newest whole interval ended, or else the newest; None without any."""
         ends = self.measured.ends
+        if ends:
+            self._give_up(ends[-1], again=True)
         return next(filter(self.fleet.whole, reversed(ends)), ends[-1] if ends else None)
 
     def take(self, judgement: Judgement) -> list[Event]:

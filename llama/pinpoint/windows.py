@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import hashlib
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
+from math import inf
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ import numpy.typing as npt
 from attrs import frozen
 
 from llama.collector.summary import SUSPECT_REASONS
-from llama.pinpoint.evidence import FLOWS, Hosts, Paths
+from llama.pinpoint.evidence import FLOWS, NOT_TRACED, Hosts, Paths
 from llama.pinpoint.table import FlowKey, Hops, agree, same_way
 
 #: An RTT is out of the ordinary above the ordinary one by this, and by half of it.
@@ -31,6 +32,8 @@ FOLLOW, FOLLOW_LATE = 0.1, 0.002
 MET_DEAD_S = 60.0
 #: Share of loss above which nothing worth the name came back.
 DEAD = 0.95
+#: Intervals that are held for windows over several of them.
+KEEP = 12
 #: A flow not measured for so many intervals is forgotten.
 FORGET = 120
 
@@ -83,7 +86,7 @@ class Measured:
     `name` names the addresses of hops; several addresses of one router should get one name.
     """
 
-    def __init__(self, keep: int = 12, name: Callable[[str], str] = str) -> None:
+    def __init__(self, keep: int = KEEP, name: Callable[[str], str] = str) -> None:
         self.keep = keep
         self._name = name
         self._hosts: dict[str, int] = {}
@@ -126,6 +129,14 @@ class Measured:
         self._unconfirmed: dict[tuple[int, FlowKey], tuple[Hops, float]] = {}
         self.collectors: dict[str, int] = {}  # collector -> its host
         self.silent: set[str] = set()  # collectors that did not answer lately
+        self.behind: dict[
+            str, float
+        ] = {}  # collectors not waited for -> how far behind they are, s
+        self.judged_s = 0.0  # the end of the interval that was judged last
+        self.due_s = inf  # the end of the interval that is looked for: later ones are of the future
+        self.ahead: dict[str, float] = {}  # collectors too far in the future, and how far, s
+        #: Collector -> rows that came after their intervals had been judged, since `take_late`.
+        self._late_rows: dict[str, set[int]] = {}
         self.length_s = 0.0
 
     # Hosts and pairs
@@ -195,6 +206,10 @@ class Measured:
             self._add(collector, unix_s(end_text), some)
 
     def _add(self, collector: str, end_s: float, rows: list[Mapping[str, Any]]) -> None:
+        self.ahead.pop(collector, None)
+        if end_s > self.due_s + self.keep * self.length_s:
+            self.ahead[collector] = end_s - self.due_s
+            return
         known = [row for row in rows if self.knows(collector, row)]
         where = np.array([self._row(collector, row) for row in known], np.int64)
         figures = np.zeros(len(known), FLOWS)
@@ -217,13 +232,15 @@ class Measured:
             begin_s = end_s - self.length_s
             self._confirm(where[lost_probes(figures) < DEAD * figures["sent"]], begin_s)
         self._measured[where] = int(end_s)
+        if end_s <= self.judged_s and known:
+            self._late_rows.setdefault(collector, set()).update(where.tolist())
         interval = self._intervals.setdefault(end_s, {})
         if collector in interval:
             before, old = interval[collector]
             where, figures = np.concatenate([before, where]), np.concatenate([old, figures])
         interval[collector] = where, figures
-        while len(self._intervals) > self.keep:
-            oldest = min(self._intervals)
+        past = sorted(end for end in self._intervals if end <= self.due_s)
+        for oldest in past[: -self.keep]:
             del self._intervals[oldest]
             self._moved.pop(oldest, None)
 
@@ -314,10 +331,11 @@ class Measured:
             elif not same_way(self._whole.get((source, key), hops), hops):
                 changed += self._reroute(source, key, hops)
             self._know(source, key, hops, reach, row["traced"])
-        if changed and self._intervals:
-            # What was ordinary on another path made them late in the newest interval.
-            for where, figures in self._intervals[max(self._intervals)].values():
-                figures["late"][np.isin(where, changed)] = False
+        own = [end for end, parts in self._intervals.items() if collector in parts]
+        if changed and own:
+            # What was ordinary on another path made them late in its newest interval.
+            where, figures = self._intervals[max(own)][collector]
+            figures["late"][np.isin(where, changed)] = False
 
     def _reroute(self, source: int, key: FlowKey, hops: Hops) -> list[int]:
         """Begin a new ordinary RTT for a flow whose path is another, and its like; return their rows."""
@@ -406,6 +424,11 @@ class Measured:
 
     # Reading
 
+    def host_of(self, collector: str) -> str:
+        """Return the name of a collector's host; what it is called itself if it has told no pair."""
+        host = self.collectors.get(collector)
+        return collector if host is None else self._host_names[host]
+
     @property
     def ends(self) -> list[float]:
         """When the intervals held ended, Unix seconds, the oldest first."""
@@ -454,15 +477,32 @@ class Measured:
             end_s=chosen[-1] if chosen else 0.0,
         )
 
-    def missing(self, end_s: float, intervals: int) -> dict[str, int]:
-        """Return by source how many flows of the last `intervals` were not measured in the newest."""
+    def take_late(self) -> dict[str, frozenset[int]]:
+        """Return by source the lasting numbers of flows that came too late to be judged; forget them."""
+        late = {
+            self._host_names[self.collectors[collector]]: frozenset(
+                self._numbers[sorted(rows)].tolist()
+            )
+            for collector, rows in self._late_rows.items()
+        }
+        self._late_rows = {}
+        return late
+
+    def missing(
+        self, end_s: float, intervals: int, besides: Collection[int] = ()
+    ) -> dict[str, int]:
+        """Return by source how many flows of the last `intervals` were not measured in the newest.
+
+        Those with the lasting numbers `besides` are not counted.
+        """
         chosen = self.last(end_s, intervals)
         rows = [[part[0] for part in self._intervals[end].values()] for end in chosen]
         none = [np.zeros(0, np.int64)]
         known = np.concatenate([*none, *(one for some in rows[:-1] for one in some)])
         there = np.concatenate([*none, *(one for some in rows[-1:] for one in some)])
-        gone = self._flows["source"][np.setdiff1d(known, there)]
-        hosts, counts = np.unique(gone, return_counts=True)
+        gone = np.setdiff1d(known, there)
+        gone = gone[~np.isin(self._numbers[gone], list(besides))]
+        hosts, counts = np.unique(self._flows["source"][gone], return_counts=True)
         return {
             self._host_names[h]: n for h, n in zip(hosts.tolist(), counts.tolist(), strict=True)
         }
@@ -492,9 +532,8 @@ class Measured:
                 # Where all routers answered that ever do, only what lies behind them or the way
                 # back can be dead.
                 last = max((n for n, hop in enumerate(hops[:-1], 1) if hop is not None), default=0)
-                met_dead = known and 0 <= known[1] < last
-                if known and met_dead and known[2] >= begin_s - MET_DEAD_S:
-                    answered[n] = known[1]
+                if known:
+                    answered[n] = _answered(*known[1:], last, begin_s)
             start[n + 1] = len(links)
         return Paths(
             links=list(numbers), start=start, link=np.array(links, np.int32), answered=answered
@@ -564,6 +603,15 @@ class Measured:
 def _slower(rtt_ns: Any, ordinary_ns: Any) -> Any:
     """Return whether an RTT, or which of many, is out of the ordinary."""
     return rtt_ns > 1.5 * ordinary_ns + LATE_NS
+
+
+def _answered(reach: int, traced_s: float, last: int, begin_s: float) -> int:
+    """Return `Paths.answered` of a flow in a window that began then, if it is dead in it."""
+    if reach < 0:  # the trace came through
+        return -1 if traced_s > begin_s else NOT_TRACED
+    if traced_s < begin_s - MET_DEAD_S:
+        return NOT_TRACED
+    return reach if reach < last else -1
 
 
 def _may_be_of(met: Hops, path: Hops) -> bool:
