@@ -240,6 +240,43 @@ class OldCollectorTests(PollCase):
         self.assertGreater(self.poller.collectors[url].lag_s, 0)
         self.assertGreater(self.polls(url, "ok"), 3)
 
+    async def test_its_clock_stays_ahead(self) -> None:
+        """What a clock that is ahead stamps is taken once, and a repetition is one there, too."""
+        self.patch(poll, "STALE_S", 0.0)  # then ten intervals
+        collector, url = self.collector("old")
+        collector.cursors = False
+        future = int(reactor.seconds()) + 3600
+        collector.close(future, pairs=2)
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "stale"), "the complaint")
+        self.assertEqual(await self.times(), [future] * 2)
+        collector.close(future - 60, pairs=1)
+        await until(lambda: self.has(future - 60), "an older one")
+        self.assertIsNone(self.poller.collectors[url].trouble)
+        self.poller.set_collectors([])
+        self.poller.set_collectors([url])  # which remembers no more than the spool
+        asked = len(collector.questions)
+        await until(lambda: len(collector.questions) > asked + 3, "polls")
+        collector.close(future + 300, pairs=1)
+        await until(lambda: self.has(future + 300), "a newer one")
+        self.assertEqual(await self.times(), [future, future, future - 60, future + 300])
+
+    async def test_ahead_and_not_stored(self) -> None:
+        """What the spool could not take is no repetition when it comes again."""
+        collector, url = self.collector("old")
+        collector.cursors = False
+        future = int(reactor.seconds()) + 3600
+        collector.close(future, pairs=1)
+        self.poller.set_collectors([url])
+        await until(lambda: self.has(future), "a point")
+        put = self.spool.put
+        self.spool.put = lambda *_: fail(NotStoredError("the disk is full"))  # type: ignore[method-assign]
+        collector.close(future + 30, pairs=1)
+        await until(lambda: self.polls(url, "spool_full") >= 2, "refusals")
+        self.spool.put = put  # type: ignore[method-assign]
+        await until(lambda: self.has(future + 30), "the next")
+        self.assertEqual(await self.times(), [future, future + 30])
+
     def has(self, time_s: int) -> bool:
         """Say whether an interval was taken."""
         return any(chunk.newest_ns == time_s * 10**9 for chunk in self.chunks)

@@ -155,6 +155,7 @@ class CollectorPoll:
         self._most = MOST_INTERVALS  # to ask for at one time
         self._newest_only = False  # the last answer was too large: ask for less
         self._ahead = False  # its newest point lies in the future, which was said
+        self._last_ns: frozenset[int] = frozenset()  # times in its last answer, without cursors
         self._new_at: float | None = None  # when something new last came, or the first answer
         self._said: set[str] = set()
         self._since = 0.0
@@ -307,7 +308,7 @@ class CollectorPoll:
         elif self.plain:  # it has learnt about cursors: ask for all that it holds
             self.plain = False
             return True
-        batches = await self._read(reply.body, taken)
+        batches, times = await self._read(reply.body, taken)
         if newest_only and cursor is not None:
             self._newest_only = False
             self._log.error(
@@ -321,52 +322,59 @@ class CollectorPoll:
         if batches or self._new_at is None:
             self._new_at = now
         if not batches and cursor == taken.cursor:
+            self._last_ns = times
             stale_s = now - self._new_at
             if self.plain and stale_s > max(STALE_S, 10 * poller.interval_s):
                 raise _StaleError(f"nothing new for {stale_s:.0f} s: see whether it still measures")
             return False
         newest = max((batch.newest_ns for batch in batches), default=0)
-        reached = Taken(cursor, max(newest, taken.newest_ns or 0) or None)
+        if not (self._ahead and batches):  # else what comes now may well be older
+            newest = max(newest, taken.newest_ns or 0)
+        reached = Taken(cursor, newest or None)
         chunks = await poller.spool.put(self.url, reached, batches, now)
+        self._last_ns = times
         self._say_missed(reply.header("Llama-Missed"))
         poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
         poller.taken(chunks)
         return cursor != taken.cursor and reply.header("Llama-More") is not None
 
     def _known(self) -> Taken:
-        """Return how far it has been read.
+        """Return how far it has been read; says so when that is in the future.
 
-        A time more than an interval ahead of ours tells nothing: what comes next may well be older
-        and yet new. It is left out, at the price that a point may be taken twice.
+        A time more than an interval ahead of ours is no measure: what comes next may well be older
+        and yet new.
         """
         taken = self._poller.spool.taken(self.url)
         lag_s = self.lag_s
-        if lag_s is None or lag_s >= -self._poller.interval_s:
-            self._ahead = False
-            return taken
-        if not self._ahead:
-            self._ahead = True
+        ahead = lag_s is not None and lag_s < -self._poller.interval_s
+        if lag_s is not None and ahead and not self._ahead:
             self._log.warn(
                 "Collector {url}: its newest point lies {seconds:.0f} s in the future: its clock,"
                 " or that of this host, is or was wrong; its points are taken all the same",
                 url=self.url,
                 seconds=-lag_s,
             )
-        return Taken(taken.cursor)
+        self._ahead = ahead
+        return taken
 
-    async def _read(self, body: bytes, taken: Taken) -> list[Batch]:
-        """Return what an answer holds, ready to be put; others get their turn in between."""
+    async def _read(self, body: bytes, taken: Taken) -> tuple[list[Batch], frozenset[int]]:
+        """Return what an answer holds, ready to be put; others get their turn in between.
+
+        Of a collector without cursors, also the times (Unix ns) of all points in the answer.
+        """
         scrape_ns = self._slot_ns()
         batches: list[Batch] = []
+        times: set[int] = set()
         for portion in portions(body):
             answer = read_answer(portion, scrape_ns)
             self._say_oddities(answer)
             points: Sequence[Point] = answer.points
             if self.plain:
+                times.update(point.time_ns for point in points)
                 points = self._not_yet_taken(points, taken)
             ready = sum(batch.count for batch in batches) < READY_POINTS
             batches += await self._poller.spool.pack(points, ready)
-        return batches
+        return batches, frozenset(times)
 
     def _slot_ns(self) -> int:
         """Return the aligned time, Unix ns, that this turn stands for."""
@@ -375,10 +383,18 @@ class CollectorPoll:
         return round(turn * interval_s * 1000) * 1_000_000
 
     def _not_yet_taken(self, points: Sequence[Point], taken: Taken) -> Sequence[Point]:
-        """Return the points newer than any taken: without a cursor, time alone can tell."""
-        if taken.newest_ns is None:
+        """Return the points newer than any taken: without a cursor, time alone can tell.
+
+        Where those taken are in the future, all that were not in the last answer are new.
+        """
+        newest_ns = taken.newest_ns
+        if newest_ns is None:
             return points
-        new = [point for point in points if point.time_ns > taken.newest_ns]
+        if self._ahead:
+            last = self._last_ns | {newest_ns}
+            new = [point for point in points if point.time_ns not in last]
+        else:
+            new = [point for point in points if point.time_ns > newest_ns]
         self._reject("repeated", len(points) - len(new))
         return new
 
