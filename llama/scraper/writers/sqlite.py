@@ -29,6 +29,8 @@ DAY = 86400.0
 MINUTE = 60.0
 #: Windows rolled up in one transaction, so that writing gets its turn in between.
 WINDOWS_AT_ONCE = 4
+#: Old rows removed in one transaction; likewise.
+ROWS_AT_ONCE = 20_000
 #: Series whose number is remembered.
 SERIES_KNOWN = 200_000
 
@@ -166,19 +168,21 @@ class SQLiteWriter:
         return bool(windows)
 
     def _remove(self, cursor: Any, now_ms: int) -> bool:
-        """Remove what of one window is past its time; says whether there was anything."""
+        """Remove some of what is past its time; says whether there was anything."""
         oldest = cursor.execute("SELECT min(time_ms) FROM samples").fetchone()[0]
         end = now_ms if oldest is None else schema.window_end(oldest)
         unrolled = cursor.execute("SELECT 1 FROM unrolled WHERE time_ms <= ?", (end,)).fetchone()
         if raw := end <= now_ms - int(self._raw_s * 1000) and not unrolled:
-            late.remove(cursor, end)
-            # From now on, what comes for this window or an older one is late.
+            # From now on, though most of them may still be there for a while, what comes for this
+            # window or an older one is late.
             _set_fact(cursor, "removed_to_ms", max(end, _fact(cursor, "removed_to_ms")))
+            late.remove(cursor, end, ROWS_AT_ONCE)
         before = now_ms - int(self._rolled_s * 1000)
         oldest = cursor.execute("SELECT min(time_ms) FROM samples_5m").fetchone()[0]
         if rolled := oldest is not None and oldest <= before:
-            cursor.execute("DELETE FROM samples_5m WHERE time_ms = ?", (oldest,))
-            cursor.execute("DELETE FROM removed WHERE time_ms <= ?", (oldest,))
+            some = {"time": oldest, "rows": ROWS_AT_ONCE}
+            if cursor.execute(schema.REMOVE_ROLLED, some).rowcount < ROWS_AT_ONCE:
+                cursor.execute("DELETE FROM removed WHERE time_ms <= ?", (oldest,))
         if not (raw or rolled):
             self._remove_series(cursor, now_ms - int(max(self._raw_s, self._rolled_s) * 1000))
         return raw or rolled
@@ -219,7 +223,7 @@ def prepare(db: Any) -> None:
     db.execute("PRAGMA journal_mode=WAL").fetchall()
     db.execute("PRAGMA synchronous=FULL")
     db.execute("PRAGMA cache_size=-16384")
-    db.executescript(schema.SCHEMA)
+    db.executescript(schema.SCHEMA + schema.TEMPORARY)
 
 
 def _fact(cursor: Any, name: str) -> int:
