@@ -22,6 +22,7 @@ from zope.interface import implementer
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
 
 from . import sqlite_late as late
+from . import sqlite_old as old
 from . import sqlite_schema as schema
 from .options import Options
 
@@ -122,7 +123,8 @@ class SQLiteWriter:
             "INSERT OR IGNORE INTO unrolled VALUES (?)",
             [(window,) for window in {schema.window_end(row[0]) for row in kept}],
         )
-        late.merge(cursor, [row for row in rows if row[0] <= removed_to])
+        unknown_to = _fact(cursor, "unknown_to_ms")
+        late.merge(cursor, [row for row in rows if unknown_to < row[0] <= removed_to])
 
     def _series_id(self, cursor: Any, point: Point) -> int:
         if len(self._series) >= SERIES_KNOWN:
@@ -142,6 +144,8 @@ class SQLiteWriter:
             while self._upkeep.running and await self._pool.runInteraction(
                 self._roll_up, int(self._reactor.seconds() * 1000)
             ):
+                pass
+            while self._upkeep.running and await self._pool.runInteraction(old.look_back):
                 pass
             while self._upkeep.running and await self._pool.runInteraction(
                 self._remove, int(self._reactor.seconds() * 1000)
@@ -189,6 +193,8 @@ class SQLiteWriter:
 
     def _remove_series(self, cursor: Any, before_ms: int) -> None:
         """Remove the series of which no rows are left."""
+        if _fact(cursor, "heard_from_ms"):
+            return  # it is not known yet
         gone = cursor.execute(schema.GONE, {"before": before_ms}).fetchall()
         if not gone:
             return
@@ -212,7 +218,10 @@ class SQLiteWriter:
 
 
 def prepare(db: Any) -> None:
-    """Make a new file, or see that it is ours. Raises `NotWrittenError` or `sqlite3.Error`."""
+    """Make a new file, or see that it is ours and bring it up to date.
+
+    Raises `NotWrittenError` or `sqlite3.Error`.
+    """
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     application = db.execute("PRAGMA application_id").fetchone()[0]
     version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -223,6 +232,7 @@ def prepare(db: Any) -> None:
     db.execute("PRAGMA journal_mode=WAL").fetchall()
     db.execute("PRAGMA synchronous=FULL")
     db.execute("PRAGMA cache_size=-16384")
+    old.bring_up_to_date(db)
     db.executescript(schema.SCHEMA + schema.TEMPORARY)
 
 

@@ -12,6 +12,9 @@ connection of its own; WAL mode lets them do so at the same time. ::
                                                were rolled up
     facts       name, value                    ``removed_to_ms``: up to then, the end of a window,
                                                raw rows are being removed or were;
+                                               ``unknown_to_ms``: up to then, it is not known
+                                               which there were, and ``heard_from_ms``: before,
+                                               not yet who was heard (`sqlite_old`);
                                                ``series_removed``: how many series were, so that who
                                                remembers their tags can forget them
 
@@ -62,6 +65,12 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS {} (time_ms INTEGER NOT NULL, series_id INTEGER NOT NULL, "
     f"{_COLUMNS}, more TEXT, PRIMARY KEY (time_ms, series_id)) WITHOUT ROWID;"
 )
+HEARD_TABLE = (
+    "CREATE TABLE IF NOT EXISTS heard (series_id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL);"
+)
+REMOVED_TABLE = (
+    "CREATE TABLE IF NOT EXISTS removed (time_ms INTEGER PRIMARY KEY, series BLOB NOT NULL);"
+)
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS series (
     id INTEGER PRIMARY KEY, measurement TEXT NOT NULL, tags TEXT NOT NULL,
@@ -69,8 +78,8 @@ CREATE TABLE IF NOT EXISTS series (
 {_TABLE.format("samples")}
 {_TABLE.format("samples_5m")}
 CREATE TABLE IF NOT EXISTS unrolled (time_ms INTEGER PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS heard (series_id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS removed (time_ms INTEGER PRIMARY KEY, series BLOB NOT NULL);
+{HEARD_TABLE}
+{REMOVED_TABLE}
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 PRAGMA application_id={APPLICATION_ID};
 PRAGMA user_version={VERSION};
@@ -140,9 +149,9 @@ _ROLLED = (
 )
 
 
-def _roll_up(source: str) -> str:
+def _roll_up(source: str, on_conflict: str = "REPLACE") -> str:
     return f"""
-INSERT OR REPLACE INTO samples_5m (time_ms, series_id, {", ".join(FIELDS)}, more)
+INSERT OR {on_conflict} INTO samples_5m (time_ms, series_id, {", ".join(FIELDS)}, more)
 SELECT :end, series_id, {", ".join(FIELDS)}, CASE WHEN sent IS NULL THEN number END FROM (
     SELECT series_id, {_AGGREGATES}, sum(intervals) AS number,
         count(coalesce(sent, loss, rtt)) AS known
@@ -153,6 +162,8 @@ WHERE known > 0
 
 #: Makes the rows of the window that ends at ``:end`` (ms) anew from all its samples.
 ROLL_UP = _roll_up(_samples("samples"))
+#: Makes only those rows of that window that are not there.
+FILL_UP = _roll_up(_samples("samples"), "IGNORE")
 #: Adds the late samples of that window to its rows, where there are some.
 MERGE = _roll_up(f"{_samples('late')} UNION ALL {_ROLLED}")
 
