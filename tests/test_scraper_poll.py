@@ -240,6 +240,43 @@ class OldCollectorTests(PollCase):
         self.assertGreater(self.poller.collectors[url].lag_s, 0)
         self.assertGreater(self.polls(url, "ok"), 3)
 
+    async def test_its_clock_stays_ahead(self) -> None:
+        """What a clock that is ahead stamps is taken once, and a repetition is one there, too."""
+        self.patch(poll, "STALE_S", 0.0)  # then ten intervals
+        collector, url = self.collector("old")
+        collector.cursors = False
+        future = int(reactor.seconds()) + 3600
+        collector.close(future, pairs=2)
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "stale"), "the complaint")
+        self.assertEqual(await self.times(), [future] * 2)
+        collector.close(future - 60, pairs=1)
+        await until(lambda: self.has(future - 60), "an older one")
+        self.assertIsNone(self.poller.collectors[url].trouble)
+        self.poller.set_collectors([])
+        self.poller.set_collectors([url])  # which remembers no more than the spool
+        asked = len(collector.questions)
+        await until(lambda: len(collector.questions) > asked + 3, "polls")
+        collector.close(future + 300, pairs=1)
+        await until(lambda: self.has(future + 300), "a newer one")
+        self.assertEqual(await self.times(), [future, future, future - 60, future + 300])
+
+    async def test_ahead_and_not_stored(self) -> None:
+        """What the spool could not take is no repetition when it comes again."""
+        collector, url = self.collector("old")
+        collector.cursors = False
+        future = int(reactor.seconds()) + 3600
+        collector.close(future, pairs=1)
+        self.poller.set_collectors([url])
+        await until(lambda: self.has(future), "a point")
+        put = self.spool.put
+        self.spool.put = lambda *_: fail(NotStoredError("the disk is full"))  # type: ignore[method-assign]
+        collector.close(future + 30, pairs=1)
+        await until(lambda: self.polls(url, "spool_full") >= 2, "refusals")
+        self.spool.put = put  # type: ignore[method-assign]
+        await until(lambda: self.has(future + 30), "the next")
+        self.assertEqual(await self.times(), [future, future + 30])
+
     def has(self, time_s: int) -> bool:
         """Say whether an interval was taken."""
         return any(chunk.newest_ns == time_s * 10**9 for chunk in self.chunks)
@@ -386,6 +423,51 @@ class MisbehavedTests(PollCase):
         await until(lambda: self.polls(url, "no_answer") >= 2, "two that were given up")
         self.assertEqual(self.poller.collectors[url].trouble, "no answer within 0.8 s")
         self.assertGreater(self.polls(good_url, "ok"), 5)
+
+    async def recovers(self) -> str:
+        """Return the URL of a collector that answers again after it was in trouble."""
+        collector, url = self.collector("recovers")
+        collector.behave = "error"
+        collector.close(NOW, pairs=1)
+        self.poller.set_collectors([*self.poller.collectors, url])
+        await until(lambda: self.poller.collectors[url].trouble, "trouble")
+        collector.behave = "well"
+        await until(lambda: self.spool.taken(url).cursor, "its points")
+        return url
+
+    async def test_backlogs_hold_up_nobody(self) -> None:
+        """Who catches up over a narrow link lets others that were in trouble have their turns."""
+        await self.poller.stop()
+        self.poller = self.make(timeout_s=0.2)  # one place for those in trouble
+        collector, url = self.collector("narrow")
+        for n in range(100):
+            collector.close(NOW + 30 * n, pairs=5)
+        collector.octets_per_s = 10 * len(json.dumps(collector.closed[0][1]))
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "no_answer"), "trouble")
+        await until(lambda: self.spool.taken(url).cursor, "an interval")
+        self.assertIsNone(self.poller.collectors[url].trouble)
+        await self.recovers()
+        cursor = self.spool.taken(url).cursor or ""
+        self.assertLess(int(cursor.removeprefix("a1:")), 50)
+        await until(lambda: self.spool.taken(url).cursor != cursor, "the next interval")
+        self.assertEqual(self.polls(url, "no_answer"), 1)  # one at a time all along
+
+    async def test_trickles_hold_up_nobody(self) -> None:
+        """Answers that come an octet at a time, for minutes, leave the lane to others."""
+        urls = []
+        for n in range(4):
+            collector, url = self.collector(f"trickle{n}")
+            collector.close(NOW)
+            collector.octets_per_s = 50
+            urls.append(url)
+        self.poller.set_collectors(urls)
+        await until(lambda: all(self.polls(url, "no_answer") for url in urls), "trouble")
+        for _ in range(3):
+            url = await self.recovers()
+            self.poller.set_collectors(urls)
+        self.assertEqual(self.polls(url, "error"), 0)
+        self.assertEqual([self.polls(url, "no_answer") for url in urls], [1.0] * 4)
 
     async def test_stop_while_hanging(self) -> None:
         """Stopping does not wait for collectors that do not answer."""

@@ -321,14 +321,44 @@ class UpkeepTests(StoreCase):
         self.assertEqual(self.series(), list("ce"))
 
     async def test_many_rows(self) -> None:
-        """More rows than one transaction removes are removed all the same."""
+        """However many rows a window and a moment have, few are removed in one transaction."""
+        self.patch(sqlite, "ROWS_AT_ONCE", 30)
         writer = await self.opened()
         await writer.write(
             [point(START + 1 + n // 100, str(n % 100), sent=1.0) for n in range(1000)]
         )
-        await self.upkeep(writer, START + 3 * DAY_MS)
+        await self.upkeep(writer, START + WINDOW_MS)
+        for table, days in (("samples", 3), ("samples_5m", 31)):
+            left = [len(self.rows(f"SELECT 1 FROM {table}"))]
+            while await writer._pool.runInteraction(writer._remove, START + days * DAY_MS):
+                left.append(len(self.rows(f"SELECT 1 FROM {table}")))
+            self.assertEqual(left, [*range(left[0], 0, -30), 0])
+        self.assertEqual(self.rows("SELECT * FROM removed"), [])
+
+    async def test_late_amid_removal(self) -> None:
+        """What comes while its window's samples are being removed counts once, gone or not yet."""
+        self.patch(sqlite, "ROWS_AT_ONCE", 3)
+        writer = await self.opened()
+        points = [point(START + n, dst, sent=1.0, lost=0.0) for n in (1, 2) for dst in "bcd"]
+        await writer.write(points[:5])
+        now = START + 3 * DAY_MS
+        await self.upkeep(writer, START + WINDOW_MS)
+        await writer._pool.runInteraction(writer._remove, now)
+        self.assertEqual(len(self.rows("SELECT * FROM samples")), 2)
+        self.assertEqual(
+            self.rows("SELECT value FROM facts WHERE name = 'removed_to_ms'"),
+            [{"value": START + WINDOW_MS}],
+        )
+        for _ in range(2):
+            await writer.write(points)
+            self.assertEqual(
+                self.rows("SELECT sum(sent) AS sent FROM samples_5m GROUP BY series_id"),
+                [{"sent": 2.0}] * 3,
+            )
+        await self.upkeep(writer, now)
+        await writer.write(points)
+        self.assertEqual(self.rows("SELECT sum(sent) AS n FROM samples_5m"), [{"n": 6.0}])
         self.assertEqual(self.rows("SELECT * FROM samples"), [])
-        self.assertEqual(len(self.rows("SELECT * FROM samples_5m")), 100)
 
     async def test_by_itself(self) -> None:
         """The upkeep that a running writer does every minute removes what is long past."""
@@ -388,7 +418,7 @@ class AggregateTests(SynchronousTestCase):
 class LateTests(SynchronousTestCase):
     """Rows that are merged, against rows that are made at once."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=200, deadline=None)
     @given(
         st.lists(
             st.tuples(
@@ -406,9 +436,13 @@ class LateTests(SynchronousTestCase):
             unique_by=lambda sample: sample[:2],
         ),
         st.booleans(),
+        st.lists(st.lists(st.sampled_from([None, None, 0, 1, 2]), max_size=9), min_size=4, max_size=4),
+        st.lists(st.sampled_from(["well", "killed before", "killed after"]), max_size=30),
     )  # fmt: skip
-    def test_any_order(self, samples: list[Any], counts: bool) -> None:
-        """However late and however often samples come, the rows are those of all of them."""
+    def test_any_order(
+        self, samples: list[Any], counts: bool, steps: list[Any], ends: list[str]
+    ) -> None:
+        """However late and often samples come, whatever is killed when, each is in its row once."""
         parts: list[list[Point]] = [[], [], [], []]
         for n, dst, twice, figures, part in samples:
             fields = {name: float(value) for name, value in figures.items()}
@@ -419,23 +453,51 @@ class LateTests(SynchronousTestCase):
             parts[part].append(point(START + n * 30_000, dst, **fields))
             if twice:
                 parts[3].append(parts[part][-1])
-        found = [self.rolled(parts), self.rolled([[p for part in parts for p in part]])]
+        found = [
+            self.rolled(parts, steps, ends),
+            self.rolled([[p for part in parts for p in part]], [[]], []),
+        ]
         for merged, whole in zip(*found, strict=True):
             self.assertEqual(merged[0], whole[0])
             for one, other in zip(merged[1:], whole[1:], strict=True):
                 self.assertTrue(one == other or math.isclose(one, other, rel_tol=1e-9))
 
-    def rolled(self, parts: list[list[Point]]) -> list[Any]:
-        """Return the five-minute rows after parts were written, each long after the one before."""
-        writer = sqlite.make(reactor, {"path": "unused"})
+    def rolled(self, parts: list[list[Point]], steps: list[Any], ends: list[str]) -> list[Any]:
+        """Return the five-minute rows after parts were written, long after they were due.
+
+        ``steps`` says what comes after each: some upkeep (None), or an earlier part once more;
+        ``ends`` how transactions end: a writer that is killed does again what it does not know as
+        done.
+        """
+        self.patch(sqlite, "ROWS_AT_ONCE", 2)
         db = sqlite3.connect(":memory:")
         sqlite.prepare(db)
         cursor = db.cursor()
-        for part in parts:
-            writer._insert(cursor, part)
-            for _ in range(3):
-                writer._roll_up(cursor, START + 3 * DAY_MS)
-                writer._remove(cursor, START + 3 * DAY_MS)
+        writer = sqlite.make(reactor, {"path": "unused"})
+        left = iter(ends)
+
+        def do(name: str, argument: Any) -> bool:
+            nonlocal writer
+            while True:
+                more: bool = getattr(writer, name)(cursor, argument)
+                end = next(left, "well")
+                (db.rollback if end == "killed before" else db.commit)()
+                if end == "well":
+                    return more
+                writer = sqlite.make(reactor, {"path": "unused"})
+
+        now = START + 3 * DAY_MS
+        for n, (part, some) in enumerate(zip(parts, steps, strict=True)):
+            do("_insert", part)
+            for step in some:
+                if step is not None:
+                    do("_insert", parts[min(step, n)])
+                elif not do("_roll_up", now):
+                    do("_remove", now)
+        while do("_roll_up", now):
+            pass
+        while do("_remove", now):
+            pass
         self.assertEqual(db.execute("SELECT * FROM samples").fetchall(), [])
         rows = db.execute(
             "SELECT tags, sent, received, lost, loss, rtt, rtt_max, suspect, more"

@@ -4,7 +4,9 @@ Every collector has a `LoopingCall` with a phase of its own. It is asked for wha
 the cursor that was last spooled, so nothing is missed and nothing lost when either side was away.
 It is asked for a few intervals at a time, which are safe once they are here: so a backlog comes
 through the narrowest link, piece by piece. Collectors that do not answer wait for each other in a
-queue of their own, and so never hold up those that do.
+lane of their own, and so never hold up those that do. A place in a lane is for one question, and
+for as long as a collector may be silent: an answer that takes longer, and keeps coming, goes on
+beside the lane and holds up nobody.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred, DeferredSemaphore, succeed
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -23,18 +25,20 @@ from llama.interfaces import Point
 from .buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
 from .counts import Counts
 from .fetch import TooLargeError, explain, request
+from .lane import Lane, Place
 from .points import Answer, AnswerError, portions, read_answer
 
 #: Octets of one answer, unpacked. 10,000 pairs are about 9 MB for each interval.
 MAX_ANSWER = 512 * 1024 * 1024
 #: Characters of a cursor; ours have a dozen or two.
 MAX_CURSOR = 1024
-#: Closed intervals that one question asks for; of a collector in trouble, a single one.
+#: Closed intervals that one question asks for; after one that failed a single one, until there are
+#: no more.
 MOST_INTERVALS = 4
 #: Requests that one turn may take to catch up.
 MAX_REQUESTS = 100
-#: Seconds that the answer of a collector in trouble may take, as long as more of it comes. Those of
-#: the others may take an interval: by then the next is due, and a place in their lane with it.
+#: Seconds that an answer with a single interval may take, as long as more of it comes. One with
+#: several may take an interval of the scraper: then less is asked for, before too much is forgotten.
 LONGEST_ANSWER_S = 600.0
 #: Seconds without a new point after which a collector without cursors is said to be stuck; never
 #: less than ten intervals.
@@ -83,8 +87,8 @@ class Poller:
         self.max_answer = max_answer
         self.headers = {"Authorization": f"Bearer {token}"} if token else {}
         self.collectors: dict[str, CollectorPoll] = {}
-        self.sound = DeferredSemaphore(concurrency)
-        self.doubtful = DeferredSemaphore(max(1, concurrency // 4))
+        self.sound = Lane(clock, concurrency, timeout_s)
+        self.doubtful = Lane(clock, max(1, concurrency // 4), timeout_s)
         self._phase = random.random()
         self._retry_spool_at = 0.0
         self._said_full = False
@@ -148,8 +152,10 @@ class CollectorPoll:
         self._under_way: Deferred[Any] = succeed(None)
         self._asking: Deferred[Any] = succeed(None)
         self._stopped = False
+        self._most = MOST_INTERVALS  # to ask for at one time
         self._newest_only = False  # the last answer was too large: ask for less
         self._ahead = False  # its newest point lies in the future, which was said
+        self._last_ns: frozenset[int] = frozenset()  # times in its last answer, without cursors
         self._new_at: float | None = None  # when something new last came, or the first answer
         self._said: set[str] = set()
         self._since = 0.0
@@ -189,8 +195,7 @@ class CollectorPoll:
         """Take one turn; the `LoopingCall` waits for it, and counts what it misses meanwhile."""
         if count > 1:
             self._count("skipped", count - 1)
-        lane = self._poller.sound if self.trouble is None else self._poller.doubtful
-        self._under_way = lane.run(self._ask_all)
+        self._under_way = Deferred.fromCoroutine(self._ask_all())
         return self._under_way
 
     def _count(self, result: str, times: int = 1) -> None:
@@ -198,23 +203,16 @@ class CollectorPoll:
 
     async def _ask_all(self) -> None:
         """Ask until there is no more to be had; whatever goes wrong is said, and ends the turn."""
-        if self._stopped:
-            return
-        if not self._poller.may_take():
-            self._count("spool_full")
-            return
         try:
             for _ in range(MAX_REQUESTS):
-                more = await self._ask()
-                self._count("ok")
-                if self._stopped or not more:
+                if not await self._ask_in_lane():
                     break
         except NotStoredError as error:
             self._count("spool_full")
             self._poller.not_stored(str(error))
             return
         except TooLargeError as error:
-            alone = self.trouble is not None  # it was asked for a single interval
+            alone = self._most == 1
             self._newest_only = alone and not self._newest_only and not self.plain
             self._failed("oversized", f"its answer is too large: {error}")
         except (_BadAnswerError, AnswerError) as error:
@@ -227,14 +225,35 @@ class CollectorPoll:
         except Exception as error:
             self._failed("error", f"{type(error).__name__}: {error}")
             self._log.failure("A fault in the scraper itself")
-        else:
-            if self.trouble is not None:
-                self._log.info(
-                    "Collector {url} answers again, after {seconds:.0f} s",
-                    url=self.url,
-                    seconds=self._poller.clock.seconds() - self._since,
-                )
+
+    async def _ask_in_lane(self) -> bool:
+        """Ask once, when it is this collector's turn; says whether to ask again."""
+        lane = self._poller.sound if self.trouble is None else self._poller.doubtful
+        place = await lane.enter()
+        try:
+            if self._stopped:
+                return False
+            if not self._poller.may_take():
+                self._count("spool_full")
+                return False
+            more = await self._ask(place)
+        finally:
+            place.leave()
+        self._answered(more)
+        return more and not self._stopped
+
+    def _answered(self, more: bool) -> None:
+        """End what trouble there was; less is asked for at a time until there is no ``more``."""
+        self._count("ok")
+        if self.trouble is not None:
             self.trouble = None
+            self._log.info(
+                "Collector {url} answers again, after {seconds:.0f} s",
+                url=self.url,
+                seconds=self._poller.clock.seconds() - self._since,
+            )
+        if not more:
+            self._most = MOST_INTERVALS
 
     def _failed(self, result: str, problem: str) -> None:
         self._count(result)
@@ -249,16 +268,16 @@ class CollectorPoll:
             )
         self.trouble = problem
         self._failing = result
+        self._most = 1
 
-    async def _ask(self) -> bool:
+    async def _ask(self, place: Place) -> bool:
         """Ask once and spool what comes; says whether to ask again at once."""
         poller = self._poller
         taken = self._known()
         newest_only = self.plain or self._newest_only
-        most = MOST_INTERVALS if self.trouble is None else 1
         since = quote(taken.cursor or "", safe="")
-        query = "" if newest_only else f"?since={since}&limit={most}"
-        longest_s = poller.interval_s if self.trouble is None else LONGEST_ANSWER_S
+        query = "" if newest_only else f"?since={since}&limit={self._most}"
+        longest_s = LONGEST_ANSWER_S if self._most == 1 else poller.interval_s
         asking = Deferred.fromCoroutine(
             request(
                 poller.agent,
@@ -278,6 +297,7 @@ class CollectorPoll:
             raise
         except Exception as error:
             raise _NoAnswerError(explain(error, poller.timeout_s)) from None
+        place.keep()  # else answers without number could wait for a disk that is slow
         if reply.status != 200:
             raise _BadAnswerError(f"HTTP {reply.status}: {reply.excerpt() or 'no reason given'}")
         cursor = reply.header("Llama-Cursor")
@@ -288,7 +308,7 @@ class CollectorPoll:
         elif self.plain:  # it has learnt about cursors: ask for all that it holds
             self.plain = False
             return True
-        batches = await self._read(reply.body, taken)
+        batches, times = await self._read(reply.body, taken)
         if newest_only and cursor is not None:
             self._newest_only = False
             self._log.error(
@@ -302,52 +322,59 @@ class CollectorPoll:
         if batches or self._new_at is None:
             self._new_at = now
         if not batches and cursor == taken.cursor:
+            self._last_ns = times
             stale_s = now - self._new_at
             if self.plain and stale_s > max(STALE_S, 10 * poller.interval_s):
                 raise _StaleError(f"nothing new for {stale_s:.0f} s: see whether it still measures")
             return False
         newest = max((batch.newest_ns for batch in batches), default=0)
-        reached = Taken(cursor, max(newest, taken.newest_ns or 0) or None)
+        if not (self._ahead and batches):  # else what comes now may well be older
+            newest = max(newest, taken.newest_ns or 0)
+        reached = Taken(cursor, newest or None)
         chunks = await poller.spool.put(self.url, reached, batches, now)
+        self._last_ns = times
         self._say_missed(reply.header("Llama-Missed"))
         poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
         poller.taken(chunks)
         return cursor != taken.cursor and reply.header("Llama-More") is not None
 
     def _known(self) -> Taken:
-        """Return how far it has been read.
+        """Return how far it has been read; says so when that is in the future.
 
-        A time more than an interval ahead of ours tells nothing: what comes next may well be older
-        and yet new. It is left out, at the price that a point may be taken twice.
+        A time more than an interval ahead of ours is no measure: what comes next may well be older
+        and yet new.
         """
         taken = self._poller.spool.taken(self.url)
         lag_s = self.lag_s
-        if lag_s is None or lag_s >= -self._poller.interval_s:
-            self._ahead = False
-            return taken
-        if not self._ahead:
-            self._ahead = True
+        ahead = lag_s is not None and lag_s < -self._poller.interval_s
+        if lag_s is not None and ahead and not self._ahead:
             self._log.warn(
                 "Collector {url}: its newest point lies {seconds:.0f} s in the future: its clock,"
                 " or that of this host, is or was wrong; its points are taken all the same",
                 url=self.url,
                 seconds=-lag_s,
             )
-        return Taken(taken.cursor)
+        self._ahead = ahead
+        return taken
 
-    async def _read(self, body: bytes, taken: Taken) -> list[Batch]:
-        """Return what an answer holds, ready to be put; others get their turn in between."""
+    async def _read(self, body: bytes, taken: Taken) -> tuple[list[Batch], frozenset[int]]:
+        """Return what an answer holds, ready to be put; others get their turn in between.
+
+        Of a collector without cursors, also the times (Unix ns) of all points in the answer.
+        """
         scrape_ns = self._slot_ns()
         batches: list[Batch] = []
+        times: set[int] = set()
         for portion in portions(body):
             answer = read_answer(portion, scrape_ns)
             self._say_oddities(answer)
             points: Sequence[Point] = answer.points
             if self.plain:
+                times.update(point.time_ns for point in points)
                 points = self._not_yet_taken(points, taken)
             ready = sum(batch.count for batch in batches) < READY_POINTS
             batches += await self._poller.spool.pack(points, ready)
-        return batches
+        return batches, frozenset(times)
 
     def _slot_ns(self) -> int:
         """Return the aligned time, Unix ns, that this turn stands for."""
@@ -356,10 +383,18 @@ class CollectorPoll:
         return round(turn * interval_s * 1000) * 1_000_000
 
     def _not_yet_taken(self, points: Sequence[Point], taken: Taken) -> Sequence[Point]:
-        """Return the points newer than any taken: without a cursor, time alone can tell."""
-        if taken.newest_ns is None:
+        """Return the points newer than any taken: without a cursor, time alone can tell.
+
+        Where those taken are in the future, all that were not in the last answer are new.
+        """
+        newest_ns = taken.newest_ns
+        if newest_ns is None:
             return points
-        new = [point for point in points if point.time_ns > taken.newest_ns]
+        if self._ahead:
+            last = self._last_ns | {newest_ns}
+            new = [point for point in points if point.time_ns not in last]
+        else:
+            new = [point for point in points if point.time_ns > newest_ns]
         self._reject("repeated", len(points) - len(new))
         return new
 

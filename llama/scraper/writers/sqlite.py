@@ -22,6 +22,7 @@ from zope.interface import implementer
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
 
 from . import sqlite_late as late
+from . import sqlite_old as old
 from . import sqlite_schema as schema
 from .options import Options
 
@@ -29,6 +30,8 @@ DAY = 86400.0
 MINUTE = 60.0
 #: Windows rolled up in one transaction, so that writing gets its turn in between.
 WINDOWS_AT_ONCE = 4
+#: Old rows removed in one transaction; likewise.
+ROWS_AT_ONCE = 20_000
 #: Series whose number is remembered.
 SERIES_KNOWN = 200_000
 
@@ -120,7 +123,8 @@ class SQLiteWriter:
             "INSERT OR IGNORE INTO unrolled VALUES (?)",
             [(window,) for window in {schema.window_end(row[0]) for row in kept}],
         )
-        late.merge(cursor, [row for row in rows if row[0] <= removed_to])
+        unknown_to = _fact(cursor, "unknown_to_ms")
+        late.merge(cursor, [row for row in rows if unknown_to < row[0] <= removed_to])
 
     def _series_id(self, cursor: Any, point: Point) -> int:
         if len(self._series) >= SERIES_KNOWN:
@@ -140,6 +144,8 @@ class SQLiteWriter:
             while self._upkeep.running and await self._pool.runInteraction(
                 self._roll_up, int(self._reactor.seconds() * 1000)
             ):
+                pass
+            while self._upkeep.running and await self._pool.runInteraction(old.look_back):
                 pass
             while self._upkeep.running and await self._pool.runInteraction(
                 self._remove, int(self._reactor.seconds() * 1000)
@@ -166,25 +172,29 @@ class SQLiteWriter:
         return bool(windows)
 
     def _remove(self, cursor: Any, now_ms: int) -> bool:
-        """Remove what of one window is past its time; says whether there was anything."""
+        """Remove some of what is past its time; says whether there was anything."""
         oldest = cursor.execute("SELECT min(time_ms) FROM samples").fetchone()[0]
         end = now_ms if oldest is None else schema.window_end(oldest)
         unrolled = cursor.execute("SELECT 1 FROM unrolled WHERE time_ms <= ?", (end,)).fetchone()
         if raw := end <= now_ms - int(self._raw_s * 1000) and not unrolled:
-            late.remove(cursor, end)
-            # From now on, what comes for this window or an older one is late.
+            # From now on, though most of them may still be there for a while, what comes for this
+            # window or an older one is late.
             _set_fact(cursor, "removed_to_ms", max(end, _fact(cursor, "removed_to_ms")))
+            late.remove(cursor, end, ROWS_AT_ONCE)
         before = now_ms - int(self._rolled_s * 1000)
         oldest = cursor.execute("SELECT min(time_ms) FROM samples_5m").fetchone()[0]
         if rolled := oldest is not None and oldest <= before:
-            cursor.execute("DELETE FROM samples_5m WHERE time_ms = ?", (oldest,))
-            cursor.execute("DELETE FROM removed WHERE time_ms <= ?", (oldest,))
+            some = {"time": oldest, "rows": ROWS_AT_ONCE}
+            if cursor.execute(schema.REMOVE_ROLLED, some).rowcount < ROWS_AT_ONCE:
+                cursor.execute("DELETE FROM removed WHERE time_ms <= ?", (oldest,))
         if not (raw or rolled):
             self._remove_series(cursor, now_ms - int(max(self._raw_s, self._rolled_s) * 1000))
         return raw or rolled
 
     def _remove_series(self, cursor: Any, before_ms: int) -> None:
         """Remove the series of which no rows are left."""
+        if _fact(cursor, "heard_from_ms"):
+            return  # it is not known yet
         gone = cursor.execute(schema.GONE, {"before": before_ms}).fetchall()
         if not gone:
             return
@@ -208,7 +218,10 @@ class SQLiteWriter:
 
 
 def prepare(db: Any) -> None:
-    """Make a new file, or see that it is ours. Raises `NotWrittenError` or `sqlite3.Error`."""
+    """Make a new file, or see that it is ours and bring it up to date.
+
+    Raises `NotWrittenError` or `sqlite3.Error`.
+    """
     tables = db.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     application = db.execute("PRAGMA application_id").fetchone()[0]
     version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -219,7 +232,8 @@ def prepare(db: Any) -> None:
     db.execute("PRAGMA journal_mode=WAL").fetchall()
     db.execute("PRAGMA synchronous=FULL")
     db.execute("PRAGMA cache_size=-16384")
-    db.executescript(schema.SCHEMA)
+    old.bring_up_to_date(db)
+    db.executescript(schema.SCHEMA + schema.TEMPORARY)
 
 
 def _fact(cursor: Any, name: str) -> int:

@@ -4,6 +4,9 @@ A backlog can be days old, and comes in any order. So the store remembers, for e
 samples it has removed, of which series it had one: a bit each, some hundred octets a moment. What
 comes late and is not among them is added to its five-minute row and noted, both in the transaction
 that the writer acknowledges; what comes again, after a crash or an answer that was lost, is known.
+
+A window's samples are removed some at a time. As soon as the first of them go the window is one of
+those whose samples are gone: what comes for it is late, and known if it is among those still there.
 """
 
 from __future__ import annotations
@@ -29,23 +32,33 @@ def merge(cursor: Any, rows: Sequence[Row]) -> None:
     for time_ms, some in groupby(ordered, key=lambda row: row[0]):
         known = _series_of(cursor, time_ms)
         late = {row[1]: row for row in some if row[1] >= len(known) or not known[row[1]]}
+        for series in [number for number in late if _is_there(cursor, time_ms, number)]:
+            del late[series]
         if late:
-            cursor.executemany(schema.UPSERT, late.values())
+            cursor.executemany(schema.TAKE_LATE, late.values())
             _note(cursor, time_ms, known, list(late))
             ends.add(schema.window_end(time_ms))
     for end in ends:
         cursor.execute(schema.MERGE, {"end": end})
-        cursor.execute(schema.HEARD, {"end": end})
-        cursor.execute(schema.REMOVE, {"end": end})
+        cursor.execute(schema.HEARD_LATE, {"end": end})
+    cursor.execute("DELETE FROM late")
 
 
-def remove(cursor: Any, end: int) -> None:
-    """Remove the samples of the window that ends at ``end`` (ms), and remember which they were."""
-    times = cursor.execute(schema.TIMES, {"end": end}).fetchall()
-    for (time_ms,) in times:
-        found = cursor.execute("SELECT series_id FROM samples WHERE time_ms = ?", (time_ms,))
-        _note(cursor, time_ms, np.zeros(0, bool), [number for (number,) in found])
-    cursor.execute(schema.REMOVE, {"end": end})
+def remove(cursor: Any, end: int, rows: int) -> None:
+    """Remove the oldest ``rows`` of the samples up to ``end`` (ms), and remember which they were."""
+    oldest = cursor.execute(schema.OLDEST, {"end": end, "rows": rows}).fetchall()
+    for time_ms, some in groupby(oldest, key=lambda row: row[0]):
+        _note(cursor, time_ms, _series_of(cursor, time_ms), [number for _, number in some])
+    if oldest:
+        cursor.execute(schema.REMOVE, oldest[-1])
+
+
+def _is_there(cursor: Any, time_ms: int, series: int) -> bool:
+    """Say whether a sample was not yet removed."""
+    found = cursor.execute(
+        "SELECT 1 FROM samples WHERE time_ms = ? AND series_id = ?", (time_ms, series)
+    )
+    return found.fetchone() is not None
 
 
 def _series_of(cursor: Any, time_ms: int) -> npt.NDArray[np.bool_]:

@@ -10,7 +10,11 @@ connection of its own; WAL mode lets them do so at the same time. ::
     removed     time_ms, series                which series had a sample then, now removed: bits
     heard       series_id, time_ms             each series' newest point, of those in windows that
                                                were rolled up
-    facts       name, value                    ``removed_to_ms``: no raw rows up to then any more;
+    facts       name, value                    ``removed_to_ms``: up to then, the end of a window,
+                                               raw rows are being removed or were;
+                                               ``unknown_to_ms``: up to then, it is not known
+                                               which there were, and ``heard_from_ms``: before,
+                                               not yet who was heard (`sqlite_old`);
                                                ``series_removed``: how many series were, so that who
                                                remembers their tags can forget them
 
@@ -30,9 +34,9 @@ delays are means weighted by the replies received; ``rtt_min`` is the lowest. Pe
 averaged, and a peak must not vanish from the history: of those, of jitter and delay variation and
 of the number of flows the *highest* of the intervals' stands. ``dscp_…`` and ``ttl_…`` are the
 last known, ``suspect`` the union of the reasons. The same arithmetic merges what comes late into
-a row whose samples are gone (`llama.scraper.writers.sqlite_late`): there the means are weighted by
-all replies of the row. Where a collector says no counts, ``more`` has the number of intervals that
-the row is made of, which is then its weight.
+a row whose samples are gone (`llama.scraper.writers.sqlite_late`), for which it stands in ``late``,
+a temporary table: there the means are weighted by all replies of the row. Where a collector says no
+counts, ``more`` has the number of intervals that the row is made of, which is then its weight.
 """
 
 from __future__ import annotations
@@ -61,6 +65,12 @@ _TABLE = (
     "CREATE TABLE IF NOT EXISTS {} (time_ms INTEGER NOT NULL, series_id INTEGER NOT NULL, "
     f"{_COLUMNS}, more TEXT, PRIMARY KEY (time_ms, series_id)) WITHOUT ROWID;"
 )
+HEARD_TABLE = (
+    "CREATE TABLE IF NOT EXISTS heard (series_id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL);"
+)
+REMOVED_TABLE = (
+    "CREATE TABLE IF NOT EXISTS removed (time_ms INTEGER PRIMARY KEY, series BLOB NOT NULL);"
+)
 SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS series (
     id INTEGER PRIMARY KEY, measurement TEXT NOT NULL, tags TEXT NOT NULL,
@@ -68,18 +78,23 @@ CREATE TABLE IF NOT EXISTS series (
 {_TABLE.format("samples")}
 {_TABLE.format("samples_5m")}
 CREATE TABLE IF NOT EXISTS unrolled (time_ms INTEGER PRIMARY KEY);
-CREATE TABLE IF NOT EXISTS heard (series_id INTEGER PRIMARY KEY, time_ms INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS removed (time_ms INTEGER PRIMARY KEY, series BLOB NOT NULL);
+{HEARD_TABLE}
+{REMOVED_TABLE}
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 PRAGMA application_id={APPLICATION_ID};
 PRAGMA user_version={VERSION};
 """
 
-#: Writes one sample; written twice, it is there once.
-UPSERT = (
-    f"INSERT OR REPLACE INTO samples (time_ms, series_id, {', '.join(FIELDS)}, more)"  # noqa: S608
-    f" VALUES ({', '.join('?' * (len(FIELDS) + 3))})"
+#: For each connection that writes.
+TEMPORARY = _TABLE.format("temp.late")
+
+_VALUES = (
+    f"(time_ms, series_id, {', '.join(FIELDS)}, more) VALUES ({', '.join('?' * (len(FIELDS) + 3))})"
 )
+#: Writes one sample; written twice, it is there once.
+UPSERT = f"INSERT OR REPLACE INTO samples {_VALUES}"
+#: Takes one late sample, to be merged.
+TAKE_LATE = f"INSERT INTO late {_VALUES}"
 
 
 def window_end(time_ms: int) -> int:
@@ -121,19 +136,22 @@ _AGGREGATES = ", ".join(
 )
 
 _WINDOW = f"time_ms > :end - {WINDOW_MS} AND time_ms <= :end"
-_SAMPLES = (
-    f"SELECT time_ms, series_id, 1 AS intervals, {', '.join(FIELDS)} FROM samples WHERE {_WINDOW}"  # noqa: S608
-)
+
+
+def _samples(table: str) -> str:
+    columns = f"time_ms, series_id, 1 AS intervals, {', '.join(FIELDS)}"
+    return f"SELECT {columns} FROM {table} WHERE {_WINDOW}"  # noqa: S608
+
+
 _ROLLED = (
     f"SELECT time_ms, series_id, coalesce(CAST(more AS INTEGER), 1), {', '.join(FIELDS)}"  # noqa: S608
-    " FROM samples_5m WHERE time_ms = :end AND series_id IN"
-    f" (SELECT series_id FROM samples WHERE {_WINDOW})"
+    f" FROM samples_5m WHERE time_ms = :end AND series_id IN (SELECT series_id FROM late WHERE {_WINDOW})"
 )
 
 
-def _roll_up(source: str) -> str:
+def _roll_up(source: str, on_conflict: str = "REPLACE") -> str:
     return f"""
-INSERT OR REPLACE INTO samples_5m (time_ms, series_id, {", ".join(FIELDS)}, more)
+INSERT OR {on_conflict} INTO samples_5m (time_ms, series_id, {", ".join(FIELDS)}, more)
 SELECT :end, series_id, {", ".join(FIELDS)}, CASE WHEN sent IS NULL THEN number END FROM (
     SELECT series_id, {_AGGREGATES}, sum(intervals) AS number,
         count(coalesce(sent, loss, rtt)) AS known
@@ -143,19 +161,37 @@ WHERE known > 0
 
 
 #: Makes the rows of the window that ends at ``:end`` (ms) anew from all its samples.
-ROLL_UP = _roll_up(_SAMPLES)
-#: Adds samples of that window to its rows, where there are some.
-MERGE = _roll_up(f"{_SAMPLES} UNION ALL {_ROLLED}")
-#: The moments of its samples.
-TIMES = f"SELECT DISTINCT time_ms FROM samples WHERE {_WINDOW}"  # noqa: S608
-REMOVE = f"DELETE FROM samples WHERE {_WINDOW}"  # noqa: S608
+ROLL_UP = _roll_up(_samples("samples"))
+#: Makes only those rows of that window that are not there.
+FILL_UP = _roll_up(_samples("samples"), "IGNORE")
+#: Adds the late samples of that window to its rows, where there are some.
+MERGE = _roll_up(f"{_samples('late')} UNION ALL {_ROLLED}")
 
-#: Notes what was heard in the window that ends at ``:end`` (ms).
-HEARD = f"""
-INSERT INTO heard SELECT series_id, max(time_ms) FROM samples
+
+def _heard(table: str) -> str:
+    return f"""
+INSERT INTO heard SELECT series_id, max(time_ms) FROM {table}
 WHERE {_WINDOW} GROUP BY series_id
 ON CONFLICT (series_id) DO UPDATE SET time_ms = max(time_ms, excluded.time_ms)
 """  # noqa: S608
+
+
+#: Notes what was heard in the window that ends at ``:end`` (ms).
+HEARD = _heard("samples")
+#: The same of late samples.
+HEARD_LATE = _heard("late")
+
+#: The oldest samples up to ``:end`` (ms), ``:rows`` of them at most; and removes up to one of them.
+OLDEST = (
+    "SELECT time_ms, series_id FROM samples WHERE time_ms <= :end"
+    " ORDER BY time_ms, series_id LIMIT :rows"
+)
+REMOVE = "DELETE FROM samples WHERE (time_ms, series_id) <= (?, ?)"
+#: Removes five-minute rows of one moment, ``:rows`` of them at most.
+REMOVE_ROLLED = """
+DELETE FROM samples_5m WHERE time_ms = :time AND series_id IN
+(SELECT series_id FROM samples_5m WHERE time_ms = :time ORDER BY series_id LIMIT :rows)
+"""
 
 #: Finds series of which nothing is left, if rows up to ``:before`` (ms) were removed. One that came
 #: back is in a window that was not rolled up since. The highest number stays, and so no number is

@@ -1,0 +1,57 @@
+"""Lanes: who gets in when."""
+
+from __future__ import annotations
+
+from twisted.internet.defer import Deferred
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama.scraper.lane import Lane, Place
+
+
+class LaneTests(SynchronousTestCase):
+    """A lane with two places, each held for ten seconds at most."""
+
+    def setUp(self) -> None:
+        """Let four come to it."""
+        self.clock = Clock()
+        lane = Lane(self.clock, 2, 10.0)
+        self.entered = [Deferred.fromCoroutine(lane.enter()) for _ in range(4)]
+
+    def inside(self) -> int:
+        """Return how many got in so far, which are always the first."""
+        got_in = [entered.called for entered in self.entered]
+        self.assertEqual(got_in, sorted(got_in, reverse=True))
+        return sum(got_in)
+
+    def place(self, n: int) -> Place:
+        """Return the place that somebody got."""
+        return self.successResultOf(self.entered[n])
+
+    def test_in_the_order_of_coming(self) -> None:
+        """The next gets in when one leaves; leaving twice lets in no other."""
+        self.assertEqual(self.inside(), 2)
+        place = self.place(1)
+        place.leave()
+        place.leave()
+        self.assertEqual(self.inside(), 3)
+        self.clock.advance(9.9)
+        self.assertEqual(self.inside(), 3)
+
+    def test_not_for_long(self) -> None:
+        """Who stays for too long goes on beside the lane, and makes no room when it is done."""
+        place = self.place(0)
+        self.clock.advance(10.0)
+        self.assertEqual(self.inside(), 4)
+        place.keep()
+        place.leave()
+        self.assertEqual(len(self.clock.getDelayedCalls()), 2)
+
+    def test_kept(self) -> None:
+        """A place that is kept is held until it is left."""
+        place = self.place(0)
+        place.keep()
+        self.clock.advance(10.0)
+        self.assertEqual(self.inside(), 3)
+        place.leave()
+        self.assertEqual(self.inside(), 4)
