@@ -205,6 +205,25 @@ class DoubtTest(BrowserCase):
         said["summary"].update(partial=1, missing=2)
         route.fulfill(response=response, json=said)
 
+    def test_bad_and_missing(self) -> None:
+        """Who is bad and partly silent counts once in the title, and hides no pair without a figure."""
+
+        def overlapping(route: Any) -> None:
+            response = route.fetch()
+            said = response.json()
+            said["summary"].update(
+                pairs=12, healthy=6, bad=3, losing=3, missing=2, partial=2, sick=2,
+                hosts_silent=1, unjudged=1, troubled=3,
+            )  # fmt: skip
+            route.fulfill(response=response, json=said)
+
+        page = self.show("metric=loss_forward&group=none&range=15m")
+        page.route("**/api/v1/matrix*", overlapping)
+        page.select_option("#group", "datacenter")
+        self.wait_query(page, group="datacenter")
+        self.until(page, "document.title === '(4) LLAMA matrix'")
+        self.assertIn("1 pair without a figure", page.locator("#headline").inner_text())
+
     def test_partly_silent_drawer(self) -> None:
         """The open pair names the classes that have no data, though others have."""
         page = self.show("src=b&dst=c&range=15m")

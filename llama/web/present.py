@@ -146,10 +146,14 @@ def summary(
     """Return the counts of the headline; ``losses`` are the same pairs by their loss."""
     other = _explained(pairs, health)
     missing = (pairs.silent > 0) & ~other
-    whole = pairs.silent == 0
+    # A pair may be bad and missing: one class of it loses, another is silent.
+    fine = ~pairs.bad & ~missing & ~other
+    troubled = (pairs.bad | losses.bad | missing) & ~other
     return {
         "pairs": int(pairs.src.size),
-        "healthy": int(np.count_nonzero(~pairs.bad & (pairs.state == VALUE) & whole & ~other)),
+        "healthy": int(np.count_nonzero(fine & (pairs.state == VALUE))),
+        "unjudged": int(np.count_nonzero(fine & (pairs.state != VALUE))),
+        "troubled": int(np.count_nonzero(troubled)),
         "bad": int(np.count_nonzero(pairs.bad & ~other)),
         "losing": int(np.count_nonzero(losses.bad & ~_explained(losses, health))),
         "missing": int(np.count_nonzero(missing)),

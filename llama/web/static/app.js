@@ -187,8 +187,7 @@ function judge() {
 
 function titleMark(unsure) {
   if (unsure) return "(?) ";
-  const { bad, losing, missing } = model.summary;
-  const trouble = Math.max(bad, losing) + missing + model.sick.length;
+  const trouble = model.summary.troubled + model.sick.length;
   return trouble ? `(${trouble}) ` : "";
 }
 

@@ -43,8 +43,7 @@ function findings(model, live) {
   if (missing) add("trouble hosts", SIGNS.silent, `${count(missing, "pair")} without data`);
   if (partial) add("trouble hosts", SIGNS.silent, `${count(partial, "pair")} partly without data`);
   // Not bad, and not healthy either: nothing that could be judged.
-  const unjudged = summary.pairs - summary.healthy - summary.bad - summary.missing - summary.sick;
-  if (judged && unjudged > 0) add("hosts", "—", `${count(unjudged, "pair")} without a figure`);
+  if (judged && summary.unjudged) add("hosts", "—", `${count(summary.unjudged, "pair")} without a figure`);
   if (!summary.pairs) add("hosts", "○", "no measurements");
   else if (!parts.length && judged && summary.healthy === summary.pairs) add("good", "●", "all is well");
   const quiet = make("span", "", "quiet");
