@@ -75,6 +75,10 @@ class MemoryStore:
         """See `llama.web.store.Store`."""
         return succeed(0.0)
 
+    def timeline_step_s(self, start_s: float) -> Deferred[float]:
+        """See `llama.web.store.Store`."""
+        return succeed(0.0)
+
     def activity(self, window: Window) -> Deferred[Activity]:
         """See `llama.web.store.Store`."""
         found = list(self._within(window))

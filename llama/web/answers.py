@@ -184,6 +184,15 @@ class Answers:
             ("resolution", minute), 60.0, lambda: self.store.resolution_s(minute)
         )
 
+    def _timeline_step_s(self, start_s: float) -> Deferred[float]:
+        minute = start_s // 60.0 * 60.0
+        return self._others.get(
+            ("timeline step", minute), 60.0, lambda: self.store.timeline_step_s(minute)
+        )
+
+    def _newest(self) -> Deferred[float | None]:
+        return self._others.get("newest", 1.0, self.store.newest)
+
     async def _moment(
         self, at_s: float | None, span_s: float, columns: Sequence[str], metric: Metric
     ) -> _Moment:
@@ -201,7 +210,9 @@ class Answers:
             # Where only longer rows are left, the row around the moment is what is known of it.
             resolution = await self._resolution_s(at - lookback)
             if resolution > (lookback if usual is not None else 0.0):
-                at = float(np.ceil(at / resolution) * resolution)
+                newest = await self._newest()
+                row_s = float(np.ceil(at / resolution) * resolution)
+                at = max(at, min(row_s, at if newest is None else newest))
                 span_s = resolution
         window = Window(at - (span_s or lookback), at)
         wanted = tuple(dict.fromkeys((*ALWAYS, *columns, *metric.columns)))
@@ -226,7 +237,7 @@ class Answers:
     async def status(self) -> dict[str, Any]:
         """Return how fresh the data are."""
         now = self.now_s()
-        newest = await self._others.get("newest", 1.0, self.store.newest)
+        newest = await self._newest()
         interval = interval_of(await self._activity(now))
         return {"now": now, "newest": newest, "interval_s": interval, "store": self.store.kind}
 
@@ -253,7 +264,7 @@ class Answers:
         self, window: Window, step_s: float | None, src: str, dst: str, where: dict[str, str]
     ) -> dict[str, Any]:
         """Return one pair's figures over time, in one direction; raises `NotFoundError`."""
-        step = await self._step(window, step_s)
+        step = await self._step(window, step_s, await self._resolution_s(window.start_s))
         end = np.ceil(window.end_s / step) * step
         key = ("history", window.start_s // step, end, step, src, dst, *sorted(where.items()))
         names = tuple(dict.fromkeys((*_HISTORY, *HEAT_COLUMNS)))
@@ -275,7 +286,7 @@ class Answers:
         What lies in the past is remembered, the longer the older it is: a scraper that was away
         may still fill a gap.
         """
-        step = await self._step(window, step_s)
+        step = await self._step(window, step_s, await self._timeline_step_s(window.start_s))
         # A fixed grid of blocks, so that a sliding window finds its blocks again.
         block = 30 * step
         first, last = int(window.start_s // block), int(np.ceil(window.end_s / block))
@@ -292,16 +303,15 @@ class Answers:
             )
         return present.timeline(parts, step, window)
 
-    async def _step(self, window: Window, asked_s: float | None) -> float:
-        """Return the step that is asked for, or else some 120th; one that the store can answer."""
-        resolution = await self._resolution_s(window.start_s)
-        if asked_s is not None and asked_s >= resolution:
+    async def _step(self, window: Window, asked_s: float | None, least_s: float) -> float:
+        """Return the step that is asked for, or else some 120th; of ``least_s`` at least."""
+        if asked_s is not None and asked_s >= least_s:
             return asked_s
         if asked_s is not None:
-            wanted = resolution
+            wanted = least_s
         else:
             interval = interval_of(await self._activity(window.end_s)) or 1.0
-            wanted = max(window.length_s / STEPS, interval, resolution)
+            wanted = max(window.length_s / STEPS, interval, least_s)
         return float(next((step for step in STEPS_S if step >= wanted), STEPS_S[-1]))
 
 

@@ -151,7 +151,10 @@ class Store(Protocol):
         """Give the time of the newest sample of all that is not in the future, or None."""
 
     def resolution_s(self, start_s: float) -> Deferred[float]:
-        """Give the shortest step that makes sense for times from ``start_s`` on; 0: any."""
+        """Give how long the rows are that are left of times from ``start_s`` on; 0: intervals."""
+
+    def timeline_step_s(self, start_s: float) -> Deferred[float]:
+        """Give the shortest step of a timeline from ``start_s`` on; 0: any."""
 
     def activity(self, window: Window) -> Deferred[Activity]:
         """Give all series that had a sample in the window."""

@@ -130,6 +130,10 @@ class InfluxDBStore:
         known.callback(0.0)
         return known
 
+    def timeline_step_s(self, start_s: float) -> Deferred[float]:
+        """See `llama.web.store.Store`."""
+        return self.resolution_s(start_s)
+
     def activity(self, window: Window) -> Deferred[Activity]:
         """See `llama.web.store.Store`."""
 

@@ -162,6 +162,10 @@ class PrometheusStore:
         """See `llama.web.store.Store`. What a counter rose by takes some samples to tell."""
         return succeed(4 * self._scraped_every_s if isinstance(self._names, Counters) else 0.0)
 
+    def timeline_step_s(self, start_s: float) -> Deferred[float]:
+        """See `llama.web.store.Store`."""
+        return self.resolution_s(start_s)
+
     def activity(self, window: Window) -> Deferred[Activity]:
         """See `llama.web.store.Store`."""
 

@@ -43,7 +43,7 @@ MANY_ROWS = 1_500_000
 #: How far back is looked to see how often a series speaks: in a mesh of few series, of many.
 RECENT_MS, RECENT_MANY_MS = 6 * 60_000, 3 * 60_000
 MANY_SERIES = 5000
-#: From so many series on five minutes are the shortest step.
+#: From so many series on five minutes are the shortest step of a timeline.
 COARSE_SERIES = 100_000
 #: Series that are looked for one by one when they are not heard of.
 FEW_SILENT = 2000
@@ -247,12 +247,15 @@ def newest(reader: Reader, now_s: float) -> float | None:
 
 
 def resolution_s(reader: Reader, start_s: float) -> float:
-    """Return the shortest step that makes sense from a time on.
+    """Return how long the rows are that are left from a time on; 0: raw ones are."""
+    return schema.WINDOW_MS / 1000 if ms(start_s) < reader.raw_from_ms() else 0.0
 
-    Of very many series raw samples are too many for a timeline.
-    """
-    coarse = ms(start_s) < reader.raw_from_ms() or len(reader.tags) > COARSE_SERIES
-    return schema.WINDOW_MS / 1000 if coarse else 0.0
+
+def timeline_step_s(reader: Reader, start_s: float) -> float:
+    """Return the shortest step of a timeline: of very many series raw samples are too many."""
+    if len(reader.tags) > COARSE_SERIES:
+        return schema.WINDOW_MS / 1000
+    return resolution_s(reader, start_s)
 
 
 def activity(reader: Reader, window: Window) -> Activity:
