@@ -14,6 +14,7 @@ import numpy as np
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 
 from . import present
 from .fold import Open, fold, lay_out, reduce_to_pairs
@@ -34,13 +35,17 @@ from .mesh import (
 )
 from .metrics import ALWAYS, METRICS, Metric, with_received
 from .shared import SharedAnswers
-from .store import Activity, Snapshot, Store, Window, series_key
+from .store import Activity, Snapshot, Store, StoreError, Window, series_key
 
 T = TypeVar("T")
+
+_log = Logger()
 
 WEEK_S = 7 * 86400.0
 #: What was heard within this time is asked for to know who belongs to the mesh.
 ACTIVE_S = KNOWN_INTERVALS * LONGEST_INTERVAL_S
+#: For so long the matrix waits to know who fell silent, and so long after a failure it is asked again.
+REMEMBERED_WITHIN_S, REMEMBERED_AGAIN_S = 3.0, 120.0
 #: A matrix has at most this many rows and columns; beyond it groups must be folded.
 MAX_ENTRIES = 400
 #: How many steps a history has if nobody says otherwise, at most.
@@ -138,26 +143,50 @@ class Answers:
         end = np.ceil(at_s / 60.0) * 60.0
 
         def good_for_s(activity: Activity) -> float:
-            return 5.0 if interval_of(activity) is None else 60.0
+            return 5.0 if interval_of(activity) is None or not activity.complete else 60.0
 
         async def ask() -> Activity:
             active = await self.store.activity(Window(end - 60.0 - ACTIVE_S, end))
             sources = await self.in_thread(speaking, active, end - 60.0)
-            remembered = await self._remembered(end, sources)
+            remembered = await self._within(REMEMBERED_WITHIN_S, self._remembered(end, sources))
             return await self.in_thread(together, active, sources, remembered)
 
         return self._others.get(
             ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
 
-    def _remembered(self, at_s: float, sources: frozenset[str]) -> Deferred[Activity]:
+    def _remembered(self, at_s: float, sources: frozenset[str]) -> Deferred[Activity | None]:
+        """Give what the sources said last that fell silent, or None if the store cannot tell."""
         # By the hour: of sources that did not speak for so long there is nothing newer.
         end = np.floor(at_s / 3600.0) * 3600.0
+
+        async def ask() -> Activity | None:
+            try:
+                return await self.store.remembered(Window(end - self._remember_s, end), sources)
+            except StoreError as error:
+                _log.warn("silent sources are not known: {error}", error=error)
+                return None
+
+        def good_for_s(found: Activity | None) -> float:
+            # What failed is not asked again by everyone who looks.
+            return REMEMBERED_AGAIN_S if found is None else 3600.0
+
         return self._others.get(
-            ("remembered", end, sources),
-            3600.0,
-            lambda: self.store.remembered(Window(end - self._remember_s, end), sources),
+            ("remembered", end, sources), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
+
+    def _within(self, seconds: float, asked: Deferred[T | None]) -> Deferred[T | None]:
+        """Give an answer, or None if it takes too long; it is still waited for by others."""
+        answer: Deferred[T | None] = Deferred()
+        late = self._reactor.callLater(seconds, answer.callback, None)
+
+        def arrived(found: Any) -> None:
+            if late.active():
+                late.cancel()
+                answer.callback(found)
+
+        asked.addBoth(arrived)
+        return answer
 
     def _baseline(self, at_s: float) -> Deferred[Snapshot]:
         # By the hour: the usual RTT of a day does not change by the minute.

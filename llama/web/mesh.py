@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import numpy.typing as npt
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from .groups import Places, find_places, natural
 from .store import Activity, Column, Snapshot, Tags, series_key
@@ -90,7 +90,13 @@ def members(activity: Activity) -> Activity:
     kept = activity.last_s > words_s[src] - known_s
     series = [tags for tags, keep in zip(activity.series, kept.tolist(), strict=True) if keep]
     dropped = activity.dropped + int(np.count_nonzero(~kept))
-    return Activity(series, activity.last_s[kept], activity.interval_s[kept], dropped)
+    return evolve(
+        activity,
+        series=series,
+        last_s=activity.last_s[kept],
+        interval_s=activity.interval_s[kept],
+        dropped=dropped,
+    )
 
 
 def speaking(activity: Activity, at_s: float) -> frozenset[str]:
@@ -104,14 +110,21 @@ def speaking(activity: Activity, at_s: float) -> frozenset[str]:
     )
 
 
-def together(active: Activity, sources: frozenset[str], remembered: Activity) -> Activity:
-    """Return the members of the mesh: of these sources those active, and those remembered."""
+def together(active: Activity, sources: frozenset[str], remembered: Activity | None) -> Activity:
+    """Return the members of the mesh: of these sources those active, and those remembered.
+
+    Where it is not known (None) what is remembered, all that are active: whoever fell silent longer
+    ago is missing then.
+    """
+    if remembered is None:
+        return members(evolve(active, complete=False))
     kept = [n for n, tags in enumerate(active.series) if tags.get("src_hostname", "") in sources]
     return members(
         Activity(
             [*(active.series[n] for n in kept), *remembered.series],
             np.concatenate([active.last_s[kept], remembered.last_s]),
             np.concatenate([active.interval_s[kept], remembered.interval_s]),
+            complete=active.complete and remembered.complete,
         )
     )
 

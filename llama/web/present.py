@@ -46,6 +46,7 @@ def moment(
         # A clock that is ahead makes nothing newer than now.
         "newest": _number(min(float(heard.max()), at_s), 3) if heard.size else None,
         "interval_s": interval_of(activity),
+        "silent_known": activity.complete,
     }
 
 

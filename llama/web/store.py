@@ -106,6 +106,8 @@ class Activity:
     interval_s: Column  # estimated; NaN after a single sample
     #: How many more series there were that belong to the mesh no more (`llama.web.mesh.members`).
     dropped: int = 0
+    #: Whether all series are here that there are to know of in the time.
+    complete: bool = True
 
 
 @frozen(eq=False)
@@ -162,7 +164,8 @@ class Store(Protocol):
     def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
         """Give the series of sources other than these that had a sample in the window.
 
-        Windows are days long; intervals are not told.
+        Windows are days long; intervals are not told. What takes too long to find may be left out
+        of an answer that says that it is not complete.
         """
 
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
