@@ -36,12 +36,17 @@ async def write(path: Path, points: Sequence[Point]) -> None:
         await database.close()
 
 
-def roll_up(path: Path, forget_before_s: float | None = None) -> None:
-    """Do what the writer does every minute, and forget raw samples."""
+def roll_up(path: Path, forget_before_s: float | None = None, note: bool = False) -> None:
+    """Do what the writer does every minute, and forget raw samples.
+
+    ``note`` when each series was heard, as writers before did not.
+    """
     db = sqlite3.connect(path)
     with db:
         for (end,) in db.execute("SELECT time_ms FROM unrolled").fetchall():
             db.execute(schema.ROLL_UP, {"end": end})
+            if note:
+                db.execute(schema.HEARD, {"end": end})
         db.execute("DELETE FROM unrolled")
         if forget_before_s is not None:
             db.execute("DELETE FROM samples WHERE time_ms <= ?", (forget_before_s * 1000,))

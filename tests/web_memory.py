@@ -111,6 +111,15 @@ class MemoryStore:
         """See `llama.web.store.Store`."""
         return succeed(self._snapshot(window, columns, lambda rows: rows[-1:]))
 
+    def latest_of(
+        self, window: Window, columns: Sequence[str], some: Activity
+    ) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`."""
+        wanted = set(map(series_key, some.series))
+        part = MemoryStore()
+        part._series = {key: rows for key, rows in self._series.items() if key in wanted}
+        return part.latest(window, columns)
+
     def total(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""
         return succeed(self._snapshot(window, columns, lambda rows: rows))

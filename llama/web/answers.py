@@ -21,17 +21,18 @@ from .fold import Open, fold, lay_out, reduce_to_pairs
 from .heat import COLUMNS as HEAT_COLUMNS
 from .heat import heat_map
 from .mesh import (
-    ALL_SILENT_INTERVALS,
     KNOWN_INTERVALS,
     LONGEST_INTERVAL_S,
-    SILENT_INTERVALS,
     Mesh,
+    due_s,
     interval_of,
     judge,
-    longest_interval_of,
+    lookback_s,
     make_mesh,
+    seldom,
     speaking,
     together,
+    with_seldom,
 )
 from .metrics import ALWAYS, METRICS, Metric, with_received
 from .shared import SharedAnswers
@@ -228,17 +229,15 @@ class Answers:
         live = at_s is None
         at = self.now_s() if at_s is None else at_s
         activity = await self._activity(at)
-        usual, longest = interval_of(activity), longest_interval_of(activity)
-        # What is older has fallen silent.
-        lookback = (
-            LONGEST_INTERVAL_S
-            if usual is None
-            else SILENT_INTERVALS * longest + ALL_SILENT_INTERVALS * usual
-        )
+        usual = min(interval_of(activity) or LONGEST_INTERVAL_S, LONGEST_INTERVAL_S)
+        known = interval_of(activity) is not None
+        # What is older has fallen silent, but for those that speak less often.
+        lookback = lookback_s(usual, usual) if known else LONGEST_INTERVAL_S
+        some = None if span_s else seldom(activity, usual)
         if not live and not span_s:
             # Where only longer rows are left, the row around the moment is what is known of it.
             resolution = await self._resolution_s(at - lookback)
-            if resolution > (lookback if usual is not None else 0.0):
+            if resolution > (lookback if known else 0.0):
                 newest = await self._newest()
                 row_s = float(np.ceil(at / resolution) * resolution)
                 at = max(at, min(row_s, at if newest is None else newest))
@@ -250,6 +249,9 @@ class Answers:
         async def ask() -> _Moment:
             question = self.store.total if span_s else self.store.latest
             found = await question(window, wanted)
+            if some is not None and len(some.series):
+                rare = await self._latest_of(some, usual, at, live, wanted)
+                found = await self.in_thread(with_seldom, found, rare, some, at, usual)
             snapshot = evolve(found, columns=with_received(found.columns))
             if metric.needs_baseline:
                 baseline = await self._baseline(at)
@@ -260,6 +262,25 @@ class Answers:
 
         keep = 1.0 if live else 30.0
         return await self._snapshots.get(key, keep, lambda: Deferred.fromCoroutine(ask()))
+
+    def _latest_of(
+        self, some: Activity, usual_s: float, at_s: float, live: bool, columns: tuple[str, ...]
+    ) -> Deferred[Snapshot]:
+        """Give the newest samples of series that speak seldom, asked for as seldom."""
+        sources = frozenset(tags.get("src_hostname", "") for tags in some.series)
+        about = sources, some.last_s.tobytes(), some.interval_s.tobytes()
+        window = Window(at_s - lookback_s(float(some.interval_s.max()), usual_s), at_s)
+
+        def good_for_s(found: Snapshot) -> float:
+            # As long as what is newer is among the usual, and then until something new is due.
+            wait_s = min(due_s(some, found, at_s) - at_s, LONGEST_INTERVAL_S)
+            return max(lookback_s(usual_s, usual_s) / 2, wait_s)
+
+        return self._others.get(
+            ("latest of", None if live else at_s, columns, *about),
+            good_for_s,
+            lambda: self.store.latest_of(window, columns, some),
+        )
 
     # --- answers -----------------------------------------------------------------------------
 

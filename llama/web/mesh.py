@@ -8,6 +8,7 @@ folded. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -69,10 +70,57 @@ def interval_of(activity: Activity) -> float | None:
     return float(np.median(known)) if known.size else None
 
 
-def longest_interval_of(activity: Activity) -> float:
-    """Return the longest time between the samples of a series in seconds, 0 if none is known."""
-    known = activity.interval_s[~np.isnan(activity.interval_s)]
-    return min(float(known.max()), LONGEST_INTERVAL_S) if known.size else 0.0
+Seconds = TypeVar("Seconds", float, Column)
+
+
+def lookback_s(interval_s: Seconds, usual_s: float) -> Seconds:
+    """Return how far back lies what a series with this interval may have said last, if it speaks."""
+    return SILENT_INTERVALS * interval_s + ALL_SILENT_INTERVALS * usual_s
+
+
+def seldom(activity: Activity, usual_s: float) -> Activity:
+    """Return the series that speak less often than is usual, with their intervals."""
+    chosen = np.flatnonzero(activity.interval_s > 1.01 * usual_s)
+    return evolve(
+        activity,
+        series=[activity.series[n] for n in chosen.tolist()],
+        last_s=activity.last_s[chosen],
+        interval_s=np.minimum(activity.interval_s[chosen], LONGEST_INTERVAL_S),
+    )
+
+
+def due_s(some: Activity, found: Snapshot, at_s: float) -> float:
+    """Return when the first of some series speaks next, of those that have not fallen silent."""
+    last_s = some.last_s.copy()
+    series = list(some.series)
+    place = _places(series, found.series)
+    known = place < last_s.size
+    np.fmax.at(last_s, place[known], found.time_s[known])
+    speaking = last_s > at_s - SILENT_INTERVALS * some.interval_s
+    return float((last_s + some.interval_s)[speaking].min(initial=np.inf))
+
+
+def with_seldom(
+    usual: Snapshot, found: Snapshot, some: Activity, at_s: float, usual_s: float
+) -> Snapshot:
+    """Return a snapshot with the newer samples of ``some`` that were ``found``, if not too old."""
+    names = list(some.series)
+    own = _places(names, found.series)
+    interval_s = np.concatenate([some.interval_s, np.zeros(len(names) - some.interval_s.size)])
+    oldest_s = at_s - lookback_s(interval_s[own], usual_s)
+    chosen = np.flatnonzero((found.time_s > oldest_s) & (found.time_s <= at_s))
+    series = list(usual.series)
+    place = _places(series, [found.series[n] for n in chosen.tolist()])
+    added = len(series) - len(usual.series)
+    time_s = np.concatenate([usual.time_s, np.full(added, -np.inf)])
+    newer = found.time_s[chosen] > time_s[place]
+    into, out = place[newer], chosen[newer]
+    time_s[into] = found.time_s[out]
+    columns = {}
+    for name, column in usual.columns.items():
+        columns[name] = np.concatenate([column, np.full(added, np.nan)])
+        columns[name][into] = found.column(name)[out]
+    return Snapshot(series, time_s, columns)
 
 
 def members(activity: Activity) -> Activity:

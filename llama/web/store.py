@@ -171,6 +171,15 @@ class Store(Protocol):
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """Give the newest sample in the window of each series that has one."""
 
+    def latest_of(
+        self, window: Window, columns: Sequence[str], some: Activity
+    ) -> Deferred[Snapshot]:
+        """Give the newest sample in the window of each of some series that has one.
+
+        These speak seldom, and the window is long. Of what is only left in longer rows the figures
+        of a row stand.
+        """
+
     def total(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """Give the whole window of each series put together as `AGGREGATE` says."""
 

@@ -294,15 +294,38 @@ class PrometheusStore:
 
         return Deferred.fromCoroutine(ask())
 
+    def latest_of(
+        self, window: Window, columns: Sequence[str], some: Activity
+    ) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`. All series of a source speak as seldom."""
+
+        async def ask() -> Snapshot:
+            names = await self._which()
+            if isinstance(names, Counters):  # which are all scraped as often
+                return Snapshot([], np.empty(0), {name: np.empty(0) for name in columns})
+            sources = sorted({tags.get("src_hostname", "") for tags in some.series})
+            parts = [
+                await self._newest_points(names, window, columns, sources[n : n + FEW_SOURCES])
+                for n in range(0, len(sources), FEW_SOURCES)
+            ]
+            return Snapshot(
+                [tags for part in parts for tags in part.series],
+                np.concatenate([part.time_s for part in parts]),
+                {name: np.concatenate([part.column(name) for part in parts]) for name in columns},
+            )
+
+        return Deferred.fromCoroutine(ask())
+
     async def _newest_points(
-        self, names: Points, window: Window, columns: Sequence[str]
+        self, names: Points, window: Window, columns: Sequence[str], sources: Sequence[str] = ()
     ) -> Snapshot:
         # The samples themselves: last_over_time() would fill a gap with an older interval's.
         wanted = list(dict.fromkeys(("sent", *names.columns(columns))))
         span = f"[{round(window.length_s * 1000) - 1:d}ms]"
 
         def question(name: str) -> Callable[[], Deferred[list[tuple[Tags, Column, Column]]]]:
-            return lambda: self._raw(names.raw(name, {}) + span, window.end_s)
+            which = _of(names.prefix + name, sources) if sources else names.raw(name, {})
+            return lambda: self._raw(which + span, window.end_s)
 
         answers = dict(
             zip(wanted, await self._database.ask_all([question(n) for n in wanted]), strict=True)

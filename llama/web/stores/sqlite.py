@@ -146,6 +146,12 @@ class SQLiteStore:
         """See `llama.web.store.Store`."""
         return self._ask(lambda reader: questions.latest(reader, window, columns))
 
+    def latest_of(
+        self, window: Window, columns: Sequence[str], some: Activity
+    ) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.latest_of(reader, window, columns, some))
+
     def total(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""
         return self._ask(lambda reader: questions.total(reader, window, columns))

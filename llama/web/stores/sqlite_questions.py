@@ -26,6 +26,7 @@ from ..store import (
     AGGREGATE,
     LOSSY_PERCENT,
     Activity,
+    Column,
     History,
     Snapshot,
     Tags,
@@ -34,6 +35,7 @@ from ..store import (
 )
 
 Rows = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 Span = tuple[str, int, int]  # table, after, up to (ms)
 
 RAW, ROLLED = "samples", "samples_5m"
@@ -47,6 +49,8 @@ MANY_SERIES = 5000
 COARSE_SERIES = 100_000
 #: Moments that are looked at together, the newest first, until all are found.
 MOMENTS_AT_ONCE = 120
+#: Times at which a series that speaks seldom is looked for: more of its intervals than make it silent.
+SPOKEN = 6
 #: So many rows are looked at, or looked for, to find when series were last heard of.
 MOST_LOOKED_AT = 3_000_000
 ROWS_AT_ONCE = 500_000
@@ -437,14 +441,76 @@ def _looking_up(table: str) -> str:
 
 def latest(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
     """Return the newest sample of each series."""
+    start, end = ms(window.start_s), ms(window.end_s)
+    spans = [(RAW, start, end)] if start >= reader.raw_from_ms() else reader.spans(window)
     # SQLite takes bare columns from the row that max() found.
-    return _snapshot(reader, window, columns, _known(columns))
+    snapshot, numbers = _snapshot(reader, spans, columns, _known(columns))
+    in_row = np.zeros(len(numbers), dtype=bool)
+    for table, after, up_to in spans:
+        if table == ROLLED:
+            in_row |= (snapshot.time_s * 1000 > after) & (snapshot.time_s * 1000 <= up_to)
+    return _as_heard(reader, snapshot, numbers, in_row)
+
+
+def _as_heard(reader: Reader, snapshot: Snapshot, numbers: Column, in_row: Flags) -> Snapshot:
+    """Return a snapshot in which those out of five-minute rows are as old as was noted.
+
+    Such a row has the time of its end, at which a series may have been silent for minutes.
+    """
+    if not in_row.any():
+        return snapshot
+    heard = reader.heard(numbers[in_row].tolist())
+    noted = np.array([heard.get(int(n), np.inf) for n in numbers.tolist()], dtype=np.float64)
+    time_s = np.where(in_row, np.minimum(snapshot.time_s, noted / 1000), snapshot.time_s)
+    return Snapshot(snapshot.series, time_s, snapshot.columns)
+
+
+def latest_of(reader: Reader, window: Window, columns: Sequence[str], some: Activity) -> Snapshot:
+    """Return the newest sample of some series, by its key: intervals before and after its last."""
+    start, end, raw_from = ms(window.start_s), ms(window.end_s), reader.raw_from_ms()
+    number_of: dict[int, int] = {id(tags): number for number, tags in reader.tags.items()}
+    keys: dict[str, list[tuple[int, int | None]]] = {RAW: [], ROLLED: []}
+    for tags, last_s, interval_s in zip(
+        some.series, some.last_s.tolist(), some.interval_s.tolist(), strict=True
+    ):
+        number, last, interval = number_of.get(id(tags)), ms(last_s), max(1000, ms(interval_s))
+        newest_ms = end - (end - last) % interval
+        for time_ms in range(newest_ms, start, -interval)[:SPOKEN] if number is not None else ():
+            if time_ms > raw_from:
+                keys[RAW].append((time_ms, number))
+            else:
+                keys[ROLLED].append((_up(time_ms, schema.WINDOW_MS), number))
+    known = _known(columns)
+    chosen = ", ".join(["series_id", "time_ms", *known])
+    parts = []
+    for table, wanted in keys.items():
+        rows = reader.rows(
+            f"SELECT {chosen} FROM json_each(?) AS k CROSS JOIN {table}"
+            " ON time_ms = k.value ->> 0 AND series_id = k.value ->> 1",
+            (orjson.dumps([key for key in wanted if key[0] <= end]).decode(),),
+        )
+        parts.append(np.column_stack([rows, np.full(len(rows), table == ROLLED)]))
+    rows = np.concatenate(parts)
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    newest_of = np.flatnonzero(np.diff(rows[:, 0], append=np.inf))
+    rows = rows[newest_of]
+    found = Snapshot(
+        [reader.tags[int(number)] for number in rows[:, 0].tolist()],
+        rows[:, 1] / 1000,
+        _columns(columns, known, rows[:, 2:]),
+    )
+    return _as_heard(reader, found, rows[:, 0], rows[:, -1] > 0)
+
+
+def _columns(columns: Sequence[str], known: Sequence[str], rows: Rows) -> dict[str, Column]:
+    found = {name: rows[:, n] for n, name in enumerate(known)}
+    return {name: found.get(name, np.full(len(rows), np.nan)) for name in columns}
 
 
 def total(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
     """Return the whole window of each series."""
     known = _known(columns)
-    return _snapshot(reader, window, columns, list(map(_together, known)))
+    return _snapshot(reader, reader.spans(window), columns, list(map(_together, known)))[0]
 
 
 def _together(name: str) -> str:
@@ -455,20 +521,21 @@ def _together(name: str) -> str:
 
 
 def _snapshot(
-    reader: Reader, window: Window, columns: Sequence[str], chosen: Sequence[str]
-) -> Snapshot:
+    reader: Reader, spans: Sequence[Span], columns: Sequence[str], chosen: Sequence[str]
+) -> tuple[Snapshot, Column]:
+    """Return what these spans have of each series, and the numbers of the series."""
     known = _known(columns)
     query = (
         f"SELECT {', '.join(['series_id', 'max(time_ms)', *chosen])}"
-        f" FROM ({_union(reader.spans(window), known)}) GROUP BY series_id"
+        f" FROM ({_union(spans, known)}) GROUP BY series_id"
     )
     rows = reader.ours(reader.rows(query))
-    found = {name: rows[:, 2 + n] for n, name in enumerate(known)}
-    return Snapshot(
+    snapshot = Snapshot(
         [reader.tags[int(number)] for number in rows[:, 0].tolist()],
         rows[:, 1] / 1000,
-        {name: found.get(name, np.full(len(rows), np.nan)) for name in columns},
+        _columns(columns, known, rows[:, 2:]),
     )
+    return snapshot, rows[:, 0]
 
 
 def baseline(reader: Reader, window: Window) -> Snapshot:
