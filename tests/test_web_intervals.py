@@ -114,6 +114,17 @@ class LongIntervalTest(TestCase):
         await self.silent(answers, None)
         self.assertEqual(len([each for each in asked if each[0] != "latest"]), 2)
 
+    async def test_history(self) -> None:
+        """A pair's history tells how often the pair speaks, whatever is usual."""
+        slow, fast = self.fleet("ab", 900), self.fleet("cdef", 30)
+        points = [*slow.points(END_S - 3600, END_S), *fast.points(END_S - 3600, END_S)]
+        answers = self.answers(points)
+        window = Window(END_S - 3600, END_S)
+        for src, dst, interval_s in (("a", "b", 900.0), ("c", "d", 30.0)):
+            said = await answers.history(window, None, src, dst, {})
+            self.assertEqual(said["interval_s"], interval_s)
+            self.assertEqual([each["interval_s"] for each in said["series"]], [interval_s])
+
     async def test_slow_goes_silent(self) -> None:
         """A slow source beside fast ones is silent once its third sample is missing."""
         slow, fast = self.fleet("ab", 900), self.fleet("cdef", 30)

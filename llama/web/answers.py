@@ -26,6 +26,7 @@ from .mesh import (
     Mesh,
     due_s,
     interval_of,
+    intervals_of,
     judge,
     lookback_s,
     make_mesh,
@@ -326,7 +327,9 @@ class Answers:
             raise NotFoundError(f"no measurements from {src!r} to {dst!r} in this time")
         found = evolve(found, columns=with_received(found.columns))
         heat = await self.in_thread(heat_map, found)
-        return await self.in_thread(present.history, src, dst, found, heat)
+        activity = await self._activity(window.end_s)
+        intervals = await self.in_thread(intervals_of, activity, tags)
+        return await self.in_thread(present.history, src, dst, found, heat, intervals)
 
     async def timeline(
         self, window: Window, step_s: float | None, where: dict[str, str]

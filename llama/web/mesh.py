@@ -70,6 +70,15 @@ def interval_of(activity: Activity) -> float | None:
     return float(np.median(known)) if known.size else None
 
 
+def intervals_of(activity: Activity, where: Tags) -> dict[tuple[tuple[str, str], ...], float]:
+    """Return the known intervals of the series that bear these tags, by `series_key`."""
+    return {
+        series_key(tags): interval
+        for tags, interval in zip(activity.series, activity.interval_s.tolist(), strict=True)
+        if interval == interval and all(tags.get(name) == where[name] for name in where)
+    }
+
+
 Seconds = TypeVar("Seconds", float, Column)
 
 

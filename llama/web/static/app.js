@@ -132,14 +132,16 @@ function loadDrawer() {
     return;
   }
   const span = Number(state.get("span"));
-  const moment = stretch(state.live ? now() : Number(state.get("at")), span, interval);
-  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, span, oldest: oldest(), flows: hasFlows });
+  const at = state.live ? now() : Number(state.get("at"));
+  const moment = (own) => stretch(at, span, interval, own);
+  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, span, oldest, flows: hasFlows });
 }
 
-// Figures of a pair from before this time do not speak for the moment that is shown.
-function oldest() {
-  if (state.live) return oldestLive(newest ?? null, now(), interval);
-  return oldestPast(Number(state.get("at")), Number(state.get("span")), interval);
+// Figures of a pair from before this time do not speak for the moment that is shown. `own` is how
+// often it speaks; null: as is usual.
+function oldest(own) {
+  if (state.live) return oldestLive(newest ?? null, now(), interval, own);
+  return oldestPast(Number(state.get("at")), Number(state.get("span")), interval, own);
 }
 
 // Follows the newest data: asks what is new, and for the rest only if something is. Waits for no
@@ -187,7 +189,7 @@ function judge() {
   const unsure = Boolean(failed || old);
   document.body.classList.toggle("stale", unsure);
   drawTimes();
-  drawer.judge(oldest());
+  drawer.judge(oldest);
   if (!model && !unsure) return;
   drawHeadline($("headline"), model, unsure);
   document.title = `${titleMark(unsure)}LLAMA matrix`;
