@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from browser_case import BrowserCase
+from web_data import Fleet
 from web_site import Feed, Site, fill
 
 from llama.interfaces import Point
@@ -205,6 +206,25 @@ class DoubtTest(BrowserCase):
         said["summary"].update(partial=1, missing=2)
         route.fulfill(response=response, json=said)
 
+    def test_bad_and_missing(self) -> None:
+        """Who is bad and partly silent counts once in the title, and hides no pair without a figure."""
+
+        def overlapping(route: Any) -> None:
+            response = route.fetch()
+            said = response.json()
+            said["summary"].update(
+                pairs=12, healthy=6, bad=3, losing=3, missing=2, partial=2, sick=2,
+                hosts_silent=1, unjudged=1, troubled=3,
+            )  # fmt: skip
+            route.fulfill(response=response, json=said)
+
+        page = self.show("metric=loss_forward&group=none&range=15m")
+        page.route("**/api/v1/matrix*", overlapping)
+        page.select_option("#group", "datacenter")
+        self.wait_query(page, group="datacenter")
+        self.until(page, "document.title === '(4) LLAMA matrix'")
+        self.assertIn("1 pair without a figure", page.locator("#headline").inner_text())
+
     def test_partly_silent_drawer(self) -> None:
         """The open pair names the classes that have no data, though others have."""
         page = self.show("src=b&dst=c&range=15m")
@@ -236,6 +256,60 @@ class DoubtTest(BrowserCase):
         self.assertLess((time.time() - ended) % 86400, 30)  # and not in the future
         self.assertIn("4 of 68 flows lose probes: EF 4 of 4", said)
         self.assertIn("loss 5 %", " ".join(said.split()))
+
+
+class SlowTest(BrowserCase):
+    """Two hosts that speak every fifteen minutes, beside others."""
+
+    @classmethod
+    def make_site(cls) -> Site:
+        """Return a site over data up to now, live."""
+        site = Site()
+        now_s = time.time() // 900 * 900
+        fast = Fleet(hosts=dict.fromkeys("cdefg", ("x", "1")), classes=("BE",))
+        slow = Fleet(hosts=dict.fromkeys("ab", ("x", "1")), classes=("BE",), interval_s=900)
+        points = list(slow.points(now_s - 8000, now_s))
+        points += fast.points(now_s - 8000, time.time())
+        fill(site.store, points)
+        cls.feed = Feed(site.store, fast, time.time())
+        site.start()
+        return site
+
+    @classmethod
+    def tearDownClass(cls) -> None:
+        """End the feed and the site."""
+        if cls.site is not None:
+            cls.feed.stop()
+        super().tearDownClass()
+
+    def test_open_pair(self) -> None:
+        """The drawer has figures of a slow collector as the matrix has, whatever the charts show."""
+        for span in ("15m", "6h"):
+            page = self.show(f"src=a&dst=b&group=none&range={span}")
+            self.assertEqual(self.table(page)["a", "b"], "0 %")
+            page.locator("#drawer .now").first.wait_for()
+            for n in (0, 1):
+                said = page.locator("#drawer .way").nth(n).inner_text()
+                self.assertNotIn("no data since", said)
+                self.assertNotIn("without data", said)
+                self.assertIn("0.2", said)
+        self.picture(page, "doubt-slow")
+
+    def test_own_interval(self) -> None:
+        """How old figures may be is a matter of the pair's own interval."""
+        page = self.show("group=none")
+        told = page.evaluate(
+            """async () => {
+              const { oldestLive, oldestPast, stretch } = await import('/static/age.js');
+              return [oldestLive(10000, 10020, 30, null), oldestLive(10000, 10020, 30, 900),
+                oldestLive(9000, 10020, 30, 900), oldestPast(10000, 0, 30, 900),
+                oldestPast(10000, 60, 30, 900), stretch(10000, 0, 30, 900)];
+            }"""
+        )
+        self.assertEqual(
+            told,
+            [9930, 7750, 7680, 7750, 9940, {"from": 7660, "to": 10000, "step": 900}],
+        )
 
 
 class GoneTest(BrowserCase):

@@ -105,6 +105,41 @@ class WatchTest(BrowserCase):
         self.assertEqual(page.title(), "LLAMA matrix")
         self.assertTrue(page.locator("#trouble").is_hidden())
 
+    def test_failing_matrix(self) -> None:
+        """A matrix that fails is asked for ever more seldom, and shown again once it is there."""
+        page = self.show("range=15m")
+        self.headline(page, "all is well")
+        asked = {"status": 0, "matrix": 0}
+
+        def failing(route: Any) -> None:
+            name = urlsplit(route.request.url).path.rpartition("/")[2]
+            asked[name] += 1
+            if name == "status":
+                route.continue_()
+            else:
+                route.fulfill(status=504, json={"error": "no answer within 20 s"})
+
+        page.route("**/api/v1/status*", failing)
+        page.route("**/api/v1/matrix*", failing)
+        self.headline(page, "not known since")
+        while asked["status"] < 12:
+            page.wait_for_timeout(100)
+        self.assertLess(asked["matrix"], 5)
+        self.assertIn("no answer within 20 s", page.locator("#trouble").inner_text())
+        page.unroute("**/api/v1/matrix*")
+        self.headline(page, "all is well")
+        pauses = page.evaluate(
+            """async () => {
+              const { Pause } = await import('/static/api.js');
+              const pause = new Pause(5000, 60000), over = [pause.over];
+              const long = [1, 2, 3, 4, 5, 6].map(() => pause.begin());
+              over.push(pause.over, pause.end(), pause.over, pause.end());
+              return { over, long };
+            }"""
+        )
+        self.assertEqual(pauses["long"], [5000, 10000, 20000, 40000, 60000, 60000])
+        self.assertEqual(pauses["over"], [True, False, True, True, False])
+
     def test_no_news(self) -> None:
         """The page's own clock tells when data are too old, though every answer is as before."""
         page = self.show("range=15m&src=iad1&dst=lax1")

@@ -269,6 +269,23 @@ class FoldTest(SynchronousTestCase):
         only = reduce_to_pairs(mesh, METRICS["loss"], mesh.where({"class": "BE"}))
         self.assertEqual(summary(only, only, mesh, judge(mesh))["missing"], 0)
 
+    def test_bad_and_missing(self) -> None:
+        """A pair of which a class loses and another is silent is one pair, and hides no other."""
+        faults = (
+            now("loss", src="h1", dst="h2", class_name="EF"),
+            now("mute", src="h1", dst="h2", class_name="BE"),
+            now("down", src="h3", dst="h4"),  # in no known direction: no figure
+        )
+        hosts = {f"h{n}": ("dc", f"r{n}") for n in range(1, 5)}
+        mesh = mesh_of(Fleet(hosts=hosts, faults=faults), "loss_forward")
+        everything = mesh.where({})
+        pairs = reduce_to_pairs(mesh, METRICS["loss_forward"], everything)
+        losses = reduce_to_pairs(mesh, METRICS["loss"], everything)
+        said = summary(pairs, losses, mesh, judge(mesh))
+        counts = {name: said[name] for name in ("pairs", "healthy", "unjudged", "troubled")}
+        self.assertEqual(counts, {"pairs": 12, "healthy": 10, "unjudged": 1, "troubled": 2})
+        self.assertEqual((said["bad"], said["losing"], said["missing"]), (1, 2, 1))
+
     def test_mostly_silent(self) -> None:
         """A folded cell says how many of its pairs have no data, and of how many series."""
         gone = [now("mute", src=src, dst=dst) for src, dst in

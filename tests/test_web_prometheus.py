@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from servers import Victoria
 from twisted.internet import reactor
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 from web_counters import Prometheus, exposed
 from web_data import NASTY_HOST, standard_fleet
 from web_memory import MemoryStore
@@ -23,6 +23,7 @@ from llama.scraper.writers import victoriametrics as writer
 from llama.web.answers import Answers, MatrixQuestion
 from llama.web.metrics import METRICS
 from llama.web.store import StoreError, Window, series_key
+from llama.web.stores import prometheus
 from llama.web.stores.prometheus import PrometheusStore
 
 
@@ -42,6 +43,23 @@ def settle(server: Victoria, metric: str) -> None:
             return
         time.sleep(0.1)
     raise AssertionError(f"{metric}: {found}, wanted {series}")
+
+
+class PortionsTest(SynchronousTestCase):
+    """How many series one question is about."""
+
+    def test_portions(self) -> None:
+        """Small sources come together; large ones come in parts, by destination."""
+        sources = {"a": {"x": 2, "y": 2}, "b": {"x": 2}, "c": {"x": 4, "y": 4, "z": 1}, "d": {}}
+        self.assertEqual(
+            list(prometheus.portions("m", sources, 6)),
+            [
+                'm{src_hostname="c",dst_hostname=~"x"}',
+                'm{src_hostname="c",dst_hostname=~"y|z"}',
+                'm{src_hostname=~"a|b|d"}',
+            ],
+        )
+        self.assertEqual(list(prometheus.portions("m", sources, 4))[:1], ['m{src_hostname=~"a"}'])
 
 
 class VictoriaPointsTest(RealStoreCase, TestCase):
@@ -81,6 +99,12 @@ class VictoriaPointsTest(RealStoreCase, TestCase):
         where = {"src_hostname": NASTY_HOST, "dst_hostname": "iad1", "class": "BE"}
         found = await self.store.history(window, 60.0, ("sent",), where)
         self.assertEqual(len(found.series), 1)
+
+    async def test_remembered_in_portions(self) -> None:
+        """Sources of many series are asked about in portions, and nobody is left out."""
+        for most in (1, 3, 40):
+            self.patch(prometheus, "SERIES_AT_ONCE", most)
+            await self.test_remembered()
 
     async def test_wrong_server(self) -> None:
         """What is no such database is said so in one line."""

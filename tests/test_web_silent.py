@@ -8,13 +8,18 @@ from typing import Any
 
 from test_web_sqlite import roll_up, write
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred, fail
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from web_data import Fleet
 
 from llama.interfaces import Point
 from llama.scraper.writers import sqlite as writer
+from llama.web import answers as answers_module
 from llama.web.answers import Answers, MatrixQuestion
 from llama.web.metrics import METRICS
+from llama.web.store import StoreError, Window
+from llama.web.stores import sqlite_questions
 from llama.web.stores.sqlite import SQLiteStore
 
 HOUR_S, DAY_S = 3600.0, 86400.0
@@ -111,6 +116,79 @@ class SilentTest(TestCase):
         said = await self.matrix(await self.filled(*left))
         summary = said["summary"]
         self.assertEqual((summary["pairs"], summary["missing"], summary["dropped"]), (11, 1, 1))
+
+    async def test_unknown(self) -> None:
+        """A store that cannot tell who fell silent long ago, or takes long, still has a matrix."""
+        self.patch(answers_module, "REMEMBERED_WITHIN_S", 0.05)
+        for gone_s, told in ((2 * HOUR_S, ["d"]), (5 * HOUR_S, [])):
+            for never in (False, True):
+                answers = await self.filled(*points(60, 6 / 24, gone_s))
+                asked = []
+
+                def remembered(*about: Any, never: bool = never, asked: Any = asked) -> Any:
+                    asked.append(about)
+                    return Deferred() if never else fail(StoreError("too much"))
+
+                self.patch(self.store, "remembered", remembered)
+                said = await self.matrix(answers)
+                self.assertFalse(said["silent_known"])
+                self.assertEqual([each["host"] for each in said["sick"]], told)
+                self.assertEqual(said["summary"]["healthy"], 9)
+                await self.matrix(answers, END_S + 61)
+                self.assertEqual(len(asked), 1)
+
+    async def test_known_later(self) -> None:
+        """What takes long is known once it is there."""
+        self.patch(answers_module, "REMEMBERED_WITHIN_S", 0.05)
+        answers = await self.filled(*points(60, 12 / 24, 5 * HOUR_S))
+        real, late = self.store.remembered, Deferred[None]()
+        self.patch(
+            self.store, "remembered", lambda *about: late.addCallback(lambda _: real(*about))
+        )
+        self.assertFalse((await self.matrix(answers))["silent_known"])
+        late.callback(None)
+        await deferLater(reactor, 0.2)
+        said = await self.matrix(answers, END_S + 61)
+        self.assertTrue(said["silent_known"])
+        self.told_silent(said, END_S - 5 * HOUR_S)
+
+    async def test_grown(self) -> None:
+        """At a moment of the past nobody looks for series that came later, however many."""
+        fleet = Fleet(hosts=dict.fromkeys("abcdefgh", ("x", "1")), classes=("BE",), interval_s=60)
+        some = list(points(60, 12 / 24, 4 * HOUR_S))
+        some += fleet.points(END_S - 1800, END_S)
+        answers = await self.filled(*some)
+        self.patch(sqlite_questions, "MOST_LOOKED_AT", 3000)
+        at_s = END_S - HOUR_S
+        window = Window(at_s - DAY_S, at_s)
+        found = await self.store.remembered(window, frozenset("abc"))
+        self.assertEqual((len(found.series), found.complete), (3, True))
+        self.told_silent(await self.matrix(answers, at_s), END_S - 4 * HOUR_S)
+
+    async def test_outage(self) -> None:
+        """All that an outage silenced is found at its beginning."""
+        some = [p for p in points(60, 6 / 24, 0) if not 1800 < END_S - p.time_ns / 1e9 < 3 * HOUR_S]
+        await self.filled(*some)
+        roll_up(self.path)
+        self.patch(sqlite_questions, "MOST_LOOKED_AT", 100)
+        window = Window(END_S - DAY_S, END_S - HOUR_S)
+        found = await self.store.remembered(window, frozenset())
+        self.assertEqual((len(found.series), found.complete), (12, True))
+        self.assertEqual(set(found.last_s.tolist()), {END_S - 3 * HOUR_S})
+
+    async def test_bounded(self) -> None:
+        """What cannot be found in reasonable time is given up, and that is said."""
+        some = [
+            point
+            for point in points(60, 6 / 24, 0)
+            if point.tags["src_hostname"] != "a" or not 0 < END_S - point.time_ns / 1e9 < 4 * HOUR_S
+        ]
+        await self.filled(*some)
+        window = Window(END_S - DAY_S, END_S - HOUR_S)
+        for most, told in ((10**6, (3, True)), (100, (0, False))):
+            self.patch(sqlite_questions, "MOST_LOOKED_AT", most)
+            found = await self.store.remembered(window, frozenset("bcd"))
+            self.assertEqual((len(found.series), found.complete), told)
 
     async def test_last_words(self) -> None:
         """Of a source that fell silent only what it measured at last is remembered."""

@@ -16,7 +16,8 @@ from web_store_case import COLUMNS, END_S, SLOW, RealStoreCase, fleet_points
 from llama.interfaces import Point
 from llama.scraper.writers import sqlite as writer
 from llama.scraper.writers import sqlite_schema as schema
-from llama.web.answers import Answers
+from llama.web.answers import Answers, MatrixQuestion
+from llama.web.metrics import METRICS
 from llama.web.store import Snapshot, StoreError, StoreTimeoutError, Window
 from llama.web.stores import sqlite, sqlite_questions
 from llama.web.stores.sqlite import SQLiteStore
@@ -35,12 +36,17 @@ async def write(path: Path, points: Sequence[Point]) -> None:
         await database.close()
 
 
-def roll_up(path: Path, forget_before_s: float | None = None) -> None:
-    """Do what the writer does every minute, and forget raw samples."""
+def roll_up(path: Path, forget_before_s: float | None = None, note: bool = False) -> None:
+    """Do what the writer does every minute, and forget raw samples.
+
+    ``note`` when each series was heard, as writers before did not.
+    """
     db = sqlite3.connect(path)
     with db:
         for (end,) in db.execute("SELECT time_ms FROM unrolled").fetchall():
             db.execute(schema.ROLL_UP, {"end": end})
+            if note:
+                db.execute(schema.HEARD, {"end": end})
         db.execute("DELETE FROM unrolled")
         if forget_before_s is not None:
             db.execute("DELETE FROM samples WHERE time_ms <= ?", (forget_before_s * 1000,))
@@ -49,6 +55,13 @@ def roll_up(path: Path, forget_before_s: float | None = None) -> None:
                 (int(forget_before_s * 1000),),
             )
     db.close()
+
+
+def question_at(at_s: float) -> MatrixQuestion:
+    """Return what asks for the loss between all hosts at a moment."""
+    return MatrixQuestion(
+        metric=METRICS["loss"], at_s=at_s, span_s=0.0, where={}, group=[], rows="all", cols="all"
+    )
 
 
 class SQLiteTest(RealStoreCase, TestCase):
@@ -83,15 +96,28 @@ class BigSQLiteTest(RealStoreCase, TestCase):
         return SQLiteStore(reactor, path=str(filled))
 
     async def test_resolution(self) -> None:
-        """Of very many series five minutes are the shortest step, and an answer says so."""
-        self.assertEqual(await self.store.resolution_s(self.end_s - 3600), 0.0)
+        """Of very many series a timeline has steps of five minutes, and an answer says so."""
+        self.assertEqual(await self.store.timeline_step_s(self.end_s - 3600), 0.0)
         self.patch(sqlite_questions, "COARSE_SERIES", 100)
-        self.assertEqual(await self.store.resolution_s(self.end_s - 3600), 300.0)
+        self.assertEqual(await self.store.timeline_step_s(self.end_s - 3600), 300.0)
         window = Window(self.end_s - 900, self.end_s)
         for asked, told in ((None, 300.0), (30.0, 300.0), (600.0, 600.0)):
             said = await Answers(reactor, self.store).timeline(window, asked, {})
             self.assertEqual(said["step_s"], told)
             self.assertTrue(all(said["series"]), said)
+
+    async def test_single_moments(self) -> None:
+        """However many series there are, a moment and a pair are known by the interval."""
+        self.patch(sqlite_questions, "COARSE_SERIES", 100)
+        self.assertEqual(await self.store.resolution_s(self.end_s - 3600), 0.0)
+        answers = Answers(reactor, self.store)
+        at_s = self.end_s - 130  # not the end of any row
+        said = await answers.matrix(question_at(at_s))
+        self.assertEqual((said["at"], said["span_s"]), (at_s, 0.0))
+        self.assertIn(("silent", "fra2"), [(each["kind"], each["host"]) for each in said["sick"]])
+        window = Window(self.end_s - 600, self.end_s)
+        told = await answers.history(window, None, "lax1", "iad2", {})
+        self.assertEqual((told["step_s"], len(told["time"])), (30.0, 20))
 
     async def test_baseline(self) -> None:
         """Of many moments an even choice tells the usual RTT near enough.
@@ -163,6 +189,24 @@ class OldSQLiteTest(TestCase):
         got = await self.store.total(Window(END_S - 2700, END_S - 2400), COLUMNS)
         wanted = await self.memory.total(Window(END_S - 2700, END_S - 2400), COLUMNS)
         self.assertEqual(sum(got.column("lost")), sum(wanted.column("lost")))
+
+    async def test_newest_row(self) -> None:
+        """A moment in a row that is not yet over goes no further than the newest data."""
+        db = sqlite3.connect(self.path)
+        with db:
+            db.execute("DELETE FROM samples WHERE time_ms > ?", ((END_S - 720) * 1000,))
+            db.execute(
+                "UPDATE facts SET value = ? WHERE name = 'removed_to_ms'", (int(END_S) * 1000,)
+            )
+        db.close()
+        answers = Answers(reactor, self.store)
+        for at_s, told_s in (
+            (END_S - 830, END_S - 720),
+            (END_S - 690, END_S - 690),
+            (END_S - 1990, END_S - 1800),
+        ):
+            said = await answers.matrix(question_at(at_s))
+            self.assertEqual((said["at"], said["span_s"]), (told_s, 300.0))
 
     async def test_silent_since(self) -> None:
         """A series that fell silent is known to the second, though it stands in a longer row."""

@@ -75,6 +75,10 @@ class MemoryStore:
         """See `llama.web.store.Store`."""
         return succeed(0.0)
 
+    def timeline_step_s(self, start_s: float) -> Deferred[float]:
+        """See `llama.web.store.Store`."""
+        return succeed(0.0)
+
     def activity(self, window: Window) -> Deferred[Activity]:
         """See `llama.web.store.Store`."""
         found = list(self._within(window))
@@ -106,6 +110,15 @@ class MemoryStore:
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""
         return succeed(self._snapshot(window, columns, lambda rows: rows[-1:]))
+
+    def latest_of(
+        self, window: Window, columns: Sequence[str], some: Activity
+    ) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`."""
+        wanted = set(map(series_key, some.series))
+        part = MemoryStore()
+        part._series = {key: rows for key, rows in self._series.items() if key in wanted}
+        return part.latest(window, columns)
 
     def total(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""

@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, cast
 
 import numpy as np
+from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from web_data import NASTY_HOST, Fleet, standard_fleet
@@ -139,6 +140,19 @@ class StoreCase:
         everyone = frozenset(self.memory.sources())
         got = await self.store.remembered(Window(self.end_s - 3 * 86400, self.end_s), everyone)
         self.assertEqual(list(got.series), [])
+
+    async def test_latest_of(self: Any) -> None:
+        """Sources that speak seldom are looked up, at any time between two of their samples."""
+        for ago_s in (30, 200, 3500):
+            end_s = self.end_s - AGO_S - ago_s
+            some = await self.store.activity(Window(end_s - 3 * 3600, end_s))
+            window = Window(end_s - 9000, end_s)
+            for moved_s in (0, 3600):  # as they were before what is known of them, too
+                moved = evolve(some, last_s=some.last_s + moved_s)
+                got = await self.store.latest_of(window, self.columns, moved)
+                wanted = await self.memory.latest_of(window, self.columns, some)
+                self.same_snapshots(got, wanted, self.columns)
+                self.assertEqual(len(got.series), 8)
 
     async def test_latest(self: Any) -> None:
         """The newest sample of each series, whole: no figure of an older one fills a gap."""

@@ -14,33 +14,40 @@ import numpy as np
 from attrs import evolve, frozen
 from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 
 from . import present
 from .fold import Open, fold, lay_out, reduce_to_pairs
 from .heat import COLUMNS as HEAT_COLUMNS
 from .heat import heat_map
 from .mesh import (
-    ALL_SILENT_INTERVALS,
     KNOWN_INTERVALS,
     LONGEST_INTERVAL_S,
-    SILENT_INTERVALS,
     Mesh,
+    due_s,
     interval_of,
+    intervals_of,
     judge,
-    longest_interval_of,
+    lookback_s,
     make_mesh,
+    seldom,
     speaking,
     together,
+    with_seldom,
 )
 from .metrics import ALWAYS, METRICS, Metric, with_received
 from .shared import SharedAnswers
-from .store import Activity, Snapshot, Store, Window, series_key
+from .store import Activity, Snapshot, Store, StoreError, Window, series_key
 
 T = TypeVar("T")
+
+_log = Logger()
 
 WEEK_S = 7 * 86400.0
 #: What was heard within this time is asked for to know who belongs to the mesh.
 ACTIVE_S = KNOWN_INTERVALS * LONGEST_INTERVAL_S
+#: For so long the matrix waits to know who fell silent, and so long after a failure it is asked again.
+REMEMBERED_WITHIN_S, REMEMBERED_AGAIN_S = 3.0, 120.0
 #: A matrix has at most this many rows and columns; beyond it groups must be folded.
 MAX_ENTRIES = 400
 #: How many steps a history has if nobody says otherwise, at most.
@@ -138,26 +145,50 @@ class Answers:
         end = np.ceil(at_s / 60.0) * 60.0
 
         def good_for_s(activity: Activity) -> float:
-            return 5.0 if interval_of(activity) is None else 60.0
+            return 5.0 if interval_of(activity) is None or not activity.complete else 60.0
 
         async def ask() -> Activity:
             active = await self.store.activity(Window(end - 60.0 - ACTIVE_S, end))
             sources = await self.in_thread(speaking, active, end - 60.0)
-            remembered = await self._remembered(end, sources)
+            remembered = await self._within(REMEMBERED_WITHIN_S, self._remembered(end, sources))
             return await self.in_thread(together, active, sources, remembered)
 
         return self._others.get(
             ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
 
-    def _remembered(self, at_s: float, sources: frozenset[str]) -> Deferred[Activity]:
+    def _remembered(self, at_s: float, sources: frozenset[str]) -> Deferred[Activity | None]:
+        """Give what the sources said last that fell silent, or None if the store cannot tell."""
         # By the hour: of sources that did not speak for so long there is nothing newer.
         end = np.floor(at_s / 3600.0) * 3600.0
+
+        async def ask() -> Activity | None:
+            try:
+                return await self.store.remembered(Window(end - self._remember_s, end), sources)
+            except StoreError as error:
+                _log.warn("silent sources are not known: {error}", error=error)
+                return None
+
+        def good_for_s(found: Activity | None) -> float:
+            # What failed is not asked again by everyone who looks.
+            return REMEMBERED_AGAIN_S if found is None else 3600.0
+
         return self._others.get(
-            ("remembered", end, sources),
-            3600.0,
-            lambda: self.store.remembered(Window(end - self._remember_s, end), sources),
+            ("remembered", end, sources), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
+
+    def _within(self, seconds: float, asked: Deferred[T | None]) -> Deferred[T | None]:
+        """Give an answer, or None if it takes too long; it is still waited for by others."""
+        answer: Deferred[T | None] = Deferred()
+        late = self._reactor.callLater(seconds, answer.callback, None)
+
+        def arrived(found: Any) -> None:
+            if late.active():
+                late.cancel()
+                answer.callback(found)
+
+        asked.addBoth(arrived)
+        return answer
 
     def _baseline(self, at_s: float) -> Deferred[Snapshot]:
         # By the hour: the usual RTT of a day does not change by the minute.
@@ -184,24 +215,33 @@ class Answers:
             ("resolution", minute), 60.0, lambda: self.store.resolution_s(minute)
         )
 
+    def _timeline_step_s(self, start_s: float) -> Deferred[float]:
+        minute = start_s // 60.0 * 60.0
+        return self._others.get(
+            ("timeline step", minute), 60.0, lambda: self.store.timeline_step_s(minute)
+        )
+
+    def _newest(self) -> Deferred[float | None]:
+        return self._others.get("newest", 1.0, self.store.newest)
+
     async def _moment(
         self, at_s: float | None, span_s: float, columns: Sequence[str], metric: Metric
     ) -> _Moment:
         live = at_s is None
         at = self.now_s() if at_s is None else at_s
         activity = await self._activity(at)
-        usual, longest = interval_of(activity), longest_interval_of(activity)
-        # What is older has fallen silent.
-        lookback = (
-            LONGEST_INTERVAL_S
-            if usual is None
-            else SILENT_INTERVALS * longest + ALL_SILENT_INTERVALS * usual
-        )
+        usual = min(interval_of(activity) or LONGEST_INTERVAL_S, LONGEST_INTERVAL_S)
+        known = interval_of(activity) is not None
+        # What is older has fallen silent, but for those that speak less often.
+        lookback = lookback_s(usual, usual) if known else LONGEST_INTERVAL_S
+        some = None if span_s else seldom(activity, usual)
         if not live and not span_s:
             # Where only longer rows are left, the row around the moment is what is known of it.
             resolution = await self._resolution_s(at - lookback)
-            if resolution > (lookback if usual is not None else 0.0):
-                at = float(np.ceil(at / resolution) * resolution)
+            if resolution > (lookback if known else 0.0):
+                newest = await self._newest()
+                row_s = float(np.ceil(at / resolution) * resolution)
+                at = max(at, min(row_s, at if newest is None else newest))
                 span_s = resolution
         window = Window(at - (span_s or lookback), at)
         wanted = tuple(dict.fromkeys((*ALWAYS, *columns, *metric.columns)))
@@ -210,6 +250,9 @@ class Answers:
         async def ask() -> _Moment:
             question = self.store.total if span_s else self.store.latest
             found = await question(window, wanted)
+            if some is not None and len(some.series):
+                rare = await self._latest_of(some, usual, at, live, wanted)
+                found = await self.in_thread(with_seldom, found, rare, some, at, usual)
             snapshot = evolve(found, columns=with_received(found.columns))
             if metric.needs_baseline:
                 baseline = await self._baseline(at)
@@ -221,12 +264,31 @@ class Answers:
         keep = 1.0 if live else 30.0
         return await self._snapshots.get(key, keep, lambda: Deferred.fromCoroutine(ask()))
 
+    def _latest_of(
+        self, some: Activity, usual_s: float, at_s: float, live: bool, columns: tuple[str, ...]
+    ) -> Deferred[Snapshot]:
+        """Give the newest samples of series that speak seldom, asked for as seldom."""
+        sources = frozenset(tags.get("src_hostname", "") for tags in some.series)
+        about = sources, some.last_s.tobytes(), some.interval_s.tobytes()
+        window = Window(at_s - lookback_s(float(some.interval_s.max()), usual_s), at_s)
+
+        def good_for_s(found: Snapshot) -> float:
+            # As long as what is newer is among the usual, and then until something new is due.
+            wait_s = min(due_s(some, found, at_s) - at_s, LONGEST_INTERVAL_S)
+            return max(lookback_s(usual_s, usual_s) / 2, wait_s)
+
+        return self._others.get(
+            ("latest of", None if live else at_s, columns, *about),
+            good_for_s,
+            lambda: self.store.latest_of(window, columns, some),
+        )
+
     # --- answers -----------------------------------------------------------------------------
 
     async def status(self) -> dict[str, Any]:
         """Return how fresh the data are."""
         now = self.now_s()
-        newest = await self._others.get("newest", 1.0, self.store.newest)
+        newest = await self._newest()
         interval = interval_of(await self._activity(now))
         return {"now": now, "newest": newest, "interval_s": interval, "store": self.store.kind}
 
@@ -253,7 +315,7 @@ class Answers:
         self, window: Window, step_s: float | None, src: str, dst: str, where: dict[str, str]
     ) -> dict[str, Any]:
         """Return one pair's figures over time, in one direction; raises `NotFoundError`."""
-        step = await self._step(window, step_s)
+        step = await self._step(window, step_s, await self._resolution_s(window.start_s))
         end = np.ceil(window.end_s / step) * step
         key = ("history", window.start_s // step, end, step, src, dst, *sorted(where.items()))
         names = tuple(dict.fromkeys((*_HISTORY, *HEAT_COLUMNS)))
@@ -265,7 +327,9 @@ class Answers:
             raise NotFoundError(f"no measurements from {src!r} to {dst!r} in this time")
         found = evolve(found, columns=with_received(found.columns))
         heat = await self.in_thread(heat_map, found)
-        return await self.in_thread(present.history, src, dst, found, heat)
+        activity = await self._activity(window.end_s)
+        intervals = await self.in_thread(intervals_of, activity, tags)
+        return await self.in_thread(present.history, src, dst, found, heat, intervals)
 
     async def timeline(
         self, window: Window, step_s: float | None, where: dict[str, str]
@@ -275,7 +339,7 @@ class Answers:
         What lies in the past is remembered, the longer the older it is: a scraper that was away
         may still fill a gap.
         """
-        step = await self._step(window, step_s)
+        step = await self._step(window, step_s, await self._timeline_step_s(window.start_s))
         # A fixed grid of blocks, so that a sliding window finds its blocks again.
         block = 30 * step
         first, last = int(window.start_s // block), int(np.ceil(window.end_s / block))
@@ -292,16 +356,15 @@ class Answers:
             )
         return present.timeline(parts, step, window)
 
-    async def _step(self, window: Window, asked_s: float | None) -> float:
-        """Return the step that is asked for, or else some 120th; one that the store can answer."""
-        resolution = await self._resolution_s(window.start_s)
-        if asked_s is not None and asked_s >= resolution:
+    async def _step(self, window: Window, asked_s: float | None, least_s: float) -> float:
+        """Return the step that is asked for, or else some 120th; of ``least_s`` at least."""
+        if asked_s is not None and asked_s >= least_s:
             return asked_s
         if asked_s is not None:
-            wanted = resolution
+            wanted = least_s
         else:
             interval = interval_of(await self._activity(window.end_s)) or 1.0
-            wanted = max(window.length_s / STEPS, interval, resolution)
+            wanted = max(window.length_s / STEPS, interval, least_s)
         return float(next((step for step in STEPS_S if step >= wanted), STEPS_S[-1]))
 
 

@@ -8,10 +8,11 @@ folded. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from .groups import Places, find_places, natural
 from .store import Activity, Column, Snapshot, Tags, series_key
@@ -69,10 +70,66 @@ def interval_of(activity: Activity) -> float | None:
     return float(np.median(known)) if known.size else None
 
 
-def longest_interval_of(activity: Activity) -> float:
-    """Return the longest time between the samples of a series in seconds, 0 if none is known."""
-    known = activity.interval_s[~np.isnan(activity.interval_s)]
-    return min(float(known.max()), LONGEST_INTERVAL_S) if known.size else 0.0
+def intervals_of(activity: Activity, where: Tags) -> dict[tuple[tuple[str, str], ...], float]:
+    """Return the known intervals of the series that bear these tags, by `series_key`."""
+    return {
+        series_key(tags): interval
+        for tags, interval in zip(activity.series, activity.interval_s.tolist(), strict=True)
+        if interval == interval and all(tags.get(name) == where[name] for name in where)
+    }
+
+
+Seconds = TypeVar("Seconds", float, Column)
+
+
+def lookback_s(interval_s: Seconds, usual_s: float) -> Seconds:
+    """Return how far back lies what a series with this interval may have said last, if it speaks."""
+    return SILENT_INTERVALS * interval_s + ALL_SILENT_INTERVALS * usual_s
+
+
+def seldom(activity: Activity, usual_s: float) -> Activity:
+    """Return the series that speak less often than is usual, with their intervals."""
+    chosen = np.flatnonzero(activity.interval_s > 1.01 * usual_s)
+    return evolve(
+        activity,
+        series=[activity.series[n] for n in chosen.tolist()],
+        last_s=activity.last_s[chosen],
+        interval_s=np.minimum(activity.interval_s[chosen], LONGEST_INTERVAL_S),
+    )
+
+
+def due_s(some: Activity, found: Snapshot, at_s: float) -> float:
+    """Return when the first of some series speaks next, of those that have not fallen silent."""
+    last_s = some.last_s.copy()
+    series = list(some.series)
+    place = _places(series, found.series)
+    known = place < last_s.size
+    np.fmax.at(last_s, place[known], found.time_s[known])
+    speaking = last_s > at_s - SILENT_INTERVALS * some.interval_s
+    return float((last_s + some.interval_s)[speaking].min(initial=np.inf))
+
+
+def with_seldom(
+    usual: Snapshot, found: Snapshot, some: Activity, at_s: float, usual_s: float
+) -> Snapshot:
+    """Return a snapshot with the newer samples of ``some`` that were ``found``, if not too old."""
+    names = list(some.series)
+    own = _places(names, found.series)
+    interval_s = np.concatenate([some.interval_s, np.zeros(len(names) - some.interval_s.size)])
+    oldest_s = at_s - lookback_s(interval_s[own], usual_s)
+    chosen = np.flatnonzero((found.time_s > oldest_s) & (found.time_s <= at_s))
+    series = list(usual.series)
+    place = _places(series, [found.series[n] for n in chosen.tolist()])
+    added = len(series) - len(usual.series)
+    time_s = np.concatenate([usual.time_s, np.full(added, -np.inf)])
+    newer = found.time_s[chosen] > time_s[place]
+    into, out = place[newer], chosen[newer]
+    time_s[into] = found.time_s[out]
+    columns = {}
+    for name, column in usual.columns.items():
+        columns[name] = np.concatenate([column, np.full(added, np.nan)])
+        columns[name][into] = found.column(name)[out]
+    return Snapshot(series, time_s, columns)
 
 
 def members(activity: Activity) -> Activity:
@@ -90,7 +147,13 @@ def members(activity: Activity) -> Activity:
     kept = activity.last_s > words_s[src] - known_s
     series = [tags for tags, keep in zip(activity.series, kept.tolist(), strict=True) if keep]
     dropped = activity.dropped + int(np.count_nonzero(~kept))
-    return Activity(series, activity.last_s[kept], activity.interval_s[kept], dropped)
+    return evolve(
+        activity,
+        series=series,
+        last_s=activity.last_s[kept],
+        interval_s=activity.interval_s[kept],
+        dropped=dropped,
+    )
 
 
 def speaking(activity: Activity, at_s: float) -> frozenset[str]:
@@ -104,14 +167,21 @@ def speaking(activity: Activity, at_s: float) -> frozenset[str]:
     )
 
 
-def together(active: Activity, sources: frozenset[str], remembered: Activity) -> Activity:
-    """Return the members of the mesh: of these sources those active, and those remembered."""
+def together(active: Activity, sources: frozenset[str], remembered: Activity | None) -> Activity:
+    """Return the members of the mesh: of these sources those active, and those remembered.
+
+    Where it is not known (None) what is remembered, all that are active: whoever fell silent longer
+    ago is missing then.
+    """
+    if remembered is None:
+        return members(evolve(active, complete=False))
     kept = [n for n, tags in enumerate(active.series) if tags.get("src_hostname", "") in sources]
     return members(
         Activity(
             [*(active.series[n] for n in kept), *remembered.series],
             np.concatenate([active.last_s[kept], remembered.last_s]),
             np.concatenate([active.interval_s[kept], remembered.interval_s]),
+            complete=active.complete and remembered.complete,
         )
     )
 

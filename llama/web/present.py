@@ -18,7 +18,7 @@ from .groups import find_places, natural
 from .heat import Heat
 from .mesh import Health, Index, Mesh, interval_of
 from .metrics import METRICS, percent
-from .store import Activity, Column, History, Timeline, Window
+from .store import Activity, Column, History, Timeline, Window, series_key
 
 
 def numbers(column: npt.ArrayLike, digits: int = 4) -> list[float | None]:
@@ -46,6 +46,7 @@ def moment(
         # A clock that is ahead makes nothing newer than now.
         "newest": _number(min(float(heard.max()), at_s), 3) if heard.size else None,
         "interval_s": interval_of(activity),
+        "silent_known": activity.complete,
     }
 
 
@@ -146,10 +147,14 @@ def summary(
     """Return the counts of the headline; ``losses`` are the same pairs by their loss."""
     other = _explained(pairs, health)
     missing = (pairs.silent > 0) & ~other
-    whole = pairs.silent == 0
+    # A pair may be bad and missing: one class of it loses, another is silent.
+    fine = ~pairs.bad & ~missing & ~other
+    troubled = (pairs.bad | losses.bad | missing) & ~other
     return {
         "pairs": int(pairs.src.size),
-        "healthy": int(np.count_nonzero(~pairs.bad & (pairs.state == VALUE) & whole & ~other)),
+        "healthy": int(np.count_nonzero(fine & (pairs.state == VALUE))),
+        "unjudged": int(np.count_nonzero(fine & (pairs.state != VALUE))),
+        "troubled": int(np.count_nonzero(troubled)),
         "bad": int(np.count_nonzero(pairs.bad & ~other)),
         "losing": int(np.count_nonzero(losses.bad & ~_explained(losses, health))),
         "missing": int(np.count_nonzero(missing)),
@@ -214,8 +219,17 @@ _SUMMED = (
 _WORST = ("rtt_p50", "rtt_p90", "rtt_p99", "rtt_max", "jitter", "flows", "flows_lossy", "rtt")
 
 
-def history(src: str, dst: str, found: History, heat: Heat | None) -> dict[str, Any]:
-    """Return one direction of a pair over time: all its series together, and each one's newest."""
+def history(
+    src: str,
+    dst: str,
+    found: History,
+    heat: Heat | None,
+    intervals: Mapping[tuple[tuple[str, str], ...], float],
+) -> dict[str, Any]:
+    """Return one direction of a pair over time: all its series together, and each one's newest.
+
+    ``intervals``: how often series speak, as far as that is known, by `series_key`.
+    """
     columns = found.columns
     together: dict[str, Column] = {name: _sum(columns[name]) for name in _SUMMED}
     together["lost_unknown"] = _sum(_unknown(columns))
@@ -230,9 +244,13 @@ def history(src: str, dst: str, found: History, heat: Heat | None) -> dict[str, 
         "src": src,
         "dst": dst,
         "step_s": found.step_s,
+        "interval_s": max(intervals.values(), default=None),
         "time": numbers(found.time_s, 3),
         "columns": {name: numbers(column) for name, column in together.items()},
-        "series": [_newest(found, n) for n in range(len(found.series))],
+        "series": [
+            {**_newest(found, n), "interval_s": intervals.get(series_key(tags))}
+            for n, tags in enumerate(found.series)
+        ],
         "heat": None
         if heat is None
         else {

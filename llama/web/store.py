@@ -106,6 +106,8 @@ class Activity:
     interval_s: Column  # estimated; NaN after a single sample
     #: How many more series there were that belong to the mesh no more (`llama.web.mesh.members`).
     dropped: int = 0
+    #: Whether all series are here that there are to know of in the time.
+    complete: bool = True
 
 
 @frozen(eq=False)
@@ -151,7 +153,10 @@ class Store(Protocol):
         """Give the time of the newest sample of all that is not in the future, or None."""
 
     def resolution_s(self, start_s: float) -> Deferred[float]:
-        """Give the shortest step that makes sense for times from ``start_s`` on; 0: any."""
+        """Give how long the rows are that are left of times from ``start_s`` on; 0: intervals."""
+
+    def timeline_step_s(self, start_s: float) -> Deferred[float]:
+        """Give the shortest step of a timeline from ``start_s`` on; 0: any."""
 
     def activity(self, window: Window) -> Deferred[Activity]:
         """Give all series that had a sample in the window."""
@@ -159,11 +164,21 @@ class Store(Protocol):
     def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
         """Give the series of sources other than these that had a sample in the window.
 
-        Windows are days long; intervals are not told.
+        Windows are days long; intervals are not told. What takes too long to find may be left out
+        of an answer that says that it is not complete.
         """
 
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """Give the newest sample in the window of each series that has one."""
+
+    def latest_of(
+        self, window: Window, columns: Sequence[str], some: Activity
+    ) -> Deferred[Snapshot]:
+        """Give the newest sample in the window of each of some series that has one.
+
+        These speak seldom, and the window is long. Of what is only left in longer rows the figures
+        of a row stand.
+        """
 
     def total(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """Give the whole window of each series put together as `AGGREGATE` says."""

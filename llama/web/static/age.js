@@ -11,20 +11,23 @@ export function tooOld(newest, now, interval) {
   return newest !== null && now - newest > Math.max(ALL_SILENT_INTERVALS * (interval ?? USUAL_S), LEAST_S);
 }
 
-// The oldest figures of one pair that speak for now, given the newest of all pairs.
-export function oldestLive(newest, now, interval) {
-  const usual = interval ?? USUAL_S;
+// The oldest figures of a pair that speak for now, given the newest of all pairs. `own` is how often
+// the pair speaks, `interval` what is usual.
+export function oldestLive(newest, now, interval, own) {
+  const usual = interval ?? USUAL_S, each = own ?? usual;
   const last = newest === null ? now : Math.min(newest, now);
-  return Math.max(last - SILENT_INTERVALS * usual, now - Math.max(ALL_SILENT_INTERVALS * usual, LEAST_S));
+  const least = now - Math.max(ALL_SILENT_INTERVALS * usual, LEAST_S);
+  if (each > usual) return Math.max(last, least) - SILENT_INTERVALS * each;
+  return Math.max(last - SILENT_INTERVALS * each, least);
 }
 
 // What a pair's figures are asked for: the newest interval of a moment, or the span up to it.
-export function stretch(at, span, interval) {
-  const usual = interval ?? USUAL_S;
-  const step = Math.min(86400, Math.max(1, Math.round(span || usual)));
-  return { from: at - (span || (SILENT_INTERVALS + ALL_SILENT_INTERVALS) * usual), to: at, step };
+export function stretch(at, span, interval, own) {
+  const usual = interval ?? USUAL_S, each = own ?? usual;
+  const step = Math.min(86400, Math.max(1, Math.round(span || each)));
+  return { from: at - (span || SILENT_INTERVALS * each + ALL_SILENT_INTERVALS * usual), to: at, step };
 }
 
-export function oldestPast(at, span, interval) {
-  return span ? at - span : at - SILENT_INTERVALS * (interval ?? USUAL_S);
+export function oldestPast(at, span, interval, own) {
+  return span ? at - span : at - SILENT_INTERVALS * (own ?? interval ?? USUAL_S);
 }

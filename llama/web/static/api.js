@@ -30,6 +30,29 @@ export class Question {
   get busy() { return this.running !== null; }
 }
 
+// How long not to ask after failures: at first `first` ms, then twice as long each time, to `most`.
+export class Pause {
+  constructor(first, most) {
+    Object.assign(this, { first, most, last: 0, until: 0 });
+  }
+
+  // Returns how long it is.
+  begin() {
+    this.last = Math.min(this.most, this.last ? this.last * 2 : this.first);
+    this.until = performance.now() + this.last;
+    return this.last;
+  }
+
+  // Returns whether there was one.
+  end() {
+    const was = this.last > 0;
+    this.last = this.until = 0;
+    return was;
+  }
+
+  get over() { return performance.now() >= this.until; }
+}
+
 export async function get(path, parameters = {}, { signal = null, within = AT_LAST_MS } = {}) {
   const query = new URLSearchParams();
   for (const [name, value] of Object.entries(parameters)) {

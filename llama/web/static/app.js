@@ -1,7 +1,7 @@
 // The page: its address says what to show, the service is asked, the parts draw.
 
 import { oldestLive, oldestPast, stretch, tooOld } from "./age.js";
-import { Question, SOON_MS, get } from "./api.js";
+import { Pause, Question, SOON_MS, get } from "./api.js";
 import { Drawer } from "./drawer.js";
 import { IncidentView } from "./incident.js";
 import { drawKeys, drawLegend } from "./legend.js";
@@ -16,6 +16,8 @@ import { clock, length } from "./text.js";
 const $ = (id) => document.getElementById(id);
 const SPANS = { "": "newest interval", 300: "5 min", 900: "15 min", 3600: "1 hour", 86400: "1 day" };
 const SHORTEST_POLL_MS = 1000, LONGEST_POLL_MS = 5000, JUDGE_MS = 1000;
+// What the service answers with a failure is asked again ever more seldom: it may be too much for it.
+const LONGEST_PAUSE_MS = 60000;
 
 const matrixQuestion = new Question("matrix"), timelineQuestion = new Question("timeline");
 const dimensionsQuestion = new Question("dimensions"), incidentsQuestion = new Question("incidents");
@@ -26,6 +28,7 @@ let behind = false; // whether there are newer data than was asked for
 let incidents = null;
 let hasFlows = false; // whether the service can ask collectors for flows
 const complaints = new Map();
+const matrixPause = new Pause(LONGEST_POLL_MS, LONGEST_PAUSE_MS), statusPause = new Pause(LONGEST_POLL_MS, LONGEST_PAUSE_MS);
 
 const now = () => Date.now() / 1000 + skew;
 
@@ -63,8 +66,10 @@ async function loadMatrix() {
     model = new Model(answer, live);
     interval = model.interval ?? interval;
     complain("matrix", "");
+    matrixPause.end();
     drawAll();
   } catch (error) {
+    matrixPause.begin();
     complain("matrix", error.message);
   } finally {
     if (!matrixQuestion.busy) document.body.classList.remove("busy");
@@ -127,14 +132,16 @@ function loadDrawer() {
     return;
   }
   const span = Number(state.get("span"));
-  const moment = stretch(state.live ? now() : Number(state.get("at")), span, interval);
-  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, span, oldest: oldest(), flows: hasFlows });
+  const at = state.live ? now() : Number(state.get("at"));
+  const moment = (own) => stretch(at, span, interval, own);
+  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, span, oldest, flows: hasFlows });
 }
 
-// Figures of a pair from before this time do not speak for the moment that is shown.
-function oldest() {
-  if (state.live) return oldestLive(newest ?? null, now(), interval);
-  return oldestPast(Number(state.get("at")), Number(state.get("span")), interval);
+// Figures of a pair from before this time do not speak for the moment that is shown. `own` is how
+// often it speaks; null: as is usual.
+function oldest(own) {
+  if (state.live) return oldestLive(newest ?? null, now(), interval, own);
+  return oldestPast(Number(state.get("at")), Number(state.get("span")), interval, own);
 }
 
 // Follows the newest data: asks what is new, and for the rest only if something is. Waits for no
@@ -149,12 +156,15 @@ async function follow() {
     behind ||= newest !== undefined && said.newest !== newest;
     newest = said.newest;
     complain("status", "");
+    if (statusPause.end()) matrixPause.end(); // it is back
     const aged = model && interval && now() - model.at > interval; // silence must show, too
     const wanted = complaints.has("matrix") || (state.live && (behind || aged || !model));
-    if (wanted && !matrixQuestion.busy) update();
+    if (wanted && !matrixQuestion.busy && matrixPause.over) update();
     if (interval) wait = Math.min(LONGEST_POLL_MS, Math.max(SHORTEST_POLL_MS, (interval * 1000) / 4));
   } catch (error) {
     complain("status", error.message);
+    // One that does not answer at all costs nobody anything.
+    if (error.status) wait = statusPause.begin();
   }
   judge();
   setTimeout(follow, document.hidden ? wait * 4 : wait);
@@ -179,7 +189,7 @@ function judge() {
   const unsure = Boolean(failed || old);
   document.body.classList.toggle("stale", unsure);
   drawTimes();
-  drawer.judge(oldest());
+  drawer.judge(oldest);
   if (!model && !unsure) return;
   drawHeadline($("headline"), model, unsure);
   document.title = `${titleMark(unsure)}LLAMA matrix`;
@@ -187,8 +197,7 @@ function judge() {
 
 function titleMark(unsure) {
   if (unsure) return "(?) ";
-  const { bad, losing, missing } = model.summary;
-  const trouble = Math.max(bad, losing) + missing + model.sick.length;
+  const trouble = model.summary.troubled + model.sick.length;
   return trouble ? `(${trouble}) ` : "";
 }
 

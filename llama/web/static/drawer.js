@@ -5,7 +5,7 @@ import { heatChart, lossChart, rttChart } from "./charts.js";
 import { Figures, together } from "./figures.js";
 import { make } from "./lists.js";
 import { palette } from "./palette.js";
-import { KNOWN_S } from "./silence.js";
+import { KNOWN_INTERVALS, KNOWN_STEP_S, LONGEST_INTERVAL_S, belonging } from "./silence.js";
 import { clock, count, digits, figure } from "./text.js";
 
 export class Drawer {
@@ -30,7 +30,7 @@ export class Drawer {
   // Shows the pair, or brings what is shown up to date: a slow answer to the same question is
   // waited for and asked again, lest it never be shown.
   async show(src, dst, question) {
-    const wanted = JSON.stringify([src, dst, question.class, question.probe, question.at, question.moment.step, Math.round(question.to - question.from)]);
+    const wanted = JSON.stringify([src, dst, question.class, question.probe, question.at, question.span, Math.round(question.to - question.from)]);
     if (this.running === wanted) {
       this.again = question;
       return;
@@ -53,12 +53,17 @@ export class Drawer {
   async ask(mine, src, dst, question) {
     const { flows: hasFlows, moment, span, oldest, from, to, at, ...filters } = question;
     const ways = [[src, dst], [dst, src]];
-    const asked = (time) => Promise.all(ways.map(([a, b]) => settled(get("history", { src: a, dst: b, ...filters, ...time }))));
-    const [answers, latest, known] = await Promise.all([
-      asked({ from, to }), asked(moment), asked({ from: Math.min(moment.from, moment.to - KNOWN_S), to: moment.to, step: KNOWN_S }),
-    ]);
-    const newest = span ? latest.map((answer) => together(answer, moment)) : latest;
-    const flows = await Promise.all(ways.map(([a, b], n) => (answers[n].error || !hasFlows ? null
+    const asked = (time) => Promise.all(ways.map(([a, b], n) => settled(get("history", { src: a, dst: b, ...filters, ...time(n) }))));
+    const usual = moment(null);
+    const since = Math.min(usual.from, usual.to - KNOWN_INTERVALS * LONGEST_INTERVAL_S);
+    // What was known first: it tells how often the pair speaks.
+    const before = await asked(() => ({ from: since, to: usual.to, step: Math.max(KNOWN_STEP_S, Math.ceil((usual.to - since) / 1000)) }));
+    if (mine !== this.asked) return;
+    const moments = before.map((answer) => moment(answer.interval_s ?? null));
+    const [answers, latest] = await Promise.all([asked(() => ({ from, to })), asked((n) => moments[n])]);
+    const newest = span ? latest.map((answer, n) => together(answer, moments[n])) : latest;
+    const known = before.map((answer) => belonging(answer.series ?? [], usual.to, span));
+    const flows = await Promise.all(ways.map(([a, b], n) => ((answers[n].error && newest[n].error) || !hasFlows ? null
       : settled(get("flows", { src: a, dst: b, ...filters, at })))));
     if (mine !== this.asked) return;
     const scroll = this.place.scrollTop;
@@ -69,7 +74,7 @@ export class Drawer {
     this.oldest = oldest;
     const scale = rttScale(answers.filter((answer) => !answer.error).map((answer) => answer.columns));
     const both = make("div", "", "ways");
-    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], newest[n], known[n].series ?? [], flows[n], scale, question)));
+    ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], newest[n], known[n], flows[n], scale, question, moments[n])));
     this.place.replaceChildren(this.heading(src, dst), both);
     for (const details of this.place.querySelectorAll("details")) details.open = open.includes(details.dataset.name);
     this.redraw();
@@ -77,7 +82,7 @@ export class Drawer {
     if (focused) this.place.querySelector(`[data-act="${focused}"]`)?.focus();
   }
 
-  // Figures from before `oldest` are taken back; asked by the second.
+  // Figures from before what `oldest` says of an interval are taken back; asked by the second.
   judge(oldest) {
     this.oldest = oldest;
     for (const each of this.figures) each.judge(oldest);
@@ -98,19 +103,23 @@ export class Drawer {
     return head;
   }
 
-  way(src, dst, answer, newest, known, flows, scale, question) {
+  way(src, dst, answer, newest, known, flows, scale, question, moment) {
     const way = make("section", "", "way");
     way.setAttribute("aria-label", `${src} to ${dst}`);
     way.append(make("h3", `${src} → ${dst}`));
-    if (answer.error) {
+    if (answer.error && (answer.error.status !== 404 || newest.error)) {
       way.append(make("p", answer.error.status === 404 ? "not probed in this direction, or no data in this time" : answer.error.message, "note"));
       return way;
     }
-    const figures = new Figures(answer, newest, known, question.at ? Number(question.at) : null, question.moment.from,
+    const figures = new Figures(answer, newest, known, question.at ? Number(question.at) : null, moment.from,
       (of, step) => this.strip(of, step, flows));
     figures.judge(this.oldest);
     this.figures.push(figures);
     way.append(figures.element);
+    if (answer.error) { // it speaks more seldom than the charts are long
+      way.append(make("p", "no data in the time of the charts", "note"), this.series(newest));
+      return way;
+    }
     const common = {
       times: answer.time, step: answer.step_s, colours: palette(), mark: question.at ? Number(question.at) : null,
       chosen: (time) => this.acts.time(time),

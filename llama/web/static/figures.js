@@ -17,11 +17,12 @@ export class Figures {
     this.known = known;
     this.newest = newest.error ? [] : newest.series;
     this.failure = newest.error && newest.error.status !== 404 ? newest.error.message : null;
+    this.interval = (newest.error ? whole : newest).interval_s ?? null;
     this.answer = newest.error ? whole : newest;
     this.step = newest.error ? null : lastStep(newest, at);
     this.last = this.step === null ? null : newest.time[this.step];
     if (this.step !== null) return;
-    const before = lastStep(whole, at);
+    const before = whole.error ? null : lastStep(whole, at);
     if (before === null) return;
     this.answer = whole;
     this.last = whole.time[before];
@@ -30,9 +31,9 @@ export class Figures {
     else this.last = Math.min(this.last, from);
   }
 
-  // Shows the figures, or none if they are from before `oldest`.
+  // Shows the figures, or none if they are from before what `oldest` says of their interval.
   judge(oldest) {
-    const speaks = this.step !== null && this.last >= oldest;
+    const speaks = this.step !== null && this.last >= oldest(this.interval);
     const silent = speaks ? silentSeries(this.known, this.newest, oldest) : [];
     if (this.speaks === speaks && this.silent.length === silent.length) return;
     Object.assign(this, { speaks, silent });

@@ -39,12 +39,12 @@ function findings(model, live) {
   if (summary.hosts_down) add("trouble hosts", SIGNS.down, `${count(summary.hosts_down, "host")} down`);
   if (summary.hosts_blind) add("trouble hosts", SIGNS.blind, `${count(summary.hosts_blind, "source")} blind`);
   if (summary.hosts_silent) add("trouble hosts", SIGNS.silent, `${count(summary.hosts_silent, "collector")} silent`);
+  if (!model.silentKnown) add("hosts", "?", "long silent collectors not known");
   const partial = summary.partial ?? 0, missing = summary.missing - partial;
   if (missing) add("trouble hosts", SIGNS.silent, `${count(missing, "pair")} without data`);
   if (partial) add("trouble hosts", SIGNS.silent, `${count(partial, "pair")} partly without data`);
   // Not bad, and not healthy either: nothing that could be judged.
-  const unjudged = summary.pairs - summary.healthy - summary.bad - summary.missing - summary.sick;
-  if (judged && unjudged > 0) add("hosts", "—", `${count(unjudged, "pair")} without a figure`);
+  if (judged && summary.unjudged) add("hosts", "—", `${count(summary.unjudged, "pair")} without a figure`);
   if (!summary.pairs) add("hosts", "○", "no measurements");
   else if (!parts.length && judged && summary.healthy === summary.pairs) add("good", "●", "all is well");
   const quiet = make("span", "", "quiet");

@@ -9,7 +9,7 @@ export class Model {
       live,
       at: answer.at, newest: answer.newest, interval: answer.interval_s, span: answer.span_s,
       metric: answer.metric, group: answer.group, rows: answer.rows, cols: answer.cols,
-      sick: answer.sick, summary: answer.summary, worst: answer.worst,
+      silentKnown: answer.silent_known !== false, sick: answer.sick, summary: answer.summary, worst: answer.worst,
     });
     const cells = answer.cells;
     this.state = Uint8Array.from(cells.state);

@@ -130,6 +130,10 @@ class InfluxDBStore:
         known.callback(0.0)
         return known
 
+    def timeline_step_s(self, start_s: float) -> Deferred[float]:
+        """See `llama.web.store.Store`."""
+        return self.resolution_s(start_s)
+
     def activity(self, window: Window) -> Deferred[Activity]:
         """See `llama.web.store.Store`."""
 
@@ -157,17 +161,9 @@ class InfluxDBStore:
             sources = sorted({row[1] for _, _, rows in known for row in rows} - speaking)
             found: list[Found] = []
             for first in range(0, len(sources), SOURCES_AT_ONCE):
-                values = {
-                    f"v{n}": source
-                    for n, source in enumerate(sources[first : first + SOURCES_AT_ONCE])
-                }
-                condition = " OR ".join(f'"src_hostname" = ${name}' for name in values)
-                (some,) = await self._select(
-                    f'SELECT "sent" FROM {self._from} WHERE {within(window)} AND ({condition})'
-                    " GROUP BY * ORDER BY time DESC LIMIT 1",
-                    values=values,
+                found += await self._newest_rows(
+                    window, (), sources[first : first + SOURCES_AT_ONCE]
                 )
-                found += some
             return Activity(
                 [tags for tags, _, _ in found],
                 np.array([rows[0][0] for _, _, rows in found], dtype=np.float64) / 1000,
@@ -180,16 +176,41 @@ class InfluxDBStore:
         """See `llama.web.store.Store`."""
 
         async def ask() -> Snapshot:
-            # Selectors like last() would take each field from another time.
-            chosen = ", ".join(map(identifier, ("sent", *_known(columns))))
-            (found,) = await self._select(
-                f"SELECT {chosen} FROM {self._from} WHERE {within(window)}"
-                " GROUP BY * ORDER BY time DESC LIMIT 1"
-            )
-            rows = [rows[0] for _, _, rows in found]
-            return _snapshot(
-                [tags for tags, _, _ in found], rows, ["time", "sent", *_known(columns)], columns
-            )
+            return self._latest(await self._newest_rows(window, columns), columns)
+
+        return Deferred.fromCoroutine(ask())
+
+    async def _newest_rows(
+        self, window: Window, columns: Sequence[str], sources: Sequence[str] = ()
+    ) -> list[Found]:
+        """Return the newest row of each series, of all sources or of these."""
+        condition, values = _of(sources)
+        # Selectors like last() would take each field from another time.
+        chosen = ", ".join(map(identifier, ("sent", *_known(columns))))
+        (found,) = await self._select(
+            f"SELECT {chosen} FROM {self._from} WHERE {within(window)}{condition}"
+            " GROUP BY * ORDER BY time DESC LIMIT 1",
+            values=values,
+        )
+        return found
+
+    def _latest(self, found: Sequence[Found], columns: Sequence[str]) -> Snapshot:
+        rows = [rows[0] for _, _, rows in found]
+        names = ["time", "sent", *_known(columns)]
+        return _snapshot([tags for tags, _, _ in found], rows, names, columns)
+
+    def latest_of(
+        self, window: Window, columns: Sequence[str], some: Activity
+    ) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`. All series of a source speak as seldom."""
+
+        async def ask() -> Snapshot:
+            sources = sorted({tags.get("src_hostname", "") for tags in some.series})
+            found: list[Found] = []
+            for first in range(0, len(sources), SOURCES_AT_ONCE):
+                part = sources[first : first + SOURCES_AT_ONCE]
+                found += await self._newest_rows(window, columns, part)
+            return self._latest(found, columns)
 
         return Deferred.fromCoroutine(ask())
 
@@ -310,6 +331,13 @@ def matching(where: Tags) -> tuple[str, dict[str, str]]:
     values = {f"v{n}": value for n, value in enumerate(where.values())}
     names = zip(where, values, strict=True)
     return "".join(f" AND {identifier(tag)} = ${name}" for tag, name in names), values
+
+
+def _of(sources: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """Return the condition that it is one of these sources (none: any), and its parameters."""
+    values = {f"v{n}": source for n, source in enumerate(sources)}
+    condition = " OR ".join(f'"src_hostname" = ${name}' for name in values)
+    return f" AND ({condition})" if values else "", values
 
 
 def _by(step_s: float) -> str:

@@ -130,6 +130,10 @@ class SQLiteStore:
         """See `llama.web.store.Store`."""
         return self._ask(lambda reader: questions.resolution_s(reader, start_s))
 
+    def timeline_step_s(self, start_s: float) -> Deferred[float]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.timeline_step_s(reader, start_s))
+
     def activity(self, window: Window) -> Deferred[Activity]:
         """See `llama.web.store.Store`."""
         return self._ask(lambda reader: questions.activity(reader, window))
@@ -141,6 +145,12 @@ class SQLiteStore:
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""
         return self._ask(lambda reader: questions.latest(reader, window, columns))
+
+    def latest_of(
+        self, window: Window, columns: Sequence[str], some: Activity
+    ) -> Deferred[Snapshot]:
+        """See `llama.web.store.Store`."""
+        return self._ask(lambda reader: questions.latest_of(reader, window, columns, some))
 
     def total(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""

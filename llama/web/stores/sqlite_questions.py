@@ -10,7 +10,7 @@ raw ones at the ends of the window. All run in a thread.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from threading import Lock
 from typing import Any
 
@@ -26,6 +26,7 @@ from ..store import (
     AGGREGATE,
     LOSSY_PERCENT,
     Activity,
+    Column,
     History,
     Snapshot,
     Tags,
@@ -34,6 +35,7 @@ from ..store import (
 )
 
 Rows = npt.NDArray[np.float64]
+Flags = npt.NDArray[np.bool_]
 Span = tuple[str, int, int]  # table, after, up to (ms)
 
 RAW, ROLLED = "samples", "samples_5m"
@@ -43,12 +45,17 @@ MANY_ROWS = 1_500_000
 #: How far back is looked to see how often a series speaks: in a mesh of few series, of many.
 RECENT_MS, RECENT_MANY_MS = 6 * 60_000, 3 * 60_000
 MANY_SERIES = 5000
-#: From so many series on five minutes are the shortest step.
+#: From so many series on five minutes are the shortest step of a timeline.
 COARSE_SERIES = 100_000
-#: Series that are looked for one by one when they are not heard of.
-FEW_SILENT = 2000
 #: Moments that are looked at together, the newest first, until all are found.
 MOMENTS_AT_ONCE = 120
+#: Times at which a series that speaks seldom is looked for: more of its intervals than make it silent.
+SPOKEN = 6
+#: So many rows are looked at, or looked for, to find when series were last heard of.
+MOST_LOOKED_AT = 3_000_000
+ROWS_AT_ONCE = 500_000
+#: A row that is looked for costs as much as so many of those that stand one after the other.
+LOOKING_UP = 4
 #: Samples come in at most so much later than they were taken, if clocks are right.
 LATE_MS = 3_600_000
 #: Rows of a baseline at most; of more moments, an even choice is looked at.
@@ -172,23 +179,36 @@ class Reader:
             (start, end),
         )[:, 0]
 
+    def highest(self, table: str, moments: Sequence[int]) -> list[int]:
+        """Return the highest number of a series at each of these moments (ms)."""
+        rows = self._connection.execute(
+            f"SELECT (SELECT max(series_id) FROM {table} WHERE time_ms = value) FROM json_each(?)",
+            (_json(moments),),
+        )
+        return [number or 0 for (number,) in rows]
+
     def spans(
-        self, window: Window, series: int | None = None, step_s: float | None = None
+        self,
+        window: Window,
+        series: int | None = None,
+        step_s: float | None = None,
+        rolled: bool = False,
     ) -> list[Span]:
         """Return which table answers for which part of a window.
 
         ``series`` is how many are wanted (None: all). Where raw samples are few enough they are
         preferred, since five-minute rows reach out of windows that are not aligned to them; and
         for steps of less than five minutes (``step_s``; None: no steps) wherever they are there,
-        since of such steps most would have no row.
+        since of such steps most would have no row. ``rolled``: five-minute rows are preferred.
         """
         start, end = ms(window.start_s), ms(window.end_s)
         raw_from = self.raw_from_ms()
         many = (series if series is not None else len(self.tags)) * 10_000
-        if start >= raw_from and many > MANY_ROWS:
-            many = self._raw_rows(start, end, series)
-        if start >= raw_from and many <= MANY_ROWS:
-            return [(RAW, start, end)]
+        if not rolled and start >= raw_from:
+            if many > MANY_ROWS:
+                many = self._raw_rows(start, end, series)
+            if many <= MANY_ROWS:
+                return [(RAW, start, end)]
         first = _up(start, schema.WINDOW_MS) if start >= raw_from else start
         last = min(_down(end, schema.WINDOW_MS), _down(self.rolled_to_ms(), schema.WINDOW_MS))
         fine = step_s is not None and ms(step_s) < schema.WINDOW_MS
@@ -247,12 +267,15 @@ def newest(reader: Reader, now_s: float) -> float | None:
 
 
 def resolution_s(reader: Reader, start_s: float) -> float:
-    """Return the shortest step that makes sense from a time on.
+    """Return how long the rows are that are left from a time on; 0: raw ones are."""
+    return schema.WINDOW_MS / 1000 if ms(start_s) < reader.raw_from_ms() else 0.0
 
-    Of very many series raw samples are too many for a timeline.
-    """
-    coarse = ms(start_s) < reader.raw_from_ms() or len(reader.tags) > COARSE_SERIES
-    return schema.WINDOW_MS / 1000 if coarse else 0.0
+
+def timeline_step_s(reader: Reader, start_s: float) -> float:
+    """Return the shortest step of a timeline: of very many series raw samples are too many."""
+    if len(reader.tags) > COARSE_SERIES:
+        return schema.WINDOW_MS / 1000
+    return resolution_s(reader, start_s)
 
 
 def activity(reader: Reader, window: Window) -> Activity:
@@ -271,13 +294,15 @@ def activity(reader: Reader, window: Window) -> Activity:
     each = (twice[:, 1] - twice[:, 2]) / (twice[:, 3] - 1)
     interval = dict(zip(twice[:, 0].tolist(), each.tolist(), strict=True))
     silent = [number for number in reader.tags if number not in last]
-    last |= _last_heard(reader, Window(window.start_s, recently / 1000), silent)
+    heard, complete = _last_heard(reader, Window(window.start_s, recently / 1000), silent)
+    last |= heard
     interval |= _slow(reader, start, end, last, interval)
     numbers = [number for number in last if number in reader.tags]
     return Activity(
         [reader.tags[int(number)] for number in numbers],
         np.array([last[number] for number in numbers], dtype=np.float64) / 1000,
         np.array([interval.get(number, np.nan) for number in numbers], dtype=np.float64) / 1000,
+        complete=complete,
     )
 
 
@@ -288,11 +313,12 @@ def remembered(reader: Reader, window: Window, speaking: frozenset[str]) -> Acti
         for number, tags in reader.tags.items()
         if tags.get("src_hostname", "") not in speaking
     ]
-    last = _last_heard(reader, window, silent)
+    last, complete = _last_heard(reader, window, silent)
     return Activity(
         [reader.tags[int(number)] for number in last],
         np.array(list(last.values()), dtype=np.float64) / 1000,
         np.full(len(last), np.nan),
+        complete=complete,
     )
 
 
@@ -325,49 +351,80 @@ def _slow(
     return answer
 
 
-def _last_heard(reader: Reader, window: Window, series: Sequence[int]) -> dict[float, float]:
-    """Return when (ms) each of these series was last heard of within the window, if it was."""
+def _last_heard(
+    reader: Reader, window: Window, series: Sequence[int]
+) -> tuple[dict[float, float], bool]:
+    """Return when (ms) each of these series was last heard of within the window, if it was.
+
+    And whether these are all.
+    """
     if not series or window.length_s <= 0:
-        return {}
+        return {}, True
     start, end = ms(window.start_s), ms(window.end_s)
     noted = reader.heard(series)
     last: dict[float, float] = {n: t for n, t in noted.items() if start < t <= end}
     # Those that were heard later too, and those that no roll-up has seen yet.
-    later = [number for number in series if noted.get(number, end + 1) > end]
-    if later:
-        found = _looked_up if len(later) <= FEW_SILENT else _scanned
-        wanted = set(later)
-        for number, time_ms in found(reader, window, later).tolist():
-            if number in wanted:
-                last.setdefault(number, min(time_ms, end))
-    return last
-
-
-def _looked_up(reader: Reader, window: Window, series: Sequence[int]) -> Rows:
-    """Return when each series was last heard of, moment by moment, the newest first."""
-    left = set(series)
-    parts = [np.empty((0, 2))]
-    for table, start, end in reversed(reader.spans(window, len(series))):
-        moments = reader.moments(table, start, end).astype(np.int64)[::-1].tolist()
-        for first in range(0, len(moments), MOMENTS_AT_ONCE):
-            if not left:
+    left = {number for number in series if noted.get(number, end + 1) > end}
+    looked_at = 0
+    # Five-minute rows wherever there are some: they are fewer, and as good.
+    for table, after, up_to in reversed(reader.spans(window, rolled=True)) if left else ():
+        moments = reader.moments(table, after, up_to).astype(np.int64)[::-1].tolist()
+        # Series are numbered as they appear: who has a higher number came later.
+        highest = reader.highest(table, moments)
+        at_once = max(1, min(MOMENTS_AT_ONCE, ROWS_AT_ONCE // max(1, len(reader.tags))))
+        for first in range(0, len(moments), at_once):
+            some = moments[first : first + at_once]
+            wanted = [n for n in left if n <= max(highest[first:])]
+            if not wanted:
                 break
-            some = moments[first : first + MOMENTS_AT_ONCE]
-            found = reader.rows(
-                f"SELECT series_id, max(time_ms) FROM {_looking_up(table)} GROUP BY series_id",
-                (orjson.dumps(some).decode(), _json(left)),
-            )
-            parts.append(found)
-            left.difference_update(found[:, 0].astype(np.int64).tolist())
-    return np.concatenate(parts)
+            if looked_at >= MOST_LOOKED_AT:
+                return last, False
+            found, cost = _heard_at(reader, table, some, wanted)
+            looked_at += cost
+            if table == ROLLED:
+                found |= _within_rows(reader, found)
+            last |= {n: min(t, end) for n, t in found.items()}
+            left.difference_update(map(int, found))
+    return last, True
 
 
-def _scanned(reader: Reader, window: Window, series: Sequence[int]) -> Rows:
-    """Return the same for many series, from five-minute rows to five minutes exactly."""
-    spans = reader.spans(window)
-    return reader.rows(
-        f"SELECT series_id, max(time_ms) FROM ({_union(spans, [])}) GROUP BY series_id"
-    )
+def _within_rows(reader: Reader, found: Mapping[float, float]) -> dict[float, float]:
+    """Return when series were last heard within these rows, where raw samples tell."""
+    raw_from = reader.raw_from_ms()
+    exact: dict[float, float] = {}
+    for row in sorted(set(found.values())):
+        if row - schema.WINDOW_MS >= raw_from:
+            moments = reader.moments(RAW, int(row) - schema.WINDOW_MS, int(row))
+            series = [int(number) for number, time_ms in found.items() if time_ms == row]
+            exact |= _heard_at(reader, RAW, moments.astype(np.int64)[::-1].tolist(), series)[0]
+    return exact
+
+
+def _heard_at(
+    reader: Reader, table: str, moments: Sequence[int], series: Sequence[int]
+) -> tuple[dict[float, float], int]:
+    """Return at which of these moments (the newest first) some series were heard last.
+
+    And how many rows were looked at, as it were.
+    """
+    if len(series) * LOOKING_UP <= len(reader.tags):
+        rows = reader.rows(
+            f"SELECT series_id, max(time_ms) FROM {_looking_up(table)} GROUP BY series_id",
+            (_json(moments), _json(series)),
+        )
+        return dict(rows.tolist()), len(series) * len(moments) * LOOKING_UP
+    looked_at = 0
+    wanted = set(series)
+    found: dict[float, float] = {}
+    for moment in moments:  # usually the newest has them all
+        rows = reader.rows(f"SELECT series_id FROM {table} WHERE time_ms = ?", (moment,))
+        heard = wanted.intersection(rows[:, 0].astype(np.int64).tolist())
+        found |= dict.fromkeys(map(float, heard), float(moment))
+        wanted -= heard
+        looked_at += len(rows)
+        if not wanted:
+            break
+    return found, looked_at
 
 
 def _json(numbers: Iterable[float]) -> str:
@@ -384,14 +441,76 @@ def _looking_up(table: str) -> str:
 
 def latest(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
     """Return the newest sample of each series."""
+    start, end = ms(window.start_s), ms(window.end_s)
+    spans = [(RAW, start, end)] if start >= reader.raw_from_ms() else reader.spans(window)
     # SQLite takes bare columns from the row that max() found.
-    return _snapshot(reader, window, columns, _known(columns))
+    snapshot, numbers = _snapshot(reader, spans, columns, _known(columns))
+    in_row = np.zeros(len(numbers), dtype=bool)
+    for table, after, up_to in spans:
+        if table == ROLLED:
+            in_row |= (snapshot.time_s * 1000 > after) & (snapshot.time_s * 1000 <= up_to)
+    return _as_heard(reader, snapshot, numbers, in_row)
+
+
+def _as_heard(reader: Reader, snapshot: Snapshot, numbers: Column, in_row: Flags) -> Snapshot:
+    """Return a snapshot in which those out of five-minute rows are as old as was noted.
+
+    Such a row has the time of its end, at which a series may have been silent for minutes.
+    """
+    if not in_row.any():
+        return snapshot
+    heard = reader.heard(numbers[in_row].tolist())
+    noted = np.array([heard.get(int(n), np.inf) for n in numbers.tolist()], dtype=np.float64)
+    time_s = np.where(in_row, np.minimum(snapshot.time_s, noted / 1000), snapshot.time_s)
+    return Snapshot(snapshot.series, time_s, snapshot.columns)
+
+
+def latest_of(reader: Reader, window: Window, columns: Sequence[str], some: Activity) -> Snapshot:
+    """Return the newest sample of some series, by its key: intervals before and after its last."""
+    start, end, raw_from = ms(window.start_s), ms(window.end_s), reader.raw_from_ms()
+    number_of: dict[int, int] = {id(tags): number for number, tags in reader.tags.items()}
+    keys: dict[str, list[tuple[int, int | None]]] = {RAW: [], ROLLED: []}
+    for tags, last_s, interval_s in zip(
+        some.series, some.last_s.tolist(), some.interval_s.tolist(), strict=True
+    ):
+        number, last, interval = number_of.get(id(tags)), ms(last_s), max(1000, ms(interval_s))
+        newest_ms = end - (end - last) % interval
+        for time_ms in range(newest_ms, start, -interval)[:SPOKEN] if number is not None else ():
+            if time_ms > raw_from:
+                keys[RAW].append((time_ms, number))
+            else:
+                keys[ROLLED].append((_up(time_ms, schema.WINDOW_MS), number))
+    known = _known(columns)
+    chosen = ", ".join(["series_id", "time_ms", *known])
+    parts = []
+    for table, wanted in keys.items():
+        rows = reader.rows(
+            f"SELECT {chosen} FROM json_each(?) AS k CROSS JOIN {table}"
+            " ON time_ms = k.value ->> 0 AND series_id = k.value ->> 1",
+            (orjson.dumps([key for key in wanted if key[0] <= end]).decode(),),
+        )
+        parts.append(np.column_stack([rows, np.full(len(rows), table == ROLLED)]))
+    rows = np.concatenate(parts)
+    rows = rows[np.lexsort((rows[:, 1], rows[:, 0]))]
+    newest_of = np.flatnonzero(np.diff(rows[:, 0], append=np.inf))
+    rows = rows[newest_of]
+    found = Snapshot(
+        [reader.tags[int(number)] for number in rows[:, 0].tolist()],
+        rows[:, 1] / 1000,
+        _columns(columns, known, rows[:, 2:]),
+    )
+    return _as_heard(reader, found, rows[:, 0], rows[:, -1] > 0)
+
+
+def _columns(columns: Sequence[str], known: Sequence[str], rows: Rows) -> dict[str, Column]:
+    found = {name: rows[:, n] for n, name in enumerate(known)}
+    return {name: found.get(name, np.full(len(rows), np.nan)) for name in columns}
 
 
 def total(reader: Reader, window: Window, columns: Sequence[str]) -> Snapshot:
     """Return the whole window of each series."""
     known = _known(columns)
-    return _snapshot(reader, window, columns, list(map(_together, known)))
+    return _snapshot(reader, reader.spans(window), columns, list(map(_together, known)))[0]
 
 
 def _together(name: str) -> str:
@@ -402,20 +521,21 @@ def _together(name: str) -> str:
 
 
 def _snapshot(
-    reader: Reader, window: Window, columns: Sequence[str], chosen: Sequence[str]
-) -> Snapshot:
+    reader: Reader, spans: Sequence[Span], columns: Sequence[str], chosen: Sequence[str]
+) -> tuple[Snapshot, Column]:
+    """Return what these spans have of each series, and the numbers of the series."""
     known = _known(columns)
     query = (
         f"SELECT {', '.join(['series_id', 'max(time_ms)', *chosen])}"
-        f" FROM ({_union(reader.spans(window), known)}) GROUP BY series_id"
+        f" FROM ({_union(spans, known)}) GROUP BY series_id"
     )
     rows = reader.ours(reader.rows(query))
-    found = {name: rows[:, 2 + n] for n, name in enumerate(known)}
-    return Snapshot(
+    snapshot = Snapshot(
         [reader.tags[int(number)] for number in rows[:, 0].tolist()],
         rows[:, 1] / 1000,
-        {name: found.get(name, np.full(len(rows), np.nan)) for name in columns},
+        _columns(columns, known, rows[:, 2:]),
     )
+    return snapshot, rows[:, 0]
 
 
 def baseline(reader: Reader, window: Window) -> Snapshot:
