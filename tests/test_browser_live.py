@@ -150,9 +150,10 @@ class WatchTest(BrowserCase):
             """() => {
               const real = window.fetch, kept = new Map();
               window.fetch = async (url, how) => {
-                const path = String(url).split('?')[0];
-                if (!kept.has(path)) kept.set(path, await (await real(url, how)).json());
-                const said = { ...kept.get(path) };
+                const { pathname: path, searchParams } = new URL(url, location);
+                const key = `${path} ${searchParams.get('src')} ${searchParams.get('step')}`;
+                if (!kept.has(key)) kept.set(key, await (await real(url, how)).json());
+                const said = { ...kept.get(key) };
                 if (path.endsWith('/status')) said.now = Date.now() / 1000;
                 return new Response(JSON.stringify(said));
               };
