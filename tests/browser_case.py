@@ -22,9 +22,10 @@ BROWSER_SAYS = ("Failed to load resource", "Canvas2D: Multiple readback")
 
 
 class BrowserCase(SynchronousTestCase):
-    """A page over a site that all tests of the class share."""
+    """A page over a site that all tests of the class share, and that may be fed meanwhile."""
 
     site: Site | None = None
+    feed: Any = None
     fleet: Fleet
 
     @classmethod
@@ -38,7 +39,10 @@ class BrowserCase(SynchronousTestCase):
 
     @classmethod
     def tearDownClass(cls) -> None:
-        """End the site."""
+        """End the feed and the site."""
+        if cls.feed is not None:
+            cls.feed.stop()
+            cls.feed = None
         if cls.site is not None:
             cls.site.stop()
             cls.site = None

@@ -88,13 +88,6 @@ class DoubtTest(BrowserCase):
         site.start()
         return site
 
-    @classmethod
-    def tearDownClass(cls) -> None:
-        """End the feed and the site."""
-        if cls.site is not None:
-            cls.feed.stop()
-        super().tearDownClass()
-
     def drawer(self, page: Any) -> Any:
         """Return the drawer once it is drawn."""
         page.locator("#drawer .now").first.wait_for()
@@ -274,13 +267,6 @@ class SlowTest(BrowserCase):
         cls.feed = Feed(site.store, fast, time.time())
         site.start()
         return site
-
-    @classmethod
-    def tearDownClass(cls) -> None:
-        """End the feed and the site."""
-        if cls.site is not None:
-            cls.feed.stop()
-        super().tearDownClass()
 
     def test_open_pair(self) -> None:
         """The drawer has figures of a slow collector as the matrix has, whatever the charts show."""

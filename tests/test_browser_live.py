@@ -28,13 +28,6 @@ class WatchTest(BrowserCase):
         site.start()
         return site
 
-    @classmethod
-    def tearDownClass(cls) -> None:
-        """End the feed and the site."""
-        if cls.site is not None:
-            cls.feed.stop()
-        super().tearDownClass()
-
     def headline(self, page: Any, text: str) -> None:
         """Wait until the headline says so."""
         self.until(

@@ -12,11 +12,10 @@ from test_web_sqlite import roll_up, write
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 from web_data import Fleet
-from web_store_case import END_S
+from web_store_case import END_S, whole_matrix
 
 from llama.interfaces import Point
-from llama.web.answers import Answers, MatrixQuestion
-from llama.web.metrics import METRICS
+from llama.web.answers import Answers
 from llama.web.store import Window
 from llama.web.stores import sqlite_questions
 from llama.web.stores.sqlite import SQLiteStore
@@ -44,15 +43,7 @@ class WrongClockTest(TestCase):
 
     async def matrix(self, store: SQLiteStore, at_s: float) -> Any:
         """Return a matrix."""
-        question = MatrixQuestion(
-            metric=METRICS["loss"],
-            at_s=at_s,
-            span_s=0.0,
-            where={},
-            group=[],
-            rows="all",
-            cols="all",
-        )
+        question = whole_matrix(at_s)
         return await Answers(reactor, store).matrix(question)
 
     async def test_ahead(self) -> None:

@@ -13,10 +13,10 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 from web_data import Fault, Fleet
 from web_site import fill
+from web_store_case import whole_matrix
 
 from llama.interfaces import Point
-from llama.web.answers import Answers, MatrixQuestion
-from llama.web.metrics import METRICS
+from llama.web.answers import Answers
 from llama.web.store import Activity, Window
 from llama.web.stores import sqlite_questions
 from llama.web.stores.sqlite import SQLiteStore
@@ -53,15 +53,7 @@ class LongIntervalTest(TestCase):
 
     async def silent(self, answers: Answers, at_s: float | None) -> tuple[list[str], int]:
         """Return who is silent and how many pairs are healthy."""
-        question = MatrixQuestion(
-            metric=METRICS["loss"],
-            at_s=at_s,
-            span_s=0.0,
-            where={},
-            group=[],
-            rows="all",
-            cols="all",
-        )
+        question = whole_matrix(at_s)
         said: Any = await answers.matrix(question)
         return [each["host"] for each in said["sick"]], said["summary"]["healthy"]
 

@@ -9,11 +9,10 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 from web_site import fill
-from web_store_case import END_S
+from web_store_case import END_S, whole_matrix
 
 from llama.interfaces import Point
-from llama.web.answers import Answers, MatrixQuestion
-from llama.web.metrics import METRICS
+from llama.web.answers import Answers
 from llama.web.store import Window
 from llama.web.stores.sqlite import SQLiteStore
 
@@ -53,17 +52,7 @@ class OtherCollectorsTest(TestCase):
 
     async def matrix(self, metric: str, span_s: float = 0.0) -> Any:
         """Return a matrix of three rows and columns."""
-        return await self.answers.matrix(
-            MatrixQuestion(
-                metric=METRICS[metric],
-                at_s=END_S,
-                span_s=span_s,
-                where={},
-                group=[],
-                rows="all",
-                cols="all",
-            )
-        )
+        return await self.answers.matrix(whole_matrix(END_S, metric, span_s))
 
     async def test_health(self) -> None:
         """Nobody is down: replies are what was sent less what was lost."""

@@ -23,7 +23,7 @@ from llama.scraper.writers import victoriametrics as writer
 from llama.web.answers import Answers, MatrixQuestion
 from llama.web.metrics import METRICS
 from llama.web.store import StoreError, Window, series_key
-from llama.web.stores import prometheus
+from llama.web.stores import prometheus, promql
 from llama.web.stores.prometheus import PrometheusStore
 
 
@@ -52,14 +52,14 @@ class PortionsTest(SynchronousTestCase):
         """Small sources come together; large ones come in parts, by destination."""
         sources = {"a": {"x": 2, "y": 2}, "b": {"x": 2}, "c": {"x": 4, "y": 4, "z": 1}, "d": {}}
         self.assertEqual(
-            list(prometheus.portions("m", sources, 6)),
+            list(promql.portions("m", sources, 6)),
             [
                 'm{src_hostname="c",dst_hostname=~"x"}',
                 'm{src_hostname="c",dst_hostname=~"y|z"}',
                 'm{src_hostname=~"a|b|d"}',
             ],
         )
-        self.assertEqual(list(prometheus.portions("m", sources, 4))[:1], ['m{src_hostname=~"a"}'])
+        self.assertEqual(list(promql.portions("m", sources, 4))[:1], ['m{src_hostname=~"a"}'])
 
 
 class VictoriaPointsTest(RealStoreCase, TestCase):

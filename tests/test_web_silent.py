@@ -12,12 +12,12 @@ from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from web_data import Fleet
+from web_store_case import whole_matrix
 
 from llama.interfaces import Point
 from llama.scraper.writers import sqlite as writer
 from llama.web import answers as answers_module
-from llama.web.answers import Answers, MatrixQuestion
-from llama.web.metrics import METRICS
+from llama.web.answers import Answers
 from llama.web.store import StoreError, Window
 from llama.web.stores import sqlite_questions
 from llama.web.stores.sqlite import SQLiteStore
@@ -49,15 +49,7 @@ class SilentTest(TestCase):
 
     async def matrix(self, answers: Answers, at_s: float = END_S) -> Any:
         """Return a matrix of single hosts."""
-        question = MatrixQuestion(
-            metric=METRICS["loss"],
-            at_s=at_s,
-            span_s=0.0,
-            where={},
-            group=[],
-            rows="all",
-            cols="all",
-        )
+        question = whole_matrix(at_s)
         return await answers.matrix(question)
 
     def told_silent(self, said: Any, since_s: float) -> None:

@@ -11,13 +11,12 @@ from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 from web_data import Fleet
 from web_memory import MemoryStore
-from web_store_case import COLUMNS, END_S, SLOW, RealStoreCase, fleet_points
+from web_store_case import COLUMNS, END_S, SLOW, RealStoreCase, fleet_points, whole_matrix
 
 from llama.interfaces import Point
 from llama.scraper.writers import sqlite as writer
 from llama.scraper.writers import sqlite_schema as schema
-from llama.web.answers import Answers, MatrixQuestion
-from llama.web.metrics import METRICS
+from llama.web.answers import Answers
 from llama.web.store import Snapshot, StoreError, StoreTimeoutError, Window
 from llama.web.stores import sqlite, sqlite_questions
 from llama.web.stores.sqlite import SQLiteStore
@@ -55,13 +54,6 @@ def roll_up(path: Path, forget_before_s: float | None = None, note: bool = False
                 (int(forget_before_s * 1000),),
             )
     db.close()
-
-
-def question_at(at_s: float) -> MatrixQuestion:
-    """Return what asks for the loss between all hosts at a moment."""
-    return MatrixQuestion(
-        metric=METRICS["loss"], at_s=at_s, span_s=0.0, where={}, group=[], rows="all", cols="all"
-    )
 
 
 class SQLiteTest(RealStoreCase, TestCase):
@@ -112,7 +104,7 @@ class BigSQLiteTest(RealStoreCase, TestCase):
         self.assertEqual(await self.store.resolution_s(self.end_s - 3600), 0.0)
         answers = Answers(reactor, self.store)
         at_s = self.end_s - 130  # not the end of any row
-        said = await answers.matrix(question_at(at_s))
+        said = await answers.matrix(whole_matrix(at_s))
         self.assertEqual((said["at"], said["span_s"]), (at_s, 0.0))
         self.assertIn(("silent", "fra2"), [(each["kind"], each["host"]) for each in said["sick"]])
         window = Window(self.end_s - 600, self.end_s)
@@ -205,7 +197,7 @@ class OldSQLiteTest(TestCase):
             (END_S - 690, END_S - 690),
             (END_S - 1990, END_S - 1800),
         ):
-            said = await answers.matrix(question_at(at_s))
+            said = await answers.matrix(whole_matrix(at_s))
             self.assertEqual((said["at"], said["span_s"]), (told_s, 300.0))
 
     async def test_silent_since(self) -> None:

@@ -48,6 +48,13 @@ def fleet_points(end_s: float = END_S, hours: float = HOURS) -> tuple[Fleet, lis
     return fleet, points
 
 
+def whole_matrix(at_s: float | None, metric: str = "loss", span_s: float = 0.0) -> MatrixQuestion:
+    """Return what asks for a figure between all single hosts, at a moment or over a span before."""
+    return MatrixQuestion(
+        metric=METRICS[metric], at_s=at_s, span_s=span_s, where={}, group=[], rows="all", cols="all"
+    )
+
+
 def by_series(snapshot: Snapshot, name: str) -> dict[Any, float]:
     """Return a column by series."""
     return {

@@ -6,7 +6,7 @@ is found out by asking it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,18 +26,24 @@ from ..store import (
     series_key,
 )
 from .database import Database
-from .promql import NO_TAGS, SUSPECT, Counters, Names, Points, lossy, quoted, selector
+from .promql import (
+    FEW_SOURCES,
+    NO_TAGS,
+    SUSPECT,
+    Counters,
+    Names,
+    Points,
+    lossy,
+    of_sources,
+    portions,
+    selector,
+)
 
 #: How far back is looked to see how often a series speaks.
 RECENT_S = 360.0
-#: Beyond so many silent sources their last words are not looked for by name.
-FEW_SOURCES = 50
-
 #: Series of which the last words are asked for at once: at 2,000 steps a week, ten million samples,
 #: a fifth of what Prometheus takes by default (``query.max-samples``).
 SERIES_AT_ONCE = 5000
-#: Destinations that are named in one question, which Prometheus and VictoriaMetrics limit in length.
-MOST_NAMES = 200
 
 #: For so long a sample stands for now, unless a server is told otherwise.
 STALE_S = 300
@@ -196,7 +202,7 @@ class PrometheusStore:
             if silent:
                 which = presence
                 if len(silent) <= FEW_SOURCES:
-                    which = _of(presence, sorted(silent))
+                    which = of_sources(presence, sorted(silent))
                 asked = f"max_over_time(timestamp({which})[{span}:1m])"
                 last = (await self._instant(asked, end)).by_key() | last
             keys = list(map(series_key, everyone.tags))
@@ -324,7 +330,7 @@ class PrometheusStore:
         span = f"[{round(window.length_s * 1000) - 1:d}ms]"
 
         def question(name: str) -> Callable[[], Deferred[list[tuple[Tags, Column, Column]]]]:
-            which = _of(names.prefix + name, sources) if sources else names.raw(name, {})
+            which = of_sources(names.prefix + name, sources) if sources else names.raw(name, {})
             return lambda: self._raw(which + span, window.end_s)
 
         answers = dict(
@@ -511,55 +517,6 @@ def _tags(labels: dict[str, str]) -> Tags:
 def _in_order(found: Vector, keys: Sequence[Key]) -> Column:
     values = found.by_key()
     return np.array([values.get(key, np.nan) for key in keys], dtype=np.float64)
-
-
-def portions(presence: str, sources: Mapping[str, Mapping[str, int]], most: int) -> Iterator[str]:
-    """Yield selectors that together name all series, each at most ``most`` if that can be.
-
-    ``sources`` says how many series each has to each destination.
-    """
-    some: list[str] = []
-    number = 0
-    for source, destinations in sources.items():
-        size = sum(destinations.values())
-        if size > most:
-            yield from _parts(presence, source, destinations, most)
-            continue
-        if some and (number + size > most or len(some) >= FEW_SOURCES):
-            yield _of(presence, some)
-            some, number = [], 0
-        some.append(source)
-        number += size
-    if some:
-        yield _of(presence, some)
-
-
-def _parts(presence: str, source: str, destinations: Mapping[str, int], most: int) -> Iterator[str]:
-    """Yield selectors of the series of a source that has too many for one."""
-    some: list[str] = []
-    number = 0
-    for name, size in destinations.items():
-        if some and (number + size > most or len(some) >= MOST_NAMES):
-            yield _between(presence, source, some)
-            some, number = [], 0
-        some.append(name)
-        number += size
-    yield _between(presence, source, some)
-
-
-def _between(presence: str, source: str, destinations: Sequence[str]) -> str:
-    names = quoted("|".join(map(_literally, destinations)))
-    return f"{presence}{{src_hostname={quoted(source)},dst_hostname=~{names}}}"
-
-
-def _of(presence: str, sources: Sequence[str]) -> str:
-    """Return the selector of the series of some sources."""
-    return f"{presence}{{src_hostname=~{quoted('|'.join(map(_literally, sources)))}}}"
-
-
-def _literally(text: str) -> str:
-    """Return a regular expression (RE2) that matches this text alone."""
-    return "".join(c if c.isalnum() or ord(c) > 127 else f"\\x{{{ord(c):x}}}" for c in text)
 
 
 def _snapshot(

@@ -8,7 +8,7 @@ window, and what they do not have (jitter, least RTT) is not known. Pure.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import frozen
 
@@ -16,6 +16,9 @@ from ..store import AGGREGATE, LOSSY_PERCENT, Tags
 
 #: Labels that are not tags of the series.
 NO_TAGS = frozenset({"__name__", "db", "job", "instance", "le", "direction", "reason"})
+#: Sources that are named in one selector; so many destinations of one source, since Prometheus and
+#: VictoriaMetrics limit how long a question may be.
+FEW_SOURCES, MOST_NAMES = 50, 200
 
 
 def quoted(text: str) -> str:
@@ -27,6 +30,55 @@ def selector(name: str, where: Tags, **labels: str) -> str:
     """Return a selector of a metric. Names of tags are ours; values are quoted."""
     inside = ",".join(f"{tag}={quoted(value)}" for tag, value in {**where, **labels}.items())
     return f"{name}{{{inside}}}"
+
+
+def portions(presence: str, sources: Mapping[str, Mapping[str, int]], most: int) -> Iterator[str]:
+    """Yield selectors that together name all series, each at most ``most`` if that can be.
+
+    ``sources`` says how many series each has to each destination.
+    """
+    some: list[str] = []
+    number = 0
+    for source, destinations in sources.items():
+        size = sum(destinations.values())
+        if size > most:
+            yield from _parts(presence, source, destinations, most)
+            continue
+        if some and (number + size > most or len(some) >= FEW_SOURCES):
+            yield of_sources(presence, some)
+            some, number = [], 0
+        some.append(source)
+        number += size
+    if some:
+        yield of_sources(presence, some)
+
+
+def _parts(presence: str, source: str, destinations: Mapping[str, int], most: int) -> Iterator[str]:
+    """Yield selectors of the series of a source that has too many for one."""
+    some: list[str] = []
+    number = 0
+    for name, size in destinations.items():
+        if some and (number + size > most or len(some) >= MOST_NAMES):
+            yield _between(presence, source, some)
+            some, number = [], 0
+        some.append(name)
+        number += size
+    yield _between(presence, source, some)
+
+
+def _between(presence: str, source: str, destinations: Sequence[str]) -> str:
+    names = quoted("|".join(map(_literally, destinations)))
+    return f"{presence}{{src_hostname={quoted(source)},dst_hostname=~{names}}}"
+
+
+def of_sources(presence: str, sources: Sequence[str]) -> str:
+    """Return the selector of the series of some sources."""
+    return f"{presence}{{src_hostname=~{quoted('|'.join(map(_literally, sources)))}}}"
+
+
+def _literally(text: str) -> str:
+    """Return a regular expression (RE2) that matches this text alone."""
+    return "".join(c if c.isalnum() or ord(c) > 127 else f"\\x{{{ord(c):x}}}" for c in text)
 
 
 def duration(seconds: float) -> str:
