@@ -207,14 +207,15 @@ class LedgerTests(SynchronousTestCase):
     def test_what_was_sent_belongs_to_its_interval(self) -> None:
         """Bursts that are entered together later count where they were sent, whatever comes next."""
         book = ledger(pairs=3)
-        for flow in range(3):
-            cells, sequence = book.upcoming(np.array([flow]))
-            book.sent(np.array([flow]), cells, sequence, EPOCH + flow)
+        probes = book.upcoming(np.arange(3))
+        for flow in range(2):
+            book.sent(probes, slice(flow, flow + 1), EPOCH + flow)
+        book.sent(book.upcoming(np.array([2])), slice(0, 1), EPOCH + 2)
         end_of(book)
         flows = np.arange(3)
-        cells, sequence = book.upcoming(flows)
-        book.sent(flows, cells, sequence, EPOCH + 10 * SECOND + flows)
-        book.unsend(flows[2:], cells[2:])
+        probes = book.upcoming(flows)
+        book.sent(probes, slice(0, 3), EPOCH + 10 * SECOND + flows)
+        book.unsend(flows[2:], probes.cells[2:])
         book.reply(replies([1], [1], [EPOCH + 10 * SECOND + 1], [0], [EPOCH + 10 * SECOND + MS]))
         end_of(book)
         self.assertEqual(close(book).flow_stats["sent"].tolist(), [1, 1, 1])
@@ -225,8 +226,7 @@ class LedgerTests(SynchronousTestCase):
     def test_step_of_the_clock_reaches_what_was_just_sent(self) -> None:
         """A probe that is not entered yet when the clock is stepped has no RTT either."""
         book = ledger()
-        cells, sequence = book.upcoming(np.array([0]))
-        book.sent(np.array([0]), cells, sequence, EPOCH)
+        book.sent(book.upcoming(np.array([0])), slice(0, 1), EPOCH)
         book.clock_stepped()
         book.reply(replies([0], [0], [EPOCH], [0], [EPOCH + MS]))
         end_of(book)

@@ -13,6 +13,8 @@ from llama.collector.tracing import (
     AGAIN_S,
     DEAD_FRESH_S,
     FRESH_S,
+    IDLE_A_TURN,
+    IDLE_PERIOD_S,
     OF_DEAD_PAIR,
     PERIOD_S,
     RATE_PPS,
@@ -131,29 +133,52 @@ class Picking(SynchronousTestCase):
 
     def test_paced(self):
         """However much there is to trace, no more than the rate is sent."""
-        self.tracing.closed(self.closed)
-        self.turn()
-        self.assertLessEqual(len(self.kernel.sent), 2 * RATE_PPS * PERIOD_S)
+        many = testing.closed_interval(30, flows_per_pair=4)
+        stats = many.flow_stats.copy()
+        stats["lost"], stats["received"] = 10, 0
+        for seconds in range(1, 4):
+            self.tracing.closed(evolve(many, flow_stats=stats))
+            for _ in range(round(1 / PERIOD_S)):
+                self.turn()
+            most = RATE_PPS * (seconds + IDLE_PERIOD_S)
+            self.assertLessEqual(len(self.kernel.sent), most)
+        self.assertGreater(len(self.kernel.sent), 1.9 * RATE_PPS)
 
     def test_ticks_are_no_turns(self):
         """However often it ticks, it has its turns once a period, and after a pause only one."""
         turns = []
-        self.patch(self.tracing, "_turn", turns.append)
-        for _ in range(1000):
-            self.clock.advance(0.004)
-            self.tracing.tick()
-        self.assertAlmostEqual(len(turns), 4 / PERIOD_S, delta=2)
+        self.patch(self.tracing, "_turn", lambda *when: turns.append(when))
+        for urgent, period_s in (False, IDLE_PERIOD_S), (True, PERIOD_S):
+            if urgent:
+                self.tracing.closed(self.lossy([0]))
+            turns.clear()
+            for _ in range(1000):
+                self.clock.advance(0.004)
+                self.tracing.tick()
+            self.assertTrue(4 / (period_s + 0.004) - 2 < len(turns) <= 4 / period_s + 1)
         before = len(turns)
         for pause_s in (10, 0, 0.001):
             self.clock.advance(pause_s)
             self.tracing.tick()
         self.assertEqual(len(turns), before + 1)
 
+    def test_lossy_flows_do_not_wait(self):
+        """What suffers is traced at once, between two of the turns that healthy flows have."""
+        self.tracing.closed(self.closed)
+        self.turn()
+        self.assertEqual(len(self.tracing._going), IDLE_A_TURN)
+        self.turn()
+        self.assertEqual(len(self.tracing._going), IDLE_A_TURN)
+        self.tracing.closed(self.lossy([11], lost=10, received=0))
+        self.turn()
+        self.assertEqual(len(self.tracing._going), IDLE_A_TURN + 4)
+
     def test_failure(self):
         """If it cannot go on, that is logged, its ticks are harmless, and later it begins anew."""
         self.tracing.closed(self.closed)
         self.turn()
         self.assertTrue(self.tracing._going)
+        self.kernel.sent.clear()  # nobody answers
         failing = self.patch(self.tracing, "_send", lambda *_: 1 // 0)
         self.run_for(5)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)

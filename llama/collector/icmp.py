@@ -122,9 +122,9 @@ class _EchoOutbox(Outbox):
         self._checked = track.sockets[0].family == socket.AF_INET
 
     def _number(self) -> None:
-        self._echo["identifier"] = self._numbers[self.flows % len(self._numbers)]
-        self._echo["number"] = self.sequence & np.uint32(0xFFFF)
-        self._echo["sequence"] = self.sequence
+        self._echo["identifier"] = self._numbers[self.probes.flows % len(self._numbers)]
+        self._echo["number"] = self.probes.sequence & np.uint32(0xFFFF)
+        self._echo["sequence"] = self.probes.sequence
 
     def stamp(self, rows: slice, t1_ns: int) -> int | Ints:
         """Write the tokens of requests that are about to be sent; return T1."""

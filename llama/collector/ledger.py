@@ -56,6 +56,15 @@ RESIDENCE_UNKNOWN = np.iinfo(np.int32).min
 UNKNOWN_DSCP = 255
 
 
+class Probes(NamedTuple):
+    """Columns of probes to be sent, one row each: (N,) arrays. No two are of one flow."""
+
+    flows: Ints
+    cells: Ints
+    sequence: npt.NDArray[np.uint32]
+    t1_ns: Ints  # written when they are sent
+
+
 class Replies(NamedTuple):
     """Columns of replies, one row each: (N,) arrays. Times are Unix nanoseconds."""
 
@@ -159,8 +168,8 @@ class Ledger:
         #: Duplicates not attributed to an interval yet: (flow, sequence) columns.
         self.duplicates: list[tuple[Ints, npt.NDArray[np.uint32]]] = []
         self.late_after_close: list[Ints] = []  # flows of late replies to closed intervals
-        #: Bursts sent but not entered yet: flows, cells, sequence numbers, T1.
-        self._unsettled: list[tuple[Ints, Ints, npt.NDArray[np.uint32], int | Ints]] = []
+        #: Bursts sent but not entered yet.
+        self._unsettled: list[tuple[Probes, slice]] = []
         self.strangers = 0  # replies to no probe of ours, or with another's time stamp
         #: Whether the other end stamps what it answers; else nothing is known of one way alone.
         self.stamps_there = True
@@ -231,45 +240,47 @@ class Ledger:
         """Return the cell of one probe."""
         return sequence % self.depth * self.flows + flow
 
-    def upcoming(self, flows: Ints) -> tuple[Ints, npt.NDArray[np.uint32]]:
-        """Return cells and sequence numbers of the next probe of each flow."""
+    def upcoming(self, flows: Ints) -> Probes:
+        """Return the next probe of each flow, at most one a flow."""
         self.settle()
         sequence = self.next_sequence[flows]
-        return self.cells(flows, sequence), sequence
+        cells = self.cells(flows, sequence)
+        return Probes(flows, cells, sequence, np.zeros(len(flows), np.int64))
 
-    def sent(
-        self, flows: Ints, cells: Ints, sequence: npt.NDArray[np.uint32], t1_ns: int | Ints
-    ) -> None:
-        """Note probes that were `upcoming` as sent; ``t1_ns`` is the time of all, or (N,) of them.
+    def sent(self, probes: Probes, rows: slice, t1_ns: int | Ints) -> None:
+        """Note ``rows`` of what was `upcoming` as sent; ``t1_ns`` is the time of all, or (N,) of them.
 
         None may be of a flow of which another is noted since the last `settle`.
         """
-        self._unsettled.append((flows, cells, sequence, t1_ns))
+        probes.t1_ns[rows] = t1_ns
+        self._unsettled.append((probes, rows))
 
     def settle(self) -> None:
         """Enter what was `sent`."""
         if not self._unsettled:
             return
         bursts, self._unsettled = self._unsettled, []
-        flows = np.concatenate([burst[0] for burst in bursts])
-        cells = np.concatenate([burst[1] for burst in bursts])
-        sequence = np.concatenate([burst[2] for burst in bursts])
-        t1 = np.empty(len(cells), np.int64)
-        first = 0
-        for _, some, _, t1_ns in bursts:
-            end = first + len(some)
-            t1[first:end] = t1_ns
-            first = end
-        self.next_sequence[flows] = sequence + np.uint32(1)
-        self.t1[cells] = t1
+        probes, rows = bursts[0]
+        for more, following in bursts[1:]:
+            if more is probes and following.start == rows.stop:
+                rows = slice(rows.start, following.stop)
+                continue
+            self._settle(probes, rows)
+            probes, rows = more, following
+        self._settle(probes, rows)
+
+    def _settle(self, probes: Probes, rows: slice) -> None:
+        cells = probes.cells[rows]
+        self.next_sequence[probes.flows[rows]] = probes.sequence[rows] + np.uint32(1)
+        self.t1[cells] = probes.t1_ns[rows]
         self.flags[cells] = 0
 
     def send(self, flows: Ints, t1_ns: int | Ints) -> tuple[Ints, npt.NDArray[np.uint32]]:
         """Enter the next probe of each flow, at most one a flow; return cells and sequence numbers."""
-        cells, sequence = self.upcoming(flows)
-        self.sent(flows, cells, sequence, t1_ns)
+        probes = self.upcoming(flows)
+        self.sent(probes, slice(0, len(flows)), t1_ns)
         self.settle()
-        return cells, sequence
+        return probes.cells, probes.sequence
 
     def unsend(self, flows: Ints, cells: Ints) -> None:
         """Take back the last probes of some flows, which the kernel would not send: they are not lost."""

@@ -29,7 +29,7 @@ MOST = 384  # of them: a probe is no cheaper with more
 class Outbox:
     """The next probes of a track in the order of its schedule, one in each row of ``out``.
 
-    ``flows``, ``cells`` and ``sequence`` say of each row which probe it is. ``ids`` says whether a
+    ``probes`` says of each row which probe it is. ``ids`` says whether a
     datagram carries an identifier for its transmit stamp; ``padding`` is what large probes end with.
     """
 
@@ -57,9 +57,7 @@ class Outbox:
         self._several = len(track.ssids) > 1
         apart_ns = 1 if track.format is None else track.format.apart_ns
         self._apart_ns: Ints = np.arange(rows) * apart_ns
-        self.flows: Ints = np.zeros(rows, np.int64)
-        self.cells: Ints = np.zeros(rows, np.int64)
-        self.sequence: npt.NDArray[np.uint32] = np.zeros(rows, np.uint32)
+        self.probes = track.ledger.upcoming(np.zeros(0, np.int64))
         self._place = 0  # in the schedule, of the next row
         self._next = rows  # the first row that is not sent yet
         #: Which of the track's classes and sizes each row has.
@@ -84,11 +82,10 @@ class Outbox:
         """Make probes ready from a place in the schedule on."""
         track, rows = self._track, self.out.slots
         turn = place % len(track.schedule.order)
-        self.flows = _stretch(track.schedule.flows, place, rows)
-        self.cells, self.sequence = track.ledger.upcoming(self.flows)
+        self.probes = track.ledger.upcoming(_stretch(track.schedule.flows, place, rows))
         self.out.names[:] = _stretch(track.names_in_order, turn, rows)
         if self._id is not None:
-            self._id[:] = self.cells + track.first_cell
+            self._id[:] = self.probes.cells + track.first_cell
         if self._several:
             self._dress(_stretch(track.schedule.order, turn, rows))
         self._number()
@@ -108,7 +105,7 @@ class Outbox:
     def _number(self) -> None:
         """Write the sequence numbers, and what else the packet says of its flow."""
         if self._track.format is None:
-            self._sequence[:] = self.sequence
+            self._sequence[:] = self.probes.sequence
 
     def stamp(self, rows: slice, t1_ns: int) -> int | Ints:
         """Write the time into probes that are about to be sent; return T1, of all or (N,)."""
@@ -123,7 +120,7 @@ class Outbox:
             self._timestamp[rows] = stamp.ntp_column(times)
         else:
             ssids = track.ssids[self._variant[rows]]
-            track.format.write(self.out.octets[rows], ssids, self.sequence[rows], times)
+            track.format.write(self.out.octets[rows], ssids, self.probes.sequence[rows], times)
         return times
 
 

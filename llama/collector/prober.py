@@ -281,11 +281,9 @@ class UdpProber:
         """Send one probe to each flow of a burst."""
         box = self._outboxes[track]
         rows = box.ready(burst)
-        cells = box.cells[rows]
-        t1 = box.stamp(rows, self._wall_ns())
-        track.ledger.sent(burst.flows, cells, box.sequence[rows], t1)
+        track.ledger.sent(box.probes, rows, box.stamp(rows, self._wall_ns()))
         # Hand them over to the kernel, and take back what it will not send.
-        fd, count = track.sockets[burst.port].fd, len(cells)
+        fd, count = track.sockets[burst.port].fd, rows.stop - rows.start
         done, retried = 0, -1
         while done < count:
             try:
@@ -294,6 +292,7 @@ class UdpProber:
                 if reason.errno in errors.PASSING and retried != done:
                     retried = done  # an ICMP error about another packet may have left it here
                     continue
+                cells = box.probes.cells[rows]
                 done = self._failed(track, burst.flows, cells, done, reason)
         self.sent += count
 

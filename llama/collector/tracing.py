@@ -32,9 +32,10 @@ from llama.wire import stamp
 #: Packets a second in all: as many as the slowest router on the way answers gladly.
 RATE_PPS = 200
 PERIOD_S = 0.05
+#: With only flows to trace that lose nothing a turn comes so seldom, and begins this many at most: one
+#: costs as much as twenty probes, and much more if it must be woken up for alone.
+IDLE_PERIOD_S, IDLE_A_TURN = 0.25, 5
 AFTER_FAILURE_S = 60.0
-#: Flows that lose nothing are traced so many a turn at most: it costs as much as twenty probes.
-IDLE_A_TURN = 1
 #: Flows being traced at a time.
 AT_ONCE = 256
 #: Flows of one interval that are picked for what they lost, and lossy ones that are looked at for it.
@@ -71,11 +72,14 @@ _NO_STAMP = (mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, bytes(4))
 
 
 class _Going:
-    """A flow being traced."""
+    """A flow being traced, for what it lost or because it was its turn (``idle``)."""
 
-    def __init__(self, key: FlowKey, sock: ProbeSocket, first_number: int, expected: int) -> None:
+    def __init__(
+        self, key: FlowKey, sock: ProbeSocket, first_number: int, expected: int, *, idle: bool
+    ) -> None:
         self.key = key
         self.sock = sock
+        self.idle = idle
         self.trace = FlowTrace(first_number, MOST_HOPS, ATTEMPTS, expected)
 
 
@@ -112,19 +116,26 @@ class Tracing:
         self._chance = np.random.default_rng()
         self._looked_at = 0
         self._budget = 0.0
-        self._due_s = -math.inf  # when the next turn is, on the monotonic clock
+        # On the monotonic clock: when there last was a turn, when one for flows that lose nothing, and
+        # until when there is none after a failure.
+        self._turned_s = self._idle_s = self._resumes_s = -math.inf
+        self._hurried = False  # whether what lost something waits for a turn
         prober.tracing = self
 
     def tick(self) -> None:
-        """Trace what was picked, once a `PERIOD_S`: to be called more often, when awake anyway."""
+        """Trace what was picked, once a period: to be called more often, when awake anyway."""
         now = self._monotonic_s()
-        if now < self._due_s:
+        period_s = PERIOD_S if self._hurried else IDLE_PERIOD_S
+        since_s = now - self._turned_s
+        if since_s < period_s or now < self._resumes_s:
             return
-        self._due_s = (self._due_s if now - self._due_s < PERIOD_S else now) + PERIOD_S
+        self._turned_s = now
         try:
-            self._turn(now)
+            self._turn(now, since_s)
         except Exception:
             self._failed(now)
+        idle = all(going.idle for going in self._going.values())
+        self._hurried = bool(self._urgent) or not idle
 
     def _failed(self, now: float) -> None:
         """Have probing go on after an exception, and tracing as well, anew and after a while."""
@@ -132,7 +143,7 @@ class Tracing:
         self.log.failure("tracing failed: what was being traced is forgotten")
         self._going.clear()
         self._by_key.clear()
-        self._due_s = now + AFTER_FAILURE_S
+        self._resumes_s = now + AFTER_FAILURE_S
 
     def health(self) -> dict[str, Any]:
         """Return figures for the collector's own health."""
@@ -158,6 +169,7 @@ class Tracing:
     def _pick(self, closed: ClosedInterval) -> None:
         picked = list(self._suffering(closed, self._unix_time_s()))
         self._urgent = deque(dict.fromkeys(picked))
+        self._hurried |= bool(self._urgent)
         if not self._idle:
             # One class and size of a flow shows the path of all, while nothing is the matter.
             firsts: dict[tuple[str, int, int], FlowKey] = {}
@@ -272,9 +284,9 @@ class Tracing:
 
     # Sending
 
-    def _turn(self, now: float) -> None:
-        """Send what this turn's share of the rate allows, and finish what is done."""
-        self._budget = min(self._budget + RATE_PPS * PERIOD_S, 2 * RATE_PPS * PERIOD_S)
+    def _turn(self, now: float, since_s: float) -> None:
+        """Send what the rate allows ``since_s`` seconds after the last turn, and finish what is done."""
+        self._budget = min(self._budget + RATE_PPS * since_s, RATE_PPS * IDLE_PERIOD_S)
         self._begin(now)
         for number, going in list(self._going.items()):
             while self._budget >= 1 and (packet := going.trace.next(now)) is not None:
@@ -285,11 +297,15 @@ class Tracing:
                 self._finish(number, going)
 
     def _begin(self, now: float) -> None:
+        """Begin to trace what is urgent, and of the rest what is due."""
         wall = self._unix_time_s()
-        idle = IDLE_A_TURN
+        idle = 0
+        if now - self._idle_s >= IDLE_PERIOD_S - PERIOD_S / 2:
+            self._idle_s, idle = now, IDLE_A_TURN
         while len(self._going) < AT_ONCE and self._budget >= 1:
             expected = 0  # a destination that may be dead never says how far it is
-            if self._urgent:
+            urgent = bool(self._urgent)
+            if urgent:
                 key = self._urgent.popleft()
             elif self._idle and wall - self._last_traced(self._idle[0]) >= AGAIN_S:
                 if not idle or len(self._going) >= AT_ONCE // 8:
@@ -310,7 +326,7 @@ class Tracing:
             self._next = (self._next + 1) & 0xFFFF
             if number in self._going:
                 return
-            self._going[number] = _Going(key, sock, number << 16, expected)
+            self._going[number] = _Going(key, sock, number << 16, expected, idle=not urgent)
             self._by_key[key] = number
 
     def _send(self, going: _Going, packet: Packet) -> bool:
