@@ -167,7 +167,7 @@ class Replies:
         That is so if most of its votes are `unproven`, unless it is dead itself: replies choose
         their own way, so those that die leave other flows of the place alive.
         """
-        mostly: bool = self.unproven[suspect.hit].mean() > 0.5
+        mostly = bool(self.unproven[suspect.hit].mean() > 0.5)
         return mostly and bool(self._dead[suspect.flows].mean() < dead_share)
 
     def _own(self, kind: str, name: str) -> bool:

@@ -39,7 +39,7 @@ def least_lossy(
         return np.ones(len(sent), np.int64)
     rate = lost / np.maximum(sent, 1)
     quiet = judged & (rate <= np.median(rate[judged]))
-    noise = lost[quiet].sum() / max(1.0, sent[quiet].sum())
+    noise = float(lost[quiet].sum()) / max(1.0, float(sent[quiet].sum()))
     if noise > 0.5:
         noise = 0.0  # more than half are broken: that is no noise
     expected = noise * sent
