@@ -194,14 +194,14 @@ class Fleet:
                 return  # too old: the healthy ones were let go, and votes would be one-sided
             rows += answer["flows"]
             offset = answer["next_offset"]
-        if any(not self.measured.knows(source.url, row) for row in rows):
+        if any(not self.measured.pairs.knows(source.url, row) for row in rows):
             await self._pairs(source)
         self.measured.add_flows(source.url, rows)
 
     async def _pairs(self, source: Source) -> None:
         """Read who the ends of all pairs are, and their tags."""
         answer = await self._get(source, "/latency")
-        self.measured.add_pairs(source.url, answer["pairs"])
+        self.measured.pairs.add(source.url, answer["pairs"])
         source.pairs_age = 0
 
     async def _paths(self, source: Source) -> None:
