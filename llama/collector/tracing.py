@@ -200,9 +200,8 @@ class Tracing:
         pair = pairs[lossy]
         heard = np.zeros(len(closed.pairs), np.bool_)
         heard[pairs[stats["received"] > 0]] = True
-        turn = np.arange(len(lossy)) - np.searchsorted(
-            pair, pair
-        )  # the flows of a pair lie together
+        # The flows of a pair lie together.
+        turn = np.arange(len(lossy)) - np.searchsorted(pair, pair)
         order = np.lexsort((self._chance.random(len(lossy)), stats["received"][lossy] > 0, turn))
         some_heard = lossy[order[heard[pair[order]]]][:LOSSY_LOOKED_AT]
         none_heard = lossy[order[~heard[pair[order]] & (turn[order] < OF_DEAD_PAIR)]]
@@ -275,7 +274,7 @@ class Tracing:
     def _turn(self, now: float) -> None:
         """Send what this turn's share of the rate allows, and finish what is done."""
         self._budget = min(self._budget + RATE_PPS * PERIOD_S, 2 * RATE_PPS * PERIOD_S)
-        self._begin(now)
+        self._begin()
         for number, going in list(self._going.items()):
             while self._budget >= 1 and (packet := going.trace.next(now)) is not None:
                 self._budget -= 1
@@ -284,7 +283,7 @@ class Tracing:
             if going.trace.finished:
                 self._finish(number, going)
 
-    def _begin(self, now: float) -> None:
+    def _begin(self) -> None:
         wall = self._unix_time_s()
         idle = IDLE_A_TURN
         while len(self._going) < AT_ONCE and self._budget >= 1:
@@ -355,12 +354,11 @@ class Tracing:
                 hops=" ".join(hop or "*" for hop in known.hops),
             )
 
-    def _note_left(self, hops: Iterable[str | None]) -> None:
+    def _note_left(self, hops: Iterable[str]) -> None:
         """Note that flows through these hops may have other paths from now on."""
         for hop in hops:
-            if hop is not None:
-                self._left[hop] = self._unix_time_s()
-                self._left.move_to_end(hop)
+            self._left[hop] = self._unix_time_s()
+            self._left.move_to_end(hop)
         while len(self._left) > LEFT:
             self._left.popitem(last=False)
 

@@ -46,9 +46,8 @@ class Source:
     #: Unix times at which the newest interval of each of its groups of tests ended. Those of longer
     #: timeouts close later, under numbers of their own.
     ends: tuple[float, ...] = ()
-    given_up: int = (
-        0  # so many of its groups, those that are the furthest behind, are not waited for
-    )
+    #: So many of its groups, those that are the furthest behind, are not waited for.
+    given_up: int = 0
 
     def has(self, end_s: float) -> bool:
         """Return whether all of the interval that ended then was read that is waited for."""

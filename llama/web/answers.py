@@ -413,14 +413,14 @@ def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
         "cells": present.cells(cells, pairs, mesh),
         "sick": present.sick(mesh, health),
         "summary": present.summary(pairs, losses, mesh, health, moment.activity.dropped),
-        "worst": present.pairs(mesh, pairs, present.rank(pairs, mesh, health)[:12]),
+        "worst": present.pairs(mesh, pairs, present.rank(pairs, health)[:12]),
     }
 
 
 def _pairs(question: MatrixQuestion, moment: _Moment, offset: int, limit: int) -> dict[str, Any]:
     mesh = moment.mesh
     pairs = reduce_to_pairs(mesh, question.metric, mesh.where(question.where))
-    order = present.rank(pairs, mesh, None)
+    order = present.rank(pairs, None)
     end = offset + limit
     return {
         **present.moment(moment.at_s, moment.span_s, moment.window, mesh, moment.activity),

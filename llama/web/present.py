@@ -170,7 +170,7 @@ def summary(
     }
 
 
-def rank(pairs: Pairs, mesh: Mesh, health: Health | None) -> Index:
+def rank(pairs: Pairs, health: Health | None) -> Index:
     """Return the pairs' numbers, the worst value first.
 
     With ``health``: only bad ones that no host's sickness explains.
