@@ -151,7 +151,8 @@ class OneShot:
         except OSError:
             self.prober.close()
             raise
-        self._track.schedule.limit = wanted.count * len(pairs) * wanted.flows
+        self._probes = wanted.count * len(pairs) * wanted.flows
+        self._track.schedule.limit = self._probes
         self.prober.arrange([self._track])
         # Large probes leave a few at a time: what comes back must find room.
         self._tick_s = min(LONGEST_TICK_S, self.prober.drain_every_s())
@@ -194,13 +195,9 @@ class OneShot:
         if not self.prober.drain():
             return
         finished = self._tell(wall_ns)
-        schedule = self._track.schedule
-        if finished and (self._stopping or self.prober_is_through(schedule.limit or 0)):
+        tried = self.prober.sent + sum(self.prober.failed_sends.values())
+        if finished and (self._stopping or tried >= self._probes):
             self._end()
-
-    def prober_is_through(self, limit: int) -> bool:
-        """Tell whether all probes were sent, or could not be."""
-        return self.prober.sent + sum(self.prober.failed_sends.values()) >= limit
 
     def _tell(self, wall_ns: int) -> bool:
         """Tell of every probe whose fate is known; return whether none is waited for."""

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
 from llama.pinpoint.windows import Measured, unix_s
-from llama.scraper.fetch import agent_of, explain, request
+from llama.scraper.fetch import agent_of, authorization, explain, request
 
 PAGE = 10_000
 MOST_OCTETS = 64 << 20  # of one answer
@@ -73,7 +73,7 @@ class Fleet:
         self.sources = [Source(url.rstrip("/")) for url in urls]
         self._reactor = reactor
         self._timeout_s = timeout_s
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = authorization(token)
         self._pool = HTTPConnectionPool(reactor)
         self._agent = agent_of(reactor, self._pool, timeout_s, ca_file)
         self._turns = DeferredSemaphore(AT_ONCE)

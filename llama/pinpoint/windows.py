@@ -73,7 +73,7 @@ class Moved:
 
 def unix_s(text: str) -> float:
     """Return the Unix time of an RFC 3339 time."""
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    return datetime.fromisoformat(text).timestamp()
 
 
 class Measured:

@@ -24,7 +24,7 @@ from llama.interfaces import Point
 
 from .buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
 from .counts import Counts
-from .fetch import TooLargeError, explain, request
+from .fetch import TooLargeError, authorization, explain, request
 from .lane import Lane, Place
 from .points import Answer, AnswerError, portions, read_answer
 
@@ -85,7 +85,7 @@ class Poller:
         self.interval_s = interval_s
         self.timeout_s = timeout_s
         self.max_answer = max_answer
-        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.headers = authorization(token)
         self.collectors: dict[str, CollectorPoll] = {}
         self.sound = Lane(clock, concurrency, timeout_s)
         self.doubtful = Lane(clock, max(1, concurrency // 4), timeout_s)

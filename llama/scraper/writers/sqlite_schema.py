@@ -41,6 +41,8 @@ counts, ``more`` has the number of intervals that the row is made of, which is t
 
 from __future__ import annotations
 
+from typing import Any
+
 APPLICATION_ID = 0x4C4C5354  # "LLST"
 VERSION = 1
 #: Length of a rolled-up row, milliseconds.
@@ -95,6 +97,17 @@ _VALUES = (
 UPSERT = f"INSERT OR REPLACE INTO samples {_VALUES}"
 #: Takes one late sample, to be merged.
 TAKE_LATE = f"INSERT INTO late {_VALUES}"
+
+
+def fact(cursor: Any, name: str) -> int | None:
+    """Return a value of ``facts``; None if it is not there. ``cursor`` may be a connection."""
+    row = cursor.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return int(row[0]) if row else None
+
+
+def set_fact(cursor: Any, name: str, value: int) -> None:
+    """Set a value of ``facts``."""
+    cursor.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
 
 
 def window_end(time_ms: int) -> int:

@@ -62,12 +62,10 @@ class SeriesCache:
                 self._tags = {**self._tags, **new}
                 self._others |= {number for number, kind, _ in found if kind != MEASUREMENT}
                 self._last_id = max(number for number, _, _ in found)
-            removed = connection.execute(
-                "SELECT value FROM facts WHERE name = 'series_removed'"
-            ).fetchone()
+            removed = schema.fact(connection, "series_removed") or 0
             # More than was known: this snapshot is newer than all that the cache was filled from.
-            if removed is not None and removed[0] > self._removed:
-                self._removed = removed[0]
+            if removed > self._removed:
+                self._removed = removed
                 left = {number for (number,) in connection.execute("SELECT id FROM series")}
                 self._tags = {n: tags for n, tags in self._tags.items() if n in left}
                 self._others &= left
@@ -122,8 +120,8 @@ class Reader:
 
     def raw_from_ms(self) -> int:
         """Return the time after which all raw samples are still there."""
-        removed_to = self.one("SELECT value FROM facts WHERE name = 'removed_to_ms'")
-        return round_up(removed_to or 0, schema.WINDOW_MS)
+        removed_to = schema.fact(self._connection, "removed_to_ms") or 0
+        return round_up(removed_to, schema.WINDOW_MS)
 
     def rolled_to_ms(self) -> int:
         """Return the time up to which five-minute rows are complete.
