@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from attrs import field, frozen
 
 from llama.pinpoint.evidence import Hosts, Suspect
+from llama.pinpoint.words import called
 
 #: Flows, and pairs, that an incident lists.
 LISTED = 512
@@ -78,12 +79,8 @@ class Sighting:
         """A headline: what, and what it does."""
         if self.symptom == "rerouted":
             return f"path changed: {self.name}"
-        if self.kind == "everywhere":
-            what = "the whole network"
-        elif self.kind in ("tag", "pair", "class", "size"):
-            what = self.name
-        else:
-            what = f"{self.kind} {self.name}"
+        everywhere = self.kind == "everywhere"
+        what = "the whole network" if everywhere else called(self.kind, self.name)
         only = "".join(f", {key} {value} only" for key, value in sorted(self.only.items()))
         percent = f"{100 * self.rate:.2g}"
         does = {
