@@ -77,7 +77,9 @@ def unix_s(text: str) -> float:
 
 
 class Measured:
-    """Everything that was measured lately. `add_*` fill it, `window` reads it.
+    """Everything that was measured lately: who measures whom (`pairs`), how flows did, their `paths`.
+
+    `pairs`, `add_flows` and `add_paths` take it, in this order; `window` reads it.
 
     `name` names the addresses of hops; several addresses of one router should get one name.
     """
