@@ -176,7 +176,7 @@ def _port_groups(
 ) -> dict[str, tuple[SourcePort, ...] | None] | None:
     """Return the source ports of every port group, None of one that a mistake spoils.
 
-    Nothing if they are too many.
+    None for all of them, if they are too many.
     """
     groups: dict[str, tuple[SourcePort, ...] | None] = {}
     room = MAX_PORTS
