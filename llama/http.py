@@ -11,11 +11,7 @@ from __future__ import annotations
 
 import base64
 import hmac
-import ipaddress
-import re
-import socket
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 import orjson
 from twisted.application.service import Service
@@ -27,6 +23,8 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource, getChildForRequest
 from zope.interface import implementer
 
+from llama._http_host import HOST, cannot_be_rebound, is_local
+from llama._http_host import asked_by_this_machine as asked_by_this_machine
 from llama._http_site import HttpSite
 from llama.config import endpoint
 
@@ -45,11 +43,6 @@ _SECURITY_HEADERS = {
     "X-Frame-Options": "DENY",
 }
 
-#: What the Host header may say: a name, its labels no longer than the DNS has them, or an address.
-_HOST = re.compile(
-    rb"([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+\])?(?::[0-9]{1,5})?"
-)
-
 _log = Logger()
 
 
@@ -63,65 +56,6 @@ class CannotListen(SystemExit, Exception):  # noqa: N818  as Twisted names its o
 
 class BadRequestError(Exception):
     """A request that cannot be answered; its text is one line for whoever asked."""
-
-
-def is_local(address: Any) -> bool:
-    """Tell whether only programs of this machine can reach a listening ``address``."""
-    host = getattr(address, "host", None)
-    return host is None or host.startswith("127.") or host == "::1"
-
-
-def asked_by_this_machine(request: Any) -> bool:
-    """Tell whether a program of this machine asks, and not for a web page from elsewhere.
-
-    That is so over a Unix socket, or over loopback for an address or name of loopback's: a page whose
-    own name was made to lead here by DNS still asks for that name, and says where it is from.
-    """
-    address = request.getHost()
-    if not is_local(address):
-        return False
-    asked = _HOST.fullmatch(request.getHeader(b"host") or b"")
-    if hasattr(address, "host") and not (asked and _is_loopback(asked[1])):
-        return False
-    origin = request.getHeader(b"origin")
-    return origin is None or _is_loopback(_host_of(origin))
-
-
-def _host_of(url: bytes) -> bytes:
-    try:
-        return urlsplit(url).hostname or b""
-    except ValueError:
-        return b""
-
-
-def _ip(host: bytes) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """Return the address that a host is, in brackets or not; None if it is a name."""
-    try:
-        return ipaddress.ip_address(host.strip(b"[]").decode("ascii", "replace"))
-    except ValueError:
-        return None
-
-
-def _is_loopback(host: bytes | None) -> bool:
-    """Tell whether a host, as in a URL, is this machine for every resolver (RFC 6761 section 6.3)."""
-    if not host:
-        return False
-    address = _ip(host)
-    if address is not None:
-        return address.is_loopback
-    name = host.lower().removesuffix(b".")
-    return name == b"localhost" or name.endswith(b".localhost")
-
-
-def _is_this_machine(host: bytes | None) -> bool:
-    """Tell whether a host, as in a URL, cannot be a name of others that leads here.
-
-    An address is none, nor is loopback's name or this machine's own.
-    """
-    if not host or _ip(host) is not None or _is_loopback(host):
-        return True
-    own = socket.gethostname().lower().encode()
-    return host.lower().removesuffix(b".") in (own, own.partition(b".")[0])
 
 
 def url_of(address: Any, *, secure: bool = False) -> str:
@@ -221,8 +155,8 @@ class Guard:
         if wrong:
             return _Refusal(400, wrong)
         if self._token is None and self.for_this_machine:
-            asked = _HOST.fullmatch(request.getHeader(b"host") or b"")
-            if asked and not _is_this_machine(asked[1]):
+            asked = HOST.fullmatch(request.getHeader(b"host") or b"")
+            if asked and not cannot_be_rebound(asked[1]):
                 return _Refusal(
                     421,
                     "this service is for its own machine: ask for localhost or an address, or give it"
@@ -266,7 +200,7 @@ def _wrong(request: Any) -> str:
         b"/".join(request.postpath).decode()
     except UnicodeDecodeError:
         return "the path is not UTF-8"
-    if not _HOST.fullmatch(request.getHeader(b"host") or b""):
+    if not HOST.fullmatch(request.getHeader(b"host") or b""):
         return "the Host header names no host"
     return ""
 

@@ -11,9 +11,8 @@ def raise_open_files() -> None:
     """Raise the limit of open files as far as that needs no privilege."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
-        with contextlib.suppress(
-            ValueError, OSError
-        ):  # some systems have a lower limit of their own
+        # Some systems have a lower limit of their own.
+        with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 

@@ -166,7 +166,6 @@ class Configurations(SynchronousTestCase):
         loaded = config.load_collector(str(path))
         self.assertEqual([t.name for t in loaded.tests[0].targets], ["h1-1", "h2-1", "h2-2"])
         self.assertEqual(loaded.tests[0].targets[2].tags["src_rack"], "leaf1")
-        self.assertEqual(traffic.pps_per_collector(4), 3 * 8 * 2 * 2 * 2)
 
 
 class Scenarios(SynchronousTestCase):

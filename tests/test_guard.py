@@ -13,11 +13,12 @@ from twisted.trial.unittest import SynchronousTestCase
 from wire_packets import PROPERTIES, arena, batches, golden
 
 from llama.reflector import guard as guards
-from llama.reflector.allow import AllowList, halves, parse
+from llama.reflector.allow import AllowList, parse
+from llama.reflector.arrival import packed_address
 from llama.reflector.guard import REASONS, REFUSED_PORTS, Guard
 from llama.reflector.loops import Echoes, looks_like_stamp_reply, looks_like_stamp_reply_one
 
-HERE = halves("192.0.2.1")
+HERE = packed_address("192.0.2.1")
 NOW_NTP = 0xE98AF040_80000000  # of the golden packets
 
 
@@ -74,7 +75,7 @@ class AllowTests(SynchronousTestCase):
         """Both families, both ways of asking, and the reason is said."""
         guard = Guard(allow=AllowList(["192.0.2.0/25", "2001:db8::/32", "203.0.113.7"]))
         sources = [
-            halves(address)
+            packed_address(address)
             for address in ("192.0.2.1", "192.0.2.128", "2001:db8:ffff::1", "2001:db9::",
                             "203.0.113.7", "203.0.113.8", "::1", "::192.0.2.1")
         ]  # fmt: skip
@@ -94,7 +95,7 @@ class AllowTests(SynchronousTestCase):
         self.assertFalse(Guard().may_amplify(*HERE))
         guard = Guard(allow=AllowList(["192.0.2.0/24"]))
         self.assertTrue(guard.may_amplify(*HERE))
-        self.assertFalse(guard.may_amplify(*halves("198.51.100.1")))
+        self.assertFalse(guard.may_amplify(*packed_address("198.51.100.1")))
 
     def test_prefixes_join(self) -> None:
         """Neighbours and nested prefixes are one interval."""
@@ -152,7 +153,7 @@ class RateTests(SynchronousTestCase):
 
     def test_a_burst_is_about_a_second(self) -> None:
         """A burst that is not given is a second's worth of its rate, and no smaller than a few probes."""
-        many = [halves(f"192.0.2.{n}") for n in range(250)]
+        many = [packed_address(f"192.0.2.{n}") for n in range(250)]
         for rate, burst in ((0.1, 10), (1, 10), (25.5, 26), (200, 200)):
             guard = Guard(source_rate_pps=rate)
             self.assertEqual(burst, judge(guard, [HERE] * 250, 100.0).count(0))
@@ -172,21 +173,21 @@ class RateTests(SynchronousTestCase):
     def test_one_source_does_not_use_up_another(self) -> None:
         """A flood from one address leaves its neighbours in the batch alone."""
         guard = Guard(source_rate_pps=1, source_burst=2)
-        other = halves("192.0.2.2")
+        other = packed_address("192.0.2.2")
         sources = [HERE, HERE, HERE, other, HERE, other, other]
         self.assertEqual([0, 0, 3, 0, 3, 0, 3], judge(guard, sources, 5.0))
 
     def test_ipv6_sources_are_networks_of_64_bits(self) -> None:
         """Who has a /64 has one bucket, whichever of its addresses are used."""
         guard = Guard(source_rate_pps=1, source_burst=2)
-        sources = [halves(f"2001:db8::{n}") for n in range(1, 4)]
+        sources = [packed_address(f"2001:db8::{n}") for n in range(1, 4)]
         self.assertEqual([0, 0, 3], judge(guard, sources, 5.0))
-        self.assertEqual([0], judge(guard, [halves("2001:db8:0:1::1")], 5.0))
+        self.assertEqual([0], judge(guard, [packed_address("2001:db8:0:1::1")], 5.0))
 
     def test_the_total_is_limited_too(self) -> None:
         """All together get no more than the total, and what a source was refused costs nobody."""
         guard = Guard(source_rate_pps=1, source_burst=2, total_rate_pps=10, total_burst=4)
-        others = [halves(f"192.0.2.{n}") for n in range(10, 16)]
+        others = [packed_address(f"192.0.2.{n}") for n in range(10, 16)]
         self.assertEqual([0, 0, 3, 3, 0, 0, 4, 4], judge(guard, [HERE] * 4 + others[:4], 5.0))
         self.assertEqual([0, 4], judge(guard, others[4:], 5.1))
         self.assertEqual(guards.TOTAL_RATE, guard.admit_one(*others[0], 40000, 5.1))
@@ -195,7 +196,7 @@ class RateTests(SynchronousTestCase):
         """A packet that is refused for what it is takes no token."""
         guard = Guard(allow=AllowList(["192.0.2.0/24"]), source_rate_pps=1, source_burst=1)
         self.assertEqual([1, 1], judge(guard, [HERE] * 2, 5.0, port=7))
-        self.assertEqual([2], judge(guard, [halves("198.51.100.1")], 5.0))
+        self.assertEqual([2], judge(guard, [packed_address("198.51.100.1")], 5.0))
         self.assertEqual([0, 3], judge(guard, [HERE] * 2, 5.0))
 
     def test_memory_is_bounded_and_the_idle_go_first(self) -> None:
@@ -230,7 +231,7 @@ class RateTests(SynchronousTestCase):
         now_s = 1000.0
         for source, packets, wait in arrivals:
             now_s += wait / 100
-            admitted = judge(guard, [halves(f"192.0.2.{source}")] * packets, now_s).count(0)
+            admitted = judge(guard, [packed_address(f"192.0.2.{source}")] * packets, now_s).count(0)
             since_s = now_s - filled.get(source, now_s)
             filled[source] = now_s
             tokens[source] = min(8.0, tokens[source] + since_s * 10)

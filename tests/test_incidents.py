@@ -20,9 +20,9 @@ from llama.pinpoint.incidents import (
     Event,
     Hysteresis,
     Incidents,
-    Sighting,
     Silence,
 )
+from llama.pinpoint.sighting import Sighting
 from llama.pinpoint.webhook import FIRST_PAUSE_S, TIMEOUT_S, Webhook
 
 

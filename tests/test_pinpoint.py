@@ -69,7 +69,7 @@ class Fed(SynchronousTestCase):
             }}
             for row in rows
         ]  # fmt: skip
-        self.measured.add_pairs(name, pairs)
+        self.measured.pairs.add(name, pairs)
         self.measured.add_flows(name, rows)
 
     def test_a_link(self):
@@ -281,15 +281,16 @@ class Fed(SynchronousTestCase):
         self.assertEqual(np.diff(window.paths.start)[large].max(), 0)
         name = self.fleet.names[0]
         like = next(row for row in small[name] if len(row["hops"]) == 4)
-        key = next(
-            key
-            for source, key in self.measured._rows
-            if source == 0 and key.size == 1400 and key.dst_ip == like["dst_ip"]
+        port = next(
+            row["source_port"]
+            for row in self.fleet.paths(0)
+            if row["size_octets"] == 1400 and row["dst_ip"] == like["dst_ip"]
         )
         # Both sizes of a flow leave from one port; in the simulation each has its own.
-        self.measured._by_tuple[0, key.tuple5] = tuple(like["hops"])
-        dead = {**like, "source_port": key.source_port, "size_octets": 1400, "reach": 1}
-        self.measured.add_paths(name, [{**dead, "hops": like["hops"][:1], "complete": False}])
+        like = {**like, "source_port": port}
+        self.measured.add_paths(name, [like])
+        dead = {**like, "hops": like["hops"][:1], "reach": 1, "complete": False}
+        self.measured.add_paths(name, [{**dead, "size_octets": 1400}])
         window = self.measured.window(self.fleet.end_s)
         self.assertEqual(window.paths.answered.max(), 1)
 
@@ -361,7 +362,7 @@ class Fed(SynchronousTestCase):
 
         def say(host, **tags):
             ends = {"src_hostname": self.fleet.names[host]}
-            self.measured.add_pairs(self.fleet.names[host], [
+            self.measured.pairs.add(self.fleet.names[host], [
                 {**row, "tags": {**ends, "dst_hostname": row["target"], **tags}} for row in pairs
             ])  # fmt: skip
             hosts = self.measured.window(self.fleet.end_s).hosts
@@ -409,7 +410,7 @@ class Fed(SynchronousTestCase):
             } for k in (n, n + 1)]  # fmt: skip
             tags = [{"src_hostname": "c", "dst_hostname": row["target"]} for row in rows]
             pairs = [{**row, "tags": {**t, "rack": "1"}} for row, t in zip(rows, tags, strict=True)]
-            self.measured.add_pairs("c", pairs)
+            self.measured.pairs.add("c", pairs)
             self.measured.add_flows("c", rows)
             paths = [
                 {**row, "hops": [f"r{n}", row["dst_ip"]], "complete": True, "reach": None,
@@ -421,9 +422,12 @@ class Fed(SynchronousTestCase):
         window = self.measured.window(end)
         names = {window.hosts.names[n] for n in window.flows["destination"].tolist()}
         self.assertEqual(names, {f"pod-{n}", f"pod-{n + 1}"})
-        for one, held in vars(self.measured).items():
-            if isinstance(held, dict | list | set):
-                self.assertLess(len(held), 2 * FORGET, one)
+        parts = [part for part in vars(self.measured).values() if hasattr(part, "__dict__")]
+        self.assertGreaterEqual(len(parts), 4)
+        for part in (self.measured, *parts):
+            for one, held in vars(part).items():
+                if isinstance(held, dict | list | set):
+                    self.assertLess(len(held), 2 * FORGET, one)
 
     def test_a_gap_is_no_interval(self):
         """Intervals from before a pause are not judged together with those after it."""

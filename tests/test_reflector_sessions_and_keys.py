@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 from wire_packets import PROPERTIES
 
-from llama.reflector.allow import halves
+from llama.reflector.arrival import packed_address
 from llama.reflector.keyring import KeyRing
 from llama.reflector.provisioned import Provisioned
 
@@ -16,7 +16,7 @@ from llama.reflector.provisioned import Provisioned
 class KeyRingTests(SynchronousTestCase):
     def fitting(self, ring: KeyRing, address: str, ssid: int = 0) -> bytes:
         """Return the keys that fit, one letter each, in order."""
-        return b"".join(ring.fitting(*halves(address), ssid))
+        return b"".join(ring.fitting(*packed_address(address), ssid))
 
     def test_while_keys_are_changed_both_fit(self) -> None:
         """Of keys for the same probes the first two are tried, in the order of the configuration."""
@@ -69,7 +69,7 @@ class ProvisionedTests(SynchronousTestCase):
             ("2001:db8::1", 5000, 7, True), ("2001:db8::1", 5000, 8, False),
             ("2001:db8::1", 5001, 7, False), ("198.51.100.3", 5000, 7, False),
         ):  # fmt: skip
-            self.assertEqual(known, sessions.knows(*halves(address), port, ssid), address)
+            self.assertEqual(known, sessions.knows(*packed_address(address), port, ssid), address)
 
     @PROPERTIES
     @given(st.lists(st.tuples(st.sampled_from(["192.0.2.1", "192.0.2.2", "::1", "10.0.0.1"]),
@@ -77,8 +77,8 @@ class ProvisionedTests(SynchronousTestCase):
     def test_batches_are_judged_as_single_probes_are(self, probes: list) -> None:
         """Whatever its neighbours are, a row is judged as if it were alone."""
         sessions = Provisioned([("192.0.2.1", 1, None), ("192.0.2.0/24", None, 1), ("::1", 2, 2)])
-        high, low = (np.array(column, np.uint64) for column in
-                     zip(*(halves(address) for address, _, _ in probes), strict=True))  # fmt: skip
+        sources = [packed_address(address) for address, _, _ in probes]
+        high, low = (np.array(column, np.uint64) for column in zip(*sources, strict=True))
         port, ssid = (np.array(column, np.uint16) for column in list(zip(*probes, strict=True))[1:])
-        expected = [sessions.knows(*halves(address), *rest) for address, *rest in probes]
+        expected = [sessions.knows(*packed_address(address), *rest) for address, *rest in probes]
         self.assertEqual(expected, sessions.known(high, low, port, ssid).tolist())

@@ -8,11 +8,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from wire_packets import KEY, golden
 
 from llama.reflector import signed
-from llama.reflector.allow import halves
+from llama.reflector.arrival import packed_address
 from llama.reflector.keyring import KeyRing
 from llama.wire import auth, tlv
 
-HERE = halves("192.0.2.1")
+HERE = packed_address("192.0.2.1")
 T2, T3 = 0xE98AF040_80418938, 0xE98AF040_8083126F
 STATE = tlv.State(1709200000 * 10**9, 3, 9)
 FOLLOW = tlv.FollowUp(4, 0xE98AF040_80000000, tlv.SW_LOCAL)

@@ -17,7 +17,7 @@ from web_store_case import END_S, whole_matrix
 from llama.interfaces import Point
 from llama.web.answers import Answers
 from llama.web.store import Window
-from llama.web.stores import sqlite_questions
+from llama.web.stores import sqlite_reader
 from llama.web.stores.sqlite import SQLiteStore
 
 HOSTS = dict.fromkeys(("a", "b", "c", "d"), ("x", "1"))
@@ -80,7 +80,7 @@ class WrongClockTest(TestCase):
         points = list(fleet.points(END_S - 36000, END_S))
         store = await self.open(*points)
         roll_up(self.path, forget_before_s=END_S - 7200)
-        self.patch(sqlite_questions, "MANY_ROWS", 10)
+        self.patch(sqlite_reader, "MANY_ROWS", 10)
         window = Window(END_S - 36000, END_S)
         before = await store.timeline(window, 300.0, {})
         self.assertEqual(set(before.series.tolist()), {12.0})
@@ -98,7 +98,7 @@ class WrongClockTest(TestCase):
         store = await self.open(*(point for point in points if point not in late))
         roll_up(self.path)
         await write(self.path, late)
-        self.patch(sqlite_questions, "MANY_ROWS", 10)
+        self.patch(sqlite_reader, "MANY_ROWS", 10)
         found = await store.timeline(Window(END_S - 3600, END_S), 300.0, {})
         total = await store.total(Window(END_S - 3600, END_S), ("sent",))
         self.assertEqual(set(found.series.tolist()), {12.0})

@@ -18,7 +18,7 @@ from web_store_case import whole_matrix
 from llama.interfaces import Point
 from llama.web.answers import Answers
 from llama.web.store import Activity, Window
-from llama.web.stores import sqlite_questions
+from llama.web.stores import sqlite_reader
 from llama.web.stores.sqlite import SQLiteStore
 
 #: A time at which an interval of any length ends.
@@ -136,7 +136,7 @@ class LongIntervalTest(TestCase):
             if point.tags["src_hostname"] != "d" or point.time_ns / 1e9 <= end_s - 240
         ]
         answers = self.answers(points)
-        self.patch(sqlite_questions, "MANY_ROWS", 10)
+        self.patch(sqlite_reader, "MANY_ROWS", 10)
         roll_up(self.path, note=True)
         self.assertEqual(await self.silent(answers, end_s + 15), (["d"], 9))
         roll_up(self.path, forget_before_s=end_s - 30)

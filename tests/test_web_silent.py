@@ -19,7 +19,7 @@ from llama.scraper.writers import sqlite as writer
 from llama.web import answers as answers_module
 from llama.web.answers import Answers
 from llama.web.store import StoreError, Window
-from llama.web.stores import sqlite_questions
+from llama.web.stores import sqlite_activity
 from llama.web.stores.sqlite import SQLiteStore
 
 HOUR_S, DAY_S = 3600.0, 86400.0
@@ -150,7 +150,7 @@ class SilentTest(TestCase):
         some = list(points(60, 12 / 24, 4 * HOUR_S))
         some += fleet.points(END_S - 1800, END_S)
         answers = await self.filled(*some)
-        self.patch(sqlite_questions, "MOST_LOOKED_AT", 3000)
+        self.patch(sqlite_activity, "MOST_LOOKED_AT", 3000)
         at_s = END_S - HOUR_S
         window = Window(at_s - DAY_S, at_s)
         found = await self.store.remembered(window, frozenset("abc"))
@@ -162,7 +162,7 @@ class SilentTest(TestCase):
         some = [p for p in points(60, 6 / 24, 0) if not 1800 < END_S - p.time_ns / 1e9 < 3 * HOUR_S]
         await self.filled(*some)
         roll_up(self.path)
-        self.patch(sqlite_questions, "MOST_LOOKED_AT", 100)
+        self.patch(sqlite_activity, "MOST_LOOKED_AT", 100)
         window = Window(END_S - DAY_S, END_S - HOUR_S)
         found = await self.store.remembered(window, frozenset())
         self.assertEqual((len(found.series), found.complete), (12, True))
@@ -178,7 +178,7 @@ class SilentTest(TestCase):
         await self.filled(*some)
         window = Window(END_S - DAY_S, END_S - HOUR_S)
         for most, told in ((10**6, (3, True)), (100, (0, False))):
-            self.patch(sqlite_questions, "MOST_LOOKED_AT", most)
+            self.patch(sqlite_activity, "MOST_LOOKED_AT", most)
             found = await self.store.remembered(window, frozenset("bcd"))
             self.assertEqual((len(found.series), found.complete), told)
 

@@ -18,7 +18,7 @@ from llama.scraper.writers import sqlite as writer
 from llama.scraper.writers import sqlite_schema as schema
 from llama.web.answers import Answers
 from llama.web.store import Snapshot, StoreError, StoreTimeoutError, Window
-from llama.web.stores import sqlite, sqlite_questions
+from llama.web.stores import sqlite, sqlite_questions, sqlite_reader
 from llama.web.stores.sqlite import SQLiteStore
 
 CENTURY_S = 100 * 365 * 86400.0
@@ -84,7 +84,7 @@ class BigSQLiteTest(RealStoreCase, TestCase):
 
     def open(self, filled: Path) -> SQLiteStore:
         """See `RealStoreCase`."""
-        self.patch(sqlite_questions, "MANY_ROWS", 2000)
+        self.patch(sqlite_reader, "MANY_ROWS", 2000)
         return SQLiteStore(reactor, path=str(filled))
 
     async def test_resolution(self) -> None:

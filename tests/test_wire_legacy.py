@@ -66,22 +66,20 @@ class LlamaGoTests(SynchronousTestCase):
 
     def test_probes_of_upstream_are_recognised(self) -> None:
         """Collectors of LLAMA Go are answered, in the class that they name."""
-        octets, length = arena([go_upstream(tos=0x28), golden("llama-go")], 1100)
-        mask = llama_go.recognise(octets, length)
-        self.assertEqual([True, True], mask.tolist())
-        tos, has_tos = llama_go.tos_of(octets, length, mask)
-        self.assertEqual([0x28, 0xB8], tos.tolist())
-        self.assertEqual([True, True], has_tos.tolist())
+        packets = [go_upstream(tos=0x28), golden("llama-go")]
+        octets, length = arena(packets, 1100)
+        self.assertEqual([True, True], llama_go.recognise(octets, length).tolist())
+        self.assertEqual(
+            [0x28, 0xB8], [probe.tos for probe in map(scalar.go_probe, packets) if probe]
+        )
 
     def test_tos_may_be_absent_or_empty(self) -> None:
         """The probe that killed LLAMA Go's reflector is a probe, and asks for no class."""
         packets = [golden("llama-go-no-tos"), golden("llama-go-empty-tos")]
         octets, length = arena(packets)
-        mask = llama_go.recognise(octets, length)
-        self.assertEqual([True, True], mask.tolist())
-        tos, has_tos = llama_go.tos_of(octets, length, mask)
-        self.assertEqual([0, 0], tos.tolist())
-        self.assertEqual([False, False], has_tos.tolist())
+        self.assertEqual([True, True], llama_go.recognise(octets, length).tolist())
+        asked = [probe.tos for probe in map(scalar.go_probe, packets) if probe]
+        self.assertEqual([None, None], asked)
 
     def test_stamp_is_never_taken_for_a_probe(self) -> None:
         """Sequence numbers that look like protobuf tags do not make a protobuf of a packet."""
@@ -127,13 +125,10 @@ class LlamaGoTests(SynchronousTestCase):
         octets, length = arena(packets)
         before = octets.copy()
         mask = llama_go.recognise(octets, length)
-        tos, has_tos = llama_go.tos_of(octets, length, mask)
         replies = llama_go.unpack(octets, length)
         for row, packet in enumerate(packets):
             probe = scalar.go_probe(packet)
             self.assertEqual(probe is not None, mask[row])
-            asked = None if probe is None else probe.tos
-            self.assertEqual(asked, int(tos[row]) if has_tos[row] else None)
             if replies.ok[row]:
                 assert probe is not None
                 self.assertEqual(b"LL" + int(replies.token[row]).to_bytes(8, "big"),
@@ -166,7 +161,6 @@ class LlamaPythonTests(SynchronousTestCase):
         self.assertEqual(tos.tolist(), replies.tos.tolist())
         self.assertEqual(sent.tolist(), replies.sent_ms.tolist())
         self.assertTrue(llama_python.recognise(octets, length).all())
-        self.assertEqual(tos.tolist(), llama_python.tos_of(octets).tolist())
 
     def test_a_token_that_a_float_does_not_hold_is_refused(self) -> None:
         """Two tokens can never become the same number."""
@@ -181,12 +175,8 @@ class LlamaPythonTests(SynchronousTestCase):
         """Whatever its neighbours are, a row is what the scalar decoder says."""
         octets, length = arena(packets)
         mask = llama_python.recognise(octets, length)
-        tos = llama_python.tos_of(octets)
         for row, packet in enumerate(packets):
-            probe = scalar.python_probe(packet)
-            self.assertEqual(probe is not None, mask[row])
-            if probe is not None:
-                self.assertEqual(probe.tos, tos[row])
+            self.assertEqual(scalar.python_probe(packet) is not None, mask[row])
 
     @PROPERTIES
     @given(st.lists(st.floats(), min_size=1, max_size=8))

@@ -99,17 +99,6 @@ class WriteTests(StoreCase):
 
         self.assertEqual(json.loads(self.rows("SELECT tags FROM series")[0]["tags"]), tags)
 
-    async def test_history(self) -> None:
-        """The history of one series comes out by its look-ups, bounded as asked."""
-        writer = await self.opened()
-        times = range(START, START + 300_000, 30_000)
-        await writer.write([point(t, d, rtt=float(t - START)) for t in times for d in ("b", "c")])
-        found = self.rows(
-            sqlite_schema.HISTORY, {"series": 2, "start": START + 30_000, "end": START + 90_000}
-        )
-        self.assertEqual([row["time_ms"] - START for row in found], [60_000, 90_000])
-        self.assertEqual({row["series_id"] for row in found}, {2})
-
     async def test_another_programs_file(self) -> None:
         """Another program's database is refused and left alone; so is no database at all."""
         with sqlite3.connect(self.path) as db:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from llama.lab import faults, hosts, scenario
 from llama.lab.fabric import Fabric
@@ -137,7 +138,8 @@ def status(name: str) -> None:
         console.print(f"pinpointing: llama lab enter mgmt curl {url}/suspects (or /incidents)")
     for fault in opened.faults:
         rest = " ".join(f"{k}={v}" for k, v in fault.items() if k not in ("kind", "on", "name"))
-        console.print(f"[bold]{fault['name']}[/bold]: {KINDS[fault['kind']].does} {rest}")
+        words = f": {KINDS[fault['kind']].does} {rest}"
+        console.print(Text.assemble((fault["name"], "bold"), words))
     if not opened.faults:
         console.print("no faults")
 
@@ -232,7 +234,3 @@ def run(name: str, file: Path, record: Path | None, warm_up: float) -> None:
             clock = scenario.Clock()
             clock.wait(warm_up)
             scenario.play(opened, played, output, scenario.Judgements(opened), clock)
-
-
-if __name__ == "__main__":
-    lab()

@@ -9,8 +9,17 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.text import Text
+from twisted.internet.defer import Deferred
+from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from llama.cli.trace import namer
+from llama.config import endpoint
+from llama.config.keys import read_secret
+from llama.pinpoint.api import sighting_json
+from llama.pinpoint.judgement import Judgement, judge
+from llama.pinpoint.names import ReverseNames, read_names
+from llama.pinpoint.service import PinpointService, Settings
 
 
 @click.command()
@@ -82,11 +91,6 @@ def pinpoint(
     incidents until interrupted. With --once it judges what they hold now.
     """
     from twisted.internet import reactor
-    from twisted.logger import globalLogBeginner, textFileLogObserver
-
-    from llama.config import endpoint
-    from llama.pinpoint.names import ReverseNames, read_names
-    from llama.pinpoint.service import PinpointService, Settings
 
     running: Any = reactor
     try:
@@ -130,8 +134,6 @@ def _url(text: str) -> str:
 
 def _token(path: Path | None) -> str | None:
     """Return the token in a file; `ValueError` as of `llama.config.keys.read_secret`."""
-    from llama.config.keys import read_secret
-
     return None if path is None else read_secret(str(path))
 
 
@@ -141,12 +143,8 @@ def _positive(number: float, name: str) -> float:
     return number
 
 
-def _once(running: Any, service: Any, as_json: bool, failed: list[Any]) -> None:
+def _once(running: Any, service: PinpointService, as_json: bool, failed: list[Any]) -> None:
     """Read, judge, print, end."""
-    from twisted.internet.defer import Deferred
-
-    from llama.pinpoint.api import sighting_json
-    from llama.pinpoint.judgement import judge
 
     async def work() -> None:
         await service.fleet.read()
@@ -159,19 +157,7 @@ def _once(running: Any, service: Any, as_json: bool, failed: list[Any]) -> None:
         if as_json:
             click.echo(json.dumps([sighting_json(one) for one in found.sightings], indent=1))
             return
-        console = Console(highlight=False)
-        for problem in problems:
-            console.print(f"[yellow]{problem}[/yellow]", markup=True)
-        for number, one in enumerate(found.sightings, 1):
-            console.print(f"[bold]{number}[/bold]  {one.evidence}; confidence {one.confidence:.2f}")
-        verdict = found.verdict
-        if not found.sightings:
-            console.print(
-                f"no suspects: {verdict.lossy} of {verdict.judged} flows are lossy,"
-                f" {len(service.measured.paths)} paths are known"
-            )
-        for words in verdict.excluded:
-            console.print(f"[dim]left out: {words}[/dim]")
+        tell(Console(highlight=False), found, problems, len(service.measured.paths))
 
     def done(result: Any) -> None:
         if result is not None:
@@ -180,3 +166,23 @@ def _once(running: Any, service: Any, as_json: bool, failed: list[Any]) -> None:
         stopping.addBoth(lambda _: running.stop())
 
     Deferred.fromCoroutine(work()).addBoth(done)
+
+
+def tell(console: Console, found: Judgement, problems: list[str], paths: int) -> None:
+    """Print a judgement for people, with what was wrong with collectors and how many paths are known.
+
+    Names and addresses are printed as they are: a bracket in them is no markup of ours.
+    """
+    for problem in problems:
+        console.print(Text(problem, style="yellow"))
+    for number, one in enumerate(found.sightings, 1):
+        words = f"  {one.evidence}; confidence {one.confidence:.2f}"
+        console.print(Text.assemble((str(number), "bold"), words))
+    verdict = found.verdict
+    if not found.sightings:
+        console.print(
+            f"no suspects: {verdict.lossy} of {verdict.judged} flows are lossy,"
+            f" {paths} paths are known"
+        )
+    for excluded in verdict.excluded:
+        console.print(Text(f"left out: {excluded}", style="dim"))

@@ -16,8 +16,9 @@ import orjson
 
 from llama.cli import _report
 from llama.collector.hping3_process import unusable
+from llama.collector.names import Names
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
-from llama.collector.plan import NATURAL_SIZE
+from llama.collector.plan import NATURAL_SIZE, chosen_addresses
 from llama.config import dscp_number
 from llama.config.keys import read_keys
 from llama.config.probes import KINDS
@@ -273,9 +274,6 @@ async def _main(reactor: Any, wanted: Wanted, family: str, as_json: bool) -> Non
 
 async def _resolve(reactor: Any, host: str, family: str, source: str | None) -> str:
     """Return the address to probe; ends the program if there is none."""
-    from llama.collector.names import Names
-    from llama.collector.plan import chosen_addresses
-
     names = Names(reactor, lambda: None)
     await names.look_up([host])
     names.stop()

@@ -261,9 +261,8 @@ def draw(made: multipath.Graph, console: Console) -> None:
     for ttl in range(made.depth + 1):
         for node in made.layer(ttl):
             nexts = ", ".join(f"{name} ×{flows}" for name, flows in sorted(node.next.items()))  # noqa: RUF001
-            console.print(
-                f"{ttl:2} {label(node)}" + (f"→ {nexts}" if nexts else ""), highlight=False
-            )
+            line = f"{ttl:2} {label(node)}" + (f"→ {nexts}" if nexts else "")
+            console.print(line, markup=False, highlight=False)
 
 
 def _verdicts(flows: Iterable[Flow]) -> list[tuple[Path, bool]]:

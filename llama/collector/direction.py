@@ -22,19 +22,32 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from attrs import frozen
 
 from llama.collector import ledger as cell
 from llama.collector.ledger import Ints, Ledger, OpenInterval
 from llama.collector.summary import Stats
 
 
-def tell(
-    book: Ledger, interval: OpenInterval, stats: Stats, flows: Ints, lossy: npt.NDArray[np.intp]
-) -> None:
-    """Tell forward from reverse loss in the flows ``lossy`` (places in ``flows``)."""
-    assert interval.end is not None
-    which = flows[lossy]
-    # All that is on record: older probes may have been numbered late, newer ones tell of these.
+@frozen(eq=False)
+class _Record:
+    """What is on record of some flows, a row each, by order of sending.
+
+    Column 0 of `received`, `position` and `distance` is the last reply before all that follow,
+    where there is one to start from: they are of shape (flows, depth + 1), `cells` is (flows, depth).
+    """
+
+    oldest: npt.NDArray[np.uint32]  # sequence number of the first cell, by flow
+    cells: Ints
+    received: npt.NDArray[np.bool_]
+    position: Ints  # of a probe, counted from `oldest`
+    number: npt.NDArray[np.uint32]  # the reflector's
+    distance: Ints  # of these from the flow's first
+    trusted: npt.NDArray[np.bool_]  # by flow: the reflector counts, and nothing casts doubt on it
+
+
+def _record(book: Ledger, which: Ints) -> _Record:
+    """Return all that is on record: older probes may be numbered late, newer ones tell of these."""
     oldest = book.next_sequence[which] - np.uint32(book.depth)
     turn = np.arange(book.depth)
     sequence = oldest[:, None] + turn.astype(np.uint32)
@@ -50,7 +63,6 @@ def tell(
     doubted = (known & ((flags & cell.DOUBTED) != 0)).any(axis=1)
     counting = (known & (book.number[cells] != sequence)).any(axis=1)
     counting |= book.counting[which // book.ports]
-    # Column 0 is the last reply before all these, where there is one to start from.
     anchor = (book.anchor_sequence[which] - oldest).astype(np.int32).astype(np.int64)
     anchored = book.anchored[which] & (anchor < 0)
     counting |= anchored & (book.anchor_number[which] != book.anchor_sequence[which])
@@ -64,47 +76,64 @@ def tell(
     # Numbers come round at 2**32: they are compared as distances from the row's first.
     start = np.take_along_axis(number, received.argmax(axis=1)[:, None], axis=1)
     distance = (number - start).astype(np.int32).astype(np.int64)
+    return _Record(oldest, cells, received, position, number, distance, counting & ~doubted)
+
+
+def _cuts(book: Ledger, record: _Record) -> npt.NDArray[np.bool_]:
+    """Return which of the replies are cuts."""
+    received, distance = record.received, record.distance
     low, high = np.iinfo(np.int64).min, np.iinfo(np.int64).max
     largest = np.maximum.accumulate(np.where(received, distance, low), axis=1)
     smallest = np.minimum.accumulate(np.where(received, distance, high)[:, ::-1], axis=1)[:, ::-1]
-    cut = received & (largest == distance) & (smallest == distance)
+    cut: npt.NDArray[np.bool_] = received & (largest == distance) & (smallest == distance)
     # Equal numbers are two replies with one number: no cut lies between them.
-    before = np.concatenate([np.full((len(which), 1), low), largest[:, :-1]], axis=1)
-    after = np.concatenate([smallest[:, 1:], np.full((len(which), 1), high)], axis=1)
+    before = np.concatenate([np.full((len(cut), 1), low), largest[:, :-1]], axis=1)
+    after = np.concatenate([smallest[:, 1:], np.full((len(cut), 1), high)], axis=1)
     cut &= (before < distance) & (after > distance)
     # A probe so slow that the next ones may have overtaken it, and been lost then, is none either.
-    delay = book.forward[cells]
-    quickest = np.where(known, delay, high).min(axis=1)
-    sent_at = book.t1[cells]
+    delay = book.forward[record.cells]
+    quickest = np.where(received[:, 1:], delay, high).min(axis=1)
+    sent_at = book.t1[record.cells]
     until_next = np.full(delay.shape, high)
     until_next[:, :-1] = np.where(sent_at[:, 1:] > 0, sent_at[:, 1:] - sent_at[:, :-1], high)
     cut[:, 1:] &= delay - quickest[:, None] < until_next
+    return cut
 
-    column = np.arange(book.depth + 1)
-    last_cut = np.maximum.accumulate(np.where(cut, column, -1), axis=1)
+
+def tell(
+    book: Ledger, interval: OpenInterval, stats: Stats, flows: Ints, lossy: npt.NDArray[np.intp]
+) -> None:
+    """Tell forward from reverse loss in the flows ``lossy`` (places in ``flows``)."""
+    assert interval.end is not None
+    which = flows[lossy]
+    record = _record(book, which)
+    received, oldest = record.received, record.oldest
+    cut = _cuts(book, record)
+    last_cut = np.maximum.accumulate(np.where(cut, np.arange(book.depth + 1), -1), axis=1)
     previous = np.concatenate([np.full((len(which), 1), -1), last_cut[:, :-1]], axis=1)
     closes = cut & (previous >= 0)  # the right end of a stretch between two cuts
     left = np.maximum(previous, 0)
 
-    def at_left(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        return np.take_along_axis(values, left, axis=1)
+    def since_left(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
+        """Return by how much values are more than at the cut before."""
+        more: npt.NDArray[Any] = values - np.take_along_axis(values, left, axis=1)
+        return more
 
-    asked = position - at_left(position)
-    counted = distance - at_left(distance)
-    so_far = np.cumsum(received, axis=1)
-    answered = so_far - at_left(so_far)
+    asked = since_left(record.position)
+    counted = since_left(record.distance)
+    answered = since_left(np.cumsum(received, axis=1))
     lost = asked - answered
     forward = asked - counted
     reverse = counted - answered
+    turn = np.arange(book.depth)
     first = (interval.first[which] - oldest).astype(np.int32)[:, None]
     end = (interval.end[which] - oldest).astype(np.int32)[:, None]
     inside = np.zeros(received.shape, np.bool_)
     inside[:, 1:] = (turn >= first) & (turn < end)
-    lost_so_far = np.cumsum(inside & ~received, axis=1)
-    lost_here = lost_so_far - at_left(lost_so_far)
+    lost_here = since_left(np.cumsum(inside & ~received, axis=1))
     believed = closes & (lost_here > 0) & (forward >= 0) & (reverse >= 0)
-    believed &= number.astype(np.int64) >= asked
-    believed &= (counting & ~doubted)[:, None]
+    believed &= record.number.astype(np.int64) >= asked
+    believed &= record.trusted[:, None]
     all_forward = believed & (reverse == 0)
     all_reverse = believed & (forward == 0)
     mixed = believed & (forward > 0) & (reverse > 0) & (lost_here == lost)

@@ -42,16 +42,3 @@ def midpoint_ns(index: npt.ArrayLike) -> npt.NDArray[np.float64]:
     """Return the time, in nanoseconds, that each bin stands for: the middle of it (any shape)."""
     number = np.asarray(index, dtype=np.int64)
     return (lower_bound_ns(number) + lower_bound_ns(number + 1)) / 2
-
-
-def quantile_ns(bins: npt.ArrayLike, counts: npt.ArrayLike, q: float) -> float | None:
-    """Return the ``q`` quantile (0 to 1, nearest rank) of a sparse histogram, or None if it is empty.
-
-    ``bins`` are bin numbers in rising order and ``counts`` how many values each holds.
-    """
-    cumulative = np.cumsum(np.asarray(counts, dtype=np.int64))
-    if not cumulative.size or not cumulative[-1]:
-        return None
-    rank = max(1, int(np.ceil(q * cumulative[-1])))
-    where = int(np.searchsorted(cumulative, rank))
-    return float(midpoint_ns(np.asarray(bins)[where]))

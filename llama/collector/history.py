@@ -184,7 +184,7 @@ class History:
             yield None
 
     def _keep_lossy(self, held: Held) -> Job[None]:
-        """Do as `ClosedInterval.lossy_flows_only` does, in slices, and drop the pairs' figures."""
+        """Let go of the flows without loss, in slices, and of the pairs' figures."""
         closed = held.closed
         kept: list[npt.NDArray[np.int64]] = []
         count = 0

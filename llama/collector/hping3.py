@@ -25,15 +25,14 @@ import numpy.typing as npt
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from llama.collector.complaints import Complaints
+from llama.collector.held import HeldPort, PortHolder, places_now
 from llama.collector.hping3_account import Account
 from llama.collector.hping3_cycle import GRACE_S, Turns, stretches
 from llama.collector.hping3_output import Begun, Event, Stranger, Unreachable, read_summary
 from llama.collector.hping3_process import Hping3, Order, complaint, find_program
 from llama.collector.hping3_witness import Witness
 from llama.collector.ledger import Ledger
-from llama.collector.plan import Group, Source, places_of
-from llama.collector.prober import LONGEST_DRAIN_S
+from llama.collector.plan import Group, Source
 from llama.collector.sockets import ProbeSocket, leave_spare
 from llama.collector.summary import Pair, suspect_bit
 from llama.collector.track import Track
@@ -45,26 +44,16 @@ BEGIN_S = 5.0
 _LOOKED_AT = 64
 
 
-class HeldPort(ProbeSocket):
-    """Keeps a TCP source port from everyone else on this host; nothing is sent through it."""
-
-    def __init__(self, source: Source, number: int) -> None:
-        self.source = source
-        self.sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
-        try:
-            leave_spare(self.sock)
-            self.sock.bind((source.address or "0.0.0.0", number))  # noqa: S104  not listening
-        except OSError:
-            self.sock.close()
-            raise
-        self.fd = self.sock.fileno()
-        self.number: int = self.sock.getsockname()[1]
-        self.buffer = 0
-        self.drops = 0
-
-    def new_drops(self) -> int:
-        """Return 0: nothing is received here."""
-        return 0
+def held_port(source: Source, number: int) -> HeldPort:
+    """Return what holds a TCP source port; raises `OSError` if it is somebody else's."""
+    sock = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+    try:
+        leave_spare(sock)
+        sock.bind((source.address or "0.0.0.0", number))  # noqa: S104  not listening
+    except OSError:
+        sock.close()
+        raise
+    return HeldPort(source, sock)
 
 
 class RunTrack(Track):
@@ -106,13 +95,13 @@ class _Run:
     """One run under way."""
 
     def __init__(
-        self, prober: Hping3Prober, track: RunTrack, pair: int, account: Account, order: Order
+        self, prober: Hping3Prober, track: RunTrack, number: int, account: Account, order: Order
     ) -> None:
         self.prober, self.account = prober, account
         self.group = track.group.identity
-        self.probed = track.pairs[pair]
+        self.pair = track.pairs[number]
         self.way = order.address, order.port
-        self.pair, self.ledger = pair, track.ledger
+        self.number, self.ledger = number, track.ledger  # the pair's number in the ledger
         self.until_s = prober.now_s() + BEGIN_S
         self.killed = ""  # why, if we did
         self.process = Hping3(prober.reactor, order, self)
@@ -126,9 +115,10 @@ class _Run:
         self.prober.run_ended(self, status, errors)
 
 
-class Hping3Prober:
-    """Probes groups of the kind ``hping3``; used as `llama.collector.prober.UdpProber` is."""
+class Hping3Prober(PortHolder):
+    """Probes groups of the kind ``hping3``."""
 
+    tracks: Sequence[RunTrack]
     log = Logger()
 
     def __init__(
@@ -139,26 +129,17 @@ class Hping3Prober:
         monotonic_s: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
     ) -> None:
+        super().__init__(chance)
         self.reactor = reactor
         self._wall_ns, self.now_s = wall_ns, monotonic_s
-        self._chance = random.Random() if chance is None else chance
         self._secret = random.SystemRandom()
-        self.sockets: dict[Source, ProbeSocket] = {}
         self._newest: dict[tuple[object, ...], int] = {}  # port chosen last, of each test
-        self.tracks: list[RunTrack] = []
         self._runs: dict[tuple[str, int], _Run] = {}  # by address and port
         self._of_group: Counter[tuple[object, ...]] = Counter()
         self._all_ended: list[Deferred[None]] = []
         self._closed = False
         self._witness: Witness | None = None
-        self.sent = 0
-        self.skipped = 0
-        self.received = 0
-        self.strangers = 0
-        self.receive_drops = 0
         self.unread = 0  # lines of output that made no sense
-        self.failed_sends: Counter[str] = Counter()
-        self._complaints = Complaints()
 
     # What to probe
 
@@ -183,15 +164,15 @@ class Hping3Prober:
 
     def _held(self, source: Source) -> HeldPort:
         if source.number:
-            return HeldPort(source, source.number)
+            return held_port(source, source.number)
         test = source.address, source.owner.rpartition("/")[0]
         held = None
         if 0 < self._newest.get(test, 0) < 65535:
             try:
-                held = HeldPort(source, self._newest[test] + 1)
+                held = held_port(source, self._newest[test] + 1)
             except OSError:
                 held = None  # it is somebody else's
-        held = held or HeldPort(source, 0)
+        held = held or held_port(source, 0)
         self._newest[test] = held.number
         return held
 
@@ -206,40 +187,25 @@ class Hping3Prober:
         """Probe these tracks, and only these, from now on."""
         self.tracks = [track for track in tracks if isinstance(track, RunTrack)]
         self._carry_over({track.group.identity: track for track in self.tracks})
-        used = {source for track in self.tracks for source in track.group.sources}
-        for source in [source for source in self.sockets if source not in used]:
-            self.let_go(source)
+        self._let_go_unused()
         self._watch()
-
-    def let_go(self, source: Source) -> None:
-        """Let a source's port go."""
-        self.sockets.pop(source).sock.close()
 
     def _carry_over(self, tracks: dict[tuple[object, ...], RunTrack]) -> None:
         """Give the runs under way their places in the ledgers that there are now."""
-        under_way: dict[tuple[object, ...], dict[Pair, list[_Run]]] = {}
-        for run in self._runs.values():
-            under_way.setdefault(run.group, {}).setdefault(run.probed, []).append(run)
-        for group, runs in under_way.items():
-            track = tracks.get(group)
-            places = places_of(list(runs), () if track is None else track.pairs)
-            for place, some in zip(places, runs.values(), strict=True):
-                for run in some:
-                    if track is None or place < 0:
-                        self._kill(run, "it is not wanted any more")
-                        continue
-                    run.ledger = run.account.ledger = track.ledger
-                    run.account.flows = run.account.flows % track.ports + place * track.ports
-                    run.pair, run.probed = place, track.pairs[place]
+        for run, track, place in places_now(self._runs.values(), tracks):
+            if track is None:
+                self._kill(run, "it is not wanted any more")
+                continue
+            run.ledger = run.account.ledger = track.ledger
+            run.account.flows = run.account.flows % track.ports + place * track.ports
+            run.number, run.pair = place, track.pairs[place]
 
     def close(self) -> None:
         """End all runs, let all ports go."""
         self._closed = True
         for run in self._runs.values():
             self._kill(run, "the collector stops")
-        for held in self.sockets.values():
-            held.sock.close()
-        self.sockets.clear()
+        self._let_all_go()
         if self._witness is not None:
             self._witness.close()
             self._witness = None
@@ -251,15 +217,6 @@ class Hping3Prober:
         self._all_ended.append(Deferred())
         return self._all_ended[-1]
 
-    @property
-    def probes_per_s(self) -> float:
-        """How many probes are sent a second, when all goes well."""
-        return sum(track.schedule.probes_per_s for track in self.tracks)
-
-    def drain_every_s(self) -> float:
-        """Return how often to `drain`, s."""
-        return 0.010 if self.tracks else LONGEST_DRAIN_S
-
     def follow_interfaces(self) -> None:
         """Do nothing: every run asks for its device."""
 
@@ -268,10 +225,6 @@ class Hping3Prober:
         untold = self._complaints.next_interval()
         if untold:
             self.log.warn("nor did hping3 work to {count} more, in the same interval", count=untold)
-
-    def check_drops(self) -> int:
-        """Return 0: what hping3 missed is counted when it is found, and counts as received."""
-        return 0
 
     # Runs
 
@@ -285,11 +238,7 @@ class Hping3Prober:
         for track in self.tracks:
             skipped = track.turns.skipped
             due = track.turns.runs_due(now_s)
-            if track.turns.skipped != skipped:
-                self.skipped += track.turns.skipped - skipped
-                track.ledger.mark(
-                    suspect_bit("late_ticks"), "probes were skipped: too late to send"
-                )
+            self._note_skipped(track, skipped)
             for run in due:
                 if run in track.waiting:
                     self._not_sent("EALREADY", len(track.stretches[run[1]]))
@@ -422,7 +371,6 @@ class Hping3Prober:
 
     def _went_wrong(self, run: _Run, unsent: int, late: bool, errors: bytes) -> None:
         """Say what was wrong with a run, and mark the interval."""
-        pair = self._pair(run)
         said = complaint(errors, run.process.reader)
         if run.killed:
             name, why = "ETIME", run.killed
@@ -438,12 +386,10 @@ class Hping3Prober:
         else:
             name, why = "ECANCELED", "it ended early: answers to others were in its way"
         if late or run.killed:
-            run.ledger.mark(suspect_bit("late_ticks"), f"hping3 {why}", pairs=np.array([run.pair]))
-        self._failed(run.ledger, run.pair, pair, unsent, name, why)
-
-    def _pair(self, run: _Run) -> Pair:
-        (pair,) = [t.pairs[run.pair] for t in self.tracks if t.ledger is run.ledger][:1]
-        return pair
+            run.ledger.mark(
+                suspect_bit("late_ticks"), f"hping3 {why}", pairs=np.array([run.number])
+            )
+        self._failed(run.ledger, run.number, run.pair, unsent, name, why)
 
     def _failed(
         self, ledger: Ledger, number: int, pair: Pair, count: int, name: str, why: str

@@ -141,12 +141,12 @@ class Account:
         late = self.began and now_s > self.last_due_s() + LATE_S
         heard = len(self._answered | self._slow.keys()) + self.again
         heard += self.strangers + self.unreachable
-        known = summary is not None and self.began and not late
-        known = known and summary is not None and summary.received == heard
-        known = known and summary is not None and summary.transmitted <= len(self.flows)
+        sent, known = 0, False
+        if summary is not None and summary.received == heard and self.began and not late:
+            known = summary.transmitted <= len(self.flows)
+            sent = summary.transmitted if known else 0
         for answer in list(self._slow.values()):
             self._reply(answer, timed=known)
-        sent = summary.transmitted if summary is not None and known else 0
         while self.entered < sent:
             self._enter_next()
         missed = self._missed()

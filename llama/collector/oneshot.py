@@ -151,7 +151,8 @@ class OneShot:
         except OSError:
             self.prober.close()
             raise
-        self._track.schedule.limit = wanted.count * len(pairs) * wanted.flows
+        self._probes = wanted.count * len(pairs) * wanted.flows
+        self._track.schedule.limit = self._probes
         self.prober.arrange([self._track])
         # Large probes leave a few at a time: what comes back must find room.
         self._tick_s = min(LONGEST_TICK_S, self.prober.drain_every_s())
@@ -194,42 +195,37 @@ class OneShot:
         if not self.prober.drain():
             return
         finished = self._tell(wall_ns)
-        schedule = self._track.schedule
-        if finished and (self._stopping or self.prober_is_through(schedule.limit or 0)):
+        tried = self.prober.sent + sum(self.prober.failed_sends.values())
+        if finished and (self._stopping or tried >= self._probes):
             self._end()
-
-    def prober_is_through(self, limit: int) -> bool:
-        """Tell whether all probes were sent, or could not be."""
-        return self.prober.sent + sum(self.prober.failed_sends.values()) >= limit
 
     def _tell(self, wall_ns: int) -> bool:
         """Tell of every probe whose fate is known; return whether none is waited for."""
-        book, count = self._track.ledger, self.wanted.count
+        book = self._track.ledger
         waiting = False
-        settled_ns = round(book.timeout_s * 1e9)  # then a probe's fate does not change any more
         for flow in np.flatnonzero(self._next < book.next_sequence).tolist():
             sent = int(book.next_sequence[flow])
-            while (seq := int(self._next[flow])) < sent:
-                cell = book.cell(flow, seq)
-                flags = int(book.flags[cell])
-                overdue = wall_ns - int(book.t1[cell]) > settled_ns
-                if flags & RECEIVED:
-                    # Its Follow-Up comes with the next reply, if at all.
-                    known = (
-                        bool(flags & FOLLOWED)
-                        or seq == count
-                        or (
-                            seq + 1 < sent and bool(book.flags[book.cell(flow, seq + 1)] & RECEIVED)
-                        )
-                    )
-                    if not known and not overdue:
-                        break
-                elif not overdue:
-                    break
+            while (seq := int(self._next[flow])) < sent and self._is_settled(flow, seq, wall_ns):
                 self._next[flow] += 1
-                self._told(self._outcome(flow, seq, cell))
+                self._told(self._outcome(flow, seq, book.cell(flow, seq)))
             waiting = waiting or int(self._next[flow]) < sent
         return not waiting
+
+    def _is_settled(self, flow: int, seq: int, wall_ns: int) -> bool:
+        """Return whether the fate of a probe that was sent does not change any more."""
+        book = self._track.ledger
+        cell = book.cell(flow, seq)
+        if wall_ns - int(book.t1[cell]) > round(book.timeout_s * 1e9):
+            return True
+        flags = int(book.flags[cell])
+        if not flags & RECEIVED:
+            return False
+        if flags & FOLLOWED or seq == self.wanted.count:
+            return True
+        # Its Follow-Up comes with the next reply, if at all.
+        if seq + 1 >= int(book.next_sequence[flow]):
+            return False
+        return bool(book.flags[book.cell(flow, seq + 1)] & RECEIVED)
 
     def _outcome(self, flow: int, seq: int, cell: int) -> Outcome:
         book, track = self._track.ledger, self._track

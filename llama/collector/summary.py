@@ -159,10 +159,3 @@ class ClosedInterval:
             histogram_bin=self.histogram_bin[entries],
             histogram_count=self.histogram_count[entries],
         )
-
-    def lossy_flows_only(self) -> ClosedInterval:
-        """Return this interval with only the flows that lost probes, to hold it for longer."""
-        lossy = np.flatnonzero(self.flow_stats["lost"])
-        return evolve(
-            self, flows=self.flows[lossy], flow_stats=self.flow_stats[lossy], all_flows=False
-        )

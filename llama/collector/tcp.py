@@ -32,10 +32,9 @@ from attrs import define
 from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
-from llama.collector.complaints import Complaints
+from llama.collector.held import HeldPort, PortHolder, places_now
 from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
-from llama.collector.plan import Group, Source, places_of
-from llama.collector.prober import LONGEST_DRAIN_S
+from llama.collector.plan import Group, Source
 from llama.collector.schedule import BURST
 from llama.collector.sockets import (
     ProbeSocket,
@@ -60,22 +59,6 @@ _INFO_SIZE = 104
 _EVENTS = 256  # taken at once
 #: Flows in line for a turn that are looked at for one who can have it.
 _LOOKED_AT = 16
-
-
-class PortSocket(ProbeSocket):
-    """Holds a source port that attempts leave from; it is never connected itself."""
-
-    def __init__(self, source: Source) -> None:
-        self.source = source
-        self.sock = attempt_socket(source, source.number)
-        self.fd = self.sock.fileno()
-        self.number: int = self.sock.getsockname()[1]
-        self.buffer = 0
-        self.drops = 0
-
-    def new_drops(self) -> int:
-        """Return 0: nothing is received here."""
-        return 0
 
 
 def attempt_socket(source: Source, number: int) -> socket.socket:
@@ -133,8 +116,8 @@ class _Wakeup(FileDescriptor):
         self._look()
 
 
-class TcpProber:
-    """Probes groups of the kind ``tcp``; used as `llama.collector.prober.UdpProber` is.
+class TcpProber(PortHolder):
+    """Probes groups of the kind ``tcp``.
 
     With a ``reactor``, answers are looked at as they come; without one, on every tick and drain.
     """
@@ -149,13 +132,11 @@ class TcpProber:
         monotonic_s: Callable[[], float] = time.monotonic,
         chance: random.Random | None = None,
     ) -> None:
+        super().__init__(chance)
         self._reactor = reactor
         self._wall_ns, self._monotonic_s = wall_ns, monotonic_s
-        self._chance = random.Random() if chance is None else chance
         self._epoll = select.epoll()
         self._wakeup: _Wakeup | None = None
-        self.sockets: dict[Source, ProbeSocket] = {}
-        self.tracks: list[Track] = []
         self._attempts: dict[int, _Attempt] = {}  # by descriptor
         self._ways: set[tuple[object, ...]] = set()
         self._in_flight: Counter[tuple[object, ...]] = Counter()
@@ -164,20 +145,13 @@ class TcpProber:
         self._waiting: list[tuple[float, int, _Attempt]] = []  # a heap, by when to give up
         self._numbers = itertools.count()
         self._ticked_s: float | None = None
-        self.sent = 0
-        self.skipped = 0
-        self.received = 0
-        self.strangers = 0
-        self.receive_drops = 0
-        self.failed_sends: Counter[str] = Counter()
-        self._complaints = Complaints()
 
     # What to probe
 
     def open(self, source: Source) -> ProbeSocket:
         """Return what holds a source's port; raises `OSError` if it is somebody else's."""
         if source not in self.sockets:
-            self.sockets[source] = PortSocket(source)
+            self.sockets[source] = HeldPort(source, attempt_socket(source, source.number))
             if self._wakeup is None and self._reactor is not None:
                 self._wakeup = _Wakeup(self._reactor, self._epoll.fileno(), self._look)
         return self.sockets[source]
@@ -196,51 +170,26 @@ class TcpProber:
         self._carry_over({track.group.identity: track for track in tracks})
         self.tracks = list(tracks)
         self._lines.clear()
-        used = {source for track in self.tracks for source in track.group.sources}
-        for source in [source for source in self.sockets if source not in used]:
-            self.let_go(source)
-
-    def let_go(self, source: Source) -> None:
-        """Let a source's port go."""
-        self.sockets.pop(source).sock.close()
+        self._let_go_unused()
 
     def _carry_over(self, tracks: dict[tuple[object, ...], Track]) -> None:
         """Give the attempts under way their places in the ledgers that there are now."""
-        under_way: dict[tuple[object, ...], dict[Pair, list[_Attempt]]] = {}
-        for attempt in self._attempts.values():
-            of_group = under_way.setdefault(attempt.group, {})
-            of_group.setdefault(attempt.pair, []).append(attempt)
-        for group, attempts in under_way.items():
-            track = tracks.get(group)
-            places = places_of(list(attempts), () if track is None else track.pairs)
-            for place, some in zip(places, attempts.values(), strict=True):
-                for attempt in some:
-                    if track is None or place < 0:
-                        self._end(attempt)
-                        continue
-                    attempt.ledger, attempt.pair = track.ledger, track.pairs[place]
-                    attempt.flow = place * track.ports + attempt.flow % track.ports
+        for attempt, track, place in places_now(self._attempts.values(), tracks):
+            if track is None:
+                self._end(attempt)
+                continue
+            attempt.ledger, attempt.pair = track.ledger, track.pairs[place]
+            attempt.flow = place * track.ports + attempt.flow % track.ports
 
     def close(self) -> None:
         """End all attempts, let all ports go."""
         for attempt in list(self._attempts.values()):
             self._end(attempt)
-        for held in self.sockets.values():
-            held.sock.close()
-        self.sockets.clear()
+        self._let_all_go()
         if self._wakeup is not None:
             self._wakeup.stopReading()
             self._wakeup = None
         self._epoll.close()
-
-    @property
-    def probes_per_s(self) -> float:
-        """How many probes are sent a second, when all goes well."""
-        return sum(track.schedule.probes_per_s for track in self.tracks)
-
-    def drain_every_s(self) -> float:
-        """Return how often to `drain`, s."""
-        return 0.010 if self.tracks else LONGEST_DRAIN_S
 
     def follow_interfaces(self) -> None:
         """Do nothing: every attempt is bound, and addressed, by the interface's name."""
@@ -252,10 +201,6 @@ class TcpProber:
             self.log.warn(
                 "nor could {count} more be connected to, in the same interval", count=untold
             )
-
-    def check_drops(self) -> int:
-        """Return 0: attempts have no buffers that fill."""
-        return 0
 
     # Probes out
 
@@ -269,11 +214,7 @@ class TcpProber:
                 for flow in burst.flows.tolist():
                     self._attempt(track, flow)
                     self._look()
-            if track.schedule.skipped != skipped:
-                self.skipped += track.schedule.skipped - skipped
-                track.ledger.mark(
-                    suspect_bit("late_ticks"), "probes were skipped: too late to send"
-                )
+            self._note_skipped(track, skipped)
 
     def _attempt(self, track: Track, flow: int) -> None:
         """Begin one attempt, unless too many are under way; another's that was refused goes first."""

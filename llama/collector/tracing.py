@@ -212,9 +212,8 @@ class Tracing:
         pair = pairs[lossy]
         heard = np.zeros(len(closed.pairs), np.bool_)
         heard[pairs[stats["received"] > 0]] = True
-        turn = np.arange(len(lossy)) - np.searchsorted(
-            pair, pair
-        )  # the flows of a pair lie together
+        # The flows of a pair lie together.
+        turn = np.arange(len(lossy)) - np.searchsorted(pair, pair)
         order = np.lexsort((self._chance.random(len(lossy)), stats["received"][lossy] > 0, turn))
         some_heard = lossy[order[heard[pair[order]]]][:LOSSY_LOOKED_AT]
         none_heard = lossy[order[~heard[pair[order]] & (turn[order] < OF_DEAD_PAIR)]]
@@ -371,12 +370,11 @@ class Tracing:
                 hops=" ".join(hop or "*" for hop in known.hops),
             )
 
-    def _note_left(self, hops: Iterable[str | None]) -> None:
+    def _note_left(self, hops: Iterable[str]) -> None:
         """Note that flows through these hops may have other paths from now on."""
         for hop in hops:
-            if hop is not None:
-                self._left[hop] = self._unix_time_s()
-                self._left.move_to_end(hop)
+            self._left[hop] = self._unix_time_s()
+            self._left.move_to_end(hop)
         while len(self._left) > LEFT:
             self._left.popitem(last=False)
 

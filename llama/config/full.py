@@ -171,8 +171,13 @@ def _refer(
     return None
 
 
-def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
-    """Return the tests of a full file whose sections were read; mistakes are noted in ``doc``."""
+def _port_groups(
+    doc: Document, given: Mapping[str, Any]
+) -> dict[str, tuple[SourcePort, ...] | None] | None:
+    """Return the source ports of every port group, None of one that a mistake spoils.
+
+    None for all of them, if they are too many.
+    """
     groups: dict[str, tuple[SourcePort, ...] | None] = {}
     room = MAX_PORTS
     for name, entries in given["port_groups"].items():
@@ -181,8 +186,16 @@ def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
             doc.wrong(
                 entries[0][0], f"the port groups up to {name!r} have more than {MAX_PORTS:,} ports"
             )
-            return []
+            return None
         groups[name] = entries and source_ports(doc, entries, given["ports"])
+    return groups
+
+
+def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
+    """Return the tests of a full file whose sections were read; mistakes are noted in ``doc``."""
+    groups = _port_groups(doc, given)
+    if groups is None:
+        return []
     made: list[PlacedTest] = []
     used: dict[str, Node] = {}
     flows = 0

@@ -42,17 +42,16 @@ def _store(doc: Document, node: Node) -> StoreConfig:
     return StoreConfig(type=read.type, options=options, file=doc.path, line=read.line)
 
 
-DEFAULT_REMEMBER_S = 7 * 86400.0
-DEFAULT_LISTEN = "tcp:5001:interface=127.0.0.1"
+DEFAULTS = WebConfig(path="", store=StoreConfig(type="none"))
 WEB = {
-    "listen": KeySpec(listen, DEFAULT_LISTEN),
+    "listen": KeySpec(listen, DEFAULTS.listen),
     "token_file": TOKEN_FILE,
     "store": KeySpec(_store, required=True),
     "collectors": KeySpec(values.one_or_more("collectors", collector_url), ()),
     "collector_token_file": KeySpec(values.secret_line),
     "ca_file": KeySpec(values.path),
     "pinpoint": KeySpec(http_url),
-    "remember": KeySpec(values.duration(3600, 90 * 86400, "s"), DEFAULT_REMEMBER_S),
+    "remember": KeySpec(values.duration(3600, 90 * 86400, "s"), DEFAULTS.remember_s),
 }
 
 
@@ -67,7 +66,7 @@ def load_web(path: str) -> WebConfig:
 def read_web(doc: Document) -> WebConfig:
     """Make what it can of a document; its mistakes are noted there."""
     given = doc.top(WEB)
-    store = given.get("store") or StoreConfig(type="none")
+    store = given.get("store") or DEFAULTS.store
     if not given:
         return WebConfig(path=doc.path, store=store)
     return WebConfig(

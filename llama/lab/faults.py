@@ -8,6 +8,7 @@ the others alone.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import signal
 import sys
@@ -123,8 +124,6 @@ class Fault:
 
 def _digest(text: str) -> bytes:
     """Return four octets that tell names apart."""
-    import hashlib
-
     return hashlib.blake2b(text.encode(), digest_size=4).digest()
 
 

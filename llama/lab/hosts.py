@@ -7,7 +7,6 @@ node and reads the collectors over the management network, which the fabric's fa
 from __future__ import annotations
 
 import sys
-from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +20,6 @@ from llama.lab.namespaces import Lab, Process
 COLLECTOR_PORT = 5000
 REFLECTOR_PORT = 8100
 PINPOINT_PORT = 5004
-#: Where the reflector's own metrics are, inside each host.
-REFLECTOR_API_PORT = 5002
 
 
 def _classes(instance: Any, attribute: Any, value: tuple[str, ...]) -> None:
@@ -40,12 +37,6 @@ class Traffic:
     rate_pps: float = field(default=5.0, validator=validators.gt(0))  # of every flow
     classes: tuple[str, ...] = field(default=("BE",), validator=_classes)
     sizes: tuple[int, ...] = ()  # octets of UDP payload; (): the probe's own
-
-    def pps_per_collector(self, hosts: int) -> float:
-        """Return what one collector sends in a fabric of so many hosts, probes/s."""
-        return (
-            (hosts - 1) * self.flows * self.rate_pps * len(self.classes) * max(1, len(self.sizes))
-        )
 
 
 def collector_configuration(lab: Lab, host: str, traffic: Traffic) -> dict[str, Any]:
@@ -90,11 +81,6 @@ def collector_urls(lab: Lab) -> dict[str, str]:
         host: f"http://{lab.fabric.management_address(host)}:{COLLECTOR_PORT}"
         for host in lab.fabric.hosts
     }
-
-
-def management_node_address(lab: Lab) -> IPv4Address:
-    """Return an address of the management node that every host reaches: it is on its cable."""
-    return lab.fabric.management_links[0].a.ipv4
 
 
 def write_names(lab: Lab) -> Path:

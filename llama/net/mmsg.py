@@ -68,7 +68,7 @@ SO_MEMINFO = 55
 SO_RXQ_OVFL = 40
 SOF_TX_SOFTWARE, SOF_RX_SOFTWARE, SOF_SOFTWARE = 1 << 1, 1 << 3, 1 << 4
 SOF_OPT_ID, SOF_OPT_CMSG, SOF_OPT_TSONLY = 1 << 7, 1 << 10, 1 << 11
-MSG_DONTWAIT, MSG_ERRQUEUE, MSG_CTRUNC, MSG_TRUNC = 0x40, 0x2000, 0x08, 0x20
+MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC = 0x40, 0x2000, 0x20
 
 AVAILABLE = (
     sys.platform.startswith("linux")
@@ -160,8 +160,6 @@ class Messages:
         self.octets_view = self.octets.data.cast("B")
         self.control_view = self.control.data.cast("B")
         self.names_view = self.names.data.cast("B")
-        self.headers_view = self.headers.view(np.uint8).data.cast("B")
-        self.iov_view = self.iov.view(np.uint8).reshape(-1).data.cast("B")
 
     def receive(self, fd: int, first: int = 0, flags: int = MSG_DONTWAIT) -> int:
         """Receive datagrams into the slots from ``first`` on and return how many came.

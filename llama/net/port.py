@@ -160,7 +160,6 @@ class BatchPort(FileDescriptor):
         self.fd = sock.fileno()
         self._epoll = select.epoll()
         self._epoll.register(self.fd, select.EPOLLIN)
-        self.local_port = int(sock.getsockname()[1])
         self.connected = True
         self.protocol.makeConnection(self)
         self.startReading()

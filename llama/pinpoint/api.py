@@ -13,7 +13,8 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
 from llama.http import BadRequestError, Query, asked_by_this_machine, json_error, set_json
-from llama.pinpoint.incidents import Incident, Incidents, Sighting, Silence
+from llama.pinpoint.incidents import Incident, Incidents, Silence
+from llama.pinpoint.sighting import Sighting
 
 if TYPE_CHECKING:
     from llama.pinpoint.service import PinpointService

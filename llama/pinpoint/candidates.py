@@ -26,29 +26,23 @@ def path_families(flows: npt.NDArray[np.void], paths: Paths) -> list[Family]:
     owner = np.repeat(np.arange(len(flows)), np.diff(start))
     depth = (np.arange(len(link)) - start[owner]).astype(np.int16)
     names = [f"{a} -> {b}" for a, b in paths.links]
-    families = [
-        Family(
-            kind="link",
-            label=names.__getitem__,
-            size=len(names),
-            member=link,
-            start=start,
-            depth=depth,
-            rank=_RANK["link"],
-        ),
-        _nodes(paths, start, link, owner, depth),
-    ]
+    links = Family(
+        kind="link",
+        label=names.__getitem__,
+        size=len(names),
+        member=link,
+        start=start,
+        depth=depth,
+        rank=_RANK["link"],
+    )
+    families = [links, _nodes(paths, start, link, owner, depth)]
     for key, column, name in (
         ("class", flows["dscp"], class_name),
         ("size", flows["size"], str),
     ):
         values, which = np.unique(column, return_inverse=True)
         if len(values) > 1:
-            families.append(
-                _confined(
-                    key, [name(int(v)) for v in values], which, link, start, depth, owner, names
-                )
-            )
+            families.append(_confined(links, key, [name(int(v)) for v in values], which[owner]))
     return families
 
 
@@ -79,27 +73,15 @@ def _nodes(
     )
 
 
-def _confined(
-    key: str,
-    values: Sequence[str],
-    which: Indices,
-    link: Indices,
-    start: Indices,
-    depth: npt.NDArray[np.int16],
-    owner: Indices,
-    names: Sequence[str],
-) -> Family:
-    """Return every link in every class, or size, alone."""
+def _confined(links: Family, key: str, values: Sequence[str], which: Indices) -> Family:
+    """Return every link in every class, or size, alone; `which` has that of each member."""
     many = len(values)
-    return Family(
-        kind="link",
-        label=lambda c: names[c // many],
-        size=len(names) * many,
-        member=link * many + which[owner],
-        start=start,
-        depth=depth,
+    return evolve(
+        links,
+        label=lambda c: links.label(c // many),
+        size=links.size * many,
+        member=links.member * many + which,
         handicap=_HANDICAP["confined"],
-        rank=_RANK["link"],
         confined=lambda c: {key: values[c % many]},
     )
 

@@ -13,7 +13,7 @@ from twisted.logger import Logger
 from twisted.web.client import HTTPConnectionPool
 
 from llama.pinpoint.windows import Measured, unix_s
-from llama.scraper.fetch import agent_of, explain, request
+from llama.scraper.fetch import agent_of, authorization, explain, request
 
 PAGE = 10_000
 MOST_OCTETS = 64 << 20  # of one answer
@@ -46,9 +46,8 @@ class Source:
     #: Unix times at which the newest interval of each of its groups of tests ended. Those of longer
     #: timeouts close later, under numbers of their own.
     ends: tuple[float, ...] = ()
-    given_up: int = (
-        0  # so many of its groups, those that are the furthest behind, are not waited for
-    )
+    #: So many of its groups, those that are the furthest behind, are not waited for.
+    given_up: int = 0
 
     def has(self, end_s: float) -> bool:
         """Return whether all of the interval that ended then was read that is waited for."""
@@ -74,7 +73,7 @@ class Fleet:
         self.sources = [Source(url.rstrip("/")) for url in urls]
         self._reactor = reactor
         self._timeout_s = timeout_s
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = authorization(token)
         self._pool = HTTPConnectionPool(reactor)
         self._agent = agent_of(reactor, self._pool, timeout_s, ca_file)
         self._turns = DeferredSemaphore(AT_ONCE)
@@ -194,14 +193,14 @@ class Fleet:
                 return  # too old: the healthy ones were let go, and votes would be one-sided
             rows += answer["flows"]
             offset = answer["next_offset"]
-        if any(not self.measured.knows(source.url, row) for row in rows):
+        if any(not self.measured.pairs.knows(source.url, row) for row in rows):
             await self._pairs(source)
         self.measured.add_flows(source.url, rows)
 
     async def _pairs(self, source: Source) -> None:
         """Read who the ends of all pairs are, and their tags."""
         answer = await self._get(source, "/latency")
-        self.measured.add_pairs(source.url, answer["pairs"])
+        self.measured.pairs.add(source.url, answer["pairs"])
         source.pairs_age = 0
 
     async def _paths(self, source: Source) -> None:

@@ -18,12 +18,12 @@ out of memory.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from attrs import asdict, define, field, frozen
 
-from llama.pinpoint.evidence import Hosts, Suspect
+from llama.pinpoint.sighting import Sighting
 
 #: Ended incidents that are remembered.
 REMEMBERED = 1000
@@ -31,8 +31,6 @@ REMEMBERED = 1000
 REMEMBERED_ONCE = 128
 #: They are announced again after so long at the earliest, s.
 AGAIN_S = 3600.0
-#: Flows, and pairs, that an incident lists.
-LISTED = 512
 #: Judgements after which an incident ends though nothing was measured: its flows are probed no more.
 UNMEASURED = 120
 #: Of two names, the same cause if this share of the new one's troubled flows cross the old one, or
@@ -40,68 +38,6 @@ UNMEASURED = 120
 SAME = 0.8
 #: Changes of one incident that are remembered, the newest.
 CHANGES = 32
-
-
-@frozen(kw_only=True)
-class Sighting:
-    """A suspect as an incident sees it: named, with flows and places that outlive the window."""
-
-    key: str
-    kind: str
-    name: str
-    symptom: str
-    direction: str
-    only: Mapping[str, str]
-    evidence: str
-    rate: float
-    explains: int
-    confidence: float
-    also: tuple[str, ...] = ()
-    flows: frozenset[int] = field(repr=False)  # that cross it, by lasting numbers
-    hit: frozenset[int] = field(repr=False)  # that suffer from it, likewise
-    pairs: tuple[tuple[str, str], ...] = field(repr=False)  # hosts, source and destination
-    tags: Mapping[str, str] = field(factory=dict)  # that all of those pairs have at an end
-    paths: tuple[tuple[str, ...], ...] = ()  # some that the hit flows take, by node names
-    #: Whether most of the hit flows are dead and not traced yet, which may give it another name.
-    untraced: bool = False
-    #: What else a silence can name it by: kinds and names.
-    places: frozenset[tuple[str, str]] = field(factory=frozenset, repr=False)
-
-    @classmethod
-    def of(
-        cls,
-        suspect: Suspect,
-        numbers: Sequence[int],
-        pairs: Sequence[tuple[str, str]],
-        tags: Mapping[str, str],
-        paths: Sequence[tuple[str, ...]] = (),
-        untraced: bool = False,
-    ) -> Sighting:
-        """Return a suspect with what its flows are called outside of its window.
-
-        `numbers` are lasting numbers of all flows of the window, `pairs` those of hosts that are
-        hit, the worst first, `tags` what these have in common, `paths` some that they take,
-        `untraced` whether most of them are dead and not traced yet.
-        """
-        return cls(
-            key=suspect.key,
-            kind=suspect.kind,
-            name=suspect.name,
-            symptom=suspect.symptom,
-            direction=suspect.direction,
-            only=dict(suspect.only),
-            evidence=suspect.evidence,
-            rate=suspect.rate,
-            explains=suspect.explains,
-            confidence=suspect.confidence,
-            also=suspect.also,
-            flows=frozenset(numbers[int(f)] for f in suspect.flows),
-            hit=frozenset(numbers[int(f)] for f in suspect.hit),
-            pairs=tuple(pairs[:LISTED]),
-            tags=tags,
-            paths=tuple(paths),
-            untraced=untraced,
-        )
 
 
 @define(kw_only=True)
@@ -287,8 +223,7 @@ class Incidents:
         _describe(incident, sighting)
         incident.opened = incident.start
         incident.last_seen = incident.end = at
-        silence = self._silence(sighting, at)
-        incident.silenced = None if silence is None else silence.comment or "silenced"
+        incident.silenced = self._silenced(sighting, at)
         if one.announced is not None and at < one.announced + AGAIN_S:
             return []
         events = self._tell(sighting.symptom, incident, at)
@@ -296,8 +231,12 @@ class Incidents:
             one.announced = at
         return events
 
-    def _silence(self, sighting: Sighting, at: float) -> Silence | None:
-        return next((silence for silence in self.silences if silence.holds(sighting, at)), None)
+    def _silenced(self, sighting: Sighting, at: float) -> str | None:
+        """Return the comment of the silence that holds, or other words; None: none does."""
+        for silence in self.silences:
+            if silence.holds(sighting, at):
+                return silence.comment or "silenced"
+        return None
 
     def _same_cause(self, sighting: Sighting, taken: Collection[int]) -> _Case | None:
         """Return a case that this may be a new name of: not seen now, and the same flows."""
@@ -321,7 +260,7 @@ class Incidents:
         return Incident(
             id=f"{int(at)}-{self._number}",
             key=sighting.key,
-            title=_title(sighting),
+            title=sighting.title,
             kind=sighting.kind,
             name=sighting.name,
             symptom=sighting.symptom,
@@ -359,10 +298,9 @@ class Incidents:
             case.guessed = sighting.untraced
         case.names = [*case.names, sighting.key][-limits.of :]
         changed = self._update(case, sighting, at)
-        silence = self._silence(sighting, at)
         was_silent = incident.silenced is not None
         was_announced = incident.events > 0
-        incident.silenced = None if silence is None else silence.comment or "silenced"
+        incident.silenced = self._silenced(sighting, at)
         if incident.opened is None:
             if sum(case.seen) < limits.open_after:
                 return []
@@ -371,7 +309,7 @@ class Incidents:
                 return []
             incident.opened = at
             return self._tell("opened", incident, at)
-        if was_silent and silence is None:
+        if was_silent and incident.silenced is None:
             # The silence ran out and it is still there: that is news.
             return self._tell("changed" if was_announced else "opened", incident, at)
         return self._tell("changed", incident, at) if changed else []
@@ -481,7 +419,7 @@ class Incidents:
 
 def _describe(incident: Incident, sighting: Sighting) -> None:
     """Take name and figures of the newest sighting."""
-    incident.key, incident.title = sighting.key, _title(sighting)
+    incident.key, incident.title = sighting.key, sighting.title
     incident.kind, incident.name = sighting.kind, sighting.name
     incident.only, incident.also = dict(sighting.only), list(sighting.also)
     incident.direction, incident.evidence = sighting.direction, sighting.evidence
@@ -502,41 +440,3 @@ def _inside(case: _Case, sighting: Sighting) -> bool:
         and not case.flows.isdisjoint(sighting.hit)
         and len(case.flows & sighting.flows) >= SAME * len(case.flows)
     )
-
-
-def common_tags(hosts: Hosts, pairs: Sequence[tuple[int, int]]) -> dict[str, str]:
-    """Return the tags, ``host`` among them, that every pair of hosts has at one end or the other."""
-
-    def tags(host: int) -> dict[str, str]:
-        return {**hosts.tags[host], "host": hosts.names[host]}
-
-    ends = [(tags(a), tags(b)) for a, b in pairs]
-    return {
-        key: value
-        for key, value in [tag for end in ends[:1] for one in end for tag in one.items()]
-        if all(a.get(key) == value or b.get(key) == value for a, b in ends)
-    }
-
-
-def _title(sighting: Sighting) -> str:
-    """Return a headline: what, and what it does."""
-    if sighting.symptom == "rerouted":
-        return f"path changed: {sighting.name}"
-    what = (
-        sighting.name
-        if sighting.kind in ("tag", "pair", "class", "size")
-        else (
-            "the whole network"
-            if sighting.kind == "everywhere"
-            else f"{sighting.kind} {sighting.name}"
-        )
-    )
-    only = "".join(f", {key} {value} only" for key, value in sorted(sighting.only.items()))
-    percent = f"{100 * sighting.rate:.2g}"
-    does = {
-        "loss": f"loses {percent} %" if sighting.rate < 0.995 else "loses everything",
-        "remark": "re-marks",
-        "late": "is late",
-    }[sighting.symptom]
-    way = f" ({sighting.direction})" if sighting.direction in ("reverse", "both") else ""
-    return f"{what}{only} {does}{way}"

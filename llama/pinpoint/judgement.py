@@ -14,9 +14,10 @@ import numpy.typing as npt
 from attrs import evolve, frozen
 
 from llama.pinpoint.evidence import NOT_TRACED, Suspect, Thresholds, Verdict
-from llama.pinpoint.incidents import LISTED, SAME, Sighting, common_tags
+from llama.pinpoint.incidents import SAME
 from llama.pinpoint.locate import locate
 from llama.pinpoint.reroutes import reroutes
+from llama.pinpoint.sighting import LISTED, Sighting, common_tags
 from llama.pinpoint.windows import DEAD, Measured, Window, lost_probes
 
 #: Intervals that are judged together.
@@ -50,7 +51,7 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
         return Judgement(end_s=end_s, verdict=nothing, sightings=(), data=False, measured=none)
     verdict = locate(window.flows, window.hosts, window.paths, thresholds)
     verdict = evolve(verdict, excluded=(*verdict.excluded, *_missing(measured, end_s)))
-    plain = [(suspect, _sighting(measured, window, suspect)) for suspect in verdict.suspects]
+    plain = [(suspect, _sighting(window, suspect)) for suspect in verdict.suspects]
     faint: list[tuple[Sighting, frozenset[int]]] = []
     if len(measured.last(end_s, LONG)) > 1:
         faint = list(_faint(measured, end_s, thresholds, plain))
@@ -72,10 +73,9 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
 def _missing(measured: Measured, end_s: float) -> Iterator[str]:
     """Yield in words what was measured lately, but not in the interval that ended then."""
     for collector, seconds in measured.behind.items():
-        host = measured.host_of(collector)
-        yield f"{host}: {seconds:.0f} s behind, not waited for"
+        yield f"{measured.pairs.host_of(collector)}: {seconds:.0f} s behind, not waited for"
     for collector, seconds in measured.ahead.items():
-        yield f"{measured.host_of(collector)}: {seconds:.0f} s ahead, not judged"
+        yield f"{measured.pairs.host_of(collector)}: {seconds:.0f} s ahead, not judged"
     late = measured.take_late()
     for host, numbers in late.items():
         yield f"{len(numbers)} flows of {host}: came after their interval was judged"
@@ -125,7 +125,7 @@ def _faint(
             continue
         seconds = len(ends) * measured.length_s
         told = evolve(suspect, evidence=f"{suspect.evidence}, over {seconds:.0f} s")
-        yield _sighting(measured, window, told), accounts
+        yield _sighting(window, told), accounts
 
 
 def _counts(window: Window, numbers: npt.NDArray[np.int64]) -> tuple[int, int]:
@@ -134,7 +134,7 @@ def _counts(window: Window, numbers: npt.NDArray[np.int64]) -> tuple[int, int]:
     return int(window.flows["sent"][mine].sum()), int(lost_probes(window.flows)[mine].sum())
 
 
-def _sighting(measured: Measured, window: Window, suspect: Suspect) -> Sighting:
+def _sighting(window: Window, suspect: Suspect) -> Sighting:
     """Return a suspect with the pairs that it hits, what they have in common, and their paths."""
     names, flows = window.hosts.names, window.flows
     ends = zip(
@@ -145,9 +145,9 @@ def _sighting(measured: Measured, window: Window, suspect: Suspect) -> Sighting:
     worst = [pair for pair, _ in Counter(ends).most_common(LISTED)]
     paths: dict[tuple[str, ...], None] = {}
     for flow in suspect.hit[: 8 * PATHS].tolist():
-        hops = tuple(measured.hops_of(window, flow))
-        if hops and len(paths) < PATHS:
-            paths[hops] = None
+        nodes = tuple(window.nodes_of(flow))
+        if nodes and len(paths) < PATHS:
+            paths[nodes] = None
     return Sighting.of(
         suspect,
         window.numbers.tolist(),

@@ -42,7 +42,7 @@ from llama.pinpoint.exposure import Exposure
 from llama.pinpoint.replies import Replies
 from llama.pinpoint.rounds import Rounds
 from llama.pinpoint.symptoms import Symptom
-from llama.pinpoint.words import VERB, sentence
+from llama.pinpoint.words import VERB, called, sentence
 
 
 def locate(
@@ -275,37 +275,17 @@ class _Case:
         located = family.kind in ("link", "node") and symptom.name != "late"
         direction = "forward" if located else self._direction(symptom, hit)
         troubled = int(np.count_nonzero(trouble[active]))
-        also = tuple(
-            f"{other.kind} {other.label(c)}"
-            if other.kind in ("link", "node", "host")
-            else other.label(c)
-            for other, c in best.equals
-        )
-        words = sentence(
-            family.kind,
-            name,
-            symptom.name,
-            direction,
-            only,
-            len(hit),
-            troubled,
-            len(crossing) - len(hit),
-            len(active) - troubled,
-            also,
-        )
-        suspect = self._suspect(
-            family.kind, name, symptom, direction, only, crossing, hit, active, words
-        )
-        if symptom.name == "remark":
-            suspect = self._remark_words(suspect)
-        return evolve(
-            suspect,
+        also = tuple(called(other.kind, other.label(c)) for other, c in best.equals)
+        suspect = evolve(
+            self._suspect(family.kind, name, symptom, direction, only, crossing, hit, active),
             troubled=troubled,
             healthy=len(active) - troubled,
             p_value=best.p_value,
             confidence=best.confidence,
             also=also,
         )
+        suspect = evolve(suspect, evidence=sentence(suspect))
+        return self._remark_words(suspect) if symptom.name == "remark" else suspect
 
     def _remark_words(self, suspect: Suspect) -> Suspect:
         """Return the suspect with what the marks became."""
@@ -339,8 +319,9 @@ class _Case:
         crossing: Indices,
         hit: Indices,
         active: Indices,
-        evidence: str,
+        evidence: str = "",
     ) -> Suspect:
+        """Return a suspect as if all that is troubled among the `active` flows were its hits."""
         return Suspect(
             kind=kind,
             name=name,

@@ -11,7 +11,7 @@ from twisted.web.client import Agent, HTTPConnectionPool
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from llama.scraper.fetch import agent_of, explain, request
+from llama.scraper.fetch import agent_of, authorization, explain, request
 from llama.web.store import StoreError
 
 TIMEOUT_S = 5.0
@@ -41,7 +41,7 @@ class RemoteIncidents:
         self, reactor: Any, url: str, token: str | None = None, ca_file: str | None = None
     ) -> None:
         self._reactor = reactor
-        self._headers = {} if token is None else {"Authorization": f"Bearer {token}"}
+        self._headers = authorization(token)
         if url.startswith("unix:"):
             self._url = "http://localhost"
             self._agent = Agent.usingEndpointFactory(reactor, _UnixSocket(reactor, url[5:]))

@@ -14,7 +14,7 @@ from itertools import pairwise
 import numpy as np
 
 from llama.pinpoint.evidence import Hosts
-from llama.pinpoint.incidents import LISTED, Sighting, common_tags
+from llama.pinpoint.sighting import LISTED, Sighting, common_tags
 from llama.pinpoint.windows import Moved
 
 #: Changes of one interval that are told, those of the most flows.

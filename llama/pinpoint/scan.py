@@ -205,64 +205,88 @@ def ranked(
     """
     if len(troubled) < least_hits or len(troubled) == len(active):
         return
-    all_hits, everything = len(troubled), len(active)
-    gains: list[Floats] = []
-    counts: list[tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]] = []
-    looked_at = 0
-    for family in families:
-        hits = family.count_troubled(troubled, answered)
-        positions, owner = family.entries(active)
-        member = family.member[positions]
-        inside = np.bincount(member, minlength=family.size)
-        looked_at += int(np.count_nonzero(hits))
-        size: npt.ArrayLike = inside
-        if chance is not None:
-            expected = np.bincount(member, chance[owner], minlength=family.size)
-            size = _as_large_as(inside, expected, all_hits, everything)
-        gain = likelihood_gain(hits, size, all_hits, everything) - family.handicap
-        gain[(hits < least_hits) | (hits < least_share * inside)] = 0.0
-        gains.append(np.maximum(gain, 0.0))
-        counts.append((hits, inside))
+    counted = [_counted(family, active, troubled, answered, chance) for family in families]
+    for each in counted:
+        each.gain[(each.hits < least_hits) | (each.hits < least_share * each.inside)] = 0.0
+    looked_at = sum(int(np.count_nonzero(each.hits)) for each in counted)
     while True:
-        top = max((float(g.max()) for g in gains if len(g)), default=0.0)
+        top = max((float(each.gain.max()) for each in counted if len(each.gain)), default=0.0)
         if top <= 0:
             return
-        likelihood = sum(float(np.exp(g[g > 0] - top).sum()) for g in gains)
+        likelihood = sum(float(np.exp(each.gain[each.gain > 0] - top).sum()) for each in counted)
         # Of those that fit just as well, the one of the lowest rank is named.
         n: int
         chosen: int
         _, n, chosen = min(
-            (family.rank, n, int(c))
-            for n, (family, gain) in enumerate(zip(families, gains, strict=True))
-            for c in np.flatnonzero(gain >= top - 1e-9)
+            (each.family.rank, n, int(c))
+            for n, each in enumerate(counted)
+            for c in np.flatnonzero(each.gain >= top - 1e-9)
         )
-        family, (hits, inside) = families[n], counts[n]
+        family = counted[n].family
+        hits, inside = int(counted[n].hits[chosen]), int(counted[n].inside[chosen])
         flows = family.contains(chosen, active)
         equals = tuple(
-            (other, int(c))
-            for m, other in enumerate(families)
-            if not other.confined and not other.both
-            for c in np.flatnonzero(
-                (counts[m][0] == hits[chosen]) & (counts[m][1] == inside[chosen])
-            )
-            if (m, int(c)) != (n, chosen) and np.array_equal(other.contains(int(c), active), flows)
+            (other, candidate)
+            for other, candidate in _of_same_counts(counted, hits, inside)
+            if (other, candidate) != (family, chosen)
+            and np.array_equal(other.contains(candidate, active), flows)
         )
-        p = tail_probability(int(hits[chosen]), int(inside[chosen]), all_hits, everything)
+        p = tail_probability(hits, inside, len(troubled), len(active))
         if chance is not None:
             outside = np.setdiff1d(active, flows, assume_unique=True)
-            p = max(p, unequal_tail(int(hits[chosen]), chance[flows], chance[outside], all_hits))
+            p = max(p, unequal_tail(hits, chance[flows], chance[outside], len(troubled)))
         yield Found(
             family=family,
             candidate=chosen,
-            hits=int(hits[chosen]),
-            inside=int(inside[chosen]),
+            hits=hits,
+            inside=inside,
             gain=top,
             p_value=min(1.0, max(p * looked_at, TINY)),
             confidence=min(1.0, (1 + len(equals)) / likelihood),
             looked_at=looked_at,
             equals=equals,
         )
-        gains[n][chosen] = 0.0
+        counted[n].gain[chosen] = 0.0
+
+
+@frozen(eq=False)
+class _Counted:
+    """A family's candidates by column: flows in trouble, flows in all, and what each gains."""
+
+    family: Family
+    hits: npt.NDArray[np.int64]
+    inside: npt.NDArray[np.int64]
+    gain: Floats  # nats, 0 or more
+
+
+def _counted(
+    family: Family,
+    active: Indices,
+    troubled: Indices,
+    answered: npt.NDArray[np.int16],
+    chance: Floats | None,
+) -> _Counted:
+    """Count what `ranked` is told, family by family."""
+    hits = family.count_troubled(troubled, answered)
+    positions, owner = family.entries(active)
+    member = family.member[positions]
+    inside = np.bincount(member, minlength=family.size)
+    size: npt.ArrayLike = inside
+    if chance is not None:
+        expected = np.bincount(member, chance[owner], minlength=family.size)
+        size = _as_large_as(inside, expected, len(troubled), len(active))
+    gained = likelihood_gain(hits, size, len(troubled), len(active)) - family.handicap
+    return _Counted(family, hits, inside, np.maximum(gained, 0.0))
+
+
+def _of_same_counts(
+    counted: Sequence[_Counted], hits: int, inside: int
+) -> Iterator[tuple[Family, int]]:
+    """Yield the candidates of these counts that are worth telling beside another one."""
+    for each in counted:
+        if not each.family.confined and not each.family.both:
+            for candidate in np.flatnonzero((each.hits == hits) & (each.inside == inside)).tolist():
+                yield each.family, candidate
 
 
 def _as_large_as(

@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-MAPPED = 0xFFFF << 32  # of the lower half of an IPv4 address
+#: What IPv4 addresses are mapped with, ::ffff:0:0/96.
+MAPPED = 0xFFFF << 32
 _HALF = 0xFFFFFFFFFFFFFFFF
 
 
@@ -26,12 +27,6 @@ def parse(prefix: str) -> Network:
     more often than not.
     """
     return ipaddress.ip_network(prefix.strip())
-
-
-def halves(address: str) -> tuple[int, int]:
-    """Return the two halves of an address given as text; `ValueError` if it is none."""
-    number = _mapped(ipaddress.ip_address(address.partition("%")[0]))
-    return number >> 64, number & _HALF
 
 
 def _mapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:

@@ -167,22 +167,7 @@ class Answerer:
                 return None
         legacy = echo_class(octets, length) if self._legacy else None
         if legacy is not None:
-            if not self._knows(arrival, 0):
-                self._refuse("no_session", arrival, length)
-                return None
-            name, tos = legacy
-            if arrival.ttl is None and not self.guard.may_amplify(arrival.high, arrival.low):
-                # The echo could not leave with a hop less than it came with, as a loop's must.
-                self._refuse("no_ttl", arrival, length)
-                return None
-            again = self._echoes.too_often(bytes(octets[: min(length, _DISTINCT)]))
-            if again or (arrival.ttl is not None and arrival.ttl <= 1):
-                self._refuse("loop", arrival, length)
-                return None
-            ttl = None if arrival.ttl is None else arrival.ttl - 1
-            if tos is None or not self._permitted[tos >> 2]:
-                tos = arrival.tos or 0
-            return Answer(name, length, tos & 0xFC, ttl=ttl, timed=False)
+            return self._echo(octets, length, arrival, *legacy)
         if length < stamp.BASE_SIZE:
             # TWAMP-Light senders may ask with 14 octets; only a source that the operator has listed
             # gets the standard's 44 for fewer, since a spoofed one would get more than was sent.
@@ -221,6 +206,26 @@ class Answerer:
                 followed = _wants_follow_up(area)
                 tos = tlv.reflect_one(area, *told, keys, False, sequence, number)
         return Answer("stamp", length, tos, place if followed else -1)
+
+    def _echo(
+        self, octets: memoryview, length: int, arrival: Arrival, name: str, tos: int | None
+    ) -> Answer | None:
+        """Do what `answer` does for a probe of an earlier fleet, which may ask for a TOS octet."""
+        if not self._knows(arrival, 0):
+            self._refuse("no_session", arrival, length)
+            return None
+        if arrival.ttl is None and not self.guard.may_amplify(arrival.high, arrival.low):
+            # The echo could not leave with a hop less than it came with, as a loop's must.
+            self._refuse("no_ttl", arrival, length)
+            return None
+        again = self._echoes.too_often(bytes(octets[: min(length, _DISTINCT)]))
+        if again or (arrival.ttl is not None and arrival.ttl <= 1):
+            self._refuse("loop", arrival, length)
+            return None
+        ttl = None if arrival.ttl is None else arrival.ttl - 1
+        if tos is None or not self._permitted[tos >> 2]:
+            tos = arrival.tos or 0
+        return Answer(name, length, tos & 0xFC, ttl=ttl, timed=False)
 
     def _knows(self, arrival: Arrival, ssid: int) -> bool:
         """Tell whether a probe belongs to a session that is served."""

@@ -9,9 +9,9 @@ from attrs import define
 
 from llama.net import mmsg
 from llama.net.port import BatchPort
+from llama.reflector.allow import MAPPED
 from llama.wire import stamp
 
-_V4 = 0xFFFF << 32  # ::ffff:0:0/96, under which IPv4 addresses are counted
 # The ancillary data of an IPv4 datagram as it nearly always comes: stamp, PKTINFO, TTL, TOS.
 _USUAL_V4 = struct.Struct("<qiiqq32xqii4xI4s4xqiii4xqiiB")
 _USUAL_KINDS_V4 = (
@@ -41,7 +41,7 @@ def packed_address(host: str) -> tuple[int, int]:
     if ":" in host:
         high, low = _PAIR.unpack(socket.inet_pton(socket.AF_INET6, host.partition("%")[0]))
         return high, low
-    return 0, _V4 | int.from_bytes(socket.inet_aton(host), "big")
+    return 0, MAPPED | int.from_bytes(socket.inet_aton(host), "big")
 
 
 def presentable(arrival: Arrival) -> str:
@@ -59,7 +59,7 @@ def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
     name = row * mmsg.NAME_ROOM
     if v4:
         source_port, address = struct.unpack_from(">HI", inbound.names_view, name + 2)
-        arrival = Arrival(0, _V4 | address, source_port)
+        arrival = Arrival(0, MAPPED | address, source_port)
     else:
         source_port, high, low = struct.unpack_from(">H4xQQ", inbound.names_view, name + 2)
         arrival = Arrival(high, low, source_port)

@@ -11,10 +11,10 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
+from llama.reflector.allow import MAPPED, Network
+
 MAX_FIT = 2
 
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-_MAPPED = 0xFFFF << 32
 _EVERYWHERE = ipaddress.ip_network("::/0")  # IPv4, being mapped, as well
 
 
@@ -64,4 +64,4 @@ def _bits(prefix: Network | str) -> tuple[int, int]:
     network = ipaddress.ip_network(prefix) if isinstance(prefix, str) else prefix
     v4 = network.version == 4
     bits = network.prefixlen + (96 if v4 else 0)
-    return bits, (int(network.network_address) | (_MAPPED if v4 else 0)) >> 128 - bits
+    return bits, (int(network.network_address) | (MAPPED if v4 else 0)) >> 128 - bits

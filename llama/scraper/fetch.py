@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import re
 from collections.abc import Callable, Mapping
@@ -153,6 +154,21 @@ def agent_of(
         raise ValueError(f"ca_file {ca_file}: holds no PEM certificate")
     policy = BrowserLikePolicyForHTTPS(trustRootFromCertificates(roots))
     return Agent(reactor, policy, connectTimeout=connect_timeout_s, pool=pool)
+
+
+def authorization(
+    token: str | None = None, username: str | None = None, password: str | None = None
+) -> dict[str, str]:
+    """Return the header by which a request shows who asks: a bearer token, or else a user name.
+
+    Nothing for neither.
+    """
+    if token:
+        return {"Authorization": f"Bearer {token}"}
+    if username:
+        pair = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
+        return {"Authorization": f"Basic {pair}"}
+    return {}
 
 
 async def request(

@@ -24,7 +24,7 @@ from llama.interfaces import Point
 
 from .buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
 from .counts import Counts
-from .fetch import TooLargeError, explain, request
+from .fetch import Reply, TooLargeError, authorization, explain, request
 from .lane import Lane, Place
 from .points import Answer, AnswerError, portions, read_answer
 
@@ -85,7 +85,7 @@ class Poller:
         self.interval_s = interval_s
         self.timeout_s = timeout_s
         self.max_answer = max_answer
-        self.headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self.headers = authorization(token)
         self.collectors: dict[str, CollectorPoll] = {}
         self.sound = Lane(clock, concurrency, timeout_s)
         self.doubtful = Lane(clock, max(1, concurrency // 4), timeout_s)
@@ -276,27 +276,7 @@ class CollectorPoll:
         taken = self._known()
         newest_only = self.plain or self._newest_only
         since = quote(taken.cursor or "", safe="")
-        query = "" if newest_only else f"?since={since}&limit={self._most}"
-        longest_s = LONGEST_ANSWER_S if self._most == 1 else poller.interval_s
-        asking = Deferred.fromCoroutine(
-            request(
-                poller.agent,
-                poller.clock,
-                "GET",
-                f"{self.url}/influxdata{query}",
-                timeout_s=poller.timeout_s,
-                longest_s=max(longest_s, poller.timeout_s),
-                max_octets=poller.max_answer,
-                headers=poller.headers,
-            )
-        )
-        self._asking = asking
-        try:
-            reply = await asking
-        except TooLargeError:
-            raise
-        except Exception as error:
-            raise _NoAnswerError(explain(error, poller.timeout_s)) from None
+        reply = await self._get("" if newest_only else f"?since={since}&limit={self._most}")
         place.keep()  # else answers without number could wait for a disk that is slow
         if reply.status != 200:
             raise _BadAnswerError(f"HTTP {reply.status}: {reply.excerpt() or 'no reason given'}")
@@ -337,6 +317,30 @@ class CollectorPoll:
         poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
         poller.taken(chunks)
         return cursor != taken.cursor and reply.header("Llama-More") is not None
+
+    async def _get(self, query: str) -> Reply:
+        """Return what the collector answers; raises `TooLargeError` or `_NoAnswerError`."""
+        poller = self._poller
+        longest_s = LONGEST_ANSWER_S if self._most == 1 else poller.interval_s
+        asking = Deferred.fromCoroutine(
+            request(
+                poller.agent,
+                poller.clock,
+                "GET",
+                f"{self.url}/influxdata{query}",
+                timeout_s=poller.timeout_s,
+                longest_s=max(longest_s, poller.timeout_s),
+                max_octets=poller.max_answer,
+                headers=poller.headers,
+            )
+        )
+        self._asking = asking
+        try:
+            return await asking
+        except TooLargeError:
+            raise
+        except Exception as error:
+            raise _NoAnswerError(explain(error, poller.timeout_s)) from None
 
     def _known(self) -> Taken:
         """Return how far it has been read; says so when that is in the future.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from attrs import evolve
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
 from twisted.internet.task import LoopingCall
@@ -251,6 +252,4 @@ def _asking(config: ScraperConfig) -> tuple[object, ...]:
 
 def _only(config: ScraperConfig, sections: Sequence[WriterConfig]) -> ScraperConfig:
     """Return a configuration with only these writers."""
-    import attrs
-
-    return attrs.evolve(config, writers=tuple(sections))
+    return evolve(config, writers=tuple(sections))

@@ -8,6 +8,7 @@ mesh never holds the reactor.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,7 +19,6 @@ from twisted.logger import Logger
 
 from . import present
 from .fold import Open, fold, lay_out, reduce_to_pairs
-from .heat import COLUMNS as HEAT_COLUMNS
 from .heat import heat_map
 from .mesh import (
     KNOWN_INTERVALS,
@@ -37,7 +37,7 @@ from .mesh import (
 )
 from .metrics import ALWAYS, METRICS, Metric, with_received
 from .shared import SharedAnswers
-from .store import Activity, Snapshot, Store, StoreError, Window, series_key
+from .store import AGGREGATE, Activity, Snapshot, Store, StoreError, Window, series_key
 
 T = TypeVar("T")
 
@@ -54,32 +54,6 @@ MAX_ENTRIES = 400
 STEPS = 120
 #: The steps that history comes in; the shortest that is no shorter than the mesh's interval.
 STEPS_S = (1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200, 14400, 28800, 86400)
-
-_HISTORY = (
-    "sent",
-    "received",
-    "lost",
-    "lost_forward",
-    "lost_reverse",
-    "lost_unknown",
-    "late",
-    "duplicate",
-    "reordered",
-    "remarked_forward",
-    "remarked_reverse",
-    "rtt",
-    "rtt_min",
-    "rtt_p50",
-    "rtt_p90",
-    "rtt_p99",
-    "rtt_max",
-    "jitter",
-    "flows",
-    "flows_lossy",
-    "suspect",
-    "dscp_at_reflector",
-    "dscp_at_collector",
-)
 
 
 class NotFoundError(Exception):
@@ -318,10 +292,9 @@ class Answers:
         step = await self._step(window, step_s, await self._resolution_s(window.start_s))
         end = np.ceil(window.end_s / step) * step
         key = ("history", window.start_s // step, end, step, src, dst, *sorted(where.items()))
-        names = tuple(dict.fromkeys((*_HISTORY, *HEAT_COLUMNS)))
         tags = {"src_hostname": src, "dst_hostname": dst, **where}
         found = await self._others.get(
-            key, 2.0, lambda: self.store.history(window, step, names, tags)
+            key, 2.0, lambda: self.store.history(window, step, tuple(AGGREGATE), tags)
         )
         if not found.series:
             raise NotFoundError(f"no measurements from {src!r} to {dst!r} in this time")
@@ -351,7 +324,7 @@ class Answers:
                 await self._others.get(
                     ("timeline", part, step, *sorted(where.items())),
                     min(3600.0, max(5.0, (now - part.end_s) / 10)),
-                    lambda part=part: self.store.timeline(part, step, where),  # type: ignore[misc]
+                    partial(self.store.timeline, part, step, where),
                 )
             )
         return present.timeline(parts, step, window)
@@ -413,14 +386,14 @@ def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
         "cells": present.cells(cells, pairs, mesh),
         "sick": present.sick(mesh, health),
         "summary": present.summary(pairs, losses, mesh, health, moment.activity.dropped),
-        "worst": present.pairs(mesh, pairs, present.rank(pairs, mesh, health)[:12]),
+        "worst": present.pairs(mesh, pairs, present.rank(pairs, health)[:12]),
     }
 
 
 def _pairs(question: MatrixQuestion, moment: _Moment, offset: int, limit: int) -> dict[str, Any]:
     mesh = moment.mesh
     pairs = reduce_to_pairs(mesh, question.metric, mesh.where(question.where))
-    order = present.rank(pairs, mesh, None)
+    order = present.rank(pairs, None)
     end = offset + limit
     return {
         **present.moment(moment.at_s, moment.span_s, moment.window, mesh, moment.activity),

@@ -11,7 +11,7 @@ import orjson
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.web.client import HTTPConnectionPool
 
-from llama.scraper.fetch import TooLargeError, agent_of, explain, request
+from llama.scraper.fetch import TooLargeError, agent_of, authorization, explain, request
 
 from .store import StoreError, TooMuchError
 
@@ -64,7 +64,7 @@ class CollectorFlows:
         self._reactor = reactor
         self._urls = tuple(urls)
         self._timeout_s = timeout_s
-        self._headers = {"Authorization": f"Bearer {token}"} if token else {}
+        self._headers = authorization(token)
         self._names: dict[str, str] = {}  # URL: the source it probes from
         self._pool = HTTPConnectionPool(reactor)
         try:
@@ -197,4 +197,4 @@ class CollectorFlows:
 
 
 def _unix_s(text: str) -> float:
-    return datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp()
+    return datetime.fromisoformat(text).timestamp()

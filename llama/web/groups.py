@@ -130,16 +130,10 @@ def find_places(series: Iterable[Tags]) -> Places:
 
 # --- group paths in a URL ---------------------------------------------------------------------
 #
-# "iad/aa,lax" opens the groups (iad, aa) and (lax,). A tilde escapes what would be mistaken.
+# "iad/aa,lax" opens the groups (iad, aa) and (lax,). A tilde escapes what would be mistaken; the
+# page writes them (static/model.js).
 
-_ESCAPE = {"~": "~~", "/": "~s", ",": "~c", "*": "~a"}
-_UNESCAPE = {value[1]: key for key, value in _ESCAPE.items()}
-
-
-def write_path(path: Path) -> str:
-    """Return ``path`` as it stands in a URL (before percent-encoding)."""
-    # An empty name cannot be written between slashes alone when it is the only one.
-    return "/".join("".join(_ESCAPE.get(c, c) for c in part) or "~0" for part in path)
+_UNESCAPE = {"~": "~", "s": "/", "c": ",", "a": "*"}
 
 
 def read_paths(text: str) -> frozenset[Path]:

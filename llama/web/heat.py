@@ -17,9 +17,6 @@ from .store import History
 #: Known points of the distribution: column and share of replies at or below it.
 _KNOTS = (("rtt_min", 0.0), ("rtt_p50", 0.5), ("rtt_p90", 0.9), ("rtt_p99", 0.99), ("rtt_max", 1.0))
 
-#: What `from_percentiles` needs in a history.
-COLUMNS = ("received", *(name for name, _ in _KNOTS))
-
 _BINS = 32
 
 
@@ -48,7 +45,10 @@ def _trim(edges: npt.NDArray[np.float64], counts: npt.NDArray[np.float64]) -> He
 
 
 def from_percentiles(history: History) -> Heat | None:
-    """Return the heat map that the percentiles of each series and step imply."""
+    """Return the heat map that the percentiles of each series and step imply.
+
+    It needs the columns ``received`` and those of `_KNOTS`.
+    """
     low, high = history.columns["rtt_min"], history.columns["rtt_max"]
     if np.isnan(low).all() or np.isnan(high).all():
         return None

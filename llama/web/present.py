@@ -18,7 +18,7 @@ from .groups import find_places, natural
 from .heat import Heat
 from .mesh import Health, Index, Mesh, interval_of
 from .metrics import METRICS, percent
-from .store import Activity, Column, History, Timeline, Window, series_key
+from .store import AGGREGATE, Activity, Column, History, Timeline, Window, series_key
 
 
 def numbers(column: npt.ArrayLike, digits: int = 4) -> list[float | None]:
@@ -170,7 +170,7 @@ def summary(
     }
 
 
-def rank(pairs: Pairs, mesh: Mesh, health: Health | None) -> Index:
+def rank(pairs: Pairs, health: Health | None) -> Index:
     """Return the pairs' numbers, the worst value first.
 
     With ``health``: only bad ones that no host's sickness explains.
@@ -203,19 +203,7 @@ def pairs(mesh: Mesh, pairs: Pairs, chosen: Index) -> list[dict[str, Any]]:
     ]
 
 
-_SUMMED = (
-    "sent",
-    "received",
-    "lost",
-    "lost_forward",
-    "lost_reverse",
-    "lost_unknown",
-    "late",
-    "duplicate",
-    "reordered",
-    "remarked_forward",
-    "remarked_reverse",
-)
+_SUMMED = tuple(name for name, how in AGGREGATE.items() if how == "sum")
 _WORST = ("rtt_p50", "rtt_p90", "rtt_p99", "rtt_max", "jitter", "flows", "flows_lossy", "rtt")
 
 

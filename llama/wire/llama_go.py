@@ -81,21 +81,6 @@ def recognise(octets: Octets, length: npt.NDArray[np.integer]) -> Mask:
     return mask
 
 
-def tos_of(octets: Octets, length: npt.NDArray[np.integer], mask: Mask) -> tuple[Octets, Mask]:
-    """Return the TOS octet that each recognised probe asks for, and where there is one: (N,), (N,).
-
-    A probe without the field, or with an empty one, asks for none; 0 stands in its row.
-    """
-    has_tos = _usual(octets, length) & mask
-    tos = np.where(has_tos, octets[:, 14], np.uint8(0))
-    for row in np.flatnonzero(mask & ~has_tos).tolist():
-        size = int(length[row])
-        probe = scalar.go_probe(octets[row, :size].data, size)
-        if probe is not None and probe.tos is not None:
-            tos[row], has_tos[row] = probe.tos, True
-    return tos, has_tos
-
-
 def pack(
     octets: Octets,
     token: npt.NDArray[np.uint64],

@@ -64,11 +64,6 @@ def recognise(octets: Octets, length: npt.NDArray[np.integer]) -> Mask:
     return mask
 
 
-def tos_of(octets: Octets) -> Octets:
-    """Return the TOS octet of every row, (N,); it means something in recognised rows only."""
-    return octets[:, 10].copy()
-
-
 def pack(
     octets: Octets,
     token: npt.NDArray[np.uint64],

@@ -154,8 +154,3 @@ def sender_view(octets: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
 def reflector_view(octets: npt.NDArray[np.uint8]) -> npt.NDArray[Any]:
     """View rows of octets, (N, >= 44), as reflector packets: (N,) of dtype REFLECTOR, no copy."""
     return records(octets, REFLECTOR)
-
-
-def sender_rows(octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.void]:
-    """View the first 14 octets of each row, which a reply carries from octet 24 on, as one value."""
-    return octets[:, :14].view("V14")[:, 0]

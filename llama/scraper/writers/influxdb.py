@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
 from llama.interfaces import NotPermittedError, NotWrittenError
 
-from ..fetch import Reply
+from ..fetch import Reply, authorization
 from .http import LineProtocolWriter, not_a_database, reason_of
 from .options import Options
 
@@ -26,17 +25,13 @@ class InfluxDBWriter(LineProtocolWriter):
         policy = options.maybe("retention_policy")
         self._create_it = options.flag("create", False)
         query = {"db": self._database, "precision": "ns"} | ({"rp": policy} if policy else {})
-        headers = {}
-        if username:
-            pair = base64.b64encode(f"{username}:{password}".encode()).decode()
-            headers["Authorization"] = f"Basic {pair}"
         self._query_url = f"{url}/query"
         super().__init__(
             reactor,
             options,
             name=f"influxdb {url}/{self._database}" + (f"/{policy}" if policy else ""),
             write_url=f"{url}/write?{urlencode(query)}",
-            headers=headers,
+            headers=authorization(username=username, password=password),
         )
 
     async def _create(self) -> None:

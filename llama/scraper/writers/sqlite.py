@@ -103,7 +103,7 @@ class SQLiteWriter:
 
     def _insert(self, cursor: Any, points: Sequence[Point]) -> None:
         """Insert points; in the store's thread."""
-        removed_to = _fact(cursor, "removed_to_ms")
+        removed_to = schema.fact(cursor, "removed_to_ms") or 0
         rows: list[late.Row] = []
         for point in points:
             time_ms = point.time_ns // 1_000_000
@@ -123,7 +123,7 @@ class SQLiteWriter:
             "INSERT OR IGNORE INTO unrolled VALUES (?)",
             [(window,) for window in {schema.window_end(row[0]) for row in kept}],
         )
-        unknown_to = _fact(cursor, "unknown_to_ms")
+        unknown_to = schema.fact(cursor, "unknown_to_ms") or 0
         late.merge(cursor, [row for row in rows if unknown_to < row[0] <= removed_to])
 
     def _series_id(self, cursor: Any, point: Point) -> int:
@@ -179,7 +179,8 @@ class SQLiteWriter:
         if raw := end <= now_ms - int(self._raw_s * 1000) and not unrolled:
             # From now on, though most of them may still be there for a while, what comes for this
             # window or an older one is late.
-            _set_fact(cursor, "removed_to_ms", max(end, _fact(cursor, "removed_to_ms")))
+            removed_to = schema.fact(cursor, "removed_to_ms") or 0
+            schema.set_fact(cursor, "removed_to_ms", max(end, removed_to))
             late.remove(cursor, end, ROWS_AT_ONCE)
         before = now_ms - int(self._rolled_s * 1000)
         oldest = cursor.execute("SELECT min(time_ms) FROM samples_5m").fetchone()[0]
@@ -193,14 +194,15 @@ class SQLiteWriter:
 
     def _remove_series(self, cursor: Any, before_ms: int) -> None:
         """Remove the series of which no rows are left."""
-        if _fact(cursor, "heard_from_ms"):
+        if schema.fact(cursor, "heard_from_ms"):
             return  # it is not known yet
         gone = cursor.execute(schema.GONE, {"before": before_ms}).fetchall()
         if not gone:
             return
         cursor.executemany("DELETE FROM series WHERE id = ?", gone)
         cursor.executemany("DELETE FROM heard WHERE series_id = ?", gone)
-        _set_fact(cursor, "series_removed", _fact(cursor, "series_removed") + len(gone))
+        removed = schema.fact(cursor, "series_removed") or 0
+        schema.set_fact(cursor, "series_removed", removed + len(gone))
         numbers = {number for (number,) in gone}
         self._series = {key: n for key, n in self._series.items() if n not in numbers}
 
@@ -234,15 +236,6 @@ def prepare(db: Any) -> None:
     db.execute("PRAGMA cache_size=-16384")
     old.bring_up_to_date(db)
     db.executescript(schema.SCHEMA + schema.TEMPORARY)
-
-
-def _fact(cursor: Any, name: str) -> int:
-    row = cursor.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-    return int(row[0]) if row else 0
-
-
-def _set_fact(cursor: Any, name: str, value: int) -> None:
-    cursor.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
 
 
 def make(reactor: Any, options: Mapping[str, Any]) -> Any:

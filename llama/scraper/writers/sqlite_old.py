@@ -32,7 +32,7 @@ def bring_up_to_date(db: Any) -> None:
     try:
         if _lacks(db, "heard"):
             db.execute(schema.HEARD_TABLE)
-            _set_fact(db, "heard_from_ms", _ALWAYS)
+            schema.set_fact(db, "heard_from_ms", _ALWAYS)
             if _lacks(db, "removed"):
                 db.execute(schema.REMOVED_TABLE)
                 _removed(db)
@@ -44,13 +44,13 @@ def bring_up_to_date(db: Any) -> None:
 
 def look_back(db: Any) -> bool:
     """Note of one more moment which series were heard; says whether there may be more to note."""
-    row = db.execute("SELECT value FROM facts WHERE name = 'heard_from_ms'").fetchone()
-    if row is None:
+    before = schema.fact(db, "heard_from_ms")
+    if before is None:
         return False
-    [moment] = db.execute(_MOMENT, {"before": row[0]}).fetchone()
+    [moment] = db.execute(_MOMENT, {"before": before}).fetchone()
     if moment:
         db.execute(_HEARD, {"moment": moment})
-        _set_fact(db, "heard_from_ms", moment)
+        schema.set_fact(db, "heard_from_ms", moment)
     else:  # the others have no row left
         db.execute("INSERT OR IGNORE INTO heard SELECT id, 0 FROM series")
         db.execute("DELETE FROM facts WHERE name = 'heard_from_ms'")
@@ -68,17 +68,13 @@ def _removed(db: Any) -> None:
 
     Of samples in there it is not known which were removed: all count as written already.
     """
-    row = db.execute("SELECT value FROM facts WHERE name = 'removed_to_ms'").fetchone()
+    removed_to = schema.fact(db, "removed_to_ms")
     # No further than there is anything: the clock may have been wrong at the time.
     [newest] = db.execute(_MOMENT, {"before": _ALWAYS}).fetchone()
-    end = schema.window_end(min(int(row[0]), newest)) if row else 0
+    end = 0 if removed_to is None else schema.window_end(min(removed_to, newest))
     # Rows made of all samples of a window must not give way to such of the few that came late.
     for window in db.execute("SELECT time_ms FROM unrolled WHERE time_ms <= ?", (end,)).fetchall():
         db.execute(schema.FILL_UP, {"end": window[0]})
     db.execute("DELETE FROM unrolled WHERE time_ms <= ?", (end,))
-    _set_fact(db, "removed_to_ms", end)
-    _set_fact(db, "unknown_to_ms", end)
-
-
-def _set_fact(db: Any, name: str, value: int) -> None:
-    db.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
+    schema.set_fact(db, "removed_to_ms", end)
+    schema.set_fact(db, "unknown_to_ms", end)

@@ -27,7 +27,7 @@ kept; those are not rolled up.
 Rows are clustered by time first, then series (``WITHOUT ROWID``). Points arrive in the order of
 time, so writing appends; reading the whole matrix at one moment is one short scan; removing what
 is old takes whole pages off the front. The history of one series needs a look-up per interval,
-through the times that exist; `HISTORY` shows how, at some microseconds each.
+through the times that exist, at some microseconds each.
 
 Five-minute rows: counts are summed and ``loss`` is computed from the sums; ``rtt`` and the one-way
 delays are means weighted by the replies received; ``rtt_min`` is the lowest. Percentiles cannot be
@@ -40,6 +40,8 @@ counts, ``more`` has the number of intervals that the row is made of, which is t
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 APPLICATION_ID = 0x4C4C5354  # "LLST"
 VERSION = 1
@@ -95,6 +97,17 @@ _VALUES = (
 UPSERT = f"INSERT OR REPLACE INTO samples {_VALUES}"
 #: Takes one late sample, to be merged.
 TAKE_LATE = f"INSERT INTO late {_VALUES}"
+
+
+def fact(cursor: Any, name: str) -> int | None:
+    """Return a value of ``facts``; None if it is not there. ``cursor`` may be a connection."""
+    row = cursor.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
+    return int(row[0]) if row else None
+
+
+def set_fact(cursor: Any, name: str, value: int) -> None:
+    """Set a value of ``facts``."""
+    cursor.execute("INSERT OR REPLACE INTO facts (name, value) VALUES (?, ?)", (name, value))
 
 
 def window_end(time_ms: int) -> int:
@@ -202,15 +215,3 @@ WHERE time_ms <= :before - {WINDOW_MS} AND id < (SELECT max(id) FROM series)
 AND id NOT IN (SELECT samples.series_id FROM unrolled JOIN samples
     ON samples.time_ms > unrolled.time_ms - {WINDOW_MS} AND samples.time_ms <= unrolled.time_ms)
 """  # noqa: S608
-
-#: History of one series: ``:series``, after ``:start`` up to ``:end`` (ms). Of the columns, name
-#: those that are wanted; ``samples_5m`` is read the same way.
-HISTORY = """
-WITH RECURSIVE moments (time_ms) AS (
-    SELECT min(time_ms) FROM samples WHERE time_ms > :start
-    UNION ALL
-    SELECT (SELECT min(time_ms) FROM samples WHERE time_ms > moments.time_ms) FROM moments
-    WHERE moments.time_ms < :end)
-SELECT samples.* FROM moments JOIN samples USING (time_ms)
-WHERE series_id = :series AND time_ms <= :end
-"""

@@ -8,10 +8,10 @@ asks of everyone whose writers repeat what was not acknowledged.
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 from typing import Any
 
+from ..fetch import authorization
 from .http import LineProtocolWriter
 from .options import Options
 
@@ -20,23 +20,14 @@ def make(reactor: Any, options: Mapping[str, Any]) -> Any:
     """Make a writer from the keys of docs/writers.rst; raises `ValueError`."""
     read = Options(options)
     url = read.url("url", "http://localhost:8428")
-    username, password, token = (
-        read.text("username", ""),
-        read.text("password", ""),
-        read.text("token", ""),
-    )
-    headers = {}
-    if token:
-        headers["Authorization"] = f"Bearer {token}"
-    elif username:
-        pair = base64.b64encode(f"{username}:{password}".encode()).decode()
-        headers["Authorization"] = f"Basic {pair}"
+    username, password = read.text("username", ""), read.text("password", "")
+    token = read.text("token", "")
     writer = LineProtocolWriter(
         reactor,
         read,
         name=f"victoriametrics {url}",
         write_url=f"{url}/write?precision=ns",
-        headers=headers,
+        headers=authorization(token, username, password),
     )
     read.end()
     return writer

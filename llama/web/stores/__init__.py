@@ -7,6 +7,9 @@ from typing import Any
 from llama.config import StoreConfig
 
 from ..store import Store, StoreError
+from .influxdb import InfluxDBStore
+from .prometheus import PrometheusStore
+from .sqlite import SQLiteStore
 
 
 def open_store(reactor: Any, config: StoreConfig) -> Store:
@@ -16,16 +19,10 @@ def open_store(reactor: Any, config: StoreConfig) -> Store:
     """
     options = dict(config.options)
     if config.type == "sqlite":
-        from .sqlite import SQLiteStore
-
         return SQLiteStore(reactor, path=str(options["path"]))
     if config.type == "influxdb":
-        from .influxdb import InfluxDBStore
-
         return InfluxDBStore(reactor, **options)
     if config.type == "prometheus":
-        from .prometheus import PrometheusStore
-
         return PrometheusStore(reactor, **options)
     raise StoreError(
         f"store type {config.type!r} is not known, expected sqlite, influxdb or prometheus"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 from urllib.parse import urlencode
@@ -14,7 +13,14 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.client import HTTPConnectionPool, ResponseFailed
 
-from llama.scraper.fetch import Reply, TooLargeError, agent_of, explain, request
+from llama.scraper.fetch import (
+    Reply,
+    TooLargeError,
+    agent_of,
+    authorization,
+    explain,
+    request,
+)
 
 from ..store import StoreError, StoreTimeoutError, TooMuchError
 
@@ -46,12 +52,10 @@ class Database:
         self._reactor = reactor
         self._timeout_s = timeout_s
         self._max_octets = max_octets
-        self._headers = {"Content-Type": "application/x-www-form-urlencoded"}
-        if token:
-            self._headers["Authorization"] = f"Bearer {token}"
-        elif username:
-            pair = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
-            self._headers["Authorization"] = f"Basic {pair}"
+        self._headers = {
+            "Content-Type": "application/x-www-form-urlencoded",
+            **authorization(token, username, password),
+        }
         self._pool = HTTPConnectionPool(reactor)
         self._pool.maxPersistentPerHost = AT_ONCE
         self._turns = DeferredSemaphore(AT_ONCE)

@@ -1,16 +1,16 @@
-"""Databases that speak PromQL over ``/api/v1``: Prometheus, VictoriaMetrics, Thanos, Mimir.
+"""Databases that speak PromQL: Prometheus, VictoriaMetrics, Thanos, Mimir.
 
-What is asked is told by `llama.web.stores.promql`; which of its two kinds of names a database has
-is found out by asking it.
+What is asked is told by `llama.web.stores.promql`, and asked through `prometheus_api`; which of the
+two kinds of names a database has is found out by asking it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
-from attrs import frozen
 from twisted.internet.defer import Deferred, succeed
 
 from llama.collector.summary import SUSPECT_REASONS, suspect_bit
@@ -25,10 +25,9 @@ from ..store import (
     Window,
     series_key,
 )
-from .database import Database
+from .prometheus_api import Key, Labels, PrometheusDatabase, tags_of
 from .promql import (
     FEW_SOURCES,
-    NO_TAGS,
     SUSPECT,
     Counters,
     Names,
@@ -50,20 +49,6 @@ STALE_S = 300
 #: Steps of one answer, of which VictoriaMetrics gives 30,000 at most.
 MOST_STEPS = 20_000
 
-Key = tuple[tuple[str, str], ...]
-
-
-@frozen(eq=False)
-class Vector:
-    """One instant of some series."""
-
-    tags: list[Tags]
-    values: Column
-
-    def by_key(self) -> dict[Key, float]:
-        """Return the values by series."""
-        return dict(zip(map(series_key, self.tags), self.values.tolist(), strict=True))
-
 
 class PrometheusStore:
     """Asks by PromQL. ``options`` are those of `Database`; its ``url`` is without ``/api/v1``."""
@@ -71,7 +56,7 @@ class PrometheusStore:
     kind = "prometheus"
 
     def __init__(self, reactor: Any, **options: Any) -> None:
-        self._database = Database(reactor, **options)
+        self._database = PrometheusDatabase(reactor, **options)
         self._reactor = reactor
         self._names: Names | None = None
         self._scraped_every_s = 30.0
@@ -80,81 +65,16 @@ class PrometheusStore:
         """Close the connections."""
         return self._database.stop()
 
-    # --- asking ------------------------------------------------------------------------------
-
     async def _which(self) -> Names:
         """Return which names the database has; until it has any, counters are taken for granted."""
         if self._names is None:
             kinds: tuple[Names, ...] = (Counters(), Points())
             for names in kinds:
-                series = await self._database.ask(
-                    "/api/v1/query",
-                    {"query": f"count(last_over_time({names.presence}[30d]))"},
-                    self._vector,
-                )
-                if series.tags:
+                count = f"count(last_over_time({names.presence}[30d]))"
+                if (await self._database.instant(count)).tags:
                     self._names = names
                     break
         return self._names or Counters()
-
-    def _data(self, said: Any, kind: str) -> list[Any]:
-        if said["status"] != "success":
-            raise self._database.complain(said.get("error", "no reason given"))
-        if said["data"]["resultType"] != kind:
-            raise ValueError(f"a {said['data']['resultType']}, expected a {kind}")
-        found: list[Any] = said["data"]["result"]
-        return found
-
-    def _vector(self, said: Any) -> Vector:
-        found = self._data(said, "vector")
-        values = np.array([each["value"][1] for each in found], dtype=np.float64)
-        return Vector([_tags(each["metric"]) for each in found], values)
-
-    def _instant(self, query: str, at_s: float) -> Deferred[Vector]:
-        return self._database.ask(
-            "/api/v1/query", {"query": query, "time": f"{at_s:.3f}", "nocache": "1"}, self._vector
-        )
-
-    def _raw(self, query: str, at_s: float) -> Deferred[list[tuple[Tags, Column, Column]]]:
-        """Give the samples themselves: tags, times in seconds, values."""
-
-        def read(said: Any) -> list[tuple[Tags, Column, Column]]:
-            answer = []
-            for each in self._data(said, "matrix"):
-                table = np.array(each["values"], dtype=np.float64).reshape(-1, 2)
-                answer.append((_tags(each["metric"]), table[:, 0], table[:, 1]))
-            return answer
-
-        return self._database.ask(
-            "/api/v1/query", {"query": query, "time": f"{at_s:.3f}", "nocache": "1"}, read
-        )
-
-    def _range(
-        self, query: str, ends: Column, step_s: float
-    ) -> Deferred[list[tuple[dict[str, str], Column]]]:
-        """Give each series over the steps that end at ``ends``, labels and all."""
-
-        def read(said: Any) -> list[tuple[dict[str, str], Column]]:
-            answer = []
-            for each in self._data(said, "matrix"):
-                table = np.array(each["values"], dtype=np.float64).reshape(-1, 2)
-                row = np.full(ends.size, np.nan)
-                place = np.rint((table[:, 0] - ends[0]) / step_s).astype(np.int64)
-                inside = (place >= 0) & (place < ends.size)
-                row[place[inside]] = table[inside, 1]
-                answer.append((each["metric"], row))
-            return answer
-
-        parameters = {
-            "query": query,
-            "start": f"{ends[0]:.3f}",
-            "end": f"{ends[-1]:.3f}",
-            "step": f"{step_s:g}",
-            "nocache": "1",
-        }
-        return self._database.ask("/api/v1/query_range", parameters, read)
-
-    # --- questions ---------------------------------------------------------------------------
 
     def newest(self) -> Deferred[float | None]:
         """See `llama.web.store.Store`."""
@@ -163,7 +83,7 @@ class PrometheusStore:
             names = await self._which()
             spoke = f"timestamp({names.presence})"  # of the past five minutes
             for query in (f"max({spoke})", f"max(max_over_time({spoke}[1d:5m]))"):
-                found = await self._instant(query, float(self._reactor.seconds()))
+                found = await self._database.instant(query, float(self._reactor.seconds()))
                 if found.tags:
                     return float(found.values[0])
             return None
@@ -188,9 +108,9 @@ class PrometheusStore:
             span = f"{round(window.length_s * 1000) - 1:d}ms"
             everyone, spoke, often = await self._database.ask_all(
                 [
-                    lambda: self._instant(f"last_over_time({presence}[{span}])", end),
-                    lambda: self._instant(f"timestamp({presence})", end),
-                    lambda: self._instant(names.every(recent), end),
+                    partial(self._database.instant, f"last_over_time({presence}[{span}])", end),
+                    partial(self._database.instant, f"timestamp({presence})", end),
+                    partial(self._database.instant, names.every(recent), end),
                 ]
             )
             last = spoke.by_key()
@@ -204,12 +124,12 @@ class PrometheusStore:
                 if len(silent) <= FEW_SOURCES:
                     which = of_sources(presence, sorted(silent))
                 asked = f"max_over_time(timestamp({which})[{span}:1m])"
-                last = (await self._instant(asked, end)).by_key() | last
+                last = (await self._database.instant(asked, end)).by_key() | last
             keys = list(map(series_key, everyone.tags))
-            interval = _in_order(often, keys)
+            interval = often.in_order(keys)
             if isinstance(names, Points) and np.isnan(interval).any():
-                rarely = await self._instant(names.every(window.length_s), end)
-                interval = np.where(np.isnan(interval), _in_order(rarely, keys), interval)
+                rarely = await self._database.instant(names.every(window.length_s), end)
+                interval = np.where(np.isnan(interval), rarely.in_order(keys), interval)
             if not np.isnan(interval).all():
                 self._scraped_every_s = float(np.nanmedian(interval))
             if isinstance(names, Counters):
@@ -228,33 +148,20 @@ class PrometheusStore:
 
         async def ask() -> Activity:
             presence = (await self._which()).presence
-            known = await self._database.ask(
-                "/api/v1/label/src_hostname/values",
-                {
-                    "match[]": presence,
-                    "start": f"{window.start_s:.3f}",
-                    "end": f"{window.end_s:.3f}",
-                },
-                lambda said: frozenset(map(str, said["data"])),
-                get=True,
-            )
+            known = await self._database.values_of("src_hostname", presence, window)
             silent = sorted(known - speaking)
+            chosen = [selector(presence, {"src_hostname": source}) for source in silent]
             counted = await self._database.ask_all(
-                [lambda source=source: self._destinations(source, window) for source in silent]  # type: ignore[misc]
+                [partial(self._database.count_by, "dst_hostname", one, window) for one in chosen]
             )
+            destinations = dict(zip(silent, counted, strict=True))
             span = f"{round(window.length_s * 1000) - 1:d}ms:{STALE_S}s"
-
-            def question(which: str) -> Callable[[], Deferred[Vector]]:
-                asked = f"max_over_time(timestamp({which})[{span}])"
-                return lambda: self._instant(asked, window.end_s)
-
+            queries = [
+                f"max_over_time(timestamp({which})[{span}])"
+                for which in portions(presence, destinations, SERIES_AT_ONCE)
+            ]
             found = await self._database.ask_all(
-                [
-                    question(which)
-                    for which in portions(
-                        presence, dict(zip(silent, counted, strict=True)), SERIES_AT_ONCE
-                    )
-                ]
+                [partial(self._database.instant, query, window.end_s) for query in queries]
             )
             tags = [each for vector in found for each in vector.tags]
             last = np.concatenate([np.empty(0), *(vector.values for vector in found)])
@@ -266,28 +173,6 @@ class PrometheusStore:
             )
 
         return Deferred.fromCoroutine(ask())
-
-    def _destinations(self, source: str, window: Window) -> Deferred[dict[str, int]]:
-        """Give how many series of a source there are to each destination, without any sample."""
-        presence = (self._names or Counters()).presence
-
-        def read(said: Any) -> dict[str, int]:
-            count: dict[str, int] = {}
-            for each in said["data"]:
-                name = each.get("dst_hostname", "")
-                count[name] = count.get(name, 0) + 1
-            return count
-
-        return self._database.ask(
-            "/api/v1/series",
-            {
-                "match[]": selector(presence, {"src_hostname": source}),
-                "start": f"{window.start_s:.3f}",
-                "end": f"{window.end_s:.3f}",
-            },
-            read,
-            get=True,
-        )
 
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""
@@ -329,26 +214,27 @@ class PrometheusStore:
         wanted = list(dict.fromkeys(("sent", *names.columns(columns))))
         span = f"[{round(window.length_s * 1000) - 1:d}ms]"
 
-        def question(name: str) -> Callable[[], Deferred[list[tuple[Tags, Column, Column]]]]:
-            which = of_sources(names.prefix + name, sources) if sources else names.raw(name, {})
-            return lambda: self._raw(which + span, window.end_s)
-
-        answers = dict(
-            zip(wanted, await self._database.ask_all([question(n) for n in wanted]), strict=True)
+        queries = [
+            (of_sources(names.prefix + name, sources) if sources else names.raw(name, {})) + span
+            for name in wanted
+        ]
+        found = await self._database.ask_all(
+            [partial(self._database.samples, query, window.end_s) for query in queries]
         )
+        answers = dict(zip(wanted, found, strict=True))
 
         def put_together() -> Snapshot:
             series = [tags for tags, _, _ in answers["sent"]]
             newest = np.array([times[-1] for _, times, _ in answers["sent"]], dtype=np.float64)
             place = {series_key(tags): n for n, tags in enumerate(series)}
-            found = {}
+            known = {}
             for name in wanted:
-                column = found[name] = np.full(len(series), np.nan)
+                column = known[name] = np.full(len(series), np.nan)
                 for tags, times, values in answers[name]:
                     n = place.get(series_key(tags), -1)
                     if n >= 0 and times[-1] == newest[n]:
                         column[n] = values[-1]
-            return _snapshot(series, newest, found, columns)
+            return _snapshot(series, newest, known, columns)
 
         return await self._database.in_thread(put_together)
 
@@ -364,11 +250,9 @@ class PrometheusStore:
         wanted = list(dict.fromkeys(("sent", *names.columns(columns))))
         queries = [names.over(name, window.length_s, {}) for name in wanted]
         queries.append(f"timestamp({names.presence})")
-
-        def question(query: str) -> Callable[[], Deferred[Vector]]:
-            return lambda: self._instant(query, window.end_s)
-
-        answers = await self._database.ask_all([question(query) for query in queries])
+        *answers, spoke = await self._database.ask_all(
+            [partial(self._database.instant, query, window.end_s) for query in queries]
+        )
         reasons: dict[Key, float] = {}
         if isinstance(names, Counters):
             reasons = await self._reasons(window)
@@ -381,19 +265,16 @@ class PrometheusStore:
         def put_together() -> Snapshot:
             series = answers[0].tags
             keys = list(map(series_key, series))
-            times = answers[len(wanted)].by_key()
-            time_s = np.array([times.get(key, np.nan) for key in keys], dtype=np.float64)
-            found = {}
-            for name, answer in zip(wanted, answers, strict=False):
-                values = answer.by_key()
-                found[name] = np.array([values.get(key, np.nan) for key in keys], dtype=np.float64)
+            found = {
+                name: answer.in_order(keys) for name, answer in zip(wanted, answers, strict=True)
+            }
             if isinstance(names, Counters):
                 found["suspect"] = np.array([reasons.get(key, 0.0) for key in keys])
             else:
                 for n, key in enumerate(keys):
                     if key in reasons:
                         found["suspect"][n] = reasons[key]
-            return _snapshot(series, time_s, found, columns)
+            return _snapshot(series, spoke.in_order(keys), found, columns)
 
         return await self._database.in_thread(put_together)
 
@@ -408,29 +289,21 @@ class PrometheusStore:
         each_s = step_s / parts
         steps = int(np.ceil(window.length_s / step_s - 1e-9))
         ends = window.start_s + each_s * np.arange(1, steps * parts + 1)
-        found = await self._range(names.doubts(each_s, where), ends, each_s)
+        found = await self._database.steps(names.doubts(each_s, where), ends, each_s)
         answer = {}
         for labels, row in found:
             bits = np.nan_to_num(row).astype(np.int64).reshape(steps, int(parts))
-            answer[series_key(_tags(labels))] = np.bitwise_or.reduce(bits, axis=1).astype(float)
+            answer[series_key(tags_of(labels))] = np.bitwise_or.reduce(bits, axis=1).astype(float)
         return answer
 
     async def _reasons(self, window: Window) -> dict[Key, float]:
         """Return the suspect bits of the series that have any."""
         span = f"{round(window.length_s * 1000):d}ms"
-        found = await self._database.ask(
-            "/api/v1/query",
-            {
-                "query": f"max_over_time({SUSPECT}[{span}])",
-                "time": f"{window.end_s:.3f}",
-                "nocache": "1",
-            },
-            lambda said: [each["metric"] for each in self._data(said, "vector")],
-        )
+        found = await self._database.labels(f"max_over_time({SUSPECT}[{span}])", window.end_s)
         bits: dict[Key, int] = {}
         for labels in found:
             if labels.get("reason") in SUSPECT_REASONS:
-                key = series_key(_tags(labels))
+                key = series_key(tags_of(labels))
                 bits[key] = bits.get(key, 0) | suspect_bit(labels["reason"])
         return {key: float(each) for key, each in bits.items()}
 
@@ -439,7 +312,7 @@ class PrometheusStore:
 
         async def ask() -> Snapshot:
             names = await self._which()
-            found = await self._instant(names.usual(window.length_s), window.end_s)
+            found = await self._database.instant(names.usual(window.length_s), window.end_s)
             known = ~np.isnan(found.values)
             series = [tags for tags, fine in zip(found.tags, known, strict=True) if fine]
             time_s = np.full(len(series), window.end_s)
@@ -458,19 +331,16 @@ class PrometheusStore:
             queries = [names.over(name, step_s, where) for name in wanted]
             if isinstance(names, Counters):
                 queries.append(f"sum by(le)({names.buckets(step_s, where)})")
-
-            def question(
-                query: str,
-            ) -> Callable[[], Deferred[list[tuple[dict[str, str], Column]]]]:
-                return lambda: self._range(query, ends, step_s)
-
-            answers = await self._database.ask_all([question(query) for query in queries])
-            series = [_tags(labels) for labels, _ in answers[0]]
+            # Those to be drawn in buckets come last.
+            answers = await self._database.ask_all(
+                [partial(self._database.steps, query, ends, step_s) for query in queries]
+            )
+            series = [tags_of(labels) for labels, _ in answers[0]]
             place = {series_key(tags): n for n, tags in enumerate(series)}
             out = {name: np.full((len(series), ends.size), np.nan) for name in columns}
             for name, answer in zip(wanted, answers, strict=False):
                 for labels, row in answer:
-                    n = place.get(series_key(_tags(labels)))
+                    n = place.get(series_key(tags_of(labels)))
                     if n is not None and name in out:
                         out[name][n] = row
             if not isinstance(names, Counters):
@@ -495,28 +365,15 @@ class PrometheusStore:
                 lossy(names, step_s, where),
                 f"max({names.loss(step_s, where)})",
             )
-
-            def question(
-                query: str,
-            ) -> Callable[[], Deferred[list[tuple[dict[str, str], Column]]]]:
-                return lambda: self._range(query, ends, step_s)
-
-            answers = await self._database.ask_all([question(query) for query in queries])
+            answers = await self._database.ask_all(
+                [partial(self._database.steps, query, ends, step_s) for query in queries]
+            )
             series, bad, worst = (
                 answer[0][1] if answer else np.full(ends.size, np.nan) for answer in answers
             )
             return Timeline(step_s, ends, np.nan_to_num(series), np.nan_to_num(bad), worst)
 
         return Deferred.fromCoroutine(ask())
-
-
-def _tags(labels: dict[str, str]) -> Tags:
-    return {name: value for name, value in labels.items() if name not in NO_TAGS}
-
-
-def _in_order(found: Vector, keys: Sequence[Key]) -> Column:
-    values = found.by_key()
-    return np.array([values.get(key, np.nan) for key in keys], dtype=np.float64)
 
 
 def _snapshot(
@@ -527,7 +384,7 @@ def _snapshot(
 
 
 def _buckets(
-    answer: list[tuple[dict[str, str], Column]], steps: int
+    answer: Sequence[tuple[Labels, Column]], steps: int
 ) -> tuple[Column, np.ndarray[Any, np.dtype[np.float64]]]:
     """Return edges in ms and counts[step, bin] from cumulative buckets."""
     rows = sorted((float(labels["le"]), np.nan_to_num(row)) for labels, row in answer)

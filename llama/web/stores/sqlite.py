@@ -1,6 +1,6 @@
 """The embedded store: the SQLite file that the scraper writes, asked without holding the reactor.
 
-Every question (`llama.web.stores.sqlite_questions`) runs in a thread of `adbapi` with a connection
+Every question (`sqlite_questions`, `sqlite_activity`) runs in a thread of `adbapi` with a connection
 that can only read, in one snapshot of the file, and is broken off when it takes too long.
 """
 
@@ -29,8 +29,9 @@ from ..store import (
     Timeline,
     Window,
 )
+from . import sqlite_activity
 from . import sqlite_questions as questions
-from .sqlite_questions import Reader, SeriesCache
+from .sqlite_reader import Reader, SeriesCache
 
 T = TypeVar("T")
 
@@ -136,11 +137,11 @@ class SQLiteStore:
 
     def activity(self, window: Window) -> Deferred[Activity]:
         """See `llama.web.store.Store`."""
-        return self._ask(lambda reader: questions.activity(reader, window))
+        return self._ask(lambda reader: sqlite_activity.activity(reader, window))
 
     def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
         """See `llama.web.store.Store`."""
-        return self._ask(lambda reader: questions.remembered(reader, window, speaking))
+        return self._ask(lambda reader: sqlite_activity.remembered(reader, window, speaking))
 
     def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
         """See `llama.web.store.Store`."""

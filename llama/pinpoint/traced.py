@@ -1,0 +1,227 @@
+"""The paths of flows as collectors traced them, and what that tells of flows that have died. Pure.
+
+A trace that meets a flow dead ends early. Then the flow's path is the one that is known of it, or of
+another class or size of it, unless the trace met other hops: then what it met.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from llama.pinpoint.evidence import NOT_TRACED, Indices, Paths
+from llama.pinpoint.flow_table import Flow, FlowTable, flow_key
+from llama.pinpoint.table import FlowKey, Hops, agree, same_way
+
+#: Flows that stay dead are traced again only now and then: so long it counts where they were met
+#: dead, s before a window in which they still are.
+MET_DEAD_S = 60.0
+
+#: Stands in a path for what lies between the last hop that answered and the destination's router.
+UNKNOWN = "?"
+
+
+class TracedPaths:
+    """The paths of flows. ``name`` names the addresses of hops."""
+
+    def __init__(self, name: Callable[[str], str]) -> None:
+        self._name = name
+        #: Flow -> hops of its path, () if none is known; hops that answered to the newest trace if it
+        #: did not come through, else -1; when that was. Where that trace was on another way than the
+        #: known one, `UNKNOWN` and the destination follow what it met.
+        self._paths: dict[Flow, tuple[Hops, int, float]] = {}
+        self._by_tuple: dict[tuple[int, tuple[str, int, int]], Hops] = {}
+        #: Flow -> hops of the last path that came through, which its ordinary RTT belongs to.
+        self._whole: dict[Flow, Hops] = {}
+        #: Source and destination's address -> the router before it, how many hops away it is, and the
+        #: last router that answers.
+        self._ends: dict[tuple[int, str], tuple[str | None, int, int]] = {}
+        #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
+        #: lives on. Not every reflector answers a trace.
+        self._unconfirmed: dict[Flow, tuple[Hops, float]] = {}
+
+    def __len__(self) -> int:
+        """Return of how many flows something is known."""
+        return len(self._paths)
+
+    def sources(self) -> Iterator[int]:
+        """Yield the hosts that send the flows of which something is known."""
+        return (source for source, _ in self._paths)
+
+    def came_through(self, flow: Flow) -> bool:
+        """Return whether a trace of this very flow ever did."""
+        return flow in self._whole
+
+    def called(self, hop: str | None) -> str | None:
+        """Return the name of a hop; None of one that did not answer."""
+        return None if hop is None else self._name(hop)
+
+    # What traces found
+
+    def add(self, source: int, row: Mapping[str, Any]) -> Hops:
+        """Take a row of a collector's ``/paths``; return the path that its flow has left, or ()."""
+        key = flow_key(row)
+        flow = source, key
+        hops: Hops = tuple(row["hops"])
+        reach = -1 if row["reach"] is None else int(row["reach"])
+        left: Hops = ()
+        self._unconfirmed.pop(flow, None)
+        if not row["complete"]:
+            met = hops
+            hops = self._of_dead(source, key, met)
+            known = hops or (source, key.tuple5) in self._by_tuple
+            if not known and not row.get("refusal") and reach == len(met) > 0:
+                self._unconfirmed[flow] = met, row["traced"]
+        elif not same_way(self._whole.get(flow, hops), hops):
+            left = self._whole[flow]
+        self._know(flow, hops, reach, row["traced"])
+        return left
+
+    def confirm(self, alive: Iterable[Flow], begin_s: float) -> None:
+        """Take what traces found of flows that were alive in an interval which began after them.
+
+        Their destinations gave no answer to the trace; they follow the last hop that did.
+        """
+        if not self._unconfirmed:
+            return
+        for flow in alive:
+            found = self._unconfirmed.get(flow)
+            if found is not None and found[1] <= begin_s:
+                del self._unconfirmed[flow]
+                self._know(flow, (*found[0], flow[1].dst_ip), -1, found[1])
+
+    def _of_dead(self, source: int, key: FlowKey, met: Hops) -> Hops:
+        """Return the path of a flow of which the newest trace met these hops and then died.
+
+        It is the known one, its own or that of its like, unless the trace met others: then what it
+        met, and nothing beyond. () means that nothing is known.
+        """
+        own = self._paths.get((source, key), ((), -1, 0.0))[0]
+        if own and UNKNOWN not in own and _may_be_of(met, own):
+            return own
+        like = self._by_tuple.get((source, key.tuple5))
+        if like and not _may_be_of(met, like):
+            del self._by_tuple[source, key.tuple5]
+        elif like and not own:
+            return ()
+        end = self._ends.get((source, key.dst_ip))
+        if end is None or not met:
+            return ()
+        router, distance, last = end
+        # If all routers answered that ever do, the rest of the way is as it was.
+        if self.called(met[-1]) == self.called(router):
+            return (*met, key.dst_ip)
+        if len(met) >= last:
+            return (*met, *(None,) * (distance - 1 - len(met)), key.dst_ip)
+        return (*met, UNKNOWN, key.dst_ip)
+
+    def _know(self, flow: Flow, hops: Hops, reach: int, traced_s: float) -> None:
+        """Take a flow's path, and how far a trace came that met it dead."""
+        self._paths[flow] = hops, reach, traced_s
+        if hops and UNKNOWN not in hops:
+            source, key = flow
+            router = hops[-2] if len(hops) > 1 else None
+            self._ends[source, key.dst_ip] = router, len(hops), _last_answering(hops)
+            self._by_tuple[source, key.tuple5] = hops
+            self._whole[flow] = hops
+
+    # What is known of them
+
+    def columns(
+        self,
+        flows: Sequence[Flow | None],
+        destinations: Sequence[int],
+        names: Sequence[str],
+        begin_s: float,
+    ) -> Paths:
+        """Return the paths of these flows, as of a window that began at `begin_s`, Unix seconds.
+
+        They go to the hosts with the numbers `destinations`; hosts have these `names`. None is a
+        flow that was forgotten.
+        """
+        numbers: dict[tuple[str, str], int] = {}
+        cache: dict[tuple[int, int, Hops], list[int]] = {}
+        links: list[int] = []
+        crossed: Indices = np.zeros(len(flows) + 1, np.int64)  # links, by flow, after a 0
+        answered: npt.NDArray[np.int16] = np.full(len(flows), -1, np.int16)
+        for n, (flow, destination) in enumerate(zip(flows, destinations, strict=True)):
+            if flow is None:
+                continue
+            source, key = flow
+            known = self._paths.get(flow)
+            hops = (known[0] if known else ()) or self._by_tuple.get((source, key.tuple5), ())
+            if hops:
+                way = source, destination, hops
+                if way not in cache:
+                    cache[way] = [
+                        numbers.setdefault(link, len(numbers))
+                        for link in self._links(source, destination, hops, names)
+                    ]
+                links += cache[way]
+                crossed[n + 1] = len(cache[way])
+            if known:
+                # Where all routers answered that ever do, only what lies behind them or the way
+                # back can be dead.
+                answered[n] = _answered(*known[1:], _last_answering(hops), begin_s)
+        return Paths(
+            links=list(numbers),
+            start=np.cumsum(crossed),
+            link=np.array(links, np.int32),
+            answered=answered,
+        )
+
+    def _links(
+        self, source: int, destination: int, hops: Hops, names: Sequence[str]
+    ) -> Iterator[tuple[str, str]]:
+        """Yield the links along the hops."""
+        at = names[source]
+        for hop in hops[:-1]:
+            if hop == UNKNOWN:
+                router = self.called(self._ends.get((source, str(hops[-1])), (None, 0, 0))[0])
+                after = f"(unknown before {router or names[destination]})"
+                yield at, after
+                at = router or after
+                continue
+            after = f"(silent after {at})" if hop is None else self._name(hop)
+            yield at, after
+            at = after
+        yield at, names[destination]
+
+    def forget(self, before_s: float, flows: FlowTable) -> None:
+        """Forget the paths of flows that are not measured; a new one may be traced first."""
+        old = [
+            flow
+            for flow, (_, _, traced_s) in self._paths.items()
+            if flow not in flows.rows and traced_s < before_s
+        ]
+        for flow in old:
+            source, key = flow
+            del self._paths[flow]
+            self._whole.pop(flow, None)
+            self._unconfirmed.pop(flow, None)
+            if not flows.likes(source, key):
+                self._by_tuple.pop((source, key.tuple5), None)
+        there = {(source, key.dst_ip) for source, key in (*flows.rows, *self._paths)}
+        self._ends = {end: how for end, how in self._ends.items() if end in there}
+
+
+def _last_answering(hops: Hops) -> int:
+    """Return how many hops away the last router is that answers; 0: none does."""
+    return max((n for n, hop in enumerate(hops[:-1], 1) if hop is not None), default=0)
+
+
+def _answered(reach: int, traced_s: float, last: int, begin_s: float) -> int:
+    """Return `Paths.answered` of a flow in a window that began then, if it is dead in it."""
+    if reach < 0:  # the trace came through
+        return -1 if traced_s > begin_s else NOT_TRACED
+    if traced_s < begin_s - MET_DEAD_S:
+        return NOT_TRACED
+    return reach if reach < last else -1
+
+
+def _may_be_of(met: Hops, path: Hops) -> bool:
+    """Return whether a trace that died after these hops may have been on a path."""
+    return len(met) < len(path) and agree(met, path)
