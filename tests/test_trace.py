@@ -25,7 +25,7 @@ from llama.lab.hosts import write_names
 from llama.lab.namespaces import Lab, clear
 from llama.net import errors, mmsg
 from llama.pinpoint import multipath
-from llama.pinpoint.table import SILENT, FlowKey, PathTable, agree
+from llama.pinpoint.path_table import SILENT, FlowKey, PathTable, agree
 from llama.pinpoint.trace import SILENT_HOPS, TIMEOUT_S, FlowTrace, in_turn, meaning
 from llama.pinpoint.trace import Path as Trace
 

@@ -21,7 +21,7 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from llama.http import BadRequestError, Query, json_error
-from llama.pinpoint.table import PathTable
+from llama.pinpoint.path_table import PathTable
 
 from . import encode, exposition, page
 from .answer import send

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from llama.pinpoint.table import FlowKey, Known
-from llama.pinpoint.table import as_json as path_row
+from llama.pinpoint.path_table import FlowKey, Known
+from llama.pinpoint.path_table import as_json as path_row
 
 from .history import Newest
 from .packed import Packed, Packer

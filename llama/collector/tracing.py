@@ -25,7 +25,7 @@ from llama.collector.prober import UdpProber
 from llama.collector.sockets import ProbeSocket
 from llama.collector.summary import ClosedInterval, Pair
 from llama.net import errors, mmsg
-from llama.pinpoint.table import FlowKey, Known, PathTable
+from llama.pinpoint.path_table import FlowKey, Known, PathTable
 from llama.pinpoint.trace import FlowTrace, Packet, meaning
 from llama.wire import stamp
 

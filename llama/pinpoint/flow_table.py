@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from llama.pinpoint.evidence import FLOWS, Indices
-from llama.pinpoint.table import FlowKey
+from llama.pinpoint.path_table import FlowKey
 
 #: The host that sends a flow, by its number, and what the flow is called there.
 Flow = tuple[int, FlowKey]

@@ -20,7 +20,7 @@ from llama.pinpoint.evidence import FLOWS, Hosts, Indices, Paths
 from llama.pinpoint.flow_table import FlowTable, flow_key
 from llama.pinpoint.ordinary import OrdinaryRtt, Step
 from llama.pinpoint.pairs import Pairs
-from llama.pinpoint.table import FlowKey, Hops
+from llama.pinpoint.path_table import FlowKey, Hops
 from llama.pinpoint.traced import TracedPaths
 
 #: Share of loss above which nothing worth the name came back.
