@@ -12,9 +12,9 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
-from twisted.web.client import HTTPConnectionPool, ResponseFailed
+from twisted.web.client import ResponseFailed
 
-from llama.scraper.fetch import Reply, TooLargeError, agent_of, explain, request
+from llama.scraper.fetch import Reply, TooLargeError, agent_of, connection_pool, explain, request
 
 from ..store import StoreError, StoreTimeoutError, TooMuchError
 
@@ -52,7 +52,7 @@ class Database:
         elif username:
             pair = base64.b64encode(f"{username}:{password or ''}".encode()).decode()
             self._headers["Authorization"] = f"Basic {pair}"
-        self._pool = HTTPConnectionPool(reactor)
+        self._pool = connection_pool(reactor)
         self._pool.maxPersistentPerHost = AT_ONCE
         self._turns = DeferredSemaphore(AT_ONCE)
         try:
