@@ -384,7 +384,15 @@ document.addEventListener("click", (event) => {
   refresh(state.differences(before));
 });
 
+// Keys of the matrix that work wherever nothing else has the focus.
+const MATRIX_KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "n", "p", "Enter", "Backspace", "+", "-", "0"];
+
 document.addEventListener("keydown", (event) => {
+  if (event.target === document.body && MATRIX_KEYS.includes(event.key) && !asTable && !$("keys").open) {
+    $("stage").focus();
+    view.key(event);
+    return;
+  }
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, dialog")) return;
   if (event.key === "Escape" && state.get("src")) closeDrawer();
   else if (event.key === "Escape" && state.get("incident")) state.set({ incident: "" });
