@@ -10,6 +10,7 @@ requests, connections and their duration, and answers errors as JSON.
 from __future__ import annotations
 
 import base64
+import errno
 import hmac
 import ipaddress
 import re
@@ -49,6 +50,13 @@ _SECURITY_HEADERS = {
 _HOST = re.compile(
     rb"([A-Za-z0-9_-]{1,63}(?:\.[A-Za-z0-9_-]{1,63})*\.?|\[[0-9A-Fa-f:.]+\])?(?::[0-9]{1,5})?"
 )
+
+#: What to do where an address cannot be had.
+_REMEDIES = {
+    errno.EADDRINUSE: "; end what listens there, or choose another in the configuration",
+    errno.EADDRNOTAVAIL: "; it is none of this machine's, or not yet",
+    errno.EACCES: "; ports below 1024 take CAP_NET_BIND_SERVICE",
+}
 
 _log = Logger()
 
@@ -405,9 +413,11 @@ class HttpService(Service):
             )
 
     def _refused(self, failure: Failure) -> NoReturn:
-        reason = failure.value
+        reason: Any = failure.value
         if isinstance(reason, CannotListenError):
-            reason = getattr(reason.socketError, "strerror", None) or reason.socketError
+            problem: Any = reason.socketError
+            reason = getattr(problem, "strerror", None) or problem
+            reason = f"{reason}{_REMEDIES.get(getattr(problem, 'errno', None), '')}"
         raise CannotListen(f"{self._what}: cannot listen on {self.where}: {reason}") from None
 
     def _secure(self) -> bool:
