@@ -417,7 +417,7 @@ class HttpService(Service):
         if isinstance(reason, CannotListenError):
             problem: Any = reason.socketError
             reason = getattr(problem, "strerror", None) or problem
-            reason = f"{reason}{_REMEDIES.get(getattr(problem, 'errno', None), '')}"
+            reason = f"{reason}{_REMEDIES.get(getattr(problem, 'errno', 0), '')}"
         raise CannotListen(f"{self._what}: cannot listen on {self.where}: {reason}") from None
 
     def _secure(self) -> bool:
