@@ -166,6 +166,9 @@ class CursorTests(PollCase):
         first, url = self.collector("localhost")
         first.close(NOW)
         self.poller.set_collectors([url])
+        missed = {"collector": url}
+        value = self.counts.registry.get_sample_value
+        self.assertEqual(value("llama_scraper_intervals_missed_total", missed), 0.0)
         await until(lambda: self.polls(url, "ok") > 0, "the first")
         second, other = self.collector("localhost")
         second.close(NOW)

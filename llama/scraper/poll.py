@@ -174,6 +174,7 @@ class CollectorPoll:
 
     def start(self) -> None:
         """Begin at the next moment that has the phase."""
+        self._poller.counts.begin_collector(self.url)
         interval_s = self._poller.interval_s
         wait_s = (self._phase_s - self._poller.clock.seconds()) % interval_s
         self._first = self._poller.clock.callLater(wait_s, self._call.start, interval_s)
