@@ -17,7 +17,7 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from llama.interfaces import Point
-from llama.scraper import buffer
+from llama.scraper import buffer, spool_file
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.spool import DiskSpool
 from llama.scraper.spool_file import ForeignFileError, see_whose
@@ -319,6 +319,9 @@ class DiskSpoolTests(Contract, TestCase):
         opening = spool.open(["a"])
         await deferLater(reactor, 0.3)
         self.assertFalse(opening.called)
+        with self.assertRaises(sqlite3.OperationalError) as caught:
+            sqlite3.connect(self.path).execute("SELECT 1")
+        self.assertIn("user able to write in it", spool_file.explain(caught.exception))
         await spool.close()
         await opening
 

@@ -220,4 +220,6 @@ def explain(error: Exception) -> str:
         return "the disk is full"
     if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_FULL):
         return "the disk is full"
+    if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_CANTOPEN):
+        return f"{error}; its directory must be there, and the scraper's user able to write in it"
     return str(error)
