@@ -348,8 +348,9 @@ class FullDiskTests(TestCase):
         fill(self.directory)
         with self.assertRaises(NotStoredError) as raised:
             await put(spool, "http://c", Taken("c2"), some_points(), NOW)
-        self.assertEqual(str(raised.exception), "the disk is full")
-        self.assertEqual(spool.trouble, "the disk is full")
+        said = f"the disk is full: less than 4 MiB are free in {self.directory}"
+        self.assertEqual(str(raised.exception), said)
+        self.assertEqual(spool.trouble, said)
         self.assertEqual(spool.taken("http://c"), Taken("c1"))
         self.assertEqual(await spool.read(kept), some_points())
         await spool.acknowledge("a", [kept])  # remembered, if it cannot be noted
