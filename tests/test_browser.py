@@ -292,6 +292,16 @@ class ChooseTest(BrowserCase):
         self.assertTrue(all(beyond < 0.5 for beyond in shares), shares)
         self.picture(page, "narrow-pair")
 
+    def test_chosen_on_a_telephone(self) -> None:
+        """Where the pair stands below the matrix, choosing one brings it into sight."""
+        page = self.show(viewport={"width": 420, "height": 800})
+        page.locator("#stage").click(position=self.point(page, *self.place(page, "lax1", "iad2")))
+        page.locator("#drawer .way .strip").first.wait_for()
+        self.until(page, "document.querySelector('#drawer').getBoundingClientRect().top < 400")
+        self.assertGreater(
+            page.evaluate("document.querySelector('.way').getBoundingClientRect().top"), 0
+        )
+
     def test_told_within_the_matrix(self) -> None:
         """What is said of the cell under the pointer is whole, also when a pair opens beside it."""
         page = self.show(viewport={"width": 1280, "height": 700})
