@@ -10,6 +10,7 @@ requests, connections and their duration, and answers errors as JSON.
 from __future__ import annotations
 
 import base64
+import errno
 import hmac
 from typing import Any, NoReturn
 
@@ -41,6 +42,13 @@ _SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
+}
+
+#: What to do where an address cannot be had.
+_REMEDIES = {
+    errno.EADDRINUSE: "; end what listens there, or choose another in the configuration",
+    errno.EADDRNOTAVAIL: "; it is none of this machine's, or not yet",
+    errno.EACCES: "; ports below 1024 take CAP_NET_BIND_SERVICE",
 }
 
 _log = Logger()
@@ -339,9 +347,11 @@ class HttpService(Service):
             )
 
     def _refused(self, failure: Failure) -> NoReturn:
-        reason = failure.value
+        reason: Any = failure.value
         if isinstance(reason, CannotListenError):
-            reason = getattr(reason.socketError, "strerror", None) or reason.socketError
+            problem: Any = reason.socketError
+            reason = getattr(problem, "strerror", None) or problem
+            reason = f"{reason}{_REMEDIES.get(getattr(problem, 'errno', 0), '')}"
         raise CannotListen(f"{self._what}: cannot listen on {self.where}: {reason}") from None
 
     def _secure(self) -> bool:

@@ -255,6 +255,67 @@ class ChooseTest(BrowserCase):
         self.assertTrue(page.locator("#keys").is_visible())
         self.picture(page, "keys")
 
+    def test_keyboard_at_once(self) -> None:
+        """The keys work as soon as the page is there, whatever has not been clicked."""
+        page = self.show()
+        page.keyboard.press("n")
+        self.assertNotEqual(page.locator("#spoken").inner_text(), "")
+        page.keyboard.press("Enter")
+        self.until(page, "new URLSearchParams(location.search).has('src')")
+
+    def test_nearly_all(self) -> None:
+        """What is not quite everything is not written as 100."""
+        page = self.show()
+        written = page.evaluate(
+            "async () => { const { digits } = await import('/static/text.js');"
+            " const { brief } = await import('/static/palette.js');"
+            " return [99.4, 99.6, 99.97, 100, 100.4].map((n) => [digits(n), brief(n)]); }"
+        )
+        self.assertEqual(
+            written,
+            [["99.4", "99"], ["99.6", "99.6"], ["99.9", "99.9"], ["100", "100"], ["100.4", "100"]],
+        )
+
+    def test_two_ways_beside_each_other(self) -> None:
+        """However many flows there are, in a narrow window neither direction covers the other."""
+        page = self.show(
+            f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2", viewport={"width": 1100, "height": 700}
+        )
+        page.locator("#drawer .way .strip").nth(1).wait_for()
+        ways = "[...document.querySelectorAll('#drawer .way')]"
+        self.until(page, f"{ways}.every((way) => way.scrollWidth <= way.clientWidth)")
+        shares = page.evaluate(
+            "[...document.querySelectorAll('#drawer .strip')].map((strip) =>"
+            " strip.lastElementChild.getBoundingClientRect().right"
+            " - strip.getBoundingClientRect().right)"
+        )
+        self.assertTrue(all(beyond < 0.5 for beyond in shares), shares)
+        self.picture(page, "narrow-pair")
+
+    def test_chosen_on_a_telephone(self) -> None:
+        """Where the pair stands below the matrix, choosing one brings it into sight."""
+        page = self.show(viewport={"width": 420, "height": 800})
+        page.locator("#stage").click(position=self.point(page, *self.place(page, "lax1", "iad2")))
+        page.locator("#drawer .way .strip").first.wait_for()
+        self.until(page, "document.querySelector('#drawer').getBoundingClientRect().top < 400")
+        self.assertGreater(
+            page.evaluate("document.querySelector('.way').getBoundingClientRect().top"), 0
+        )
+
+    def test_told_within_the_matrix(self) -> None:
+        """What is said of the cell under the pointer is whole, also when a pair opens beside it."""
+        page = self.show(viewport={"width": 1280, "height": 700})
+        row, _ = self.place(page, "lax1", "iad2")
+        points = [self.point(page, row, col) for col in range(9)]
+        where = min(points, key=lambda point: abs(point["x"] - 410))  # the edge will be at 452
+        page.locator("#stage").click(position=where)
+        page.locator("#drawer .way").first.wait_for()
+        self.until(
+            page,
+            "(() => { const edge = (id) => document.querySelector(id).getBoundingClientRect().right;"
+            " return edge('#tip') <= edge('#stage'); })()",
+        )
+
     def test_hover(self) -> None:
         """Under the pointer a cell says what it is, a header what is wrong with its host."""
         page = self.show()

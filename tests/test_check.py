@@ -145,6 +145,20 @@ class CommandTests(CheckCase):
             if service != "collector":
                 self.assertIn(said, result.stdout)
 
+    def test_names(self) -> None:
+        """With ``--resolve`` names are looked up, and those that are not known are warned of."""
+        path = self.file("127.0.0.1: {}\nlocalhost: {}\nnosuch.invalid: {}\n")
+        self.assertNotIn("resolve", self.check(path).stdout)
+        result = self.check(path, "--resolve")
+        self.assertEqual(result.exit_code, 0)
+        said = f"  {path}: 'nosuch.invalid' does not resolve on this machine"
+        self.assertEqual(result.stdout.splitlines()[-1], said)
+        self.assertEqual(result.stdout.count("does not resolve"), 1)
+        path = self.file(
+            "store: {type: sqlite, path: x}\ncollectors: ['http://nosuch.invalid:5000/a']\n"
+        )
+        self.assertIn("'nosuch.invalid' does not", self.check(path, "--resolve").stdout)
+
     def test_forced_service(self) -> None:
         """``--service`` says whose file it is where the keys do not."""
         path = self.file("prot: 8100\n")

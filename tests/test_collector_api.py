@@ -580,6 +580,17 @@ class Transfer(SynchronousTestCase):
         answer = served.get("/status")
         self.assertEqual((answer.code, answer.body), (503, b"no probe was sent for 9 s"))
 
+    def test_status_tells_of_old_answers(self):
+        """So it does when intervals close faster than they are encoded."""
+        served = Served(keep=10)
+        for window in range(6):
+            served.close(1, start_s=30 * window, work=False)
+        answer = served.get("/status")
+        self.assertEqual(answer.code, 503)
+        self.assertIn(b"closed intervals wait to be encoded", answer.body)
+        served.work()
+        self.assertEqual(served.get("/status").body, b"ok")
+
     def test_errors(self):
         """Wrong paths and methods are JSON errors; nothing takes anything but GET and HEAD."""
         served = Served()

@@ -139,6 +139,20 @@ class Holding(SynchronousTestCase):
         served.close(5, loss=1.0)
         self.assertEqual(len(served.history.held[-3].closed.flows), 0)
 
+    def test_as_quick_with_many_held(self):
+        """However many intervals are held, one is encoded as soon: else it would come ever later."""
+        served = Served(keep=300)
+
+        def took_s():
+            before = served.clock.seconds()
+            served.close(2)
+            return served.clock.seconds() - before
+
+        few = [took_s() for _ in range(10)][-1]
+        for _ in range(280):
+            served.close(2)
+        self.assertAlmostEqual(took_s(), few, delta=0.02)
+
     def test_older_points_stay(self):
         """Thinning takes nothing from /influxdata: an interval is answered the same as before."""
         served = Served(keep=10)

@@ -60,6 +60,16 @@ class Ended(SynchronousTestCase):
         self.assertEqual(list(NAMESPACES.glob(f"llama-{self.name}-*")), [])
         self.assertFalse((RUN / self.name).exists())
 
+    def test_commands_for_this_lab(self):
+        """What is said to type next is about the lab of this name, not of the usual one."""
+        up = [*LAB, "up", "--bare", "--leaves", "2", "--spines", "1", "--hosts-per-leaf", "1"]
+        done = subprocess.run(
+            [*up, "--name", self.name], capture_output=True, text=True, timeout=60
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        for command in ("status", "fault", "down"):
+            self.assertIn(f"llama lab {command} --name {self.name}", done.stdout)
+
     def test_by_signals(self):
         """Interrupted, asked to end, or without its terminal, it takes all back before it ends."""
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):

@@ -565,7 +565,11 @@ class OverLoopback(TestCase):
             where = f"127.0.0.1:{taken.getsockname()[1]}"
             service = http.HttpService(reactor, where, http.JsonRoot(), what="test")
             wrong = self.assertRaises(http.CannotListen, service.startService)
-        self.assertEqual(str(wrong), f"test: cannot listen on {where}: Address already in use")
+        self.assertEqual(
+            str(wrong),
+            f"test: cannot listen on {where}: Address already in use; end what listens there, or"
+            " choose another in the configuration",
+        )
 
     def test_taken_port_of_a_daemon(self):
         """A daemon that cannot listen tells whoever started it, in a line, and leaves no pid file."""

@@ -20,7 +20,7 @@ from llama.web.service import WebService
 
 
 class NotesTests(SynchronousTestCase):
-    def check(self, name: str, text: str, said: str) -> None:
+    def check(self, name: str, text: str, said: str) -> Service:
         """Start a service, and have it read its configuration again: each time it must say so."""
         service = Service(name, "--config", "service.yaml", "--api", f"127.0.0.1:{free_port()}")
         self.addCleanup(shutil.rmtree, service.directory)
@@ -31,6 +31,7 @@ class NotesTests(SynchronousTestCase):
         service.send_signal(signal.SIGHUP)
         until(lambda: service.text().count(said) == 2, f"a note at the reload: {said}")
         self.assertNotIn("Traceback", service.text())
+        return service
 
     def test_reflector(self) -> None:
         """A reflector says it when it starts and when it reloads."""
@@ -40,7 +41,9 @@ class NotesTests(SynchronousTestCase):
     def test_collector(self) -> None:
         """So does a collector."""
         text = "127.0.0.1:\n  class: gold\n"
-        self.check("llama-collector", text, "service.yaml:2: tag 'class' does not show")
+        service = self.check("llama-collector", text, "service.yaml:2: tag 'class' does not show")
+        # It listens where --api says, before and after: nothing waits for a restart.
+        self.assertNotIn("only when the collector is restarted", service.text())
 
     def test_web(self) -> None:
         """A web page, which does not reload, says it when it starts."""

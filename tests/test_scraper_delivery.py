@@ -97,6 +97,14 @@ class DeliveryTests(SynchronousTestCase):
         """Return the value of one of our counters."""
         return self.counts.registry.get_sample_value(f"llama_scraper_{name}_total", labels) or 0.0
 
+    def test_counters_begin_at_zero(self) -> None:
+        """What an alert asks the increase of is there before there is any, else there is none."""
+        self.delivery.start([])
+        value = self.counts.registry.get_sample_value
+        for reason in ("refused", "full", "too_old", "damaged", "writer_removed"):
+            labels = {"writer": "db", "reason": reason}
+            self.assertEqual(value("llama_scraper_points_dropped_total", labels), 0.0)
+
     def test_joined(self) -> None:
         """Chunks that come within the gathering time are one write, newest first."""
         self.delivery.start([])

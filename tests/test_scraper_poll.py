@@ -153,6 +153,36 @@ class CursorTests(PollCase):
         self.assertLessEqual(len(one.questions), asked + 1)
         self.assertEqual(list(self.poller.collectors), [second])
 
+    async def test_one_name(self) -> None:
+        """Two collectors that call themselves the same are said, once; a URL that was replaced is not."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+
+        def said() -> list[str]:
+            texts = (formatEvent(event) or "" for event in events)
+            return [text for text in texts if "both measure as 'localhost'" in text]
+
+        first, url = self.collector("localhost")
+        first.close(NOW)
+        self.poller.set_collectors([url])
+        missed = {"collector": url}
+        value = self.counts.registry.get_sample_value
+        self.assertEqual(value("llama_scraper_intervals_missed_total", missed), 0.0)
+        await until(lambda: self.polls(url, "ok") > 0, "the first")
+        second, other = self.collector("localhost")
+        second.close(NOW)
+        self.poller.set_collectors([other])
+        await until(lambda: self.polls(other, "ok") > 0, "what replaced it")
+        self.assertEqual(said(), [])
+        first.close(NOW + 30)
+        self.poller.set_collectors([url, other])
+        await until(said, "the warning")
+        self.assertIn(f"Collectors {other} and {url} both", said()[0])
+        first.close(NOW + 60)
+        await until(lambda: self.polls(url, "ok") > 4, "another answer")
+        self.assertEqual(len(said()), 1)
+
     async def test_token(self) -> None:
         """A bearer token is shown to every collector."""
         await self.poller.stop()

@@ -17,7 +17,7 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 
 from llama.interfaces import Point
-from llama.scraper import buffer
+from llama.scraper import buffer, spool_file
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.spool import DiskSpool
 from llama.scraper.spool_file import ForeignFileError, see_whose
@@ -319,6 +319,9 @@ class DiskSpoolTests(Contract, TestCase):
         opening = spool.open(["a"])
         await deferLater(reactor, 0.3)
         self.assertFalse(opening.called)
+        with self.assertRaises(sqlite3.OperationalError) as caught:
+            sqlite3.connect(self.path).execute("SELECT 1")
+        self.assertIn("user able to write in it", spool_file.explain(caught.exception))
         await spool.close()
         await opening
 
@@ -345,8 +348,9 @@ class FullDiskTests(TestCase):
         fill(self.directory)
         with self.assertRaises(NotStoredError) as raised:
             await put(spool, "http://c", Taken("c2"), some_points(), NOW)
-        self.assertEqual(str(raised.exception), "the disk is full")
-        self.assertEqual(spool.trouble, "the disk is full")
+        said = f"the disk is full: less than 4 MiB are free in {self.directory}"
+        self.assertEqual(str(raised.exception), said)
+        self.assertEqual(spool.trouble, said)
         self.assertEqual(spool.taken("http://c"), Taken("c1"))
         self.assertEqual(await spool.read(kept), some_points())
         await spool.acknowledge("a", [kept])  # remembered, if it cannot be noted

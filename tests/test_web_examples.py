@@ -31,6 +31,9 @@ up{job="llama-collector",instance="fra2:5000"} 0
 llama_collector_tick_lag_seconds{job="llama-collector",instance="iad1:5000"} 0.2
 llama_scraper_writer_lag_seconds{job="llama-scraper",instance="x:5003",writer="influxdb"} 700
 llama_scraper_collector_lag_seconds{job="llama-scraper",instance="x:5003",collector="iad1"} 31
+up{job="llama-scraper",instance="scraper2:5003"} 0
+llama_scraper_collector_up{job="llama-scraper",instance="x:5003",collector="http://iad1:5000"} 1
+llama_scraper_collector_up{job="llama-scraper",instance="x:5003",collector="http://fra2:5000"} 0
 """
 
 
@@ -191,6 +194,9 @@ class PrometheusExamplesTest(SynchronousTestCase):
             {("iad10", "late_ticks"), ("iad10", "receive_drops")},
         )
         self.assertEqual(fired["LlamaNothingProbed"], [])
+        self.assertEqual(names("LlamaScraperSilent", "instance"), {("scraper2:5003",)})
+        self.assertEqual(names("LlamaNotScraped", "collector"), {("http://fra2:5000",)})
+        self.assertEqual(fired["LlamaIntervalsMissed"], [])
         self.assertEqual(fired["LlamaPointsDropped"], [])
 
     def test_slower(self) -> None:

@@ -77,6 +77,30 @@ class SilentTest(TestCase):
         said = await self.matrix(Answers(reactor, self.store, 6 * DAY_S))
         self.assertEqual((said["sick"], said["summary"]["pairs"]), ([], 9))
 
+    async def test_forgotten(self) -> None:
+        """Who was removed, as the configuration says, is shown neither as source nor as destination."""
+        gone = END_S - HOUR_S / 2
+        fleet = Fleet(hosts=HOSTS, classes=("BE",), interval_s=60)
+        answers = await self.filled(
+            *(
+                point
+                for point in fleet.points(END_S - 2 * HOUR_S, END_S)
+                if point.time_ns / 1e9 <= gone
+                or "d" not in (point.tags["src_hostname"], point.tags["dst_hostname"])
+            )
+        )
+        summary = (await self.matrix(answers))["summary"]
+        self.assertEqual((summary["hosts_silent"], summary["missing"]), (1, 3))
+        answers = Answers(reactor, self.store, forget=frozenset({"d"}))
+        said = await self.matrix(answers)
+        summary = said["summary"]
+        self.assertEqual((said["sick"], summary["missing"], summary["pairs"]), ([], 0, 6))
+        self.assertEqual(
+            (summary["healthy"], summary["sources"], summary["destinations"]), (6, 3, 3)
+        )
+        before = (await self.matrix(answers, gone))["summary"]
+        self.assertEqual((before["healthy"], before["sources"]), (12, 4))
+
     async def test_as_noted(self) -> None:
         """The scraper's own notes of when each series was heard tell the same, exactly."""
         answers = await self.filled(*points(60, 12 / 24, 10 * HOUR_S + 60))

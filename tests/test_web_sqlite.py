@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sqlite3
 import tempfile
 from collections.abc import Sequence
@@ -288,6 +289,14 @@ class SQLiteFileTest(TestCase):
         path.write_bytes(b"not a database, but long enough to look at" * 100)
         error = await self.assertFailure(self.store(path).newest(), StoreError)
         self.assertIn("file is not a database", str(error))
+
+    async def test_not_ours_to_read(self) -> None:
+        """What cannot be opened is told with what it takes."""
+        path = Path(self.mktemp())
+        with socket.socket(socket.AF_UNIX) as end:
+            end.bind(str(path))  # which not even root can open as a file
+        error = await self.assertFailure(self.store(path).newest(), StoreError)
+        self.assertIn("the user of llama-web must be able to read it", str(error))
 
     async def test_empty(self) -> None:
         """A store without a single sample has no newest one, and empty answers."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import time
 import urllib.request
 from pathlib import Path
 
+from services import until
 from twisted.trial.unittest import SynchronousTestCase
 from web_data import standard_fleet
 from web_site import Site, fill
@@ -76,3 +78,12 @@ class TwistdTest(SynchronousTestCase):
         self.assertEqual(answer["summary"]["bad"], 2)
         site.kill()
         self.assertNotIn("Traceback", "".join(site.log))
+
+    def test_hung_up(self) -> None:
+        """SIGHUP, which the other services read their files at, does not end it."""
+        site = Site()
+        self.addCleanup(site.stop)
+        site.start()
+        site.signal(signal.SIGHUP)
+        until(lambda: "web.yaml is read when llama-web starts" in "".join(site.log), "what to do")
+        self.assertEqual(urllib.request.urlopen(site.url + "/status", timeout=20).read(), b"ok")

@@ -199,9 +199,15 @@ class Report:
         yield ""
 
 
+def _percent(loss: float) -> str:
+    """Write a loss with three digits that matter; what is less than all is never 100 %."""
+    text = f"{loss:.3g}"
+    return ">99.9 %" if text == "100" and loss < 100 else f"{text} %"
+
+
 def _pair_lines(pair: Pair, row: Any) -> Iterator[str]:
     told = figures(row)
-    loss = "—" if told["loss_percent"] is None else f"{told['loss_percent']:.3g} %"
+    loss = "—" if told["loss_percent"] is None else _percent(told["loss_percent"])
     yield (
         f"{told['sent']} sent, {told['received']} received, {told['lost']} lost ({loss})"
         + (

@@ -15,6 +15,7 @@ from llama import config
 from ._host import Host
 from ._plan import plan
 from ._plan_text import lines
+from ._resolved import hosts_of, unknown
 
 
 @click.command()
@@ -31,10 +32,18 @@ from ._plan_text import lines
     show_default=True,
     help="Compare with the settings below this directory, such as a copy of another machine's.",
 )
+@click.option(
+    "--resolve", is_flag=True, help="Look up all names, too, and warn of those unknown here."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
 def check(
-    ctx: click.Context, file: str, service: str | None, sysctl_root: Path, as_json: bool
+    ctx: click.Context,
+    file: str,
+    service: str | None,
+    sysctl_root: Path,
+    resolve: bool,
+    as_json: bool,
 ) -> None:
     """Validate the configuration FILE of any LLAMA service and say what it would do.
 
@@ -57,6 +66,10 @@ def check(
     else:
         answer = _describe(read, Host(root=sysctl_root))
     answer = {"file": file, "ok": True, **answer, "warnings": answer.get("warnings", [])}
+    if resolve:
+        answer["warnings"] += [
+            f"{file}: '{name}' does not resolve on this machine" for name in unknown(hosts_of(read))
+        ]
     click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(lines(answer)))
 
 
@@ -108,7 +121,7 @@ def _describe(
             "answers": [str(prefix) for prefix in read.allow] or ["everyone"],
             "formats": ["stamp", "llama-go", "llama-python"] if read.legacy else ["stamp"],
             "keys": [key.key.id for key in read.keys],
-            "allow_unauthenticated": read.allow_unauthenticated or not read.keys,
+            "answers_unauthenticated": read.allow_unauthenticated or not read.keys,
             "sessions": len(read.sessions),
             "max_pps": read.max_pps,
             "max_pps_per_source": read.max_pps_per_source,
@@ -128,4 +141,13 @@ def _describe(
             "api": read.api,
             "warnings": notes,
         }
-    return {"service": "web", "listen": read.listen, "store": read.store.type, "warnings": notes}
+    return {
+        "service": "web",
+        "listen": read.listen,
+        "store": read.store.type,
+        "collectors": list(read.collectors),
+        "pinpoint": read.pinpoint,
+        "remember_s": read.remember_s,
+        "forget": list(read.forget),
+        "warnings": notes,
+    }

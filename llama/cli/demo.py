@@ -92,9 +92,13 @@ def demo(
             temporary = tempfile.TemporaryDirectory(prefix="llama-demo-")
             directory = Path(stack.enter_context(temporary))
         directory = directory.resolve()
-        directory.mkdir(parents=True, exist_ok=True)
+        try:
+            directory.mkdir(parents=True, exist_ok=True)
+            log = stack.enter_context((directory / "demo.log").open("w"))
+        except OSError as error:
+            raise click.ClickException(f"--directory {directory}: {error.strerror}") from None
         picked = scene(seed, hosts(block.number))
-        _log_to(stack.enter_context((directory / "demo.log").open("w")))
+        _log_to(log)
         demo = Demo(reactor, picked, interval_s, directory, home=address(block.number, 0, 1))
         stage = Stage(reactor, picked, demo, interval_s, once)
         status = run(reactor, stage.play)

@@ -21,6 +21,7 @@ from llama.lab.hosts import Traffic
 from llama.lab.namespaces import Lab, LabError, clear, ended_by_signals
 
 F = TypeVar("F", bound=Callable[..., Any])
+_USUAL_NAME = "lab"
 
 
 @contextmanager
@@ -34,8 +35,15 @@ def _told() -> Iterator[None]:
         raise click.ClickException(f"{e.filename}: {e.strerror}; the lab needs root") from e
 
 
+def _command(what: str, name: str) -> str:
+    """Return a command for this lab, to be typed as it stands."""
+    return f"llama lab {what}" if name == _USUAL_NAME else f"llama lab {what} --name {name}"
+
+
 def _name_option(command: F) -> F:
-    return click.option("--name", default="lab", show_default=True, help="Which lab.")(command)
+    return click.option("--name", default=_USUAL_NAME, show_default=True, help="Which lab.")(
+        command
+    )
 
 
 def _size_options(command: F) -> F:
@@ -95,8 +103,10 @@ def up(
             clear(name)
             raise
     click.echo(
-        f"{len(made.fabric.nodes)} nodes, {len(made.fabric.links)} links. Look: llama lab status."
-        " Break: llama lab fault loss 'spine1 -> leaf2' percent=30. End: llama lab down"
+        f"{len(made.fabric.nodes)} nodes, {len(made.fabric.links)} links."
+        f" Look: {_command('status', name)}."
+        f" Break: {_command('fault', name)} loss 'spine1 -> leaf2' percent=30."
+        f" End: {_command('down', name)}"
     )
 
 
@@ -135,7 +145,8 @@ def status(name: str) -> None:
     pinpointing = [p for p in opened.processes if p.name == "pinpoint"]
     if pinpointing and pinpointing[0].alive:
         url = f"http://127.0.0.1:{hosts.PINPOINT_PORT}"
-        console.print(f"pinpointing: llama lab enter mgmt curl {url}/suspects (or /incidents)")
+        enter = _command("enter", name)
+        console.print(f"pinpointing: {enter} mgmt curl {url}/suspects (or /incidents)")
     for fault in opened.faults:
         rest = " ".join(f"{k}={v}" for k, v in fault.items() if k not in ("kind", "on", "name"))
         words = f": {KINDS[fault['kind']].does} {rest}"
@@ -171,7 +182,7 @@ def fault(name: str, fault_name: str, kind: str, on: str, options: tuple[str, ..
             given[key] = value
         broken = Fault.from_mapping({**given, "kind": kind, "on": on, "name": fault_name})
         faults.inject(Lab.open(name), broken)
-    click.echo(f"{broken.name}; take it back: llama lab heal '{broken.name}'")
+    click.echo(f"{broken.name}; take it back: {_command('heal', name)} '{broken.name}'")
 
 
 @lab.command()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from rich.text import Text
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
+from llama.cli._options import HttpUrl, Seconds
 from llama.cli.trace import namer
 from llama.config import endpoint
 from llama.config.keys import read_secret
@@ -24,7 +26,14 @@ from llama.pinpoint.service import PinpointService, Settings
 
 @click.command()
 @click.argument("collectors", nargs=-1, required=True, metavar="URL...")
-@click.option("--interval", default=30.0, show_default=True, help="Of the collectors, s.")
+@click.option(
+    "--interval",
+    type=Seconds(1, 3600),
+    default=30.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Of the collectors.",
+)
 @click.option("--once", is_flag=True, help="Judge the newest interval, print, end.")
 @click.option("--json", "as_json", is_flag=True, help="With --once: for programs.")
 @click.option(
@@ -44,6 +53,7 @@ from llama.pinpoint.service import PinpointService, Settings
     "--webhook",
     "webhooks",
     multiple=True,
+    type=HttpUrl(),
     metavar="URL",
     help="Where incidents are posted; may be repeated.",
 )
@@ -58,7 +68,12 @@ from llama.pinpoint.service import PinpointService, Settings
     help="File that every judgement is appended to.",
 )
 @click.option(
-    "--settle", default=4.0, show_default=True, help="Judge so long after an interval's end, s."
+    "--settle",
+    type=Seconds(0, 3600),
+    default=4.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="Judge so long after an interval's end.",
 )
 @click.option(
     "--token-file",
@@ -92,12 +107,17 @@ def pinpoint(
     """
     from twisted.internet import reactor
 
+    if as_json and not once:
+        raise click.UsageError("--json goes with --once; else ask /suspects, or give --record")
+    if not once:
+        _writable(state, "--state")
+        _writable(record, "--record")
     running: Any = reactor
     try:
         endpoint(listen)
         settings = Settings(
             collectors=tuple(_url(text) for text in collectors),
-            interval_s=_positive(interval, "--interval"),
+            interval_s=interval,
             settle_s=settle,
             api=None if once else listen,
             collector_token=_token(token_file),
@@ -128,8 +148,11 @@ def pinpoint(
 
 
 def _url(text: str) -> str:
-    """Return a base URL: what was given, or that of a host and port."""
-    return text.rstrip("/") if "://" in text else f"http://{text.rstrip('/')}"
+    """Return a base URL: what was given, or that of a host and port; `ValueError` for others."""
+    scheme, there, _ = text.partition("://")
+    if there and scheme not in ("http", "https"):
+        raise ValueError(f"{text}: expected HOST:PORT, or an http:// or https:// address")
+    return text.rstrip("/") if there else f"http://{text.rstrip('/')}"
 
 
 def _token(path: Path | None) -> str | None:
@@ -137,10 +160,15 @@ def _token(path: Path | None) -> str | None:
     return None if path is None else read_secret(str(path))
 
 
-def _positive(number: float, name: str) -> float:
-    if number < 1:
-        raise ValueError(f"{name}: {number} s, expected 1 or more")
-    return number
+def _writable(path: Path | None, option: str) -> None:
+    """Refuse a file that could not be written when there is something to write."""
+    if path is None:
+        return
+    directory = path.parent
+    if not directory.is_dir():
+        raise click.ClickException(f"{option} {path}: there is no directory {directory}; make it")
+    if not os.access(path if path.exists() else directory, os.W_OK):
+        raise click.ClickException(f"{option} {path}: cannot be written by this user")
 
 
 def _once(running: Any, service: PinpointService, as_json: bool, failed: list[Any]) -> None:

@@ -15,6 +15,7 @@ import click
 import orjson
 
 from llama.cli import _report
+from llama.cli._options import Seconds
 from llama.collector.hping3_process import unusable
 from llama.collector.names import Names
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
@@ -127,7 +128,7 @@ def parse_target(text: str, usual: int = 8100) -> tuple[str, int]:
 @click.option(
     "--interval",
     "-i",
-    type=click.FloatRange(0.0005),
+    type=Seconds(0.0005),
     default=0.2,
     show_default=True,
     metavar="SECONDS",
@@ -165,7 +166,7 @@ def parse_target(text: str, usual: int = 8100) -> tuple[str, int]:
 @click.option(
     "--timeout",
     "-W",
-    type=click.FloatRange(0.001, 60),
+    type=Seconds(0.001, 60),
     default=1.0,
     show_default=True,
     metavar="SECONDS",

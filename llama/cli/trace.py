@@ -270,8 +270,15 @@ def _verdicts(flows: Iterable[Flow]) -> list[tuple[Path, bool]]:
 
 
 @click.command()
-@click.argument("target")
-@click.option("--port", "-p", default=8100, show_default=True, help="UDP port of the target.")
+@click.argument("target", metavar="TARGET[:PORT]")
+@click.option(
+    "--port",
+    "-p",
+    type=click.IntRange(1, LAST_PORT),
+    default=8100,
+    show_default=True,
+    help="UDP port of the target.",
+)
 @click.option(
     "--flows",
     "-n",
@@ -295,7 +302,11 @@ def _verdicts(flows: Iterable[Flow]) -> list[tuple[Path, bool]]:
 @click.option("-4", "version", flag_value=4, type=int, help="IPv4 only.")
 @click.option("-6", "version", flag_value=6, type=int, help="IPv6 only.")
 @click.option(
-    "--probes", default=10, show_default=True, help="Sent over each flow to see loss; 0: none."
+    "--probes",
+    type=click.IntRange(0),
+    default=10,
+    show_default=True,
+    help="Sent over each flow to see loss; 0: none.",
 )
 @click.option(
     "--names",
@@ -326,14 +337,19 @@ def trace(
     """
     if not mmsg.AVAILABLE:
         raise click.ClickException("traces need 64-bit Linux (IP_RECVERR)")
+    from llama.cli.send import parse_target
+
     try:
         dscp = dscp_number(class_name)
-        family = {4: socket.AF_INET, 6: socket.AF_INET6, None: socket.AF_UNSPEC}[version]
-        info = socket.getaddrinfo(target, port, family, socket.SOCK_DGRAM)[0]
+        host, port = parse_target(target, port)
     except ValueError as e:
         raise click.ClickException(str(e)) from None
-    except OSError as e:
-        raise click.ClickException(f"{target}: {e.strerror}; give a hostname or address") from None
+    try:
+        family = {4: socket.AF_INET, 6: socket.AF_INET6, None: socket.AF_UNSPEC}[version]
+        info = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)[0]
+    except (OSError, UnicodeError):
+        wanted = "" if version is None else f" to an IPv{version} address"
+        raise click.ClickException(f"{host} does not resolve{wanted}") from None
     if from_port is not None and from_port + (flows or 1) - 1 > LAST_PORT:
         most = LAST_PORT - from_port + 1
         raise click.ClickException(

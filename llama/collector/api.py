@@ -39,6 +39,8 @@ PROMETHEUS = "text/plain; version=0.0.4; charset=utf-8"
 
 _OPEN, _COMMA, _CLOSE = pack(b"["), pack(b","), pack(b"]")
 _ALL = 2**53  # closed intervals, where a question sets no limit
+#: Windows of time that may wait to be encoded: one or two do for a moment after each close.
+_MOST_BEHIND = 4
 #: Requests that may wait for work of their own at one time.
 _MOST_WAITING = 32
 
@@ -195,7 +197,7 @@ class CollectorApi:
     @app.route("/status", methods=["GET"])
     def _status(self, request: Any) -> bytes:
         request.setHeader("Content-Type", "text/plain; charset=utf-8")
-        trouble = self._trouble()
+        trouble = self._trouble() or self._behind()
         if trouble:
             request.setResponseCode(503)
         return trouble.encode() or b"ok"
@@ -227,6 +229,13 @@ class CollectorApi:
         if since is not None:
             for held in found:
                 held.fetched = True
+
+    def _behind(self) -> str:
+        """Return that encoding does not keep up with closing, if that is so."""
+        windows = len({held.closed.end_ns for held in self._making})
+        if windows <= _MOST_BEHIND:
+            return ""
+        return f"{windows} closed intervals wait to be encoded: what is told is old"
 
     def _points(self, since: str | None) -> tuple[list[Held], int]:
         """Return the finished intervals to answer with, in the order of closing."""

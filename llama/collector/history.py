@@ -25,6 +25,8 @@ from .summary import ClosedInterval
 _CURSOR = re.compile(r"([0-9a-f]{16})-([0-9]{1,15})")
 #: Flows looked at in one slice.
 _FLOWS = 8192
+#: Intervals passed by in one slice.
+_PASSED = 1024
 
 
 @define(eq=False, kw_only=True)
@@ -165,23 +167,29 @@ class History:
         held.flows, held.flows_lossy = flows, lossy
 
     def thin(self) -> Job[None]:
-        """Let go of what older intervals need no longer."""
+        """Let go of what older intervals need no longer.
+
+        What was thinned before is passed by, many in a slice: with a slice for each, a collector that
+        holds more intervals than there are slices in one would fall behind for ever.
+        """
         times_seen = np.zeros(len(self.series), np.int64)
         live = self.series.live()
         room = self.lossy_flows_most
-        for held in list(reversed(self.held)):
+        for passed, held in enumerate(list(reversed(self.held)), 1):
+            if passed % _PASSED == 0:
+                yield None
             if held.rows is None or held.points is None:
                 continue
-            needed = bool((live[held.rows] & (times_seen[held.rows] < 2)).any())
-            times_seen[held.rows] += 1
-            if needed:
-                continue
             if held.whole:
+                needed = bool((live[held.rows] & (times_seen[held.rows] < 2)).any())
+                times_seen[held.rows] += 1
+                if needed:
+                    continue
                 yield from self._keep_lossy(held)
             if len(held.closed.flows) > room:
                 self._drop_flows(held)
+                yield None
             room -= len(held.closed.flows)
-            yield None
 
     def _keep_lossy(self, held: Held) -> Job[None]:
         """Let go of the flows without loss, in slices, and of the pairs' figures."""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
@@ -51,12 +52,22 @@ def _local_address(way: Way) -> str | None:
 
 
 class ProbingService(Service):
-    """Probes what ``config`` says while it runs, and appends what it measures to ``history``."""
+    """Probes what ``config`` says while it runs, and appends what it measures to ``history``.
+
+    ``changes`` win over the file whenever it is read again.
+    """
 
     log = Logger()
 
-    def __init__(self, reactor: Any, config: CollectorConfig, history: History) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        config: CollectorConfig,
+        history: History,
+        changes: Mapping[str, Any] | None = None,
+    ) -> None:
         self.config = config
+        self._changes = dict(changes or {})
         self._reactor = reactor
         self._history = history
         self._names = Names(reactor, self._replan)
@@ -239,7 +250,7 @@ class ProbingService(Service):
     def reload(self) -> None:
         """Read the configuration file again; a bad one changes nothing."""
         try:
-            config = load_collector(self.config.path)
+            config = attrs.evolve(load_collector(self.config.path), **self._changes)
         except ConfigErrors as errors:
             for mistake in errors.mistakes:
                 self.log.error("not reloaded: {mistake}", mistake=str(mistake))
@@ -327,12 +338,17 @@ class ProbingService(Service):
 
 
 class CollectorService(MultiService):
-    """A whole collector: ``probing``, ``history`` and ``http``."""
+    """A whole collector: ``probing``, ``history`` and ``http``.
 
-    def __init__(self, reactor: Any, config: CollectorConfig) -> None:
+    ``changes`` are already in ``config``; they win over its file when that is read again.
+    """
+
+    def __init__(
+        self, reactor: Any, config: CollectorConfig, changes: Mapping[str, Any] | None = None
+    ) -> None:
         super().__init__()
         self.history = History(config.keep_intervals)
-        self.probing = ProbingService(reactor, config, self.history)
+        self.probing = ProbingService(reactor, config, self.history, changes)
         self.api = CollectorApi(
             reactor,
             self.history,

@@ -10,7 +10,7 @@ from twisted.application.service import MultiService
 from twisted.python import usage
 
 from llama.collector.service import CollectorService
-from llama.config import ConfigErrors, endpoint, load_collector
+from llama.config import CollectorConfig, ConfigErrors, endpoint, load_collector
 
 
 class Options(usage.Options):
@@ -28,22 +28,24 @@ class Options(usage.Options):
         if self["config"] is None:
             raise usage.UsageError("--config FILE is needed; see etc/collector.yaml")
         try:
-            self.collector = load_collector(self["config"])
+            config = load_collector(self["config"])
         except ConfigErrors as errors:
             raise usage.UsageError(str(errors)) from None
+        self.changes: dict[str, Any] = {}
         if self["api"] is not None:
             try:
                 endpoint(self["api"])
             except ValueError as error:
                 raise usage.UsageError(f"--api: {error}") from None
-            self.collector = attrs.evolve(self.collector, api=self["api"])
+            self.changes["api"] = self["api"]
+        self.collector = attrs.evolve(config, **self.changes)
 
 
 class _Signalled(CollectorService):
     """A collector that reloads on SIGHUP."""
 
-    def __init__(self, reactor: Any, config: Any) -> None:
-        super().__init__(reactor, config)
+    def __init__(self, reactor: Any, config: CollectorConfig, changes: dict[str, Any]) -> None:
+        super().__init__(reactor, config, changes)
         self._reactor = reactor
 
     def startService(self) -> None:
@@ -60,4 +62,4 @@ def makeService(options: Options) -> MultiService:
     """Return the service that ``options`` describe."""
     from twisted.internet import reactor
 
-    return _Signalled(reactor, options.collector)
+    return _Signalled(reactor, options.collector, options.changes)

@@ -218,4 +218,5 @@ class WebConfig:
     ca_file: str | None = None  #: PEM file of the authorities that https is checked against
     pinpoint: str | None = None  #: base URL of ``llama pinpoint``; asked for incidents
     remember_s: float = 7 * 86400.0  #: for so long a source that fell silent is shown
+    forget: tuple[str, ...] = ()  #: hosts that are not shown once they are silent
     notes: tuple[Mistake, ...] = field(default=(), eq=False)

@@ -51,6 +51,7 @@ WEB = {
     "collector_token_file": KeySpec(values.secret_line),
     "ca_file": KeySpec(values.path),
     "pinpoint": KeySpec(http_url),
+    "forget": KeySpec(values.one_or_more("hostnames", values.text("a hostname")), ()),
     "remember": KeySpec(values.duration(3600, 90 * 86400, "s"), DEFAULTS.remember_s),
 }
 
@@ -79,5 +80,6 @@ def read_web(doc: Document) -> WebConfig:
         ca_file=given["ca_file"],
         pinpoint=given["pinpoint"],
         remember_s=given["remember"],
+        forget=tuple(given["forget"]),
         notes=tuple(sorted(doc.notes)),
     )

@@ -10,10 +10,9 @@ import orjson
 from attrs import define
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
-from twisted.web.client import HTTPConnectionPool
 
 from llama.pinpoint.windows import Measured, unix_s
-from llama.scraper.fetch import agent_of, authorization, explain, request
+from llama.scraper.fetch import agent_of, authorization, connection_pool, explain, request
 
 PAGE = 10_000
 MOST_OCTETS = 64 << 20  # of one answer
@@ -74,7 +73,7 @@ class Fleet:
         self._reactor = reactor
         self._timeout_s = timeout_s
         self._headers = authorization(token)
-        self._pool = HTTPConnectionPool(reactor)
+        self._pool = connection_pool(reactor)
         self._agent = agent_of(reactor, self._pool, timeout_s, ca_file)
         self._turns = DeferredSemaphore(AT_ONCE)
 

@@ -7,11 +7,11 @@ from urllib.parse import urlencode
 
 import orjson
 from twisted.internet.endpoints import UNIXClientEndpoint
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from llama.scraper.fetch import agent_of, authorization, explain, request
+from llama.scraper.fetch import agent_of, authorization, connection_pool, explain, request
 from llama.web.store import StoreError
 
 TIMEOUT_S = 5.0
@@ -47,7 +47,7 @@ class RemoteIncidents:
             self._agent = Agent.usingEndpointFactory(reactor, _UnixSocket(reactor, url[5:]))
         else:
             self._url = url.rstrip("/")
-            self._agent = agent_of(reactor, HTTPConnectionPool(reactor), TIMEOUT_S, ca_file)
+            self._agent = agent_of(reactor, connection_pool(reactor), TIMEOUT_S, ca_file)
 
     async def incidents(self, at_s: float | None, cursor: str | None, limit: int) -> dict[str, Any]:
         """Return what the service says; raises `llama.web.store.StoreError` when it says nothing."""

@@ -234,8 +234,13 @@ class PinpointService(MultiService):
             "suspects": [api.sighting_json(sighting) for sighting in judgement.sightings],
             "events": [asdict(event) for event in events],
         }
-        with self.settings.record.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        try:
+            with self.settings.record.open("a") as file:
+                file.write(json.dumps(line) + "\n")
+        except OSError as e:  # a full disk is no reason not to judge
+            self.log.error(
+                "{path}: cannot be written: {why}", path=str(self.settings.record), why=e.strerror
+            )
 
     # What survives
 

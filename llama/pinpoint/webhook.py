@@ -15,10 +15,10 @@ from attrs import asdict
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from twisted.web.client import Agent, HTTPConnectionPool
+from twisted.web.client import Agent
 
 from llama.pinpoint.incidents import Event
-from llama.scraper.fetch import explain, request
+from llama.scraper.fetch import connection_pool, explain, request
 
 #: The pause after the first failure, s; it doubles up to the longest.
 FIRST_PAUSE_S = 2.0
@@ -50,7 +50,7 @@ class Webhook:
         self.taken = 0
         self.failures = 0
         self._reactor = reactor
-        pool = HTTPConnectionPool(reactor, persistent=False)
+        pool = connection_pool(reactor, persistent=False)
         self._agent = agent or Agent(reactor, connectTimeout=TIMEOUT_S, pool=pool)
         self._pause_s = FIRST_PAUSE_S
         self._sending: Deferred[None] | None = None

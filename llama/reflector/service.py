@@ -136,9 +136,12 @@ class PortService(Service):
                 if address == "::" and wildcard and self._by_address and code in _NO_IPV6:
                     self.log.info("no IPv6 here ({reason}): answering IPv4 only", reason=reason)
                     continue
+                advice = "choose another with --port or --interface"
+                if code == errno.EACCES:
+                    advice = "ports below 1024 take CAP_NET_BIND_SERVICE"
                 raise CannotListen(
                     f"llama-reflector: cannot listen on UDP {address} port {number}: "
-                    f"{reason.socketError}; choose another with --port or --interface"
+                    f"{reason.socketError}; {advice}"
                 ) from None
             self._by_address[address] = port
             if not number:  # any free one was asked for: known only now

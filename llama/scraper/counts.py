@@ -4,9 +4,16 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter
 
+#: Why points are let go without being written.
+DROPPED = ("refused", "full", "too_old", "damaged", "writer_removed")
+
 
 class Counts:
-    """Every counter of one scraper. Counters only rise; what can fall is asked for when shown."""
+    """Every counter of one scraper. Counters only rise; what can fall is asked for when shown.
+
+    What alerts look at is there from the start, at zero: to Prometheus a series that begins with a
+    value has not increased.
+    """
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
@@ -38,3 +45,15 @@ class Counts:
         self.failures = counter(
             "write_failures", "Writes that failed and were kept for later.", "writer"
         )
+
+    def begin_collector(self, url: str) -> None:
+        """Show the counters of a collector."""
+        self.taken.labels(url)
+        self.missed.labels(url)
+
+    def begin_writer(self, name: str) -> None:
+        """Show the counters of a writer."""
+        self.written.labels(name)
+        self.failures.labels(name)
+        for reason in DROPPED:
+            self.dropped.labels(name, reason)

@@ -108,6 +108,7 @@ class Delivery:
     def start(self, chunks: Iterable[Chunk]) -> None:
         """Begin, with what an earlier run of the process left."""
         self._running = True
+        self._counts.begin_writer(self.name)
         now = self._clock.seconds()
         for chunk in chunks:
             self._again(chunk, 0, now)

@@ -118,12 +118,13 @@ class _QuietFactory(_HTTP11ClientFactory):
     noisy = False
 
 
-def connection_pool(reactor: Any) -> HTTPConnectionPool:
+def connection_pool(reactor: Any, *, persistent: bool = True) -> HTTPConnectionPool:
     """Return a pool of connections that are kept for less long than servers usually keep them.
 
-    So a request seldom meets a connection that is just being closed.
+    So a request seldom meets a connection that is just being closed. Nor does one leave lines in the
+    log: what asks every few seconds would bury all else there.
     """
-    pool = HTTPConnectionPool(reactor)
+    pool = HTTPConnectionPool(reactor, persistent=persistent)
     pool.cachedConnectionTimeout = 30
     pool._factory = _QuietFactory
     return pool

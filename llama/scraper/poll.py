@@ -89,6 +89,7 @@ class Poller:
         self.collectors: dict[str, CollectorPoll] = {}
         self.sound = Lane(clock, concurrency, timeout_s)
         self.doubtful = Lane(clock, max(1, concurrency // 4), timeout_s)
+        self.named: dict[str, str] = {}  # what a collector calls itself: its URL
         self._phase = random.random()
         self._retry_spool_at = 0.0
         self._said_full = False
@@ -99,6 +100,7 @@ class Poller:
         wanted = dict.fromkeys(urls)
         for url in [url for url in self.collectors if url not in wanted]:
             self.collectors.pop(url).stop()
+            self.named = {name: of for name, of in self.named.items() if of != url}
         for url in wanted:
             if url not in self.collectors:
                 self._phase = (self._phase + _GOLDEN) % 1.0
@@ -172,6 +174,7 @@ class CollectorPoll:
 
     def start(self) -> None:
         """Begin at the next moment that has the phase."""
+        self._poller.counts.begin_collector(self.url)
         interval_s = self._poller.interval_s
         wait_s = (self._phase_s - self._poller.clock.seconds()) % interval_s
         self._first = self._poller.clock.callLater(wait_s, self._call.start, interval_s)
@@ -373,6 +376,7 @@ class CollectorPoll:
             answer = read_answer(portion, scrape_ns)
             self._say_oddities(answer)
             points: Sequence[Point] = answer.points
+            self._say_name(points)
             if self.plain:
                 times.update(point.time_ns for point in points)
                 points = self._not_yet_taken(points, taken)
@@ -415,6 +419,24 @@ class CollectorPoll:
                 " asked for: let it hold more, or see why this scraper was away",
                 url=self.url,
                 count=int(count),
+            )
+
+    def _say_name(self, points: Sequence[Point]) -> None:
+        """Say, once, that another collector measures by the same name: they would be one host."""
+        names = (p.tags.get("src_hostname") for p in points if p.measurement == "raw_stats")
+        name = next(names, None)
+        if name is None or self.url not in self._poller.collectors:
+            return
+        other = self._poller.named.setdefault(name, self.url)
+        if other != self.url and "name" not in self._said:
+            self._said.add("name")
+            self._log.warn(
+                "Collectors {other} and {url} both measure as {name!r}: they are one host on the page,"
+                " and what they tell of the same pair may overwrite each other; unless they are meant"
+                " to, let source_tags: {{src_hostname: ...}} tell them apart",
+                other=other,
+                url=self.url,
+                name=name,
             )
 
     def _say_oddities(self, answer: Answer) -> None:

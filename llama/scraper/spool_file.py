@@ -24,6 +24,7 @@ from .writers import sqlite_schema as store
 
 #: Free space, octets, that is left alone on the disk: acknowledging needs a little room, too.
 RESERVE = 4 * 1024 * 1024
+_FULL = "the disk is full"
 #: Free pages, of 4 KiB, that the file may hold before it is made smaller.
 FREE_PAGES = 4096
 
@@ -189,7 +190,8 @@ def check_room(path: Path, octets: int) -> None:
     """Raise `OSError` (ENOSPC) when keeping ``octets`` more would use up the reserve."""
     disk = os.statvfs(path.parent)
     if disk.f_bavail * disk.f_frsize < RESERVE + octets:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        least = f"less than {RESERVE >> 20} MiB are free in {path.parent}"
+        raise OSError(errno.ENOSPC, f"{_FULL}: {least}")
 
 
 def set_aside(path: Path, stamp: str) -> str:
@@ -217,7 +219,10 @@ def _is(error: sqlite3.Error, *codes: int) -> bool:
 def explain(error: Exception) -> str:
     """Say why storing failed, for a person."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return "the disk is full"
+        said = str(error.strerror)
+        return said if said.startswith(_FULL) else _FULL
     if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_FULL):
-        return "the disk is full"
+        return _FULL
+    if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_CANTOPEN):
+        return f"{error}; its directory must be there, and the scraper's user able to write in it"
     return str(error)

@@ -34,6 +34,7 @@ from .mesh import (
     speaking,
     together,
     with_seldom,
+    without,
 )
 from .metrics import ALWAYS, METRICS, Metric, with_received
 from .shared import SharedAnswers
@@ -91,13 +92,21 @@ class _Moment:
 class Answers:
     """Answers about one store.
 
-    ``reactor`` gives time and threads. A source that fell silent is shown for ``remember_s``.
+    ``reactor`` gives time and threads. A source that fell silent is shown for ``remember_s``, unless
+    it is among those to ``forget``: hosts that were removed or renamed.
     """
 
-    def __init__(self, reactor: Any, store: Store, remember_s: float = WEEK_S) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        store: Store,
+        remember_s: float = WEEK_S,
+        forget: frozenset[str] = frozenset(),
+    ) -> None:
         self._reactor = reactor
         self.store = store
         self._remember_s = remember_s
+        self._forget = forget
         # A snapshot of 40,000 series with a dozen columns is some 20 MB.
         self._snapshots = SharedAnswers(reactor, 6)
         self._others = SharedAnswers(reactor, 64)
@@ -125,7 +134,8 @@ class Answers:
             active = await self.store.activity(Window(end - 60.0 - ACTIVE_S, end))
             sources = await self.in_thread(speaking, active, end - 60.0)
             remembered = await self._within(REMEMBERED_WITHIN_S, self._remembered(end, sources))
-            return await self.in_thread(together, active, sources, remembered)
+            known = await self.in_thread(together, active, sources, remembered)
+            return await self.in_thread(without, known, self._forget)
 
         return self._others.get(
             ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask())

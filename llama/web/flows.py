@@ -9,9 +9,15 @@ from urllib.parse import urlencode, urlsplit
 
 import orjson
 from twisted.internet.defer import Deferred, DeferredList
-from twisted.web.client import HTTPConnectionPool
 
-from llama.scraper.fetch import TooLargeError, agent_of, authorization, explain, request
+from llama.scraper.fetch import (
+    TooLargeError,
+    agent_of,
+    authorization,
+    connection_pool,
+    explain,
+    request,
+)
 
 from .store import StoreError, TooMuchError
 
@@ -66,7 +72,7 @@ class CollectorFlows:
         self._timeout_s = timeout_s
         self._headers = authorization(token)
         self._names: dict[str, str] = {}  # URL: the source it probes from
-        self._pool = HTTPConnectionPool(reactor)
+        self._pool = connection_pool(reactor)
         try:
             self._agent = agent_of(reactor, self._pool, timeout_s, ca_file)
         except ValueError as error:

@@ -186,6 +186,23 @@ def together(active: Activity, sources: frozenset[str], remembered: Activity | N
     )
 
 
+def without(activity: Activity, hosts: frozenset[str]) -> Activity:
+    """Return the members of the mesh without what these hosts measured, or others of them."""
+    if not hosts:
+        return activity
+    kept = [
+        n
+        for n, tags in enumerate(activity.series)
+        if hosts.isdisjoint((tags.get("src_hostname", ""), tags.get("dst_hostname", "")))
+    ]
+    return evolve(
+        activity,
+        series=[activity.series[n] for n in kept],
+        last_s=activity.last_s[kept],
+        interval_s=activity.interval_s[kept],
+    )
+
+
 def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mesh:
     """Return what is known of every series that the snapshot or the activity names.
 

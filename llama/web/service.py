@@ -52,7 +52,8 @@ class WebService(MultiService):
                 if config.pinpoint
                 else NoIncidents()
             )
-        api = WebApi(Answers(reactor, self.store, config.remember_s), self.flows, incidents)
+        answers = Answers(reactor, self.store, config.remember_s, frozenset(config.forget))
+        api = WebApi(answers, self.flows, incidents)
         self.http = HttpService(
             reactor, config.listen, api.resource(), what="llama-web", token=config.api_token
         )

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+from typing import Any
+
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
@@ -28,11 +31,34 @@ class Options(UsageOptions):
             raise UsageError(str(error)) from None
 
 
+class _Signalled(WebService):
+    """A page that SIGHUP does not end: it says that only a restart reads the file again."""
+
+    def __init__(self, reactor: Any, loaded: config.WebConfig) -> None:
+        super().__init__(reactor, loaded)
+        self._reactor = reactor
+
+    def startService(self) -> None:
+        """Start, and answer the signal."""
+        super().startService()
+        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
+
+    def stopService(self) -> Any:
+        """Stop; a signal during that is ignored."""
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        return super().stopService()
+
+    def _hung_up(self) -> None:
+        self.log.warn(
+            "not reloaded: {path} is read when llama-web starts; restart it", path=self.config.path
+        )
+
+
 def makeService(options: Options) -> WebService:
     """Return the service that ``options`` describe."""
     from twisted.internet import reactor
 
     try:
-        return WebService(reactor, options["loaded"])
+        return _Signalled(reactor, options["loaded"])
     except StoreError as error:
         raise SystemExit(f"llama-web: {error}") from None

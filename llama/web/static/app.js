@@ -124,10 +124,15 @@ function showIncident() {
   else incidentView.hide();
 }
 
+const stacked = matchMedia("(max-width: 1000px)"); // as in style.css
+let drawn = ""; // the pair that was shown last
+
 function loadDrawer() {
   const src = state.get("src"), dst = state.get("dst");
   view.choose(src ? { src, dst } : null);
+  const pair = JSON.stringify([src, dst]);
   if (!src) {
+    drawn = pair;
     drawer.hide();
     return;
   }
@@ -135,6 +140,9 @@ function loadDrawer() {
   const at = state.live ? now() : Number(state.get("at"));
   const moment = (own) => stretch(at, span, interval, own);
   drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, span, oldest, flows: hasFlows });
+  // Where it stands below the matrix, a pair that was just chosen would be out of sight.
+  if (pair !== drawn && stacked.matches) $("drawer").scrollIntoView({ block: "start" });
+  drawn = pair;
 }
 
 // Figures of a pair from before this time do not speak for the moment that is shown. `own` is how
@@ -384,7 +392,15 @@ document.addEventListener("click", (event) => {
   refresh(state.differences(before));
 });
 
+// Keys of the matrix that work wherever nothing else has the focus.
+const MATRIX_KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "n", "p", "Enter", "Backspace", "+", "-", "0"];
+
 document.addEventListener("keydown", (event) => {
+  if (event.target === document.body && MATRIX_KEYS.includes(event.key) && !asTable && !$("keys").open) {
+    $("stage").focus();
+    view.key(event);
+    return;
+  }
   if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, dialog")) return;
   if (event.key === "Escape" && state.get("src")) closeDrawer();
   else if (event.key === "Escape" && state.get("incident")) state.set({ incident: "" });

@@ -8,6 +8,9 @@ import { palette } from "./palette.js";
 import { KNOWN_INTERVALS, KNOWN_STEP_S, LONGEST_INTERVAL_S, belonging } from "./silence.js";
 import { clock, count, digits, figure } from "./text.js";
 
+// With more flows than this their bars stand without gaps.
+const DENSE = 64;
+
 export class Drawer {
   // `acts`: close(), time(seconds), link(changes).
   constructor(place, acts) {
@@ -143,6 +146,7 @@ export class Drawer {
       const most = Math.min(total, 128), red = Math.ceil(((lossy ?? 0) / total) * most);
       for (let n = 0; n < most; n += 1) bar.append(make("i", "", n < red ? "l" : ""));
       for (const [n, each] of [...bar.children].entries()) each.style.height = n < red ? "30px" : "4px";
+      bar.classList.toggle("dense", most > DENSE);
       const why = flows?.error ? flows.error.message : "which ports: name the collectors in the web configuration";
       place.append(make("p", text), bar, make("p", why, "note"));
     } else {
@@ -227,6 +231,7 @@ function flowStrip(answer, known) {
     mark.style.height = "4px";
     bar.append(mark);
   }
+  bar.classList.toggle("dense", bar.children.length > DENSE);
   const parts = [make("p", text), bar];
   if (losing.length) {
     const ports = losing.slice(0, 12).map((flow) => flow.source_port).join(", ");

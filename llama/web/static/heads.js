@@ -1,6 +1,10 @@
 // What stands around the cells: names, group headers, lines between groups, ticks beside trouble.
 
-import { EDGE, runLabel } from "./layout.js";
+import { EDGE, clamp, runLabel } from "./layout.js";
+
+// Half of what a line of text takes across it, in pixels.
+const HALF_LINE = 7;
+const SIGNS = "▲◁▨";
 
 export function drawHeads(pen, at, model, colours) {
   const { row0, row1, col0, col1 } = at.visible(model);
@@ -93,7 +97,8 @@ function drawColHeads(pen, at, model, colours, col0, col1) {
       return;
     }
     pen.save();
-    pen.translate(x, at.top - 6);
+    // A line of text is wider than a narrow column: at the edge it would be cut along its length.
+    pen.translate(clamp(x, at.left + HALF_LINE, at.width - HALF_LINE), at.top - 6);
     pen.rotate(-Math.PI / 2);
     pen.textAlign = "left";
     write(pen, signs(entry) + entry.host, 0, 0, at.colHostHeight - 3);
@@ -116,15 +121,18 @@ function names(entries, first, last, extent, trouble, each) {
   }
 }
 
-// Writes a name, shortened to the room there is; not at all where nothing of it would be left.
+// Writes a name, shortened to the room there is; not at all where nothing of it would be left. That
+// a host is sick is worth more than its name: the sign stands alone where there is no room for both.
 function write(pen, text, x, y, room) {
   let shown = text;
   if (pen.measureText(shown).width > room) {
     shown = shown.replace(/ [▾▸]$/, "");
     const whole = shown;
     while (shown && pen.measureText(shown === whole ? shown : `${shown}…`).width > room) shown = shown.slice(0, -1);
-    if (!shown || (shown.length < 2 && shown !== whole)) return;
-    if (shown !== whole) shown += "…";
+    if (shown.length < 2 && shown !== whole) {
+      if (!SIGNS.includes(whole[0])) return;
+      shown = whole[0];
+    } else if (shown !== whole) shown += "…";
   }
   pen.fillText(shown, x, y);
 }

@@ -24,7 +24,10 @@ export class MatrixView {
     this.marked = []; // [[src, dst], ...]: the cells of the chosen incident
     this.drag = null;
     this.colours = palette();
-    new ResizeObserver(() => this.redraw()).observe(stage);
+    new ResizeObserver(() => {
+      this.redraw();
+      requestAnimationFrame(() => this.point()); // else what is said of a cell may be cut at the new edge
+    }).observe(stage);
     this.listen();
   }
 

@@ -151,6 +151,7 @@ function drawDoubt(pen, colours, x, y, w, h) {
 // A figure so short that it fits a cell.
 export function brief(value) {
   if (value >= 1000) return `${Math.round(value / 100) / 10}k`;
+  if (value >= 99.5 && value < 100) return String(Math.floor(value * 10) / 10); // 100 is all, and this is not
   if (value >= 10) return String(Math.round(value));
   if (value >= 1) return String(Math.round(value * 10) / 10);
   if (value >= 0.01) return String(Math.round(value * 100) / 100).replace(/^0/, "");

@@ -11,13 +11,14 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
-from twisted.web.client import HTTPConnectionPool, ResponseFailed
+from twisted.web.client import ResponseFailed
 
 from llama.scraper.fetch import (
     Reply,
     TooLargeError,
     agent_of,
     authorization,
+    connection_pool,
     explain,
     request,
 )
@@ -56,7 +57,7 @@ class Database:
             "Content-Type": "application/x-www-form-urlencoded",
             **authorization(token, username, password),
         }
-        self._pool = HTTPConnectionPool(reactor)
+        self._pool = connection_pool(reactor)
         self._pool.maxPersistentPerHost = AT_ONCE
         self._turns = DeferredSemaphore(AT_ONCE)
         try:

@@ -120,7 +120,10 @@ class SQLiteStore:
             raise StoreTimeoutError(
                 f"{self._path}: no answer within {self._timeout_s:g} s; ask for less time"
             )
-        raise StoreError(f"{self._path}: {failure.getErrorMessage()}")
+        said = failure.getErrorMessage()
+        if getattr(failure.value, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_CANTOPEN:
+            said += "; the user of llama-web must be able to read it, and to write in its directory"
+        raise StoreError(f"{self._path}: {said}")
 
     def newest(self) -> Deferred[float | None]:
         """See `llama.web.store.Store`."""

@@ -1,0 +1,33 @@
+"""Kinds of values that click's own take too loosely."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import click
+
+
+class Seconds(click.FloatRange):
+    """A time in seconds, which ``nan`` and ``inf`` are not."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return a finite number within the range."""
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value} is no time in seconds", param, ctx)
+        return number
+
+
+class HttpUrl(click.ParamType[str]):
+    """An address that begins with ``http://`` or ``https://``."""
+
+    name = "url"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return it as given."""
+        text = str(value)
+        scheme, _, rest = text.partition("://")
+        if scheme not in ("http", "https") or not rest.strip("/"):
+            self.fail(f"{text!r} is no http:// or https:// address", param, ctx)
+        return text

@@ -1,0 +1,63 @@
+"""What ``llama`` says to people who mistype: what is wrong, in a line, with a status; no traceback."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from click.testing import CliRunner
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama.cli import main
+
+
+class MistakesTests(SynchronousTestCase):
+    """Each is refused before anything is sent, bound or written."""
+
+    def refused(self, status: int, said: str, *words: str) -> None:
+        """Run a command, which must end with this status and say this in its last line."""
+        done = CliRunner().invoke(main, words)
+        self.assertIsInstance(done.exception, SystemExit, done.exc_info)
+        self.assertIn(said, done.output.strip().splitlines()[-1])
+        self.assertEqual(done.exit_code, status)
+
+    def test_times(self) -> None:
+        """Neither ``nan`` nor ``inf`` is a time."""
+        self.refused(2, "nan is no time in seconds", "send", "127.0.0.1", "--timeout", "nan")
+        for text in ("nan", "inf"):
+            said = f"{text} is no time in seconds"
+            self.refused(2, said, "send", "127.0.0.1", "--interval", text)
+        self.refused(2, "nan is no time", "pinpoint", "c1:5000", "--interval", "nan")
+        self.refused(2, "nan is no time", "pinpoint", "c1:5000", "--settle", "nan")
+        self.refused(2, "-3.0 is not in the range", "pinpoint", "c1:5000", "--interval", "-3")
+
+    def test_pinpoint(self) -> None:
+        """A service says at its start, and not at its first incident, what it will not be able to do."""
+        there = Path(self.mktemp())
+        there.mkdir()
+        for option in ("--state", "--record"):
+            path = str(there / "nowhere" / "file")
+            said = f"{option} {path}: there is no directory {there / 'nowhere'}"
+            self.refused(1, said, "pinpoint", "c1:5000", option, path)
+        said = "'pager.example.net/x' is no http:// or https:// address"
+        self.refused(2, said, "pinpoint", "c1:5000", "--webhook", "pager.example.net/x")
+        self.refused(1, "ftp://c1: expected HOST:PORT", "pinpoint", "--once", "ftp://c1")
+        self.refused(2, "--json goes with --once", "pinpoint", "c1:5000", "--json")
+
+    def test_trace(self) -> None:
+        """Ports end at 65535, and a target is written as for ``llama send``."""
+        self.refused(2, "999999 is not in the range", "trace", "127.0.0.1", "--port", "999999")
+        self.refused(2, "-5 is not in the range", "trace", "127.0.0.1", "--probes", "-5")
+        self.refused(1, "'x' is no port", "trace", "127.0.0.1:x")
+        said = "127.0.0.1 does not resolve to an IPv6 address"
+        self.refused(1, said, "trace", "-6", "127.0.0.1")
+        words = ("--no-dns", "--probes", "0", "--flows", "1")
+        done = CliRunner().invoke(main, ("trace", "127.0.0.1:9", *words))
+        self.assertIn("1 flows reached 127.0.0.1", done.output)
+
+    def test_demo(self) -> None:
+        """A directory that cannot be made is named."""
+        path = Path(self.mktemp())
+        path.write_text("")
+        self.refused(
+            1, f"--directory {path.resolve() / 'x'}: ", "demo", "--directory", str(path / "x")
+        )
