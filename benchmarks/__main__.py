@@ -14,9 +14,9 @@ import click
 from attrs import frozen
 from rich.console import Console
 
-from . import accuracy, collector, hostile, kinds, machine, reflector, scraper
-from .figures import Report
-from .programs import BenchmarkError, build
+from benchmarks import accuracy, collector, hostile, kinds, machine, reflector, scraper
+from benchmarks.figures import Report
+from benchmarks.programs import BenchmarkError, build
 
 
 @frozen

@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
-from . import machine
-from .figures import Claim, Report
-from .programs import READY_S, ROOT, BenchmarkError, pinned, running, twistd
-from .transmit_stamps import DISCARD
-from .veth import FAR, Cable, Key, cable, captured, captures, passages, true_rtts
+from benchmarks import machine
+from benchmarks.figures import Claim, Report
+from benchmarks.programs import READY_S, ROOT, BenchmarkError, pinned, running, twistd
+from benchmarks.transmit_stamps import DISCARD
+from benchmarks.veth import FAR, Cable, Key, cable, captured, captures, passages, true_rtts
 
 PORT = 8100
 IRTT_PORT = 2112
@@ -307,7 +307,7 @@ def run(directory: Path, count: int = 2000, interval_s: float = 0.002) -> Report
 
 def main() -> None:
     """Run this benchmark alone, as ``python -m benchmarks accuracy`` does."""
-    from .__main__ import main as command
+    from benchmarks.__main__ import main as command
 
     command(["accuracy", *sys.argv[1:]], prog_name="python -m benchmarks.accuracy")
 

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from attrs import define, field, frozen
 
-from . import machine
-from .figures import Claim, Report, ratio
-from .programs import BenchmarkError, Program, free_port, run_json, running, twistd
+from benchmarks import machine
+from benchmarks.figures import Claim, Report, ratio
+from benchmarks.programs import BenchmarkError, Program, free_port, run_json, running, twistd
 
 INTERVAL_S = 10
 PORTS = 4  # source ports, of ours and of the prober in C

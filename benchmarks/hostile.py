@@ -21,12 +21,11 @@ from typing import Any
 
 from attrs import define, field
 
+from benchmarks import kinds, machine
+from benchmarks.figures import Claim, Report
+from benchmarks.programs import READY_S, BenchmarkError, Program, run_json, running, twistd
+from benchmarks.veth import FAR, NEAR, Cable, cable
 from llama.wire import tlv
-
-from . import kinds, machine
-from .figures import Claim, Report
-from .programs import READY_S, BenchmarkError, Program, run_json, running, twistd
-from .veth import FAR, NEAR, Cable, cable
 
 PORT = 8100
 SOURCES = 10_000_000

@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 from attrs import frozen
 
+from benchmarks import machine
+from benchmarks.figures import Report
+from benchmarks.programs import free_port, running, twistd, wait_for_reflector
+from benchmarks.reflector import OURS, Contender, measure, reflector_config
 from llama.wire import auth, llama_go, llama_python, stamp, tlv
-
-from . import machine
-from .figures import Report
-from .programs import free_port, running, twistd, wait_for_reflector
-from .reflector import OURS, Contender, measure, reflector_config
 
 RATE = 50_000  # packets/s of each kind
 COLUMNS = ("packets", "load", "µs CPU/packet", "packets/s", "answered %")

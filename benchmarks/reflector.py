@@ -16,9 +16,9 @@ from typing import Any
 
 from attrs import frozen
 
-from . import machine
-from .figures import Claim, Report, ratio
-from .programs import Program, free_port, run_json, running, twistd, wait_for_reflector
+from benchmarks import machine
+from benchmarks.figures import Claim, Report, ratio
+from benchmarks.programs import Program, free_port, run_json, running, twistd, wait_for_reflector
 
 SOURCES = 64  # source ports that the load comes from
 WINDOW = 512  # probes on their way at saturation: two of the largest batches

@@ -14,9 +14,9 @@ from typing import Any
 
 import yaml
 
-from . import machine
-from .figures import Claim, Report
-from .programs import BenchmarkError, Program, free_port, running, twistd
+from benchmarks import machine
+from benchmarks.figures import Claim, Report
+from benchmarks.programs import BenchmarkError, Program, free_port, running, twistd
 
 COLLECTORS, PAIRS = 100, 1000
 INTERVAL_S = 30

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from .programs import BenchmarkError
+from benchmarks.programs import BenchmarkError
 
 PREFIX = "llama-accuracy-"
 NAMESPACES = Path("/run/netns")  # where iproute2 keeps them

@@ -14,9 +14,8 @@ from pathlib import Path
 
 from attrs import field, frozen
 
+from llama.cli._demand import Demand
 from llama.collector.hping3_process import find_program, unusable
-
-from ._demand import Demand
 
 #: Octets of receive buffer that the collector asks for on every socket.
 ASKED_BUFFER = 4 << 20

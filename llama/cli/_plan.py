@@ -9,15 +9,14 @@ from typing import Any
 
 from attrs import evolve
 
+from llama.cli._coverage import PATHS, expected_share, flows_to_cover
+from llama.cli._demand import demand
+from llama.cli._host import Host
 from llama.collector.hping3_cycle import spacing_s
 from llama.collector.plan import cycle_of
 from llama.config import CollectorConfig, Test, class_name
 from llama.config.offered import Offered, offered, offered_to, share_of_rate
 from llama.config.probes import KINDS
-
-from ._coverage import PATHS, expected_share, flows_to_cover
-from ._demand import demand
-from ._host import Host
 
 #: What a run of hping3 takes besides sending, s, when all is answered.
 _START_S = 0.06

@@ -11,11 +11,10 @@ from typing import Any
 import click
 
 from llama import config
-
-from ._host import Host
-from ._plan import plan
-from ._plan_text import lines
-from ._resolved import hosts_of, unknown
+from llama.cli._host import Host
+from llama.cli._plan import plan
+from llama.cli._plan_text import lines
+from llama.cli._resolved import hosts_of, unknown
 
 
 @click.command()

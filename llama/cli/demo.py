@@ -29,13 +29,12 @@ from twisted.logger import (
 )
 from twisted.python.failure import Failure
 
+from llama.cli._matrix import LEGEND, matrix
 from llama.lab.demo import Addresses, Demo
 from llama.lab.history import History, Interval, to_show
 from llama.lab.places import Block, NoPlaceError
 from llama.lab.readings import delay_sentence, loss_sentence, suspect_sentence, worst_pair
 from llama.lab.scene import SITES, Scene, address, hosts, scene
-
-from ._matrix import LEGEND, matrix
 
 #: ``--once`` ends after so many whole intervals ...
 INTERVALS = 2
@@ -79,7 +78,7 @@ def demo(
     if seed is None:
         seed = random.randrange(10_000)
     if fabric:
-        from ._fabric_demo import FabricDemo
+        from llama.cli._fabric_demo import FabricDemo
 
         raise SystemExit(run(reactor, FabricDemo(reactor, seed, interval_s, once).play))
     with ExitStack() as stack:

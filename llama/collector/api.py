@@ -20,18 +20,17 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
+from llama.collector import encode, exposition, page
+from llama.collector.answer import send
+from llama.collector.exposition import Health
+from llama.collector.history import Held, History
+from llama.collector.kept import Kept
+from llama.collector.packed import Packed, join, pack
+from llama.collector.selection import FlowQuery, pairs_of, select_flows
+from llama.collector.slices import Job, Slices
+from llama.collector.summary import ClosedInterval
 from llama.http import BadRequestError, Query, json_error
 from llama.pinpoint.path_table import PathTable
-
-from . import encode, exposition, page
-from .answer import send
-from .exposition import Health
-from .history import Held, History
-from .kept import Kept
-from .packed import Packed, join, pack
-from .selection import FlowQuery, pairs_of, select_flows
-from .slices import Job, Slices
-from .summary import ClosedInterval
 
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"

@@ -15,13 +15,12 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from llama.collector.history import Newest
+from llama.collector.packed import Packed, Packer
+from llama.collector.slices import Job, Pace
+from llama.collector.summary import ClosedInterval, Pair, reasons
 from llama.pinpoint.path_table import FlowKey, Known
 from llama.pinpoint.path_table import as_json as path_row
-
-from .history import Newest
-from .packed import Packed, Packer
-from .slices import Job, Pace
-from .summary import ClosedInterval, Pair, reasons
 
 Stats = npt.NDArray[np.void]
 

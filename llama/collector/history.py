@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 from attrs import define, frozen
 
-from .packed import Packed
-from .series import Rows, Series
-from .slices import Job
-from .summary import ClosedInterval
+from llama.collector.packed import Packed
+from llama.collector.series import Rows, Series
+from llama.collector.slices import Job
+from llama.collector.summary import ClosedInterval
 
 _CURSOR = re.compile(r"([0-9a-f]{16})-([0-9]{1,15})")
 #: Flows looked at in one slice.

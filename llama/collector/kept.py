@@ -9,8 +9,8 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from .packed import Packed
-from .slices import Job, Slices
+from llama.collector.packed import Packed
+from llama.collector.slices import Job, Slices
 
 _log = Logger()
 

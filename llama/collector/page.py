@@ -17,13 +17,12 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from llama.collector.encode import loss_percent, utc_text
+from llama.collector.history import Newest
+from llama.collector.packed import Packed, Packer
+from llama.collector.slices import Job, Pace
+from llama.collector.summary import Pair, reasons
 from llama.config.dscp import class_name
-
-from .encode import loss_percent, utc_text
-from .history import Newest
-from .packed import Packed, Packer
-from .slices import Job, Pace
-from .summary import Pair, reasons
 
 _STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1a1a1a;--dim:#5a5a5a;--line:#d5d5d5;

@@ -8,10 +8,9 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from llama.collector.slices import Job, Pace
+from llama.collector.summary import ClosedInterval, Pair
 from llama.http import Query
-
-from .slices import Job, Pace
-from .summary import ClosedInterval, Pair
 
 Numbers = npt.NDArray[np.int64]
 

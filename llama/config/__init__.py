@@ -4,13 +4,13 @@ Each service has a loader. A file with mistakes is refused whole, with `ConfigEr
 anything starts.
 """
 
-from .collector import load_collector
-from .detect import SERVICES, AnyConfig, load
-from .dscp import DSCP_OF_CLASS, class_name, dscp_number
-from .endpoints import endpoint
-from .frozen import FrozenMapping
-from .mistakes import ConfigErrors, Mistake
-from .model import (
+from llama.config.collector import load_collector
+from llama.config.detect import SERVICES, AnyConfig, load
+from llama.config.dscp import DSCP_OF_CLASS, class_name, dscp_number
+from llama.config.endpoints import endpoint
+from llama.config.frozen import FrozenMapping
+from llama.config.mistakes import ConfigErrors, Mistake
+from llama.config.model import (
     PROBES,
     CollectorConfig,
     Family,
@@ -28,9 +28,9 @@ from .model import (
     WebConfig,
     WriterConfig,
 )
-from .reflector import load_reflector
-from .scraper import load_scraper
-from .web import load_web
+from llama.config.reflector import load_reflector
+from llama.config.scraper import load_scraper
+from llama.config.web import load_web
 
 __all__ = [
     "DSCP_OF_CLASS",

@@ -13,14 +13,14 @@ from typing import Any
 import yaml
 from attrs import evolve
 
-from . import full, sections, values
-from .frozen import FrozenMapping
-from .model import CollectorConfig, Target, Test
-from .ports import DEFAULT_SOURCE_PORTS
-from .probes import default_options
-from .series import refuse_collisions
-from .shared import refuse_shared_ports
-from .tree import Document, Node, WrongError, is_null, kind, read_document
+from llama.config import full, sections, values
+from llama.config.frozen import FrozenMapping
+from llama.config.model import CollectorConfig, Target, Test
+from llama.config.ports import DEFAULT_SOURCE_PORTS
+from llama.config.probes import default_options
+from llama.config.series import refuse_collisions
+from llama.config.shared import refuse_shared_ports
+from llama.config.tree import Document, Node, WrongError, is_null, kind, read_document
 
 _SIMPLE_NAME = "simple"
 

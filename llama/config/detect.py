@@ -6,13 +6,13 @@ from collections.abc import Callable, Mapping
 
 import yaml
 
-from . import full
-from .collector import has_hosts, read_collector
-from .model import CollectorConfig, ReflectorConfig, ScraperConfig, WebConfig
-from .reflector import REFLECTOR, read_reflector
-from .scraper import SCRAPER, read_scraper
-from .tree import Document, KeySpec, read_document
-from .web import WEB, read_web
+from llama.config import full
+from llama.config.collector import has_hosts, read_collector
+from llama.config.model import CollectorConfig, ReflectorConfig, ScraperConfig, WebConfig
+from llama.config.reflector import REFLECTOR, read_reflector
+from llama.config.scraper import SCRAPER, read_scraper
+from llama.config.tree import Document, KeySpec, read_document
+from llama.config.web import WEB, read_web
 
 AnyConfig = CollectorConfig | ReflectorConfig | ScraperConfig | WebConfig
 

@@ -9,8 +9,8 @@ import ipaddress
 import re
 from typing import Any
 
-from .tree import Document, Node, WrongError, shown, unknown
-from .values import text
+from llama.config.tree import Document, Node, WrongError, shown, unknown
+from llama.config.values import text
 
 #: The parameters of Twisted's own endpoints, in order.
 _PARAMETERS = {

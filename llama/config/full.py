@@ -8,10 +8,10 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from . import sections, values
-from .frozen import FrozenMapping
-from .model import PROBES, Family, SourcePort, Target, Test
-from .ports import (
+from llama.config import sections, values
+from llama.config.frozen import FrozenMapping
+from llama.config.model import PROBES, Family, SourcePort, Target, Test
+from llama.config.ports import (
     CLASSES,
     DEFAULT_SOURCE_PORTS,
     MAX_PORTS,
@@ -23,8 +23,8 @@ from .ports import (
     read_port_group,
     source_ports,
 )
-from .probes import KINDS, default_options, options_of
-from .tree import Document, KeySpec, Node, Read, WrongError, line_of, undefined
+from llama.config.probes import KINDS, default_options, options_of
+from llama.config.tree import Document, KeySpec, Node, Read, WrongError, line_of, undefined
 
 DEFAULT_PORT = 8100
 DEFAULT_INTERVAL_S = 30

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import stat
 
-from .model import Key
+from llama.config.model import Key
 
 #: RFC 2104 section 3 discourages keys shorter than the hash; half of SHA-256 is our least.
 LEAST_OCTETS = 16

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-from .frozen import FrozenMapping
-from .mistakes import Mistake
+from llama.config.frozen import FrozenMapping
+from llama.config.mistakes import Mistake
 
 Family = Literal["any", "4", "6", "both"]
 Prefix = ipaddress.IPv4Network | ipaddress.IPv6Network

@@ -9,8 +9,8 @@ import ipaddress
 
 from attrs import frozen
 
-from .model import CollectorConfig, Target, Test
-from .probes import KINDS
+from llama.config.model import CollectorConfig, Target, Test
+from llama.config.probes import KINDS
 
 IP_HEADER = {4: 20, 6: 40}  # octets
 

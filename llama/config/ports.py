@@ -7,10 +7,10 @@ from typing import Any
 
 from attrs import frozen
 
-from . import values
-from .dscp import class_name
-from .model import SourcePort
-from .tree import Document, KeySpec, Node, undefined
+from llama.config import values
+from llama.config.dscp import class_name
+from llama.config.model import SourcePort
+from llama.config.tree import Document, KeySpec, Node, undefined
 
 DEFAULT_TIMEOUT_S = 1.0
 DEFAULT_COUNT = 4

@@ -10,10 +10,9 @@ from typing import Any
 
 from attrs import field, frozen
 
+from llama.config import sections, values
+from llama.config.tree import Document, KeySpec, Node, shown
 from llama.wire import auth, llama_go, llama_python, stamp, tlv_rules
-
-from . import sections, values
-from .tree import Document, KeySpec, Node, shown
 
 
 @frozen(kw_only=True)

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from . import sections, values
-from .collector import default_keep
-from .frozen import FrozenMapping
-from .model import Key, ReflectorConfig, ReflectorKey, ReflectorSession
-from .tree import Document, KeySpec, Node, WrongError, read_document, shown
+from llama.config import sections, values
+from llama.config.collector import default_keep
+from llama.config.frozen import FrozenMapping
+from llama.config.model import Key, ReflectorConfig, ReflectorKey, ReflectorSession
+from llama.config.tree import Document, KeySpec, Node, WrongError, read_document, shown
 
 DEFAULTS = ReflectorConfig()
 _SSID = values.whole(1, 65535, "SSID, RFC 8972 section 3")

@@ -6,11 +6,11 @@ import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from . import sections, values
-from .mistakes import Mistake
-from .model import ScraperConfig, SpoolConfig, WriterConfig
-from .tree import Document, KeySpec, Node, WrongError, kind, read_document
-from .typed import untyped
+from llama.config import sections, values
+from llama.config.mistakes import Mistake
+from llama.config.model import ScraperConfig, SpoolConfig, WriterConfig
+from llama.config.tree import Document, KeySpec, Node, WrongError, kind, read_document
+from llama.config.typed import untyped
 
 COLLECTOR_PORT = 5000
 

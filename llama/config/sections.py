@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import yaml
 
-from . import values
-from .endpoints import listen
-from .frozen import FrozenMapping
-from .keys import read_keys
-from .model import Key
-from .tree import Document, KeySpec, Node, WrongError, is_null, kind
+from llama.config import values
+from llama.config.endpoints import listen
+from llama.config.frozen import FrozenMapping
+from llama.config.keys import read_keys
+from llama.config.model import Key
+from llama.config.tree import Document, KeySpec, Node, WrongError, is_null, kind
 
 #: The file of the token that requests must show.
 TOKEN_FILE = KeySpec(values.secret_line, deleted="answer requests without a token")

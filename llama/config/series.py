@@ -5,11 +5,11 @@ from __future__ import annotations
 import ipaddress
 from typing import Any
 
-from .dscp import class_name
-from .full import PlacedTest
-from .model import Target, Test
-from .offered import port_of
-from .tree import Document, Node, line_of
+from llama.config.dscp import class_name
+from llama.config.full import PlacedTest
+from llama.config.model import Target, Test
+from llama.config.offered import port_of
+from llama.config.tree import Document, Node, line_of
 
 
 def refuse_collisions(doc: Document, tests: list[PlacedTest]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from .full import PlacedTest
-from .tree import Document, Node, line_of
+from llama.config.full import PlacedTest
+from llama.config.tree import Document, Node, line_of
 
 
 def refuse_shared_ports(doc: Document, tests: list[PlacedTest]) -> None:

@@ -15,7 +15,7 @@ import yaml
 from attrs import Factory, define, frozen
 from yaml.reader import Reader as _YamlReader
 
-from .mistakes import ConfigErrors, Mistake
+from llama.config.mistakes import ConfigErrors, Mistake
 
 T = TypeVar("T")
 Node = yaml.Node

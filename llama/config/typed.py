@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from attrs import frozen
 
-from . import values
-from .frozen import FrozenMapping
-from .tree import Document, Entry, KeySpec, Node, WrongError, is_null, line_of
+from llama.config import values
+from llama.config.frozen import FrozenMapping
+from llama.config.tree import Document, Entry, KeySpec, Node, WrongError, is_null, line_of
 
 #: More values than this in one section are no options; aliases can make many out of little.
 MOST_VALUES = 10_000

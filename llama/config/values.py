@@ -14,10 +14,10 @@ from typing import Any, TypeVar
 
 import yaml
 
-from .dscp import class_name, dscp_number
-from .keys import read_secret
-from .model import Prefix
-from .tree import Document, Node, WrongError, is_null, kind, unknown
+from llama.config.dscp import class_name, dscp_number
+from llama.config.keys import read_secret
+from llama.config.model import Prefix
+from llama.config.tree import Document, Node, WrongError, is_null, kind, unknown
 
 T = TypeVar("T")
 Read = Callable[[Document, Node], T]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from . import values
-from .endpoints import listen
-from .model import StoreConfig, WebConfig
-from .scraper import collector_url, http_url
-from .sections import TOKEN_FILE
-from .tree import Document, KeySpec, Node, read_document
-from .typed import typed
+from llama.config import values
+from llama.config.endpoints import listen
+from llama.config.model import StoreConfig, WebConfig
+from llama.config.scraper import collector_url, http_url
+from llama.config.sections import TOKEN_FILE
+from llama.config.tree import Document, KeySpec, Node, read_document
+from llama.config.typed import typed
 
 _TEXT = values.text("text")
 _USER = {

@@ -18,13 +18,12 @@ from twisted.internet.defer import DeferredList, maybeDeferred
 
 from llama import config
 from llama.collector.service import CollectorService
+from llama.lab.places import Ports
+from llama.lab.relay import Relay
+from llama.lab.scene import FLOWS, Host, Scene
 from llama.reflector.service import ReflectorService
 from llama.scraper.service import ScraperService
 from llama.web.service import WebService
-
-from .places import Ports
-from .relay import Relay
-from .scene import FLOWS, Host, Scene
 
 #: Probes per second of every flow.
 RATE_PPS = 2

@@ -16,8 +16,7 @@ from attrs import frozen
 from twisted.enterprise import adbapi
 
 from llama.collector.summary import reasons
-
-from .readings import Reading
+from llama.lab.readings import Reading
 
 _NEWEST = """
 SELECT time_ms, tags, loss, flows, flows_lossy, rtt_p50, suspect

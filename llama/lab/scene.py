@@ -11,7 +11,7 @@ from random import Random
 
 from attrs import frozen
 
-from .relay import Impairment
+from llama.lab.relay import Impairment
 
 SITES = ("iad", "lax", "fra")
 HOSTS_PER_SITE = 2

@@ -11,11 +11,10 @@ from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from twisted.web.resource import Resource
 
 from llama.http import JsonRoot
-
-from .buffer import Spool
-from .counts import Counts
-from .delivery import Delivery
-from .poll import Poller
+from llama.scraper.buffer import Spool
+from llama.scraper.counts import Counts
+from llama.scraper.delivery import Delivery
+from llama.scraper.poll import Poller
 
 
 class Scraper(Protocol):

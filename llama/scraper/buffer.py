@@ -16,8 +16,7 @@ from attrs import define, field, frozen
 from twisted.internet.defer import Deferred, succeed
 
 from llama.interfaces import Point
-
-from .points import pack, unpack
+from llama.scraper.points import pack, unpack
 
 #: Points in a chunk, at most.
 CHUNK_POINTS = 2500

@@ -26,11 +26,10 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llama.interfaces import NotPermittedError, Point, Refusal
-
-from .backoff import NOT_PERMITTED_S, wait_s
-from .buffer import Chunk, Spool
-from .counts import Counts
-from .fetch import explain
+from llama.scraper.backoff import NOT_PERMITTED_S, wait_s
+from llama.scraper.buffer import Chunk, Spool
+from llama.scraper.counts import Counts
+from llama.scraper.fetch import explain
 
 #: Seconds that new chunks wait for company, so that small ones are written together.
 GATHER_S = 1.0

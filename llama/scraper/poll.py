@@ -21,12 +21,11 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from llama.interfaces import Point
-
-from .buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
-from .counts import Counts
-from .fetch import Reply, TooLargeError, authorization, explain, request
-from .lane import Lane, Place
-from .points import Answer, AnswerError, portions, read_answer
+from llama.scraper.buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
+from llama.scraper.counts import Counts
+from llama.scraper.fetch import Reply, TooLargeError, authorization, explain, request
+from llama.scraper.lane import Lane, Place
+from llama.scraper.points import Answer, AnswerError, portions, read_answer
 
 #: Octets of one answer, unpacked. 10,000 pairs are about 9 MB for each interval.
 MAX_ANSWER = 512 * 1024 * 1024

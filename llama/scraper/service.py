@@ -13,16 +13,15 @@ from twisted.logger import Logger
 
 from llama.config import ScraperConfig, WriterConfig
 from llama.http import HttpService
-
-from . import api
-from .buffer import Chunk, MemorySpool, Spool
-from .counts import Counts
-from .delivery import Delivery
-from .fetch import agent_of, connection_pool
-from .poll import Poller
-from .spool import DiskSpool
-from .spool_file import see_whose
-from .writers import WriterConfigError, make_writers
+from llama.scraper import api
+from llama.scraper.buffer import Chunk, MemorySpool, Spool
+from llama.scraper.counts import Counts
+from llama.scraper.delivery import Delivery
+from llama.scraper.fetch import agent_of, connection_pool
+from llama.scraper.poll import Poller
+from llama.scraper.spool import DiskSpool
+from llama.scraper.spool_file import see_whose
+from llama.scraper.writers import WriterConfigError, make_writers
 
 #: Seconds that writes under way are given when the service stops.
 GRACE_S = 5.0

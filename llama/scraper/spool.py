@@ -32,9 +32,8 @@ from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from llama.interfaces import Point
-
-from . import spool_file as file
-from .buffer import (
+from llama.scraper import spool_file as file
+from llama.scraper.buffer import (
     CHUNK_OVERHEAD,
     Batch,
     Chunk,

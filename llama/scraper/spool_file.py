@@ -19,8 +19,8 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from .buffer import Batch, Chunk, Taken
-from .writers import sqlite_schema as store
+from llama.scraper.buffer import Batch, Chunk, Taken
+from llama.scraper.writers import sqlite_schema as store
 
 #: Free space, octets, that is left alone on the disk: acknowledging needs a little room, too.
 RESERVE = 4 * 1024 * 1024

@@ -12,10 +12,9 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from llama import config
-
-from .service import ScraperService
-from .spool_file import ForeignFileError
-from .writers import WriterConfigError, makers
+from llama.scraper.service import ScraperService
+from llama.scraper.spool_file import ForeignFileError
+from llama.scraper.writers import WriterConfigError, makers
 
 
 class Options(UsageOptions):

@@ -17,10 +17,10 @@ from twisted.internet.defer import Deferred
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from . import present
-from .fold import Open, fold, lay_out, reduce_to_pairs
-from .heat import heat_map
-from .mesh import (
+from llama.web import present
+from llama.web.fold import Open, fold, lay_out, reduce_to_pairs
+from llama.web.heat import heat_map
+from llama.web.mesh import (
     KNOWN_INTERVALS,
     LONGEST_INTERVAL_S,
     Mesh,
@@ -36,9 +36,9 @@ from .mesh import (
     with_seldom,
     without,
 )
-from .metrics import ALWAYS, METRICS, Metric, with_received
-from .shared import SharedAnswers
-from .store import AGGREGATE, Activity, Snapshot, Store, StoreError, Window, series_key
+from llama.web.metrics import ALWAYS, METRICS, Metric, with_received
+from llama.web.shared import SharedAnswers
+from llama.web.store import AGGREGATE, Activity, Snapshot, Store, StoreError, Window, series_key
 
 T = TypeVar("T")
 

@@ -20,12 +20,11 @@ from werkzeug.exceptions import HTTPException
 
 from llama import __version__
 from llama.http import json_error, set_json
-
-from .answers import Answers, MatrixQuestion, NotFoundError, TooWideError
-from .flows import FlowSource, UnknownCollectorError
-from .incidents import IncidentSource
-from .params import MAX_LIMIT, MAX_SPAN_S, Arguments, BadRequestError, read_range
-from .store import StoreError, StoreTimeoutError, TooMuchError, Window
+from llama.web.answers import Answers, MatrixQuestion, NotFoundError, TooWideError
+from llama.web.flows import FlowSource, UnknownCollectorError
+from llama.web.incidents import IncidentSource
+from llama.web.params import MAX_LIMIT, MAX_SPAN_S, Arguments, BadRequestError, read_range
+from llama.web.store import StoreError, StoreTimeoutError, TooMuchError, Window
 
 _log = Logger()
 

@@ -18,8 +18,7 @@ from llama.scraper.fetch import (
     explain,
     request,
 )
-
-from .store import StoreError, TooMuchError
+from llama.web.store import StoreError, TooMuchError
 
 #: What one answer of a collector may weigh: 10,000 flows are some 8 MB.
 MAX_ANSWER = 32 * 1024 * 1024

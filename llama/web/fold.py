@@ -14,10 +14,10 @@ from typing import Literal
 import numpy as np
 from attrs import field, frozen
 
-from .groups import Path, natural_path
-from .mesh import Flags, Health, Index, Mesh
-from .metrics import Metric
-from .store import Column
+from llama.web.groups import Path, natural_path
+from llama.web.mesh import Flags, Health, Index, Mesh
+from llama.web.metrics import Metric
+from llama.web.store import Column
 
 #: What is known about a cell, in rising order: the highest of its members' stands. How many of them
 #: have less, `Pairs` and `Cells` tell.

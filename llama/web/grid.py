@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from .store import AGGREGATE, Column
+from llama.web.store import AGGREGATE, Column
 
 
 def put_together(name: str, place: npt.NDArray[np.int64], values: Column, size: int) -> Column:

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from attrs import frozen
 
-from .store import Tags
+from llama.web.store import Tags
 
 #: From the outermost to the innermost, the names that people give to the levels of a network.
 HIERARCHY = (

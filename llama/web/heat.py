@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from .store import History
+from llama.web.store import History
 
 #: Known points of the distribution: column and share of replies at or below it.
 _KNOTS = (("rtt_min", 0.0), ("rtt_p50", 0.5), ("rtt_p90", 0.9), ("rtt_p99", 0.99), ("rtt_max", 1.0))

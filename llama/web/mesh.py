@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import evolve, field, frozen
 
-from .groups import Places, find_places, natural
-from .store import Activity, Column, Snapshot, Tags, series_key
+from llama.web.groups import Places, find_places, natural
+from llama.web.store import Activity, Column, Snapshot, Tags, series_key
 
 Index = npt.NDArray[np.int64]
 Flags = npt.NDArray[np.bool_]

@@ -13,8 +13,7 @@ import numpy.typing as npt
 from attrs import frozen
 
 from llama.collector.summary import suspect_bit
-
-from .store import Column
+from llama.web.store import Column
 
 Columns = Mapping[str, Column]
 Figures = npt.NDArray[np.float64]

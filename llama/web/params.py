@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from attrs import frozen
 
-from .fold import Open
-from .groups import read_paths
-from .metrics import METRICS, Metric
+from llama.web.fold import Open
+from llama.web.groups import read_paths
+from llama.web.metrics import METRICS, Metric
 
 #: What a client may ask at most.
 MAX_TEXT = 512

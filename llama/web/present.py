@@ -12,13 +12,12 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.collector.summary import reasons
-
-from .fold import NO_DATA, VALUE, Axis, Cells, Pairs
-from .groups import find_places, natural
-from .heat import Heat
-from .mesh import Health, Index, Mesh, interval_of
-from .metrics import METRICS, percent
-from .store import AGGREGATE, Activity, Column, History, Timeline, Window, series_key
+from llama.web.fold import NO_DATA, VALUE, Axis, Cells, Pairs
+from llama.web.groups import find_places, natural
+from llama.web.heat import Heat
+from llama.web.mesh import Health, Index, Mesh, interval_of
+from llama.web.metrics import METRICS, percent
+from llama.web.store import AGGREGATE, Activity, Column, History, Timeline, Window, series_key
 
 
 def numbers(column: npt.ArrayLike, digits: int = 4) -> list[float | None]:

@@ -11,13 +11,12 @@ from twisted.logger import Logger
 from llama.config import WebConfig
 from llama.http import HttpService
 from llama.pinpoint.remote import RemoteIncidents
-
-from .answers import Answers
-from .api import WebApi
-from .flows import CollectorFlows, FlowSource
-from .incidents import IncidentSource, NoIncidents
-from .store import Store
-from .stores import open_store
+from llama.web.answers import Answers
+from llama.web.api import WebApi
+from llama.web.flows import CollectorFlows, FlowSource
+from llama.web.incidents import IncidentSource, NoIncidents
+from llama.web.store import Store
+from llama.web.stores import open_store
 
 
 class WebService(MultiService):

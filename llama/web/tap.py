@@ -9,9 +9,8 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from llama import config
-
-from .service import WebService
-from .store import StoreError
+from llama.web.service import WebService
+from llama.web.store import StoreError
 
 
 class Options(UsageOptions):

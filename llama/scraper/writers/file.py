@@ -17,9 +17,8 @@ from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
-
-from .line_protocol import lines
-from .options import Options
+from llama.scraper.writers.line_protocol import lines
+from llama.scraper.writers.options import Options
 
 
 @implementer(ITimeSeriesWriter)

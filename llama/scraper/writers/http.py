@@ -26,10 +26,9 @@ from llama.interfaces import (
     Point,
     Refusal,
 )
-
-from ..fetch import Reply, agent_of, connection_pool, explain, request
-from .line_protocol import line, lines
-from .options import Options
+from llama.scraper.fetch import Reply, agent_of, connection_pool, explain, request
+from llama.scraper.writers.line_protocol import line, lines
+from llama.scraper.writers.options import Options
 
 #: Octets of an answer that are read: databases answer little, whatever else listens there may not.
 MAX_ANSWER = 1024 * 1024

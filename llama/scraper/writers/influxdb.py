@@ -7,10 +7,9 @@ from typing import Any
 from urllib.parse import urlencode
 
 from llama.interfaces import NotPermittedError, NotWrittenError
-
-from ..fetch import Reply, authorization
-from .http import LineProtocolWriter, not_a_database, reason_of
-from .options import Options
+from llama.scraper.fetch import Reply, authorization
+from llama.scraper.writers.http import LineProtocolWriter, not_a_database, reason_of
+from llama.scraper.writers.options import Options
 
 
 class InfluxDBWriter(LineProtocolWriter):

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from .http import LineProtocolWriter
-from .options import Options
+from llama.scraper.writers.http import LineProtocolWriter
+from llama.scraper.writers.options import Options
 
 
 def make(reactor: Any, options: Mapping[str, Any]) -> Any:

@@ -20,11 +20,10 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
-
-from . import sqlite_late as late
-from . import sqlite_old as old
-from . import sqlite_schema as schema
-from .options import Options
+from llama.scraper.writers import sqlite_late as late
+from llama.scraper.writers import sqlite_old as old
+from llama.scraper.writers import sqlite_schema as schema
+from llama.scraper.writers.options import Options
 
 DAY = 86400.0
 MINUTE = 60.0

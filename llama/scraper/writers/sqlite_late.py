@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from . import sqlite_schema as schema
+from llama.scraper.writers import sqlite_schema as schema
 
 #: A row as `sqlite_schema.UPSERT` takes it: time in ms and series first.
 Row = tuple[Any, ...]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import sqlite_schema as schema
+from llama.scraper.writers import sqlite_schema as schema
 
 #: The newest moment before ``:before`` (ms) at which there are rows.
 _MOMENT = """

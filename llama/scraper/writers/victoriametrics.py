@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..fetch import authorization
-from .http import LineProtocolWriter
-from .options import Options
+from llama.scraper.fetch import authorization
+from llama.scraper.writers.http import LineProtocolWriter
+from llama.scraper.writers.options import Options
 
 
 def make(reactor: Any, options: Mapping[str, Any]) -> Any:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from llama.config import StoreConfig
-
-from ..store import Store, StoreError
-from .influxdb import InfluxDBStore
-from .prometheus import PrometheusStore
-from .sqlite import SQLiteStore
+from llama.web.store import Store, StoreError
+from llama.web.stores.influxdb import InfluxDBStore
+from llama.web.stores.prometheus import PrometheusStore
+from llama.web.stores.sqlite import SQLiteStore
 
 
 def open_store(reactor: Any, config: StoreConfig) -> Store:

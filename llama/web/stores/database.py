@@ -22,8 +22,7 @@ from llama.scraper.fetch import (
     explain,
     request,
 )
-
-from ..store import StoreError, StoreTimeoutError, TooMuchError
+from llama.web.store import StoreError, StoreTimeoutError, TooMuchError
 
 T = TypeVar("T")
 

@@ -15,8 +15,8 @@ import numpy as np
 import orjson
 from twisted.internet.defer import Deferred, succeed
 
-from ..grid import put_together
-from ..store import (
+from llama.web.grid import put_together
+from llama.web.store import (
     AGGREGATE,
     LOSSY_PERCENT,
     Activity,
@@ -28,7 +28,7 @@ from ..store import (
     Window,
     series_key,
 )
-from .database import Database, json_lines
+from llama.web.stores.database import Database, json_lines
 
 MEASUREMENT = "raw_stats"
 

@@ -14,19 +14,9 @@ import numpy as np
 from twisted.internet.defer import Deferred, succeed
 
 from llama.collector.summary import SUSPECT_REASONS, suspect_bit
-
-from ..store import (
-    Activity,
-    Column,
-    History,
-    Snapshot,
-    Tags,
-    Timeline,
-    Window,
-    series_key,
-)
-from .prometheus_api import Key, Labels, PrometheusDatabase, tags_of
-from .promql import (
+from llama.web.store import Activity, Column, History, Snapshot, Tags, Timeline, Window, series_key
+from llama.web.stores.prometheus_api import Key, Labels, PrometheusDatabase, tags_of
+from llama.web.stores.promql import (
     FEW_SOURCES,
     SUSPECT,
     Counters,

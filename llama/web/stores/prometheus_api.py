@@ -9,9 +9,9 @@ import numpy as np
 from attrs import frozen
 from twisted.internet.defer import Deferred
 
-from ..store import Column, Tags, Window, series_key
-from .database import Database
-from .promql import NO_TAGS
+from llama.web.store import Column, Tags, Window, series_key
+from llama.web.stores.database import Database
+from llama.web.stores.promql import NO_TAGS
 
 T = TypeVar("T")
 

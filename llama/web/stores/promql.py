@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from attrs import frozen
 
-from ..store import AGGREGATE, LOSSY_PERCENT, Tags
+from llama.web.store import AGGREGATE, LOSSY_PERCENT, Tags
 
 #: Labels that are not tags of the series.
 NO_TAGS = frozenset({"__name__", "db", "job", "instance", "le", "direction", "reason"})

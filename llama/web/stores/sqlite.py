@@ -18,8 +18,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from llama.scraper.writers import sqlite_schema as schema
-
-from ..store import (
+from llama.web.store import (
     Activity,
     History,
     Snapshot,
@@ -29,9 +28,9 @@ from ..store import (
     Timeline,
     Window,
 )
-from . import sqlite_activity
-from . import sqlite_questions as questions
-from .sqlite_reader import Reader, SeriesCache
+from llama.web.stores import sqlite_activity
+from llama.web.stores import sqlite_questions as questions
+from llama.web.stores.sqlite_reader import Reader, SeriesCache
 
 T = TypeVar("T")
 

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from llama.scraper.writers import sqlite_schema as schema
-
-from ..store import Activity, Window
-from .sqlite_reader import RAW, ROLLED, Reader, json_list, looking_up, ms
+from llama.web.store import Activity, Window
+from llama.web.stores.sqlite_reader import RAW, ROLLED, Reader, json_list, looking_up, ms
 
 #: How far back is looked to see how often a series speaks: in a mesh of few series, of many.
 RECENT_MS, RECENT_MANY_MS = 6 * 60_000, 3 * 60_000

@@ -15,9 +15,8 @@ import orjson
 
 from llama.collector.summary import SUSPECT_REASONS
 from llama.scraper.writers import sqlite_schema as schema
-
-from ..grid import put_together
-from ..store import (
+from llama.web.grid import put_together
+from llama.web.store import (
     AGGREGATE,
     LOSSY_PERCENT,
     Activity,
@@ -28,7 +27,7 @@ from ..store import (
     Timeline,
     Window,
 )
-from .sqlite_reader import (
+from llama.web.stores.sqlite_reader import (
     MEASUREMENT,
     RAW,
     ROLLED,

@@ -19,8 +19,7 @@ import numpy.typing as npt
 import orjson
 
 from llama.scraper.writers import sqlite_schema as schema
-
-from ..store import Tags, Window
+from llama.web.store import Tags, Window
 
 Rows = npt.NDArray[np.float64]
 Span = tuple[str, int, int]  # table, after, up to (ms)
