@@ -26,8 +26,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, ensureDeferred
 from twisted.internet.task import deferLater
 
-from llama.collector.api import CollectorApi
-from llama.collector.history import History
+from llama.collector.answers.api import CollectorApi
+from llama.collector.answers.history import History
 from llama.collector.summary import ClosedInterval
 from llama.http import HttpService
 from llama.testing import closed_interval, pair

@@ -19,9 +19,9 @@ from twisted.internet.task import Clock
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from llama.collector.api import CollectorApi
-from llama.collector.encode import utc_text
-from llama.collector.history import History
+from llama.collector.answers.api import CollectorApi
+from llama.collector.answers.encode import utc_text
+from llama.collector.answers.history import History
 from llama.testing import closed_interval, pair
 
 NAME, TIME = b"collector01.example.net", b"@TIME@"

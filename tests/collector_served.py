@@ -12,8 +12,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.task import Clock
 from twisted.web.http_headers import Headers
 
-from llama.collector.api import CollectorApi
-from llama.collector.history import History
+from llama.collector.answers.api import CollectorApi
+from llama.collector.answers.history import History
 from llama.http import Guard
 from llama.testing import FIRST_START_S, closed_interval
 

@@ -14,7 +14,7 @@ from twisted.internet.protocol import ProcessProtocol
 from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
-from llama.collector.history import Held, History
+from llama.collector.answers.history import Held, History
 from llama.collector.service import ProbingService
 from llama.collector.summary import ClosedInterval
 from llama.config import CollectorConfig, ReflectorConfig

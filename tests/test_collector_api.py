@@ -20,9 +20,9 @@ from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent
 
-from llama.collector import encode
-from llama.collector.api import CollectorApi
-from llama.collector.history import History
+from llama.collector.answers import encode
+from llama.collector.answers.api import CollectorApi
+from llama.collector.answers.history import History
 from llama.collector.slices import Pace
 from llama.collector.summary import STATS, suspect_bit
 from llama.http import Guard, HttpService, HttpSite

@@ -9,8 +9,8 @@ from collector_served import Served
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.history import History
-from llama.collector.series import Series, label_text
+from llama.collector.answers.history import History
+from llama.collector.answers.series import Series, label_text
 from llama.testing import closed_interval, pair
 
 
@@ -66,7 +66,7 @@ class Holding(SynchronousTestCase):
         lines = []
 
         def observe(event):
-            if event.get("log_namespace") == "llama.collector.api":
+            if event.get("log_namespace") == "llama.collector.answers.api":
                 lines.append(event["log_format"].format(**event))
 
         globalLogPublisher.addObserver(observe)

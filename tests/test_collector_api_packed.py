@@ -11,8 +11,8 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.kept import Kept
-from llama.collector.packed import Packer, join, pack
+from llama.collector.answers.kept import Kept
+from llama.collector.answers.packed import Packer, join, pack
 from llama.collector.slices import Pace, Slices
 
 _parts = st.lists(st.lists(st.binary(max_size=300), max_size=4), max_size=6)

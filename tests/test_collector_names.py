@@ -9,7 +9,7 @@ from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.history import History
+from llama.collector.answers.history import History
 from llama.collector.service import MEANWHILE_S, ProbingService
 from llama.config import load_collector
 

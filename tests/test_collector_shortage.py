@@ -16,7 +16,7 @@ from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import service as service_module
-from llama.collector.history import History
+from llama.collector.answers.history import History
 from llama.collector.service import ProbingService
 from llama.collector.sockets import SPARE_FILES
 from llama.config import CollectorConfig, SourcePort, Target, Test

@@ -20,9 +20,9 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from llama.collector import closing
-from llama.collector.hping3 import Hping3Prober, RunTrack
-from llama.collector.hping3_cycle import KNOWN_AFTER_S, Cycle
-from llama.collector.hping3_process import find_program, unusable
+from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle
+from llama.collector.hping3.prober import Hping3Prober, RunTrack
+from llama.collector.hping3.process import find_program, unusable
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
 from llama.collector.summary import Pair, reasons

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import closing
-from llama.collector.hping3_account import Account
-from llama.collector.hping3_cycle import KNOWN_AFTER_S, Turns, spacing_s, stretches
-from llama.collector.hping3_output import Answer, Summary
+from llama.collector.hping3.account import Account
+from llama.collector.hping3.cycle import KNOWN_AFTER_S, Turns, spacing_s, stretches
+from llama.collector.hping3.output import Answer, Summary
 from llama.collector.ledger import Ledger
 
 SECOND_NS = 1_000_000_000

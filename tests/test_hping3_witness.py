@@ -8,7 +8,7 @@ import socket
 from test_hping3 import ProbeCase, require_hping3
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.hping3_witness import Seen, Witness
+from llama.collector.hping3.witness import Seen, Witness
 from llama.collector.summary import reasons
 
 SUMMARY = (

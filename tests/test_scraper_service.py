@@ -26,8 +26,8 @@ from twisted.web.client import Agent
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from llama.collector.api import CollectorApi
-from llama.collector.history import History
+from llama.collector.answers.api import CollectorApi
+from llama.collector.answers.history import History
 from llama.config import SpoolConfig, WriterConfig
 from llama.http import HttpService
 from llama.scraper import api

@@ -9,8 +9,8 @@ from twisted.internet.task import deferLater
 from web_api_case import END_S, LISTEN, ApiCase
 from web_data import NASTY_HOST
 
-from llama.collector.api import CollectorApi
-from llama.collector.history import History
+from llama.collector.answers.api import CollectorApi
+from llama.collector.answers.history import History
 from llama.http import HttpService
 from llama.testing import closed_interval, pair
 

@@ -11,8 +11,8 @@ from servers import Server
 from web_data import Fleet
 
 from llama.collector import histogram
-from llama.collector.exposition import Totals
-from llama.collector.series import Series, label_text
+from llama.collector.answers.exposition import Totals
+from llama.collector.answers.series import Series, label_text
 from llama.collector.slices import Job
 from llama.collector.summary import FLOW, STATS, ClosedInterval, Pair
 from llama.interfaces import Point

@@ -6,7 +6,7 @@ from collections import Counter
 
 from attrs import frozen
 
-from llama.collector.hping3_process import programs_of
+from llama.collector.hping3.process import programs_of
 from llama.collector.sockets import zone_of
 from llama.collector.summary import FLOW, STATS
 from llama.config import CollectorConfig, Test

@@ -15,7 +15,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from llama.cli._demand import Demand
-from llama.collector.hping3_process import find_program, unusable
+from llama.collector.hping3.process import find_program, unusable
 
 #: Octets of receive buffer that the collector asks for on every socket.
 ASKED_BUFFER = 4 << 20

@@ -16,7 +16,7 @@ import orjson
 
 from llama.cli import _report
 from llama.cli._options import Seconds
-from llama.collector.hping3_process import unusable
+from llama.collector.hping3.process import unusable
 from llama.collector.names import Names
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
 from llama.collector.plan import NATURAL_SIZE, chosen_addresses

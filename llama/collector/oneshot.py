@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 
 from llama.collector import closing
 from llama.collector.health import Starvation
-from llama.collector.hping3_cycle import KNOWN_AFTER_S, Cycle
+from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle
 from llama.collector.ledger import (
     FOLLOWED,
     LATE,

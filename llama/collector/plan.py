@@ -14,7 +14,7 @@ from functools import cached_property
 
 from attrs import evolve, field, frozen
 
-from llama.collector.hping3_cycle import KNOWN_AFTER_S, Cycle, spacing_s
+from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
 from llama.collector.summary import Pair
 from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_name
 from llama.config.offered import IP_HEADER, port_of

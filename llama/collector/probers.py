@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from twisted.internet.defer import Deferred, succeed
 
-from llama.collector.hping3 import Hping3Prober
+from llama.collector.hping3.prober import Hping3Prober
 from llama.collector.icmp import IcmpProber
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source

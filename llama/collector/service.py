@@ -11,10 +11,10 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
-from llama.collector.api import CollectorApi
+from llama.collector.answers.api import CollectorApi
+from llama.collector.answers.history import History
 from llama.collector.engine import Engine
-from llama.collector.history import History
-from llama.collector.hping3_process import programs_of, unusable_in
+from llama.collector.hping3.process import programs_of, unusable_in
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
 from llama.collector.plan import Group, Source, make_plan
@@ -316,7 +316,7 @@ class ProbingService(Service):
         return self.engine.trouble()
 
     def health(self) -> dict[str, Any]:
-        """Return how the collector itself is doing; see `llama.collector.exposition.Health`."""
+        """Return how the collector itself is doing; see `llama.collector.answers.exposition.Health`."""
         engine, prober = self.engine, self.prober
         return {
             "probes_sent_total": prober.sent,

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from llama.collector.history import Newest
-from llama.collector.packed import Packed, Packer
+from llama.collector.answers.history import Newest
+from llama.collector.answers.packed import Packed, Packer
 from llama.collector.slices import Job, Pace
 from llama.collector.summary import ClosedInterval, Pair, reasons
 from llama.pinpoint.path_table import FlowKey, Known

@@ -1,7 +1,7 @@
 """Probes by the program hping3: SYNs to port 0, or another, which the other end's stack answers.
 
 The first LLAMA's way of probing. In every cycle each flow of a pair sends one probe; one run of the
-program serves the flows whose source ports follow on one another (`llama.collector.hping3_cycle`).
+program serves the flows whose source ports follow on one another (`llama.collector.hping3.cycle`).
 The program takes any segment from the target's address and port for an answer and ends when it has
 as many as it sent probes, so that there is one run at a time to a port of an address. Runs are
 bounded by the test's ``processes``; those that are due wait in the order in which they came due,
@@ -26,11 +26,11 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
 from llama.collector.held import HeldPort, PortHolder, places_now
-from llama.collector.hping3_account import Account
-from llama.collector.hping3_cycle import GRACE_S, Turns, stretches
-from llama.collector.hping3_output import Begun, Event, Stranger, Unreachable, read_summary
-from llama.collector.hping3_process import Hping3, Order, complaint, find_program
-from llama.collector.hping3_witness import Witness
+from llama.collector.hping3.account import Account
+from llama.collector.hping3.cycle import GRACE_S, Turns, stretches
+from llama.collector.hping3.output import Begun, Event, Stranger, Unreachable, read_summary
+from llama.collector.hping3.process import Hping3, Order, complaint, find_program
+from llama.collector.hping3.witness import Witness
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source
 from llama.collector.sockets import ProbeSocket, leave_spare

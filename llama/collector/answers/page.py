@@ -17,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from llama.collector.encode import loss_percent, utc_text
-from llama.collector.history import Newest
-from llama.collector.packed import Packed, Packer
+from llama.collector.answers.encode import loss_percent, utc_text
+from llama.collector.answers.history import Newest
+from llama.collector.answers.packed import Packed, Packer
 from llama.collector.slices import Job, Pace
 from llama.collector.summary import Pair, reasons
 from llama.config.dscp import class_name

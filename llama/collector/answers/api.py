@@ -20,13 +20,13 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
-from llama.collector import encode, exposition, page
-from llama.collector.answer import send
-from llama.collector.exposition import Health
-from llama.collector.history import Held, History
-from llama.collector.kept import Kept
-from llama.collector.packed import Packed, join, pack
-from llama.collector.selection import FlowQuery, pairs_of, select_flows
+from llama.collector.answers import encode, exposition, page
+from llama.collector.answers.answer import send
+from llama.collector.answers.exposition import Health
+from llama.collector.answers.history import Held, History
+from llama.collector.answers.kept import Kept
+from llama.collector.answers.packed import Packed, join, pack
+from llama.collector.answers.selection import FlowQuery, pairs_of, select_flows
 from llama.collector.slices import Job, Slices
 from llama.collector.summary import ClosedInterval
 from llama.http import BadRequestError, Query, json_error
@@ -54,7 +54,7 @@ class CollectorApi:
     """Serves a `History`: ``api.app.resource()`` is the root for a `llama.http.HttpService`.
 
     It notices what is appended to ``history`` by itself. ``health`` tells how the collector itself
-    is doing (see `llama.collector.exposition.Health`): it is called at every close and for every
+    is doing (see `llama.collector.answers.exposition.Health`): it is called at every close and for every
     ``/metrics``, so it must be quick. ``src_hostname`` names the collector.
     """
 

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
-from llama.collector.packed import Packed
+from llama.collector.answers.packed import Packed
 
 #: Octets handed to the transport in one turn of the reactor. Unpacking as many takes 0.3 ms.
 _TURN = 64 * 1024

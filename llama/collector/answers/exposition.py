@@ -1,6 +1,6 @@
 """Prometheus text of what was measured: counters and histograms that add up since the start.
 
-They are kept a row a series (`llama.collector.series`), so that they survive reloads, and turned
+They are kept a row a series (`llama.collector.answers.series`), so that they survive reloads, and turned
 into text in slices. Never per flow: a flow is too fine for a label.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.collector import histogram
-from llama.collector.packed import Packed, Packer
-from llama.collector.series import Rows, Series
+from llama.collector.answers.packed import Packed, Packer
+from llama.collector.answers.series import Rows, Series
 from llama.collector.slices import Job, Pace
 from llama.collector.summary import SUSPECT_REASONS, ClosedInterval
 

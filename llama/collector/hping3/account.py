@@ -12,8 +12,8 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from llama.collector.hping3_cycle import AFTER_LAST_S, LONGEST_ANSWER_S
-from llama.collector.hping3_output import Answer, Summary
+from llama.collector.hping3.cycle import AFTER_LAST_S, LONGEST_ANSWER_S
+from llama.collector.hping3.output import Answer, Summary
 from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
 
 #: A run that ends so much later, s, than it should was kept from running.

@@ -9,7 +9,7 @@ from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llama.collector.packed import Packed
+from llama.collector.answers.packed import Packed
 from llama.collector.slices import Job, Slices
 
 _log = Logger()

@@ -14,7 +14,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from llama.collector.hping3_cycle import stretches
+from llama.collector.hping3.cycle import stretches
 
 #: Octets of receive buffer asked for.
 _BUFFER = 1 << 20

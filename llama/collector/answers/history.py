@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import define, frozen
 
-from llama.collector.packed import Packed
-from llama.collector.series import Rows, Series
+from llama.collector.answers.packed import Packed
+from llama.collector.answers.series import Rows, Series
 from llama.collector.slices import Job
 from llama.collector.summary import ClosedInterval
 
