@@ -58,6 +58,18 @@ def play(incidents, rounds, begin=100.0, length=5.0):
     return told
 
 
+class Titles(SynchronousTestCase):
+    def test_nearly_all_is_not_all(self):
+        """Only what loses all of its probes is said to."""
+        rates = {
+            0.0012: "0.12 %", 0.3: "30 %", 0.97: "97 %", 0.996: "99.6 %", 0.9999: "99.9 %",
+            1.0: "everything",
+        }  # fmt: skip
+        for rate, told in rates.items():
+            title = seen("spine3", "node", rate=rate).title
+            self.assertEqual(title, f"node spine3 loses {told}")
+
+
 class OpeningAndClosing(SynchronousTestCase):
     def test_opens_when_it_persists(self):
         """An incident opens at the second sighting of three, and counts from the first."""

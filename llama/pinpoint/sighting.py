@@ -82,9 +82,12 @@ class Sighting:
         everywhere = self.kind == "everywhere"
         what = "the whole network" if everywhere else called(self.kind, self.name)
         only = "".join(f", {key} {value} only" for key, value in sorted(self.only.items()))
-        percent = f"{100 * self.rate:.2g}"
+        # What is less than all is not written as all: whether anything passes is what matters most.
+        percent = (
+            f"{100 * self.rate:.2g}" if self.rate < 0.985 else f"{min(100 * self.rate, 99.9):.3g}"
+        )
         does = {
-            "loss": f"loses {percent} %" if self.rate < 0.995 else "loses everything",
+            "loss": f"loses {percent} %" if self.rate < 1.0 else "loses everything",
             "remark": "re-marks",
             "late": "is late",
         }[self.symptom]
