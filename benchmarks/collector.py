@@ -190,6 +190,10 @@ def bare_cost(
     }
 
 
+def _mean_row(found: list[dict[str, float]]) -> dict[str, float]:
+    return {key: statistics.fmean(row[key] for row in found) for key in found[0]}
+
+
 def _median_row(found: list[dict[str, float]]) -> dict[str, float]:
     return {key: statistics.median(row[key] for row in found) for key in found[0]}
 
@@ -204,12 +208,14 @@ def speed(
         found: dict[str, list[dict[str, float]]] = {}
         for _ in range(rounds):
             with echo(programs, directory) as target:
-                bare = bare_cost(programs["prober"], load, target, INTERVAL_S / 2)
-                found.setdefault(C, []).append(bare)
+                # Before ours and after it: a machine that gets slower meanwhile slows both.
+                bare = [bare_cost(programs["prober"], load, target, INTERVAL_S / 4)]
                 if ours:
                     with collector(load, target, directory) as measured:
                         _wait_until_settled()
                         found.setdefault(OURS, []).append(cost(measured, target, INTERVAL_S))
+                bare.append(bare_cost(programs["prober"], load, target, INTERVAL_S / 4))
+                found.setdefault(C, []).append(_mean_row(bare))
         rows += [
             {"prober": name, "wanted/s": rate, **_median_row(figures)}
             for name, figures in found.items()

@@ -10,6 +10,7 @@ from twisted.internet import endpoints
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
+from llama.config import detect
 from llama.config.offered import offered, offered_to, share_of_rate
 
 TESTDATA = Path(__file__).parent / "testdata"
@@ -39,6 +40,23 @@ class ConfigCase(SynchronousTestCase):
         text = f"tests:\n  - targets: lab\n{options}targets:\n  lab:\n    - ip: {target}\n{rest}"
         (test,) = config.load_collector(self.write(text)).tests
         return test
+
+
+class AnchorTests(ConfigCase):
+    def test_a_place_for_anchors(self) -> None:
+        """What is only there to be referred to stands under a key that begins with x-."""
+        text = (
+            "x-iad: &iad {datacenter: iad}\ntests: [{targets: web}]\n"
+            "targets: {web: [{ip: 192.0.2.1, tags: {<<: *iad, rack: 01}}]}\n"
+        )
+        (test,) = config.load_collector(self.write(text)).tests
+        tags = test.targets[0].tags
+        self.assertEqual((tags["datacenter"], tags["rack"]), ("iad", "01"))
+        text = "x-hosts: &hosts [a, b]\ncollectors: *hosts\nwriters: [{type: file, path: x}]\n"
+        read = detect.load(self.write(text))
+        self.assertIsInstance(read, config.ScraperConfig)
+        text = text.replace("collectors:", "limits: {x-pps: 3}\ncollectors:")
+        self.assertRaises(config.ConfigErrors, detect.load, self.write(text))
 
 
 class SimpleTests(ConfigCase):

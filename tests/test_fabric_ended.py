@@ -70,6 +70,20 @@ class Ended(SynchronousTestCase):
         for command in ("status", "fault", "down"):
             self.assertIn(f"llama lab {command} --name {self.name}", done.stdout)
 
+    def test_one_that_is_up(self):
+        """A lab that is up is not built anew by an `up` that does not say so."""
+        up = [*LAB, "up", "--bare", "--leaves", "2", "--spines", "1", "--hosts-per-leaf", "1"]
+        up += ["--name", self.name]
+        options = {"capture_output": True, "text": True, "timeout": 60}
+        self.assertEqual(subprocess.run(up, **options).returncode, 0)
+        before = {path.stat().st_ino for path in NAMESPACES.glob(f"llama-{self.name}-*")}
+        done = subprocess.run(up, **options)
+        self.assertEqual(done.returncode, 1)
+        self.assertIn(f"llama lab down --name {self.name}", done.stderr)
+        there = {path.stat().st_ino for path in NAMESPACES.glob(f"llama-{self.name}-*")}
+        self.assertEqual(there, before)
+        self.assertEqual(subprocess.run([*up, "--again"], **options).returncode, 0)
+
     def test_by_signals(self):
         """Interrupted, asked to end, or without its terminal, it takes all back before it ends."""
         for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):

@@ -6,8 +6,10 @@ import math
 import os
 import random
 import shutil
+import signal
 import socket
 import struct
+import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -22,7 +24,7 @@ from llama.lab import faults
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.lab.hosts import write_names
-from llama.lab.namespaces import Lab, clear
+from llama.lab.namespaces import Lab, LabError, clear
 from llama.net import errors, mmsg
 from llama.pinpoint import multipath
 from llama.pinpoint.path_table import SILENT, FlowKey, PathTable, agree
@@ -390,6 +392,37 @@ class Mistakes(SynchronousTestCase):
         self.assertIn("ulimit -n", self.said())
 
 
+class Endings(SynchronousTestCase):
+    def trace(self, *words):
+        """Start ``llama trace`` to a port of this host where nobody answers."""
+        llama = str(Path(sys.executable).parent / "llama")
+        closed = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        closed.bind(("127.0.0.1", 0))
+        port = str(closed.getsockname()[1])
+        closed.close()
+        command = [llama, "trace", "127.0.0.1", "--port", port, "--json", "--no-dns", *words]
+        return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+    def test_interrupted(self):
+        """Ctrl-C ends it early, and what was found until then is shown, nothing of it as lost."""
+        process = self.trace("--flows", "512", "--probes", "10")
+        descriptors = Path(f"/proc/{process.pid}/fd")
+        while process.poll() is None and len(list(descriptors.iterdir())) < 500:
+            pass
+        process.send_signal(signal.SIGINT)
+        said, why = process.communicate()
+        self.assertIn(b"interrupted", why)
+        flows = json.loads(said)["flows"]
+        self.assertGreater(len(flows), 400)
+        self.assertLess(sum(flow["sent"] for flow in flows), 5120)
+
+    def test_exit_status(self):
+        """It is 0 where the target says anything at all."""
+        process = self.trace("--flows", "2", "--probes", "0")
+        process.communicate()
+        self.assertEqual(process.returncode, 0)
+
+
 class OnNamespaces(SynchronousTestCase):
     """`llama trace` in a real fabric, without root inside it."""
 
@@ -456,6 +489,16 @@ class OnNamespaces(SynchronousTestCase):
         said = self.trace("--flows", "12", "--probes", "2")
         through = {flow["hops"][1]["name"]: flow["complete"] for flow in said["flows"]}
         self.assertEqual(through, {"spine1": True, "spine2": False, "spine3": True})
+
+    def test_a_dead_leaf(self):
+        """If no flow comes so far, the exit status says so, too."""
+        for spine in (1, 2, 3):
+            self.broken(kind="loss", on=f"spine{spine} -> leaf2")
+        llama = str(Path(sys.executable).parent / "llama")
+        target = str(self.lab.fabric.address("h2-1"))
+        words = [llama, "trace", target, "--no-dns", "--flows", "2", "--probes", "0"]
+        why = self.assertRaises(LabError, self.lab.run, "h1-1", *words)
+        self.assertIn("0 flows reached", str(why))
 
     def test_a_silent_router_is_no_loss(self):
         """A router without ICMP is a hop without a name, and nothing is lossy for that."""

@@ -18,7 +18,7 @@ from llama.lab import faults, hosts, scenario
 from llama.lab.fabric import Fabric
 from llama.lab.faults import KINDS, Fault
 from llama.lab.hosts import Traffic
-from llama.lab.namespaces import Lab, LabError, clear, ended_by_signals
+from llama.lab.namespaces import Lab, LabError, clear, ended_by_signals, namespaces_of
 
 F = TypeVar("F", bound=Callable[..., Any])
 _USUAL_NAME = "lab"
@@ -76,6 +76,7 @@ def lab() -> None:
 @click.option("--rate", default=5.0, show_default=True, help="Probes/s of every flow.")
 @click.option("--class", "classes", multiple=True, help="Traffic class; may be repeated. [BE]")
 @click.option("--size", "sizes", multiple=True, type=int, help="UDP payload; may be repeated.")
+@click.option("--again", is_flag=True, help="End the lab of this name if it is up, and build anew.")
 def up(
     name: str,
     leaves: int,
@@ -89,9 +90,15 @@ def up(
     rate: float,
     classes: tuple[str, ...],
     sizes: tuple[int, ...],
+    again: bool,
 ) -> None:
     """Build a fabric and start what runs on its hosts."""
     with _told(), ended_by_signals():
+        if not again and (there := namespaces_of(name)):
+            raise LabError(
+                f"lab {name!r} is up already, or was not ended ({len(there)} namespaces);"
+                f" end it: {_command('down', name)}, or give --again"
+            )
         traffic = Traffic(interval, flows, rate, classes or ("BE",), sizes)
         made = Lab.build(name, Fabric(leaves, spines, hosts_per_leaf, mtu, seed))
         try:

@@ -119,6 +119,10 @@ class Tracer:
                 self._send(flow, Packet(64, 1 << 31 | n))
                 flow.sent += 1
                 self._pace()
+        self.wait_for_replies(flows)
+
+    def wait_for_replies(self, flows: list[Flow]) -> None:
+        """Wait for the replies to what went from end to end, but not for ever."""
         end = time.monotonic() + END_TO_END_TIMEOUT_S
         while time.monotonic() < end and any(flow.received < flow.sent for flow in flows):
             self._listen(end)
@@ -333,7 +337,8 @@ def trace(
 
     Without --flows it goes on until every branching has shown all of its next hops with 95 %
     confidence. A hop that does not answer is drawn as *; that is not loss. Loss (■) is counted
-    from end to end, of flows.
+    from end to end, of flows. Ctrl-C ends it and shows what was found so far. The exit status is
+    1 if no flow reached TARGET.
     """
     if not mmsg.AVAILABLE:
         raise click.ClickException("traces need 64-bit Linux (IP_RECVERR)")
@@ -364,9 +369,11 @@ def trace(
             made = _trace(tracer, flows, from_port, probes, name)
         if as_json:
             click.echo(_as_json(tracer, target, made, name))
-            return
-        draw(made, console)
-        _summary(tracer, made, probes)
+        else:
+            draw(made, console)
+            _summary(tracer, made, probes)
+        if not any(flow.trace.path().complete for flow in tracer.flows):
+            raise click.exceptions.Exit(1)
     except OSError as e:
         raise click.ClickException(f"{e.strerror}; {_advice(e)}") from None
     finally:
@@ -390,17 +397,22 @@ def _trace(
     """Trace as many flows as were asked for, or as it takes, and return their graph."""
     room = MOST_FLOWS if from_port is None else min(MOST_FLOWS, LAST_PORT - from_port + 1)
     more = flows or min(room, multipath.enough(1))
-    while True:
-        first = None if from_port is None else from_port + len(tracer.flows)
-        tracer.add(more, first)
-        new = tracer.flows[-more:]
-        tracer.run(new)
-        if probes:
-            tracer.measure(new, probes)
-        made = multipath.graph(_verdicts(tracer.flows), "here", name)
-        more = min(made.wanting(), room - len(tracer.flows))
-        if flows is not None or more <= 0:
-            return made
+    try:
+        while more > 0:
+            first = None if from_port is None else from_port + len(tracer.flows)
+            tracer.add(more, first)
+            new = tracer.flows[-more:]
+            tracer.run(new)
+            if probes:
+                tracer.measure(new, probes)
+            wanting = multipath.graph(_verdicts(tracer.flows), "here", name).wanting()
+            more = 0 if flows is not None else min(wanting, room - len(tracer.flows))
+    except KeyboardInterrupt:
+        if not tracer.flows:
+            raise
+        click.echo("interrupted: this is what was found so far", err=True)
+        tracer.wait_for_replies(tracer.flows)  # or they would count as lost
+    return multipath.graph(_verdicts(tracer.flows), "here", name)
 
 
 def _summary(tracer: Tracer, made: multipath.Graph, probes: int) -> None:

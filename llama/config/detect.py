@@ -11,7 +11,7 @@ from llama.config.collector import has_hosts, read_collector
 from llama.config.model import CollectorConfig, ReflectorConfig, ScraperConfig, WebConfig
 from llama.config.reflector import REFLECTOR, read_reflector
 from llama.config.scraper import SCRAPER, read_scraper
-from llama.config.tree import Document, KeySpec, read_document
+from llama.config.tree import ANCHORS, Document, KeySpec, read_document
 from llama.config.web import WEB, read_web
 
 AnyConfig = CollectorConfig | ReflectorConfig | ScraperConfig | WebConfig
@@ -46,7 +46,11 @@ def detect(doc: Document) -> str:
     """Return the service whose keys a file has; a collector's simple format has hosts instead."""
     if not isinstance(doc.root, yaml.MappingNode):
         return "collector"
-    given = {key.value for key, _ in doc.root.value if isinstance(key, yaml.ScalarNode)}
+    given = {
+        key.value
+        for key, _ in doc.root.value
+        if isinstance(key, yaml.ScalarNode) and not key.value.startswith(ANCHORS)
+    }
 
     def likeness(service: str) -> tuple[bool, int]:
         keys = _KEYS[service]

@@ -30,6 +30,8 @@ MAX_DEPTH = 40
 MAX_MERGES = 100
 #: More values than this are read from no file: aliases unfold into more.
 MAX_VALUES = 2_000_000
+#: How keys begin that mean nothing by themselves, as Compose files have them.
+ANCHORS = "x-"
 _MERGE = "tag:yaml.org,2002:merge"
 _LOADER: type = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
@@ -164,12 +166,15 @@ class Document:
         """Return the values of a mapping with known ``keys``, each with its default.
 
         Unknown and missing keys and wrong values are noted. Raises `WrongError` when ``node`` is
-        no mapping.
+        no mapping. At the top of a file, keys that begin with ``x-`` are left alone: what is only
+        there to be referred to (``*``) needs a place.
         """
         values = {name: spec.default for name, spec in keys.items()}
         given: set[str] = set()
         for entry in self.entries(node, what):
             spec = keys.get(entry.key)
+            if spec is None and node is self.root and entry.key.startswith(ANCHORS):
+                continue
             if spec is None:
                 self.wrong(entry.key_node, unknown("key", entry.key, keys, f" in {what}"))
                 given.update(_nearest(entry.key, keys))  # no more about a key that is misspelt

@@ -331,11 +331,16 @@ class Lab:
         return self.start(process.node, process.name, process.arguments)
 
 
-def clear(name: str, run: Path = RUN) -> list[str]:
-    """Remove all that bears the name of a lab, however it ended; return what was found."""
+def namespaces_of(name: str) -> list[str]:
+    """Return the namespaces that bear the name of a lab, which may be up or left over."""
     if not name.isalnum():
         raise LabError(f"{name!r}: a lab's name is letters and digits only")
-    found = sorted(path.name for path in NAMESPACES.glob(f"llama-{name}-*"))
+    return sorted(path.name for path in NAMESPACES.glob(f"llama-{name}-*"))
+
+
+def clear(name: str, run: Path = RUN) -> list[str]:
+    """Remove all that bears the name of a lab, however it ended; return what was found."""
+    found = namespaces_of(name)
     pids: list[int] = []
     for namespace in found:
         pids += map(int, command("ip", "netns", "pids", namespace, check=False).split())
@@ -343,8 +348,7 @@ def clear(name: str, run: Path = RUN) -> list[str]:
     # Namespaces that we could enter but not name by now are gone by themselves: nobody is inside.
     for namespace in found:
         command("ip", "netns", "delete", namespace, check=False)
-    left = [path.name for path in NAMESPACES.glob(f"llama-{name}-*")]
-    if left:
+    if left := namespaces_of(name):
         raise LabError(f"namespaces {', '.join(left)} cannot be removed; are you root?")
     directory = run / name
     if directory.is_dir():
