@@ -3,13 +3,16 @@
 import json
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import numpy as np
+from self_signed import self_signed
 from simulated_collectors import INTERVAL_S, Collectors, utc
 from test_incidents import seen
-from twisted.internet import reactor
+from twisted.internet import endpoints, reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import Clock
+from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from llama.http import BadRequestError
@@ -17,7 +20,7 @@ from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.pinpoint.api import AMONG, incidents_at, read_silence
 from llama.pinpoint.evidence import NOT_TRACED
-from llama.pinpoint.fleet import PAIRS_AGAIN
+from llama.pinpoint.fleet import PAIRS_AGAIN, Fleet
 from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.remote import RemoteIncidents
@@ -513,6 +516,30 @@ class Service(TestCase):
         lines = [json.loads(line) for line in record.read_text().splitlines()]
         events = [event["event"] for line in lines for event in line["events"]]
         self.assertEqual(events, ["opened", "recovered"])
+
+    @inlineCallbacks
+    def test_collectors_behind_tls(self):
+        """They are read if the authority in the file vouches for them, and only then."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        key, certificate = directory / "key.pem", directory / "cert.pem"
+        self_signed(key, certificate)
+        self.fleet = Collectors(FABRIC, per_pair=12)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.fleet.stop()))
+        urls = []
+        for url in self.fleet.urls:
+            behind = ProxyFactory("127.0.0.1", urlsplit(url).port)
+            behind.noisy = False
+            where = f"ssl:0:interface=127.0.0.1:privateKey={key}:certKey={certificate}"
+            port = yield endpoints.serverFromString(reactor, where).listen(behind)
+            self.addCleanup(port.stopListening)
+            urls.append(f"https://127.0.0.1:{port.getHost().port}")
+        self.fleet.step()
+        for ca_file, silent in (None, set(urls)), (str(certificate), set()):
+            fleet = Fleet(reactor, urls, Measured(3), ca_file=ca_file)
+            yield Deferred.fromCoroutine(fleet.read())
+            yield Deferred.fromCoroutine(fleet.stop())
+            self.assertEqual(fleet.measured.silent, silent)
 
     @inlineCallbacks
     def test_intervals_that_close_late(self):

@@ -81,6 +81,11 @@ from llama.pinpoint.service import PinpointService, Settings
     help="Bearer token to show the collectors.",
 )
 @click.option(
+    "--ca-file",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Authorities (PEM) that vouch for collectors behind TLS.  [default: the system's]",
+)
+@click.option(
     "--api-token-file",
     type=click.Path(exists=True, dir_okay=False, path_type=Path),
     help="Bearer token that whoever asks us must show.",
@@ -98,6 +103,7 @@ def pinpoint(
     record: Path | None,
     settle: float,
     token_file: Path | None,
+    ca_file: str | None,
     api_token_file: Path | None,
 ) -> None:
     """Say where the network loses, by name and with evidence.
@@ -121,18 +127,19 @@ def pinpoint(
             settle_s=settle,
             api=None if once else listen,
             collector_token=_token(token_file),
+            ca_file=ca_file,
             api_token=_token(api_token_file),
             webhooks=webhooks,
             state=state,
             record=record,
         )
+        name = namer(names, resolve=dns)
+        if dns and not once:
+            # Nothing waits for the DNS: addresses are their own names until it answered.
+            name = ReverseNames(running, {} if names is None else read_names(names))
+        service = PinpointService(running, settings, name)
     except ValueError as e:
         raise click.ClickException(str(e)) from None
-    name = namer(names, resolve=dns)
-    if dns and not once:
-        # Nothing waits for the DNS: addresses are their own names until it answered.
-        name = ReverseNames(running, {} if names is None else read_names(names))
-    service = PinpointService(running, settings, name)
     if once:
         failed: list[Any] = []
         running.callWhenRunning(_once, running, service, as_json, failed)
