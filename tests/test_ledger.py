@@ -223,6 +223,19 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(second["sent"].tolist(), [1, 1, 0])
         self.assertEqual(second["received"].tolist(), [0, 1, 0])
 
+    def test_bursts_that_do_not_touch(self) -> None:
+        """Only what was sent is entered, whichever parts of what was made ready that is."""
+        book = ledger(pairs=8)
+        some, others = book.upcoming(np.arange(4)), book.upcoming(np.arange(4, 8))
+        book.sent(some, slice(0, 1), EPOCH)
+        book.sent(some, slice(2, 3), EPOCH + 2)
+        book.sent(others, slice(3, 4), EPOCH + 7)
+        book.sent(some, slice(3, 4), EPOCH + 3)
+        book.settle()
+        self.assertEqual(book.next_sequence.tolist(), [1, 0, 1, 1, 0, 0, 0, 1])
+        cells = book.cells(np.array([0, 2, 3, 7]), np.zeros(4, np.uint32))
+        self.assertEqual((book.t1[cells] - EPOCH).tolist(), [0, 2, 3, 7])
+
     def test_step_of_the_clock_reaches_what_was_just_sent(self) -> None:
         """A probe that is not entered yet when the clock is stepped has no RTT either."""
         book = ledger()

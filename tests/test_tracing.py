@@ -11,6 +11,7 @@ from llama import testing
 from llama.collector.tracing import (
     AFTER_FAILURE_S,
     AGAIN_S,
+    BURST,
     DEAD_FRESH_S,
     FRESH_S,
     IDLE_A_TURN,
@@ -140,7 +141,7 @@ class Picking(SynchronousTestCase):
             self.tracing.closed(evolve(many, flow_stats=stats))
             for _ in range(round(1 / PERIOD_S)):
                 self.turn()
-            most = RATE_PPS * (seconds + IDLE_PERIOD_S)
+            most = RATE_PPS * seconds + BURST
             self.assertLessEqual(len(self.kernel.sent), most)
         self.assertGreater(len(self.kernel.sent), 1.9 * RATE_PPS)
 
@@ -172,6 +173,19 @@ class Picking(SynchronousTestCase):
         self.tracing.closed(self.lossy([11], lost=10, received=0))
         self.turn()
         self.assertEqual(len(self.tracing._going), IDLE_A_TURN + 4)
+
+    def test_lossy_while_it_is_traced(self):
+        """What begins to lose while it is traced for no reason has its next turn soon, too."""
+        self.tracing.closed(self.closed)
+        self.turn()
+        self.assertEqual({going.key.dst_ip for going in self.tracing._going.values()},
+                         {pair.dst_ip for pair in self.closed.pairs[:2]})  # fmt: skip
+        self.tracing.closed(self.lossy([0], lost=10, received=0))
+        self.turn()
+        turns = []
+        self.patch(self.tracing, "_turn", lambda *when: turns.append(when))
+        self.turn()
+        self.assertEqual(len(turns), 1)
 
     def test_failure(self):
         """If it cannot go on, that is logged, its ticks are harmless, and later it begins anew."""

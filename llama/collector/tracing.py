@@ -31,6 +31,8 @@ from llama.wire import stamp
 
 #: Packets a second in all: as many as the slowest router on the way answers gladly.
 RATE_PPS = 200
+#: And at once: the first hops of as many flows as `IDLE_A_TURN`.
+BURST = 30
 PERIOD_S = 0.05
 #: With only flows to trace that lose nothing a turn comes so seldom, and begins this many at most: one
 #: costs as much as twenty probes, and much more if it must be woken up for alone.
@@ -285,7 +287,7 @@ class Tracing:
 
     def _turn(self, now: float, since_s: float) -> None:
         """Send what the rate allows ``since_s`` seconds after the last turn, and finish what is done."""
-        self._budget = min(self._budget + RATE_PPS * since_s, RATE_PPS * IDLE_PERIOD_S)
+        self._budget = min(self._budget + RATE_PPS * since_s, BURST)
         self._begin(now)
         for number, going in list(self._going.items()):
             while self._budget >= 1 and (packet := going.trace.next(now)) is not None:
@@ -315,8 +317,11 @@ class Tracing:
             else:
                 self._idle.clear()
                 return
+            if key in self._by_key:
+                self._going[self._by_key[key]].idle &= not urgent
+                continue
             sock = self._socket(key)
-            if sock is None or key in self._by_key:
+            if sock is None:
                 continue
             if not sock.hears_errors:
                 errors.enable(sock.sock)

@@ -21,12 +21,12 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from llama.collector.answers import encode, exposition, page
-from llama.collector.answers.answer import send
 from llama.collector.answers.exposition import Health
 from llama.collector.answers.history import Held, History
 from llama.collector.answers.kept import Kept
 from llama.collector.answers.packed import Packed, join, pack
 from llama.collector.answers.selection import FlowQuery, pairs_of, select_flows
+from llama.collector.answers.sending import send
 from llama.collector.slices import Job, Slices
 from llama.collector.summary import ClosedInterval
 from llama.http import BadRequestError, Query, json_error
