@@ -305,16 +305,22 @@ class ChooseTest(BrowserCase):
     def test_told_within_the_matrix(self) -> None:
         """What is said of the cell under the pointer is whole, also when a pair opens beside it."""
         page = self.show(viewport={"width": 1280, "height": 700})
-        row, _ = self.place(page, "lax1", "iad2")
-        points = [self.point(page, row, col) for col in range(9)]
-        where = min(points, key=lambda point: abs(point["x"] - 410))  # the edge will be at 452
+        # The edge will be at 452, and the rows, narrower then, end above where the last are now.
+        points = [self.point(page, 2, col) for col in range(9)]
+        where = min(points, key=lambda point: abs(point["x"] - 410))
         page.locator("#stage").click(position=where)
         page.locator("#drawer .way").first.wait_for()
+        tip = page.locator("#tip")
+        edges = "document.querySelector('{}').getBoundingClientRect()"
         self.until(
             page,
-            "(() => { const edge = (id) => document.querySelector(id).getBoundingClientRect().right;"
-            " return edge('#tip') <= edge('#stage'); })()",
+            f"(({{ left, right }}, stage) => right > left"
+            f" && left >= stage.left && right <= stage.right)"
+            f"({edges.format('#tip')}, {edges.format('#stage')})",
         )
+        self.assertTrue(tip.is_visible())
+        self.assertIn("loss", tip.inner_text())
+        self.picture(page, "narrow-told")
 
     def test_hover(self) -> None:
         """Under the pointer a cell says what it is, a header what is wrong with its host."""
