@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from browser_case import END_S, BrowserCase
@@ -262,6 +263,70 @@ class ChooseTest(BrowserCase):
         self.assertNotEqual(page.locator("#spoken").inner_text(), "")
         page.keyboard.press("Enter")
         self.until(page, "new URLSearchParams(location.search).has('src')")
+
+    def focused(self, page: Any) -> str:
+        """Return what has the focus: an id, or nothing where the page itself has it."""
+        return str(page.evaluate("document.activeElement.id"))
+
+    def test_keys_without_a_cursor(self) -> None:
+        """Before a cell has a cursor nothing is opened or folded around it."""
+        page = self.show()
+        before = page.url
+        for key in ("Backspace", "Enter"):
+            page.keyboard.press(key)
+            self.assertEqual((page.url, self.focused(page)), (before, ""), key)
+        page.keyboard.press("n")
+        self.assertEqual(self.focused(page), "stage")
+        page.keyboard.press("Backspace")
+        self.until(page, "new URLSearchParams(location.search).has('rows')")
+
+    def test_keys_of_the_browser(self) -> None:
+        """The browser's own keys stay its own: they zoom the page, and go back in it."""
+        page = self.show()
+        for key in ("Control+0", "Control+-", "Control++", "Alt+n", "Meta+p"):
+            page.keyboard.press(key)
+            self.assertEqual(self.focused(page), "", key)
+
+    def test_arrows_scroll_what_is_read(self) -> None:
+        """After a click into the open pair arrows scroll it, elsewhere they are the matrix's."""
+        page = self.show(
+            f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2", viewport={"width": 1280, "height": 600}
+        )
+        page.locator("#drawer .way h3").first.click()
+        page.keyboard.press("ArrowDown")
+        self.until(page, "document.querySelector('#drawer').scrollTop > 0")
+        self.assertEqual(self.focused(page), "")
+        page.locator("#worst-title").click()
+        page.keyboard.press("ArrowDown")
+        self.assertEqual(self.focused(page), "")
+        page.locator("#headline").click()
+        page.keyboard.press("ArrowDown")
+        self.assertEqual(self.focused(page), "stage")
+
+    def test_arrows_after_what_was_read(self) -> None:
+        """A pair that was read and is closed holds no keys back."""
+        page = self.show()
+        opened = page.url
+        page.evaluate("document.querySelector('#worst a').click()")
+        page.locator("#drawer .way h3").first.click()
+        page.go_back()
+        self.until(page, "document.querySelector('#drawer').hidden")
+        self.assertEqual((page.url, self.focused(page)), (opened, ""))
+        page.keyboard.press("ArrowDown")
+        self.assertEqual(self.focused(page), "stage")
+
+    def test_keys_do_not_scroll_the_page(self) -> None:
+        """Where the pair stands below the matrix, a key of the matrix leaves it in sight."""
+        page = self.show(
+            f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2", viewport={"width": 420, "height": 600}
+        )
+        page.locator("#drawer .way .strip").first.wait_for()
+        page.evaluate("document.querySelector('main').scrollTo(0, 1e6)")
+        before = page.evaluate("document.querySelector('main').scrollTop")
+        page.keyboard.press("n")
+        self.assertEqual(self.focused(page), "stage")
+        self.assertGreater(before, 0)
+        self.assertEqual(page.evaluate("document.querySelector('main').scrollTop"), before)
 
     def test_nearly_all(self) -> None:
         """What is not quite everything is not written as 100."""
