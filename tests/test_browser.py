@@ -329,17 +329,23 @@ class ChooseTest(BrowserCase):
         self.assertEqual(page.evaluate("document.querySelector('main').scrollTop"), before)
 
     def test_nearly_all(self) -> None:
-        """What is not quite everything is not written as 100."""
+        """What is not quite everything is not written as 100 %; of other units nothing is taken."""
         page = self.show()
         written = page.evaluate(
-            "async () => { const { digits } = await import('/static/text.js');"
+            "async () => { const { figure } = await import('/static/text.js');"
             " const { brief } = await import('/static/palette.js');"
-            " return [99.4, 99.6, 99.97, 100, 100.4].map((n) => [digits(n), brief(n)]); }"
+            " return ['%', 'ms'].map((unit) => [99.4, 99.6, 99.97, 100, 100.4].map((n) =>"
+            " [figure(n, unit), brief(n, unit)])); }"
         )
         self.assertEqual(
             written,
-            [["99.4", "99"], ["99.6", "99.6"], ["99.9", "99.9"], ["100", "100"], ["100.4", "100"]],
-        )
+            [
+                [["99.4 %", "99"], ["99.6 %", "99.6"], ["99.9 %", "99.9"], ["100 %", "100"],
+                 ["100.4 %", "100"]],
+                [["99.4 ms", "99"], ["99.6 ms", "100"], ["100 ms", "100"], ["100 ms", "100"],
+                 ["100.4 ms", "100"]],
+            ],
+        )  # fmt: skip
 
     def test_two_ways_beside_each_other(self) -> None:
         """However many flows there are, in a narrow window neither direction covers the other."""
