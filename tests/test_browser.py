@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from typing import Any
 from urllib.parse import quote, urlsplit
 
 from browser_case import END_S, BrowserCase
@@ -263,18 +264,88 @@ class ChooseTest(BrowserCase):
         page.keyboard.press("Enter")
         self.until(page, "new URLSearchParams(location.search).has('src')")
 
+    def focused(self, page: Any) -> str:
+        """Return what has the focus: an id, or nothing where the page itself has it."""
+        return str(page.evaluate("document.activeElement.id"))
+
+    def test_keys_without_a_cursor(self) -> None:
+        """Before a cell has a cursor nothing is opened or folded around it."""
+        page = self.show()
+        before = page.url
+        for key in ("Backspace", "Enter"):
+            page.keyboard.press(key)
+            self.assertEqual((page.url, self.focused(page)), (before, ""), key)
+        page.keyboard.press("n")
+        self.assertEqual(self.focused(page), "stage")
+        page.keyboard.press("Backspace")
+        self.until(page, "new URLSearchParams(location.search).has('rows')")
+
+    def test_keys_of_the_browser(self) -> None:
+        """The browser's own keys stay its own: they zoom the page, and go back in it."""
+        page = self.show()
+        for key in ("Control+0", "Control+-", "Control++", "Alt+n", "Meta+p"):
+            page.keyboard.press(key)
+            self.assertEqual(self.focused(page), "", key)
+
+    def test_arrows_scroll_what_is_read(self) -> None:
+        """After a click into the open pair arrows scroll it, elsewhere they are the matrix's."""
+        page = self.show(
+            f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2", viewport={"width": 1280, "height": 600}
+        )
+        page.locator("#drawer .way h3").first.click()
+        page.keyboard.press("ArrowDown")
+        self.until(page, "document.querySelector('#drawer').scrollTop > 0")
+        self.assertEqual(self.focused(page), "")
+        page.locator("#worst-title").click()
+        page.keyboard.press("ArrowDown")
+        self.assertEqual(self.focused(page), "")
+        page.locator("#headline").click()
+        page.keyboard.press("ArrowDown")
+        self.assertEqual(self.focused(page), "stage")
+
+    def test_arrows_after_what_was_read(self) -> None:
+        """A pair that was read and is closed holds no keys back."""
+        page = self.show()
+        opened = page.url
+        page.evaluate("document.querySelector('#worst a').click()")
+        page.locator("#drawer .way h3").first.click()
+        page.go_back()
+        self.until(page, "document.querySelector('#drawer').hidden")
+        self.assertEqual((page.url, self.focused(page)), (opened, ""))
+        page.keyboard.press("ArrowDown")
+        self.assertEqual(self.focused(page), "stage")
+
+    def test_keys_do_not_scroll_the_page(self) -> None:
+        """Where the pair stands below the matrix, a key of the matrix leaves it in sight."""
+        page = self.show(
+            f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2", viewport={"width": 420, "height": 600}
+        )
+        page.locator("#drawer .way .strip").first.wait_for()
+        page.evaluate("document.querySelector('main').scrollTo(0, 1e6)")
+        before = page.evaluate("document.querySelector('main').scrollTop")
+        page.keyboard.press("n")
+        self.assertEqual(self.focused(page), "stage")
+        self.assertGreater(before, 0)
+        self.assertEqual(page.evaluate("document.querySelector('main').scrollTop"), before)
+
     def test_nearly_all(self) -> None:
-        """What is not quite everything is not written as 100."""
+        """What is not quite everything is not written as 100 %; of other units nothing is taken."""
         page = self.show()
         written = page.evaluate(
-            "async () => { const { digits } = await import('/static/text.js');"
+            "async () => { const { figure } = await import('/static/text.js');"
             " const { brief } = await import('/static/palette.js');"
-            " return [99.4, 99.6, 99.97, 100, 100.4].map((n) => [digits(n), brief(n)]); }"
+            " return ['%', 'ms'].map((unit) => [99.4, 99.6, 99.97, 100, 100.4].map((n) =>"
+            " [figure(n, unit), brief(n, unit)])); }"
         )
         self.assertEqual(
             written,
-            [["99.4", "99"], ["99.6", "99.6"], ["99.9", "99.9"], ["100", "100"], ["100.4", "100"]],
-        )
+            [
+                [["99.4 %", "99"], ["99.6 %", "99.6"], ["99.9 %", "99.9"], ["100 %", "100"],
+                 ["100.4 %", "100"]],
+                [["99.4 ms", "99"], ["99.6 ms", "100"], ["100 ms", "100"], ["100 ms", "100"],
+                 ["100.4 ms", "100"]],
+            ],
+        )  # fmt: skip
 
     def test_two_ways_beside_each_other(self) -> None:
         """However many flows there are, in a narrow window neither direction covers the other."""
@@ -305,16 +376,22 @@ class ChooseTest(BrowserCase):
     def test_told_within_the_matrix(self) -> None:
         """What is said of the cell under the pointer is whole, also when a pair opens beside it."""
         page = self.show(viewport={"width": 1280, "height": 700})
-        row, _ = self.place(page, "lax1", "iad2")
-        points = [self.point(page, row, col) for col in range(9)]
-        where = min(points, key=lambda point: abs(point["x"] - 410))  # the edge will be at 452
+        # The edge will be at 452, and the rows, narrower then, end above where the last are now.
+        points = [self.point(page, 2, col) for col in range(9)]
+        where = min(points, key=lambda point: abs(point["x"] - 410))
         page.locator("#stage").click(position=where)
         page.locator("#drawer .way").first.wait_for()
+        tip = page.locator("#tip")
+        edges = "document.querySelector('{}').getBoundingClientRect()"
         self.until(
             page,
-            "(() => { const edge = (id) => document.querySelector(id).getBoundingClientRect().right;"
-            " return edge('#tip') <= edge('#stage'); })()",
+            f"(({{ left, right }}, stage) => right > left"
+            f" && left >= stage.left && right <= stage.right)"
+            f"({edges.format('#tip')}, {edges.format('#stage')})",
         )
+        self.assertTrue(tip.is_visible())
+        self.assertIn("loss", tip.inner_text())
+        self.picture(page, "narrow-told")
 
     def test_hover(self) -> None:
         """Under the pointer a cell says what it is, a header what is wrong with its host."""

@@ -42,6 +42,26 @@ class UnitTests(SynchronousTestCase):
             self.assertIn(f"{line}\n", self.unit)
         self.assertIn("StartLimitIntervalSec", self.unit.partition("[Service]")[0])
 
+    def test_reloaded_or_restarted(self) -> None:
+        """Taking a host out reaches every program that names it, in the way it can be reached."""
+        page = PAGE.read_text(encoding="utf-8")
+        text = page.partition("\nTaking a host out\n")[2].partition("\nUpgrading\n")[0]
+        done = {
+            how: set(" ".join(re.findall(rf"(?m)^ +systemctl {how} ([-a-z ]+)", text)).split())
+            for how in ("reload", "restart")
+        }
+        self.assertEqual(done["reload"], {"llama-collector", "llama-scraper"})
+        self.assertEqual(done["restart"], {"llama-web", "llama-pinpoint"})
+
+    def test_plugins_noted(self) -> None:
+        """Whoever installs or upgrades lets twistd note its plugins, which its users cannot."""
+        page = PAGE.read_text(encoding="utf-8")
+        for title, end in (("\nInstalling\n", "\nUnits\n"), ("\nUpgrading\n", "\nLogs\n")):
+            text = page.partition(title)[2].partition(end)[0]
+            self.assertRegex(
+                text, r"pip install .*\n +/opt/llama/bin/twistd --help >/dev/null", title
+            )
+
     def test_verified(self) -> None:
         """To systemd nothing is wrong, with the drop-in and without."""
         analyse = shutil.which("systemd-analyze")

@@ -8,7 +8,7 @@ import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,30 @@ llama_scraper_collector_lag_seconds{job="llama-scraper",instance="x:5003",collec
 up{job="llama-scraper",instance="scraper2:5003"} 0
 llama_scraper_collector_up{job="llama-scraper",instance="x:5003",collector="http://iad1:5000"} 1
 llama_scraper_collector_up{job="llama-scraper",instance="x:5003",collector="http://fra2:5000"} 0
+llama_scraper_spool_ok{job="llama-scraper",instance="x:5003"} 1
+llama_scraper_spool_ok{job="llama-scraper",instance="scraper3:5003"} 0
 """
+#: What was lost until then, and by when: counted by one scraper before its first answer, and by another
+#: that had been asked before. A third has lost nothing.
+LATE_S = 300
+LOST = """
+llama_scraper_intervals_missed_total{{job="llama-scraper",instance="x:5003",collector="rises"}} {rises}
+llama_scraper_intervals_missed_total{{job="llama-scraper",instance="x:5003",collector="stays"}} 7
+llama_scraper_points_dropped_total{{job="llama-scraper",instance="x:5003",reason="full"}} {rises}
+llama_scraper_points_dropped_total{{job="llama-scraper",instance="x:5003",reason="too_old"}} 7
+"""
+LOST_WHILE_AWAY = """
+llama_scraper_intervals_missed_total{job="llama-scraper",instance="back:5003",collector="missed"} 40
+llama_scraper_intervals_missed_total{job="llama-scraper",instance="back:5003",collector="whole"} 0
+llama_scraper_points_dropped_total{job="llama-scraper",instance="back:5003",reason="full"} 40
+llama_scraper_points_dropped_total{job="llama-scraper",instance="back:5003",reason="too_old"} 0
+"""
+
+
+def own(time_s: float) -> str:
+    """Return what the services tell of themselves at a time."""
+    late = time_s > END_S - LATE_S
+    return OWN + LOST.format(rises=5 * late) + (LOST_WHILE_AWAY if late else "")
 
 
 def dashboard(name: str) -> dict[str, Any]:
@@ -115,7 +138,9 @@ class PrometheusExamplesTest(SynchronousTestCase):
         if cls.server is None:
             server = RulesPrometheus()
             fleet = standard_fleet(END_S)
-            server.fill([(time_s, text + OWN) for time_s, text in exposed(fleet, START_S, END_S)])
+            server.fill(
+                [(time_s, text + own(time_s)) for time_s, text in exposed(fleet, START_S, END_S)]
+            )
             server.start()
             cls.server = server
 
@@ -196,8 +221,15 @@ class PrometheusExamplesTest(SynchronousTestCase):
         self.assertEqual(fired["LlamaNothingProbed"], [])
         self.assertEqual(names("LlamaScraperSilent", "instance"), {("scraper2:5003",)})
         self.assertEqual(names("LlamaNotScraped", "collector"), {("http://fra2:5000",)})
-        self.assertEqual(fired["LlamaIntervalsMissed"], [])
-        self.assertEqual(fired["LlamaPointsDropped"], [])
+        self.assertEqual(names("LlamaSpoolRefuses", "instance"), {("scraper3:5003",)})
+        self.assertEqual(
+            names("LlamaIntervalsMissed", "instance", "collector"),
+            {("x:5003", "rises"), ("back:5003", "missed")},
+        )
+        self.assertEqual(
+            names("LlamaPointsDropped", "instance", "reason"),
+            {("x:5003", "full"), ("back:5003", "full")},
+        )
 
     def test_slower(self) -> None:
         """The alert for an RTT that grew finds the pair, with a quarter of an hour for the day."""
@@ -228,6 +260,124 @@ class PrometheusExamplesTest(SynchronousTestCase):
         self.assertEqual({rule["health"] for rule in rules}, {"ok"})
         alerts, records = self.rules()
         self.assertEqual(len(rules), len(alerts) + len(records))
+
+
+class RulesOverTimeTest(SynchronousTestCase):
+    """What the rules make of series over time, as promtool plays them."""
+
+    def play(self, series: dict[str, str], expected: Sequence[dict[str, Any]]) -> None:
+        """Check which alerts are there at some times, with values given a minute from another."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        test = {
+            "rule_files": [str(ETC / "prometheus-alerts.yaml")],
+            "tests": [
+                {
+                    "interval": "1m",
+                    "input_series": [
+                        {"series": name, "values": values} for name, values in series.items()
+                    ],
+                    "alert_rule_test": list(expected),
+                }
+            ],
+        }
+        (directory / "test.yml").write_text(yaml.safe_dump(test))
+        played = subprocess.run(
+            ["promtool", "test", "rules", str(directory / "test.yml")],
+            capture_output=True,
+            text=True,
+        )
+        self.assertEqual(played.returncode, 0, played.stdout + played.stderr)
+
+    def lost(self, alert: str, metric: str, other: str, summary: str) -> None:
+        """Check when an alert about lost data fires; of the other label a second value loses nothing."""
+        severity = {"LlamaIntervalsMissed": "ticket", "LlamaPointsDropped": "page"}[alert]
+
+        def at(instance: str, *minutes: int, fires: bool = True) -> list[dict[str, Any]]:
+            fired = {
+                "exp_labels": {"severity": severity, "instance": instance, other: "one"},
+                "exp_annotations": {"summary": summary.format(instance)},
+            }
+            return [
+                {"eval_time": f"{n}m", "alertname": alert, "exp_alerts": [fired] if fires else []}
+                for n in minutes
+            ]
+
+        def series(values: str) -> dict[str, str]:
+            return {
+                f'{metric}{{instance="x",{other}="one"}}': values,
+                f'{metric}{{instance="x",{other}="none"}}': "0x100",
+            }
+
+        cases = {  # from minute 0 on: values; when the alert is there, when it is not
+            "away long": ("0x20 _x40 40x40", [61, 65, 70], [20, 45, 60, 72, 90]),
+            "away shortly": ("0x20 stale _x3 40x40", [25, 30, 34], [20, 36, 50]),
+            "never seen before": ("_x20 3x40", [20, 25, 29], [19, 31, 45]),
+            "rises": ("0x20 5x40", [21, 25, 29], [20, 32, 45]),
+            "rises from its first on": ("_x20 0+1x5 5x40", [22, 30, 33], [20, 37, 50]),
+        }
+        for name, (values, fires, quiet) in cases.items():
+            with self.subTest(name):
+                self.play(series(values), at("x", *fires) + at("x", *quiet, fires=False))
+
+    def test_intervals_missed(self) -> None:
+        """Told also when the scraper itself was away, and over by itself after ten minutes."""
+        self.lost(
+            "LlamaIntervalsMissed",
+            "llama_scraper_intervals_missed_total",
+            "collector",
+            "one forgot intervals before they were scraped",
+        )
+
+    def test_points_dropped(self) -> None:
+        """Told also when they were dropped before the scraper was asked, and over by itself."""
+        self.lost(
+            "LlamaPointsDropped",
+            "llama_scraper_points_dropped_total",
+            "reason",
+            "the scraper at {} had to drop points",
+        )
+
+    def test_spool_refuses(self) -> None:
+        """A spool that takes nothing is told after five minutes, until it takes points again."""
+        summary = "the spool of the scraper at x takes no points: nothing is fetched"
+        fired = {
+            "exp_labels": {"severity": "page", "instance": "x"},
+            "exp_annotations": {"summary": summary},
+        }
+        self.play(
+            {'llama_scraper_spool_ok{instance="x"}': "1x5 0x10 1x10"},
+            [
+                {"eval_time": time, "alertname": "LlamaSpoolRefuses", "exp_alerts": alerts}
+                for time, alerts in (("5m", []), ("8m", []), ("12m", [fired]), ("18m", []))
+            ],
+        )
+
+    def test_nearly_all_lost(self) -> None:
+        """Only what loses all is told to lose 100 %."""
+        for lost, said in (
+            (55, "0.55"), (9_994, "99.94"), (9_999.2, "99.99"), (9_999.7, "more than 99.99"),
+            (10_000, "100.00"),
+        ):  # fmt: skip
+            pair = 'src_hostname="a",dst_hostname="b",class="EF"'
+            fine = 'src_hostname="c",dst_hostname="b",class="EF"'
+            summary = f"a to b (EF) loses {said} %"
+            fired = {
+                "exp_labels": {
+                    "severity": "ticket", "src_hostname": "a", "dst_hostname": "b", "class": "EF",
+                },
+                "exp_annotations": {"summary": summary},
+            }  # fmt: skip
+            with self.subTest(said):
+                self.play(
+                    {
+                        f"llama_probes_sent_total{{{pair}}}": "0+10000x20",
+                        f"llama_probes_lost_total{{{pair}}}": f"0+{lost}x20",
+                        f"llama_probes_sent_total{{{fine}}}": "0+10000x20",
+                        f"llama_probes_lost_total{{{fine}}}": "0x20",
+                    },
+                    [{"eval_time": "15m", "alertname": "LlamaPairLoses", "exp_alerts": [fired]}],
+                )
 
 
 class RulesPrometheus(Prometheus):

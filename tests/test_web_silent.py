@@ -101,6 +101,41 @@ class SilentTest(TestCase):
         before = (await self.matrix(answers, gone))["summary"]
         self.assertEqual((before["healthy"], before["sources"]), (12, 4))
 
+    async def test_forgotten_at_once(self) -> None:
+        """Who is to be forgotten goes as soon as it is silent, and is there while it measures."""
+        for gone_s, there in ((0.0, True), (120.0, True), (200.0, False), (300.0, False),
+                              (400.0, False)):  # fmt: skip
+            answers = await self.filled(*points(60, 2 / 24, gone_s))
+            said = await self.matrix(answers)
+            silent = [each["host"] for each in said["sick"]]
+            self.assertEqual(silent, [] if there else ["d"], gone_s)
+            answers = Answers(reactor, self.store, forget=frozenset({"d"}))
+            said = await self.matrix(answers)
+            summary = said["summary"]
+            # As a destination it is there in either case: the others measure to it.
+            self.assertEqual((said["sick"], summary["missing"]), ([], 0), gone_s)
+            self.assertEqual(
+                (summary["sources"], summary["destinations"], summary["healthy"]),
+                (4, 4, 12) if there else (3, 4, 9),
+                gone_s,
+            )
+
+    async def test_forgotten_and_seldom(self) -> None:
+        """One that is to be forgotten and measures seldom is there between two of its intervals."""
+        often = Fleet(hosts=HOSTS, classes=("BE",), interval_s=60)
+        rare = Fleet(hosts=HOSTS, classes=("BE",), interval_s=600)
+        some = [
+            point
+            for fleet, sources in ((often, "abc"), (rare, "d"))
+            for point in fleet.points(END_S - 2 * HOUR_S, END_S)
+            if point.tags["src_hostname"] in sources
+        ]
+        await self.filled(*some)
+        for at_s in (END_S - 60, END_S - 240):
+            answers = Answers(reactor, self.store, forget=frozenset({"d"}))
+            said = await self.matrix(answers, at_s)
+            self.assertEqual((said["sick"], said["summary"]["healthy"]), ([], 12), at_s)
+
     async def test_as_noted(self) -> None:
         """The scraper's own notes of when each series was heard tell the same, exactly."""
         answers = await self.filled(*points(60, 12 / 24, 10 * HOUR_S + 60))

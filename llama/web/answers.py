@@ -134,8 +134,7 @@ class Answers:
             active = await self.store.activity(Window(end - 60.0 - ACTIVE_S, end))
             sources = await self.in_thread(speaking, active, end - 60.0)
             remembered = await self._within(REMEMBERED_WITHIN_S, self._remembered(end, sources))
-            known = await self.in_thread(together, active, sources, remembered)
-            return await self.in_thread(without, known, self._forget)
+            return await self.in_thread(together, active, sources, remembered)
 
         return self._others.get(
             ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
@@ -242,7 +241,7 @@ class Answers:
                 baseline = await self._baseline(at)
                 snapshot = await self.in_thread(_with_baseline, snapshot, baseline)
             for_silence = None if span_s else at
-            mesh = await self.in_thread(make_mesh, snapshot, activity, for_silence)
+            mesh = await self.in_thread(make_mesh, snapshot, activity, for_silence, self._forget)
             return _Moment(mesh, activity, at, window, span_s)
 
         keep = 1.0 if live else 30.0
@@ -279,7 +278,8 @@ class Answers:
     async def dimensions(self, at_s: float | None) -> dict[str, Any]:
         """Return what can be chosen: group keys, classes, kinds of probe."""
         activity = await self._activity(self.now_s() if at_s is None else at_s)
-        return await self.in_thread(present.dimensions, activity)
+        known = await self.in_thread(without, activity, self._forget)
+        return await self.in_thread(present.dimensions, known)
 
     async def matrix(self, question: MatrixQuestion) -> dict[str, Any]:
         """Return the matrix; raises `TooWideError`."""

@@ -190,11 +190,7 @@ def without(activity: Activity, hosts: frozenset[str]) -> Activity:
     """Return the members of the mesh without what these hosts measured, or others of them."""
     if not hosts:
         return activity
-    kept = [
-        n
-        for n, tags in enumerate(activity.series)
-        if hosts.isdisjoint((tags.get("src_hostname", ""), tags.get("dst_hostname", "")))
-    ]
+    kept = np.flatnonzero(~_with_any(activity.series, hosts)).tolist()
     return evolve(
         activity,
         series=[activity.series[n] for n in kept],
@@ -203,11 +199,21 @@ def without(activity: Activity, hosts: frozenset[str]) -> Activity:
     )
 
 
-def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mesh:
+def _with_any(series: Sequence[Tags], hosts: frozenset[str]) -> Flags:
+    ends = ((tags.get("src_hostname", ""), tags.get("dst_hostname", "")) for tags in series)
+    return np.fromiter((not hosts.isdisjoint(each) for each in ends), bool, len(series))
+
+
+def make_mesh(
+    snapshot: Snapshot,
+    activity: Activity,
+    at_s: float | None,
+    forget: frozenset[str] = frozenset(),
+) -> Mesh:
     """Return what is known of every series that the snapshot or the activity names.
 
     With ``at_s`` (the moment asked for) the snapshot is of newest samples, and those that are too
-    old to speak for that moment count as not heard.
+    old to speak for that moment count as not heard. Of hosts to ``forget`` there is only what is heard.
     """
     series = list(activity.series)
     place = _places(series, snapshot.series)
@@ -229,6 +235,8 @@ def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mes
             time_s[place] = snapshot.time_s
             heard &= time_s >= reference - SILENT_INTERVALS * each
     kept = ~_replaced(series, src * max(len(destinations), 1) + dst, heard)
+    if forget:
+        kept &= heard | ~_with_any(series, forget)
     columns = {}
     for name, column in snapshot.columns.items():
         spread = np.full(len(kept), np.nan)
@@ -236,12 +244,16 @@ def make_mesh(snapshot: Snapshot, activity: Activity, at_s: float | None) -> Mes
         spread[~heard] = np.nan
         columns[name] = spread[kept]
     series = [tags for tags, keep in zip(series, kept.tolist(), strict=True) if keep]
+    src, dst = src[kept], dst[kept]
+    if forget:  # a host of which nothing is left is none
+        sources, src = _index(series, "src_hostname")
+        destinations, dst = _index(series, "dst_hostname")
     return Mesh(
         series=series,
         sources=sources,
         destinations=destinations,
-        src=src[kept],
-        dst=dst[kept],
+        src=src,
+        dst=dst,
         heard=heard[kept],
         last_s=last_s[kept],
         columns=columns,

@@ -392,16 +392,27 @@ document.addEventListener("click", (event) => {
   refresh(state.differences(before));
 });
 
-// Keys of the matrix that work wherever nothing else has the focus.
-const MATRIX_KEYS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown", "n", "p", "Enter", "Backspace", "+", "-", "0"];
+// Keys of the matrix that work wherever nothing else has the focus; some only where a cursor is seen.
+const ARROWS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"], AT_CURSOR = ["Enter", "Backspace"];
+const MATRIX_KEYS = [...ARROWS, ...AT_CURSOR, "n", "p", "+", "-", "0"];
+
+// The panel that the pointer was last pressed in: while it is there, arrows scroll it.
+let pressedIn = null;
+document.addEventListener("pointerdown", (event) => { pressedIn = event.target.closest?.("#drawer, #side, #incident"); }, true);
+
+function isForMatrix(event) {
+  if (event.target !== document.body || !MATRIX_KEYS.includes(event.key) || asTable || $("keys").open) return false;
+  if (ARROWS.includes(event.key)) return !pressedIn || pressedIn.hidden;
+  return Boolean(view.cursor) || !AT_CURSOR.includes(event.key);
+}
 
 document.addEventListener("keydown", (event) => {
-  if (event.target === document.body && MATRIX_KEYS.includes(event.key) && !asTable && !$("keys").open) {
-    $("stage").focus();
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, dialog")) return;
+  if (isForMatrix(event)) {
+    $("stage").focus({ preventScroll: true });
     view.key(event);
     return;
   }
-  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("select, input, dialog")) return;
   if (event.key === "Escape" && state.get("src")) closeDrawer();
   else if (event.key === "Escape" && state.get("incident")) state.set({ incident: "" });
   else if (event.key === "l") state.set({ at: "", span: "", from: "", to: "" });

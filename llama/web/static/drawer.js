@@ -6,7 +6,7 @@ import { Figures, together } from "./figures.js";
 import { make } from "./lists.js";
 import { palette } from "./palette.js";
 import { KNOWN_INTERVALS, KNOWN_STEP_S, LONGEST_INTERVAL_S, belonging } from "./silence.js";
-import { clock, count, digits, figure } from "./text.js";
+import { clock, count, digits, figure, percent } from "./text.js";
 
 // With more flows than this their bars stand without gaps.
 const DENSE = 64;
@@ -215,7 +215,7 @@ function flowStrip(answer, known) {
   if (losing.length) {
     const [low, high] = losing.reduce(([a, b], flow) => [Math.min(a, flow.loss), Math.max(b, flow.loss)], [100, 0]);
     if (all === losing.length) text += " 100 %";
-    else text += low === high ? ` ${digits(high)} %` : ` ${digits(low)} to ${digits(high)} %`;
+    else text += low === high ? ` ${percent(high)} %` : ` ${percent(low)} to ${percent(high)} %`;
   }
   const bar = make("div", "", "strip");
   bar.setAttribute("role", "img");
@@ -223,7 +223,7 @@ function flowStrip(answer, known) {
   for (const flow of flows) {
     const mark = make("i", "", flow.lost ? (flow.received ? "part" : "l") : "");
     mark.style.height = `${flow.lost ? 6 + 0.26 * flow.loss : 4}px`;
-    mark.title = `source port ${flow.source_port}${flow.class ? ` ${flow.class}` : ""}: ${digits(flow.loss)} % of ${flow.sent} lost`;
+    mark.title = `source port ${flow.source_port}${flow.class ? ` ${flow.class}` : ""}: ${percent(flow.loss)} % of ${flow.sent} lost`;
     bar.append(mark);
   }
   for (let n = flows.length; n < Math.min(total, 256); n += 1) {

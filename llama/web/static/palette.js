@@ -89,7 +89,7 @@ export function drawCell(pen, colours, metric, cell, x, y, w, h, dead) {
   if (w >= FIGURE_WIDTH && h >= FIGURE_HEIGHT && cell.state === VALUE && (!judged || cell.level > 0)) {
     const aside = metric.name === "remarked", inside = EXTENT[cell.level] >= 0.7 && !aside;
     pen.fillStyle = !judged ? colours.onsize[cell.level] : inside ? colours.onbad[cell.level] : colours.text;
-    pen.fillText(brief(cell.value), x + iw * (aside ? 0.72 : 0.5), y + ih / 2 + 0.5);
+    pen.fillText(brief(cell.value, metric.unit), x + iw * (aside ? 0.72 : 0.5), y + ih / 2 + 0.5);
   }
   if (cell.suspect) drawDoubt(pen, colours, x, y, iw, ih);
   if (cell.partial) drawPartial(pen, colours, x, y, iw, ih);
@@ -149,9 +149,9 @@ function drawDoubt(pen, colours, x, y, w, h) {
 }
 
 // A figure so short that it fits a cell.
-export function brief(value) {
+export function brief(value, unit) {
   if (value >= 1000) return `${Math.round(value / 100) / 10}k`;
-  if (value >= 99.5 && value < 100) return String(Math.floor(value * 10) / 10); // 100 is all, and this is not
+  if (unit === "%" && value >= 99.5 && value < 100) return String(Math.floor(value * 10) / 10); // 100 is all, and this is not
   if (value >= 10) return String(Math.round(value));
   if (value >= 1) return String(Math.round(value * 10) / 10);
   if (value >= 0.01) return String(Math.round(value * 100) / 100).replace(/^0/, "");

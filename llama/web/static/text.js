@@ -4,16 +4,21 @@ export const NOT_PROBED = 0, NO_DATA = 1, NO_VALUE = 2, VALUE = 3;
 
 export function figure(value, unit) {
   if (value === null || value === undefined || Number.isNaN(value)) return "—";
+  if (unit === "%") return `${percent(value)} %`;
   return unit === "×" ? `×${digits(value, 2)}` : `${digits(value)} ${unit}`;
 }
 
-// At most three digits that matter; never a small value shown as zero, nor nearly 100 shown as 100.
+// Digits of a percentage: 100 is all, and nearly all is never shown as that.
+export function percent(value) {
+  return value >= 99.95 && value < 100 ? "99.9" : digits(value);
+}
+
+// At most three digits that matter; never a small value shown as zero.
 export function digits(value, most = 3) {
   if (value === 0) return "0";
   const size = Math.abs(value);
   if (size >= 1000) return Math.round(value).toLocaleString("en");
   if (size >= 100) return String(Math.round(value * 10) / 10);
-  if (size >= 99.95) return String(Math.sign(value) * 99.9);
   if (size < 0.001) return "<0.001";
   const places = Math.max(0, most - 1 - Math.floor(Math.log10(size)));
   return String(Number(value.toFixed(Math.min(places, 3))));
