@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
+
+if TYPE_CHECKING:
+    _TextType = click.ParamType[str]
+else:
+    _TextType = click.ParamType  # a class that takes no parameter before click 8.4
 
 
 class Seconds(click.FloatRange):
@@ -19,7 +24,7 @@ class Seconds(click.FloatRange):
         return number
 
 
-class HttpUrl(click.ParamType[str]):
+class HttpUrl(_TextType):
     """An address that begins with ``http://`` or ``https://``."""
 
     name = "url"
