@@ -49,12 +49,12 @@ class MistakesTests(SynchronousTestCase):
         self.refused(2, "--json goes with --once", "pinpoint", "c1:5000", "--json")
 
     def test_pinpoint_that_may_not_write(self) -> None:
-        """A file that cannot be replaced (state) or appended to (record) is told at the start, as whom."""
+        """What cannot be replaced (state) or appended to (record) by this user is told at the start."""
         if os.geteuid():
             raise SkipTest("needs root, to be somebody else")
         with tempfile.TemporaryDirectory() as text:
             there = Path(text)
-            there.chmod(0o755)  # noqa: S103
+            there.chmod(0o755)
             closed, mine, theirs = (there / name for name in ("closed", "mine", "theirs"))
             for directory in (closed, mine, theirs):
                 directory.mkdir()

@@ -197,7 +197,9 @@ def _unwritable(option: str, path: Path, error: OSError) -> click.ClickException
     elif isinstance(error, PermissionError) and option == "--record" and os.access(path, os.F_OK):
         reason = "this user may not write it; give it to them (chown), or choose another"
     elif isinstance(error, PermissionError):
-        reason = f"this user may not make files in {where}; give it to them (chown), or choose another"
+        reason = (
+            f"this user may not make files in {where}; give it to them (chown), or choose another"
+        )
     elif error.errno == errno.EROFS:
         reason = f"{where} cannot be written (read-only file system); choose another"
     else:
