@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 DEBIAN := influxdb victoria-metrics prometheus chromium hping3 iproute2 iputils-ping nftables tcpdump procps irtt
 
 .DEFAULT_GOAL := help
-.PHONY: help venv system lint types test demo bench bench-pinpoint fuzz interop clean
+.PHONY: help venv system lint types test demo bench bench-pinpoint fuzz interop lowest clean
 
 help:  ## list the targets
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ fuzz: venv  ## coverage-guided fuzzing of the packet formats; ARGS="tlv 600"
 
 interop: venv  ## other implementations on this machine, both ways; ARGS="twampy=/path/to/twampy/src"
 	@$(BIN)/python tests/interop $(ARGS)
+
+lowest: venv  ## LLAMA with the oldest dependencies that pyproject.toml allows
+	@$(BIN)/python tests/lowest $(VENV)/lowest
 
 clean:  ## remove what was built here
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis

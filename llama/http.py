@@ -10,7 +10,6 @@ requests, connections and their duration, and answers errors as JSON.
 from __future__ import annotations
 
 import base64
-import errno
 import hmac
 from typing import Any, NoReturn
 
@@ -18,7 +17,6 @@ import orjson
 from twisted.application.service import Service
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.endpoints import serverFromString
-from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource, getChildForRequest
@@ -26,6 +24,7 @@ from zope.interface import implementer
 
 from llama._http_host import HOST, cannot_be_rebound, is_local
 from llama._http_host import asked_by_this_machine as asked_by_this_machine
+from llama._http_refused import explain
 from llama._http_site import HttpSite
 from llama.config import endpoint
 
@@ -42,13 +41,6 @@ _SECURITY_HEADERS = {
     "Referrer-Policy": "no-referrer",
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
-}
-
-#: What to do where an address cannot be had.
-_REMEDIES = {
-    errno.EADDRINUSE: "; end what listens there, or choose another in the configuration",
-    errno.EADDRNOTAVAIL: "; it is none of this machine's, or not yet",
-    errno.EACCES: "; ports below 1024 take CAP_NET_BIND_SERVICE",
 }
 
 _log = Logger()
@@ -347,11 +339,7 @@ class HttpService(Service):
             )
 
     def _refused(self, failure: Failure) -> NoReturn:
-        reason: Any = failure.value
-        if isinstance(reason, CannotListenError):
-            problem: Any = reason.socketError
-            reason = getattr(problem, "strerror", None) or problem
-            reason = f"{reason}{_REMEDIES.get(getattr(problem, 'errno', 0), '')}"
+        reason = explain(self.where, failure.value)
         raise CannotListen(f"{self._what}: cannot listen on {self.where}: {reason}") from None
 
     def _secure(self) -> bool:

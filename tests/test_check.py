@@ -3,6 +3,7 @@
 import json
 import resource
 import shutil
+import socket
 import subprocess
 import sys
 from fractions import Fraction
@@ -151,13 +152,77 @@ class CommandTests(CheckCase):
         self.assertNotIn("resolve", self.check(path).stdout)
         result = self.check(path, "--resolve")
         self.assertEqual(result.exit_code, 0)
-        said = f"  {path}: 'nosuch.invalid' does not resolve on this machine"
+        said = f"  {path}: 'nosuch.invalid' does not resolve on this machine (test 'simple')"
         self.assertEqual(result.stdout.splitlines()[-1], said)
         self.assertEqual(result.stdout.count("does not resolve"), 1)
         path = self.file(
             "store: {type: sqlite, path: x}\ncollectors: ['http://nosuch.invalid:5000/a']\n"
         )
         self.assertIn("'nosuch.invalid' does not", self.check(path, "--resolve").stdout)
+
+    def resolved(self, text: str) -> list[str]:
+        """Return the warnings of ``--resolve``, without the file, in a world of three hosts."""
+        path = self.file(text)
+        families = {"four": [socket.AF_INET], "six": [socket.AF_INET6]}
+        families["both"] = families["four"] + families["six"]
+
+        def look_up(name: str, *_: object, **__: object) -> list[tuple[int]]:
+            if name not in families:
+                raise socket.gaierror(socket.EAI_NONAME, "unknown")
+            return [(family,) for family in families[name]]
+
+        self.patch(socket, "getaddrinfo", look_up)
+        result = self.check(path, "--resolve", "--json")
+        self.assertEqual(result.exit_code, 0, result.output)
+        warnings = json.loads(result.stdout)["warnings"]
+        return [text.replace(path, "FILE") for text in warnings if "on this machine (" in text]
+
+    def test_names_of_databases(self) -> None:
+        """The names of a page's store and locator, and of a scraper's writers, are looked up, too."""
+        lost = "does not resolve on this machine"
+        self.assertEqual(
+            self.resolved(
+                "collectors: [four, nosuch-c]\npinpoint: http://nosuch-pin:5004\n"
+                "store:\n  type: influxdb\n  url: http://nosuch-db:8086\n"
+            ),
+            [
+                f"FILE: 'nosuch-c' {lost} (collectors)",
+                f"FILE:4: 'nosuch-db' {lost} (store: url)",
+                f"FILE: 'nosuch-pin' {lost} (pinpoint)",
+            ],
+        )
+        self.assertEqual(
+            self.resolved(
+                "collectors: [six]\nwriters:\n  - {type: victoriametrics, url: 'http://both:1'}\n"
+                "  - {type: influxdb, database: d, url: 'https://nosuch-db'}\n"
+            ),
+            [f"FILE:4: 'nosuch-db' {lost} (writer influxdb: url)"],
+        )
+
+    def test_names_of_a_family(self) -> None:
+        """A target needs an address of each family that its test is for, or of its source."""
+        targets = (
+            "targets:\n  t: [{ip: four}, {ip: six}, {ip: both}, {ip: 192.0.2.1}, {ip: gone}]\n"
+        )
+        targets += "  v6: [{ip: four}, {ip: six}, {ip: both}]\n"
+        for test, lacking in (
+            ("targets: v6, family: '6'", [("four", 6)]),
+            ("targets: v6, family: '4'", [("six", 4)]),
+            ("targets: v6, family: both", [("four", 6), ("six", 4)]),
+            ("targets: v6, source: '2001:db8::1'", [("four", 6)]),
+            ("targets: v6, probe: hping3", [("six", 4)]),
+            ("targets: v6", []),
+        ):
+            said = self.resolved(f"tests:\n  - {{{test}, name: T}}\n{targets}")
+            expected = [
+                f"FILE: '{host}' has no IPv{version} address on this machine (test 'T')"
+                for host, version in lacking
+            ]
+            self.assertEqual(said, expected, test)
+        said = self.resolved(
+            f"tests:\n  - targets: t\n  - {{targets: t, family: '4', probe: icmp}}\n{targets}"
+        )
+        self.assertEqual([text.split("'")[1] for text in said], ["gone", "six"])
 
     def test_forced_service(self) -> None:
         """``--service`` says whose file it is where the keys do not."""

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from pathlib import Path
+from unittest import SkipTest
 
 from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.cli import main
+
+NOBODY = 65534
 
 
 class MistakesTests(SynchronousTestCase):
@@ -42,6 +47,54 @@ class MistakesTests(SynchronousTestCase):
         self.refused(2, said, "pinpoint", "c1:5000", "--webhook", "pager.example.net/x")
         self.refused(1, "ftp://c1: expected HOST:PORT", "pinpoint", "--once", "ftp://c1")
         self.refused(2, "--json goes with --once", "pinpoint", "c1:5000", "--json")
+
+    def test_pinpoint_that_may_not_write(self) -> None:
+        """What cannot be replaced (state) or appended to (record) by this user is told at the start."""
+        if os.geteuid():
+            raise SkipTest("needs root, to be somebody else")
+        with tempfile.TemporaryDirectory() as text:
+            there = Path(text)
+            there.chmod(0o755)
+            closed, mine, theirs = (there / name for name in ("closed", "mine", "theirs"))
+            for directory in (closed, mine, theirs):
+                directory.mkdir()
+            closed.chmod(0o700)
+            os.chown(theirs, NOBODY, NOBODY)
+            (mine / "file").write_text("")
+            os.chown(mine / "file", NOBODY, NOBODY)
+            (theirs / "root's").write_text("")
+            os.seteuid(NOBODY)
+            try:
+                for path, option, said in (
+                    (closed / "file", "--state", f"make files in the directory {closed}"),
+                    (closed / "file", "--record", f"make files in the directory {closed}"),
+                    (mine / "file", "--state", f"make files in the directory {mine}"),
+                    (mine / "new", "--record", f"make files in the directory {mine}"),
+                    (theirs / "root's", "--record", "this user may not write it; give it"),
+                ):
+                    self.refused(1, said, "pinpoint", "c1:5000", option, str(path))
+                for option in ("--state", "--record"):  # whose next argument is refused as before
+                    path = str(theirs / "file")
+                    words = ("pinpoint", "ftp://c1", option, path)
+                    self.refused(1, "ftp://c1: expected HOST:PORT", *words)
+                words = ("pinpoint", "ftp://c1", "--record", str(mine / "file"))
+                self.refused(1, "ftp://c1: expected HOST:PORT", *words)
+            finally:
+                os.seteuid(0)
+            self.assertEqual(sorted(os.listdir(theirs)), ["file", "root's"])
+
+    def test_pinpoint_into_what_is_no_file(self) -> None:
+        """A directory, or a path through a file, is refused as a file to write."""
+        there = Path(self.mktemp())
+        (there / "state.new").mkdir(parents=True)
+        (there / "plain").write_text("")
+        for option in ("--state", "--record"):
+            path = there / "plain" / "x"
+            said = f"{option} {path}: cannot be written (Not a directory); choose another"
+            self.refused(1, said, "pinpoint", "c1:5000", option, str(path))
+            self.refused(2, "is a directory", "pinpoint", "c1:5000", option, str(there))
+        said = "cannot be written (Is a directory); choose another"
+        self.refused(1, said, "pinpoint", "c1:5000", "--state", str(there / "state"))
 
     def test_trace(self) -> None:
         """Ports end at 65535, and a target is written as for ``llama send``."""

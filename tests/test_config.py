@@ -118,8 +118,31 @@ class SimpleTests(ConfigCase):
     def test_hosts_named_like_sections(self) -> None:
         """Hosts called ``api`` or ``tests`` do not make a simple file a full one."""
         text = "api:\n  rack: 01\ntests:\n  rack: 02\nreflector01:\n  rack: 03\n"
-        (test,) = config.load_collector(self.write(text)).tests
+        read = config.load_collector(self.write(text))
+        (test,) = read.tests
         self.assertEqual([t.host for t in test.targets], ["api", "tests", "reflector01"])
+        said = "is probed as a host: this file has the simple format, without sections"
+        noted = [(note.line, note.message) for note in read.notes]
+        self.assertEqual(noted, [(1, f"'api' {said}"), (3, f"'tests' {said}")])
+
+    def test_sections_among_hosts(self) -> None:
+        """A section of the full format among hosts is refused, not probed; empty ones are hosts."""
+        for section, keys in (
+            ("source_tags", "src_hostname: web1"),
+            ("source_tags", "site: iad"),
+            ("api", "bind: 0.0.0.0:5000"),
+            ("limits", "pps: 1000"),
+            ("summarization", "interval: 10, keep: 5"),
+        ):
+            path = self.write(f"web2: {{rack: 01}}\n{section}: {{{keys}}}\n")
+            with self.assertRaises(config.ConfigErrors) as raised:
+                config.load(path)
+            (mistake,) = raised.exception.mistakes
+            self.assertEqual(mistake.line, 2)
+            self.assertIn(f"'{section}' is a section of the full format", mistake.message)
+        for tags in ("{}", "", "{bind: 0.0.0.0:5000, rack: 01}"):
+            (note,) = config.load_collector(self.write(f"web2: {{}}\napi: {tags}\n")).notes
+            self.assertEqual(note.line, 2)
 
 
 class FullTests(ConfigCase):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 from base64 import b64encode
 from pathlib import Path
+from unittest import SkipTest
 
 from self_signed import self_signed
 from treq.client import HTTPClient
@@ -570,6 +573,57 @@ class OverLoopback(TestCase):
             f"test: cannot listen on {where}: Address already in use; end what listens there, or"
             " choose another in the configuration",
         )
+
+    def refusal(self, where: str) -> str:
+        """Return why a service cannot listen there, and what it says to do."""
+        service = http.HttpService(reactor, where, http.JsonRoot(), what="test")
+        wrong = self.assertRaises(http.CannotListen, service.startService)
+        beginning = f"test: cannot listen on {where}: "
+        self.assertTrue(str(wrong).startswith(beginning), str(wrong))
+        self.assertNotIn("\n", str(wrong))
+        return str(wrong).removeprefix(beginning)
+
+    def test_sockets_in_files(self):
+        """Of a unix endpoint it says what can be done about a file, nothing about ports."""
+        with tempfile.TemporaryDirectory() as directory:
+            path = f"{directory}/socket"
+            left = (
+                f"Address already in use; nothing listens there, it was left behind: remove {path}"
+            )
+            with socket.socket(socket.AF_UNIX) as taken:
+                taken.bind(path)
+                self.assertEqual(self.refusal(f"unix:{path}"), left)
+                taken.listen()
+                used = "end what listens there, or choose another path"
+                for where in (f"unix:{path}:lockfile=0", f"unix:lockfile=0:address={path}"):
+                    self.assertEqual(self.refusal(where), f"Address already in use; {used}")
+                self.assertEqual(self.refusal(f"unix:{path}"), f"Cannot acquire lock; {used}")
+            self.assertEqual(self.refusal(f"unix:{path}:lockfile=0"), left)
+            Path(path).unlink()
+            said = self.refusal(f"unix:{path}")  # Twisted locked it when it was refused
+            self.assertTrue(said.endswith(f"there, remove {path}.lock"), said)
+            Path(f"{path}.lock").unlink()
+            Path(path).write_text("")
+            said = self.refusal(f"unix:{path}")
+            self.assertTrue(
+                said.endswith("; what is there is no socket: choose another path"), said
+            )
+            said = self.refusal(f"unix:{directory}/nowhere/socket")
+            self.assertIn(f"there is no directory {directory}/nowhere: make it", said)
+
+    def test_sockets_of_somebody_else(self):
+        """Where this user may not make a socket, with or without a lock, the directory is named."""
+        if os.geteuid():
+            raise SkipTest("needs root, to be somebody else")
+        with tempfile.TemporaryDirectory() as directory:
+            os.seteuid(65534)
+            try:
+                for lock in "01":
+                    said = self.refusal(f"unix:{directory}/socket:lockfile={lock}")
+                    self.assertIn("Permission denied; this user may not make files in", said)
+                    self.assertIn(f"{directory}: give it to them", said)
+            finally:
+                os.seteuid(0)
 
     def test_taken_port_of_a_daemon(self):
         """A daemon that cannot listen tells whoever started it, in a line, and leaves no pid file."""

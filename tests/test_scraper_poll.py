@@ -177,11 +177,14 @@ class CursorTests(PollCase):
         self.assertEqual(said(), [])
         first.close(NOW + 30)
         self.poller.set_collectors([url, other])
+        await until(lambda: len(self.poller.names) == 2, "its name")
+        second.close(NOW + 30)
         await until(said, "the warning")
         self.assertIn(f"Collectors {other} and {url} both", said()[0])
         first.close(NOW + 60)
         await until(lambda: self.polls(url, "ok") > 4, "another answer")
         self.assertEqual(len(said()), 1)
+        self.assertIn("source_tags: {src_hostname: ...}, which takes a file of the full", said()[0])
 
     async def test_token(self) -> None:
         """A bearer token is shown to every collector."""

@@ -8,13 +8,14 @@ import sqlite3
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from scraper_case import fill, small_disk, until
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.logger import formatEvent, globalLogPublisher
-from twisted.trial.unittest import TestCase
+from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from llama.interfaces import Point
 from llama.scraper import buffer, spool_file
@@ -326,6 +327,24 @@ class DiskSpoolTests(Contract, TestCase):
         await opening
 
 
+class RoomTests(SynchronousTestCase):
+    """Whether something may be kept."""
+
+    def test_what_it_takes(self) -> None:
+        """The room that is said to be missing is the reserve and what is to be kept, together."""
+        path = Path("/some/where/spool.db")
+        free = SimpleNamespace(f_bavail=2048, f_frsize=4096)  # 8 MiB
+        self.patch(spool_file.os, "statvfs", lambda _: free)
+        spool_file.check_room(path, 4 * 2**20)
+        with self.assertRaises(OSError) as raised:
+            spool_file.check_room(path, 5 * 2**20)
+        said = "the disk is full: less than 9.0 MiB are free in /some/where"
+        self.assertEqual(raised.exception.strerror, said)
+        with self.assertRaises(OSError) as raised:  # never a number that is not more than is free
+            spool_file.check_room(path, 4 * 2**20 + 1)
+        self.assertIn("less than 8.1 MiB", str(raised.exception))
+
+
 class FullDiskTests(TestCase):
     """On a tmpfs of a few megabytes, which needs root."""
 
@@ -348,7 +367,7 @@ class FullDiskTests(TestCase):
         fill(self.directory)
         with self.assertRaises(NotStoredError) as raised:
             await put(spool, "http://c", Taken("c2"), some_points(), NOW)
-        said = f"the disk is full: less than 4 MiB are free in {self.directory}"
+        said = f"the disk is full: less than 4.1 MiB are free in {self.directory}"
         self.assertEqual(str(raised.exception), said)
         self.assertEqual(spool.trouble, said)
         self.assertEqual(spool.taken("http://c"), Taken("c1"))

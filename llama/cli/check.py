@@ -14,7 +14,7 @@ from llama import config
 from llama.cli._host import Host
 from llama.cli._plan import plan
 from llama.cli._plan_text import lines
-from llama.cli._resolved import hosts_of, unknown
+from llama.cli._resolved import problems, wanted
 
 
 @click.command()
@@ -32,7 +32,10 @@ from llama.cli._resolved import hosts_of, unknown
     help="Compare with the settings below this directory, such as a copy of another machine's.",
 )
 @click.option(
-    "--resolve", is_flag=True, help="Look up all names, too, and warn of those unknown here."
+    "--resolve",
+    is_flag=True,
+    help="Look up the names of all that would be probed, asked or written to, too, and warn of those"
+    " unknown here, or without an address of the family that a test is for.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.pass_context
@@ -66,9 +69,7 @@ def check(
         answer = _describe(read, Host(root=sysctl_root))
     answer = {"file": file, "ok": True, **answer, "warnings": answer.get("warnings", [])}
     if resolve:
-        answer["warnings"] += [
-            f"{file}: '{name}' does not resolve on this machine" for name in unknown(hosts_of(read))
-        ]
+        answer["warnings"] += problems(wanted(read))
     click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(lines(answer)))
 
 

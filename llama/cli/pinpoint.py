@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -116,8 +117,10 @@ def pinpoint(
     if as_json and not once:
         raise click.UsageError("--json goes with --once; else ask /suspects, or give --record")
     if not once:
-        _writable(state, "--state")
-        _writable(record, "--record")
+        if state is not None:
+            _check_state(state)
+        if record is not None:
+            _check_record(record)
     running: Any = reactor
     try:
         endpoint(listen)
@@ -167,15 +170,41 @@ def _token(path: Path | None) -> str | None:
     return None if path is None else read_secret(str(path))
 
 
-def _writable(path: Path | None, option: str) -> None:
-    """Refuse a file that could not be written when there is something to write."""
-    if path is None:
-        return
+def _check_state(path: Path) -> None:
+    """Refuse a file that could not be replaced, which takes a directory that can be written."""
+    trial = path.with_name(path.name + ".new")  # as `PinpointService.save` does
+    try:
+        trial.open("w").close()
+        trial.unlink()
+    except OSError as error:
+        raise _unwritable("--state", path, error) from None
+
+
+def _check_record(path: Path) -> None:
+    """Refuse a file that could not be appended to."""
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise _unwritable("--record", path, error) from None
+
+
+def _unwritable(option: str, path: Path, error: OSError) -> click.ClickException:
+    """Say what is to be done that a file can be written."""
     directory = path.parent
-    if not directory.is_dir():
-        raise click.ClickException(f"{option} {path}: there is no directory {directory}; make it")
-    if not os.access(path if path.exists() else directory, os.W_OK):
-        raise click.ClickException(f"{option} {path}: cannot be written by this user")
+    where = f"the directory {directory}"
+    if isinstance(error, FileNotFoundError):
+        reason = f"there is no directory {directory}; make it"
+    elif isinstance(error, PermissionError) and option == "--record" and os.access(path, os.F_OK):
+        reason = "this user may not write it; give it to them (chown), or choose another"
+    elif isinstance(error, PermissionError):
+        reason = (
+            f"this user may not make files in {where}; give it to them (chown), or choose another"
+        )
+    elif error.errno == errno.EROFS:
+        reason = f"{where} cannot be written (read-only file system); choose another"
+    else:
+        reason = f"cannot be written ({error.strerror}); choose another"
+    return click.ClickException(f"{option} {path}: {reason}")
 
 
 def _once(running: Any, service: PinpointService, as_json: bool, failed: list[Any]) -> None:

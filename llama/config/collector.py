@@ -20,9 +20,11 @@ from llama.config.ports import DEFAULT_SOURCE_PORTS
 from llama.config.probes import default_options
 from llama.config.series import refuse_collisions
 from llama.config.shared import refuse_shared_ports
-from llama.config.tree import Document, Node, WrongError, is_null, kind, read_document
+from llama.config.tree import Document, Entry, Node, WrongError, is_null, kind, read_document
 
 _SIMPLE_NAME = "simple"
+#: Sections of the full format that look like a host's tags, and their keys.
+_SECTION_KEYS = {"summarization": full.SUMMARIZATION, "api": sections.API, "limits": full.LIMITS}
 
 
 def load_collector(path: str, *, port: int = full.DEFAULT_PORT) -> CollectorConfig:
@@ -119,6 +121,7 @@ def _simple(doc: Document, port: int) -> list[full.PlacedTest]:
                 doc.wrong(error.node, error.message)
             continue
         name = tags.get("dst_hostname") or entry.key
+        _see_section(doc, entry)
         targets.append(Target(name=name, host=host, port=port, tags=tags))
         nodes.append(entry.key_node)
     if not targets:
@@ -130,6 +133,26 @@ def _simple(doc: Document, port: int) -> list[full.PlacedTest]:
         options=default_options("stamp"),
     )
     return [full.PlacedTest(test, doc.root, nodes)]
+
+
+def _see_section(doc: Document, entry: Entry) -> None:
+    """Refuse a host that is a section of the full format; note one that is merely named like it."""
+    if entry.key not in full.FULL:
+        return
+    empty = is_null(entry.value)
+    tags = set() if empty else {each.key for each in doc.entries(entry.value, "tags")}
+    keys = _SECTION_KEYS.get(entry.key, {})
+    if tags and (entry.key == "source_tags" or keys.keys() >= tags):
+        doc.wrong(
+            entry.key_node,
+            f"{entry.key!r} is a section of the full format, but this file has the simple one, in"
+            " which it would be a host; give the file tests and targets (docs/configuration.rst)",
+        )
+    else:
+        doc.note(
+            entry.key_node,
+            f"{entry.key!r} is probed as a host: this file has the simple format, without sections",
+        )
 
 
 def _tagged(test: Test, source_tags: FrozenMapping[str, str], hostname: str) -> Test:

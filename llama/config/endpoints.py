@@ -69,6 +69,15 @@ def endpoint(bind: str) -> str:
     return f"tcp6:{number}:interface=" + str(ip).replace(":", "\\:")
 
 
+def socket_file(where: str) -> str | None:
+    """Return the path of a ``unix:`` endpoint's socket; None for other endpoints."""
+    kind, *parameters = _PARAMETER.findall(where.strip())
+    if kind != "unix":
+        return None
+    written = [each for each in parameters if each.startswith("address=")] or parameters
+    return re.sub(r"\\(.)", r"\1", written[0].removeprefix("address="))
+
+
 def listen(doc: Document, node: Node) -> str:
     """Read where to serve HTTP, as a Twisted server endpoint; paths in it as of any other key."""
     written = text("ADDRESS:PORT")(doc, node)

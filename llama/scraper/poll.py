@@ -25,6 +25,7 @@ from llama.scraper.buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spo
 from llama.scraper.counts import Counts
 from llama.scraper.fetch import Reply, TooLargeError, authorization, explain, request
 from llama.scraper.lane import Lane, Place
+from llama.scraper.names import Names
 from llama.scraper.points import Answer, AnswerError, portions, read_answer
 
 #: Octets of one answer, unpacked. 10,000 pairs are about 9 MB for each interval.
@@ -88,7 +89,7 @@ class Poller:
         self.collectors: dict[str, CollectorPoll] = {}
         self.sound = Lane(clock, concurrency, timeout_s)
         self.doubtful = Lane(clock, max(1, concurrency // 4), timeout_s)
-        self.named: dict[str, str] = {}  # what a collector calls itself: its URL
+        self.names = Names()
         self._phase = random.random()
         self._retry_spool_at = 0.0
         self._said_full = False
@@ -99,7 +100,7 @@ class Poller:
         wanted = dict.fromkeys(urls)
         for url in [url for url in self.collectors if url not in wanted]:
             self.collectors.pop(url).stop()
-            self.named = {name: of for name, of in self.named.items() if of != url}
+            self.names.forget(url)
         for url in wanted:
             if url not in self.collectors:
                 self._phase = (self._phase + _GOLDEN) % 1.0
@@ -421,20 +422,19 @@ class CollectorPoll:
             )
 
     def _say_name(self, points: Sequence[Point]) -> None:
-        """Say, once, that another collector measures by the same name: they would be one host."""
+        """Say, once, which others measure by the same name: they would be one host."""
         names = (p.tags.get("src_hostname") for p in points if p.measurement == "raw_stats")
         name = next(names, None)
         if name is None or self.url not in self._poller.collectors:
             return
-        other = self._poller.named.setdefault(name, self.url)
-        if other != self.url and "name" not in self._said:
-            self._said.add("name")
+        for other in self._poller.names.heard(self.url, name):
             self._log.warn(
-                "Collectors {other} and {url} both measure as {name!r}: they are one host on the page,"
+                "Collectors {url} and {other} both measure as {name!r}: they are one host on the page,"
                 " and what they tell of the same pair may overwrite each other; unless they are meant"
-                " to, let source_tags: {{src_hostname: ...}} tell them apart",
-                other=other,
+                " to, give one another hostname, or source_tags: {{src_hostname: ...}}, which takes a"
+                " file of the full format",
                 url=self.url,
+                other=other,
                 name=name,
             )
 

@@ -13,6 +13,7 @@ write and what to do when that fails is `llama.scraper.spool`'s part.
 from __future__ import annotations
 
 import errno
+import math
 import os
 import sqlite3
 from collections.abc import Collection, Sequence
@@ -22,8 +23,9 @@ from typing import Any
 from llama.scraper.buffer import Batch, Chunk, Taken
 from llama.scraper.writers import sqlite_schema as store
 
+MIB = 1024 * 1024
 #: Free space, octets, that is left alone on the disk: acknowledging needs a little room, too.
-RESERVE = 4 * 1024 * 1024
+RESERVE = 4 * MIB
 _FULL = "the disk is full"
 #: Free pages, of 4 KiB, that the file may hold before it is made smaller.
 FREE_PAGES = 4096
@@ -189,9 +191,11 @@ def delete(cursor: Any, numbers: Sequence[int]) -> None:
 def check_room(path: Path, octets: int) -> None:
     """Raise `OSError` (ENOSPC) when keeping ``octets`` more would use up the reserve."""
     disk = os.statvfs(path.parent)
-    if disk.f_bavail * disk.f_frsize < RESERVE + octets:
-        least = f"less than {RESERVE >> 20} MiB are free in {path.parent}"
-        raise OSError(errno.ENOSPC, f"{_FULL}: {least}")
+    least = RESERVE + octets
+    if disk.f_bavail * disk.f_frsize < least:
+        wanted = math.ceil(least / MIB * 10) / 10
+        said = f"{_FULL}: less than {wanted} MiB are free in {path.parent}"
+        raise OSError(errno.ENOSPC, said)
 
 
 def set_aside(path: Path, stamp: str) -> str:
