@@ -32,7 +32,7 @@ lint: venv  ## ruff, check and format
 types: venv  ## mypy
 	$(BIN)/mypy
 
-test: venv system lint types  ## everything that must pass
+test: venv system lint types lowest  ## everything that must pass
 	$(BIN)/python -m pytest $(ARGS)
 
 demo: venv  ## three sites on this machine, one fault to find; ARGS=--once ends by itself

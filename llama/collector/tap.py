@@ -24,13 +24,13 @@ class Options(usage.Options):
     ]
 
     def postOptions(self) -> None:
-        """Read the configuration, so that a mistake ends the program before it starts."""
+        """Read the configuration, so that a mistake ends the program here, with its message alone."""
         if self["config"] is None:
             raise usage.UsageError("--config FILE is needed; see etc/collector.yaml")
         try:
             config = load_collector(self["config"])
         except ConfigErrors as errors:
-            raise usage.UsageError(str(errors)) from None
+            raise SystemExit(str(errors)) from None
         self.changes: dict[str, Any] = {}
         if self["api"] is not None:
             try:

@@ -33,13 +33,13 @@ class Options(usage.Options):
     ]
 
     def postOptions(self) -> None:
-        """Read the configuration, so that a mistake ends the program before it starts."""
+        """Read the configuration, so that a mistake ends the program here, with its message alone."""
         config = ReflectorConfig()
         if self["config"] is not None:
             try:
                 config = load_reflector(self["config"])
             except ConfigErrors as errors:
-                raise usage.UsageError(str(errors)) from None
+                raise SystemExit(str(errors)) from None
         changes: dict[str, Any] = {}
         if self["port"] is not None:
             if not 0 <= self["port"] <= 65535:

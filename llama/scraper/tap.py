@@ -30,13 +30,13 @@ class Options(UsageOptions):
         return f"Moves measurements from collectors into time-series databases: {kinds}."
 
     def postOptions(self) -> None:
-        """Read the configuration; a mistake ends it here."""
+        """Read the configuration; a mistake ends it here, with nothing but its message."""
         if not self["config"]:
             raise UsageError("--config FILE is required; etc/scraper.yaml is an example")
         try:
             self["loaded"] = config.load_scraper(self["config"])
         except config.ConfigErrors as error:
-            raise UsageError(str(error)) from None
+            raise SystemExit(str(error)) from None
 
 
 class _Reloading(MultiService):

@@ -21,13 +21,13 @@ class Options(UsageOptions):
     optParameters = [["config", "c", None, "configuration file (YAML), see etc/web.yaml"]]
 
     def postOptions(self) -> None:
-        """Read the configuration; a mistake ends it here."""
+        """Read the configuration; a mistake ends it here, with nothing but its message."""
         if not self["config"]:
             raise UsageError("--config FILE is required; etc/web.yaml is an example")
         try:
             self["loaded"] = config.load_web(self["config"])
         except config.ConfigErrors as error:
-            raise UsageError(str(error)) from None
+            raise SystemExit(str(error)) from None
 
 
 class _Signalled(WebService):
