@@ -55,6 +55,9 @@ class AnchorTests(ConfigCase):
         text = "x-hosts: &hosts [a, b]\ncollectors: *hosts\nwriters: [{type: file, path: x}]\n"
         read = detect.load(self.write(text))
         self.assertIsInstance(read, config.ScraperConfig)
+        read = detect.load(self.write("x-sw1: {rack: 01}\nx-sw2: {rack: 02}\n"))
+        assert isinstance(read, config.CollectorConfig)
+        self.assertEqual([t.host for t in read.tests[0].targets], ["x-sw1", "x-sw2"])
         text = text.replace("collectors:", "limits: {x-pps: 3}\ncollectors:")
         self.assertRaises(config.ConfigErrors, detect.load, self.write(text))
 

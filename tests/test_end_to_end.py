@@ -28,14 +28,21 @@ class PluginTests(TestCase):
     def test_mistakes_end_the_program_in_one_line_each(self) -> None:
         """A bad configuration is refused with file and line, without a traceback."""
         file = Path(tempfile.mkdtemp()) / "bad.yaml"
-        file.write_text("tests: []\nrate_limits: {default: {cps: fast}}\n")
-        done = subprocess.run(
-            [BIN / "twistd", "-n", "--pidfile=", "llama-collector", "--config", file],
-            cwd=tempfile.mkdtemp(), capture_output=True, text=True,
-        )  # fmt: skip
-        self.assertNotEqual(done.returncode, 0)
-        self.assertIn(f"{file}:2:", done.stdout + done.stderr)
-        self.assertNotIn("Traceback", done.stdout + done.stderr)
+        for service, text, line in (
+            ("collector", "tests: []\nrate_limits: {default: {cps: fast}}\n", 2),
+            ("reflector", "port: 8100\nstats: 3\n", 2),
+            ("scraper", "collectors: [a]\nwriters: 3\n", 2),
+            ("web", "store: 3\n", 1),
+        ):
+            file.write_text(text)
+            done = subprocess.run(
+                [BIN / "twistd", "-n", "--pidfile=", f"llama-{service}", "--config", file],
+                cwd=tempfile.mkdtemp(), capture_output=True, text=True,
+            )  # fmt: skip
+            self.assertEqual((done.returncode, done.stdout), (1, ""))
+            told = done.stderr.splitlines()
+            self.assertTrue(all(each.startswith(f"{file}:") for each in told), told)
+            self.assertIn(f"{file}:{line}:", told[-1])
 
 
 class CollectorTests(TestCase):

@@ -315,6 +315,9 @@ class RulesOverTimeTest(SynchronousTestCase):
             "never seen before": ("_x20 3x40", [20, 25, 29], [19, 31, 45]),
             "rises": ("0x20 5x40", [21, 25, 29], [20, 32, 45]),
             "rises from its first on": ("_x20 0+1x5 5x40", [22, 30, 33], [20, 37, 50]),
+            "lost some long ago, away long": ("40x20 _x40 40x40", [], [20, 45, 61, 65, 72, 90]),
+            "lost some long ago, away shortly": ("40x20 stale _x3 40x40", [], [20, 25, 31, 35, 50]),
+            "lost some long ago, one gap": ("40x20 stale 40x40", [], [20, 22, 31, 32, 50]),
         }
         for name, (values, fires, quiet) in cases.items():
             with self.subTest(name):

@@ -87,6 +87,14 @@ class Tracer:
             self._by_fd[sock.fileno()] = flow
             self._epoll.register(sock.fileno(), select.EPOLLIN)
 
+    def drop_untouched(self) -> None:
+        """Let go of the flows of which nothing was sent."""
+        begun = [flow for flow in self.flows if flow.sent or flow.trace.hops]
+        for flow in self.flows:
+            if flow not in begun:
+                flow.sock.close()
+        self.flows = begun
+
     def _payload(self, number: int) -> bytes:
         """Return a STAMP probe under this number, in a session of its own."""
         now = stamp.ntp_from_unix_ns(time.time_ns())
@@ -408,6 +416,7 @@ def _trace(
             wanting = multipath.graph(_verdicts(tracer.flows), "here", name).wanting()
             more = 0 if flows is not None else min(wanting, room - len(tracer.flows))
     except KeyboardInterrupt:
+        tracer.drop_untouched()
         if not tracer.flows:
             raise
         click.echo("interrupted: this is what was found so far", err=True)

@@ -36,7 +36,7 @@ class Options(usage.Options):
             try:
                 endpoint(self["api"])
             except ValueError as error:
-                raise usage.UsageError(f"--api: {error}") from None
+                raise SystemExit(f"--api: {error}") from None
             self.changes["api"] = self["api"]
         self.collector = attrs.evolve(config, **self.changes)
 

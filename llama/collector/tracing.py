@@ -31,7 +31,7 @@ from llama.wire import stamp
 
 #: Packets a second in all: as many as the slowest router on the way answers gladly.
 RATE_PPS = 200
-#: And at once: the first hops of as many flows as `IDLE_A_TURN`.
+#: And at once: the first hops of as many flows as `IDLE_A_TURN`. With those alone that is all.
 BURST = 30
 PERIOD_S = 0.05
 #: With only flows to trace that lose nothing a turn comes so seldom, and begins this many at most: one

@@ -28,6 +28,7 @@ _PATHS = ("privateKey", "certKey", "extraCertChain", "dhParameters", "address")
 _OTHERS = ("tls", "systemd", "stdio", "haproxy", "onion")
 _KINDS = (*_PARAMETERS, *_OTHERS)
 #: A parameter of an endpoint string: a colon in it has a backslash before it.
+_NO_PATH = re.compile(r"(mode|backlog|lockfile)=")
 _PARAMETER = re.compile(r"((?:[^:\\]|\\.)*)(?::|$)")
 
 
@@ -74,7 +75,7 @@ def socket_file(where: str) -> str | None:
     kind, *parameters = _PARAMETER.findall(where.strip())
     if kind != "unix":
         return None
-    written = [each for each in parameters if each.startswith("address=")] or parameters
+    written = [each for each in parameters if not _NO_PATH.match(each)]
     return re.sub(r"\\(.)", r"\1", written[0].removeprefix("address="))
 
 

@@ -225,7 +225,7 @@ def read_tests(doc: Document, given: Mapping[str, Any]) -> list[PlacedTest]:
                 f"the tests up to this one have {flows:,} flows, expected at most {MAX_FLOWS:,}",
             )
             break
-        for address in {source or port.address for port in ports}:
+        for address in {port.address or source for port in ports}:
             _agree(doc, each.node, family, address, targets)
         if test["dscp"] or test["timeout"]:
             ports = tuple(

@@ -43,7 +43,7 @@ class Options(usage.Options):
         changes: dict[str, Any] = {}
         if self["port"] is not None:
             if not 0 <= self["port"] <= 65535:
-                raise usage.UsageError(f"--port: {self['port']} is no port, expected 0-65535")
+                raise SystemExit(f"--port: {self['port']} is no port, expected 0-65535")
             changes["port"] = self["port"]
         if self["interface"] is not None:
             changes["addresses"] = (self["interface"],)

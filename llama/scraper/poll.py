@@ -423,8 +423,8 @@ class CollectorPoll:
 
     def _say_name(self, points: Sequence[Point]) -> None:
         """Say, once, which others measure by the same name: they would be one host."""
-        names = (p.tags.get("src_hostname") for p in points if p.measurement == "raw_stats")
-        name = next(names, None)
+        told = [p for p in points if p.measurement == "raw_stats"]
+        name = max(told, key=lambda p: p.time_ns).tags.get("src_hostname") if told else None
         if name is None or self.url not in self._poller.collectors:
             return
         for other in self._poller.names.heard(self.url, name):

@@ -34,7 +34,6 @@ from llama.web.mesh import (
     speaking,
     together,
     with_seldom,
-    without,
 )
 from llama.web.metrics import ALWAYS, METRICS, Metric, with_received
 from llama.web.shared import SharedAnswers
@@ -278,8 +277,7 @@ class Answers:
     async def dimensions(self, at_s: float | None) -> dict[str, Any]:
         """Return what can be chosen: group keys, classes, kinds of probe."""
         activity = await self._activity(self.now_s() if at_s is None else at_s)
-        known = await self.in_thread(without, activity, self._forget)
-        return await self.in_thread(present.dimensions, known)
+        return await self.in_thread(present.dimensions, activity)
 
     async def matrix(self, question: MatrixQuestion) -> dict[str, Any]:
         """Return the matrix; raises `TooWideError`."""

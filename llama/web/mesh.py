@@ -186,19 +186,6 @@ def together(active: Activity, sources: frozenset[str], remembered: Activity | N
     )
 
 
-def without(activity: Activity, hosts: frozenset[str]) -> Activity:
-    """Return the members of the mesh without what these hosts measured, or others of them."""
-    if not hosts:
-        return activity
-    kept = np.flatnonzero(~_with_any(activity.series, hosts)).tolist()
-    return evolve(
-        activity,
-        series=[activity.series[n] for n in kept],
-        last_s=activity.last_s[kept],
-        interval_s=activity.interval_s[kept],
-    )
-
-
 def _with_any(series: Sequence[Tags], hosts: frozenset[str]) -> Flags:
     ends = ((tags.get("src_hostname", ""), tags.get("dst_hostname", "")) for tags in series)
     return np.fromiter((not hosts.isdisjoint(each) for each in ends), bool, len(series))

@@ -23,12 +23,11 @@ import tomllib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from urllib.error import URLError
 from urllib.request import urlopen
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LLAMA = "from llama.cli import main; main()"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 
 
 def bounds() -> list[str]:
@@ -56,7 +55,7 @@ def oldest_python() -> str | None:
 def environment(directory: Path, python: str) -> str:
     """Return the interpreter of an environment that holds the bounds, made unless it is there."""
     inside, stamp = directory / "bin" / "python", directory / "bounds"
-    wanted = "\n".join(bounds())
+    wanted = "\n".join((os.path.realpath(python), *bounds()))
     if not stamp.exists() or stamp.read_text() != wanted:
         subprocess.run([python, "-m", "venv", "--clear", directory], check=True)
         install = [inside, "-m", "pip", "install", "-qq", "--only-binary", ":all:"]
@@ -98,9 +97,9 @@ def commands() -> int:
     return ask(main)
 
 
-def free_port() -> int:
+def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
     """Return a port of localhost that nobody has."""
-    with socket.socket() as trial:
+    with socket.socket(type=kind) as trial:
         trial.bind(("127.0.0.1", 0))
         return int(trial.getsockname()[1])
 
@@ -119,7 +118,7 @@ def text_at(url: str) -> str:
     try:
         with urlopen(url, timeout=5) as answer:
             return str(answer.read().decode())
-    except (URLError, OSError):
+    except OSError:
         return ""
 
 
@@ -145,11 +144,22 @@ def running(directory: Path, name: str, *words: str) -> Iterator[None]:
         program.wait()
 
 
+def mistaken(directory: Path, command: list[str]) -> None:
+    """See that a service ends at once with its configuration's mistake, and nothing else."""
+    (directory / "mistake.yaml").write_text("store: 3\n")
+    words = [sys.executable, *command[:-1], "mistake.yaml"]
+    done = subprocess.run(words, cwd=directory, capture_output=True, text=True)
+    assert done.returncode == 1, done
+    assert not done.stdout, done
+    assert done.stderr.startswith("mistake.yaml:1: "), done
+
+
 def services(directory: Path) -> None:
     """Let a reflector, a collector, a scraper and the web page work together until each has worked."""
     from self_signed import self_signed
 
-    probed, api, asked, scraper, web = (free_port() for _ in range(5))
+    probed = free_port(socket.SOCK_DGRAM)
+    api, asked, scraper, web = (free_port() for _ in range(4))
     self_signed(directory / "key.pem", directory / "certificate.pem")
     (directory / "collector.yaml").write_text(
         f"summarization: {{interval: 1}}\ntests: [{{targets: t}}]\n"
@@ -181,6 +191,7 @@ def services(directory: Path) -> None:
         program = str(Path(sys.executable).parent / "twistd")
         return [program, "-n", "--pidfile=", f"llama-{name}", "-c", f"{name}.yaml"]
 
+    mistaken(directory, twistd("web"))
     reflect = ("-c", LLAMA, "reflect", "--port", str(probed), "--api", f"127.0.0.1:{api}")
     with running(directory, "reflect", *reflect):
         until(answered, "an answer from llama reflect")
@@ -201,8 +212,8 @@ def main() -> None:
     if len(sys.argv) > 1:
         python = oldest_python()
         if python is None:
-            print("lowest versions: not checked, the oldest Python that LLAMA runs on is not here")
-            return
+            why = "lowest versions: not checked, the oldest Python that LLAMA runs on is not here"
+            sys.exit(why if os.environ.get("LLAMA_NO_SKIP") else print(why))
         inside = environment(Path(sys.argv[1]).absolute(), python)
         path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
         done = subprocess.run([inside, __file__], env=os.environ | {"PYTHONPATH": path})

@@ -392,18 +392,18 @@ document.addEventListener("click", (event) => {
   refresh(state.differences(before));
 });
 
-// Keys of the matrix that work wherever nothing else has the focus; some only where a cursor is seen.
-const ARROWS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"], AT_CURSOR = ["Enter", "Backspace"];
-const MATRIX_KEYS = [...ARROWS, ...AT_CURSOR, "n", "p", "+", "-", "0"];
+// Keys of the matrix that work wherever nothing else has the focus, those that need no cursor in sight.
+const ARROWS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"];
+const MATRIX_KEYS = [...ARROWS, "n", "p", "+", "-", "0"];
 
-// The panel that the pointer was last pressed in: while it is there, arrows scroll it.
+// The panel that the pointer was last pressed in: while it can be scrolled, arrows do that.
 let pressedIn = null;
+$("stage").addEventListener("focus", () => { pressedIn = null; });
 document.addEventListener("pointerdown", (event) => { pressedIn = event.target.closest?.("#drawer, #side, #incident"); }, true);
 
 function isForMatrix(event) {
   if (event.target !== document.body || !MATRIX_KEYS.includes(event.key) || asTable || $("keys").open) return false;
-  if (ARROWS.includes(event.key)) return !pressedIn || pressedIn.hidden;
-  return Boolean(view.cursor) || !AT_CURSOR.includes(event.key);
+  return !ARROWS.includes(event.key) || !pressedIn || pressedIn.scrollHeight <= pressedIn.clientHeight;
 }
 
 document.addEventListener("keydown", (event) => {
