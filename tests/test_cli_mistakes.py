@@ -81,7 +81,7 @@ class MistakesTests(SynchronousTestCase):
                 self.refused(1, "ftp://c1: expected HOST:PORT", *words)
             finally:
                 os.seteuid(0)
-            self.assertEqual(sorted(os.listdir(theirs)), ["file", "root's"])
+            self.assertEqual(sorted(os.listdir(theirs)), ["root's"])
 
     def test_pinpoint_into_what_is_no_file(self) -> None:
         """A directory, or a path through a file, is refused as a file to write."""

@@ -24,6 +24,12 @@ class NamesTests(SynchronousTestCase):
         self.assertEqual(self.hear(("b", "web1"), ("a", "web1")), [("a", "b")])
         self.assertEqual(self.hear(("a", "web1"), ("b", "web1"), ("a", "web1")), [])
 
+    def test_shared_later(self) -> None:
+        """Two that were found to share a name are found again with the next that they share."""
+        self.hear(("a", "web1"), ("b", "web1"), ("a", "web1"))
+        self.assertEqual(self.hear(("b", "web2"), ("a", "web2"), ("b", "web2")), [("b", "a")])
+        self.assertEqual(self.hear(("a", "web3"), ("b", "web3"), ("a", "web3")), [("a", "b")])
+
     def test_renamed(self) -> None:
         """A name that was free when another host got it is nobody else's, whoever is heard first."""
         self.hear(("a", "web1"), ("b", "web2"))

@@ -116,11 +116,8 @@ def pinpoint(
 
     if as_json and not once:
         raise click.UsageError("--json goes with --once; else ask /suspects, or give --record")
-    if not once:
-        if state is not None:
-            _check_state(state)
-        if record is not None:
-            _check_record(record)
+    if state is not None and not once:  # before what it holds is read
+        _check_state(state)
     running: Any = reactor
     try:
         endpoint(listen)
@@ -150,6 +147,8 @@ def pinpoint(
         if failed:
             raise click.ClickException(failed[0])
         return
+    if record is not None:  # last of all: what is refused for another reason leaves no file behind
+        _check_record(record)
     observer: Any = textFileLogObserver(sys.stderr)
     globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
     service.startService()

@@ -14,13 +14,16 @@ class Names:
     def __init__(self) -> None:
         self._of: dict[str, str] = {}
         self._doubted: dict[str, str] = {}  # one that took a name: one that had it when last heard
-        self._told: set[str] = set()
+        self._told: dict[str, str] = {}  # the name that one was last found to share
 
     def __len__(self) -> int:
         return len(self._of)
 
     def heard(self, url: str, name: str) -> list[str]:
-        """Note a collector's name; returns those that took it and share it, each told only once."""
+        """Note a collector's name; returns those that took it and share it.
+
+        Each is told only once of a name, however often it is heard.
+        """
         if self._of.get(url) != name:
             self._of[url] = name
             self._doubt(url)
@@ -28,7 +31,7 @@ class Names:
         for other in [other for other, first in self._doubted.items() if first == url]:
             if self._of[other] == name:
                 del self._doubted[other]
-                self._told.add(other)
+                self._told[other] = name
                 sharing.append(other)
             else:
                 self._doubt(other)  # a third may have it, too
@@ -38,16 +41,16 @@ class Names:
         """Know nothing of a collector any more."""
         self._of.pop(url, None)
         self._doubted.pop(url, None)
-        self._told.discard(url)
+        self._told.pop(url, None)
         for other in [other for other, first in self._doubted.items() if first == url]:
             self._doubt(other)
 
     def _doubt(self, url: str) -> None:
         """Find out who else has the name of ``url``."""
         self._doubted.pop(url, None)
-        if url in self._told:
-            return
         mine = self._of[url]
+        if self._told.get(url) == mine:
+            return
         for other, name in self._of.items():
             if name == mine and other != url and self._doubted.get(other) != url:
                 self._doubted[url] = other
