@@ -43,6 +43,8 @@ class MistakesTests(SynchronousTestCase):
             path = str(there / "nowhere" / "file")
             said = f"{option} {path}: there is no directory {there / 'nowhere'}"
             self.refused(1, said, "pinpoint", "c1:5000", option, path)
+        words = ("pinpoint", "c1:5000", "--webhook", "http://example.net/\xfc")
+        self.refused(2, "letters beyond ASCII are written as xn--", *words)
         said = "'pager.example.net/x' is no http:// or https:// address"
         self.refused(2, said, "pinpoint", "c1:5000", "--webhook", "pager.example.net/x")
         self.refused(1, "ftp://c1: expected HOST:PORT", "pinpoint", "--once", "ftp://c1")

@@ -478,6 +478,15 @@ class Programs(SynchronousTestCase):
             self.assertEqual(fields.get("rtt"), row["rtt_mean_ms"])
 
 
+class FullTransport(StringTransport):
+    """Has no room for more as soon as something is written, as where a client does not read."""
+
+    def write(self, data):
+        """Keep what is written, and ask for no more."""
+        super().write(data)
+        self.producer.pauseProducing()
+
+
 class Transfer(SynchronousTestCase):
     def test_gzip(self):
         """Who takes gzip gets it, and the same content as who does not."""
@@ -548,6 +557,28 @@ class Transfer(SynchronousTestCase):
         self.assertEqual(served.clock.getDelayedCalls(), [])
         self.assertEqual(self.flushLoggedErrors(), [])
         self.assertEqual(served.get("/latency").code, 200)
+
+    def test_client_that_leaves_amid_an_answer(self):
+        """A client that hangs up while its answer is on the way stops it, and nothing goes wrong."""
+        served = Served()
+        served.close(2000)
+        site = HttpSite(Guard(served.api.app.resource()), reactor=served.clock)
+        for path in ("/latency", "/flows?limit=10000", "/influxdata"):
+            transport = FullTransport()
+            channel = site.buildProtocol(None)
+            channel.makeConnection(transport)
+            channel.dataReceived(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            while not transport.value():
+                served.clock.advance(0.01)
+            stated = int(re.search(rb"Content-Length: ([0-9]+)", transport.value())[1])
+            self.assertLess(len(transport.value()), stated, path)  # it is on the way
+            channel.connectionLost(Failure(ConnectionDone()))
+            sent = len(transport.value())
+            served.clock.pump([0.01] * 10)
+            self.assertEqual(len(transport.value()), sent, path)
+        served.work()
+        self.assertEqual(served.clock.getDelayedCalls(), [])
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_too_many_wait(self):
         """When many wait already, the next is told to ask again instead of piling up."""

@@ -13,7 +13,8 @@ from attrs import evolve
 from engine_case import EngineCase, pair
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector import sockets
+from llama.collector import closing, sockets
+from llama.collector.engine import MOST_TRIES
 from llama.collector.lane import ARENA
 from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.plan import Group, cap_factor, chosen_addresses, make_plan
@@ -412,6 +413,18 @@ class DrainTests(EngineCase):
         self.assertEqual(stats["dscp_at_reflector"].tolist(), sent)
         self.assertEqual(stats["dscp_at_collector"].tolist(), sent)
         self.assertFalse(stats["remarked_forward"].any() or stats["remarked_reverse"].any())
+
+    def test_cannot_be_closed(self) -> None:
+        """An interval that cannot be closed is given up after some tries; the next ones close."""
+        self.engine.use([self.group(pair("127.0.0.1", self.number))])
+        self.newest(1)
+        failing = self.patch(closing, "_close_pairs", lambda *_: 1 // 0)
+        self.run_until(lambda: self.engine.unclosed > 0)
+        failing.restore()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), MOST_TRIES)
+        before = self.closed[-1]
+        self.assertGreater(self.newest(1).start_ns, before.end_ns)  # there is one between
+        self.assertEqual(self.engine.trouble(), "")
 
 
 class StayingTests(EngineCase):

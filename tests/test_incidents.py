@@ -432,6 +432,15 @@ class Webhooks(TestCase):
         self.assertEqual({name for name, _ in self.receiver.got}, {"1-1/1"})
         self.assertEqual(len(self.webhook.waiting), 0)
 
+    def test_what_fails_at_once(self):
+        """An address that cannot even be asked is asked again and again, as any that fails."""
+        webhook = Webhook(reactor, "http://127.0.0.1/\xfc")
+        webhook._reactor = self.clock
+        self.addCleanup(webhook.stop)
+        webhook.announce(self.event(1))
+        self.clock.pump([FIRST_PAUSE_S, 2 * FIRST_PAUSE_S])
+        self.assertEqual((webhook.failures, len(webhook.waiting)), (3, 1))
+
     @inlineCallbacks
     def test_an_answer_that_never_ends(self):
         """A receiver that stalls in the middle of its answer is given up, and asked again."""

@@ -913,6 +913,25 @@ class Schedule(SynchronousTestCase):
         clock.pump([1.0] * 30)
         self.assertEqual(judged, [(1000, 1004), (1010, 1014), (1020, 1024)])
 
+    def test_stopped_while_it_reads(self):
+        """A reading that stopping breaks off is no failure, and no other follows it."""
+        clock = Clock()
+        clock.advance(1003.0)
+        settings = Settings(collectors=(), interval_s=10, settle_s=4, api=None)
+        service = PinpointService(clock, settings, unix_time_s=clock.seconds)
+        reading = Deferred()
+
+        async def read():
+            await reading
+
+        service.fleet.read = read
+        service.startService()
+        clock.pump([1.0] * 2)
+        self.assertIsNotNone(service._reading)
+        self.successResultOf(service.stopService())
+        self.assertEqual(clock.getDelayedCalls(), [])
+        self.assertEqual(self.flushLoggedErrors(), [])
+
     def test_holds_what_has_to_wait(self):
         """However short intervals are, those that may have to wait for others are not let go."""
         for interval_s, waiting in ((30, 3), (2, 32), (1, 64)):

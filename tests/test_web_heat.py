@@ -104,6 +104,14 @@ class SharedAnswersTest(SynchronousTestCase):
         self.clock.advance(0.2)
         self.assertNoResult(self.shared.get("a", 1.0, self.ask))
 
+    def test_no_time_told(self) -> None:
+        """An answer that cannot say how long it stays good is a failure, and is asked for again."""
+        first = self.shared.get("a", lambda answer: 1 / 0, self.ask)
+        self.asked[0].callback("x")
+        self.failureResultOf(first, ZeroDivisionError)
+        self.shared.get("a", 1.0, self.ask)
+        self.assertEqual(len(self.asked), 2)
+
     def test_failure(self) -> None:
         """A failure goes to all who wait and is not remembered."""
         waiting = [self.shared.get("a", 9.0, self.ask) for _ in range(2)]

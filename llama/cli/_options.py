@@ -35,4 +35,10 @@ class HttpUrl(_TextType):
         scheme, _, rest = text.partition("://")
         if scheme not in ("http", "https") or not rest.strip("/"):
             self.fail(f"{text!r} is no http:// or https:// address", param, ctx)
+        if not text.isascii():
+            self.fail(
+                f"{text!r}: letters beyond ASCII are written as xn-- in a host's name, as %XX after it",
+                param,
+                ctx,
+            )
         return text

@@ -39,6 +39,8 @@ ROWS_AT_ONCE = 4000  # copied in a slice: half a millisecond
 MOST_DRAINS = 64
 #: The reactor turns, yet no tick has come to its end for so long: something is broken.
 STALLED_S = 5.0
+#: So often an interval is tried to be closed: one that cannot be must not keep others from it.
+MOST_TRIES = 3
 LATE_TICK_S = 50 * MILLISECOND  # as `llama.collector.schedule.LATEST_S`: then probes are skipped
 
 
@@ -94,6 +96,8 @@ class Engine:
         self._last_tick_s: float | None = None
         self._well_s: float | None = None  # when a tick last came to its end
         self._closing = False
+        self._tries = 0  # at closing the same interval, that failed
+        self.unclosed = 0  # intervals that could not be closed
         self._silent: set[tuple[object, ...]] = set()  # groups of which no probe could be sent
         self._hindered = False  # by an error, from taking up what is wanted
         self.close_number = 0
@@ -340,16 +344,29 @@ class Engine:
         self._closing = True
         self._slices.hurried += 1
         job = self._close(first)
-        self._slices.background(job).addCallbacks(self._has_closed, self._has_not_closed)
+        self._slices.background(job).addCallbacks(
+            self._has_closed, self._has_not_closed, errbackArgs=(first,)
+        )
 
     def _has_closed(self, closed: ClosedInterval) -> None:
         self._finished()
+        self._tries = 0
         self._closed(closed)
 
-    def _has_not_closed(self, failure: Any) -> None:
+    def _has_not_closed(self, failure: Any, due: Sequence[tuple[Track, OpenInterval]]) -> None:
         self._finished()
-        if not failure.check(CancelledError):  # that is `stop`, which drops what is under way
-            self.log.failure("an interval could not be closed", failure=failure)
+        if failure.check(CancelledError):  # that is `stop`, which drops what is under way
+            return
+        self.log.failure("an interval could not be closed", failure=failure)
+        self._tries += 1
+        if self._tries < MOST_TRIES:
+            return
+        self._tries = 0
+        self.unclosed += 1
+        self.log.error("the interval is given up after {tries} tries", tries=MOST_TRIES)
+        for track, interval in due:
+            if interval in track.ledger.over:
+                track.ledger.over.remove(interval)
 
     def _finished(self) -> None:
         self._closing = False

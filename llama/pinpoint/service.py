@@ -118,6 +118,7 @@ class PinpointService(MultiService):
 
     def stopService(self) -> Deferred[Any]:
         """Stop reading and announcing, and save what is open."""
+        base: Any = super().stopService() or succeed(None)  # first: else what is cancelled goes on
         if self._call is not None:
             self._call.cancel()
             self._call = None
@@ -128,7 +129,6 @@ class PinpointService(MultiService):
         stopping.append(Deferred.fromCoroutine(self.fleet.stop()))
         waiting: Deferred[Any] = gatherResults(stopping, consumeErrors=True)
         waiting.addBoth(lambda _: self.save())
-        base: Any = super().stopService() or succeed(None)
         return waiting.addCallback(lambda _: base)
 
     def _schedule(self) -> None:

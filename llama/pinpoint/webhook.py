@@ -1,8 +1,9 @@
 """Announces events to other programs: a POST of JSON each, retried until it is taken.
 
 Every event has an identifier (header ``Llama-Event`` and member ``id``) that stays the same when
-it is sent again, so that receivers can tell a repetition; we send an event again only if no answer
-said that it was taken. Events for one URL go in order, one at a time.
+it is sent again, so that receivers can tell a repetition; we send an event again if no answer said
+that it was taken, or if we were killed before that was saved. Events for one URL go in order, one at
+a time.
 """
 
 from __future__ import annotations
@@ -65,7 +66,10 @@ class Webhook:
     def go_on(self) -> None:
         """Send what waits, unless that is under way or a pause is kept."""
         if self._sending is None and self._later is None and self.waiting and not self._stopped:
-            self._sending = self._send(self.waiting[0])
+            event = self.waiting[0]
+            self._sending = Deferred.fromCoroutine(self._post(event))
+            # Only now: it may have failed already.
+            self._sending.addCallbacks(self._took, self._did_not, callbackArgs=(event,))
 
     def stop(self) -> Deferred[None]:
         """Send nothing any more; what waits stays in `waiting`."""
@@ -78,10 +82,6 @@ class Webhook:
             return succeed(None)
         sending.cancel()
         return sending
-
-    def _send(self, event: dict[str, Any]) -> Deferred[None]:
-        posted: Deferred[Any] = Deferred.fromCoroutine(self._post(event))
-        return posted.addCallbacks(self._took, self._did_not, callbackArgs=(event,))
 
     async def _post(self, event: dict[str, Any]) -> None:
         """Send an event; a status other than 2xx is a refusal."""

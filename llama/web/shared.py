@@ -47,7 +47,11 @@ class SharedAnswers:
         self._waiting[key] = [mine]
 
         def arrived(answer: T) -> None:
-            good_s = keep_s(answer) if callable(keep_s) else keep_s
+            try:
+                good_s = keep_s(answer) if callable(keep_s) else keep_s
+            except Exception:
+                failed(Failure())
+                return
             self._ready[key] = (self._clock.seconds() + good_s, answer)
             self._ready.move_to_end(key)
             while len(self._ready) > self._most:

@@ -95,7 +95,8 @@ class _Sending:
 
     def _end(self) -> None:
         self._cancel()
-        self._request.unregisterProducer()
+        if self._request.channel is not None:  # else the client has hung up
+            self._request.unregisterProducer()
 
     def _cancel(self) -> None:
         call, self._call = self._call, None
