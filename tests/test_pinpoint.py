@@ -23,9 +23,9 @@ from llama.pinpoint.evidence import NOT_TRACED
 from llama.pinpoint.fleet import PAIRS_AGAIN, Fleet
 from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
-from llama.pinpoint.remote import RemoteIncidents
 from llama.pinpoint.service import PinpointService, Settings
 from llama.pinpoint.windows import FORGET, KEEP, Measured
+from llama.web.remote_incidents import RemoteIncidents
 from llama.web.store import StoreError
 
 FABRIC = Fabric(3, 4, 2)

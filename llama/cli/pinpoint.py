@@ -19,9 +19,9 @@ from llama.cli._options import HttpUrl, Seconds
 from llama.cli.trace import namer
 from llama.config import endpoint
 from llama.config.keys import read_secret
+from llama.paths.names import ReverseNames, read_names
 from llama.pinpoint.api import sighting_json
 from llama.pinpoint.judgement import Judgement, judge
-from llama.pinpoint.names import ReverseNames, read_names
 from llama.pinpoint.service import PinpointService, Settings
 
 

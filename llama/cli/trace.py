@@ -20,9 +20,9 @@ from rich.text import Text
 
 from llama.config.dscp import dscp_number
 from llama.net import errors, mmsg
-from llama.pinpoint import multipath
-from llama.pinpoint.names import ask, read_names
-from llama.pinpoint.trace import MOST_HOPS, FlowTrace, Packet, Path, in_turn, meaning
+from llama.paths import multipath
+from llama.paths.names import ask, read_names
+from llama.paths.trace import MOST_HOPS, FlowTrace, Packet, Path, in_turn, meaning
 from llama.wire import stamp
 
 #: Packets a second in all, so that routers that limit their ICMP still answer most.

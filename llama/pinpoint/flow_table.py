@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from llama.paths.table import FlowKey
 from llama.pinpoint.evidence import FLOWS, Indices
-from llama.pinpoint.path_table import FlowKey
 
 #: The host that sends a flow, by its number, and what the flow is called there.
 Flow = tuple[int, FlowKey]

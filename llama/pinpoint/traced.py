@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from llama.paths.table import FlowKey, Hops, agree, same_way
 from llama.pinpoint.evidence import NOT_TRACED, Indices, Paths
 from llama.pinpoint.flow_table import Flow, FlowTable, flow_key
-from llama.pinpoint.path_table import FlowKey, Hops, agree, same_way
 
 #: Flows that stay dead are traced again only now and then: so long it counts where they were met
 #: dead, s before a window in which they still are.

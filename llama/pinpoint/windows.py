@@ -16,11 +16,11 @@ import numpy.typing as npt
 from attrs import frozen
 
 from llama.collector.summary import SUSPECT_REASONS
+from llama.paths.table import FlowKey, Hops
 from llama.pinpoint.evidence import FLOWS, Hosts, Indices, Paths
 from llama.pinpoint.flow_table import FlowTable, flow_key
 from llama.pinpoint.ordinary import OrdinaryRtt, Step
 from llama.pinpoint.pairs import Pairs
-from llama.pinpoint.path_table import FlowKey, Hops
 from llama.pinpoint.traced import TracedPaths
 
 #: Share of loss above which nothing worth the name came back.
