@@ -1,6 +1,7 @@
 """HTTP as every LLAMA service speaks it: where it listens, who may ask, and what it refuses.
 
-Shared by reflector, collector, scraper and web. It knows nothing of what is served: a service
+Shared by reflector, collector, scraper, pinpointing and web; how they ask others is
+`llama.http_client`'s part. It knows nothing of what is served: a service
 hands in a Twisted ``IResource`` (a Klein app's, or `JsonRoot` with children) and gets a
 `HttpService` that is bound to localhost unless told otherwise, checks an optional token in
 constant time and, where that is all there is, that it is localhost that was asked; it limits

@@ -11,8 +11,8 @@ from attrs import define
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
 
+from llama.http_client import agent_of, authorization, connection_pool, explain, request
 from llama.pinpoint.windows import Measured, unix_s
-from llama.scraper.fetch import agent_of, authorization, connection_pool, explain, request
 
 PAGE = 10_000
 MOST_OCTETS = 64 << 20  # of one answer

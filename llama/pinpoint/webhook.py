@@ -18,8 +18,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent
 
+from llama.http_client import connection_pool, explain, request
 from llama.pinpoint.incidents import Event
-from llama.scraper.fetch import connection_pool, explain, request
 
 #: The pause after the first failure, s; it doubles up to the longest.
 FIRST_PAUSE_S = 2.0

@@ -20,10 +20,10 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
+from llama.http_client import Reply, TooLargeError, authorization, explain, request
 from llama.interfaces import Point
 from llama.scraper.buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
 from llama.scraper.counts import Counts
-from llama.scraper.fetch import Reply, TooLargeError, authorization, explain, request
 from llama.scraper.lane import Lane, Place
 from llama.scraper.names import Names
 from llama.scraper.points import Answer, AnswerError, portions, read_answer

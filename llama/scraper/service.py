@@ -13,11 +13,11 @@ from twisted.logger import Logger
 
 from llama.config import ScraperConfig, WriterConfig
 from llama.http import HttpService
+from llama.http_client import agent_of, connection_pool
 from llama.scraper import api
 from llama.scraper.buffer import Chunk, MemorySpool, Spool
 from llama.scraper.counts import Counts
 from llama.scraper.delivery import Delivery
-from llama.scraper.fetch import agent_of, connection_pool
 from llama.scraper.poll import Poller
 from llama.scraper.spool import DiskSpool
 from llama.scraper.spool_file import see_whose

@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 from twisted.internet.defer import Deferred, DeferredList
 
-from llama.scraper.fetch import (
+from llama.http_client import (
     TooLargeError,
     agent_of,
     authorization,

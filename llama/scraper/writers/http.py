@@ -19,6 +19,7 @@ import orjson
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from llama.http_client import Reply, agent_of, connection_pool, explain, request
 from llama.interfaces import (
     ITimeSeriesWriter,
     NotPermittedError,
@@ -26,7 +27,6 @@ from llama.interfaces import (
     Point,
     Refusal,
 )
-from llama.scraper.fetch import Reply, agent_of, connection_pool, explain, request
 from llama.scraper.writers.line_protocol import line, lines
 from llama.scraper.writers.options import Options
 

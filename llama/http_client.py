@@ -1,4 +1,8 @@
-"""One HTTP request with a deadline and a bound on the size of the answer."""
+"""HTTP as LLAMA asks it of others: one request, with a deadline and a bound on its answer.
+
+Collectors, databases, a pinpointing service, webhooks: all are asked so. What is served stands in
+`llama.http`.
+"""
 
 from __future__ import annotations
 
@@ -30,8 +34,6 @@ from twisted.web.client import (
 )
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
-
-from llama.interfaces import NotPermittedError, NotWrittenError
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
 
@@ -234,9 +236,7 @@ async def request(
 
 
 def explain(problem: BaseException, timeout_s: float) -> str:
-    """Say in a few words, for a person, why a request or a write failed."""
-    if isinstance(problem, NotPermittedError | NotWrittenError):
-        return str(problem)
+    """Say in a few words, for a person, why a request failed, or what was made of some."""
     if isinstance(problem, DeferredTimeoutError | CancelledError):
         return f"no answer within {problem.args[0] if problem.args else timeout_s:g} s"
     if isinstance(problem, ResponseFailed | RequestTransmissionFailed) and problem.reasons:

@@ -19,7 +19,7 @@ from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from llama.scraper.fetch import Reply, TooLargeError, agent_of, connection_pool, explain, request
+from llama.http_client import Reply, TooLargeError, agent_of, connection_pool, explain, request
 
 LENGTH = b"HTTP/1.1 200 OK\r\nContent-Length: 1000000\r\n\r\n"
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
@@ -89,7 +89,7 @@ class StallTests(TestCase):
 
     def setUp(self) -> None:
         """Listen with and without TLS."""
-        self.directory = Path(tempfile.mkdtemp(prefix="llama-fetch-"))
+        self.directory = Path(tempfile.mkdtemp(prefix="llama-http-client-"))
         self.addCleanup(shutil.rmtree, self.directory)
         certificate, key = self_signed("localhost")
         (self.directory / "ca.pem").write_bytes(certificate)
