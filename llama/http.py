@@ -82,6 +82,16 @@ def json_error(request: Any, code: int, message: str) -> bytes:
     return body
 
 
+def takes_gzip(request: Any) -> bool:
+    """Tell whether the ``Accept-Encoding`` of a request allows gzip (RFC 9110 section 12.5.3)."""
+    allowed: dict[str, bool] = {}
+    for part in (request.getHeader("accept-encoding") or "").lower().split(","):
+        coding, *parameters = [word.strip() for word in part.split(";")]
+        weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        allowed[coding] = weight.strip("0.") != ""
+    return allowed.get("gzip", allowed.get("*", False))
+
+
 def set_security_headers(request: Any) -> None:
     """Give an answer the headers that every answer of ours carries."""
     for name, value in _SECURITY_HEADERS.items():

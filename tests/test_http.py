@@ -125,6 +125,28 @@ class Asking(SynchronousTestCase):
         _, body = self.ask("/echo")
         self.assertEqual(json.loads(body), {"text": None, "limit": 10, "lossy": False})
 
+    def test_gzip(self):
+        """Who names gzip, or anything at all, takes it, unless with a weight of nothing."""
+        for accepted, expected in (
+            (None, False),
+            ("", False),
+            ("identity", False),
+            ("x-gzipped", False),
+            ("gzip", True),
+            ("br;q=1.0, GZip;q=0.001", True),
+            ("gzip;q=0.5", True),
+            ("gzip;q=0", False),
+            ("gzip ; Q=0.000", False),
+            ("*", True),
+            ("*;q=0", False),
+            ("*;q=0, gzip", True),
+            ("gzip;q=0, *", False),
+        ):
+            request = DummyRequest([])
+            if accepted is not None:
+                request.requestHeaders.setRawHeaders("Accept-Encoding", [accepted])
+            self.assertIs(http.takes_gzip(request), expected, accepted)
+
     def test_bad_values(self):
         """A bad value gives 400 and one line that says what was expected."""
         for query, message in (

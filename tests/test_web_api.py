@@ -166,7 +166,13 @@ class AnswerTest(ApiCase):
             return response.headers.getRawHeaders("content-encoding", []), body
 
         wanted = (await self.api("pairs"))["pairs"]
-        for accepted, packed in (("gzip, br", True), ("gzip;q=0", False), ("br", False)):
+        for accepted, packed in (
+            ("gzip, br", True),
+            ("gzip;q=0.5", True),
+            ("gzip;q=0", False),
+            ("gzip ; q=0", False),
+            ("br", False),
+        ):
             coding, body = await ask(f"pairs?at={END_S}", accepted)
             self.assertEqual(coding, ["gzip"] if packed else [], accepted)
             body = gzip.decompress(body) if packed else body

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from twisted.logger import Logger
 from werkzeug.exceptions import HTTPException
 
 from llama import __version__
-from llama.http import json_error, set_json
+from llama.http import json_error, set_json, takes_gzip
 from llama.web.answers import Answers, MatrixQuestion, NotFoundError, TooWideError
 from llama.web.flows import FlowSource, UnknownCollectorError
 from llama.web.incidents import IncidentSource
@@ -75,8 +74,7 @@ def _json(answer: Answer) -> Callable[[WebApi, Any], Awaitable[bytes]]:
             return json_error(request, 503, "the service is stopping")
         set_json(request)
         body = orjson.dumps(said)
-        accepted = request.getHeader(b"accept-encoding") or b""
-        if len(body) < PACK_FROM or not re.search(rb"\bgzip\b(?!;\s*q=0)", accepted):
+        if len(body) < PACK_FROM or not takes_gzip(request):
             return body
         request.setHeader("Content-Encoding", "gzip")
         request.setHeader("Vary", "Accept-Encoding")
