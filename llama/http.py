@@ -59,6 +59,12 @@ class BadRequestError(Exception):
     """A request that cannot be answered; its text is one line for whoever asked."""
 
 
+def unexpected(name: str, text: str, expected: str) -> BadRequestError:
+    """Return what to raise for a parameter with a value that it cannot have."""
+    # As much of it as tells which one is meant, on one line whatever it is.
+    return BadRequestError(f"{name}={repr(text[:40])[1:-1]}: expected {expected}")
+
+
 def url_of(address: Any, *, secure: bool = False) -> str:
     """Return the address of a listening port as people would type it."""
     host = getattr(address, "host", None)
@@ -101,8 +107,8 @@ def set_security_headers(request: Any) -> None:
 class Query:
     """The query of a request, read strictly; what nobody asks for is ignored.
 
-    Every method raises `BadRequestError` for a value it cannot take. Of a repeated parameter the
-    last one counts.
+    Every method raises `BadRequestError` for a value it cannot take, and for a parameter that is
+    given more than once: which of them counts would be a guess.
     """
 
     def __init__(self, request: Any) -> None:
@@ -113,8 +119,10 @@ class Query:
         values = self._args.get(name.encode())
         if not values:
             return None
+        if len(values) > 1:
+            raise BadRequestError(f"{name}: given {len(values)} times, expected once")
         try:
-            return values[-1].decode()
+            return values[0].decode()
         except UnicodeDecodeError:
             raise BadRequestError(f"{name}: not UTF-8") from None
 
@@ -124,17 +132,17 @@ class Query:
         if text is None:
             return default
         if not (text.isascii() and text.isdigit() and len(text) <= 16):
-            raise BadRequestError(f"{name}={text[:40]}: expected a whole number")
+            raise unexpected(name, text, "a whole number")
         number = int(text)
         if not low <= number <= high:
-            raise BadRequestError(f"{name}={number}: expected {low} to {high}")
+            raise unexpected(name, text, f"{low} to {high}")
         return number
 
     def flag(self, name: str) -> bool:
         """Return whether the parameter is ``1``; without it, or with ``0``, it is not."""
         text = self.text(name)
         if text not in (None, "0", "1"):
-            raise BadRequestError(f"{name}={text[:40]}: expected 0 or 1")
+            raise unexpected(name, text, "0 or 1")
         return text == "1"
 
 
