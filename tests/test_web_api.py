@@ -412,7 +412,9 @@ class TroubleTest(ApiCase):
 class ArgumentsTest(SynchronousTestCase):
     """Whatever a query holds is read or refused, never a failure of ours."""
 
-    @settings(max_examples=300, suppress_health_check=[HealthCheck.differing_executors])
+    @settings(
+        max_examples=300, deadline=None, suppress_health_check=[HealthCheck.differing_executors]
+    )
     @given(
         st.dictionaries(
             st.sampled_from(
