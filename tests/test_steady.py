@@ -10,6 +10,7 @@ from textwrap import dedent
 from types import SimpleNamespace
 from typing import Any
 
+from servers import free_udp_port
 from twisted.internet.base import ReactorBase
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock, LoopingCall
@@ -385,3 +386,25 @@ class ProgramTests(SynchronousTestCase):
                 """,
                 arguments=words,
             )  # fmt: skip
+
+    def test_send(self) -> None:
+        """A test ends when it should, and says what happened to it."""
+        ran = self.run_program(
+            _SET_BACK,
+            """
+                from llama.cli import main
+                main(sys.argv[1:])
+            """,
+            arguments=(
+                "send",
+                f"127.0.0.1:{free_udp_port()}",
+                "-c",
+                "8",
+                "-i",
+                "0.05",
+                "-W",
+                "0.3",
+            ),
+        )
+        self.assertIn("8 sent, 0 received", ran)
+        self.assertRegex(ran, "suspect: the wall clock was stepped by -3(599|600)")
