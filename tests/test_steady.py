@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from textwrap import dedent
 from types import SimpleNamespace
@@ -196,7 +195,8 @@ class UnixTimeTests(SynchronousTestCase):
     def setUp(self) -> None:
         """Begin at some time of day, long after 1970, with a reactor that counts from 0."""
         self.now_s, self.clock = BEGIN_S, Clock()
-        self.directory = Path(tempfile.mkdtemp())
+        self.directory = Path(self.mktemp())
+        self.directory.mkdir()
 
     def unix_time_s(self) -> float:
         """The time of day."""
@@ -338,7 +338,8 @@ class ProgramTests(SynchronousTestCase):
 
     def test_services(self) -> None:
         """All that twistd runs."""
-        directory = Path(tempfile.mkdtemp())
+        directory = Path(self.mktemp())
+        directory.mkdir()
         texts = {
             "collector": "192.0.2.1: {rack: a}\n",
             "reflector": "port: 0\n",
