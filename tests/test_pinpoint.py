@@ -932,6 +932,38 @@ class Schedule(SynchronousTestCase):
         self.assertEqual(clock.getDelayedCalls(), [])
         self.assertEqual(self.flushLoggedErrors(), [])
 
+    def test_goes_on_when_the_wall_clock_is_set_back(self):
+        """Intervals are judged as before, and what was measured in the time to come is let go."""
+        clock, begin_s = Clock(), 1_700_000_003.0
+        step_s = 0.0
+        settings = Settings(collectors=(), interval_s=10, settle_s=4, api=None)
+        service = PinpointService(
+            clock, settings, unix_time_s=lambda: begin_s + step_s + clock.seconds()
+        )
+        judged = []
+
+        async def read():
+            measured = service.measured
+            measured.length_s = 10.0
+            measured._intervals[measured.due_s] = {}
+
+        service.fleet.read = read
+        service.take = lambda judgement: judged.append(round(judgement.end_s - begin_s))
+        service.startService()
+        self.addCleanup(service.stopService)
+        clock.pump([1.0] * 30)
+        self.assertEqual(judged, [-3, 7, 17])
+        step_s = -3600.0
+        clock.pump([1.0] * 40)
+        # The one that was waited for when the clock was set, then what ends by the clock as it is.
+        self.assertEqual(judged[3:], [27, -3563, -3553, -3543])
+        self.assertEqual(
+            [round(end - begin_s) for end in service.measured.ends], [-3563, -3553, -3543]
+        )
+        step_s -= 30.0  # so little that some intervals held end before that: they are judged
+        clock.pump([1.0] * 40)
+        self.assertEqual(judged[7:], [-3533, -3543, -3533])
+
     def test_holds_what_has_to_wait(self):
         """However short intervals are, those that may have to wait for others are not let go."""
         for interval_s, waiting in ((30, 3), (2, 32), (1, 64)):

@@ -134,7 +134,7 @@ class Report:
                 self._line(f"seq={outcome.seq} rtt={ms(outcome.rtt_ns)} ms{ttl}")
         elif self._live:
             now = outcome.sent_ns / 1e9
-            if now - self._last_shown > 0.1:
+            if abs(now - self._last_shown) > 0.1:  # the wall clock may be set back
                 self._last_shown = now
                 whole = self._wanted.count * self._wanted.flows * len(self._wanted.dscps)
                 whole *= max(1, len(self._wanted.sizes))

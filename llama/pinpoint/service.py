@@ -162,6 +162,8 @@ class PinpointService(MultiService):
         last group. One that was waited for is judged at the next look, and those after it not
         before: what died is traced then.
         """
+        if end_s < self._looked_s - 1.5 * self.settings.interval_s:
+            self._set_back(end_s)
         self.measured.due_s = end_s
         await self.fleet.read()
         ends = sorted({*self.measured.ends, end_s})
@@ -181,6 +183,14 @@ class PinpointService(MultiService):
             self._judged_s = self.measured.judged_s = end
             self.take(judge(self.measured, end, self.settings.thresholds))
         self.measured.forget(end_s)
+
+    def _set_back(self, end_s: float) -> None:
+        """Go on from where the wall clock was set back to: what ended later is going to end again."""
+        self.measured.forget_after(end_s)
+        held_s = max(self.measured.ends, default=0.0)
+        self._judged_s = self.measured.judged_s = min(self._judged_s, held_s)
+        self._looked_s = 0.0
+        self._partial = set()
 
     def _give_up(self, end_s: float, again: bool) -> None:
         """Wait for nobody who lacks an interval of which the longest timeout has run out."""

@@ -140,6 +140,12 @@ class Measured:
             del self._intervals[oldest]
             self._moved.pop(oldest, None)
 
+    def forget_after(self, end_s: float) -> None:
+        """Forget the intervals that ended later than that: of a clock that has been set back since."""
+        for later in [end for end in self._intervals if end > end_s]:
+            del self._intervals[later]
+            self._moved.pop(later, None)
+
     def _row(self, collector: str, row: Mapping[str, Any]) -> int:
         """Return where a flow stands in the table, which it may be new in."""
         source, destination = self.pairs.ends(collector, row)
