@@ -23,6 +23,7 @@ from llama.paths.names import ReverseNames, read_names
 from llama.pinpoint.api import sighting_json
 from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.service import PinpointService, Settings
+from llama.printable import printable
 
 
 @click.command()
@@ -145,7 +146,7 @@ def pinpoint(
         running.callWhenRunning(_once, running, service, as_json, failed)
         running.run()
         if failed:
-            raise click.ClickException(failed[0])
+            raise click.ClickException(printable(failed[0]))
         return
     if record is not None:  # last of all: what is refused for another reason leaves no file behind
         _check_record(record)
@@ -234,13 +235,14 @@ def _once(running: Any, service: PinpointService, as_json: bool, failed: list[An
 def tell(console: Console, found: Judgement, problems: list[str], paths: int) -> None:
     """Print a judgement for people, with what was wrong with collectors and how many paths are known.
 
-    Names and addresses are printed as they are: a bracket in them is no markup of ours.
+    Names and addresses are printed as they are, if they can be printed: a bracket in them is no
+    markup of ours.
     """
     for problem in problems:
-        console.print(Text(problem, style="yellow"))
+        console.print(Text(printable(problem), style="yellow"))
     for number, one in enumerate(found.sightings, 1):
         words = f"  {one.evidence}; confidence {one.confidence:.2f}"
-        console.print(Text.assemble((str(number), "bold"), words))
+        console.print(Text.assemble((str(number), "bold"), printable(words)))
     verdict = found.verdict
     if not found.sightings:
         console.print(
@@ -248,4 +250,4 @@ def tell(console: Console, found: Judgement, problems: list[str], paths: int) ->
             f" {paths} paths are known"
         )
     for excluded in verdict.excluded:
-        console.print(Text(f"left out: {excluded}", style="dim"))
+        console.print(Text(printable(f"left out: {excluded}"), style="dim"))
