@@ -71,7 +71,8 @@ class PinpointService(MultiService):
         super().__init__()
         self.settings = settings
         waiting_s = LONGEST_TIMEOUT_S + settings.settle_s
-        self.measured = Measured(KEEP + ceil(waiting_s / settings.interval_s), name)
+        keep = KEEP + ceil(waiting_s / settings.interval_s)
+        self.measured = Measured(keep, name, settings.interval_s)
         self.incidents = Incidents(settings.hysteresis)
         self.judgement: Judgement | None = None
         self.fleet = Fleet(
@@ -79,6 +80,7 @@ class PinpointService(MultiService):
             settings.collectors,
             self.measured,
             timeout_s=min(10.0, settings.interval_s / 2),
+            turn_s=settings.interval_s,
             token=settings.collector_token,
             ca_file=settings.ca_file,
         )
