@@ -18,11 +18,11 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 from llama.cli._options import HttpUrl, Seconds
 from llama.cli.trace import namer
 from llama.config import endpoint
-from llama.config.keys import read_secret
+from llama.config.keys import read_secret, read_urls
 from llama.paths.names import ReverseNames, read_names
 from llama.pinpoint.api import sighting_json
 from llama.pinpoint.judgement import Judgement, judge
-from llama.pinpoint.service import PinpointService, Settings
+from llama.pinpoint.service import PinpointService, Settings, private
 from llama.printable import printable
 
 
@@ -57,7 +57,12 @@ from llama.printable import printable
     multiple=True,
     type=HttpUrl(),
     metavar="URL",
-    help="Where incidents are posted; may be repeated.",
+    help="Where incidents are posted; may be repeated. Everyone on this host can see it.",
+)
+@click.option(
+    "--webhook-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of such URLs, one a line, that not everyone can read.",
 )
 @click.option(
     "--state",
@@ -101,6 +106,7 @@ def pinpoint(
     dns: bool,
     listen: str,
     webhooks: tuple[str, ...],
+    webhook_file: Path | None,
     state: Path | None,
     record: Path | None,
     settle: float,
@@ -122,6 +128,7 @@ def pinpoint(
     running: Any = reactor
     try:
         endpoint(listen)
+        posted = () if webhook_file is None else read_urls(str(webhook_file))
         settings = Settings(
             collectors=tuple(_url(text) for text in collectors),
             interval_s=interval,
@@ -130,7 +137,7 @@ def pinpoint(
             collector_token=_token(token_file),
             ca_file=ca_file,
             api_token=_token(api_token_file),
-            webhooks=webhooks,
+            webhooks=tuple(dict.fromkeys([*webhooks, *posted])),
             state=state,
             record=record,
         )
@@ -174,7 +181,7 @@ def _check_state(path: Path) -> None:
     """Refuse a file that could not be replaced, which takes a directory that can be written."""
     trial = path.with_name(path.name + ".new")  # as `PinpointService.save` does
     try:
-        trial.open("w").close()
+        open(trial, "w", opener=private).close()
         trial.unlink()
     except OSError as error:
         raise _unwritable("--state", path, error) from None
@@ -183,7 +190,7 @@ def _check_state(path: Path) -> None:
 def _check_record(path: Path) -> None:
     """Refuse a file that could not be appended to."""
     try:
-        path.open("a").close()
+        open(path, "a", opener=private).close()
     except OSError as error:
         raise _unwritable("--record", path, error) from None
 
