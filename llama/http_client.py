@@ -35,6 +35,8 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
+from llama.printable import printable
+
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
 
 
@@ -58,7 +60,7 @@ class Reply:
     def excerpt(self) -> str:
         """Return the start of the body for a log: one line, printable, bounded."""
         text = self.body[:400].decode("utf-8", "replace")
-        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+        return printable(" ".join(text.split()))[:200]
 
 
 class _Body(Protocol):
@@ -256,5 +258,5 @@ def explain(problem: BaseException, timeout_s: float) -> str:
     if type(problem).__module__ == "OpenSSL.SSL" and problem.args:
         reasons = problem.args[0]  # a list of (library, function, reason)
         return f"TLS: {reasons[-1][-1]}" if isinstance(reasons, list) and reasons else "TLS fails"
-    text = " ".join(str(problem).split())[:200]
+    text = printable(" ".join(str(problem).split()))[:200]
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__

@@ -1,6 +1,7 @@
 """From collectors over HTTP to incidents: windows, judgements, the service and what survives."""
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -716,6 +717,37 @@ class Service(TestCase):
         self.assertEqual([e["event"] for e in another.webhooks[0].waiting], ["opened"])
         yield self.judged(another, bad)
         self.assertEqual(len(another.incidents.open), 1)
+
+    @inlineCallbacks
+    def test_files_of_its_owner(self):
+        """State and record are made for their owner alone, and no webhook's URL is in them."""
+        self.addCleanup(os.umask, os.umask(0))
+        there = Path(self.mktemp())
+        there.mkdir()
+        state, record = there / "state", there / "record"
+        left = there / "state.new"
+        left.touch(0o666)
+        url = "http://127.0.0.1:9/services/s3cret"
+        service = yield self.service(state=state, record=record, webhooks=(url,))
+        self.assertNotIn("s3cret", repr(service.settings))
+        bad = fault(kind="loss", on="leaf1 -> spine2", percent=40)
+        for _ in range(2):
+            yield self.judged(service, bad)
+        self.assertEqual({path.name: path.stat().st_mode & 0o777 for path in there.iterdir()},
+                         {"state": 0o600, "record": 0o600})  # fmt: skip
+        yield service.stopService()
+        for path in (state, record):
+            self.assertNotIn("s3cret", path.read_text())
+        # Earlier versions wrote the URL, to a file that everyone could read.
+        held = json.loads(state.read_text())
+        held["waiting"] = {url: next(iter(held["waiting"].values()))}
+        state.write_text(json.dumps(held))
+        for path in (state, record):
+            path.chmod(0o640)
+        another = self.again(state=state, record=record, webhooks=(url,))
+        self.assertEqual([e["event"] for e in another.webhooks[0].waiting], ["opened"])
+        yield self.judged(another, bad)
+        self.assertEqual([path.stat().st_mode & 0o777 for path in (state, record)], [0o600, 0o640])
 
     @inlineCallbacks
     def test_a_damaged_state(self):

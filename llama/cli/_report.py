@@ -12,6 +12,7 @@ from llama.collector.oneshot import Outcome, Result, Wanted
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS
 from llama.collector.summary import Pair, Stats, reasons
 from llama.config import class_name
+from llama.printable import printable
 
 COUNTS = (
     "sent", "received", "lost", "lost_forward", "lost_reverse", "lost_unknown", "late", "duplicate",
@@ -101,7 +102,7 @@ class Report:
         self._last_shown = -1.0
 
     def _line(self, text: str = "") -> None:
-        print(text, file=self._out, flush=True)
+        print(printable(text), file=self._out, flush=True)
 
     def begin(self, ports: Sequence[int]) -> None:
         """Say what is going to be done."""

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.threads import deferToThreadPool
+
+from llama.printable import printable
 
 #: Unanswered questions at a time; those beyond are asked when the address is seen again.
 AT_ONCE = 8
@@ -32,10 +35,15 @@ def read_names(path: Path) -> dict[str, str]:
 
 
 def ask(address: str) -> str:
-    """Return the name that the system's resolver has for an address, else the address; blocks."""
+    """Return the name that the system's resolver has for an address, else the address; blocks.
+
+    Whoever owns the address says what its name is, so it is made printable. What is no address is
+    not asked for.
+    """
     try:
-        return socket.gethostbyaddr(address)[0]
-    except OSError:
+        ip_address(address)
+        return printable(socket.gethostbyaddr(address)[0])
+    except (OSError, ValueError):
         return address
 
 
