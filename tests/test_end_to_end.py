@@ -13,6 +13,8 @@ from servers import Influx, free_udp_port
 from services import BIN, Collector, Service, configuration, until
 from twisted.trial.unittest import TestCase
 
+from llama.collector.summary import reasons
+
 
 class PluginTests(TestCase):
     """What twistd finds."""
@@ -78,7 +80,7 @@ class CollectorTests(TestCase):
         collector.wait_for(lambda p: p["sent"] and p["loss"] == 0, "no loss again")
 
     def test_frozen_reflector(self) -> None:
-        """A reflector that is stopped answers late, which is loss; after it, all is well again."""
+        """A reflector that is stopped answers late, which is loss, and marked; after it, all is well."""
         collector = self.collector(configuration(self.port))
         collector.wait_for(lambda p: p["sent"] and p["loss"] == 0, "no loss")
         self.reflector.send_signal(signal.SIGSTOP)
@@ -86,7 +88,8 @@ class CollectorTests(TestCase):
         self.reflector.send_signal(signal.SIGCONT)
         late = collector.wait_for(lambda p: p["late"] > 0, "late replies")
         self.assertGreaterEqual(late["sent"], late["received"])
-        collector.wait_for(lambda p: p["sent"] and p["loss"] == 0, "no loss again")
+        self.assertIn("reflector_late", reasons(int(late["suspect"])))
+        collector.wait_for(lambda p: p["sent"] and p["loss"] == 0 and not p["suspect"], "all well")
 
     def test_frozen_collector_blames_nobody(self) -> None:
         """A collector that is stopped for a second marks the interval and reports no false loss."""

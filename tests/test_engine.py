@@ -180,7 +180,7 @@ class EngineTests(EngineCase):
         """A reflector started anew is noticed by its start time."""
         self.engine.use([self.group()])
         self.newest(1)
-        self.protocol.started_ns += 1
+        self.protocol.started_ns = time.time_ns()
         self.run_until(lambda: any("reflector_restart" in self.reasons(i) for i in self.closed))
 
     def test_strangers_do_not_count(self) -> None:

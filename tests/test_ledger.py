@@ -165,6 +165,30 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual((flow["received"], flow["lost"], flow["late"]), (2, 1, 1))
         self.assertEqual(flow["lost_unknown"], 1)
 
+    def test_held_by_the_reflector(self) -> None:
+        """A reply is late by the reflector's doing if it was on the way for no longer than allowed."""
+        for held_s, marked in (
+            (0.5, False),
+            (1.5, True),
+            (3.0, True),
+            (99.0, False),
+            (-1.0, False),
+        ):
+            book = ledger(pairs=2, timeout=1)
+            times = [EPOCH, EPOCH + 100 * MS]
+            for t1 in times:
+                book.send(np.arange(2), t1)
+            back = times[0] + int(2.2 * SECOND if held_s < 3 else 3.2 * SECOND)
+            book.reply(
+                replies([0, 1], [0, 0], [times[0]] * 2, [0, 0], [back, times[0] + MS],
+                        t2_ns=[times[0] + MS] * 2,
+                        t3_ns=[times[0] + MS + int(held_s * SECOND), times[0] + MS])
+            )  # fmt: skip
+            end_of(book)
+            stats = close(book).pair_stats
+            self.assertEqual("reflector_late" in reasons(int(stats[0]["suspect"])), marked, held_s)
+            self.assertEqual(int(stats[1]["suspect"]), 0)
+
     def test_reply_after_closing_is_late(self) -> None:
         """A reply to an interval that has closed is late in the one it came in."""
         book = ledger(timeout=1)

@@ -355,18 +355,19 @@ class Ends(SynchronousTestCase):
         self.assertIn("16 lossy flows of h2-1: the hosts themselves lost probes", verdict.excluded)
 
     def test_what_a_late_collector_says(self):
-        """Where a collector ran late, only loss that has a direction, or is total, votes."""
-        for column, lost, named in (
-            ("lost_unknown", 1, []),
-            ("lost_unknown", 25, ["host h1-1 receiving"]),
-            ("lost_reverse", 1, ["host h1-1 receiving"]),
+        """Where a host ran late, only loss that has a direction, or is total, votes."""
+        for reason, column, lost, named in (
+            ("late_ticks", "lost_unknown", 1, []),
+            ("reflector_late", "lost_unknown", 1, []),
+            ("late_ticks", "lost_unknown", 25, ["host h1-1 receiving"]),
+            ("late_ticks", "lost_reverse", 1, ["host h1-1 receiving"]),
         ):
 
-            def edit(window, column=column, lost=lost):
+            def edit(window, reason=reason, column=column, lost=lost):
                 flows = window.flows
                 hit = (flows["destination"] == 0) & (flows["source"] != 1)
                 flows[column][hit] = lost
-                flows["suspect"] = suspect_bit("late_ticks")
+                flows["suspect"] = suspect_bit(reason)
 
             verdict = judge(edit=edit, traced=0.0)
             self.assertEqual(keys(verdict), named, column)

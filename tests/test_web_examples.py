@@ -29,6 +29,8 @@ OWN = """
 up{job="llama-collector",instance="iad1:5000"} 1
 up{job="llama-collector",instance="fra2:5000"} 0
 llama_collector_tick_lag_seconds{job="llama-collector",instance="iad1:5000"} 0.2
+llama_reflector_tick_lag_seconds{job="llama-reflector",instance="iad1:5001"} 2.97
+llama_reflector_tick_lag_seconds{job="llama-reflector",instance="fra2:5001"} 0.01
 llama_scraper_writer_lag_seconds{job="llama-scraper",instance="x:5003",writer="influxdb"} 700
 llama_scraper_collector_lag_seconds{job="llama-scraper",instance="x:5003",collector="iad1"} 31
 up{job="llama-scraper",instance="scraper2:5003"} 0
@@ -213,6 +215,7 @@ class PrometheusExamplesTest(SynchronousTestCase):
         self.assertEqual(remarked, {("fra1", "EF", "forward")})
         self.assertEqual(names("LlamaCollectorSilent", "instance"), {("fra2:5000",)})
         self.assertEqual(names("LlamaCollectorLate", "instance"), {("iad1:5000",)})
+        self.assertEqual(names("LlamaReflectorLate", "instance"), {("iad1:5001",)})
         self.assertEqual(names("LlamaDatabaseBehind", "writer"), {("influxdb",)})
         self.assertEqual(
             names("LlamaSuspect", "src_hostname", "reason"),

@@ -17,7 +17,6 @@ from llama.collector.flow_index import NO_FLOW, FlowIndex, flow_keys
 from llama.collector.lane import HEAD, Lane
 from llama.collector.ledger import FORGED, UNKNOWN_DSCP, Ints, Replies
 from llama.collector.sockets import ProbeSocket, endpoint
-from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
 from llama.net import mmsg
 from llama.wire import stamp, tlv
@@ -360,40 +359,11 @@ class Intake:
         strangers = track.ledger.strangers
         self.received += track.ledger.reply(replies._replace(dscp_asked=asked))
         self.strangers += track.ledger.strangers - strangers
-        as_before = tlvs.started_ns == track.started[pairs]
-        as_before &= tlvs.receive_drops == track.reflector_drops[pairs]
-        as_before &= tlvs.guard_drops == track.reflector_limited[pairs]
-        if as_before.all():
+        news = track.reflectors.news(pairs, tlvs)
+        if not news.any():
             return
-        news = ~as_before & track.ledger.genuine(replies)
-        pairs = pairs[news]
-        tlvs = tlv.Answer(*(column[news] for column in tlvs))
-        known = track.started[pairs]
-        drops, limited = track.reflector_drops[pairs], track.reflector_limited[pairs]
-        first = known == 0
-        for bit, note, changed in (
-            ("reflector_restart", "a reflector was started anew", tlvs.started_ns != known),
-            (
-                "reflector_drops",
-                "a reflector's receive buffer overflowed",
-                _grown(tlvs.receive_drops, drops),
-            ),
-            (
-                "reflector_limit",
-                "a reflector's rate limit refused probes",
-                _grown(tlvs.guard_drops, limited),
-            ),
-        ):
-            changed &= ~first & (tlvs.started_ns != 0)
-            if changed.any():
-                track.ledger.mark(suspect_bit(bit), note, pairs=pairs[changed])
-        track.ledger.counting[pairs] = tlvs.started_ns != 0
-        track.started[pairs] = tlvs.started_ns
-        track.reflector_drops[pairs] = tlvs.receive_drops
-        track.reflector_limited[pairs] = tlvs.guard_drops
-
-
-def _grown(now: npt.NDArray[np.uint32], before: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
-    """Tell which counters, modulo 2**32, have grown; one that went back was begun anew."""
-    grown: npt.NDArray[np.bool_] = (now - before).view(np.int32) > 0
-    return grown
+        news &= track.ledger.genuine(replies)
+        told = tlv.Answer(*(column[news] for column in tlvs))
+        track.reflectors.hear(
+            track.ledger, pairs[news], told, replies.t2_ns[news], replies.t4_ns[news]
+        )

@@ -27,6 +27,7 @@ import numpy.typing as npt
 from attrs import define, field
 
 from llama.collector import memory
+from llama.collector.summary import suspect_bit
 
 Ints = npt.NDArray[np.int64]
 Octets = npt.NDArray[np.uint8]
@@ -51,6 +52,9 @@ DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID
 
 SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 #: Noted of an interval in which replies came to what was not sent.
+HELD = (
+    "a reflector held probes until their time was over, some of them maybe of an earlier interval"
+)
 FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
 RESIDENCE_UNKNOWN = np.iinfo(np.int32).min
 UNKNOWN_DSCP = 255
@@ -366,6 +370,12 @@ class Ledger:
         self.clock_error_there[replies.flow] = replies.clock_error_ns
         if not all_in_time:
             self._late(replies.flow[~in_time], replies.sequence[~in_time])
+            on_the_way = elapsed - residence
+            held = ~in_time & (residence >= 0) & (on_the_way >= 0) & (on_the_way <= self.timeout_ns)
+            if held.any():
+                self.mark(
+                    suspect_bit("reflector_late"), HELD, pairs=replies.flow[held] // self.ports
+                )
         self._follow_up(replies)
         return len(cells)
 

@@ -64,6 +64,7 @@ SUSPECT_REASONS = (
     "reflector_limit",  # the reflector's own rate limit dropped probes
     "reflector_restart",  # the reflector was started anew within the interval
     "user_timestamps",  # RTTs from user-space stamps, which contain our own scheduling delay
+    "reflector_late",  # the reflector held probes until their time was over
 )
 
 

@@ -14,6 +14,7 @@ from llama.collector.flow_index import flow_keys
 from llama.collector.lane import HEAD
 from llama.collector.ledger import Ints, Ledger
 from llama.collector.plan import Group, Variant
+from llama.collector.reflectors import Reflectors
 from llama.collector.schedule import Schedule
 from llama.collector.sockets import ProbeSocket, interface_number, sockaddr, zone_of
 from llama.collector.summary import Pair
@@ -85,15 +86,11 @@ class Track:
             [pair.dscp if group.reply_dscp is None else group.reply_dscp for pair in self.pairs],
             np.uint8,
         )
-        # What each pair's reflector last said of itself (see `llama.wire.tlv`).
-        self.started = np.zeros(len(self.pairs), np.uint64)
-        self.reflector_drops = np.zeros(len(self.pairs), np.uint32)
-        self.reflector_limited = np.zeros(len(self.pairs), np.uint32)
+        self.reflectors = Reflectors(len(self.pairs))
 
     def follow(self, before: Track, pairs: Ints, others: Ints) -> None:
         """Go on where ``before`` was: its pair ``others[i]`` is ``pairs[i]`` here."""
-        for name in ("started", "reflector_drops", "reflector_limited"):
-            getattr(self, name)[pairs] = getattr(before, name)[others]
+        self.reflectors.follow(before.reflectors, pairs, others)
         both = before.live[others] & self.live[pairs]
         moved = dict(zip(others[both].tolist(), pairs[both].tolist(), strict=True))
         self._follow_schedule(before, moved)

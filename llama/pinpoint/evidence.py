@@ -53,8 +53,8 @@ HOSTS_LOST = sum(
     )
 )
 #: Bits that say that a collector ran so late that replies may have waited for it, or for a reflector
-#: beside it, longer than their timeout.
-HOSTS_LATE = suspect_bit("late_ticks")
+#: beside it, longer than their timeout; or that a reflector held them for so long.
+HOSTS_LATE = sum(map(suspect_bit, ("late_ticks", "reflector_late")))
 #: Bits that say that hosts, not the network, may have made RTTs longer. A collector that had to wait
 #: for a processor is none of them: its time stamps are the kernel's.
 HOSTS_DELAYED = sum(map(suspect_bit, ("clock_step", "user_timestamps")))

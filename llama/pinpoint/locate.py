@@ -88,7 +88,7 @@ class _Case:
         # direction is known is no matter of lateness, nor is a flow that lost everything.
         held_up = (flows["suspect"] & HOSTS_LATE) != 0
         held_up &= (self.lost > 0) & (self.lost == flows["lost_unknown"]) & ~self.dead
-        self._exclude(enough & trusted & held_up, "the collector ran late, maybe replies did")
+        self._exclude(enough & trusted & held_up, "the hosts ran late, maybe replies did")
         judged = enough & trusted & ~held_up
         sick_ends = ends.examine(
             self.hosts,
