@@ -41,6 +41,10 @@ class Kernel:
         """Return the SSID of traces."""
         return 77
 
+    def hear_no_errors(self, sock):
+        """Note that errors are wanted no more."""
+        sock.hears_errors = False
+
 
 class Socket:
     """One source port."""
@@ -50,11 +54,10 @@ class Socket:
 
     def __init__(self, number, kernel):
         self.number, self.kernel, self.sock = number, kernel, self
-        self.enabled = False
 
-    def setsockopt(self, *_):
+    def hear_errors(self):
         """Note that errors are wanted."""
-        self.enabled = True
+        self.hears_errors = True
 
     def sendmsg(self, parts, control, _flags, to):
         """Keep a packet: its TTL, TOS, number, SSID and size."""
@@ -130,7 +133,26 @@ class Picking(SynchronousTestCase):
         sock, to, ttl, tos, _, ssid, payload = self.kernel.sent[0]
         self.assertEqual((tos >> 2, ssid, len(payload), ttl), (46, 77, 200, 1))
         self.assertEqual(to, (pairs[0].dst_ip, pairs[0].dst_port))
-        self.assertTrue(sock.enabled)
+        self.assertTrue(sock.hears_errors)
+
+    def test_sockets_hear_errors_while_it_traces(self):
+        """And no longer: a flood of forged ones finds nobody who listens."""
+        self.tracing.closed(self.closed)
+        self.turn()
+        traced = {going.sock for going in self.tracing._going.values()}
+        self.assertEqual({s for s in self.kernel.sockets.values() if s.hears_errors}, traced)
+        self.run_for(5)
+        self.assertEqual(self.tracing._going, {})
+        self.assertFalse(any(s.hears_errors for s in self.kernel.sockets.values()))
+
+    def test_sockets_hear_nothing_after_a_failure(self):
+        """What is forgotten needs no ears."""
+        self.tracing.closed(self.closed)
+        self.turn()
+        self.patch(self.tracing, "_send", lambda *_: 1 // 0)
+        self.run_for(2)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertFalse(any(s.hears_errors for s in self.kernel.sockets.values()))
 
     def test_paced(self):
         """However much there is to trace, no more than the rate is sent."""

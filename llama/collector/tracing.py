@@ -143,8 +143,10 @@ class Tracing:
         """Have probing go on after an exception, and tracing as well, anew and after a while."""
         self.failures += 1
         self.log.failure("tracing failed: what was being traced is forgotten")
+        socks = {going.sock for going in self._going.values()}
         self._going.clear()
         self._by_key.clear()
+        self._hear_no_errors(socks)
         self._resumes_s = now + AFTER_FAILURE_S
 
     def health(self) -> dict[str, Any]:
@@ -323,9 +325,6 @@ class Tracing:
             sock = self._socket(key)
             if sock is None:
                 continue
-            if not sock.hears_errors:
-                errors.enable(sock.sock)
-                sock.hears_errors = True
             number = self._next
             self._next = (self._next + 1) & 0xFFFF
             if number in self._going:
@@ -335,6 +334,7 @@ class Tracing:
 
     def _send(self, going: _Going, packet: Packet) -> bool:
         key, sock = going.key, going.sock
+        sock.hear_errors()
         v4 = sock.family == socket.AF_INET
         tos = (mmsg.SOL_IP, mmsg.IP_TOS) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_TCLASS)
         ttl = (mmsg.SOL_IP, mmsg.IP_TTL) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_HOPLIMIT)
@@ -358,6 +358,7 @@ class Tracing:
 
     def _finish(self, number: int, going: _Going) -> None:
         del self._going[number], self._by_key[going.key]
+        self._hear_no_errors({going.sock})
         self.finished += 1
         path = going.trace.path()
         if path.complete:
@@ -374,6 +375,11 @@ class Tracing:
                 dst_ip=going.key.dst_ip,
                 hops=" ".join(hop or "*" for hop in known.hops),
             )
+
+    def _hear_no_errors(self, socks: set[ProbeSocket]) -> None:
+        """Close the ears of sockets of which no flow is being traced: whoever forges ICMP finds none."""
+        for sock in socks.difference(going.sock for going in self._going.values()):
+            self._prober.hear_no_errors(sock)
 
     def _note_left(self, hops: Iterable[str]) -> None:
         """Note that flows through these hops may have other paths from now on."""
