@@ -6,10 +6,12 @@ import errno
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
+from attrs import evolve
 from engine_case import EngineCase, pair
 from network import alone, ip
 from scapy.layers.inet import ICMP, IP, UDP
@@ -19,18 +21,20 @@ from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.plan import Source
 from llama.collector.prober import UdpProber
 from llama.collector.sockets import ProbeSocket
+from llama.collector.tracing import Tracing
 from llama.net import errors, mmsg
 from llama.net.port import transmit_ids_supported
+from llama.wire import stamp
 
-#: "Host unreachable", 20,000 a second, about a packet from a port to somebody who was never probed.
+#: Sends messages to an address in turn, 20,000 a second in all.
 FLOODER = """
 import socket, sys, time
 raw = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
-message = bytes.fromhex(sys.argv[1])
+victim, messages = sys.argv[1], [bytes.fromhex(word) for word in sys.argv[2:]]
 print("flooding", flush=True)
 while True:
-    for _ in range(20):
-        raw.sendto(message, ("127.0.0.1", 0))
+    for n in range(20):
+        raw.sendto(messages[n % len(messages)], (victim, 0))
     time.sleep(0.001)
 """
 
@@ -42,9 +46,9 @@ def unreachable(source_port: int, quoted: bytes = b"") -> bytes:
 
 
 @contextmanager
-def flood(source_port: int) -> Iterator[None]:
+def flood(*messages: bytes, victim: str = "127.0.0.1") -> Iterator[None]:
     """Send forged errors until the end, from another process in the network of the test."""
-    command = [sys.executable, "-c", FLOODER, unreachable(source_port).hex()]
+    command = [sys.executable, "-c", FLOODER, victim, *(message.hex() for message in messages)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         try:
             assert process.stdout is not None
@@ -77,7 +81,7 @@ class FloodTests(EngineCase):
             return count
 
         self.patch(self.prober, "_read_stamps", reading)
-        with flood(sock.number):
+        with flood(unreachable(sock.number)):
             self.run_until(lambda: self.prober.sent > 2000)
         self.bring_in_all()
         self.assertEqual(self.prober.failed_sends, {})
@@ -100,6 +104,59 @@ class FloodTests(EngineCase):
     def test_while_none_are_heard(self) -> None:
         """As between traces: the kernel does not even tell of them."""
         self.probe(hearing=False)
+
+
+class TraceTests(EngineCase):
+    """A dead target, and somebody who knows it and our source port, but no octet of a packet."""
+
+    interval_s = 1
+    ours, dead = "10.9.0.1", "10.9.0.2"
+
+    def forged(self, source_port: int) -> list[bytes]:
+        """All kinds of answers to a trace, with quotes of all lengths."""
+        udp = UDP(sport=source_port, dport=8100, len=8 + 96, chksum=0)
+        now = stamp.ntp_from_unix_ns(time.time_ns())
+        octets = stamp.SENDER_STRUCT.pack(1, now, stamp.error_estimate(None), self.tracing.ssid)
+        return [
+            bytes(
+                ICMP(type=kind, code=code) / IP(src=self.ours, dst=self.dead) / udp / octets[:count]
+            )
+            for count in (0, 4, 8, 12, 44)
+            for kind, code in ((11, 0), (3, 13))
+        ]
+
+    @alone
+    def test_a_spray(self) -> None:
+        """No path is invented, and no refusal; what was forged is counted."""
+        for command in (
+            "link add v0 type veth peer name v1",
+            f"addr add {self.ours}/24 dev v0",
+            "link set v0 up",
+            "link set v1 up",
+            f"neigh add {self.dead} lladdr 02:00:00:00:00:99 dev v0",
+        ):
+            ip(command)
+        source = Source(version=4, address=self.ours, interface=None, number=0, owner="", df=False)
+        group = evolve(self.group(pair(self.dead, 8100), ports=1), sources=(source,))
+        self.engine.use([group])
+        self.tracing = Tracing(self.prober)
+        seen = 0
+
+        def traced() -> bool:
+            nonlocal seen
+            for closed in self.closed[seen:]:
+                self.tracing.closed(closed)
+            seen = len(self.closed)
+            self.tracing.tick()
+            return self.tracing.finished > 0
+
+        (sock,) = self.prober.sockets.values()
+        with flood(*self.forged(sock.number), victim=self.ours):
+            self.run_until(traced, answering=False)
+        known = [(one.hops, one.refusal) for _, one in self.tracing.table.since(0)]
+        self.assertEqual(known, [])
+        self.assertGreater(self.tracing.health()["trace_answers_mismatched_total"], 100)
+        self.assertFalse(sock.hears_errors)
 
 
 class OwnErrorTests(EngineCase):
