@@ -85,9 +85,11 @@ class FloodTests(EngineCase):
             self.run_until(lambda: self.prober.sent > 2000)
         self.bring_in_all()
         self.assertEqual(self.prober.failed_sends, {})
-        self.assertEqual(self.prober.received, self.prober.sent)
-        flags = self.prober.tracks[0].ledger.flags
-        self.assertEqual(np.count_nonzero(flags & STAMPED), np.count_nonzero(flags & RECEIVED))
+        self.prober.check_drops()
+        if not self.prober.receive_drops:  # the machine stalled, and the buffer was full
+            self.assertEqual(self.prober.received, self.prober.sent)
+            flags = self.prober.tracks[0].ledger.flags
+            self.assertEqual(np.count_nonzero(flags & STAMPED), np.count_nonzero(flags & RECEIVED))
         for interval in self.closed:
             self.assertNotIn("send_failed", self.reasons(interval))
         if hearing:
