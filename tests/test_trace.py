@@ -5,6 +5,7 @@ import json
 import math
 import os
 import random
+import select
 import shutil
 import socket
 import struct
@@ -13,6 +14,7 @@ import tempfile
 import threading
 from pathlib import Path
 
+import click
 from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,17 @@ from llama.lab.namespaces import Lab, LabError, clear
 from llama.net import errors, mmsg
 from llama.paths import multipath
 from llama.paths.table import SILENT, FlowKey, PathTable, agree
-from llama.paths.trace import SILENT_HOPS, TIMEOUT_S, FlowTrace, Packet, in_turn, meaning
+from llama.paths.trace import (
+    AHEAD,
+    BARE_S,
+    HEAD,
+    SILENT_HOPS,
+    TIMEOUT_S,
+    FlowTrace,
+    Packet,
+    in_turn,
+    meaning,
+)
 from llama.paths.trace import Path as Trace
 
 NEEDS = (
@@ -58,11 +70,12 @@ class Network:
             if coming and (until is None or coming[0][0] <= until):
                 self.now, packet = coming.pop(0)
                 place = min(packet.ttl, len(self.hops))
-                number = packet.number if self.quote else trace.unquoted()
-                if number is not None:
-                    final = place == len(self.hops)
-                    left = 1 + packet.ttl - place
-                    trace.heard(number, self.hops[place - 1], self.now, final=final, ttl_there=left)
+                final = place == len(self.hops)
+                if self.quote or final:
+                    left, hop = 1 + packet.ttl - place, self.hops[place - 1]
+                    trace.heard(packet.number, hop, self.now, final=final, ttl_there=left)
+                elif not trace.heard_bare(self.hops[place - 1], self.now):
+                    raise AssertionError("a router's own answer was taken for a forgery")
             elif until is not None:
                 self.now = until
         return trace.path()
@@ -140,11 +153,113 @@ class Flows(SynchronousTestCase):
 
     def test_numbers_of_others(self):
         """Answers to numbers that were never sent change nothing."""
-        trace = FlowTrace(1000)
+        trace = FlowTrace(iter(range(1000, 1010)).__next__)
         trace.next(0.0)
-        self.assertFalse(trace.owns(999))
         trace.heard(999, "x", 0.1)
         self.assertEqual(trace.path().hops, ())
+
+    def test_what_proves_an_answer(self):
+        """It repeats what the packet began with, as far as it goes; a reply repeats the time stamp."""
+        trace = FlowTrace(iter(range(7, 10)).__next__)
+        payload = bytes(range(44))
+        trace.sent(trace.next(0.0).number, payload)
+        for octets in range(44):
+            self.assertTrue(trace.quoted(7, payload[:octets]))
+            for wrong in range(min(octets, HEAD)):
+                quote = bytearray(payload[:octets])
+                quote[wrong] ^= 1
+                self.assertFalse(trace.quoted(7, bytes(quote)))
+        self.assertFalse(trace.quoted(8, payload))
+        time_stamp = int.from_bytes(payload[4:12], "big")
+        self.assertTrue(trace.echoed(7, time_stamp))
+        self.assertFalse(trace.echoed(7, time_stamp + 1))
+        self.assertFalse(trace.echoed(8, time_stamp))
+
+    def test_numbers_cannot_be_guessed(self):
+        """They are drawn by chance."""
+        traces = [FlowTrace() for _ in range(50)]
+        numbers = {trace.next(0.0).number for trace in traces}
+        self.assertGreater(max(numbers) - min(numbers), 1 << 31)
+        self.assertEqual(len(numbers), 50)
+
+    def alone(self, **options):
+        """Return a trace that has one packet under way, of TTL 1: routers on its way prove nothing."""
+        trace = FlowTrace(**options)
+        while trace.next(0.0) is not None:
+            pass
+        self.assertTrue(trace.heard_bare("r1", 0.1))
+        self.assertIsNone(trace.next(0.2))
+        self.assertEqual(trace.next(1.0).ttl, 1)
+        return trace
+
+    def test_a_hop_without_proof(self):
+        """It takes two answers to two packets, by the same router."""
+        trace = self.alone()
+        self.assertTrue(trace.heard_bare("r1", 1.1))
+        self.assertEqual(trace.path().hops, ())
+        for now_s in range(2, 9):
+            if trace.next(float(now_s)).ttl == 1:
+                break
+        self.assertTrue(trace.heard_bare("r1", now_s + 0.1))
+        self.assertEqual(trace.path().hops, ("r1",))
+        self.assertFalse(trace.forged)
+
+    def test_nothing_under_way(self):
+        """An answer without proof that nobody asked for: from then on none of them is believed."""
+        trace = self.alone()
+        self.assertTrue(trace.heard_bare("x", 1.1))
+        self.assertFalse(trace.heard_bare("x", 1.2))
+        ttls = set()
+        for now_s in range(2, 30):
+            while (packet := trace.next(float(now_s))) is not None:
+                ttls.add(packet.ttl)
+                self.assertFalse(trace.heard_bare("x", now_s + 0.1))
+        self.assertEqual((trace.path().hops, trace.forged), ((), True))
+        self.assertEqual(ttls, {1, 2, 3, 4})
+
+    def test_too_late_for_its_packet(self):
+        """Without proof an answer has to be prompt."""
+        trace = self.alone()
+        self.assertFalse(trace.heard_bare("x", 1.0 + BARE_S))
+
+    def test_more_than_there_are_packets(self):
+        """While several packets are under way, that many answers may not be clear."""
+        trace = FlowTrace()
+        while trace.next(0.0) is not None:
+            pass
+        self.assertEqual({trace.heard_bare("x", 0.1) for _ in range(AHEAD)}, {True})
+        self.assertFalse(trace.heard_bare("x", 0.1))
+
+    def test_a_hop_that_proved_itself(self):
+        """It is never overridden without proof, and what was said without proof is forgotten."""
+        trace = FlowTrace(iter(range(100)).__next__)
+        first = trace.next(0.0)
+        trace.heard_bare("x", 0.1)
+        trace.heard(first.number, "r1", 0.2)
+        self.assertEqual((trace.hops[0].addresses, trace.hops[0].bare), (["r1"], ""))
+        trace.hops[0].rtts.clear()  # as if it had to be asked again
+        trace.hops[0].sent = 0
+        self.assertEqual(trace.next(0.3).ttl, 1)
+        self.assertFalse(trace.heard_bare("x", 0.4))
+        self.assertEqual(trace.hops[0].addresses, ["r1"])
+
+    def test_hops_that_are_known_to_prove_themselves(self):
+        """At these TTLs nothing else is believed."""
+        trace = FlowTrace(proven=range(1, 9))
+        trace.next(0.0)
+        self.assertFalse(trace.heard_bare("x", 0.1))
+
+    def test_too_little_quoted(self):
+        """Some octets are no proof, but they must be the right ones, and say which packet is meant."""
+        trace = FlowTrace(iter(range(1 << 20, 1 << 21)).__next__)
+        numbers = {}
+        for _ in range(4):
+            packet = trace.next(0.0)
+            numbers[packet.ttl] = packet.number.to_bytes(4, "big")
+            trace.sent(packet.number, numbers[packet.ttl] + bytes(40))
+        self.assertTrue(trace.heard_bare("r2", 0.1, numbers[2]))
+        self.assertEqual([hop.bare for hop in trace.hops], ["", "r2", "", ""])
+        self.assertFalse(trace.heard_bare("r3", 0.1, b"none"))
 
     @given(
         st.integers(1, 12), st.integers(0, 2**32), st.floats(0, 0.9), st.booleans(),
@@ -391,6 +506,99 @@ class Mistakes(SynchronousTestCase):
         self.assertIn("ulimit -n", self.said())
 
 
+class Forgeries(SynchronousTestCase):
+    """What others send to the sockets of ``llama trace``."""
+
+    def setUp(self):
+        """Have a target on loopback, and one flow to it."""
+        self.target = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(self.target.close)
+        self.target.bind(("127.0.0.1", 0))
+        self.target.settimeout(5)
+        to = self.target.getsockname()
+        self.tracer = Tracer((socket.AF_INET, socket.SOCK_DGRAM, 17, "", to), 0, 44, "127.0.0.1")
+        self.addCleanup(self.tracer.close)
+        self.tracer.add(1)
+        (self.flow,) = self.tracer.flows
+
+    def sent(self, packet):
+        """Send a packet; return it as it arrives."""
+        self.tracer._send(self.flow, packet)
+        return self.target.recv(2048)
+
+    def reply(self, probe):
+        """Send what repeats a probe from the target, and have it read."""
+        octets = bytes(24) + probe[:14] + bytes(2) + b"\x01" + bytes(3)
+        self.target.sendto(octets, ("127.0.0.1", self.flow.port))
+        select.select([self.flow.sock], [], [], 5)
+        self.tracer._replies(self.flow, 0.1)
+
+    def test_errors(self):
+        """They quote number and time of a packet, or name no hop."""
+        packet = self.flow.trace.next(0.0)
+        probe = self.sent(packet)
+        for quote in (
+            bytes(3) + b"\1" + probe[4:],
+            probe[:4] + bytes(7) + b"\1" + probe[12:],
+            b"\1" * 4,
+        ):
+            for kind, code in ((11, 0), (3, 13), (3, 3)):
+                forged = errors.IcmpError(4, kind, code, "10.66.66.66", *self.tracer.to, quote)
+                self.tracer._error(self.flow, forged, 0.1)
+        self.assertEqual(
+            (self.flow.trace.hops[0].addresses, self.flow.trace.path().refusal), ([], "")
+        )
+        true = errors.IcmpError(4, 3, 13, "10.0.0.1", *self.tracer.to, probe[:12])
+        self.tracer._error(self.flow, true, 0.1)
+        self.assertEqual(self.flow.trace.path().refusal, "administratively prohibited")
+
+    def test_replies(self):
+        """They repeat the time, or the target was not reached."""
+        probe = self.sent(self.flow.trace.next(0.0))
+        self.reply(probe[:4] + bytes(8) + probe[12:])
+        self.reply(bytes(4) + probe[4:])
+        self.assertFalse(self.flow.trace.path().complete)
+        self.reply(probe)
+        self.assertTrue(self.flow.trace.path().complete)
+
+    def test_replies_from_end_to_end(self):
+        """They hide no loss, and each counts once."""
+        probe = self.sent(Packet(64, 1 << 31))
+        self.reply(probe[:4] + bytes(8) + probe[12:])
+        self.assertEqual(self.flow.received, 0)
+        for _ in range(2):
+            self.reply(probe)
+        self.assertEqual(self.flow.received, 1)
+
+    def test_errors_of_others(self):
+        """However many are pending one after the other, only what is the target's own ends it."""
+        real, self.flow.sock = self.flow.sock, Refusing(self.flow.sock, errors.PATIENCE + 1)
+        self.addCleanup(real.close)
+        self.assertEqual(len(self.sent(self.flow.trace.next(0.0))), 44)
+        self.flow.sock.left = errors.PATIENCE + 2
+        why = self.assertRaises(click.ClickException, self.sent, self.flow.trace.next(0.0))
+        self.assertIn("No route to host", why.message)
+        self.assertEqual(real.getsockopt(mmsg.SOL_IP, mmsg.IP_RECVERR), 1)
+
+
+class Refusing:
+    """A socket that refuses to send so often."""
+
+    def __init__(self, sock, left):
+        self.sock, self.left = sock, left
+
+    def __getattr__(self, name):
+        """Be as that socket otherwise."""
+        return getattr(self.sock, name)
+
+    def sendmsg(self, *words):
+        """Fail, or send."""
+        self.left -= 1
+        if self.left >= 0:
+            raise OSError(errno.EHOSTUNREACH, "No route to host")
+        return self.sock.sendmsg(*words)
+
+
 class Endings(SynchronousTestCase):
     def interrupted(self, name, instead):
         """Return the flows of a trace to an echo that is slow, with Ctrl-C pressed in a method."""
@@ -407,7 +615,7 @@ class Endings(SynchronousTestCase):
                 except OSError:  # nothing more comes
                     break
             for probe, sender in waiting:
-                echo.sendto(bytes(24) + probe[:4] + bytes(12) + b"\x01" + bytes(3), sender)
+                echo.sendto(bytes(24) + probe[:14] + bytes(2) + b"\x01" + bytes(3), sender)
 
         original = getattr(Tracer, name)
 

@@ -8,6 +8,7 @@ from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import testing
+from llama.collector import tracing as module
 from llama.collector.tracing import (
     AFTER_FAILURE_S,
     AGAIN_S,
@@ -20,6 +21,8 @@ from llama.collector.tracing import (
     PERIOD_S,
     RATE_PPS,
     SOON_S,
+    TELL_S,
+    WARY_S,
     Tracing,
 )
 from llama.net.errors import IcmpError
@@ -41,6 +44,10 @@ class Kernel:
         """Return the SSID of traces."""
         return 77
 
+    def hear_no_errors(self, sock):
+        """Note that errors are wanted no more."""
+        sock.hears_errors = False
+
 
 class Socket:
     """One source port."""
@@ -50,11 +57,10 @@ class Socket:
 
     def __init__(self, number, kernel):
         self.number, self.kernel, self.sock = number, kernel, self
-        self.enabled = False
 
-    def setsockopt(self, *_):
+    def hear_errors(self):
         """Note that errors are wanted."""
-        self.enabled = True
+        self.hears_errors = True
 
     def sendmsg(self, parts, control, _flags, to):
         """Keep a packet: its TTL, TOS, number, SSID and size."""
@@ -100,7 +106,8 @@ class Picking(SynchronousTestCase):
                     error = IcmpError(4, 11, 0, hops[ttl - 1], to[0], to[1], payload[:quote])
                     self.tracing.error(sock, error)
                 else:
-                    self.tracing.reply(sock, to[0], number, ttl - len(hops))
+                    t1 = stamp.SENDER_STRUCT.unpack_from(payload)[1]
+                    self.assertTrue(self.tracing.reply(sock, to, number, t1, ttl - len(hops)))
 
     def paths(self):
         """Return what is known: (dst, port) -> hops."""
@@ -130,7 +137,26 @@ class Picking(SynchronousTestCase):
         sock, to, ttl, tos, _, ssid, payload = self.kernel.sent[0]
         self.assertEqual((tos >> 2, ssid, len(payload), ttl), (46, 77, 200, 1))
         self.assertEqual(to, (pairs[0].dst_ip, pairs[0].dst_port))
-        self.assertTrue(sock.enabled)
+        self.assertTrue(sock.hears_errors)
+
+    def test_sockets_hear_errors_while_it_traces(self):
+        """And no longer: a flood of forged ones finds nobody who listens."""
+        self.tracing.closed(self.closed)
+        self.turn()
+        traced = {going.sock for going in self.tracing._going.values()}
+        self.assertEqual({s for s in self.kernel.sockets.values() if s.hears_errors}, traced)
+        self.run_for(5)
+        self.assertEqual(self.tracing._going, {})
+        self.assertFalse(any(s.hears_errors for s in self.kernel.sockets.values()))
+
+    def test_sockets_hear_nothing_after_a_failure(self):
+        """What is forgotten needs no ears."""
+        self.tracing.closed(self.closed)
+        self.turn()
+        self.patch(self.tracing, "_send", lambda *_: 1 // 0)
+        self.run_for(2)
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertFalse(any(s.hears_errors for s in self.kernel.sockets.values()))
 
     def test_paced(self):
         """However much there is to trace, no more than the rate is sent."""
@@ -332,20 +358,217 @@ class Picking(SynchronousTestCase):
         whole = [hops for hops in self.paths().values() if None not in hops]
         self.assertEqual(len(whole), 12)
 
-    def test_errors_about_probes(self):
-        """An ICMP error that quotes a probe, of another SSID, is not taken for a trace's."""
+    def first_sent(self):
+        """Begin to trace; return the first packet's socket, target, number, payload and trace."""
         self.tracing.closed(self.closed)
         self.turn()
         sock, to, _, _, number, _, payload = self.kernel.sent[0]
+        return sock, to, number, payload, self.tracing._numbers[number].trace
+
+    def mismatched(self):
+        """Return what is counted."""
+        return self.tracing.health()["trace_answers_mismatched_total"]
+
+    def test_errors_about_probes(self):
+        """An ICMP error that quotes a probe, of another SSID, is not taken for a trace's, nor forged."""
+        sock, to, _, payload, trace = self.first_sent()
         probe = payload[:14] + b"\x00\x01" + payload[16:]
         self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", to[0], to[1], probe))
-        trace = self.tracing._going[number >> 16].trace
-        self.assertEqual(trace.hops[0].addresses, [])
-        # Quoted too shortly to tell by, but of another target.
-        self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", "10.1.1.9", to[1], payload[:8]))
-        self.assertEqual(trace.hops[0].addresses, [])
-        self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", to[0], to[1], payload[:8]))
-        self.assertEqual(trace.hops[0].addresses, ["10.9.9.9"])
+        self.assertEqual((trace.hops[0].addresses, self.mismatched()), ([], 0))
+
+    def test_errors_that_quote_what_was_never_sent(self):
+        """Number, time stamp, SSID and target must be those of one packet; what is not is counted."""
+        sock, to, _, payload, trace = self.first_sent()
+        (other,) = [s for s in self.kernel.sockets.values() if s is not sock][:1]
+        wrong = [
+            bytes(4) + payload[4:],
+            payload[:4] + bytes(8) + payload[12:],
+            payload[:11] + b"\xff",
+        ]
+        forged = [(sock, to[0], to[1], quote) for quote in wrong]
+        forged += [(sock, "10.1.1.9", to[1], payload), (sock, to[0], 9, payload)]
+        forged += [(other, to[0], to[1], payload)]
+        for whose, address, port, quote in forged:
+            error = IcmpError(4, 3, 13, "10.9.9.9", address, port, quote)
+            self.tracing.error(whose, error)
+        self.assertEqual((trace.hops[0].addresses, trace.path().refusal), ([], ""))
+        self.assertEqual(self.mismatched(), len(forged))
+        for octets, addresses in ((11, []), (12, ["10.9.9.9"]), (16, ["10.9.9.9"])):
+            error = IcmpError(4, 11, 0, "10.9.9.9", to[0], to[1], payload[:octets])
+            self.tracing.error(sock, error)
+            self.assertEqual(trace.hops[0].addresses, addresses)
+        self.assertEqual(self.mismatched(), len(forged))
+
+    def test_forgeries_are_told_once_in_a_while(self):
+        """However many there are; and how many."""
+        sock, to, _, _, _ = self.first_sent()
+        said = []
+        self.patch(
+            self.tracing, "log", type("Log", (), {"warn": lambda _, *a, **k: said.append(k)})()
+        )
+        forged = IcmpError(4, 11, 0, "10.9.9.9", to[0], to[1], b"forged" * 4)
+        forged = evolve(forged, payload=forged.payload[:14] + b"\0\x4d")
+        for _ in range(10):
+            self.tracing.error(sock, forged)
+        self.assertEqual([words["count"] for words in said], [1])
+        self.clock.advance(TELL_S)
+        self.tracing.error(sock, forged)
+        self.assertEqual([words["count"] for words in said], [1, 10])
+        self.assertEqual(said[0]["offender"], "10.9.9.9")
+
+    def spray(self, seconds, forge, hops=("10.0.0.1",), dead_after=1, every_s=PERIOD_S, **options):
+        """Let time pass as `run_for` does, and have forged errors come at every period as well."""
+        since_s = 0.0
+        for _ in range(round(seconds / PERIOD_S)):
+            self.run_for(PERIOD_S, hops=hops, dead_after=dead_after, **options)
+            since_s += PERIOD_S
+            if since_s < every_s:
+                continue
+            since_s = 0.0
+            for sock in self.kernel.sockets.values():
+                for pair in self.closed.pairs:
+                    for error in forge(pair.dst_ip, pair.dst_port):
+                        self.tracing.error(sock, error)
+
+    def known(self):
+        """Return the hops and refusals of all known paths."""
+        return [(v.hops, v.refusal) for _, v in self.tracing.table.since(0)]
+
+    def sprays(self, seconds=30, every_s=PERIOD_S, octets=(0, 4, 16)):
+        """Trace dead flows while somebody who knows no octet of ours forges all kinds of answers."""
+
+        def forge(address, port):
+            for count in octets:
+                quote = (bytes(3) + b"\x05" + bytes(12))[:count]
+                for kind, code in ((11, 0), (3, 13), (3, 3)):
+                    yield IcmpError(4, kind, code, "10.66.66.66", address, port, quote)
+
+        self.tracing.closed(self.lossy(range(12), lost=10, received=0))
+        self.spray(seconds, forge, every_s=every_s)
+        self.assertGreater(len(self.known()), 6)
+        self.assertGreater(self.mismatched(), 0)
+        for hops, refusal in self.known():
+            self.assertNotIn("10.66.66.66", hops)
+            self.assertEqual(refusal, "")
+
+    def test_a_spray(self):
+        """No invented hop is believed, and no refusal."""
+        self.sprays()
+
+    def test_a_spray_without_octets(self):
+        """Nor if the forger quotes nothing that could be wrong."""
+        self.sprays(octets=(0,))
+
+    def test_a_seldom_spray(self):
+        """Nor if he hopes to hit the one packet under way: what hits nothing gives him away."""
+        self.sprays(every_s=0.7, octets=(0,), seconds=60)
+
+    def test_a_spray_at_old_routers(self):
+        """Routers that prove nothing are gaps meanwhile; who proves himself is seen."""
+
+        def forge(address, port):
+            yield IcmpError(4, 11, 0, "10.66.66.66", address, port, b"")
+
+        self.tracing.closed(self.lossy(range(12), lost=10, received=0))
+        self.spray(30, forge, hops=("10.0.0.1", "10.0.0.2"), dead_after=None, quote=0)
+        self.assertEqual({hops[:2] for hops, _ in self.known()}, {(None, None)})
+        self.now += AGAIN_S
+        self.clock.advance(WARY_S)
+        for _ in range(3):  # it is over
+            self.now += FRESH_S
+            self.tracing.closed(self.lossy(range(12)))
+            self.run_for(60, quote=0)
+        self.assertEqual({hops[:2] for hops, _ in self.known()}, {("10.0.0.1", "10.0.0.2")})
+
+    def test_wary_from_the_first_packet(self):
+        """After a forgery the next trace of that destination believes no such answer either."""
+        sock, to, _, _, trace = self.first_sent()
+        error = IcmpError(4, 11, 0, "10.66.66.66", to[0], to[1], b"")
+        for _ in range(20):
+            self.tracing.error(sock, error)
+        self.assertTrue(trace.forged)
+        (key,) = [k for k, going in self.tracing._going.items() if going.trace is trace]
+        self.assertIn(1, self.tracing._proven(key, self.clock.seconds()))
+        self.clock.advance(WARY_S)
+        self.assertNotIn(1, self.tracing._proven(key, self.clock.seconds()))
+
+    def test_who_quoted_more_before(self):
+        """At a hop that proved itself once nothing less is believed, nor from its router anywhere."""
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        (key, known) = next(iter(self.tracing.table.since(0)))
+        self.assertEqual(known.hops[:2], ("10.0.0.1", "10.0.0.2"))
+        self.assertEqual(set(self.tracing._proven(key, 0.0)), set(range(1, 25)))
+        self.now += AGAIN_S
+        self.tracing.closed(self.closed)
+        while not self.kernel.sent:
+            self.turn()
+        sock, to, _, _, number, _, _ = self.kernel.sent[0]
+        going = self.tracing._numbers[number]
+        going.trace._proven = ()
+        self.tracing.error(sock, IcmpError(4, 11, 0, "10.0.0.2", to[0], to[1], b""))
+        self.assertEqual((self.mismatched(), going.trace.forged), (1, False))
+
+    def test_ipv6_routers_prove_themselves(self):
+        """They quote as much as there is room for (RFC 4443), so what quotes little is forged."""
+        sock, to, _, payload, trace = self.first_sent()
+        for octets in (0, 4, 8):
+            self.tracing.error(sock, IcmpError(6, 3, 0, "2001:db8::9", *to, payload[:octets]))
+        self.assertEqual((self.mismatched(), trace.hops[0].bare), (3, ""))
+        self.tracing.error(sock, IcmpError(6, 3, 0, "2001:db8::9", *to, payload))
+        self.assertEqual(trace.hops[0].addresses, ["2001:db8::9"])
+
+    def test_padding_is_no_quote(self):
+        """Routers that quote nothing may fill up with zeros, for what follows (RFC 4884)."""
+        self.tracing.closed(self.closed)
+        for _ in range(800):
+            self.turn()
+            self.now += PERIOD_S
+            sent, self.kernel.sent = self.kernel.sent, []
+            for sock, to, ttl, _, number, _, payload in sent:
+                if ttl == 1:
+                    self.tracing.error(sock, IcmpError(4, 11, 0, "10.0.0.1", *to, bytes(100)))
+                else:
+                    t1 = stamp.SENDER_STRUCT.unpack_from(payload)[1]
+                    self.tracing.reply(sock, to, number, t1, ttl - 1)
+        self.assertEqual({hops[0] for hops in self.paths().values()}, {"10.0.0.1"})
+        self.assertEqual(self.mismatched(), 0)
+
+    def test_forged_replies(self):
+        """A reply comes from the target's address and port, and repeats number and time stamp."""
+        sock, to, number, payload, trace = self.first_sent()
+        t1 = stamp.SENDER_STRUCT.unpack_from(payload)[1]
+        (other,) = [s for s in self.kernel.sockets.values() if s is not sock][:1]
+        for forged in (
+            (sock, to, number, t1 + 1, 1), (sock, to, (number + 1) & 0xFFFFFFFF, t1, 1),
+            (sock, ("10.1.1.9", to[1]), number, t1, 1), (sock, (to[0], 9), number, t1, 1),
+            (other, to, number, t1, 1),
+        ):  # fmt: skip
+            self.assertFalse(self.tracing.reply(*forged))
+        self.assertFalse(trace.path().complete)
+        self.assertTrue(self.tracing.reply(sock, to, number, t1, 1))
+        self.assertTrue(trace.path().complete)
+
+    def test_late_replies(self):
+        """What was traced lately is known for it; its late replies are nobody's."""
+        sock, to, number, payload, _ = self.first_sent()
+        t1 = stamp.SENDER_STRUCT.unpack_from(payload)[1]
+        self.run_for(10)
+        self.assertEqual(self.tracing._going, {})
+        self.assertTrue(self.tracing.reply(sock, to, number, t1, 1))
+
+    def test_memory_is_bounded(self):
+        """Of very many packets the last are remembered, of routers and destinations, too."""
+        self.patch(module, "NUMBERS", 20)
+        self.patch(module, "PROVERS", 1)
+        self.patch(module, "WARY_OF", 2)
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        self.assertEqual((len(self.tracing._numbers), len(self.tracing._provers)), (20, 1))
+        (sock, *_) = self.kernel.sockets.values()
+        for n in range(5):
+            self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", f"10.1.9.{n}", 9, b""))
+        self.assertEqual(list(self.tracing._wary), ["10.1.9.3", "10.1.9.4"])
 
     def test_sockets_that_went_away(self):
         """Flows whose source port was closed meanwhile are left out."""

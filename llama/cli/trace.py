@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import math
@@ -14,7 +15,7 @@ from pathlib import Path as File
 from typing import Any
 
 import click
-from attrs import define
+from attrs import define, field
 from rich.console import Console
 from rich.text import Text
 
@@ -22,7 +23,17 @@ from llama.config.dscp import dscp_number
 from llama.net import errors, mmsg
 from llama.paths import multipath
 from llama.paths.names import ask, read_names
-from llama.paths.trace import MOST_HOPS, FlowTrace, Packet, Path, in_turn, meaning
+from llama.paths.trace import (
+    HEAD,
+    MOST_HOPS,
+    PROOF,
+    FlowTrace,
+    Packet,
+    Path,
+    drawn_number,
+    in_turn,
+    meaning,
+)
 from llama.printable import printable
 from llama.wire import stamp
 
@@ -32,6 +43,8 @@ RATE_PPS = 200
 MOST_FLOWS = 1024
 LAST_PORT = 65535
 END_TO_END_TIMEOUT_S = 1.0
+#: Set in the numbers of packets that go from end to end, not in those of traces.
+END_TO_END = 1 << 31
 
 
 @define
@@ -42,6 +55,7 @@ class Flow:
     trace: FlowTrace
     sent: int = 0  # end to end
     received: int = 0
+    waiting: dict[int, int] = field(factory=dict)  # number -> time stamp, of those end to end
 
     @property
     def port(self) -> int:
@@ -67,6 +81,7 @@ class Tracer:
         )
         self._epoll = select.epoll()
         self._by_fd: dict[int, Flow] = {}
+        self._numbers: set[int] = set()
         self._not_before = 0.0
 
     def close(self) -> None:
@@ -82,11 +97,17 @@ class Tracer:
             sock.setblocking(False)
             sock.bind((self._source, 0 if first_port is None else first_port + n))
             errors.enable(sock)
-            # Numbers of different flows differ, so that nothing is mistaken for another's.
-            flow = Flow(sock, FlowTrace(len(self.flows) << 16, most_hops))
+            flow = Flow(sock, FlowTrace(self._draw, most_hops))
             self.flows.append(flow)
             self._by_fd[sock.fileno()] = flow
             self._epoll.register(sock.fileno(), select.EPOLLIN)
+
+    def _draw(self) -> int:
+        """Return a number that nobody can guess, and that none of our packets has yet."""
+        while (number := drawn_number() & ~END_TO_END) in self._numbers:
+            pass
+        self._numbers.add(number)
+        return number
 
     def drop_untouched(self) -> None:
         """Let go of the flows of which nothing was sent."""
@@ -96,18 +117,27 @@ class Tracer:
                 flow.sock.close()
         self.flows = begun
 
-    def _payload(self, number: int) -> bytes:
-        """Return a STAMP probe under this number, in a session of its own."""
-        now = stamp.ntp_from_unix_ns(time.time_ns())
-        probe = stamp.SENDER_STRUCT.pack(number, now, stamp.error_estimate(None), 0xFFFF)
-        return probe + bytes(self.size - len(probe))
-
     def _send(self, flow: Flow, packet: Packet) -> None:
+        """Send a STAMP probe, in a session of its own."""
         control = [self._tos, (*self._ttl, struct.pack("=i", packet.ttl))]
+        now = stamp.ntp_from_unix_ns(time.time_ns())
+        probe = stamp.SENDER_STRUCT.pack(packet.number, now, stamp.error_estimate(None), 0xFFFF)
+        if packet.number & END_TO_END:
+            flow.waiting[packet.number] = now
+        else:
+            flow.trace.sent(packet.number, probe)
+        probe += bytes(self.size - len(probe))
+        with contextlib.suppress(OSError):
+            errors.send(flow.sock, probe, control, self.to)
+            return
+        # Whoever hears no ICMP meets no errors of others: what the kernel says now is of this target.
+        errors.disable(flow.sock)
         try:
-            errors.send(flow.sock, self._payload(packet.number), control, self.to)
+            flow.sock.sendmsg([probe], control, 0, self.to)
         except OSError as reason:
             raise click.ClickException(f"cannot send to {self.to[0]}: {reason.strerror}") from None
+        finally:
+            errors.enable(flow.sock)
 
     def run(self, flows: list[Flow]) -> None:
         """Trace these flows to their end."""
@@ -124,8 +154,7 @@ class Tracer:
         """Send `count` probes over every flow from end to end, and count what comes back."""
         for n in range(count):
             for flow in flows:
-                # These numbers are beyond those of traces.
-                self._send(flow, Packet(64, 1 << 31 | n))
+                self._send(flow, Packet(64, END_TO_END | n))
                 flow.sent += 1
                 self._pace()
         self.wait_for_replies(flows)
@@ -155,12 +184,13 @@ class Tracer:
         said = meaning(error.version, error.kind, error.code)
         if said is None:
             return
-        number: int | None = None
-        if len(error.payload) >= 4:
-            number = int.from_bytes(error.payload[:4], "big")
-        else:
-            number = flow.trace.unquoted()
-        if number is None or not flow.trace.owns(number):
+        quote = error.payload[:HEAD]
+        if len(quote) < PROOF or not any(quote):  # zeros are padding (RFC 4884 section 3)
+            if said == (False, "") and self.version == 4:
+                flow.trace.heard_bare(error.offender, now, quote.rstrip(b"\0"))
+            return
+        number = int.from_bytes(quote[:4], "big")
+        if not flow.trace.quoted(number, quote):
             return
         final, refusal = said
         if not refusal and final and error.offender != self.to[0].partition("%")[0]:
@@ -177,12 +207,13 @@ class Tracer:
                 if reason.errno not in errors.PASSING:
                     raise
                 continue
-            if len(reply) < 28 or sender[1] != self.to[1]:
+            if len(reply) < 38 or sender[1] != self.to[1]:
                 continue
-            number = int.from_bytes(reply[24:28], "big")
-            if number >> 31:
+            number, time_stamp = struct.unpack_from("!IQ", reply, 24)
+            if flow.waiting.get(number) == time_stamp:
+                del flow.waiting[number]
                 flow.received += 1
-            else:
+            elif flow.trace.echoed(number, time_stamp):
                 flow.trace.heard(
                     number,
                     sender[0].partition("%")[0],

@@ -224,8 +224,7 @@ class Intake:
             self.strangers += int(np.count_nonzero(strange))
             if self.tracing is not None:
                 traced = np.flatnonzero(strange & (ssid == self.tracing.ssid))
-                self.strangers -= len(traced)
-                self._hand_over_replies(lane, traced)
+                self.strangers -= sum(self._hand_over_replies(lane, traced))
             # The rest is packed together, so that there are whole columns to work on.
             rows = np.flatnonzero(~lost)
             if not rows.size:
@@ -304,10 +303,11 @@ class Intake:
         taken = []
         for row in rows.tolist():
             sock = self._sockets[int(lane.socket_of[row])]
-            address, _ = endpoint(lane.back.names[row].tobytes())
+            sender = endpoint(lane.back.names[row].tobytes())
             reply = lane.replies[row]
+            number, time_stamp = int(reply["sender_sequence"]), int(reply["sender_timestamp"])
             ttl = int(reply["sender_ttl"]) if lane.back.length[row] > 40 else 1
-            taken.append(self.tracing.reply(sock, address, int(reply["sender_sequence"]), ttl))
+            taken.append(self.tracing.reply(sock, sender, number, time_stamp, ttl))
         return taken
 
     def _find_bare(

@@ -283,17 +283,28 @@ class UdpProber:
         rows = box.ready(burst)
         track.ledger.sent(box.probes, rows, box.stamp(rows, self._wall_ns()))
         # Hand them over to the kernel, and take back what it will not send.
-        fd, count = track.sockets[burst.port].fd, rows.stop - rows.start
-        done, retried = 0, -1
+        sock = track.sockets[burst.port]
+        fd, count = sock.fd, rows.stop - rows.start
+        done, refused, times, heard = 0, -1, 0, False
         while done < count:
             try:
                 done += box.out.send(fd, rows.start + done, count - done)
             except OSError as reason:
-                if reason.errno in errors.PASSING and retried != done:
-                    retried = done  # an ICMP error about another packet may have left it here
+                times = times + 1 if refused == done else 1
+                refused = done
+                if reason.errno in errors.PASSING and (times == 1 or sock.hears_errors):
+                    # ICMP errors about other packets may have left it here, one after the other. Who
+                    # hears none meets none: what the kernel says then is of this destination.
+                    if times < errors.PATIENCE:
+                        errors.clear(sock.sock)
+                    else:
+                        self.hear_no_errors(sock)
+                        heard = True
                     continue
                 cells = box.probes.cells[rows]
                 done = self._failed(track, burst.flows, cells, done, reason)
+        if heard:
+            sock.hear_errors()
         self.sent += count
 
     def _failed(self, track: Track, flows: Ints, cells: Ints, at: int, reason: OSError) -> int:
@@ -354,15 +365,13 @@ class UdpProber:
         return empty
 
     def _receive(self, lane: Lane, fd: int, first: int) -> int:
-        try:
-            return lane.back.receive(fd, first, mmsg.MSG_DONTWAIT | mmsg.MSG_TRUNC)
-        except OSError:
-            # What another's ICMP error left at the socket: reading it has cleared it.
-            pass
-        try:
-            return lane.back.receive(fd, first, mmsg.MSG_DONTWAIT | mmsg.MSG_TRUNC)
-        except OSError:  # and another: what waits behind it is read next time
-            return 0
+        for _ in range(1 + errors.PATIENCE):
+            try:
+                return lane.back.receive(fd, first, mmsg.MSG_DONTWAIT | mmsg.MSG_TRUNC)
+            except OSError:
+                # What an ICMP error left at the socket: reading it has cleared it.
+                pass
+        return 0  # and others: what waits behind them is read next time
 
     def _read_stamps(self, lane: Lane, fd: int) -> int:
         """Enter the transmit stamps in an error queue; return how many messages were there."""
@@ -390,6 +399,17 @@ class UdpProber:
             error = errors.from_control(control, endpoint(stamps.names[row].tobytes()), payload)
             if error is not None:
                 self.tracing.error(self._by_fd[fd], error)
+
+    def hear_no_errors(self, sock: ProbeSocket) -> None:
+        """Be told of no ICMP errors at a socket any more, once the transmit stamps there are read."""
+        if self._by_fd.get(sock.fd) is not sock:  # it is closed, its number may be another's
+            sock.hears_errors = False
+        if not sock.hears_errors:
+            return
+        for track in self.tracks:
+            track.ledger.settle()
+        self._read_stamps(self._lanes[sock.family], sock.fd)
+        sock.hear_no_errors()
 
     def check_drops(self) -> int:
         """Ask the kernel for packets dropped at full buffers; mark what they may have touched.

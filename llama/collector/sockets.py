@@ -8,7 +8,7 @@ import resource
 import socket
 
 from llama.collector.plan import Source
-from llama.net import mmsg
+from llama.net import errors, mmsg
 
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # how addresses of fe80::/10 begin
 SOCKET_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.rmem_max
@@ -103,6 +103,17 @@ class ProbeSocket:
         sock.bind((address, number))
         bound: int = sock.getsockname()[1]
         return bound
+
+    def hear_errors(self) -> None:
+        """Have the kernel keep the ICMP errors about what leaves here, if it does not yet."""
+        if not self.hears_errors:
+            errors.enable(self.sock)
+            self.hears_errors = True
+
+    def hear_no_errors(self) -> None:
+        """Have it keep them no more, and let none hinder what is sent; see `errors.disable`."""
+        errors.disable(self.sock)
+        self.hears_errors = False
 
     def new_drops(self) -> int:
         """Return how many packets the kernel has dropped here since this was last asked."""

@@ -15,7 +15,7 @@ import socket
 import struct
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from llama.collector.sockets import ProbeSocket
 from llama.collector.summary import ClosedInterval, Pair
 from llama.net import errors, mmsg
 from llama.paths.table import FlowKey, Known, PathTable
-from llama.paths.trace import FlowTrace, Packet, meaning
+from llama.paths.trace import HEAD, PROOF, FlowTrace, Packet, drawn_number, meaning
 from llama.wire import stamp
 
 #: Packets a second in all: as many as the slowest router on the way answers gladly.
@@ -65,6 +65,15 @@ LEFT = 256
 DISTANCES = 65_536
 MOST_HOPS = 24
 ATTEMPTS = 2
+#: Packets that are remembered: all of what goes on, and, for late answers, of what has ended lately.
+NUMBERS = 8192
+#: Routers of which is known that they quote enough to prove themselves.
+PROVERS = 65_536
+#: Answers without proof about a destination are not believed so long, s, after one that was forged; of so
+#: many destinations that is remembered.
+WARY_S, WARY_OF = 300.0, 4096
+#: Mismatches are told of so often at most, s.
+TELL_S = 300.0
 
 #: Probes whose flows can be traced from outside their sessions.
 TRACEABLE = frozenset(("stamp", "stamp-auth", "twamp-light"))
@@ -76,13 +85,13 @@ _NO_STAMP = (mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, bytes(4))
 class _Going:
     """A flow being traced, for what it lost or because it was its turn (``idle``)."""
 
-    def __init__(
-        self, key: FlowKey, sock: ProbeSocket, first_number: int, expected: int, *, idle: bool
-    ) -> None:
+    def __init__(self, key: FlowKey, sock: ProbeSocket, trace: FlowTrace, *, idle: bool) -> None:
         self.key = key
         self.sock = sock
         self.idle = idle
-        self.trace = FlowTrace(first_number, MOST_HOPS, ATTEMPTS, expected)
+        self.trace = trace
+        #: Where its packets go: what answers and errors name.
+        self.target = (key.dst_ip.partition("%")[0], key.dst_port)
 
 
 class Tracing:
@@ -104,17 +113,22 @@ class Tracing:
         self.sent = 0
         self.finished = 0
         self.failures = 0
+        self.mismatched = 0  # ICMP errors about traces that no packet explains
         self.ssid = prober.reserve_ssid()
         self._prober = prober
         self._monotonic_s = monotonic_s
         self._unix_time_s = unix_time_s
         self._urgent: deque[FlowKey] = deque()
         self._idle: deque[FlowKey] = deque()
-        self._going: dict[int, _Going] = {}  # by the upper half of their packets' numbers
-        self._by_key: dict[FlowKey, int] = {}
+        self._going: dict[FlowKey, _Going] = {}
+        self._by_target: dict[tuple[ProbeSocket, tuple[str, int]], list[_Going]] = {}
+        self._numbers: OrderedDict[int, _Going] = OrderedDict()  # whose packets they are, or were
+        self._provers: OrderedDict[str, None] = OrderedDict()
+        self._wary: OrderedDict[str, float] = OrderedDict()  # destination -> until when, monotonic
+        self._told_s = -math.inf
+        self._untold = 0  # mismatches since
         self._left: OrderedDict[str, float] = OrderedDict()  # hop -> Unix time
         self._hops: dict[str, int] = {}  # how many there were to a destination, last seen
-        self._next = 0
         self._chance = np.random.default_rng()
         self._looked_at = 0
         self._budget = 0.0
@@ -143,8 +157,10 @@ class Tracing:
         """Have probing go on after an exception, and tracing as well, anew and after a while."""
         self.failures += 1
         self.log.failure("tracing failed: what was being traced is forgotten")
+        socks = {going.sock for going in self._going.values()}
         self._going.clear()
-        self._by_key.clear()
+        self._by_target.clear()
+        self._hear_no_errors(socks)
         self._resumes_s = now + AFTER_FAILURE_S
 
     def health(self) -> dict[str, Any]:
@@ -153,6 +169,7 @@ class Tracing:
             "trace_packets_total": self.sent,
             "traces_total": self.finished,
             "trace_failures_total": self.failures,
+            "trace_answers_mismatched_total": self.mismatched,
             "paths_known": len(self.table),
             "path_changes_total": self.table.changes,
         }
@@ -289,13 +306,13 @@ class Tracing:
         """Send what the rate allows ``since_s`` seconds after the last turn, and finish what is done."""
         self._budget = min(self._budget + RATE_PPS * since_s, BURST)
         self._begin(now)
-        for number, going in list(self._going.items()):
+        for going in list(self._going.values()):
             while self._budget >= 1 and (packet := going.trace.next(now)) is not None:
                 self._budget -= 1
                 if not self._send(going, packet):
                     break
             if going.trace.finished:
-                self._finish(number, going)
+                self._finish(going)
 
     def _begin(self, now: float) -> None:
         """Begin to trace what is urgent, and of the rest what is due."""
@@ -317,24 +334,40 @@ class Tracing:
             else:
                 self._idle.clear()
                 return
-            if key in self._by_key:
-                self._going[self._by_key[key]].idle &= not urgent
+            if key in self._going:
+                self._going[key].idle &= not urgent
                 continue
             sock = self._socket(key)
             if sock is None:
                 continue
-            if not sock.hears_errors:
-                errors.enable(sock.sock)
-                sock.hears_errors = True
-            number = self._next
-            self._next = (self._next + 1) & 0xFFFF
-            if number in self._going:
-                return
-            self._going[number] = _Going(key, sock, number << 16, expected, idle=not urgent)
-            self._by_key[key] = number
+            trace = FlowTrace(self._draw, MOST_HOPS, ATTEMPTS, expected, self._proven(key, now))
+            going = self._going[key] = _Going(key, sock, trace, idle=not urgent)
+            self._by_target.setdefault((sock, going.target), []).append(going)
+
+    def _draw(self) -> int:
+        """Return a number that no packet of late has, and that nobody can guess."""
+        while (number := drawn_number()) in self._numbers:
+            pass
+        return number
+
+    def _proven(self, key: FlowKey, now: float) -> Collection[int]:
+        """Return at which TTLs of a flow an answer must prove where it comes from.
+
+        Those where one did that always does, or the destination; all while answers about it are forged.
+        """
+        if self._wary.get(key.dst_ip, now) > now:
+            return range(MOST_HOPS + 1)
+        known = self.table.get(key)
+        if known is None:
+            return ()
+        proven = {ttl for ttl, hop in enumerate(known.hops, 1) if hop in self._provers}
+        if known.complete:
+            proven.update(range(len(known.hops), MOST_HOPS + 1))
+        return proven
 
     def _send(self, going: _Going, packet: Packet) -> bool:
         key, sock = going.key, going.sock
+        sock.hear_errors()
         v4 = sock.family == socket.AF_INET
         tos = (mmsg.SOL_IP, mmsg.IP_TOS) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_TCLASS)
         ttl = (mmsg.SOL_IP, mmsg.IP_TTL) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_HOPLIMIT)
@@ -348,6 +381,10 @@ class Tracing:
             packet.number, time_stamp, stamp.error_estimate(None), self.ssid
         )
         payload += bytes(max(0, key.size - len(payload)))
+        going.trace.sent(packet.number, payload)
+        self._numbers[packet.number] = going
+        if len(self._numbers) > NUMBERS:
+            self._numbers.popitem(last=False)
         try:
             errors.send(sock.sock, payload, control, (key.dst_ip, key.dst_port))
         except OSError:
@@ -356,8 +393,13 @@ class Tracing:
         self.sent += 1
         return True
 
-    def _finish(self, number: int, going: _Going) -> None:
-        del self._going[number], self._by_key[going.key]
+    def _finish(self, going: _Going) -> None:
+        del self._going[going.key]
+        mine = self._by_target[going.sock, going.target]
+        mine.remove(going)
+        if not mine:
+            del self._by_target[going.sock, going.target]
+        self._hear_no_errors({going.sock})
         self.finished += 1
         path = going.trace.path()
         if path.complete:
@@ -375,6 +417,11 @@ class Tracing:
                 hops=" ".join(hop or "*" for hop in known.hops),
             )
 
+    def _hear_no_errors(self, socks: set[ProbeSocket]) -> None:
+        """Close the ears of sockets of which no flow is being traced: whoever forges ICMP finds none."""
+        for sock in socks.difference(going.sock for going in self._going.values()):
+            self._prober.hear_no_errors(sock)
+
     def _note_left(self, hops: Iterable[str]) -> None:
         """Note that flows through these hops may have other paths from now on."""
         for hop in hops:
@@ -390,42 +437,87 @@ class Tracing:
         said = meaning(error.version, error.kind, error.code)
         if said is None:
             return
-        going: _Going | None
-        if len(error.payload) >= 4:
-            number: int | None = int.from_bytes(error.payload[:4], "big")
-            going = self._going.get((number or 0) >> 16)
-            if len(error.payload) >= 16 and error.payload[14:16] != self.ssid.to_bytes(2, "big"):
-                return  # of a probe: its target refuses it
-        else:
-            # Eight octets of UDP are quoted: of all that is under way it can mean one flow.
-            mine = [
-                one
-                for one in self._going.values()
-                if one.sock is sock
-                and (one.key.dst_ip, one.key.dst_port) == (error.destination, error.port)
-            ]
-            going = mine[0] if len(mine) == 1 else None
-            number = None if going is None else going.trace.unquoted()
-        if going is None or number is None or going.sock is not sock:
+        quote = error.payload[:HEAD]
+        if len(quote) == HEAD and any(quote) and quote[14:16] != self.ssid.to_bytes(2, "big"):
+            return  # of a probe: its target refuses it
+        target = error.destination.partition("%")[0], error.port
+        if len(quote) < PROOF or not any(quote):  # zeros are padding (RFC 4884 section 3)
+            if said == (False, "") and not self._bare(sock, target, quote.rstrip(b"\0"), error):
+                self._mismatch(error)
             return
-        target = going.key.dst_ip.partition("%")[0]
-        if (error.destination.partition("%")[0], error.port) != (target, going.key.dst_port):
-            return  # about another target of the same source port
+        number = int.from_bytes(quote[:4], "big")
+        going = self._numbers.get(number)
+        if (
+            going is None
+            or going.sock is not sock
+            or going.target != target
+            or not going.trace.quoted(number, quote)
+        ):
+            self._mismatch(error)
+            return
         final, refusal = said
-        if final and not refusal and error.offender != target:
+        if not final:
+            self._provers[error.offender] = None
+            self._provers.move_to_end(error.offender)
+            if len(self._provers) > PROVERS:
+                self._provers.popitem(last=False)
+        if final and not refusal and error.offender != target[0]:
             refusal = "port unreachable"
         now = self._monotonic_s()
         going.trace.heard(number, error.offender, now, final=final, refusal=refusal)
 
-    def reply(self, sock: ProbeSocket, address: str, number: int, ttl_there: int) -> bool:
+    def _bare(
+        self, sock: ProbeSocket, target: tuple[str, int], quote: bytes, error: errors.IcmpError
+    ) -> bool:
+        """Take an error that quotes too little to prove anything; return whether it can be true.
+
+        IPv6 routers always quote more (RFC 4443 section 3.3), and so does who ever did.
+        """
+        if error.version == 6 or error.offender in self._provers:
+            return False
+        now = self._monotonic_s()
+        mine = self._by_target.get((sock, target), [])
+        if len(mine) > 1:  # classes or sizes of one flow: whose it is cannot be told
+            return True
+        if mine and mine[0].trace.heard_bare(error.offender, now, quote):
+            return True
+        key = mine[0].key.dst_ip if mine else error.destination
+        self._wary[key] = now + WARY_S
+        self._wary.move_to_end(key)
+        if len(self._wary) > WARY_OF:
+            self._wary.popitem(last=False)
+        return False
+
+    def _mismatch(self, error: errors.IcmpError) -> None:
+        """Count an error that no packet explains, and tell of such once in a while."""
+        self.mismatched += 1
+        self._untold += 1
+        now = self._monotonic_s()
+        if now - self._told_s < TELL_S:
+            return
+        self.log.warn(
+            "{count} ICMP errors fit no packet of a trace, the last in the name of {offender} about"
+            " {destination}: unless probes go in circles, somebody forges them; none is believed",
+            count=self._untold, offender=error.offender, destination=error.destination,
+        )  # fmt: skip
+        self._told_s, self._untold = now, 0
+
+    def reply(
+        self, sock: ProbeSocket, sender: tuple[str, int], number: int, time_stamp: int, ttl: int
+    ) -> bool:
         """Take a reflector's reply to a packet that came all the way, with this TTL left there.
 
-        Returns whether it is one, of a flow that is being traced or was lately.
+        ``time_stamp`` is what it repeats (64 bits). Returns whether it is one, of a flow that is
+        being traced or was lately.
         """
-        going = self._going.get(number >> 16)
-        address = address.partition("%")[0]
-        if going is None or going.sock is not sock or going.key.dst_ip.partition("%")[0] != address:
-            return 0 < ((self._next - (number >> 16)) & 0xFFFF) <= 4 * AT_ONCE
+        going = self._numbers.get(number)
+        if (
+            going is None
+            or going.sock is not sock
+            or going.target != (sender[0].partition("%")[0], sender[1])
+            or not going.trace.echoed(number, time_stamp)
+        ):
+            return False
         now = self._monotonic_s()
-        going.trace.heard(number, address, now, final=True, ttl_there=ttl_there)
+        going.trace.heard(number, going.target[0], now, final=True, ttl_there=ttl)
         return True

@@ -2,7 +2,8 @@
 
 With `IP_RECVERR` the kernel keeps every ICMP error that quotes a packet of the socket: who sent it,
 what it says, and what of our payload it quotes. An error also makes one later call on the socket
-fail with its errno, whatever that call was about.
+fail with its errno, whatever that call was about. Without it the kernel tells an unconnected socket
+nothing of ICMP, in neither way.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from llama.net import mmsg
 #: struct sockaddr.
 _EXTENDED = struct.Struct("=IBBBxII")
 ORIGIN_ICMP, ORIGIN_ICMP6 = 2, 3
+#: Times that a call is made again because its errno may be of another packet: each ICMP error spoils one.
+PATIENCE = 8
 #: errno values that may have been left by an ICMP error about another packet.
 PASSING = frozenset(
     (
@@ -57,6 +60,23 @@ def enable(sock: socket.socket) -> None:
         sock.setsockopt(mmsg.SOL_IP, mmsg.IP_RECVERR, 1)
     else:
         sock.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_RECVERR, 1)
+
+
+def disable(sock: socket.socket) -> None:
+    """Have a UDP socket hear nothing of ICMP any more, and forget what it has heard.
+
+    Before Linux 6.7 the transmit stamps that wait in its error queue are lost, too.
+    """
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(mmsg.SOL_IP, mmsg.IP_RECVERR, 0)
+    else:
+        sock.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_RECVERR, 0)
+    clear(sock)
+
+
+def clear(sock: socket.socket) -> None:
+    """Take away the errno that an ICMP error has left for the next call on a socket."""
+    sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
 
 
 def from_control(
@@ -106,10 +126,12 @@ def read(sock: socket.socket, at_most: int = 64) -> Iterator[IcmpError]:
 def send(
     sock: socket.socket, payload: bytes, control: list[tuple[int, int, bytes]], to: Any
 ) -> None:
-    """Send a datagram; once more if the first refusal may be of an earlier one."""
-    try:
-        sock.sendmsg([payload], control, 0, to)
-    except OSError as reason:
-        if reason.errno not in PASSING:
-            raise
-        sock.sendmsg([payload], control, 0, to)
+    """Send a datagram; again, up to `PATIENCE` times, while a refusal may be of an earlier one."""
+    for times in range(PATIENCE + 1):
+        try:
+            sock.sendmsg([payload], control, 0, to)
+            return
+        except OSError as reason:
+            if reason.errno not in PASSING or times == PATIENCE:
+                raise
+        clear(sock)

@@ -4,12 +4,17 @@ A trace belongs to one flow. Packets with TTL 1, 2, 3, ... leave with the flow's
 and class, so every router hashes them as it hashes the flow's probes. What answers is remembered
 by TTL; silence is never called loss: routers limit their ICMP or send none. Sending and receiving
 is somebody else's business (`llama.cli.trace`, `llama.collector.tracing`).
+
+Anybody can send ICMP errors. What an answer quotes of a packet, a number that was drawn by chance and the
+time, shows that it comes from the packet's way; what quotes less, as old routers do (RFC 792 asks for the
+UDP header alone), shows nothing, and is believed only where nothing speaks against it: see `heard_bare`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Collection, Iterator
 
 from attrs import define, field, frozen
 
@@ -20,6 +25,12 @@ ATTEMPTS = 3
 TIMEOUT_S = 1.0
 #: After so many silent hops in a row nothing further is tried.
 SILENT_HOPS = 4
+#: Octets of our payload that prove where an answer comes from: number and time stamp.
+PROOF = 12
+#: Octets of each packet that are remembered: those, the error estimate and the SSID.
+HEAD = 16
+#: An answer that quotes less than that comes so soon, s, or counts as somebody else's.
+BARE_S = 0.5
 
 
 @define
@@ -29,6 +40,9 @@ class Hop:
     sent: int = 0
     addresses: list[str] = field(factory=list)  # each once, in the order of their first answer
     rtts: list[float] = field(factory=list)
+    #: Whether an answer proved where it comes from; if so, none of the others is among these.
+    proven: bool = False
+    bare: str = ""  # who answered last without proof
 
     @property
     def answered(self) -> int:
@@ -39,6 +53,12 @@ class Hop:
     def rtt_s(self) -> float:
         """The smallest RTT; NaN without any."""
         return min(self.rtts, default=math.nan)
+
+    def forget(self) -> None:
+        """Forget all answers."""
+        self.addresses.clear()
+        self.rtts.clear()
+        self.bare = ""
 
 
 @frozen
@@ -72,24 +92,34 @@ class Packet:
 class _UnderWay:
     ttl: int
     sent_s: float
+    head: bytes = b""
+
+
+def drawn_number() -> int:
+    """Return a number for a packet that nobody can guess."""
+    return secrets.randbits(32)
 
 
 class FlowTrace:
     """The trace of one flow, from its first packet to its `path`.
 
-    `first_number` begins the numbers of its packets; nothing else is numbered so. Where the
+    `draw` gives its packets their numbers; nothing else is numbered so. Where the
     destination is known to have been ``expected`` hops away, nothing is sent beyond before that.
+    At the TTLs in ``proven`` only answers count that prove where they come from.
     """
 
     def __init__(
         self,
-        first_number: int = 0,
+        draw: Callable[[], int] = drawn_number,
         most_hops: int = MOST_HOPS,
         attempts: int = ATTEMPTS,
         expected: int = 0,
+        proven: Collection[int] = (),
     ) -> None:
         self.hops: list[Hop] = []
-        self._next_number = first_number
+        self.forged = False  # whether there were answers that no packet explains
+        self._draw = draw
+        self._proven = proven
         self._most = most_hops
         self._attempts = attempts
         self._expected = expected
@@ -97,6 +127,7 @@ class FlowTrace:
         self._under_way: dict[int, _UnderWay] = {}
         self._ever: dict[int, _UnderWay] = {}  # late answers count, too
         self._one_by_one = False
+        self._unclear = 0  # bare answers while several packets were under way
         self._refusal = ""
 
     @property
@@ -116,8 +147,7 @@ class FlowTrace:
         while len(self.hops) < ttl:
             self.hops.append(Hop())
         self.hops[ttl - 1].sent += 1
-        number = self._next_number
-        self._next_number += 1
+        number = self._draw()
         self._under_way[number] = self._ever[number] = _UnderWay(ttl, now_s)
         return Packet(ttl, number)
 
@@ -126,18 +156,20 @@ class FlowTrace:
         oldest = min((packet.sent_s for packet in self._under_way.values()), default=None)
         return None if oldest is None else oldest + TIMEOUT_S
 
-    def owns(self, number: int) -> bool:
-        """Return whether a packet of this number was sent by this trace."""
-        return number in self._ever
+    def sent(self, number: int, payload: bytes) -> None:
+        """Remember how the packet of this number began; what answers must repeat it."""
+        self._ever[number].head = payload[:HEAD]
 
-    def unquoted(self) -> int | None:
-        """Return the number of the packet that an answer without our octets must mean.
+    def quoted(self, number: int, quote: bytes) -> bool:
+        """Return whether the packet of this number begins with what an answer quotes of it."""
+        packet = self._ever.get(number)
+        quote = quote[:HEAD]
+        return packet is not None and packet.head[: len(quote)] == quote
 
-        A router that quotes only 8 octets of UDP does not say which packet it means. With one
-        under way it is clear; with several it is not, so from now on there will be one only.
-        """
-        self._one_by_one = True
-        return next(iter(self._under_way)) if len(self._under_way) == 1 else None
+    def echoed(self, number: int, time_stamp: int) -> bool:
+        """Return whether the packet of this number left under this time stamp (64 bits)."""
+        packet = self._ever.get(number)
+        return packet is not None and packet.head[4:12] == time_stamp.to_bytes(8, "big")
 
     def heard(
         self,
@@ -160,15 +192,59 @@ class FlowTrace:
             return
         place = max(1, packet.ttl - max(0, ttl_there - 1)) if final else packet.ttl
         hop = self.hops[place - 1]
-        hop.rtts.append(now_s - packet.sent_s)
-        if address not in hop.addresses:
-            hop.addresses.append(address)
+        if not hop.proven:
+            hop.forget()
+            hop.proven = True
+        self._enter(hop, address, now_s - packet.sent_s)
         if final and (not self._destination or place < self._destination):
             self._destination, self._refusal = place, refusal
             # What was sent beyond it would only come back from there again.
             self._under_way = {
                 n: p for n, p in self._under_way.items() if p.ttl <= self._destination
             }
+
+    def heard_bare(self, address: str, now_s: float, quote: bytes = b"") -> bool:
+        """Take an answer that quotes too little to prove anything; return whether it can be true.
+
+        It names a hop and nothing else, and means the one packet that is under way, while that is
+        fresh; with several it is not clear which, so from now on there will be one only. It takes two
+        such answers to two packets, from a hop that never proved who it is. One that no packet
+        explains is forged, so others may be: then this trace believes none of them.
+        """
+        meant = {n: packet for n, packet in self._under_way.items() if self.quoted(n, quote)}
+        fresh = any(
+            now_s < packet.sent_s + BARE_S
+            and packet.ttl not in self._proven
+            and not self.hops[packet.ttl - 1].proven
+            for packet in meant.values()
+        )
+        self._unclear += len(meant) > 1
+        if self.forged or not fresh or self._unclear > AHEAD:
+            self._believe_no_bare()
+            return False
+        if len(meant) > 1:
+            self._one_by_one = True
+        else:
+            ((number, packet),) = meant.items()
+            del self._under_way[number]
+            hop = self.hops[packet.ttl - 1]
+            if address == hop.bare:
+                self._enter(hop, address, now_s - packet.sent_s)
+            hop.bare = address
+        return True
+
+    def _believe_no_bare(self) -> None:
+        self.forged = True
+        self._one_by_one = False
+        for hop in self.hops:
+            if not hop.proven:
+                hop.forget()
+
+    @staticmethod
+    def _enter(hop: Hop, address: str, rtt_s: float) -> None:
+        hop.rtts.append(rtt_s)
+        if address not in hop.addresses:
+            hop.addresses.append(address)
 
     def _time_out(self, now_s: float) -> None:
         gone = [n for n, p in self._under_way.items() if now_s >= p.sent_s + TIMEOUT_S]
@@ -182,10 +258,14 @@ class FlowTrace:
         waiting = {packet.ttl for packet in self._under_way.values()}
         if len(self.hops) < self._expected or self._expected in waiting:
             end = min(end, self._expected)
-        for attempt in range(self._attempts):
+        for attempt in range(self._attempts + 1):
             for ttl in range(1, end + 1):
                 hop = self.hops[ttl - 1] if ttl <= len(self.hops) else None
-                if hop is None or (hop.sent <= attempt and not hop.rtts and ttl not in waiting):
+                if hop is None:
+                    return ttl
+                # Once more where the first answer asks for a second.
+                left = attempt < self._attempts or bool(hop.bare)
+                if left and hop.sent <= attempt and not hop.rtts and ttl not in waiting:
                     return ttl
         return None
 
