@@ -119,7 +119,7 @@ def _read_point(item: Any, times: dict[str, int], scrape_ns: int, answer: Answer
     else:
         when = times[stamp] = time_ns(stamp)
     if when > _LATEST_NS:
-        raise ValueError(f"a point dated {stamp}, which no database can keep")
+        raise ValueError(f"a point dated {str(stamp)[:40]}, which no database can keep")
     tags = {
         name: value if isinstance(value, str) else _plain(value)
         for name, value in (given or {}).items()
