@@ -1,4 +1,8 @@
-"""Reads what collectors measured: flows of every new interval, pairs when they are new, paths."""
+"""Reads what collectors measured: flows of every new interval, pairs when they are new, paths.
+
+A collector may answer whatever it likes: that is its own trouble, and costs the others no judgement
+and only so much time.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,15 @@ from attrs import define
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
 
-from llama.pinpoint.windows import Measured, unix_s
+from llama.pinpoint.answers import (
+    AnswerError,
+    all_flows,
+    read_flows,
+    read_head,
+    read_pairs,
+    read_paths,
+)
+from llama.pinpoint.windows import Measured
 from llama.scraper.fetch import agent_of, authorization, connection_pool, explain, request
 
 PAGE = 10_000
@@ -22,10 +34,12 @@ AT_ONCE = 16
 MOST_INTERVALS, FIRST_INTERVALS = 4, 2
 #: Pairs are read again after so many intervals: their tags may be others by now.
 PAIRS_AGAIN = 10
-
-
-class AnswerError(Exception):
-    """A collector answered something that is no answer; the text is for people."""
+#: Close numbers that are asked for in one go, whatever a collector says of the oldest of its groups.
+MOST_NUMBERS = 256
+#: Flows of one interval of one collector: more than twice what the largest has that was measured.
+MOST_FLOWS = 500_000
+#: So many times the timeout of one answer all answers of a collector together may take, in one go.
+MOST_TIMEOUTS = 8
 
 
 class GoneError(AnswerError):
@@ -108,24 +122,34 @@ class Fleet:
         await self._pool.closeCachedConnections()
 
     async def _source(self, source: Source) -> None:
+        reading = Deferred.fromCoroutine(self._all(source))
+        longest_s = MOST_TIMEOUTS * self._timeout_s
+        deadline = self._reactor.callLater(longest_s, reading.cancel)
         try:
-            await self._flows(source)
-            await self._paths(source)
+            await reading
         except Exception as problem:
-            why = (
-                str(problem)
-                if isinstance(problem, AnswerError)
-                else explain(problem, self._timeout_s)
-            )
+            if isinstance(problem, AnswerError):
+                why = str(problem)
+            elif deadline.active():
+                why = explain(problem, self._timeout_s)
+            else:
+                why = f"not all answered within {longest_s:g} s; the rest is asked for again"
             if why != source.problem:
                 self.log.warn("{url}: {why}", url=source.url, why=why)
             source.problem = why
             self.measured.silent.add(source.url)
             return
+        finally:
+            if deadline.active():
+                deadline.cancel()
         if source.problem:
             self.log.info("{url} answers again", url=source.url)
         source.problem = ""
         self.measured.silent.discard(source.url)
+
+    async def _all(self, source: Source) -> None:
+        await self._flows(source)
+        await self._paths(source)
 
     async def _get(self, source: Source, path: str) -> Mapping[str, Any]:
         reply = await request(
@@ -151,32 +175,26 @@ class Fleet:
 
     async def _flows(self, source: Source) -> None:
         """Read the flows of the intervals that closed since the last time."""
-        head = await self._get(source, "/flows?limit=1")
-        try:
-            if head["incarnation"] != source.incarnation:
-                source.incarnation, source.seen, source.paths_s = head["incarnation"], 0, 0
-                source.pairs_age = PAIRS_AGAIN
-            groups = head["intervals"]
-            source.ends = tuple(unix_s(group["end"]) for group in groups)
-            numbers = [group["close_number"] for group in groups]
-            if not numbers or max(numbers) <= source.seen:
-                return
-            if source.seen:
-                first = max(source.seen + 1, max(numbers) - MOST_INTERVALS * len(groups) + 1)
-            else:
-                first = max(1, min(numbers) - FIRST_INTERVALS * len(groups) + 1)
-            if source.pairs_age >= PAIRS_AGAIN:
-                await self._pairs(source)
-            source.pairs_age += 1
-            for number in range(first, max(numbers) + 1):
-                with suppress(GoneError):
-                    await self._interval(source, number)
-                source.seen = number
-        except (KeyError, TypeError, ValueError) as e:
-            raise AnswerError(
-                f"/flows lacks what is needed ({type(e).__name__} {e}): is it a LLAMA collector"
-                " of this version?"
-            ) from e
+        head = read_head(await self._get(source, "/flows?limit=1"))
+        if head.incarnation != source.incarnation:
+            source.incarnation, source.seen, source.paths_s = head.incarnation, 0, 0
+            source.pairs_age = PAIRS_AGAIN
+        source.ends = head.ends
+        numbers, groups = head.numbers, len(head.numbers)
+        if not numbers or max(numbers) <= source.seen:
+            return
+        if source.seen:
+            first = max(source.seen + 1, max(numbers) - MOST_INTERVALS * groups + 1)
+        else:
+            first = max(1, min(numbers) - FIRST_INTERVALS * groups + 1)
+        first = max(first, max(numbers) - MOST_NUMBERS + 1)
+        if source.pairs_age >= PAIRS_AGAIN:
+            await self._pairs(source)
+        source.pairs_age += 1
+        for number in range(first, max(numbers) + 1):
+            with suppress(GoneError):
+                await self._interval(source, number)
+            source.seen = number
 
     async def _interval(self, source: Source, number: int) -> None:
         """Read one interval's flows, page by page, and take them once all are there.
@@ -188,10 +206,14 @@ class Fleet:
         while offset is not None:
             path = f"/flows?close_number={number}&limit={PAGE}&offset={offset}"
             answer = await self._get(source, path)
-            if not all(interval["all_flows"] for interval in answer["intervals"]):
+            if not all_flows(answer):
                 return  # too old: the healthy ones were let go, and votes would be one-sided
-            rows += answer["flows"]
-            offset = answer["next_offset"]
+            page, offset = read_flows(answer, offset, PAGE)
+            rows += page
+            if len(rows) > MOST_FLOWS:
+                raise AnswerError(f"interval {number} has more than {MOST_FLOWS:,} flows")
+            if page and page[0]["interval_end"] != rows[0]["interval_end"]:
+                raise AnswerError(f"interval {number} has pages of several intervals")
         if any(not self.measured.pairs.knows(source.url, row) for row in rows):
             await self._pairs(source)
         self.measured.add_flows(source.url, rows)
@@ -199,14 +221,12 @@ class Fleet:
     async def _pairs(self, source: Source) -> None:
         """Read who the ends of all pairs are, and their tags."""
         answer = await self._get(source, "/latency")
-        self.measured.pairs.add(source.url, answer["pairs"])
+        self.measured.pairs.add(source.url, read_pairs(answer))
         source.pairs_age = 0
 
     async def _paths(self, source: Source) -> None:
         """Read the paths that were traced since the last time."""
         answer = await self._get(source, f"/paths?since={source.paths_s}")
-        try:
-            self.measured.add_paths(source.url, answer["paths"])
-            source.paths_s = int(answer["time"])
-        except (KeyError, TypeError) as e:
-            raise AnswerError(f"/paths lacks {e}: is it a LLAMA collector of this version?") from e
+        rows, time_s = read_paths(answer)
+        self.measured.add_paths(source.url, rows)
+        source.paths_s = int(time_s)

@@ -5,6 +5,7 @@ Several addresses of one router should get one name: links then end at routers, 
 
 from __future__ import annotations
 
+import ipaddress
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -32,10 +33,14 @@ def read_names(path: Path) -> dict[str, str]:
 
 
 def ask(address: str) -> str:
-    """Return the name that the system's resolver has for an address, else the address; blocks."""
+    """Return the name that the system's resolver has for an address, else the address; blocks.
+
+    Collectors say what the addresses are. What is none is not looked up: it might be a name.
+    """
     try:
+        ipaddress.ip_address(address)
         return socket.gethostbyaddr(address)[0]
-    except OSError:
+    except (OSError, ValueError):
         return address
 
 
