@@ -18,6 +18,7 @@ from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import PrivateCertificate
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
+from twisted.web.client import ResponseFailed
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
@@ -327,6 +328,26 @@ class StallTests(TestCase):
                     await self.ask(url)
                 self.assertEqual(explain(raised.exception, 0.2), "no answer within 0.2 s")
                 await until(lambda: not self.factory.open, f"{url} {answer!r} closed", 5)
+
+    async def test_headers_without_end(self) -> None:
+        """Headers that go on and on are given up long before they fill the memory; a few are taken."""
+        begun = b"HTTP/1.1 200 OK\r\n"
+        for url in self.urls:
+            for endless in (
+                begun + b"A: b\r\n" * 500_000,
+                begun + b"A: b\r\n" + b" more\r\n" * 500_000,
+                b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000,
+            ):
+                self.factory.answer = endless
+                with self.assertRaises(ResponseFailed) as raised:
+                    await self.ask(url, timeout_s=20)
+                said = explain(raised.exception, 20)
+                self.assertEqual(said, "more than 262,144 octets of headers")
+                await until(lambda: not self.factory.open, f"{url} closed", 5)
+        self.factory.answer = begun + b"A: b\r\n" * 10_000 + b"Content-Length: 2\r\n\r\nok"
+        for _ in range(8):  # on one connection, which they all together would be too much for
+            self.assertEqual((await self.ask(self.urls[0], timeout_s=20)).body, b"ok")
+        self.assertEqual(len(self.factory.open), 1)
 
     async def test_too_large(self) -> None:
         """A body that exceeds the limit closes the connection, too, packed as it may be."""

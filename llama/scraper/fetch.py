@@ -20,6 +20,7 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
@@ -36,6 +37,8 @@ from twisted.web.http_headers import Headers
 from llama._http_gzip import DamagedError, Gunzip
 from llama.interfaces import NotPermittedError, NotWrittenError
 
+#: Octets of an answer's headers, about: at what comes at one go beyond them it is given up.
+MOST_HEAD = 256 * 1024
 #: Redirects in a row that are followed.
 MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
@@ -162,10 +165,32 @@ class _Body(Protocol):
             self.transport.stopProducing()
 
 
+class _Connection(HTTP11ClientProtocol):
+    """Gives up on a head without end, which Twisted would collect for as long as it comes."""
+
+    _head = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what comes, and count what is no body."""
+        super().dataReceived(data)
+        if self._parser is None or self._parser.state not in ("STATUS", "HEADER"):
+            self._head = 0
+            return
+        self._head += len(data)
+        if self._head > MOST_HEAD:
+            transport: Any = self.transport
+            transport.abortConnection()
+            self._giveUp(Failure(UnusableError(f"more than {MOST_HEAD:,} octets of headers")))
+
+
 class _QuietFactory(_HTTP11ClientFactory):
     """Makes connections without a line in the log for each of them."""
 
     noisy = False
+
+    def buildProtocol(self, addr: Any) -> HTTP11ClientProtocol:
+        """Return a connection that is not in use yet."""
+        return _Connection(self._quiescentCallback)
 
 
 def connection_pool(reactor: Any, *, persistent: bool = True) -> HTTPConnectionPool:
