@@ -1,6 +1,7 @@
 """HTTP as every LLAMA service speaks it: where it listens, who may ask, and what it refuses.
 
-Shared by reflector, collector, scraper and web. It knows nothing of what is served: a service
+Shared by reflector, collector, scraper, pinpointing and web; how they ask others is
+`llama.http_client`'s part. It knows nothing of what is served: a service
 hands in a Twisted ``IResource`` (a Klein app's, or `JsonRoot` with children) and gets a
 `HttpService` that is bound to localhost unless told otherwise, checks an optional token in
 constant time and, where that is all there is, that it is localhost that was asked; it limits
@@ -58,6 +59,12 @@ class BadRequestError(Exception):
     """A request that cannot be answered; its text is one line for whoever asked."""
 
 
+def unexpected(name: str, text: str, expected: str) -> BadRequestError:
+    """Return what to raise for a parameter with a value that it cannot have."""
+    # As much of it as tells which one is meant, on one line whatever it is.
+    return BadRequestError(f"{name}={repr(text[:40])[1:-1]}: expected {expected}")
+
+
 def url_of(address: Any, *, secure: bool = False) -> str:
     """Return the address of a listening port as people would type it."""
     host = getattr(address, "host", None)
@@ -81,6 +88,16 @@ def json_error(request: Any, code: int, message: str) -> bytes:
     return body
 
 
+def takes_gzip(request: Any) -> bool:
+    """Tell whether the ``Accept-Encoding`` of a request allows gzip (RFC 9110 section 12.5.3)."""
+    allowed: dict[str, bool] = {}
+    for part in (request.getHeader("accept-encoding") or "").lower().split(","):
+        coding, *parameters = [word.strip() for word in part.split(";")]
+        weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
+        allowed[coding] = weight.strip("0.") != ""
+    return allowed.get("gzip", allowed.get("*", False))
+
+
 def set_security_headers(request: Any) -> None:
     """Give an answer the headers that every answer of ours carries."""
     for name, value in _SECURITY_HEADERS.items():
@@ -90,8 +107,8 @@ def set_security_headers(request: Any) -> None:
 class Query:
     """The query of a request, read strictly; what nobody asks for is ignored.
 
-    Every method raises `BadRequestError` for a value it cannot take. Of a repeated parameter the
-    last one counts.
+    Every method raises `BadRequestError` for a value it cannot take, and for a parameter that is
+    given more than once: which of them counts would be a guess.
     """
 
     def __init__(self, request: Any) -> None:
@@ -102,8 +119,10 @@ class Query:
         values = self._args.get(name.encode())
         if not values:
             return None
+        if len(values) > 1:
+            raise BadRequestError(f"{name}: given {len(values)} times, expected once")
         try:
-            return values[-1].decode()
+            return values[0].decode()
         except UnicodeDecodeError:
             raise BadRequestError(f"{name}: not UTF-8") from None
 
@@ -113,17 +132,17 @@ class Query:
         if text is None:
             return default
         if not (text.isascii() and text.isdigit() and len(text) <= 16):
-            raise BadRequestError(f"{name}={text[:40]}: expected a whole number")
+            raise unexpected(name, text, "a whole number")
         number = int(text)
         if not low <= number <= high:
-            raise BadRequestError(f"{name}={number}: expected {low} to {high}")
+            raise unexpected(name, text, f"{low} to {high}")
         return number
 
     def flag(self, name: str) -> bool:
         """Return whether the parameter is ``1``; without it, or with ``0``, it is not."""
         text = self.text(name)
         if text not in (None, "0", "1"):
-            raise BadRequestError(f"{name}={text[:40]}: expected 0 or 1")
+            raise unexpected(name, text, "0 or 1")
         return text == "1"
 
 

@@ -40,6 +40,7 @@ class Collectors:
         self.window = None
         self.groups = []  # (close number, end, classes or None for all) as `/flows` lists them
         self.down = set()
+        self.twists = {}  # host -> what makes another document, or octets, of each that it answers
         self.failing = ""  # what is in the URIs that fail; "": none does
         self.asked = []
         self.ports = [
@@ -172,7 +173,8 @@ def _collector(fleet, host):
         if host in fleet.down or (fleet.failing and fleet.failing in request.uri.decode()):
             request.setResponseCode(503)
             return b'{"error": "down"}'
-        return json.dumps(document).encode()
+        document = fleet.twists.get(host, lambda _, same: same)(request, document)
+        return document if isinstance(document, bytes) else json.dumps(document).encode()
 
     @app.route("/flows")
     def flows(request):

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.cli import main
+from llama.config.keys import read_urls
 
 NOBODY = 65534
 
@@ -49,6 +50,30 @@ class MistakesTests(SynchronousTestCase):
         self.refused(2, said, "pinpoint", "c1:5000", "--webhook", "pager.example.net/x")
         self.refused(1, "ftp://c1: expected HOST:PORT", "pinpoint", "--once", "ftp://c1")
         self.refused(2, "--json goes with --once", "pinpoint", "c1:5000", "--json")
+
+    def test_pinpoint_webhook_file(self) -> None:
+        """A file of webhooks is for those who may know them; no line of it is ever shown."""
+        path = Path(self.mktemp())
+        words = ("pinpoint", "c1:5000", "--webhook-file", str(path))
+        path.write_text("https://hooks.example.net/token\n")
+        path.chmod(0o644)
+        self.refused(1, f"{path} is open to everyone on this host; run: chmod o= {path}", *words)
+        path.chmod(0o600)
+        for text, said in (
+            ("# none\n\n", "has no URL in it, expected one a line"),
+            ("https://h/a\nhooks.example.net/s3cret", "line 2 is no http:// or https:// address"),
+            ("ftp://h/s3cret", "line 1 is no http:// or https:// address"),
+            ("https:///", "line 1 is no http:// or https:// address"),
+            ("https://h/s3cret https://h/s3cret", "line 1 is no http:// or https:// address"),
+            ("https://h/s3cret\x1b", "line 1 is no http:// or https:// address"),
+            ("https://h/s3cret\xfc", "is not ASCII text, expected a URL a line"),
+        ):
+            path.write_text(text, "utf-8")
+            self.refused(1, said, *words)
+            self.assertNotIn("s3cret", CliRunner().invoke(main, words).output)
+        path.write_text("# two\nhttps://h/a#b # with a comment\n\n http://h/c\nhttps://h/a#b\n")
+        self.assertEqual(read_urls(str(path)), ("https://h/a#b", "http://h/c"))
+        self.refused(2, "blanks are written as %20", *words[:2], "--webhook", "http://h/a b")
 
     def test_pinpoint_that_may_not_write(self) -> None:
         """What cannot be replaced (state) or appended to (record) by this user is told at the start."""

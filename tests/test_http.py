@@ -119,11 +119,33 @@ class Asking(SynchronousTestCase):
             self.assertIn("default-src 'none'", headers.getRawHeaders("Content-Security-Policy")[0])
 
     def test_query(self):
-        """Parameters are read strictly; unknown ones are ignored; of two the last counts."""
-        _, body = self.ask("/echo?text=a%20b&limit=5&limit=7&lossy=1&unknown=x")
+        """Parameters are read strictly; unknown ones are ignored."""
+        _, body = self.ask("/echo?text=a%20b&limit=7&lossy=1&unknown=x")
         self.assertEqual(json.loads(body), {"text": "a b", "limit": 7, "lossy": True})
         _, body = self.ask("/echo")
         self.assertEqual(json.loads(body), {"text": None, "limit": 10, "lossy": False})
+
+    def test_gzip(self):
+        """Who names gzip, or anything at all, takes it, unless with a weight of nothing."""
+        for accepted, expected in (
+            (None, False),
+            ("", False),
+            ("identity", False),
+            ("x-gzipped", False),
+            ("gzip", True),
+            ("br;q=1.0, GZip;q=0.001", True),
+            ("gzip;q=0.5", True),
+            ("gzip;q=0", False),
+            ("gzip ; Q=0.000", False),
+            ("*", True),
+            ("*;q=0", False),
+            ("*;q=0, gzip", True),
+            ("gzip;q=0, *", False),
+        ):
+            request = DummyRequest([])
+            if accepted is not None:
+                request.requestHeaders.setRawHeaders("Accept-Encoding", [accepted])
+            self.assertIs(http.takes_gzip(request), expected, accepted)
 
     def test_bad_values(self):
         """A bad value gives 400 and one line that says what was expected."""
@@ -131,6 +153,8 @@ class Asking(SynchronousTestCase):
             ("limit=ten", "limit=ten: expected a whole number"),
             ("limit=-1", "limit=-1: expected a whole number"),
             ("limit=0", "limit=0: expected 1 to 100"),
+            ("limit=1%0A2", "limit=1\\n2: expected a whole number"),
+            ("limit=5&limit=7", "limit: given 2 times, expected once"),
             ("lossy=yes", "lossy=yes: expected 0 or 1"),
             ("text=%ff", "text: not UTF-8"),
         ):

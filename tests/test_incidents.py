@@ -1,6 +1,7 @@
 """Incidents: when they open, change and end, what is announced, and what survives."""
 
 import json
+from types import SimpleNamespace
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,6 +10,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
+from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.server import Site
 
@@ -440,6 +442,27 @@ class Webhooks(TestCase):
         webhook.announce(self.event(1))
         self.clock.pump([FIRST_PAUSE_S, 2 * FIRST_PAUSE_S])
         self.assertEqual((webhook.failures, len(webhook.waiting)), (3, 1))
+
+    def test_no_secret_is_logged(self):
+        """What the log tells of a receiver that fails is where it is, and nothing by which to post."""
+        for url, place in (
+            ("http://127.0.0.1:9/services/s3cret?k=s3cret", "http://127.0.0.1:9/…"),
+            ("http://me:s3cret@127.0.0.1:9/", "http://127.0.0.1:9/…"),
+            ("http://[::1]:9/s3cret", "http://[::1]:9/…"),
+            ("http://h/s3cret with blanks", "http://h/…"),  # which Twisted names as it refuses it
+            ("http://[s3cret/", "(a webhook)"),
+        ):
+            webhook = Webhook(reactor, url)
+            webhook._reactor = self.clock
+            self.addCleanup(webhook.stop)
+            logged = []
+            webhook.log = SimpleNamespace(
+                warn=lambda text, to=logged, **values: to.append(text.format(**values))
+            )
+            webhook._did_not(Failure(ValueError(f"Invalid URI b'{url}'")))
+            self.assertEqual(len(logged), 1)
+            self.assertIn(f"{place} did not take an event", logged[0])
+            self.assertNotIn("s3cret", logged[0])
 
     @inlineCallbacks
     def test_an_answer_that_never_ends(self):

@@ -468,7 +468,9 @@ class HistogramTests(SynchronousTestCase):
 # Direction of loss against the truth
 
 
-FATES = st.sampled_from(["ok"] * 6 + ["forward", "reverse", "slow", "slow back", "duplicate"])
+FATES = st.sampled_from(
+    ["ok"] * 6 + ["forward", "reverse", "slow", "slow back", "slow reverse", "duplicate"]
+)
 EVENTS = st.sampled_from(["none"] * 30 + ["restart"])
 
 
@@ -488,7 +490,8 @@ class DirectionTests(SynchronousTestCase):
         The reflector counts from ``base``, or returns our numbers as its own where that is None.
         Return each interval's figures with its true losses each way. Left out are those around which
         no received probe was as fast on its way there as they come: nothing tells then that all
-        were slow, and overtaken.
+        were slow, and overtaken. Also where one was slow, overtaken and then lost on its way back, and
+        none that was as slow came back.
         """
         length = 2 * SECOND
         book = ledger(rate=SECOND / step, timeout=timeout / SECOND, interval=2)
@@ -498,7 +501,8 @@ class DirectionTests(SynchronousTestCase):
         there: list[tuple[int, int]] = []
         for n, fate in enumerate(fates):
             if fate != "forward":
-                there.append((sent_at[n] + (int(1.5 * step) if fate == "slow" else MS), n))
+                slow = fate in ("slow", "slow reverse")
+                there.append((sent_at[n] + (int(1.5 * step) if slow else MS), n))
             if fate == "duplicate":
                 there.append((sent_at[n] + 2 * MS, n))
         restarts = [at - 1 for at, event in zip(sent_at, events, strict=False) if event != "none"]
@@ -508,11 +512,12 @@ class DirectionTests(SynchronousTestCase):
             if any(clock < moment <= when for moment in restarts):
                 number = 0
             clock = when
-            if fates[n] != "reverse":
+            if "reverse" not in fates[n]:
                 back = int(1.5 * step) if fates[n] == "slow back" else MS
                 said = 5 + n if base is None else number
                 timeline.append((when + back, 2, (n, said, when)))
             number += 1
+        too_slow = 1.5 * step + MS > timeout  # slower than the timeout is lost, that way
         windows = (sent_at[-1] - EPOCH) // length + 1
         for window in range(windows + 1):
             timeline.append((EPOCH + window * length, 0, None))
@@ -534,17 +539,23 @@ class DirectionTests(SynchronousTestCase):
                 truth = []
                 for n, at in enumerate(sent_at):
                     if (at - EPOCH) // length == what:
-                        slow = (
-                            1.5 * step + MS > timeout
-                        )  # slower than the timeout is lost, that way
-                        late = {"slow": "forward", "slow back": "reverse"} if slow else {}
+                        late = {"slow": "forward", "slow back": "reverse"} if too_slow else {}
+                        late["slow reverse"] = "reverse"
                         truth.append(late.get(fates[n], fates[n]))
                 prompt = any(
                     fate in ("ok", "duplicate", "slow back")
                     and what - 1 <= (at - EPOCH) // length <= what
                     for fate, at in zip(fates, sent_at, strict=True)
                 )
-                if prompt:
+                seen = all(
+                    "slow reverse" not in lot or ("slow" in lot and not too_slow)
+                    for lot in (
+                        [f for f, at in zip(fates, sent_at, strict=True)
+                         if (at - EPOCH) // length == window]
+                        for window in (what - 1, what)
+                    )
+                )  # fmt: skip
+                if prompt and seen:
                     results.append((figures, truth.count("forward"), truth.count("reverse")))
         return results
 
@@ -567,6 +578,29 @@ class DirectionTests(SynchronousTestCase):
             )
             self.assertLessEqual(figures["lost_forward"], forward)
             self.assertLessEqual(figures["lost_reverse"], reverse)
+
+    def test_jitter_greater_than_the_spacing(self) -> None:
+        """Where probes overtake each other all the time, losses on the way back stay such, or unknown."""
+        told = 0
+        for seed in range(20):
+            rng = np.random.default_rng(seed)
+            book = ledger(rate=10, interval=30)
+            sent_at = [EPOCH + n * 100 * MS for n in range(300)]
+            there = [at + int(rng.uniform(1, 250)) * MS for at in sent_at]
+            lost = rng.random(300) < 0.03
+            for at in sent_at:
+                book.send(np.array([0]), at)
+            for number, n in enumerate(np.argsort(there, kind="stable").tolist()):
+                if not lost[n]:
+                    book.reply(
+                        replies([0], [n], [sent_at[n]], [50 + number], [there[n] + MS],
+                                t2_ns=[there[n]], t3_ns=[there[n]])
+                    )  # fmt: skip
+            end_of(book)
+            figures = close(book).flow_stats[0]
+            self.assertEqual((figures["lost"], figures["lost_forward"]), (lost.sum(), 0))
+            told += int(figures["lost_reverse"])
+        self.assertGreater(told, 60)  # of 180 or so
 
     def test_plain_losses_are_told(self) -> None:
         """Without reordering, duplicates and restarts every loss between two replies is told."""

@@ -1,6 +1,7 @@
 """From collectors over HTTP to incidents: windows, judgements, the service and what survives."""
 
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,9 +24,9 @@ from llama.pinpoint.evidence import NOT_TRACED
 from llama.pinpoint.fleet import PAIRS_AGAIN, Fleet
 from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
-from llama.pinpoint.remote import RemoteIncidents
 from llama.pinpoint.service import PinpointService, Settings
 from llama.pinpoint.windows import FORGET, KEEP, Measured
+from llama.web.remote_incidents import RemoteIncidents
 from llama.web.store import StoreError
 
 FABRIC = Fabric(3, 4, 2)
@@ -718,6 +719,37 @@ class Service(TestCase):
         self.assertEqual(len(another.incidents.open), 1)
 
     @inlineCallbacks
+    def test_files_of_its_owner(self):
+        """State and record are made for their owner alone, and no webhook's URL is in them."""
+        self.addCleanup(os.umask, os.umask(0))
+        there = Path(self.mktemp())
+        there.mkdir()
+        state, record = there / "state", there / "record"
+        left = there / "state.new"
+        left.touch(0o666)
+        url = "http://127.0.0.1:9/services/s3cret"
+        service = yield self.service(state=state, record=record, webhooks=(url,))
+        self.assertNotIn("s3cret", repr(service.settings))
+        bad = fault(kind="loss", on="leaf1 -> spine2", percent=40)
+        for _ in range(2):
+            yield self.judged(service, bad)
+        self.assertEqual({path.name: path.stat().st_mode & 0o777 for path in there.iterdir()},
+                         {"state": 0o600, "record": 0o600})  # fmt: skip
+        yield service.stopService()
+        for path in (state, record):
+            self.assertNotIn("s3cret", path.read_text())
+        # Earlier versions wrote the URL, to a file that everyone could read.
+        held = json.loads(state.read_text())
+        held["waiting"] = {url: next(iter(held["waiting"].values()))}
+        state.write_text(json.dumps(held))
+        for path in (state, record):
+            path.chmod(0o640)
+        another = self.again(state=state, record=record, webhooks=(url,))
+        self.assertEqual([e["event"] for e in another.webhooks[0].waiting], ["opened"])
+        yield self.judged(another, bad)
+        self.assertEqual([path.stat().st_mode & 0o777 for path in (state, record)], [0o600, 0o640])
+
+    @inlineCallbacks
     def test_a_damaged_state(self):
         """A state that cannot be read is put aside, and the service begins anew."""
         state = Path(self.mktemp())
@@ -931,6 +963,38 @@ class Schedule(SynchronousTestCase):
         self.successResultOf(service.stopService())
         self.assertEqual(clock.getDelayedCalls(), [])
         self.assertEqual(self.flushLoggedErrors(), [])
+
+    def test_goes_on_when_the_wall_clock_is_set_back(self):
+        """Intervals are judged as before, and what was measured in the time to come is let go."""
+        clock, begin_s = Clock(), 1_700_000_003.0
+        step_s = 0.0
+        settings = Settings(collectors=(), interval_s=10, settle_s=4, api=None)
+        service = PinpointService(
+            clock, settings, unix_time_s=lambda: begin_s + step_s + clock.seconds()
+        )
+        judged = []
+
+        async def read():
+            measured = service.measured
+            measured.length_s = 10.0
+            measured._intervals[measured.due_s] = {}
+
+        service.fleet.read = read
+        service.take = lambda judgement: judged.append(round(judgement.end_s - begin_s))
+        service.startService()
+        self.addCleanup(service.stopService)
+        clock.pump([1.0] * 30)
+        self.assertEqual(judged, [-3, 7, 17])
+        step_s = -3600.0
+        clock.pump([1.0] * 40)
+        # The one that was waited for when the clock was set, then what ends by the clock as it is.
+        self.assertEqual(judged[3:], [27, -3563, -3553, -3543])
+        self.assertEqual(
+            [round(end - begin_s) for end in service.measured.ends], [-3563, -3553, -3543]
+        )
+        step_s -= 30.0  # so little that some intervals held end before that: they are judged
+        clock.pump([1.0] * 40)
+        self.assertEqual(judged[7:], [-3533, -3543, -3533])
 
     def test_holds_what_has_to_wait(self):
         """However short intervals are, those that may have to wait for others are not let go."""

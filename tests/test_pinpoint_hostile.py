@@ -1,250 +1,401 @@
-"""Collectors that answer pinpoint whatever they like: that is their own trouble, and ends."""
+"""Collectors that answer anything at all, over HTTP, beside honest ones: nobody else suffers from it."""
 
-import copy
-import json
-from urllib.parse import parse_qs, urlsplit
+from types import SimpleNamespace
 
-import numpy as np
-from simulated_collectors import FIRST_END_S, Collectors, utc
+import orjson
+from collector_served import Served
+from hypothesis import given
+from hypothesis import strategies as st
+from simulated_collectors import INTERVAL_S, Collectors, utc
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
-from twisted.web.resource import Resource
-from twisted.web.server import NOT_DONE_YET, Site
 
 from llama.lab.fabric import Fabric
-from llama.lab.simulation import Simulation
-from llama.pinpoint import fleet as fleet_module
-from llama.pinpoint.answers import (
-    AnswerError,
-    all_flows,
-    read_flows,
-    read_head,
-    read_pairs,
-    read_paths,
-)
-from llama.pinpoint.fleet import Fleet
-from llama.pinpoint.judgement import judge
-from llama.pinpoint.windows import Measured
+from llama.lab.faults import Fault
+from llama.paths.names import ask
+from llama.paths.table import FlowKey, Known, as_json
+from llama.pinpoint import answers, fleet, windows
+from llama.pinpoint.answers import AnswerError
+from llama.pinpoint.service import PinpointService, Settings
 
-FABRIC = Fabric(2, 2, 2)
-#: In place of a member: what JSON can say and no collector of ours does.
-STRANGE = (
-    None, True, False, -1, 0, 1, 64, 255, 256, 65_536, 2**32, 2**53 + 1, 2**63, 2**64 - 1, -(2**63), 0.5,
-    1e308, -1e308, 1e19, "", "?", "x", "x" * 1001, "9" * 5000, "\0", "0001-01-01T00:00:00Z",
-    "9999-12-31T23:59:59Z", "2023-11-14", "2023-02-30T00:00:00Z", [], [1], [None], ["x", "x"],
-    ["x"] * 65, [[]], [{}], {}, {"a": 1}, {"": None}, {"src_hostname": 5},
-)  # fmt: skip
-_MISSING = object()
+FABRIC = Fabric(3, 4, 2)
+ALL, HONEST = 30 * 12, 25 * 12
+ESC = "h\x1b]0;x\x07\x9b31m\u202e\n2"
 
 
-def _at(answer, where):
-    """Return what is in a place of an answer."""
-    for key in where:
-        answer = answer[key]
-    return answer
+def on(path, change):
+    """Return what changes the documents at a path in place, or replaces them if it returns any."""
+
+    def twist(request, document):
+        if request.path.decode() == path:
+            return change(request, document) or document
+        return document
+
+    return twist
 
 
-class Rows(SynchronousTestCase):
-    """Answers with one member of another kind."""
+def every(key, **members):
+    """Return what gives all rows of a list these members."""
+    return lambda _, document: [row.update(members) for row in document[key]] and None
+
+
+def without(key, name):
+    """Return what takes a member from all rows of a list."""
+    return lambda _, document: [row.pop(name) for row in document[key]] and None
+
+
+def tagged(**tags):
+    """Return what gives all pairs these tags besides."""
+    return lambda _, document: [pair["tags"].update(tags) for pair in document["pairs"]] and None
+
+
+class Hostile(TestCase):
+    timeout = 90
 
     def setUp(self):
-        """Make what a sound collector answers."""
-        fleet = Collectors.__new__(Collectors)
-        fleet.fabric, fleet.number, fleet.window = FABRIC, 0, None
-        fleet.simulation = Simulation(FABRIC, np.random.default_rng(1))
-        fleet.names = fleet.simulation.hosts.names
-        self.end_s = fleet.step()
-        rows = [row for _, row in fleet.rows(0)][:4]
-        tags = {"src_hostname": "here", "dst_hostname": "there", "dst_rack": "r1"}
-        interval = {"close_number": 1, "end": utc(self.end_s), "all_flows": True}
-        head = {"incarnation": "a", "intervals": [interval]}
-        self.flows = {**head, "flows": rows, "next_offset": None}
-        self.latency = {**head, "pairs": [{**row, "tags": dict(tags)} for row in rows]}
-        self.paths = {"time": self.end_s, "paths": list(fleet.paths(0))[:4]}
+        """Start honest collectors, of which the first can be twisted, and a service."""
+        self.fleet = Collectors(FABRIC, per_pair=12)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.fleet.stop()))
+        settings = Settings(collectors=self.fleet.urls, interval_s=3600, api=None)
+        self.service = PinpointService(reactor, settings, unix_time_s=lambda: self.fleet.end_s + 1)
+        self.service.startService()
+        self.addCleanup(self.service.stopService)
+        self.told = []
+        note = lambda text, **values: self.told.append(text.format(**values))  # noqa: E731
+        self.service.fleet.log = SimpleNamespace(warn=note, info=note)
 
-    def take(self):
-        """Read all, and judge what was read."""
-        measured = Measured()
-        measured.due_s = self.end_s
-        read_head(self.flows)
-        if not all_flows(self.flows):
-            return
-        pairs = read_pairs(self.latency)
-        flows, _ = read_flows(self.flows, 0, 100)
-        paths, _ = read_paths(self.paths)
-        measured.pairs.add("c", pairs)
-        measured.add_flows("c", flows)
-        measured.add_paths("c", paths)
-        judge(measured, self.end_s)
-        for end in measured.ends:
-            judge(measured, end)
-        measured.forget(self.end_s)
+    @property
+    def problem(self):
+        """What is wrong with the first collector."""
+        return self.service.fleet.sources[0].problem
 
-    def strangely(self, name, *where):
-        """Put something strange in every place there, or nothing; what is read can be judged.
-
-        Returns how much was refused.
-        """
-        sound = getattr(self, name)
-        refused = 0
-        place = _at(sound, where)
-        for member in list(place) if isinstance(place, dict) else range(len(place)):
-            for value in (*STRANGE, _MISSING):
-                changed = copy.deepcopy(sound)
-                if value is _MISSING:
-                    del _at(changed, where)[member]
-                else:
-                    _at(changed, where)[member] = value
-                setattr(self, name, changed)
-                try:
-                    self.take()
-                except AnswerError as problem:
-                    refused += 1
-                    self.assertLess(len(str(problem)), 250)
-                    self.assertIn("is it a LLAMA collector of this version?", str(problem))
-                except Exception as problem:
-                    raise AssertionError(f"{where} {member}={value!r}: {problem!r}") from problem
-        setattr(self, name, sound)
-        return refused
-
-    def test_sound(self):
-        """What a collector of ours says is taken."""
-        self.take()
-
-    def test_flows(self):
-        """Whatever stands in /flows is refused, or can be judged."""
-        self.assertGreater(self.strangely("flows"), 50)
-        self.assertGreater(self.strangely("flows", "intervals", 0), 50)
-        self.assertGreater(self.strangely("flows", "flows", 1), 400)
-
-    def test_latency(self):
-        """So it is with /latency."""
-        self.assertGreater(self.strangely("latency", "pairs", 1), 200)
-        self.assertGreater(self.strangely("latency", "pairs", 1, "tags"), 50)
-
-    def test_paths(self):
-        """So it is with /paths."""
-        self.assertGreater(self.strangely("paths"), 30)
-        self.assertGreater(self.strangely("paths", "paths", 1), 200)
-        self.assertGreater(self.strangely("paths", "paths", 1, "hops"), 50)
-
-    def test_words(self):
-        """It is said which member is wrong, how, and what to look for."""
-        self.flows["flows"][2]["dscp"] = 300
-        with self.assertRaises(AnswerError) as raised:
-            self.take()
-        self.assertEqual(
-            str(raised.exception),
-            "'dscp' is 300, expected 0 to 63: is it a LLAMA collector of this version?",
-        )
-        del self.flows["flows"][2]["dscp"]
-        with self.assertRaises(AnswerError) as raised:
-            self.take()
-        self.assertIn("'dscp' is missing, expected 0 to 63", str(raised.exception))
-
-    def test_rows_of_several_intervals(self):
-        """An interval has one end: rows with others would push out those that are held."""
-        row = self.flows["flows"][1]
-        row["interval_start"], row["interval_end"] = utc(self.end_s), utc(self.end_s + 1)
-        with self.assertRaises(AnswerError):
-            self.take()
-
-
-class Hostile(Resource):
-    """A collector that answers as ``answer`` does, by path and query; None: never."""
-
-    isLeaf = True
-
-    def __init__(self, answer):
-        super().__init__()
-        self.answer = answer
-        self.asked = []
-
-    def render_GET(self, request):
-        """Answer."""
-        uri = urlsplit(request.uri.decode())
-        self.asked.append(request.uri.decode())
-        said = self.answer(uri.path, {k: v[0] for k, v in parse_qs(uri.query).items()})
-        if said is None:
-            request.notifyFinish().addErrback(lambda _: None)
-            return NOT_DONE_YET
-        if said == 404:
-            request.setResponseCode(404)
-            return b"{}"
-        return said if isinstance(said, bytes) else json.dumps(said).encode()
-
-
-def head(*numbers):
-    """Return the head of ``/flows`` with these newest intervals."""
-    return {
-        "incarnation": "a",
-        "intervals": [
-            {"close_number": n, "end": utc(FIRST_END_S), "all_flows": True} for n in numbers
-        ],
-    }
-
-
-class Reading(TestCase):
-    """A `Fleet` with one hostile collector."""
-
-    timeout = 60
+    def judged(self, *faults):
+        """Close an interval and have it judged."""
+        return Deferred.fromCoroutine(self.service._judge(self.fleet.step(*faults)))
 
     @inlineCallbacks
-    def read(self, answer):
-        """Let a fleet read once; return the server and what is said of it."""
-        server = Hostile(answer)
-        port = reactor.listenTCP(0, Site(server), interface="127.0.0.1")
-        fleet = Fleet(reactor, [f"http://127.0.0.1:{port.getHost().port}"], Measured(), timeout_s=2)
-        try:
-            yield Deferred.fromCoroutine(fleet.read())
-        finally:
-            yield Deferred.fromCoroutine(fleet.stop())
-            yield port.stopListening()
-        return server, fleet.sources[0].problem
-
-    @inlineCallbacks
-    def test_numbers_without_end(self):
-        """Close numbers that are far apart are not asked for one by one."""
-
-        def answer(path, query):
-            if path == "/flows":
-                return 404 if "close_number" in query else head(1, 2**40)
-            return {"time": 0, "paths": [], "pairs": []}
-
-        server, problem = yield self.read(answer)
-        self.assertEqual(problem, "")
-        self.assertLessEqual(len(server.asked), fleet_module.MOST_NUMBERS + 3)
+    def refused(self, path, change, why):
+        """Twist what one collector answers: that is told once, and the others are judged."""
+        self.told.clear()
+        self.service.fleet.sources[0].problem = ""
+        self.fleet.incarnation = f"{self.fleet.incarnation}a"  # so that all is read again
+        self.fleet.twists[0] = on(path, change)
+        for _ in range(2):
+            yield self.judged()
+            self.assertRegex(self.problem, why)
+            self.assertEqual(len(self.told), 1, self.told)
+            self.assertEqual([s.problem for s in self.service.fleet.sources[1:]], [""] * 5)
+            self.assertEqual(self.service.judgement.end_s, self.fleet.end_s)
+            self.assertIn(self.service.judgement.verdict.flows, (HONEST, ALL))
+        self.fleet.twists.clear()
 
     @inlineCallbacks
     def test_pages_without_end(self):
-        """Pages that lead nowhere, or back, are refused at the first."""
-        for following in (0, 1, -5, 2**63, "10", True, 1.5, [1]):
+        """Pages must go on, with flows in them, to a number of flows that a collector may have."""
+        self.patch(fleet, "MOST_FLOWS", 500)
 
-            def answer(path, query, following=following):
-                if path == "/flows":
-                    return {**head(1), "flows": [], "next_offset": following}
-                return {"time": 0, "paths": [], "pairs": []}
+        def again(offset, flows=True):
+            def change(request, document):
+                if b"close_number" in request.args:
+                    document["next_offset"] = offset(int(request.args[b"offset"][0]))
+                    document["flows"] = document["flows"] if flows else []
 
-            server, problem = yield self.read(answer)
-            self.assertIn("'next_offset' is ", problem)
-            self.assertEqual(len(server.asked), 3)
+            return change
+
+        for change, why in (
+            (again(lambda at: 0), "next_offset is 0, expected a whole number from 1"),
+            (again(lambda at: at), "next_offset is 0, expected"),
+            (again(lambda at: -5), "next_offset is -5, expected"),
+            (again(lambda at: 1e300), r"next_offset is 1e\+300, expected"),
+            (again(lambda at: "9"), "next_offset is '9', expected"),
+            (again(lambda at: True), "next_offset is True, expected"),
+            (again(lambda at: at + 1, flows=False), "more follows after a page without flows"),
+        ):
+            yield self.refused("/flows", change, why)
+
+        def endless(request, document):
+            if b"close_number" in request.args:
+                row = document["flows"][0] if document["flows"] else self.row
+                self.row, at = row, int(request.args[b"offset"][0])
+                document["flows"] = [{**row, "source_port": at + n} for n in range(100)]
+                document["next_offset"] = at + 100
+
+        yield self.refused("/flows", endless, "an interval has more than 500 flows")
 
     @inlineCallbacks
-    def test_answers_that_take_long_together(self):
-        """All that one collector answers has a time in which it must be there."""
-        self.patch(fleet_module, "MOST_TIMEOUTS", 0.1)
-        _, problem = yield self.read(lambda path, query: None)
-        self.assertEqual(problem, "not all answered within 0.2 s; the rest is asked for again")
+    def test_numbers_far_apart(self):
+        """No more intervals are asked for than are held, whatever their numbers."""
+
+        def change(_, document):
+            (group,) = document["intervals"]
+            document["intervals"] = [{**group, "close_number": n} for n in (1, 10**15)]
+
+        self.fleet.twists[0] = on("/flows", change)
+        yield self.judged()
+        asked = sum("close_number=" in uri for uri in self.fleet.asked)
+        self.assertEqual(self.service.fleet.sources[0].seen, 10**15)
+        self.assertLess(asked, 20)
+        self.assertEqual(self.service.judgement.verdict.flows, HONEST)
 
     @inlineCallbacks
-    def test_no_answers(self):
-        """Whatever is no answer is told as that collector's problem, and nothing is logged as ours."""
-        for said in (
-            b"", b"\xff\xfe", b"[" * 100_000, b'{"a":' * 5000, b"NaN", b"1e999", b"[]", b"5",
-            b'"\\ud800"', b"{}", b'{"incarnation": 5, "intervals": []}',
-            b'{"incarnation": "a", "intervals": [' + b'{"close_number": 1' + b"0" * 5000 + b"}]}",
-        ):  # fmt: skip
-            _, problem = yield self.read(lambda path, query, said=said: said)
-            self.assertRegex(problem, "is (that|it) a LLAMA collector")
-        self.assertEqual(self.flushLoggedErrors(), [])
+    def test_a_turn_has_an_end(self):
+        """Who is always about to tell more is given up after a turn, and comes last in the next."""
+        self.service.fleet._turn_s = 1.0
+
+        def slow(request, document):
+            if b"close_number" in request.args:
+                at = int(request.args[b"offset"][0])
+                document["flows"] = list(document["flows"][:1]) or [self.row]
+                self.row = document["flows"][0]
+                document["flows"][0]["source_port"] = at
+                document["next_offset"] = at + 1
+
+        self.fleet.twists[0] = on("/flows", slow)
+        for _ in range(2):
+            yield self.judged()
+            self.assertEqual(self.problem, "was not read to the end within 1 s")
+            self.assertEqual(len(self.told), 1)
+            self.assertEqual(self.service.judgement.verdict.flows, HONEST)
+        self.fleet.asked.clear()
+        self.fleet.twists.clear()
+        self.service.fleet._turn_s = 60.0
+        yield self.judged()
+        self.assertEqual((self.problem, self.service.judgement.verdict.flows), ("", ALL))
+        yield deferLater(reactor, 0, lambda: None)
+
+    @inlineCallbacks
+    def test_wrong_flows(self):
+        """Flows with wrong types, numbers that cannot be, or of which some come twice."""
+
+        def twice(request, document):
+            document["flows"] += document["flows"][:1]
+
+        def several_times(request, document):
+            if document["flows"][1:]:
+                document["flows"][0]["interval_end"] = utc(self.fleet.end_s - 3 * INTERVAL_S)
+
+        for change, why in (
+            (every("flows", sent=-1), "sent is -1, expected a whole number"),
+            (every("flows", sent=10**30), "an integer|sent is 1|is no JSON"),
+            (every("flows", sent=2**32), "sent is 4294967296, expected"),
+            (every("flows", sent=2.5), "sent is 2.5, expected"),
+            (every("flows", sent=True), "sent is True, expected"),
+            (every("flows", sent=[[]]), r"sent is \[\[\]\], expected"),
+            (every("flows", sent=1, lost_unknown=2), "lost more probes than were sent"),
+            (every("flows", rtt_p50_ms=-1.0), "rtt_p50_ms is -1.0, expected"),
+            (every("flows", rtt_p50_ms=1e300), "rtt_p50_ms is 1e"),
+            (every("flows", rtt_p50_ms=float("nan")), "is no JSON"),
+            (every("flows", rtt_p50_ms="1"), "rtt_p50_ms is '1', expected"),
+            (every("flows", dscp_at_reflector=64), "dscp_at_reflector is 64"),
+            (every("flows", dscp={}), "dscp is {}"),
+            (every("flows", dst_ip=None), "dst_ip is None"),
+            (every("flows", dst_ip="x" * 5000), "dst_ip is 'x"),
+            (every("flows", target=["a"]), r"target is \['a'\]"),
+            (every("flows", source_port=10**6), "source_port is 1000000"),
+            (every("flows", suspect=[{}]), "a reason in suspect is {}"),
+            (every("flows", suspect="late"), "suspect is 'late'"),
+            (every("flows", interval_end="9" * 400), "interval_end|expected a time"),
+            (every("flows", interval_end="2023-11-14"), "expected a time"),
+            (every("flows", interval_start=utc(0)), "an interval is 1.* s long"),
+            (every("flows", interval_start="2100-01-01T00:00:00Z"), "an interval is -"),
+            (without("flows", "sent"), "an answer lacks 'sent'"),
+            (twice, "is there twice"),
+            (several_times, "several times"),
+            (lambda *_: {"flows": 1}, "an answer lacks 'incarnation'"),
+            (every("intervals", close_number=-1), "close_number is -1"),
+            (every("intervals", close_number=1e400), "close_number|is no JSON"),
+            (every("intervals", close_number="1"), "close_number is '1'"),
+            (every("intervals", end="0001-01-01T00:00:00+23:00"), "expected a time"),
+            (every("intervals", all_flows="yes"), "all_flows is 'yes'"),
+            (lambda _, d: d.update(intervals=[1]), "an entry of intervals is 1"),
+            (lambda _, d: d.update(intervals={}), "intervals is {}"),
+            (lambda _, d: d.update(flows=None), "flows is None"),
+            (lambda _, d: d.update(incarnation={}), "incarnation is {}"),
+            (lambda *_: b"[" * 1_000_000, "is no JSON"),
+            (lambda *_: b"[" + b"[]," * 5_000_000 + b"1]", "more than 8,000,000 values"),
+            (lambda *_: b"\xff", "is no JSON"),
+            (lambda *_: b"[]", "is no JSON object"),
+        ):
+            yield self.refused("/flows", change, why)
+        yield self.judged()
+        self.assertEqual((self.problem, self.service.judgement.verdict.flows), ("", ALL))
+
+    @inlineCallbacks
+    def test_wrong_pairs_and_paths(self):
+        """Pairs and paths that are none."""
+        for path, change, why in (
+            ("/latency", tagged(rack=["leaf1"]), r"the value of a tag is \['leaf1'\]"),
+            ("/latency", tagged(rack=None), "the value of a tag is None"),
+            ("/latency", tagged(src_hostname={}), "the value of a tag is {}"),
+            ("/latency", tagged(**{f"t{n}": "x" for n in range(100)}), "more than 64 tags"),
+            ("/latency", every("pairs", tags=[]), r"tags is \[\]"),
+            ("/latency", every("pairs", dst_port="80"), "dst_port is '80'"),
+            ("/latency", lambda _, d: d.update(pairs="x"), "pairs is 'x'"),
+            ("/latency", without("pairs", "tags"), "an answer lacks 'tags'"),
+            ("/paths", every("paths", hops=["a"] * 1000), "hops is "),
+            ("/paths", every("paths", hops=[1]), "a hop is 1"),
+            ("/paths", every("paths", hops=[]), "has no hops"),
+            ("/paths", every("paths", hops="abc"), "hops is 'abc'"),
+            ("/paths", every("paths", reach="x"), "reach is 'x'"),
+            ("/paths", every("paths", traced=1e300), r"traced is 1e\+300"),
+            ("/paths", every("paths", complete=1), "complete is 1"),
+            ("/paths", lambda _, d: d.update(time=1e308), r"time is 1e\+308"),
+            ("/paths", lambda _, d: d.update(time=None), "time is None"),
+        ):
+            yield self.refused(path, change, why)
+
+    @inlineCallbacks
+    def test_times_of_one_collector(self):
+        """Who tells of other times changes nothing for the others: neither lengths nor what is held."""
+        yield self.judged()
+        before = self.service.measured.last(self.fleet.end_s, 6)
+        length_s = self.service.measured.length_s
+        keep = self.service.measured.keep = 3
+
+        def change(request, document):
+            number = int(request.args.get(b"close_number", [b"0"])[0])
+            group = {"all_flows": True, "close_number": self.fleet.number * 100}
+            document["intervals"] = [{**group, "end": utc(self.fleet.end_s)}] * 20
+            end_s = self.fleet.end_s - number / 1000
+            for row in document["flows"]:
+                row["interval_start"] = utc(end_s - 7777)
+                row["interval_end"] = f"{utc(end_s)[:-1]}.{number % 1000:03}+00:00"
+
+        numbered, self.fleet.numbered = self.fleet.numbered, lambda _: numbered(self.fleet.number)
+        self.fleet.twists[0] = on("/flows", change)
+        for _ in range(2):
+            yield self.judged()
+        measured = self.service.measured
+        self.assertEqual(self.problem, "")
+        self.assertEqual(measured.length_s, length_s)
+        honest = [end for end in measured.ends if len(measured._intervals[end]) > 1]
+        self.assertEqual(honest, [*before, *(before[-1] + n * INTERVAL_S for n in (1, 2))])
+        self.assertLessEqual(len(measured.ends), len(honest) + keep)
+
+    @inlineCallbacks
+    def test_groups_that_vanish(self):
+        """A collector that was behind, and then tells of no interval at all, ends no judgement."""
+        yield self.judged()
+        self.service._now_s = lambda: self.fleet.end_s + 1000.0
+        late = every("intervals", end=utc(0))
+        self.fleet.twists[0] = on("/flows", late)
+        yield self.judged()
+        self.fleet.twists[0] = on("/flows", lambda _, document: document.update(intervals=[]))
+        yield Deferred.fromCoroutine(self.service._judge(self.fleet.end_s))
+        yield self.judged()
+        self.assertEqual(self.service.judgement.end_s, self.fleet.end_s)
+
+    @inlineCallbacks
+    def test_ever_new_flows(self):
+        """A collector whose flows are others all the time has no more than it may have."""
+        self.patch(windows, "MOST_FLOWS", 100)
+
+        def change(request, document):
+            for row in document["flows"]:
+                row["source_port"] = (row["source_port"] + 97 * self.fleet.number) % 65536
+
+        self.fleet.twists[0] = on("/flows", change)
+        for _ in range(4):
+            yield self.judged()
+        self.assertIn("more than 100 flows within 120 intervals", self.problem)
+        self.assertEqual(self.service.judgement.verdict.flows, HONEST)
+
+    @inlineCallbacks
+    def test_what_is_no_text(self):
+        """Names, tags and hops with control characters can be printed when they were read."""
+        bad = Fault.from_mapping({"kind": "loss", "on": "leaf1 -> spine2", "percent": 40})
+        self.fleet.twists[0] = lambda request, document: (
+            (
+                tagged(src_hostname=ESC, rack=ESC, **{ESC: ESC})(request, document)
+                if "pairs" in document
+                else every("paths", hops=[ESC, ESC], refusal=ESC)(request, document)
+                if "paths" in document
+                else None
+            )
+            or document
+        )
+        for _ in range(3):
+            yield self.judged(bad)
+        self.assertEqual(self.problem, "")
+        measured = self.service.measured
+        window = measured.window(self.fleet.end_s)
+        texts = [*window.hosts.names, *(node for link in window.paths.links for node in link)]
+        texts += [text for tags in window.hosts.tags for item in tags.items() for text in item]
+        self.assertTrue(any("\N{REPLACEMENT CHARACTER}" in text for text in texts))
+        for text in [*texts, str(self.service.incidents.as_json())]:
+            self.assertTrue(text.isprintable(), text)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=5,
+)
+ROW = {
+    "target": "h2", "src_ip": "10.0.0.1", "dst_ip": "10.0.0.2", "dst_port": 8100, "dscp": 0,
+    "probe": "stamp", "size_octets": 44, "port_group": "default", "source_port": 20000,
+    "interval_start": utc(0), "interval_end": utc(10), "sent": 5, "lost_forward": 0,
+    "lost_reverse": 0, "lost_unknown": 0, "remarked_forward": 0, "remarked_reverse": 0,
+    "dscp_at_reflector": None, "rtt_p50_ms": 0.5, "suspect": [],
+}  # fmt: skip
+TRACED = {
+    "dst_ip": "10.0.0.2", "dst_port": 8100, "source_port": 20000, "dscp": 0, "size_octets": 44,
+    "hops": ["10.0.0.2"], "complete": True, "traced": 1.0, "reach": None, "refusal": None,
+}  # fmt: skip
+
+
+class Rows(SynchronousTestCase):
+    def test_what_collectors_answer(self):
+        """Whatever a collector of ours answers is read, and kept as it is."""
+        served = Served()
+        served.close()
+        head = served.get("/flows").json()
+        for row in head["flows"]:
+            read = answers.flow(row)
+            for name in ROW:
+                if name not in ("suspect", "rtt_p50_ms"):
+                    self.assertEqual(read[name], row[name], name)
+        answers.one_interval(map(answers.flow, head["flows"]))
+        self.assertGreater(len(head["flows"]), 2)
+        pairs = served.get("/latency").json()
+        self.assertEqual(
+            [p["tags"] for p in answers.pairs(pairs)], [p["tags"] for p in pairs["pairs"]]
+        )
+        key = FlowKey("10.0.0.2", 8100, 20000, 0, 44)
+        known = Known(("10.0.0.1", None, "10.0.0.2"), True, 5.0, 5.0, refusal="", reach=None)
+        row = orjson.loads(orjson.dumps(as_json(key, known)))
+        (read,) = answers.paths({"paths": [row]})
+        self.assertEqual({name: row[name] for name in read}, read)
+
+    @given(st.sampled_from(sorted(ROW)), JSON)
+    def test_flows_are_read_or_refused(self, name, value):
+        """Whatever a member of a flow is, the row is read as it must be, or refused in one line."""
+        try:
+            read = answers.flow({**ROW, name: value})
+            answers.one_interval([read])
+        except AnswerError as refused:
+            self.assertTrue(str(refused).isprintable())
+            return
+        for column in ROW:
+            self.assertIsInstance(read[column], str | int | float | tuple | None)
+        hash(read.identity)
+
+    @given(st.sampled_from(sorted(TRACED)), JSON)
+    def test_paths_are_read_or_refused(self, name, value):
+        """Likewise paths."""
+        try:
+            (read,) = answers.paths({"paths": [{**TRACED, name: value}]})
+        except AnswerError as refused:
+            self.assertTrue(str(refused).isprintable())
+            return
+        hash(tuple(read["hops"]))
+
+    def test_names_are_asked_for_addresses(self):
+        """A collector's hop that is no address is no question to the DNS."""
+        self.patch(
+            __import__("socket"), "gethostbyaddr", lambda address: (f"{address}\x1b[31m", [], [])
+        )
+        self.assertEqual(ask("evil.example"), "evil.example")
+        self.assertEqual(ask("192.0.2.1"), "192.0.2.1\N{REPLACEMENT CHARACTER}[31m")

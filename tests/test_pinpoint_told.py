@@ -39,3 +39,10 @@ class Told(SynchronousTestCase):
     def test_nothing_to_name(self):
         """Without suspects it says how much was looked at."""
         self.assertEqual(self.told(), "no suspects: 2 of 8 flows are lossy, 7 paths are known\n")
+
+    def test_control_characters(self):
+        """What others call themselves moves no cursor, begins no line and turns no text around."""
+        bad = "h\x1b[2J\x9b31m\u202e\r\nh2"
+        told = self.told(seen(evidence=f"host {bad} down"), excluded=(bad,), problems=(bad,))
+        self.assertEqual(len(told.splitlines()), 3, told)
+        self.assertTrue(told.replace("\n", "").isprintable(), told)

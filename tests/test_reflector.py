@@ -477,7 +477,7 @@ class ServiceTests(SynchronousTestCase):
         self.assertNotIn("\n", message)
 
     def test_a_clock_that_is_set_back_changes_nothing(self) -> None:
-        """The reactor's clock is the wall's: limits and sessions go by another, which never goes back."""
+        """Limits and sessions go by a clock that never goes back, even where a reactor's does."""
         reactor = StillReactor()
         reactor.advance(1e6)
         service = PortService(

@@ -35,6 +35,23 @@ class SessionTests(SynchronousTestCase):
         twice = np.concatenate([places[:5], places[:5]])
         self.assertEqual(sessions.number(twice).tolist(), [0] * 5 + [1] * 5)
 
+    def test_no_session_can_be_made_to_meet_another(self) -> None:
+        """Whatever one or two bits of a name differ, the hashes do, with every secret."""
+        names = np.array([[0x20010DB800010002], [1], [40000 << 32 | 862 << 16 | 7], [9]], np.uint64)
+        bits = np.uint64(1) << np.arange(64, dtype=np.uint64)
+        changed = [names]
+        for n in range(4):
+            for m in range(n, 4):  # each pair of bits, be they of one word or of two
+                first, second = (part.reshape(-1) for part in np.meshgrid(bits, bits))
+                more = np.repeat(names, len(first), axis=1)
+                more[n] ^= first
+                more[m] ^= second
+                changed.append(more if n < m else more[:, first != second])
+        every = np.unique(np.concatenate(changed, axis=1), axis=1)
+        for _ in range(5):
+            keys = Sessions(64).keys(*every)
+            self.assertEqual(len(np.unique(keys)), every.shape[1])
+
     def test_sessions_made_by_column(self) -> None:
         """A flood of new sessions evicts and counts as single ones do, and spares those it meets."""
         sessions = Sessions(1 << 14)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from time import time as unix_time_s
 from typing import Any
 
 from scraped import FakeCollector
@@ -15,23 +16,11 @@ from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
 from twisted.web.client import HTTPConnectionPool
 
+from llama.http_client import agent_of
 from llama.scraper import poll
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.counts import Counts
-from llama.scraper.fetch import agent_of
 from llama.scraper.poll import Poller
-
-
-class OffsetClock:
-    """The reactor with its clock set wrong."""
-
-    def __init__(self, offset_s: float) -> None:
-        self.offset_s = offset_s
-        self.callLater = reactor.callLater
-
-    def seconds(self) -> float:
-        """Return the wrong time."""
-        return float(reactor.seconds()) + self.offset_s
 
 
 class PollCase(TestCase):
@@ -222,7 +211,7 @@ class OldCollectorTests(PollCase):
             point["time"] = "0001-01-01T00:00:00Z"
         await self.poller.stop()
         self.poller = self.make(interval_s=0.2)
-        before = reactor.seconds()
+        before = unix_time_s()
         self.poller.set_collectors([url])
         await until(lambda: len(self.chunks) >= 3, "polls")
         points = await self.points()
@@ -247,12 +236,11 @@ class OldCollectorTests(PollCase):
         newest = []
         for offset_s in (0, 30 * 86400, 0):
             await self.poller.stop()
-            self.poller = self.make()
-            self.poller.clock = OffsetClock(offset_s)
+            self.poller = self.make(unix_time_s=lambda o=offset_s: unix_time_s() + o)
             self.poller.set_collectors([url])
             before = len(self.chunks)
             await until(lambda n=before: len(self.chunks) >= n + 3, f"points, {offset_s} s ahead")  # type: ignore[misc]
-            newest.append(self.chunks[-1].newest_ns / 1e9 - reactor.seconds())
+            newest.append(self.chunks[-1].newest_ns / 1e9 - unix_time_s())
         for found, offset_s in zip(newest, (0, 30 * 86400, 0), strict=True):
             self.assertLess(abs(found - offset_s), 30)
 
@@ -260,7 +248,7 @@ class OldCollectorTests(PollCase):
         """One interval from the future does not hide those that come after it; it is said once."""
         collector, url = self.collector("old")
         collector.cursors = False
-        future = int(reactor.seconds()) + 30 * 86400
+        future = int(unix_time_s()) + 30 * 86400
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
@@ -278,7 +266,7 @@ class OldCollectorTests(PollCase):
         self.patch(poll, "STALE_S", 0.0)  # then ten intervals
         collector, url = self.collector("old")
         collector.cursors = False
-        future = int(reactor.seconds()) + 3600
+        future = int(unix_time_s()) + 3600
         collector.close(future, pairs=2)
         self.poller.set_collectors([url])
         await until(lambda: self.polls(url, "stale"), "the complaint")
@@ -298,7 +286,7 @@ class OldCollectorTests(PollCase):
         """What the spool could not take is no repetition when it comes again."""
         collector, url = self.collector("old")
         collector.cursors = False
-        future = int(reactor.seconds()) + 3600
+        future = int(unix_time_s()) + 3600
         collector.close(future, pairs=1)
         self.poller.set_collectors([url])
         await until(lambda: self.has(future), "a point")

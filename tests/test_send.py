@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
+import re
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +17,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from llama.cli._report import Report, summary
 from llama.cli.send import parse_target
 from llama.collector import oneshot
 from llama.collector.oneshot import OneShot, Outcome, Result, Wanted
@@ -198,6 +202,60 @@ class SendTests(TestCase):
             self.assertEqual([o.kernel_sent for o in told], [True] * 20)
 
         return self.run_one(flows=2, dscps=(0, 46)).addCallback(check)
+
+    def stepped(
+        self, step_s: int, port: int, **options: Any
+    ) -> Deferred[tuple[Result, list[Outcome]]]:
+        """Run a test in this process, the wall clock being stepped after some probes."""
+        told: list[Outcome] = []
+        step_ns = 0
+
+        def wall_ns() -> int:
+            return time.time_ns() + step_ns
+
+        def step() -> None:
+            nonlocal step_ns
+            step_ns = step_s * 10**9
+
+        wanted = Wanted(address="127.0.0.1", port=port, count=8, interval_s=0.05, **options)
+        shot = OneShot(reactor, wanted, told.append, wall_ns=wall_ns)
+        reactor.callLater(0.175, step)
+        running = shot.run().addCallback(lambda result: (result, told))
+        return running.addTimeout(30, reactor)
+
+    async def test_clock_that_is_set_back(self) -> None:
+        """A test whose probes are lost ends as soon as ever, and is marked; whichever way it is set."""
+        for step_s in (-3600, 3600):
+            for kind in ("stamp", "twamp-light"):
+                result, told = await self.stepped(
+                    step_s, free_udp_port(), probe=kind, timeout_s=0.3
+                )
+                self.assertEqual([o.seq for o in told], list(range(1, 9)))
+                self.assertEqual([o.lost for o in told], [True] * 8)
+                self.assertEqual(int(result.pair_stats["lost"].sum()), 8)
+                self.assertLess(result.seconds, 20)
+                self.marked(result, step_s)
+
+    async def test_clock_that_is_set_forward(self) -> None:
+        """What is answered is not lost, and no round trip is as long as the step."""
+        result, told = await self.stepped(
+            3600, self.port, timeout_s=0.3
+        )  # the kernel's stamps stay
+        self.assertEqual([o.lost for o in told], [False] * 8)
+        self.assertLess(max(o.rtt_ns or 0 for o in told), 300_000_000)
+        self.assertEqual(int(result.pair_stats["lost"].sum()), 0)
+        self.marked(result, 3600)
+
+    def marked(self, result: Result, step_s: int) -> None:
+        """See that a step is told, to people and programs."""
+        text = io.StringIO()
+        Report("it", Wanted(address="127.0.0.1", port=1), text).end(result)
+        found = re.search(r"suspect: the wall clock was stepped by (\S+) s\n", text.getvalue())
+        assert found is not None
+        self.assertAlmostEqual(float(found[1]), step_s, places=2)
+        told = summary(result)
+        self.assertIn("clock_step", told["pairs"][0]["suspect"])
+        self.assertIn("the wall clock was stepped by", told["notes"][0])
 
     def test_user_time_stamps(self) -> None:
         """T1 in user space is told as such."""

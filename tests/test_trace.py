@@ -25,10 +25,10 @@ from llama.lab.faults import Fault
 from llama.lab.hosts import write_names
 from llama.lab.namespaces import Lab, LabError, clear
 from llama.net import errors, mmsg
-from llama.pinpoint import multipath
-from llama.pinpoint.path_table import SILENT, FlowKey, PathTable, agree
-from llama.pinpoint.trace import SILENT_HOPS, TIMEOUT_S, FlowTrace, Packet, in_turn, meaning
-from llama.pinpoint.trace import Path as Trace
+from llama.paths import multipath
+from llama.paths.table import SILENT, FlowKey, PathTable, agree
+from llama.paths.trace import SILENT_HOPS, TIMEOUT_S, FlowTrace, Packet, in_turn, meaning
+from llama.paths.trace import Path as Trace
 
 NEEDS = (
     None

@@ -19,7 +19,7 @@ from llama.lab.hosts import Traffic
 from llama.lab.namespaces import Lab, LabError, clear
 from llama.lab.places import Ports
 from llama.lab.scenario import Judgements
-from llama.pinpoint.remote import RemoteIncidents
+from llama.web.remote_incidents import RemoteIncidents
 from llama.web.service import WebService
 
 NAME = "demo"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from llama.printable import printable
+
 if TYPE_CHECKING:
     _TextType = click.ParamType[str]
 else:
@@ -35,6 +37,8 @@ class HttpUrl(_TextType):
         scheme, _, rest = text.partition("://")
         if scheme not in ("http", "https") or not rest.strip("/"):
             self.fail(f"{text!r} is no http:// or https:// address", param, ctx)
+        if " " in text or printable(text) != text:
+            self.fail(f"{text!r}: blanks are written as %20", param, ctx)
         if not text.isascii():
             self.fail(
                 f"{text!r}: letters beyond ASCII are written as xn-- in a host's name, as %XX after it",

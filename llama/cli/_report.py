@@ -12,6 +12,7 @@ from llama.collector.oneshot import Outcome, Result, Wanted
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS
 from llama.collector.summary import Pair, Stats, reasons
 from llama.config import class_name
+from llama.printable import printable
 
 COUNTS = (
     "sent", "received", "lost", "lost_forward", "lost_reverse", "lost_unknown", "late", "duplicate",
@@ -101,7 +102,7 @@ class Report:
         self._last_shown = -1.0
 
     def _line(self, text: str = "") -> None:
-        print(text, file=self._out, flush=True)
+        print(printable(text), file=self._out, flush=True)
 
     def begin(self, ports: Sequence[int]) -> None:
         """Say what is going to be done."""
@@ -134,7 +135,7 @@ class Report:
                 self._line(f"seq={outcome.seq} rtt={ms(outcome.rtt_ns)} ms{ttl}")
         elif self._live:
             now = outcome.sent_ns / 1e9
-            if now - self._last_shown > 0.1:
+            if abs(now - self._last_shown) > 0.1:  # the wall clock may be set back
                 self._last_shown = now
                 whole = self._wanted.count * self._wanted.flows * len(self._wanted.dscps)
                 whole *= max(1, len(self._wanted.sizes))

@@ -15,6 +15,7 @@ from llama.cli._host import Host
 from llama.cli._plan import plan
 from llama.cli._plan_text import lines
 from llama.cli._resolved import problems, wanted
+from llama.printable import printable
 
 
 @click.command()
@@ -61,7 +62,7 @@ def check(
         if as_json:
             mistakes = [{"line": m.line, "message": m.message} for m in errors.mistakes]
             click.echo(json.dumps({"file": file, "ok": False, "mistakes": mistakes}, indent=2))
-        click.echo(str(errors), err=True)
+        click.echo("\n".join(map(printable, str(errors).splitlines())), err=True)
         ctx.exit(1)
     if isinstance(read, config.CollectorConfig):
         answer = plan(read, Host(root=sysctl_root))
@@ -70,7 +71,9 @@ def check(
     answer = {"file": file, "ok": True, **answer, "warnings": answer.get("warnings", [])}
     if resolve:
         answer["warnings"] += problems(wanted(read))
-    click.echo(json.dumps(answer, indent=2) if as_json else "\n".join(lines(answer)))
+    click.echo(
+        json.dumps(answer, indent=2) if as_json else "\n".join(map(printable, lines(answer)))
+    )
 
 
 def _check_writers(read: config.ScraperConfig) -> None:

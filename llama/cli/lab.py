@@ -19,6 +19,7 @@ from llama.lab.fabric import Fabric
 from llama.lab.faults import KINDS, Fault
 from llama.lab.hosts import Traffic
 from llama.lab.namespaces import Lab, LabError, clear, ended_by_signals, namespaces_of
+from llama.printable import printable
 
 F = TypeVar("F", bound=Callable[..., Any])
 _USUAL_NAME = "lab"
@@ -157,7 +158,7 @@ def status(name: str) -> None:
     for fault in opened.faults:
         rest = " ".join(f"{k}={v}" for k, v in fault.items() if k not in ("kind", "on", "name"))
         words = f": {KINDS[fault['kind']].does} {rest}"
-        console.print(Text.assemble((fault["name"], "bold"), words))
+        console.print(Text.assemble((printable(fault["name"]), "bold"), printable(words)))
     if not opened.faults:
         console.print("no faults")
 

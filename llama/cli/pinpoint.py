@@ -18,11 +18,13 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 from llama.cli._options import HttpUrl, Seconds
 from llama.cli.trace import namer
 from llama.config import endpoint
-from llama.config.keys import read_secret
+from llama.config.keys import read_secret, read_urls
+from llama.net.steady import count_steadily
+from llama.paths.names import ReverseNames, read_names
 from llama.pinpoint.api import sighting_json
 from llama.pinpoint.judgement import Judgement, judge
-from llama.pinpoint.names import ReverseNames, read_names
-from llama.pinpoint.service import PinpointService, Settings
+from llama.pinpoint.service import PinpointService, Settings, private
+from llama.printable import printable
 
 
 @click.command()
@@ -56,7 +58,12 @@ from llama.pinpoint.service import PinpointService, Settings
     multiple=True,
     type=HttpUrl(),
     metavar="URL",
-    help="Where incidents are posted; may be repeated.",
+    help="Where incidents are posted; may be repeated. Everyone on this host can see it.",
+)
+@click.option(
+    "--webhook-file",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="File of such URLs, one a line, that not everyone can read.",
 )
 @click.option(
     "--state",
@@ -100,6 +107,7 @@ def pinpoint(
     dns: bool,
     listen: str,
     webhooks: tuple[str, ...],
+    webhook_file: Path | None,
     state: Path | None,
     record: Path | None,
     settle: float,
@@ -114,6 +122,7 @@ def pinpoint(
     """
     from twisted.internet import reactor
 
+    count_steadily(reactor)
     if as_json and not once:
         raise click.UsageError("--json goes with --once; else ask /suspects, or give --record")
     if state is not None and not once:  # before what it holds is read
@@ -121,6 +130,7 @@ def pinpoint(
     running: Any = reactor
     try:
         endpoint(listen)
+        posted = () if webhook_file is None else read_urls(str(webhook_file))
         settings = Settings(
             collectors=tuple(_url(text) for text in collectors),
             interval_s=interval,
@@ -129,7 +139,7 @@ def pinpoint(
             collector_token=_token(token_file),
             ca_file=ca_file,
             api_token=_token(api_token_file),
-            webhooks=webhooks,
+            webhooks=tuple(dict.fromkeys([*webhooks, *posted])),
             state=state,
             record=record,
         )
@@ -145,7 +155,7 @@ def pinpoint(
         running.callWhenRunning(_once, running, service, as_json, failed)
         running.run()
         if failed:
-            raise click.ClickException(failed[0])
+            raise click.ClickException(printable(failed[0]))
         return
     if record is not None:  # last of all: what is refused for another reason leaves no file behind
         _check_record(record)
@@ -173,7 +183,7 @@ def _check_state(path: Path) -> None:
     """Refuse a file that could not be replaced, which takes a directory that can be written."""
     trial = path.with_name(path.name + ".new")  # as `PinpointService.save` does
     try:
-        trial.open("w").close()
+        open(trial, "w", opener=private).close()
         trial.unlink()
     except OSError as error:
         raise _unwritable("--state", path, error) from None
@@ -182,7 +192,7 @@ def _check_state(path: Path) -> None:
 def _check_record(path: Path) -> None:
     """Refuse a file that could not be appended to."""
     try:
-        path.open("a").close()
+        open(path, "a", opener=private).close()
     except OSError as error:
         raise _unwritable("--record", path, error) from None
 
@@ -234,13 +244,14 @@ def _once(running: Any, service: PinpointService, as_json: bool, failed: list[An
 def tell(console: Console, found: Judgement, problems: list[str], paths: int) -> None:
     """Print a judgement for people, with what was wrong with collectors and how many paths are known.
 
-    Names and addresses are printed as they are: a bracket in them is no markup of ours.
+    Names and addresses are printed as they are, if they can be printed: a bracket in them is no
+    markup of ours.
     """
     for problem in problems:
-        console.print(Text(problem, style="yellow"))
+        console.print(Text(printable(problem), style="yellow"))
     for number, one in enumerate(found.sightings, 1):
         words = f"  {one.evidence}; confidence {one.confidence:.2f}"
-        console.print(Text.assemble((str(number), "bold"), words))
+        console.print(Text.assemble((str(number), "bold"), printable(words)))
     verdict = found.verdict
     if not found.sightings:
         console.print(
@@ -248,4 +259,4 @@ def tell(console: Console, found: Judgement, problems: list[str], paths: int) ->
             f" {paths} paths are known"
         )
     for excluded in verdict.excluded:
-        console.print(Text(f"left out: {excluded}", style="dim"))
+        console.print(Text(printable(f"left out: {excluded}"), style="dim"))

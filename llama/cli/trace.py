@@ -20,9 +20,10 @@ from rich.text import Text
 
 from llama.config.dscp import dscp_number
 from llama.net import errors, mmsg
-from llama.pinpoint import multipath
-from llama.pinpoint.names import ask, read_names
-from llama.pinpoint.trace import MOST_HOPS, FlowTrace, Packet, Path, in_turn, meaning
+from llama.paths import multipath
+from llama.paths.names import ask, read_names
+from llama.paths.trace import MOST_HOPS, FlowTrace, Packet, Path, in_turn, meaning
+from llama.printable import printable
 from llama.wire import stamp
 
 #: Packets a second in all, so that routers that limit their ICMP still answer most.
@@ -266,7 +267,7 @@ def draw(made: multipath.Graph, console: Console) -> None:
     lines = multipath.picture(made, label)
     if max(map(len, lines)) <= console.width:
         for line in lines:
-            text = Text(line, no_wrap=True)
+            text = Text(printable(line), no_wrap=True)
             text.highlight_regex("■[0-9]+", "bold red")
             console.print(text)
         return
@@ -274,7 +275,7 @@ def draw(made: multipath.Graph, console: Console) -> None:
         for node in made.layer(ttl):
             nexts = ", ".join(f"{name} ×{flows}" for name, flows in sorted(node.next.items()))  # noqa: RUF001
             line = f"{ttl:2} {label(node)}" + (f"→ {nexts}" if nexts else "")
-            console.print(line, markup=False, highlight=False)
+            console.print(printable(line), markup=False, highlight=False)
 
 
 def _verdicts(flows: Iterable[Flow]) -> list[tuple[Path, bool]]:

@@ -9,11 +9,12 @@ received after the first up to the second::
     forward = (s2 - s1) - (r2 - r1)       never reached the reflector
     reverse = (r2 - r1) - m               answered, but the reply never came
 
-It is believed only if neither is negative, if r2 >= s2 - s1 (a counter that was reset in between
-cannot have come so far), if no duplicate was seen, nor a reply to what was not sent, and if the
-reflector is known to count: a stateless one (RFC 8762, section 4) returns s as r, which would make
-all losses reverse ones. It does count if it says so, or once r differs from s. Losses with no cut on
-both sides are of unknown direction, and so are mixed ones that spread over two intervals.
+It is believed only if neither is negative, nor forward from the second cut to the next, if
+r2 >= s2 - s1 (a counter that was reset in between cannot have come so far), if no duplicate was seen,
+nor a reply to what was not sent, and if the reflector is known to count: a stateless one (RFC 8762,
+section 4) returns s as r, which would make all losses reverse ones. It does count if it says so, or
+once r differs from s. Losses with no cut on both sides are of unknown direction, and so are mixed ones
+that spread over two intervals.
 """
 
 from __future__ import annotations
@@ -28,17 +29,22 @@ from llama.collector import ledger as cell
 from llama.collector.ledger import Ints, Ledger, OpenInterval
 from llama.collector.summary import Stats
 
+#: What is missing may have been so many times slower than the slowest probe that was answered.
+SLOWER = 2
+
 
 @frozen(eq=False)
 class _Record:
     """What is on record of some flows, a row each, by order of sending.
 
     Column 0 of `received`, `position` and `distance` is the last reply before all that follow,
-    where there is one to start from: they are of shape (flows, depth + 1), `cells` is (flows, depth).
+    where there is one to start from: they are of shape (flows, depth + 1), `cells` and `sent_at` of
+    (flows, depth).
     """
 
     oldest: npt.NDArray[np.uint32]  # sequence number of the first cell, by flow
     cells: Ints
+    sent_at: Ints  # T1 of each cell, 0 where there was no probe
     received: npt.NDArray[np.bool_]
     position: Ints  # of a probe, counted from `oldest`
     number: npt.NDArray[np.uint32]  # the reflector's
@@ -56,10 +62,13 @@ def _record(book: Ledger, which: Ints) -> _Record:
     # A reply that came late was neither lost on the way there nor on the way back: its probe counts
     # as lost, of unknown direction, and its number counts here.
     known = (flags & (cell.RECEIVED | cell.LATE)) != 0
+    sent_at = book.t1[cells]
     if book.depth & (book.depth - 1):
         # Numbers below 0, before the first, do not lead to cells of their own; above they never come
         # round (see `depth_needed`).
-        known &= sequence < book.next_sequence[which][:, None]
+        there = sequence < book.next_sequence[which][:, None]
+        known &= there
+        sent_at[~there] = 0
     doubted = (known & ((flags & cell.DOUBTED) != 0)).any(axis=1)
     counting = (known & (book.number[cells] != sequence)).any(axis=1)
     counting |= book.counting[which // book.ports]
@@ -76,7 +85,9 @@ def _record(book: Ledger, which: Ints) -> _Record:
     # Numbers come round at 2**32: they are compared as distances from the row's first.
     start = np.take_along_axis(number, received.argmax(axis=1)[:, None], axis=1)
     distance = (number - start).astype(np.int32).astype(np.int64)
-    return _Record(oldest, cells, received, position, number, distance, counting & ~doubted)
+    return _Record(
+        oldest, cells, sent_at, received, position, number, distance, counting & ~doubted
+    )
 
 
 def _cuts(book: Ledger, record: _Record) -> npt.NDArray[np.bool_]:
@@ -93,10 +104,17 @@ def _cuts(book: Ledger, record: _Record) -> npt.NDArray[np.bool_]:
     # A probe so slow that the next ones may have overtaken it, and been lost then, is none either.
     delay = book.forward[record.cells]
     quickest = np.where(received[:, 1:], delay, high).min(axis=1)
-    sent_at = book.t1[record.cells]
+    sent_at = record.sent_at
     until_next = np.full(delay.shape, high)
     until_next[:, :-1] = np.where(sent_at[:, 1:] > 0, sent_at[:, 1:] - sent_at[:, :-1], high)
-    cut[:, 1:] &= delay - quickest[:, None] < until_next
+    excess = delay - quickest[:, None]
+    cut[:, 1:] &= excess < until_next
+    # Nor one that may have overtaken what is missing: that was counted after it if it was lost on its
+    # way back.
+    slowest = np.where(received[:, 1:], excess, 0).max(axis=1)
+    missing = np.where(received[:, 1:], 0, sent_at)
+    since = sent_at - np.maximum.accumulate(missing, axis=1)
+    cut[:, 1:] &= since + excess > SLOWER * slowest[:, None]
     return cut
 
 
@@ -132,6 +150,11 @@ def tell(
     inside[:, 1:] = (turn >= first) & (turn < end)
     lost_here = since_left(np.cumsum(inside & ~received, axis=1))
     believed = closes & (lost_here > 0) & (forward >= 0) & (reverse >= 0)
+    # What was counted beyond what was asked for since a cut was sent before it: so it is none.
+    crossed = np.zeros(cut.shape, np.bool_)
+    rows, at = np.nonzero(closes & (forward < 0))
+    crossed[rows, left[rows, at]] = True
+    believed &= ~crossed
     believed &= record.number.astype(np.int64) >= asked
     believed &= record.trusted[:, None]
     all_forward = believed & (reverse == 0)
@@ -170,11 +193,15 @@ def anchor(
     ahead = numbered & ((number - newest).astype(np.int32) > 0)
     doubted = (np.take_along_axis(flags, at, axis=1)[:, 0] & cell.DOUBTED) != 0
     delay = book.forward[cells]
-    excess = np.take_along_axis(delay, at, axis=1)[:, 0] - np.where(
-        received, delay, np.iinfo(np.int64).max
-    ).min(axis=1)
+    quickest = np.where(received, delay, np.iinfo(np.int64).max).min(axis=1)
+    excess = np.take_along_axis(delay, at, axis=1)[:, 0] - quickest
     overtaken = some & (excess >= 1e9 / book.fastest_pps)
-    sound = some & ~ahead.any(axis=1) & ~doubted & ~overtaken
+    sent_at = book.t1[cells]
+    missing = np.where(~numbered & (turn < at), sent_at, 0).max(axis=1)
+    slowest = np.where(received, delay, np.iinfo(np.int64).min).max(axis=1) - quickest
+    since = np.take_along_axis(sent_at, at, axis=1)[:, 0] - missing
+    overtook = some & (since + excess <= SLOWER * slowest)
+    sound = some & ~ahead.any(axis=1) & ~doubted & ~overtaken & ~overtook
     book.anchor_sequence[flows[some]] = np.take_along_axis(sequence, at, axis=1)[some, 0]
     book.anchor_number[flows[some]] = newest[some, 0]
     book.anchored[flows[some]] = sound[some]

@@ -19,7 +19,7 @@ from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
 from llama.collector import closing, memory
-from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation
+from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.ledger import SLACK_S, Ints, Ledger, OpenInterval
 from llama.collector.plan import Group, places_of, same_groups
 from llama.collector.prober import UdpProber
@@ -259,7 +259,7 @@ class Engine:
         step = self._watch.step_ns()
         if not step:
             return
-        note = f"the wall clock was stepped by {step / 1e9:.6f} s"
+        note = step_note(step)
         self.log.warn("{note}", note=note)
         for track in self.prober.tracks:
             track.ledger.clock_stepped()

@@ -147,8 +147,8 @@ class Signed:
             sequence=said["sender_sequence"].astype(np.uint32),
             echoed_ns=stamp.unix_ns_column(said["sender_timestamp"].astype(np.uint64)),
             number=said["sequence"].astype(np.uint32),
-            t2_ns=time_column(said["receive_timestamp"].astype(np.uint64), estimate),
-            t3_ns=time_column(said["timestamp"].astype(np.uint64), estimate),
+            t2_ns=stamp.time_column(said["receive_timestamp"].astype(np.uint64), estimate),
+            t3_ns=stamp.time_column(said["timestamp"].astype(np.uint64), estimate),
             t4_ns=t4_ns,
             kernel_t4=kernel_t4,
             dscp_there=tlvs.dscp,
@@ -295,22 +295,10 @@ def _tokens(ssid: Ssids, sequence: Numbers) -> npt.NDArray[np.uint64]:
     return ssid.astype(np.uint64) << np.uint64(32) | sequence
 
 
-def time_column(
-    stamps: npt.NDArray[np.uint64], estimate: npt.NDArray[np.uint16]
-) -> npt.NDArray[np.int64]:
-    """Return Unix nanoseconds of time stamps in NTP format, or PTP's where the Z bit says so."""
-    times = stamp.unix_ns_column(stamps)
-    ptp = np.flatnonzero(estimate & stamp.ERROR_PTP_FORMAT)
-    if ptp.size:  # truncated PTPv2: seconds and nanoseconds, since 1970
-        seconds, ns = stamps[ptp] >> np.uint64(32), stamps[ptp] & np.uint64(0xFFFFFFFF)
-        times[ptp] = (seconds * np.uint64(1_000_000_000) + ns).astype(np.int64)
-    return times
-
-
 def follow_column(
     stamps: npt.NDArray[np.uint64], estimate: npt.NDArray[np.uint16]
 ) -> npt.NDArray[np.int64]:
     """Return the Unix nanoseconds of follow-up stamps, 0 where there is none."""
     if not stamps.any():
         return np.zeros(len(stamps), np.int64)
-    return np.where(stamps != 0, time_column(stamps, estimate), np.int64(0))
+    return np.where(stamps != 0, stamp.time_column(stamps, estimate), np.int64(0))

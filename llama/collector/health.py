@@ -40,6 +40,11 @@ class ClockWatch:
         return step if abs(step) >= self.least_ns else 0
 
 
+def step_note(step_ns: int) -> str:
+    """Return what is said of a step of the wall clock."""
+    return f"the wall clock was stepped by {step_ns / 1e9:.6f} s"
+
+
 class Starvation:
     """Tells how long this process was runnable but not run, from ``/proc/self/schedstat``."""
 

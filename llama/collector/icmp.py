@@ -15,7 +15,6 @@ there is in the RTT, and no direction of a loss or a delay is known. RFC 792, RF
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import random
 import socket
@@ -36,6 +35,8 @@ from llama.collector.plan import Group, Source
 from llama.collector.prober import UdpProber
 from llama.collector.sockets import ProbeSocket
 from llama.collector.track import Track
+from llama.net import bpf
+from llama.net.bpf import Step
 from llama.wire.rows import records
 
 ECHO = np.dtype(
@@ -49,7 +50,6 @@ IPV4_HEADER = 20
 REQUEST: dict[int, int] = {socket.AF_INET: 8, socket.AF_INET6: 128}
 REPLY: dict[int, int] = {socket.AF_INET: 0, socket.AF_INET6: 129}
 
-_SO_ATTACH_FILTER = 26
 _SOL_RAW, _ICMP_FILTER = 255, 1
 _SOL_ICMPV6, _ICMPV6_FILTER = 58, 1
 
@@ -91,14 +91,12 @@ class EchoSocket(ProbeSocket):
 
 
 def _only_identifier(sock: socket.socket, number: int) -> None:
-    """Have the kernel give a raw socket only messages of one identifier (classic BPF)."""
-    identifier = [(0x28, 0, 0, 4)]  # A = the two octets at 4
+    """Have the kernel give a raw socket only messages of one identifier ."""
+    identifier = [Step(bpf.LOAD_U16, 4)]
     if sock.family == socket.AF_INET:  # which comes with its IP header
-        identifier = [(0xB1, 0, 0, 0), (0x48, 0, 0, 4)]  # X = its length, A = those at X + 4
-    program = [*identifier, (0x15, 0, 1, number), (0x06, 0, 0, 0xFFFFFFFF), (0x06, 0, 0, 0)]
-    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in program))
-    attached = struct.pack("@HL", len(program), ctypes.addressof(code))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
+        identifier = [Step(bpf.LOAD_IP_HEADER_SIZE), Step(bpf.LOAD_U16_AT_X, 4)]
+    ours = Step(bpf.IF_EQUAL, number, otherwise=1)
+    bpf.attach(sock, [*identifier, ours, bpf.PASS, bpf.DROP])
 
 
 class _EchoLane(Lane):

@@ -243,18 +243,15 @@ class Intake:
         stamps[1] = replies["receive_timestamp"]
         stamps[2] = replies["timestamp"]
         stamps[3] = tlvs.follow_stamp
-        times = stamp.unix_ns_column(stamps)
-        ptp = np.flatnonzero(estimate & stamp.ERROR_PTP_FORMAT)
-        if ptp.size:
-            times[1:, ptp] = _ptp_column(stamps[1:, ptp])
-        times[3][tlvs.follow_stamp == 0] = 0
+        echoed_ns, t2_ns, t3_ns, follow_ns = stamp.time_column(stamps, estimate, echoed=1)
+        follow_ns[tlvs.follow_stamp == 0] = 0
         arrived = Replies(
             flow=flow,
             sequence=replies["sender_sequence"].astype(np.uint32),
-            echoed_ns=times[0],
+            echoed_ns=echoed_ns,
             number=replies["sequence"].astype(np.uint32),
-            t2_ns=times[1],
-            t3_ns=times[2],
+            t2_ns=t2_ns,
+            t3_ns=t3_ns,
             t4_ns=t4_ns,
             kernel_t4=stamped,
             dscp_there=tlvs.dscp,
@@ -264,7 +261,7 @@ class Intake:
             ttl_here=ttl.astype(np.uint8),
             numbered=numbered,
             follow_number=tlvs.follow_sequence,
-            follow_ns=times[3],
+            follow_ns=follow_ns,
             clock_error_ns=stamp.error_column(estimate),
         )
         if len(self.tracks) == 1:
@@ -400,9 +397,3 @@ def _grown(now: npt.NDArray[np.uint32], before: npt.NDArray[np.uint32]) -> npt.N
     """Tell which counters, modulo 2**32, have grown; one that went back was begun anew."""
     grown: npt.NDArray[np.bool_] = (now - before).view(np.int32) > 0
     return grown
-
-
-def _ptp_column(stamps: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
-    """Return Unix nanoseconds of truncated PTPv2 time stamps: seconds and nanoseconds since 1970."""
-    seconds, ns = stamps >> np.uint64(32), stamps & np.uint64(0xFFFFFFFF)
-    return (seconds * np.uint64(1_000_000_000) + ns).astype(np.int64)

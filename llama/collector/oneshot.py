@@ -14,7 +14,7 @@ from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
 from llama.collector import closing
-from llama.collector.health import Starvation
+from llama.collector.health import ClockWatch, Starvation, step_note
 from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle
 from llama.collector.ledger import (
     FOLLOWED,
@@ -98,17 +98,26 @@ class Result:
 class OneShot:
     """Runs one test; ``told`` is called with every `Outcome`, in order of each flow.
 
-    Raises `OSError` if a socket cannot be had.
+    ``wall_ns`` gives Unix time. Raises `OSError` if a socket cannot be had.
     """
 
-    def __init__(self, reactor: Any, wanted: Wanted, told: Callable[[Outcome], Any]) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        wanted: Wanted,
+        told: Callable[[Outcome], Any],
+        *,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self._reactor = reactor
+        self._wall_ns = wall_ns
         self.wanted = wanted
         self._told = told
         self.prober = Probers(
             reactor,
             ids=transmit_ids_supported(),
             kernel_stamps=wanted.kernel_stamps,
+            wall_ns=wall_ns,
         )
         version = 6 if ":" in wanted.address else 4
         sources = tuple(
@@ -158,15 +167,18 @@ class OneShot:
         self._tick_s = min(LONGEST_TICK_S, self.prober.drain_every_s())
         self.ports = [sock.number for sock in self._track.sockets]
         self._next = ledger.next_sequence.astype(np.int64)  # the next probe of each flow to tell of
+        self._noted = ledger.next_sequence.copy()  # likewise, to note when it was sent
+        self._sent_s = np.zeros(len(ledger.t1))  # when each was, on the monotonic clock; by cell
         self._ticker = Ticker(reactor, self._tick)
         self._starvation = Starvation()
+        self._watch = ClockWatch(wall_ns, time.monotonic_ns)
         self._done: Deferred[Result] = Deferred()
         self._began_s = self._ticked_s = 0.0
         self._stopping = False
 
     def run(self) -> Deferred[Result]:
         """Begin; the Deferred fires with the `Result` when every probe is told of."""
-        start = time.time_ns()
+        start = self._wall_ns()
         self._began_s = time.monotonic()
         self._track.ledger.roll(start, start, self._began_s)
         self._track.schedule.begin(self._began_s)
@@ -187,35 +199,54 @@ class OneShot:
 
     def _step(self) -> None:
         now = time.monotonic()
-        wall_ns = time.time_ns()
         if not self._stopping:
             elapsed_s = max(now - self._ticked_s, self._tick_s)
             self.prober.tick(now, min(elapsed_s, self.prober.drain_every_s()))
         self._ticked_s = now
+        self._note_sent()
+        self._look_at_the_clock()
         if not self.prober.drain():
             return
-        finished = self._tell(wall_ns)
+        self._note_sent()
+        finished = self._tell(now)
         tried = self.prober.sent + sum(self.prober.failed_sends.values())
         if finished and (self._stopping or tried >= self._probes):
             self._end()
 
-    def _tell(self, wall_ns: int) -> bool:
+    def _note_sent(self) -> None:
+        """Note when probes were sent by a clock that nobody sets: T1 is of the one that may be."""
+        book = self._track.ledger
+        book.settle()
+        np.minimum(self._noted, book.next_sequence, out=self._noted)  # some were taken back
+        now_s = time.monotonic()
+        while (flows := np.flatnonzero(self._noted < book.next_sequence)).size:
+            self._sent_s[book.cells(flows, self._noted[flows])] = now_s
+            self._noted[flows] += np.uint32(1)
+
+    def _look_at_the_clock(self) -> None:
+        """Find out, before replies are read, whether the clock they are stamped by was stepped."""
+        step = self._watch.step_ns()
+        if step:
+            self._track.ledger.clock_stepped()
+            self._track.ledger.mark(suspect_bit("clock_step"), step_note(step))
+
+    def _tell(self, now_s: float) -> bool:
         """Tell of every probe whose fate is known; return whether none is waited for."""
         book = self._track.ledger
         waiting = False
         for flow in np.flatnonzero(self._next < book.next_sequence).tolist():
             sent = int(book.next_sequence[flow])
-            while (seq := int(self._next[flow])) < sent and self._is_settled(flow, seq, wall_ns):
+            while (seq := int(self._next[flow])) < sent and self._is_settled(flow, seq, now_s):
                 self._next[flow] += 1
                 self._told(self._outcome(flow, seq, book.cell(flow, seq)))
             waiting = waiting or int(self._next[flow]) < sent
         return not waiting
 
-    def _is_settled(self, flow: int, seq: int, wall_ns: int) -> bool:
+    def _is_settled(self, flow: int, seq: int, now_s: float) -> bool:
         """Return whether the fate of a probe that was sent does not change any more."""
         book = self._track.ledger
         cell = book.cell(flow, seq)
-        if wall_ns - int(book.t1[cell]) > round(book.timeout_s * 1e9):
+        if now_s - self._sent_s[cell] > book.timeout_s:
             return True
         flags = int(book.flags[cell])
         if not flags & RECEIVED:
@@ -263,7 +294,7 @@ class OneShot:
             book.mark(suspect_bit("cpu_starved"), "this program had to wait for a processor")
         assert book.current is not None
         notes = tuple(sorted(book.current.notes))
-        book.roll(time.time_ns(), 0, 0.0)
+        book.roll(self._wall_ns(), 0, 0.0)
         steps = closing.close(book, book.over[0])
         while True:
             try:

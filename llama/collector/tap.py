@@ -11,6 +11,7 @@ from twisted.python import usage
 
 from llama.collector.service import CollectorService
 from llama.config import CollectorConfig, ConfigErrors, endpoint, load_collector
+from llama.net.steady import count_steadily
 
 
 class Options(usage.Options):
@@ -62,4 +63,5 @@ def makeService(options: Options) -> MultiService:
     """Return the service that ``options`` describe."""
     from twisted.internet import reactor
 
+    count_steadily(reactor)
     return _Signalled(reactor, options.collector, options.changes)

@@ -25,8 +25,8 @@ from llama.collector.prober import UdpProber
 from llama.collector.sockets import ProbeSocket
 from llama.collector.summary import ClosedInterval, Pair
 from llama.net import errors, mmsg
-from llama.pinpoint.path_table import FlowKey, Known, PathTable
-from llama.pinpoint.trace import FlowTrace, Packet, meaning
+from llama.paths.table import FlowKey, Known, PathTable
+from llama.paths.trace import FlowTrace, Packet, meaning
 from llama.wire import stamp
 
 #: Packets a second in all: as many as the slowest router on the way answers gladly.

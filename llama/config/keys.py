@@ -1,6 +1,7 @@
-"""Files of secrets: shared keys for authenticated probes, and tokens and passwords.
+"""Files of secrets: shared keys for authenticated probes, tokens and passwords, addresses of webhooks.
 
-Of keys there is one ``ID HEX`` a line, ``#`` begins a comment; of the others one, in the first line.
+Of keys there is one ``ID HEX`` a line, of addresses one URL, and ``#`` begins a comment; of the others
+one, in the first line.
 What everyone on the host can read is no secret, and is refused.
 """
 
@@ -69,6 +70,39 @@ def read_secret(path: str) -> str:
     if not line or len(line) > MOST_CHARACTERS:
         raise ValueError(f"{path} has no secret in its first line")
     return line
+
+
+def read_urls(path: str) -> tuple[str, ...]:
+    """Return the addresses in a file, in its order. Who knows that of a webhook may post to it.
+
+    A ``#`` within one is part of it. Raises `ValueError` as `read_keys` does, and when a line is no
+    http:// or https:// address in ASCII, or none is.
+    """
+    try:
+        with open(path, encoding="ascii") as file:
+            _refuse_open(file.fileno(), path)
+            lines = file.read(1 << 20).splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not ASCII text, expected a URL a line") from None
+    urls: dict[str, None] = {}
+    for number, line in enumerate(lines, 1):
+        url, *rest = line.split() or ["#"]
+        if url.startswith("#"):
+            continue
+        scheme, _, place = url.partition("://")
+        if (
+            scheme not in ("http", "https")
+            or not place.strip("/")
+            or not url.isprintable()
+            or (rest and not rest[0].startswith("#"))
+        ):
+            raise ValueError(f"{path} line {number} is no http:// or https:// address")
+        urls[url] = None
+    if not urls:
+        raise ValueError(f"{path} has no URL in it, expected one a line")
+    return tuple(urls)
 
 
 def _refuse_open(descriptor: int, path: str) -> None:

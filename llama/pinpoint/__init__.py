@@ -1,1 +1,1 @@
-"""Where a network loses: paths of flows, suspects by name, and incidents."""
+"""Where a network loses: suspects by name, from flows and paths, and incidents."""

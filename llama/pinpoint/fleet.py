@@ -1,7 +1,6 @@
 """Reads what collectors measured: flows of every new interval, pairs when they are new, paths.
 
-A collector may answer whatever it likes: that is its own trouble, and costs the others no judgement
-and only so much time.
+Whatever a collector answers, or does not, is its own problem: it is noted, and the others are read.
 """
 
 from __future__ import annotations
@@ -15,31 +14,22 @@ from attrs import define
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.logger import Logger
 
-from llama.pinpoint.answers import (
-    AnswerError,
-    all_flows,
-    read_flows,
-    read_head,
-    read_pairs,
-    read_paths,
-)
+from llama.http_client import agent_of, authorization, connection_pool, explain, request
+from llama.pinpoint import answers
+from llama.pinpoint.answers import LARGEST, LATEST_S, MOST_FLOWS, MOST_GROUPS, AnswerError
 from llama.pinpoint.windows import Measured
-from llama.scraper.fetch import agent_of, authorization, connection_pool, explain, request
+from llama.printable import printable
 
 PAGE = 10_000
 MOST_OCTETS = 64 << 20  # of one answer
+#: Values in one answer, of which the shortest take far more octets in memory than on the wire.
+MOST_VALUES = 8_000_000
 AT_ONCE = 16
 #: Intervals of one collector that are read in one go, after a pause; and at first, so that the newest
 #: that is whole everywhere is among them.
 MOST_INTERVALS, FIRST_INTERVALS = 4, 2
 #: Pairs are read again after so many intervals: their tags may be others by now.
 PAIRS_AGAIN = 10
-#: Close numbers that are asked for in one go, whatever a collector says of the oldest of its groups.
-MOST_NUMBERS = 256
-#: Flows of one interval of one collector: more than twice what the largest has that was measured.
-MOST_FLOWS = 500_000
-#: So many times the timeout of one answer all answers of a collector together may take, in one go.
-MOST_TIMEOUTS = 8
 
 
 class GoneError(AnswerError):
@@ -79,21 +69,27 @@ class Fleet:
         measured: Measured,
         *,
         timeout_s: float = 5.0,
+        turn_s: float = 30.0,
         token: str | None = None,
         ca_file: str | None = None,
     ) -> None:
         self.measured = measured
         self.sources = [Source(url.rstrip("/")) for url in urls]
         self._reactor = reactor
-        self._timeout_s = timeout_s
+        self._timeout_s = timeout_s  # of one request
+        self._turn_s = turn_s  # of all that is asked of one collector at a time
         self._headers = authorization(token)
         self._pool = connection_pool(reactor)
         self._agent = agent_of(reactor, self._pool, timeout_s, ca_file)
         self._turns = DeferredSemaphore(AT_ONCE)
 
     async def read(self) -> None:
-        """Read every collector; those that fail are noted in `measured.silent`, never raised."""
-        await gatherResults([self._turns.run(self._begin, source) for source in self.sources])
+        """Read every collector; those that fail are noted in `measured.silent`, never raised.
+
+        Those that failed the last time come last, so that they keep no others waiting.
+        """
+        order = sorted(self.sources, key=lambda source: source.problem != "")
+        await gatherResults([self._turns.run(self._begin, source) for source in order])
 
     def whole(self, end_s: float) -> bool:
         """Return whether every collector that answers has handed in all of that interval."""
@@ -109,31 +105,38 @@ class Fleet:
         for source in self.sources:
             late = sum(end < due_s for end in source.ends)
             source.given_up = late if again else max(late, source.given_up)
-            if source.given_up and not source.problem:
+            if source.given_up and source.ends and not source.problem:
                 self.measured.behind[source.url] = end_s - min(source.ends)
             else:
                 self.measured.behind.pop(source.url, None)
 
     def _begin(self, source: Source) -> Deferred[None]:
-        return Deferred.fromCoroutine(self._source(source))
+        return Deferred.fromCoroutine(self._turn(source))
 
     async def stop(self) -> None:
         """Close all connections."""
         await self._pool.closeCachedConnections()
 
-    async def _source(self, source: Source) -> None:
-        reading = Deferred.fromCoroutine(self._all(source))
-        longest_s = MOST_TIMEOUTS * self._timeout_s
-        deadline = self._reactor.callLater(longest_s, reading.cancel)
+    async def _turn(self, source: Source) -> None:
+        """Read a collector, for as long as it may take, and note how that went."""
+        reading = Deferred.fromCoroutine(self._source(source))
+        late = []
+
+        def give_up() -> None:
+            late.append(source)
+            reading.cancel()
+
+        deadline = self._reactor.callLater(self._turn_s, give_up)
         try:
             await reading
         except Exception as problem:
-            if isinstance(problem, AnswerError):
+            if late:  # whatever became of being cancelled
+                why = f"was not read to the end within {self._turn_s:g} s"
+            elif isinstance(problem, AnswerError):
                 why = str(problem)
-            elif deadline.active():
-                why = explain(problem, self._timeout_s)
             else:
-                why = f"not all answered within {longest_s:g} s; the rest is asked for again"
+                why = explain(problem, self._timeout_s)
+            why = printable(why)
             if why != source.problem:
                 self.log.warn("{url}: {why}", url=source.url, why=why)
             source.problem = why
@@ -147,9 +150,15 @@ class Fleet:
         source.problem = ""
         self.measured.silent.discard(source.url)
 
-    async def _all(self, source: Source) -> None:
-        await self._flows(source)
-        await self._paths(source)
+    async def _source(self, source: Source) -> None:
+        """Read what is new of a collector; raises `AnswerError` for what is no answer."""
+        try:
+            await self._flows(source)
+            await self._paths(source)
+        except KeyError as e:
+            raise AnswerError(
+                f"an answer lacks {e}: is it a LLAMA collector of this version?"
+            ) from None
 
     async def _get(self, source: Source, path: str) -> Mapping[str, Any]:
         reply = await request(
@@ -165,6 +174,8 @@ class Fleet:
             raise GoneError(f"{path} answered 404: is that a LLAMA collector?")
         if reply.status != 200:
             raise AnswerError(f"{path} answered {reply.status}: {reply.excerpt()}")
+        if sum(map(reply.body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+            raise AnswerError(f"{path} has more than {MOST_VALUES:,} values")
         try:
             answer = orjson.loads(reply.body)
         except orjson.JSONDecodeError:
@@ -175,23 +186,26 @@ class Fleet:
 
     async def _flows(self, source: Source) -> None:
         """Read the flows of the intervals that closed since the last time."""
-        head = read_head(await self._get(source, "/flows?limit=1"))
-        if head.incarnation != source.incarnation:
-            source.incarnation, source.seen, source.paths_s = head.incarnation, 0, 0
+        head = await self._get(source, "/flows?limit=1")
+        incarnation = answers.text(head, "incarnation")
+        if incarnation != source.incarnation:
+            source.incarnation, source.seen, source.paths_s = incarnation, 0, 0
             source.pairs_age = PAIRS_AGAIN
-        source.ends = head.ends
-        numbers, groups = head.numbers, len(head.numbers)
+        groups = answers.rows(head, "intervals", MOST_GROUPS)
+        source.ends = tuple(answers.time_s(group, "end") for group in groups)
+        numbers = [answers.whole(group, "close_number", LARGEST, 1) for group in groups]
         if not numbers or max(numbers) <= source.seen:
             return
+        newest = max(numbers)
         if source.seen:
-            first = max(source.seen + 1, max(numbers) - MOST_INTERVALS * groups + 1)
+            first = max(source.seen + 1, newest - MOST_INTERVALS * len(groups) + 1)
         else:
-            first = max(1, min(numbers) - FIRST_INTERVALS * groups + 1)
-        first = max(first, max(numbers) - MOST_NUMBERS + 1)
+            held = newest - self.measured.keep * len(groups) + 1  # those before would be let go
+            first = max(1, held, min(numbers) - FIRST_INTERVALS * len(groups) + 1)
         if source.pairs_age >= PAIRS_AGAIN:
             await self._pairs(source)
         source.pairs_age += 1
-        for number in range(first, max(numbers) + 1):
+        for number in range(first, newest + 1):
             with suppress(GoneError):
                 await self._interval(source, number)
             source.seen = number
@@ -201,19 +215,24 @@ class Fleet:
 
         If a page fails, all are read again: what was taken then would count twice.
         """
-        rows: list[Mapping[str, Any]] = []
-        offset: int | None = 0
-        while offset is not None:
+        rows: list[answers.FlowRow] = []
+        offset = 0
+        while True:
             path = f"/flows?close_number={number}&limit={PAGE}&offset={offset}"
             answer = await self._get(source, path)
-            if not all_flows(answer):
+            groups = answers.rows(answer, "intervals", MOST_GROUPS)
+            if not all(answers.flag(interval, "all_flows") for interval in groups):
                 return  # too old: the healthy ones were let go, and votes would be one-sided
-            page, offset = read_flows(answer, offset, PAGE)
-            rows += page
+            page = answers.rows(answer, "flows", PAGE)
+            rows += map(answers.flow, page)
             if len(rows) > MOST_FLOWS:
-                raise AnswerError(f"interval {number} has more than {MOST_FLOWS:,} flows")
-            if page and page[0]["interval_end"] != rows[0]["interval_end"]:
-                raise AnswerError(f"interval {number} has pages of several intervals")
+                raise AnswerError(f"an interval has more than {MOST_FLOWS:,} flows")
+            if answer["next_offset"] is None:
+                break
+            if not page:
+                raise AnswerError("/flows says that more follows after a page without flows")
+            offset = answers.whole(answer, "next_offset", LARGEST, offset + 1)
+        answers.one_interval(rows)
         if any(not self.measured.pairs.knows(source.url, row) for row in rows):
             await self._pairs(source)
         self.measured.add_flows(source.url, rows)
@@ -221,12 +240,12 @@ class Fleet:
     async def _pairs(self, source: Source) -> None:
         """Read who the ends of all pairs are, and their tags."""
         answer = await self._get(source, "/latency")
-        self.measured.pairs.add(source.url, read_pairs(answer))
+        self.measured.pairs.add(source.url, answers.pairs(answer))
         source.pairs_age = 0
 
     async def _paths(self, source: Source) -> None:
         """Read the paths that were traced since the last time."""
         answer = await self._get(source, f"/paths?since={source.paths_s}")
-        rows, time_s = read_paths(answer)
-        self.measured.add_paths(source.url, rows)
-        source.paths_s = int(time_s)
+        now_s = int(answers.number(answer, "time", LATEST_S))
+        self.measured.add_paths(source.url, answers.paths(answer))
+        source.paths_s = now_s

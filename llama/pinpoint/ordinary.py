@@ -12,8 +12,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from llama.paths.table import Hops
 from llama.pinpoint.evidence import Indices, Mask
-from llama.pinpoint.path_table import Hops
 
 #: An RTT is out of the ordinary above the ordinary one by this, and by half of it.
 LATE_NS = 1_000_000.0

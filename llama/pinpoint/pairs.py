@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+from llama.pinpoint.answers import FlowRow
 from llama.pinpoint.evidence import Hosts
 
 #: What names a pair in ``/latency`` and ``/flows``.
@@ -24,6 +25,7 @@ class Pairs:
         #: new last comes last.
         self._pairs: dict[str, dict[tuple[Any, ...], tuple[int, int]]] = {}
         self._said: dict[str, dict[int, dict[str, str]]] = {}
+        self.changed = False  # pairs are gone since `forget`, and hosts may be
 
     def hosts(self, silent: Iterable[str]) -> Hosts:
         """Return all hosts as they are now. ``silent`` are collectors that gave no measurements."""
@@ -38,11 +40,11 @@ class Pairs:
         host = self.collectors.get(collector)
         return collector if host is None else self.names[host]
 
-    def knows(self, collector: str, row: Mapping[str, Any]) -> bool:
+    def knows(self, collector: str, row: Mapping[str, Any] | FlowRow) -> bool:
         """Return whether the pair of a row of ``/flows`` was taken by `add`."""
         return _pair(row) in self._pairs.get(collector, ())
 
-    def ends(self, collector: str, row: Mapping[str, Any]) -> tuple[int, int]:
+    def ends(self, collector: str, row: Mapping[str, Any] | FlowRow) -> tuple[int, int]:
         """Return the hosts, source and destination, of a row of which `knows` is true."""
         return self._pairs[collector][_pair(row)]
 
@@ -68,6 +70,7 @@ class Pairs:
                     of_source[key.removeprefix("src_")] = value
                 else:
                     of_destination[key.removeprefix("dst_")] = value
+        self.changed |= not self._pairs.get(collector, {}).items() <= pairs.items()
         self._pairs[collector] = pairs
         self._retag(collector, said)
 
@@ -98,6 +101,7 @@ class Pairs:
 
     def forget(self, used: Collection[int]) -> None:
         """Forget hosts that no pair has, but for those that are ``used``; numbers are used again."""
+        self.changed = False
         kept = {*used, *self.collectors.values()}
         for pairs in self._pairs.values():
             for ends in pairs.values():
@@ -111,5 +115,5 @@ class Pairs:
                 del said[number]
 
 
-def _pair(row: Mapping[str, Any]) -> tuple[Any, ...]:
+def _pair(row: Mapping[str, Any] | FlowRow) -> tuple[Any, ...]:
     return tuple(row[name] for name in _PAIR)

@@ -1,7 +1,8 @@
 """`PinpointService`: reads collectors after every interval, judges, keeps incidents, announces them.
 
 What it must not forget over a restart (incidents, silences, announcements that nobody took yet)
-is one JSON file, replaced atomically after every judgement that changed it.
+is one JSON file, replaced atomically after every judgement that changed it. It is for its owner
+alone, and so is a new record of judgements.
 """
 
 from __future__ import annotations
@@ -49,11 +50,16 @@ class Settings:
     api_token: str | None = field(default=None, repr=False)
     collector_token: str | None = field(default=None, repr=False)
     ca_file: str | None = None
-    webhooks: tuple[str, ...] = ()
+    webhooks: tuple[str, ...] = field(default=(), repr=False)  # URLs, which are secrets
     state: Path | None = None  # None: nothing survives a restart
     record: Path | None = None  # every judgement, one JSON object a line
     thresholds: Thresholds = field(factory=Thresholds)
     hysteresis: Hysteresis = field(factory=Hysteresis)
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file, as an ``opener``; one that is made is for its owner alone."""
+    return os.open(path, flags, 0o600)
 
 
 class PinpointService(MultiService):
@@ -71,7 +77,8 @@ class PinpointService(MultiService):
         super().__init__()
         self.settings = settings
         waiting_s = LONGEST_TIMEOUT_S + settings.settle_s
-        self.measured = Measured(KEEP + ceil(waiting_s / settings.interval_s), name)
+        keep = KEEP + ceil(waiting_s / settings.interval_s)
+        self.measured = Measured(keep, name, settings.interval_s)
         self.incidents = Incidents(settings.hysteresis)
         self.judgement: Judgement | None = None
         self.fleet = Fleet(
@@ -79,6 +86,7 @@ class PinpointService(MultiService):
             settings.collectors,
             self.measured,
             timeout_s=min(10.0, settings.interval_s / 2),
+            turn_s=settings.interval_s,
             token=settings.collector_token,
             ca_file=settings.ca_file,
         )
@@ -162,6 +170,8 @@ class PinpointService(MultiService):
         last group. One that was waited for is judged at the next look, and those after it not
         before: what died is traced then.
         """
+        if end_s < self._looked_s - 1.5 * self.settings.interval_s:
+            self._set_back(end_s)
         self.measured.due_s = end_s
         await self.fleet.read()
         ends = sorted({*self.measured.ends, end_s})
@@ -181,6 +191,14 @@ class PinpointService(MultiService):
             self._judged_s = self.measured.judged_s = end
             self.take(judge(self.measured, end, self.settings.thresholds))
         self.measured.forget(end_s)
+
+    def _set_back(self, end_s: float) -> None:
+        """Go on from where the wall clock was set back to: what ended later is going to end again."""
+        self.measured.forget_after(end_s)
+        held_s = max(self.measured.ends, default=0.0)
+        self._judged_s = self.measured.judged_s = min(self._judged_s, held_s)
+        self._looked_s = 0.0
+        self._partial = set()
 
     def _give_up(self, end_s: float, again: bool) -> None:
         """Wait for nobody who lacks an interval of which the longest timeout has run out."""
@@ -235,7 +253,7 @@ class PinpointService(MultiService):
             "events": [asdict(event) for event in events],
         }
         try:
-            with self.settings.record.open("a") as file:
+            with open(self.settings.record, "a", opener=private) as file:
                 file.write(json.dumps(line) + "\n")
         except OSError as e:  # a full disk is no reason not to judge
             self.log.error(
@@ -252,7 +270,7 @@ class PinpointService(MultiService):
             {
                 "version": STATE_VERSION,
                 "incidents": self.incidents.as_json(),
-                "waiting": {webhook.url: list(webhook.waiting) for webhook in self.webhooks},
+                "waiting": {webhook.digest: list(webhook.waiting) for webhook in self.webhooks},
             }
         )
         if text == self._saved:
@@ -260,7 +278,8 @@ class PinpointService(MultiService):
         path = self.settings.state
         new = path.with_name(path.name + ".new")
         try:
-            with new.open("w") as file:
+            new.unlink(missing_ok=True)  # one that was left may be open to others
+            with open(new, "x", opener=private) as file:
                 file.write(text)
                 file.flush()
                 os.fsync(file.fileno())
@@ -281,7 +300,9 @@ class PinpointService(MultiService):
                 raise ValueError(f"version {record['version']}, expected {STATE_VERSION}")
             self.incidents = Incidents.from_json(record["incidents"], self.settings.hysteresis)
             for webhook in self.webhooks:
-                webhook.waiting.extend(record["waiting"].get(webhook.url, []))
+                # Earlier versions kept it under the URL itself.
+                for name in webhook.digest, webhook.url:
+                    webhook.waiting.extend(record["waiting"].get(name, []))
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
             aside = path.with_name(path.name + ".unreadable")
             self.log.error(
@@ -291,3 +312,4 @@ class PinpointService(MultiService):
                 aside=str(aside),
             )
             path.replace(aside)
+            aside.chmod(0o600)

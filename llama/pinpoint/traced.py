@@ -6,15 +6,17 @@ another class or size of it, unless the trace met other hops: then what it met.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from llama.paths.table import FlowKey, Hops, agree, same_way
+from llama.pinpoint.answers import MOST_FLOWS, AnswerError
 from llama.pinpoint.evidence import NOT_TRACED, Indices, Paths
 from llama.pinpoint.flow_table import Flow, FlowTable, flow_key
-from llama.pinpoint.path_table import FlowKey, Hops, agree, same_way
 
 #: Flows that stay dead are traced again only now and then: so long it counts where they were met
 #: dead, s before a window in which they still are.
@@ -42,6 +44,7 @@ class TracedPaths:
         #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
         #: lives on. Not every reflector answers a trace.
         self._unconfirmed: dict[Flow, tuple[Hops, float]] = {}
+        self._count: Counter[int] = Counter()  # of `_paths`, by source
 
     def __len__(self) -> int:
         """Return of how many flows something is known."""
@@ -62,9 +65,14 @@ class TracedPaths:
     # What traces found
 
     def add(self, source: int, row: Mapping[str, Any]) -> Hops:
-        """Take a row of a collector's ``/paths``; return the path that its flow has left, or ()."""
+        """Take a row of a collector's ``/paths``; return the path that its flow has left, or ().
+
+        Raises `AnswerError` if that were more than `MOST_FLOWS` from one source.
+        """
         key = flow_key(row)
         flow = source, key
+        if self._count[source] >= MOST_FLOWS and flow not in self._paths:
+            raise AnswerError(f"more than {MOST_FLOWS:,} flows were traced from one host")
         hops: Hops = tuple(row["hops"])
         reach = -1 if row["reach"] is None else int(row["reach"])
         left: Hops = ()
@@ -120,6 +128,7 @@ class TracedPaths:
 
     def _know(self, flow: Flow, hops: Hops, reach: int, traced_s: float) -> None:
         """Take a flow's path, and how far a trace came that met it dead."""
+        self._count[flow[0]] += flow not in self._paths
         self._paths[flow] = hops, reach, traced_s
         if hops and UNKNOWN not in hops:
             source, key = flow
@@ -200,6 +209,7 @@ class TracedPaths:
         for flow in old:
             source, key = flow
             del self._paths[flow]
+            self._count[source] -= 1
             self._whole.pop(flow, None)
             self._unconfirmed.pop(flow, None)
             if not flows.likes(source, key):

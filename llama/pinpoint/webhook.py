@@ -4,12 +4,17 @@ Every event has an identifier (header ``Llama-Event`` and member ``id``) that st
 it is sent again, so that receivers can tell a repetition; we send an event again if no answer said
 that it was taken, or if we were killed before that was saved. Events for one URL go in order, one at
 a time.
+
+Who knows a webhook's URL may post to it: it is a secret, of which the log tells no more than where
+the receiver is.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections import deque
 from typing import Any
+from urllib.parse import urlsplit
 
 import orjson
 from attrs import asdict
@@ -18,8 +23,8 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent
 
+from llama.http_client import connection_pool, explain, request
 from llama.pinpoint.incidents import Event
-from llama.scraper.fetch import connection_pool, explain, request
 
 #: The pause after the first failure, s; it doubles up to the longest.
 FIRST_PAUSE_S = 2.0
@@ -32,6 +37,16 @@ MOST_WAITING = 1000
 
 class RefusedError(Exception):
     """The receiver answered, but not that it took the event."""
+
+
+def place_of(url: str) -> str:
+    """Return the scheme, host and port of an address: what of it is no secret."""
+    try:
+        parts = urlsplit(url)
+        host = parts.netloc.rpartition("@")[2]
+    except ValueError:
+        return "(a webhook)"
+    return f"{parts.scheme}://{host}/…"
 
 
 def _why(failure: Failure) -> str:
@@ -47,6 +62,9 @@ class Webhook:
 
     def __init__(self, reactor: Any, url: str, agent: Any = None) -> None:
         self.url = url
+        self.place = place_of(url)
+        #: Stands for the URL where what waits is kept.
+        self.digest = hashlib.sha256(url.encode()).hexdigest()[:32]
         self.waiting: deque[dict[str, Any]] = deque(maxlen=MOST_WAITING)
         self.taken = 0
         self.failures = 0
@@ -114,8 +132,8 @@ class Webhook:
         self.failures += 1
         self.log.warn(
             "{url} did not take an event: {why}; tried again in {pause:.0f} s, {waiting} wait",
-            url=self.url,
-            why=_why(failure),
+            url=self.place,
+            why=_why(failure).replace(self.url, self.place),
             pause=self._pause_s,
             waiting=len(self.waiting),
         )

@@ -6,6 +6,7 @@ up over the last so many intervals, with their hosts, tags and paths.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from math import inf
@@ -16,11 +17,12 @@ import numpy.typing as npt
 from attrs import frozen
 
 from llama.collector.summary import SUSPECT_REASONS
+from llama.paths.table import FlowKey, Hops
+from llama.pinpoint.answers import MOST_FLOWS, AnswerError, FlowRow
 from llama.pinpoint.evidence import FLOWS, Hosts, Indices, Paths
 from llama.pinpoint.flow_table import FlowTable, flow_key
 from llama.pinpoint.ordinary import OrdinaryRtt, Step
 from llama.pinpoint.pairs import Pairs
-from llama.pinpoint.path_table import FlowKey, Hops
 from llama.pinpoint.traced import TracedPaths
 
 #: Share of loss above which nothing worth the name came back.
@@ -29,6 +31,9 @@ DEAD = 0.95
 KEEP = 12
 #: A flow not measured for so many intervals is forgotten.
 FORGET = 120
+
+#: A row of ``/flows``, as JSON or as it was read.
+_Row = Mapping[str, Any] | FlowRow
 
 _BITS = {name: 1 << n for n, name in enumerate(SUSPECT_REASONS)}
 _COUNTS = (
@@ -82,9 +87,12 @@ class Measured:
     `pairs`, `add_flows` and `add_paths` take it, in this order; `window` reads it.
 
     `name` names the addresses of hops; several addresses of one router should get one name.
+    `length_s` is how long intervals are said to be, which holds where collectors do not agree.
     """
 
-    def __init__(self, keep: int = KEEP, name: Callable[[str], str] = str) -> None:
+    def __init__(
+        self, keep: int = KEEP, name: Callable[[str], str] = str, length_s: float = 0.0
+    ) -> None:
         self.keep = keep
         self.pairs = Pairs()
         self.paths = TracedPaths(name)
@@ -101,25 +109,40 @@ class Measured:
         self.ahead: dict[str, float] = {}  # collectors too far in the future, and how far, s
         #: Collector -> rows that came after their intervals had been judged, since `take_late`.
         self._late_rows: dict[str, set[int]] = {}
-        self.length_s = 0.0
+        self.length_s = 0.0  # of intervals, as most collectors have them
+        self._told_length_s = length_s
+        self._lengths: dict[str, float] = {}  # by collector
+        #: Row of a flow -> the collector that it is new of, and how many each has.
+        self._maker: dict[int, str] = {}
+        self._made: Counter[str] = Counter()
 
     # Filling
 
-    def add_flows(self, collector: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Take the flows of a collector's ``/flows``; those of unknown pairs are left out."""
-        by_end: dict[str, list[Mapping[str, Any]]] = {}
+    def add_flows(self, collector: str, rows: Sequence[_Row]) -> None:
+        """Take the flows of a collector's ``/flows``; those of unknown pairs are left out.
+
+        Raises `AnswerError`, and takes none, if the collector then had more than `MOST_FLOWS`.
+        """
+        by_end: dict[str, list[_Row]] = {}
         for row in rows:
             by_end.setdefault(row["interval_end"], []).append(row)
         for end_text, some in by_end.items():
-            self.length_s = unix_s(end_text) - unix_s(some[0]["interval_start"])
+            self._lengths[collector] = unix_s(end_text) - unix_s(some[0]["interval_start"])
+            votes = Counter(self._lengths.values())
+            self.length_s = max(votes, key=lambda s: (votes[s], s == self._told_length_s))
             self._add(collector, unix_s(end_text), some)
 
-    def _add(self, collector: str, end_s: float, rows: Sequence[Mapping[str, Any]]) -> None:
+    def _add(self, collector: str, end_s: float, rows: Sequence[_Row]) -> None:
         self.ahead.pop(collector, None)
-        if end_s > self.due_s + self.keep * self.length_s:
+        own = [end for end, parts in self._intervals.items() if collector in parts]
+        future = {end for end in own if end > self.due_s} - {end_s}
+        if end_s > self.due_s + self.keep * self.length_s or (
+            end_s > self.due_s and len(future) >= self.keep
+        ):
             self.ahead[collector] = end_s - self.due_s
             return
         known = [row for row in rows if self.pairs.knows(collector, row)]
+        self._refuse_too_many(collector, end_s, known)
         where: Indices = np.array([self._row(collector, row) for row in known], np.int64)
         figures, rtt_ns = _figures(known)
         for step in self._ordinary.steps(where, rtt_ns):
@@ -135,15 +158,44 @@ class Measured:
             before, old = interval[collector]
             where, figures = np.concatenate([before, where]), np.concatenate([old, figures])
         interval[collector] = where, figures
-        past = sorted(end for end in self._intervals if end <= self.due_s)
-        for oldest in past[: -self.keep]:
-            del self._intervals[oldest]
-            self._moved.pop(oldest, None)
+        # Each collector pushes out only what is its own, whatever the times it tells.
+        for oldest in sorted(end for end in {*own, end_s} if end <= self.due_s)[: -self.keep]:
+            del self._intervals[oldest][collector]
+            if not self._intervals[oldest]:
+                del self._intervals[oldest]
+                self._moved.pop(oldest, None)
 
-    def _row(self, collector: str, row: Mapping[str, Any]) -> int:
+    def forget_after(self, end_s: float) -> None:
+        """Forget the intervals that ended later than that: of a clock that has been set back since."""
+        for later in [end for end in self._intervals if end > end_s]:
+            del self._intervals[later]
+            self._moved.pop(later, None)
+
+    def _refuse_too_many(self, collector: str, end_s: float, rows: Sequence[_Row]) -> None:
+        """Raise `AnswerError` if a collector would have too many flows, lately or in an interval."""
+        there = self._intervals.get(end_s, {}).get(collector)
+        if there is not None and len(there[0]) + len(rows) > MOST_FLOWS:
+            raise AnswerError(f"an interval has more than {MOST_FLOWS:,} flows")
+        if self._made[collector] + len(rows) > MOST_FLOWS:
+            new = sum(
+                (self.pairs.ends(collector, row)[0], flow_key(row)) not in self._flows.rows
+                for row in rows
+            )
+            if self._made[collector] + new > MOST_FLOWS:
+                raise AnswerError(
+                    f"more than {MOST_FLOWS:,} flows within {FORGET} intervals; let several"
+                    " collectors measure them"
+                )
+
+    def _row(self, collector: str, row: _Row) -> int:
         """Return where a flow stands in the table, which it may be new in."""
         source, destination = self.pairs.ends(collector, row)
-        return self._flows.row((source, flow_key(row)), destination, self.pairs.names[source])
+        before = len(self._flows.rows)
+        at = self._flows.row((source, flow_key(row)), destination, self.pairs.names[source])
+        if len(self._flows.rows) > before:
+            self._maker[at] = collector
+            self._made[collector] += 1
+        return at
 
     def _as_moved(self, step: Step) -> Moved:
         ends = self._flows.columns[step.row]
@@ -158,7 +210,10 @@ class Measured:
         )
 
     def add_paths(self, collector: str, rows: Iterable[Mapping[str, Any]]) -> None:
-        """Take the paths of a collector's ``/paths``; those of an unknown collector are left out."""
+        """Take the paths of a collector's ``/paths``; those of an unknown collector are left out.
+
+        Raises `AnswerError` for more than `MOST_FLOWS`.
+        """
         source = self.pairs.collectors.get(collector)
         if source is None:
             return
@@ -189,10 +244,14 @@ class Measured:
     def forget(self, now_s: float) -> int:
         """Forget flows that were not measured for long, and hosts without any; return how many flows."""
         before_s = now_s - FORGET * max(self.length_s, 1.0)
+        for end in [end for end in self._intervals if end < before_s]:  # of those silent since
+            del self._intervals[end]
+            self._moved.pop(end, None)
         gone = self._flows.forget(before_s)
         for row in gone:
             self._ordinary.forget(row)
-        if gone:
+            self._made[self._maker.pop(row)] -= 1
+        if gone or self.pairs.changed:
             self.paths.forget(before_s, self._flows)
             self.pairs.forget({*self._flows.hosts(), *self.paths.sources()})
         return len(gone)
@@ -278,7 +337,7 @@ class Measured:
 
 
 def _figures(
-    rows: Sequence[Mapping[str, Any]],
+    rows: Sequence[_Row],
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.float64]]:
     """Return what these rows of ``/flows`` say, but for the ends of the flows, and their RTTs, ns."""
     figures = np.zeros(len(rows), FLOWS)

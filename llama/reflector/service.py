@@ -174,7 +174,7 @@ class PortService(Service):
     def _open(self, config: ReflectorConfig, address: str, number: int) -> Any:
         """Listen on an address; raises `CannotListenError`."""
         protocol = Reflector(
-            time.monotonic,  # the reactor's clock is that of the wall, which may be set back
+            time.monotonic,  # whatever a reactor that is somebody else's counts by
             sessions=self.sessions,
             tally=self.tally,
             clock_error_ns=clock_error_ns,

@@ -1,10 +1,12 @@
 """The reflector's memory of sessions: a counter each, bounded, the oldest forgotten first.
 
-A session is (4-tuple, SSID), RFC 8972 section 3. It is kept under a 64-bit hash with a secret salt, in
-a set-associative table: the hash chooses a set of eight places, and a new session takes the free or
-the longest unused place of its set. Looking up a whole batch is a few column operations, memory is
-allotted once, and a flood of spoofed sources costs the sessions it displaces their direction of
-loss, which their collectors then report as unknown, and nothing else.
+A session is (4-tuple, SSID), RFC 8972 section 3. It is kept under a secret 64-bit hash, a sum of products
+of halves that secrets were added to (NH, RFC 4418 section 5.2): only by chance, one in 2**32, does any
+other that somebody makes up share its counter. The table is set-associative: the hash chooses a set of
+eight places, and a new session takes the free or the longest unused place of its set. Looking up a
+whole batch is a few column operations, memory is allotted once, and a flood of spoofed sources costs
+the sessions it displaces their direction of loss, which their collectors then report as unknown, and
+nothing else.
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 WAYS = 8
-_MASK = 0xFFFFFFFFFFFFFFFF
+_MASK, _HALF = 0xFFFFFFFFFFFFFFFF, 0xFFFFFFFF
 _NEVER = 1 << 40  # later than any time of use
-_A, _B, _C, _D = 0x9E3779B97F4A7C15, 0xC2B2AE3D27D4EB4F, 0x165667B19E3779F9, 0xD6E8FEB86659FD93
+_MIX = 0x9E3779B97F4A7C15  # spreads sums that are close
 
 U64 = npt.NDArray[np.uint64]
 
@@ -55,7 +57,9 @@ class Sessions:
         self._key_view = self._flat_keys.data
         self._used_view = self._flat_used.data
         self.sent_view = self.sent.data
-        self._salt = secrets.randbits(64)
+        self._secret = [secrets.randbits(32) for _ in range(8)]
+        self._secrets = np.array(self._secret, np.uint32)
+        self._no_high = np.uint64(self._secret[6] * self._secret[7])
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self._keys))
@@ -71,26 +75,30 @@ class Sessions:
         ``low`` and ``high`` are the source address (None: all IPv4), ``ends`` packs source port, local
         port and SSID, ``local`` is the address asked, folded to 64 bits. All are (N,) uint64.
         """
-        h = (low ^ np.uint64(self._salt)) * np.uint64(_A)
-        if high is not None:
-            h ^= high * np.uint64(_D)
+        h = self._product(low, 0) + self._product(ends, 2) + self._product(local, 4)
+        h += self._no_high if high is None else self._product(high, 6)
         h ^= h >> np.uint64(32)
-        h += ends * np.uint64(_B)
-        h ^= h >> np.uint64(29)
-        h += local
-        h *= np.uint64(_C)
+        h *= np.uint64(_MIX)
         h ^= h >> np.uint64(32)
         return h | np.uint64(1)
 
+    def _product(self, column: U64, at: int) -> U64:
+        """Return the part of a hash that 64 bits of the session's name have."""
+        halves = np.ascontiguousarray(column, "<u8").view("<u4").reshape(-1, 2)
+        halves = halves + self._secrets[at : at + 2]
+        product: U64 = np.multiply(halves[:, 0], halves[:, 1], dtype=np.uint64)
+        return product
+
     def key(self, high: int, low: int, ends: int, local: int) -> int:
-        """Return what `keys` returns, for one session."""
-        h = (low ^ self._salt) * _A & _MASK
-        if high:
-            h ^= high * _D & _MASK
+        """Return what `keys` returns, for one session; ``high`` is 0 for IPv4."""
+        k = self._secret
+        h = (low + k[0] & _HALF) * ((low >> 32) + k[1] & _HALF)
+        h += (ends + k[2] & _HALF) * ((ends >> 32) + k[3] & _HALF)
+        h += (local + k[4] & _HALF) * ((local >> 32) + k[5] & _HALF)
+        h += (high + k[6] & _HALF) * ((high >> 32) + k[7] & _HALF)
+        h &= _MASK
         h ^= h >> 32
-        h = h + ends * _B & _MASK
-        h ^= h >> 29
-        h = (h + local) * _C & _MASK
+        h = h * _MIX & _MASK
         h ^= h >> 32
         return h | 1
 

@@ -25,11 +25,11 @@ from twisted.internet.defer import Deferred, maybeDeferred
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llama.interfaces import NotPermittedError, Point, Refusal
+from llama.http_client import explain
+from llama.interfaces import NotPermittedError, NotWrittenError, Point, Refusal
 from llama.scraper.backoff import NOT_PERMITTED_S, wait_s
 from llama.scraper.buffer import Chunk, Spool
 from llama.scraper.counts import Counts
-from llama.scraper.fetch import explain
 
 #: Seconds that new chunks wait for company, so that small ones are written together.
 GATHER_S = 1.0
@@ -285,7 +285,7 @@ class Delivery:
                     points=chunk.points,
                     collector=chunk.collector,
                     count=count,
-                    problem=explain(result.value, WRITE_TIMEOUT_S),
+                    problem=_why(result.value),
                 )
         if not failed:
             self._went_well(lane)
@@ -367,7 +367,7 @@ class Delivery:
         if lane.retries and self._worked:
             return wait  # new points go through: these are a matter of their own
         self._worked = False
-        text = explain(error, WRITE_TIMEOUT_S)
+        text = _why(error)
         if self.trouble is None:
             self._since = self._clock.seconds()
         if self.trouble != text and self._running:
@@ -378,3 +378,10 @@ class Delivery:
             )
         self.trouble = text
         return wait
+
+
+def _why(error: BaseException) -> str:
+    """Say in a few words, for a person, why a write failed: in the writer's own, if it found any."""
+    if isinstance(error, NotPermittedError | NotWrittenError):
+        return str(error)
+    return explain(error, WRITE_TIMEOUT_S)

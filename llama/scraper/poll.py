@@ -12,6 +12,7 @@ beside the lane and holds up nobody.
 from __future__ import annotations
 
 import random
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
@@ -20,10 +21,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from llama.interfaces import Point
-from llama.scraper.buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
-from llama.scraper.counts import Counts
-from llama.scraper.fetch import (
+from llama.http_client import (
     Reply,
     TooLargeError,
     UnusableError,
@@ -31,6 +29,9 @@ from llama.scraper.fetch import (
     explain,
     request,
 )
+from llama.interfaces import Point
+from llama.scraper.buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
+from llama.scraper.counts import Counts
 from llama.scraper.headers import read_headers
 from llama.scraper.lane import Lane, Place
 from llama.scraper.names import Names
@@ -67,7 +68,10 @@ class _StaleError(Exception):
 
 
 class Poller:
-    """Asks any number of collectors. ``taken`` is called with the chunks that were spooled."""
+    """Asks any number of collectors. ``taken`` is called with the chunks that were spooled.
+
+    ``clock`` is the reactor; what is stamped, and compared with stamps, is of ``unix_time_s``.
+    """
 
     def __init__(
         self,
@@ -82,8 +86,10 @@ class Poller:
         concurrency: int,
         token: str | None = None,
         max_answer: int = MAX_ANSWER,
+        unix_time_s: Callable[[], float] = time.time,
     ) -> None:
         self.clock = clock
+        self.unix_time_s = unix_time_s
         self.agent = agent
         self.spool = spool
         self.counts = counts
@@ -176,13 +182,13 @@ class CollectorPoll:
         Less than nothing, when a clock is or was wrong.
         """
         newest_ns = self._poller.spool.taken(self.url).newest_ns
-        return None if newest_ns is None else self._poller.clock.seconds() - newest_ns / 1e9
+        return None if newest_ns is None else self._poller.unix_time_s() - newest_ns / 1e9
 
     def start(self) -> None:
         """Begin at the next moment that has the phase."""
         self._poller.counts.begin_collector(self.url)
         interval_s = self._poller.interval_s
-        wait_s = (self._phase_s - self._poller.clock.seconds()) % interval_s
+        wait_s = (self._phase_s - self._poller.unix_time_s()) % interval_s
         self._first = self._poller.clock.callLater(wait_s, self._call.start, interval_s)
 
     def stop(self) -> Deferred[None]:
@@ -204,8 +210,19 @@ class CollectorPoll:
         """Take one turn; the `LoopingCall` waits for it, and counts what it misses meanwhile."""
         if count > 1:
             self._count("skipped", count - 1)
+        self._keep_phase()
         self._under_way = Deferred.fromCoroutine(self._ask_all())
         return self._under_way
+
+    def _keep_phase(self) -> None:
+        """Let the phase be that of the turns when the wall clock, not they, was stepped.
+
+        Else turns might lie just where `_slot_ns` rounds, and two of them have one slot.
+        """
+        interval_s, now = self._poller.interval_s, self._poller.unix_time_s()
+        off_s = (now - self._phase_s + interval_s / 2) % interval_s - interval_s / 2
+        if abs(off_s) > interval_s / 4:
+            self._phase_s = now % interval_s
 
     def _count(self, result: str, times: int = 1) -> None:
         self._poller.counts.polls.labels(self.url, result).inc(times)
@@ -321,7 +338,7 @@ class CollectorPoll:
         if not (self._ahead and batches):  # else what comes now may well be older
             newest = max(newest, taken.newest_ns or 0)
         reached = Taken(cursor, newest or None)
-        chunks = await poller.spool.put(self.url, reached, batches, now)
+        chunks = await poller.spool.put(self.url, reached, batches, poller.unix_time_s())
         poller.taken(chunks)  # first of all: what is in the spool and offered to nobody is stranded
         self._last_ns = times
         poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
@@ -399,7 +416,7 @@ class CollectorPoll:
     def _slot_ns(self) -> int:
         """Return the aligned time, Unix ns, that this turn stands for."""
         interval_s = self._poller.interval_s
-        turn: int = round((self._poller.clock.seconds() - self._phase_s) / interval_s)
+        turn: int = round((self._poller.unix_time_s() - self._phase_s) / interval_s)
         return round(turn * interval_s * 1000) * 1_000_000
 
     def _not_yet_taken(self, points: Sequence[Point], taken: Taken) -> Sequence[Point]:

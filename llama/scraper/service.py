@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from attrs import evolve
@@ -13,11 +14,11 @@ from twisted.logger import Logger
 
 from llama.config import ScraperConfig, WriterConfig
 from llama.http import HttpService
+from llama.http_client import agent_of, connection_pool
 from llama.scraper import api
 from llama.scraper.buffer import Chunk, MemorySpool, Spool
 from llama.scraper.counts import Counts
 from llama.scraper.delivery import Delivery
-from llama.scraper.fetch import agent_of, connection_pool
 from llama.scraper.poll import Poller
 from llama.scraper.spool import DiskSpool
 from llama.scraper.spool_file import see_whose
@@ -34,16 +35,23 @@ class ScraperService(MultiService):
 
     Raises `WriterConfigError` when what the configuration says of a writer is wrong, and
     `ForeignFileError` when the spool's file is something else. It may be part of any process: it
-    uses ``reactor`` alone.
+    uses ``reactor`` alone, and ``unix_time_s`` for the time of day.
+    With Twisted's own reactor that process should call `llama.net.steady.count_steadily` first.
     """
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, config: ScraperConfig) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        config: ScraperConfig,
+        unix_time_s: Callable[[], float] = time.time,
+    ) -> None:
         super().__init__()
         self.config = config
+        self._unix_time_s = unix_time_s
         self.counts = Counts()
-        self.spool = _spool(reactor, config)
+        self.spool = _spool(reactor, config, unix_time_s)
         self.spool.dropped = self._dropped
         self.deliveries: dict[str, Delivery] = {}
         self.http: HttpService | None = None
@@ -66,8 +74,8 @@ class ScraperService(MultiService):
             self.http.setServiceParent(self)
 
     def now_s(self) -> float:
-        """Return Unix time, which the reactor's clock is."""
-        return float(self._reactor.seconds())
+        """Return Unix time."""
+        return self._unix_time_s()
 
     def startService(self) -> None:
         """Open the spool; then deliver what it holds and ask the collectors."""
@@ -186,6 +194,7 @@ class ScraperService(MultiService):
             timeout_s=config.timeout_s,
             concurrency=config.concurrency,
             token=config.collector_token,
+            unix_time_s=self._unix_time_s,
         )
 
     def _add(self, writer: Any) -> None:
@@ -231,11 +240,13 @@ _REASONS = {
 }
 
 
-def _spool(reactor: Any, config: ScraperConfig) -> Spool:
+def _spool(reactor: Any, config: ScraperConfig, unix_time_s: Callable[[], float]) -> Spool:
     if config.spool is None:
         return MemorySpool()
     see_whose(config.spool.path)
-    return DiskSpool(reactor, config.spool.path, config.spool.max_bytes, config.spool.max_age_s)
+    return DiskSpool(
+        reactor, config.spool.path, config.spool.max_bytes, config.spool.max_age_s, unix_time_s
+    )
 
 
 def _asking(config: ScraperConfig) -> tuple[object, ...]:

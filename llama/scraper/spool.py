@@ -57,10 +57,18 @@ class DiskSpool:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, path: str, max_octets: int, max_age_s: float) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        path: str,
+        max_octets: int,
+        max_age_s: float,
+        unix_time_s: Callable[[], float] = time.time,
+    ) -> None:
         self.dropped: Dropped = lambda reason, chunk: None
         self.trouble: str | None = None
         self._reactor = reactor
+        self._unix_time_s = unix_time_s
         self._path = Path(path)
         self._held = Held(max_octets, max_age_s)
         self._taken: dict[str, Taken] = {}
@@ -309,7 +317,7 @@ class DiskSpool:
 
     def _set_aside(self, why: str) -> None:
         """Rename a damaged file, so that a new one can be begun, and say so."""
-        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._reactor.seconds()))
+        stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._unix_time_s()))
         aside = file.set_aside(self._path, stamp)
         self._log.error(
             "Spool {path} is damaged ({why}): set aside as {aside}, a new one is begun;"

@@ -7,6 +7,7 @@ mesh never holds the reactor.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
@@ -91,8 +92,9 @@ class _Moment:
 class Answers:
     """Answers about one store.
 
-    ``reactor`` gives time and threads. A source that fell silent is shown for ``remember_s``, unless
-    it is among those to ``forget``: hosts that were removed or renamed.
+    ``reactor`` gives timers and threads, ``unix_time_s`` what time it is. A source that fell silent
+    is shown for ``remember_s``, unless it is among those to ``forget``: hosts that were removed or
+    renamed.
     """
 
     def __init__(
@@ -101,8 +103,10 @@ class Answers:
         store: Store,
         remember_s: float = WEEK_S,
         forget: frozenset[str] = frozenset(),
+        unix_time_s: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
+        self._unix_time_s = unix_time_s
         self.store = store
         self._remember_s = remember_s
         self._forget = forget
@@ -112,7 +116,7 @@ class Answers:
 
     def now_s(self) -> float:
         """Return the wall-clock time."""
-        return float(self._reactor.seconds())
+        return self._unix_time_s()
 
     def in_thread(self, work: Callable[..., T], *args: Any) -> Deferred[T]:
         """Give what ``work`` returns, without holding the reactor."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import gzip
-import re
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,11 @@ from twisted.logger import Logger
 from werkzeug.exceptions import HTTPException
 
 from llama import __version__
-from llama.http import json_error, set_json
+from llama.http import BadRequestError, json_error, set_json, takes_gzip
 from llama.web.answers import Answers, MatrixQuestion, NotFoundError, TooWideError
 from llama.web.flows import FlowSource, UnknownCollectorError
 from llama.web.incidents import IncidentSource
-from llama.web.params import MAX_LIMIT, MAX_SPAN_S, Arguments, BadRequestError, read_range
+from llama.web.params import MAX_LIMIT, MAX_SPAN_S, Arguments, read_range
 from llama.web.store import StoreError, StoreTimeoutError, TooMuchError, Window
 
 _log = Logger()
@@ -60,7 +59,7 @@ def _json(answer: Answer) -> Callable[[WebApi, Any], Awaitable[bytes]]:
     @functools.wraps(answer)
     async def route(self: WebApi, request: Any) -> bytes:
         try:
-            said = await answer(self, request, Arguments(request.args or {}))
+            said = await answer(self, request, Arguments(request))
         except (BadRequestError, TooWideError) as error:
             return json_error(request, 400, str(error))
         except (NotFoundError, UnknownCollectorError) as error:
@@ -75,8 +74,7 @@ def _json(answer: Answer) -> Callable[[WebApi, Any], Awaitable[bytes]]:
             return json_error(request, 503, "the service is stopping")
         set_json(request)
         body = orjson.dumps(said)
-        accepted = request.getHeader(b"accept-encoding") or b""
-        if len(body) < PACK_FROM or not re.search(rb"\bgzip\b(?!;\s*q=0)", accepted):
+        if len(body) < PACK_FROM or not takes_gzip(request):
             return body
         request.setHeader("Content-Encoding", "gzip")
         request.setHeader("Vary", "Accept-Encoding")
@@ -151,8 +149,8 @@ class WebApi:
     @_json
     async def pairs(self, request: Any, args: Arguments) -> dict[str, Any]:
         """Answer with pairs of hosts, the worst first."""
-        offset = args.whole("cursor", 0, 10**9, 0)
-        limit = args.whole("limit", 1, MAX_LIMIT, 100)
+        offset = args.whole("cursor", 0, high=10**9)
+        limit = args.whole("limit", 100, low=1, high=MAX_LIMIT)
         return await self._answers.pairs(_matrix_question(args), offset, limit)
 
     @app.route("/api/v1/history", methods=["GET"])
@@ -183,7 +181,7 @@ class WebApi:
     @_json
     async def incidents(self, request: Any, args: Arguments) -> dict[str, Any]:
         """Answer with incidents, the newest first."""
-        limit = args.whole("limit", 1, MAX_LIMIT, 100)
+        limit = args.whole("limit", 100, low=1, high=MAX_LIMIT)
         at = args.number("at", 0, 1e11)
         return await self._incidents.incidents(at, args.text("cursor"), limit)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
@@ -10,7 +11,7 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 from twisted.internet.defer import Deferred, DeferredList
 
-from llama.scraper.fetch import (
+from llama.http_client import (
     TooLargeError,
     agent_of,
     authorization,
@@ -64,9 +65,11 @@ class CollectorFlows:
         token: str | None = None,
         ca_file: str | None = None,
         timeout_s: float = 5.0,
+        unix_time_s: Callable[[], float] = time.time,
     ) -> None:
         self.configured = bool(urls)
         self._reactor = reactor
+        self._unix_time_s = unix_time_s
         self._urls = tuple(urls)
         self._timeout_s = timeout_s
         self._headers = authorization(token)
@@ -98,7 +101,7 @@ class CollectorFlows:
         query = {"target": dst, "limit": str(MOST_FLOWS)}
         if "class" in where:
             query["class"] = where["class"]
-        if at_s is None or at_s >= self._reactor.seconds():
+        if at_s is None or at_s >= self._unix_time_s():
             answer = await self._get(url, query)
         else:
             answer = await self._get_past(url, query, at_s)

@@ -1,12 +1,12 @@
-"""Reading the query part of a request: every parameter checked, every mistake said by name."""
+"""The parameters of the matrix: which there are, and within which bounds."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 
 from attrs import frozen
 
+from llama.http import BadRequestError, Query, unexpected
 from llama.web.fold import Open
 from llama.web.groups import read_paths
 from llama.web.metrics import METRICS, Metric
@@ -22,27 +22,12 @@ MAX_SPAN_S = 7 * DAY_S
 MAX_RANGE_S = 400 * DAY_S
 
 
-class BadRequestError(Exception):
-    """A parameter that cannot be; the text says which, and what was expected."""
-
-
-class Arguments:
-    """The parameters of one request, each to be taken once, by kind."""
-
-    def __init__(self, args: Mapping[bytes, list[bytes]]) -> None:
-        self._texts: dict[str, str] = {}
-        for name, values in args.items():
-            try:
-                key, text = name.decode("utf-8"), values[-1].decode("utf-8")
-            except UnicodeDecodeError as error:
-                raise BadRequestError(f"parameter {name!r} is not UTF-8") from error
-            if len(values) > 1:
-                raise BadRequestError(f"{key}: given {len(values)} times, expected once")
-            self._texts[key] = text
+class Arguments(Query):
+    """The query of a request to the web API, in which an empty parameter is as good as none."""
 
     def text(self, name: str, limit: int = MAX_TEXT) -> str | None:
         """Return the text of a parameter; None if it is absent or empty."""
-        text = self._texts.get(name, "")
+        text = super().text(name) or ""
         if len(text) > limit:
             raise BadRequestError(f"{name}: {len(text)} characters, at most {limit} are allowed")
         return text or None
@@ -64,23 +49,14 @@ class Arguments:
         except ValueError:
             value = math.nan
         if not low <= value <= high:
-            raise BadRequestError(f"{name}: {text!r}, expected a number from {low:g} to {high:g}")
+            raise unexpected(name, text, f"a number from {low:g} to {high:g}")
         return value
-
-    def whole(self, name: str, low: int, high: int, default: int) -> int:
-        """Return a whole number between ``low`` and ``high``."""
-        text = self.text(name)
-        if text is None:
-            return default
-        if not (text.isascii() and text.isdecimal() and low <= int(text) <= high):
-            raise BadRequestError(f"{name}: {text!r}, expected a whole number from {low} to {high}")
-        return int(text)
 
     def metric(self) -> Metric:
         """Return the metric asked for; loss if none is."""
         name = self.text("metric") or "loss"
         if name not in METRICS:
-            raise BadRequestError(f"metric: {name!r}, expected one of {', '.join(METRICS)}")
+            raise unexpected("metric", name, f"one of {', '.join(METRICS)}")
         return METRICS[name]
 
     def filters(self) -> dict[str, str]:
@@ -90,7 +66,7 @@ class Arguments:
 
     def group(self) -> list[str] | None:
         """Return the group keys, outermost first; None: not said, []: no groups."""
-        text = self._texts.get("group")
+        text = super().text("group")
         if text is None or text == "auto":
             return None
         keys = [key for key in text.split(",") if key and key != "none"]
@@ -100,9 +76,11 @@ class Arguments:
 
     def opened(self, name: str) -> Open:
         """Return which groups are open."""
-        text = self._texts.get(name, "auto")
-        if text in ("auto", "none"):
-            return "auto" if text == "auto" else "none"
+        text = super().text(name)
+        if text in (None, "auto"):
+            return "auto"
+        if text == "none":
+            return "none"
         if text == "*":
             return "all"
         try:

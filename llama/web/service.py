@@ -10,11 +10,11 @@ from twisted.logger import Logger
 
 from llama.config import WebConfig
 from llama.http import HttpService
-from llama.pinpoint.remote import RemoteIncidents
 from llama.web.answers import Answers
 from llama.web.api import WebApi
 from llama.web.flows import CollectorFlows, FlowSource
 from llama.web.incidents import IncidentSource, NoIncidents
+from llama.web.remote_incidents import RemoteIncidents
 from llama.web.store import Store
 from llama.web.stores import open_store
 

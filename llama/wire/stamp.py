@@ -110,6 +110,23 @@ def unix_ns_column(ntp: npt.NDArray[np.uint64]) -> npt.NDArray[np.int64]:
     return seconds
 
 
+def time_column(
+    stamps: npt.NDArray[np.uint64], estimate: npt.NDArray[np.uint16], echoed: int = 0
+) -> npt.NDArray[np.int64]:
+    """Return the Unix times, in nanoseconds, of stamps in NTP format, or PTP's where Z says so.
+
+    ``stamps`` are (N,), or (K, N) for K stamps of each packet; ``estimate`` is (N,). Of K stamps
+    the first ``echoed`` are the sender's, which are NTP's whatever the reflector says of its own.
+    """
+    times = unix_ns_column(stamps)
+    ptp = np.flatnonzero(estimate & ERROR_PTP_FORMAT)
+    if ptp.size:  # truncated PTPv2: seconds and nanoseconds, since 1970
+        told = stamps[echoed:][..., ptp]
+        seconds, ns = told >> np.uint64(32), told & np.uint64(0xFFFFFFFF)
+        times[echoed:][..., ptp] = (seconds * np.uint64(_SECOND) + ns).astype(np.int64)
+    return times
+
+
 def error_estimate(error_ns: float | None) -> int:
     """Return the Error Estimate field for a clock known to be within ``error_ns`` nanoseconds.
 

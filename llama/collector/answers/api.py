@@ -30,7 +30,7 @@ from llama.collector.answers.sending import send
 from llama.collector.slices import Job, Slices
 from llama.collector.summary import ClosedInterval
 from llama.http import BadRequestError, Query, json_error
-from llama.pinpoint.path_table import PathTable
+from llama.paths.table import PathTable
 
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"

@@ -19,8 +19,8 @@ from llama.collector.answers.history import Newest
 from llama.collector.answers.packed import Packed, Packer
 from llama.collector.slices import Job, Pace
 from llama.collector.summary import ClosedInterval, Pair, reasons
-from llama.pinpoint.path_table import FlowKey, Known
-from llama.pinpoint.path_table import as_json as path_row
+from llama.paths.table import FlowKey, Known
+from llama.paths.table import as_json as path_row
 
 Stats = npt.NDArray[np.void]
 

@@ -10,19 +10,10 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from llama.collector.answers.packed import Packed
+from llama.http import takes_gzip
 
 #: Octets handed to the transport in one turn of the reactor. Unpacking as many takes 0.3 ms.
 _TURN = 64 * 1024
-
-
-def takes_gzip(request: Any) -> bool:
-    """Tell whether the ``Accept-Encoding`` of a request allows gzip (RFC 9110 section 12.5.3)."""
-    allowed = {"gzip": False}
-    for part in (request.getHeader("accept-encoding") or "").lower().split(","):
-        coding, *parameters = [word.strip() for word in part.split(";")]
-        weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
-        allowed[coding] = weight.strip("0.") != ""
-    return allowed["gzip"] or (allowed.get("*", False) and "gzip" not in allowed)
 
 
 def send(request: Any, clock: Any, body: Packed, content_type: str) -> Deferred[None]:

@@ -8,13 +8,14 @@ by a filter only those to the ports that probes leave from. It needs CAP_NET_RAW
 
 from __future__ import annotations
 
-import ctypes
 import socket
 import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from llama.collector.hping3.cycle import stretches
+from llama.net import bpf
+from llama.net.bpf import Step
 
 #: Octets of receive buffer asked for.
 _BUFFER = 1 << 20
@@ -22,7 +23,6 @@ _BUFFER = 1 << 20
 _MOST = 256
 #: Ranges of ports that a filter distinguishes; of more, all between the first and the last pass.
 _RANGES = 60
-_SO_ATTACH_FILTER = 26
 _SYN, _RST, _ACK = 0x02, 0x04, 0x10
 
 
@@ -55,10 +55,7 @@ class Witness:
         ]
         if len(ranges) > _RANGES:
             ranges = [(numbers[0], numbers[-1])]
-        code = b"".join(struct.pack("=HBBI", *step) for step in _program(ranges))
-        buffer = ctypes.create_string_buffer(code)
-        attached = struct.pack("@HL", len(code) // 8, ctypes.addressof(buffer))
-        self._sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
+        bpf.attach(self._sock, _program(ranges))
 
     def seen(self) -> Iterator[Seen]:
         """Yield what has arrived since."""
@@ -82,10 +79,13 @@ class Witness:
         self._sock.close()
 
 
-def _program(ranges: list[tuple[int, int]]) -> list[tuple[int, int, int, int]]:
-    """Return a filter (classic BPF) that passes segments to ports within ``ranges``."""
-    steps = [(0xB1, 0, 0, 0), (0x48, 0, 0, 2)]  # X = octets of the IP header; A = the port at X + 2
+def _program(ranges: list[tuple[int, int]]) -> list[Step]:
+    """Return a filter that passes segments to ports within ``ranges``."""
+    steps = [Step(bpf.LOAD_IP_HEADER_SIZE), Step(bpf.LOAD_U16_AT_X, 2)]  # the destination port
     for number, (low, high) in enumerate(ranges):
         passed = 2 * (len(ranges) - number - 1) + 1
-        steps += [(0x35, 0, 1, low), (0x25, 0, passed, high)]  # A >= low, and not A > high: passes
-    return [*steps, (0x06, 0, 0, 0), (0x06, 0, 0, 0xFFFFFFFF)]
+        steps += [
+            Step(bpf.IF_AT_LEAST, low, otherwise=1),
+            Step(bpf.IF_GREATER, high, otherwise=passed),
+        ]
+    return [*steps, bpf.DROP, bpf.PASS]

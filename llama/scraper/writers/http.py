@@ -19,6 +19,7 @@ import orjson
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
+from llama.http_client import Reply, agent_of, connection_pool, explain, request
 from llama.interfaces import (
     ITimeSeriesWriter,
     NotPermittedError,
@@ -26,7 +27,7 @@ from llama.interfaces import (
     Point,
     Refusal,
 )
-from llama.scraper.fetch import Reply, agent_of, connection_pool, explain, request
+from llama.printable import printable
 from llama.scraper.writers.line_protocol import line, lines
 from llama.scraper.writers.options import Options
 
@@ -153,7 +154,11 @@ def reason_of(reply: Reply) -> str:
 def not_a_database(url: str, reply: Reply, expected: str) -> str:
     """Say that what answers at ``url`` is something else, a redirect perhaps, and what to do."""
     where = reply.header("Location")
-    found = f"a redirect to {where[:200]}" if where else f"with {reply.excerpt() or 'no text'!r}"
+    found = (
+        f"a redirect to {printable(where[:200])}"
+        if where
+        else f"with {reply.excerpt() or 'no text'!r}"
+    )
     return (
         f"{url.partition('?')[0]} answers HTTP {reply.status}, {found}, expected {expected}:"
         " is 'url' the database itself, without a login page or another program before it?"
@@ -167,7 +172,7 @@ def _error(reply: Reply) -> str | None:
     except orjson.JSONDecodeError:
         return None
     text = (said.get("error") or said.get("message")) if isinstance(said, dict) else None
-    return " ".join(text.split())[:500] if isinstance(text, str) else None
+    return printable(" ".join(text.split()))[:500] if isinstance(text, str) else None
 
 
 def _general(problem: str, point: Point) -> str:

@@ -8,7 +8,8 @@ them, so commits are synced (``FULL``): one sync a batch.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,12 +44,15 @@ class SQLiteWriter:
 
     _log = Logger()
 
-    def __init__(self, reactor: Any, options: Options) -> None:
+    def __init__(
+        self, reactor: Any, options: Options, unix_time_s: Callable[[], float] = time.time
+    ) -> None:
         self._path = Path(options.text("path"))
         self.name = options.text("name", f"sqlite {self._path}")
         self._raw_s = options.seconds("raw", 2 * DAY, lowest=600)
         self._rolled_s = options.seconds("rollup", 30 * DAY, lowest=600)
         self._reactor = reactor
+        self._unix_time_s = unix_time_s
         self._pool: Any = None
         self._series: dict[tuple[str, bytes], int] = {}
         self._upkeep = LoopingCall(self._keep_up)
@@ -141,13 +145,13 @@ class SQLiteWriter:
         """Roll up and remove in small transactions until nothing is left to do."""
         try:
             while self._upkeep.running and await self._pool.runInteraction(
-                self._roll_up, int(self._reactor.seconds() * 1000)
+                self._roll_up, int(self._unix_time_s() * 1000)
             ):
                 pass
             while self._upkeep.running and await self._pool.runInteraction(old.look_back):
                 pass
             while self._upkeep.running and await self._pool.runInteraction(
-                self._remove, int(self._reactor.seconds() * 1000)
+                self._remove, int(self._unix_time_s() * 1000)
             ):
                 pass
         except sqlite3.Error as error:

@@ -8,7 +8,8 @@ begin with their start and ours end with their end, hence the offset of a nanose
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -53,10 +54,11 @@ class InfluxDBStore:
         *,
         database: str = "llama",
         retention_policy: str | None = None,
+        unix_time_s: Callable[[], float] = time.time,
         **options: Any,
     ) -> None:
         self._database = Database(reactor, **options)
-        self._reactor = reactor
+        self._unix_time_s = unix_time_s
         self._name = database
         policy = f"{identifier(retention_policy)}." if retention_policy else ""
         self._from = f"{policy}{identifier(MEASUREMENT)}"
@@ -112,7 +114,7 @@ class InfluxDBStore:
         """See `llama.web.store.Store`."""
 
         async def ask() -> float | None:
-            now_s = self._reactor.seconds()
+            now_s = self._unix_time_s()
             # Looking through all there ever was takes its time.
             for window in (Window(now_s - 3600.0, now_s), Window(0.0, now_s)):
                 (found,) = await self._select(

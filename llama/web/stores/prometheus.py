@@ -6,7 +6,8 @@ two kinds of names a database has is found out by asking it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -45,9 +46,11 @@ class PrometheusStore:
 
     kind = "prometheus"
 
-    def __init__(self, reactor: Any, **options: Any) -> None:
+    def __init__(
+        self, reactor: Any, *, unix_time_s: Callable[[], float] = time.time, **options: Any
+    ) -> None:
         self._database = PrometheusDatabase(reactor, **options)
-        self._reactor = reactor
+        self._unix_time_s = unix_time_s
         self._names: Names | None = None
         self._scraped_every_s = 30.0
 
@@ -73,7 +76,7 @@ class PrometheusStore:
             names = await self._which()
             spoke = f"timestamp({names.presence})"  # of the past five minutes
             for query in (f"max({spoke})", f"max(max_over_time({spoke}[1d:5m]))"):
-                found = await self._database.instant(query, float(self._reactor.seconds()))
+                found = await self._database.instant(query, self._unix_time_s())
                 if found.tags:
                     return float(found.values[0])
             return None

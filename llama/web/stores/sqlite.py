@@ -44,9 +44,16 @@ class SQLiteStore:
     kind = "sqlite"
 
     def __init__(
-        self, reactor: Any, *, path: str, timeout_s: float = 20.0, threads: int = 3
+        self,
+        reactor: Any,
+        *,
+        path: str,
+        timeout_s: float = 20.0,
+        threads: int = 3,
+        unix_time_s: Callable[[], float] = time.time,
     ) -> None:
         self._reactor = reactor
+        self._unix_time_s = unix_time_s
         self._path = path
         self._timeout_s = timeout_s
         self._threads = threads
@@ -126,7 +133,7 @@ class SQLiteStore:
 
     def newest(self) -> Deferred[float | None]:
         """See `llama.web.store.Store`."""
-        now_s = self._reactor.seconds()
+        now_s = self._unix_time_s()
         return self._ask(lambda reader: questions.newest(reader, now_s))
 
     def resolution_s(self, start_s: float) -> Deferred[float]:

@@ -14,7 +14,7 @@ from math import comb
 
 from attrs import define, field, frozen
 
-from llama.pinpoint.trace import Path
+from llama.paths.trace import Path
 
 #: Chance, at one branching, of having missed a path.
 MISS = 0.05

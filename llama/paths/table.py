@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from llama.pinpoint.trace import Path
+from llama.paths.trace import Path
 
 #: Earlier paths that are remembered of a flow.
 EARLIER = 4

@@ -8,7 +8,7 @@ from twisted.internet.defer import inlineCallbacks
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
-from llama.pinpoint.names import ReverseNames, ask, read_names
+from llama.paths.names import ReverseNames, ask, read_names
 
 
 class Names(TestCase):

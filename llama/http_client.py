@@ -1,7 +1,8 @@
-"""One HTTP request with a deadline and a bound on the size of the answer.
+"""HTTP as LLAMA asks it of others: one request, with a deadline and a bound on its answer.
 
-Whoever answers may be hostile: how much is kept of what it sends, and which server is asked, is decided
-here and not by it.
+Collectors, databases, a pinpointing service, webhooks: all are asked so. Any of them may be hostile: how
+much is kept of what it sends, and which server is asked, is decided here and not by it. What is served
+stands in `llama.http`.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
 from llama._http_gzip import DamagedError, Gunzip
-from llama.interfaces import NotPermittedError, NotWrittenError
+from llama.printable import printable
 
 #: Octets of an answer's headers, about: at what comes at one go beyond them it is given up.
 MOST_HEAD = 256 * 1024
@@ -72,7 +73,7 @@ class Reply:
     def excerpt(self) -> str:
         """Return the start of the body for a log: one line, printable, bounded."""
         text = self.body[:400].decode("utf-8", "replace")
-        return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]
+        return printable(" ".join(text.split()))[:200]
 
 
 class _Body(Protocol):
@@ -98,7 +99,7 @@ class _Body(Protocol):
             if response.length != 0:  # what has no body has none that is packed
                 self._gunzip = Gunzip()
         elif codings not in ([], [b"identity"]):
-            text = _printable(b", ".join(codings))
+            text = _start(b", ".join(codings))
             self._finish(Failure(UnusableError(f"its body is packed as {text}, not as gzip once")))
         response.deliverBody(self)
 
@@ -329,7 +330,7 @@ def _redirected(url: str, location: bytes) -> str:
     Raises `UnusableError` when it leads to another. The authority of what is returned is that of
     ``url``, to the letter: no two readings of ``location`` can lead anywhere else.
     """
-    said = _printable(location)
+    said = _start(location)
     try:
         to = urljoin(url, location.decode("ascii"))
         same = _origin(to) == _origin(url)
@@ -354,14 +355,14 @@ def _origin(url: str) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or default
 
 
-def _printable(octets: bytes) -> str:
-    """Return what somebody sent for a log: printable ASCII, bounded."""
-    return re.sub(r"[^ -~]", "?", octets[:200].decode("latin-1"))
+def _start(octets: bytes) -> str:
+    """Return what somebody sent for a log: printable, bounded."""
+    return printable(octets[:200].decode("utf-8", "replace"))
 
 
 def explain(problem: BaseException, timeout_s: float) -> str:
-    """Say in a few words, for a person, why a request or a write failed."""
-    if isinstance(problem, NotPermittedError | NotWrittenError | UnusableError):
+    """Say in a few words, for a person, why a request failed, or what was made of some."""
+    if isinstance(problem, UnusableError):
         return str(problem)
     if isinstance(problem, DeferredTimeoutError | CancelledError):
         return f"no answer within {problem.args[0] if problem.args else timeout_s:g} s"
@@ -382,5 +383,5 @@ def explain(problem: BaseException, timeout_s: float) -> str:
     if type(problem).__module__ == "OpenSSL.SSL" and problem.args:
         reasons = problem.args[0]  # a list of (library, function, reason)
         return f"TLS: {reasons[-1][-1]}" if isinstance(reasons, list) and reasons else "TLS fails"
-    text = " ".join(str(problem).split())[:200]
+    text = printable(" ".join(str(problem).split()))[:200]
     return f"{type(problem).__name__}: {text}" if text else type(problem).__name__

@@ -5,13 +5,15 @@ Several addresses of one router should get one name: links then end at routers, 
 
 from __future__ import annotations
 
-import ipaddress
 import socket
 from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
 from twisted.internet.threads import deferToThreadPool
+
+from llama.printable import printable
 
 #: Unanswered questions at a time; those beyond are asked when the address is seen again.
 AT_ONCE = 8
@@ -35,11 +37,12 @@ def read_names(path: Path) -> dict[str, str]:
 def ask(address: str) -> str:
     """Return the name that the system's resolver has for an address, else the address; blocks.
 
-    Collectors say what the addresses are. What is none is not looked up: it might be a name.
+    Whoever owns the address says what its name is, so it is made printable. What is no address is
+    not asked for.
     """
     try:
-        ipaddress.ip_address(address)
-        return socket.gethostbyaddr(address)[0]
+        ip_address(address)
+        return printable(socket.gethostbyaddr(address)[0])
     except (OSError, ValueError):
         return address
 

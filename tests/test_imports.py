@@ -1,0 +1,72 @@
+"""The packages of ``llama/`` import each other in one direction: no way leads back."""
+
+from __future__ import annotations
+
+import ast
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+from twisted.trial.unittest import SynchronousTestCase
+
+ROOT = Path(__file__).parent.parent
+
+
+def sources() -> dict[str, str]:
+    """Return the source of every module by its name."""
+    found = {}
+    for path in (ROOT / "llama").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path.read_text(encoding="utf-8")
+    return found
+
+
+def imported(source: str) -> Iterator[str]:
+    """Yield whatever a module imports, wherever it does so; of ``from a import b`` it is ``a.b``."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (each.name for each in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            yield from (f"{node.module}.{each.name}" for each in node.names)
+
+
+def package(name: str) -> str:
+    """Return the package of LLAMA's that a module is in, or the module if it is in none."""
+    return ".".join(name.split(".")[:2])
+
+
+def graph(modules: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return the packages that each package imports."""
+    packages = {package(name) for name in modules}
+    edges: dict[str, set[str]] = defaultdict(set)
+    for name, source in modules.items():
+        own = package(name)
+        edges[own] |= {package(each) for each in imported(source)} & packages - {own}
+    return edges
+
+
+class ImportTests(SynchronousTestCase):
+    def test_no_package_imports_what_imports_it(self) -> None:
+        """The packages can be put into an order in which each imports earlier ones alone."""
+        edges = graph(sources())
+        try:
+            order = list(TopologicalSorter(edges).static_order())
+        except CycleError as error:
+            self.fail(" <- ".join(error.args[1]))
+        self.assertGreater(len(order), 15)
+        self.assertLess(order.index("llama.wire"), order.index("llama.collector"))
+
+    def test_a_cycle_is_seen(self) -> None:
+        """A cycle is found through packages and single modules, and however something is imported."""
+        chain = {
+            "llama.a.deep.inside": "from llama.b import x",
+            "llama.b": "def f():\n    import llama.c.y",
+            "llama.c.y": "import os",
+        }
+        self.assertEqual(
+            dict(graph(chain)), {"llama.a": {"llama.b"}, "llama.b": {"llama.c"}, "llama.c": set()}
+        )
+        for back in ("from llama import a", "import llama.a.z as z", "from llama.a.deep import w"):
+            whole = chain | {"llama.c": "import sys", "llama.c.z": f"if sys:\n    {back}"}
+            self.assertRaises(CycleError, TopologicalSorter(graph(whole)).prepare)
