@@ -1,7 +1,8 @@
 """HTTP as LLAMA asks it of others: one request, with a deadline and a bound on its answer.
 
-Collectors, databases, a pinpointing service, webhooks: all are asked so. What is served stands in
-`llama.http`.
+Collectors, databases, a pinpointing service, webhooks: all are asked so. Any of them may be hostile: how
+much is kept of what it sends, and which server is asked, is decided here and not by it. What is served
+stands in `llama.http`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import re
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
+from urllib.parse import urljoin, urlsplit
 
 from attrs import frozen
 from twisted.internet import error
@@ -19,13 +21,11 @@ from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.python.failure import Failure
+from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import (
     Agent,
     BrowserLikePolicyForHTTPS,
-    BrowserLikeRedirectAgent,
-    ContentDecoderAgent,
     FileBodyProducer,
-    GzipDecoder,
     HTTPConnectionPool,
     RequestTransmissionFailed,
     ResponseDone,
@@ -35,13 +35,26 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
+from llama._http_gzip import DamagedError, Gunzip
 from llama.printable import printable
 
+#: Octets of an answer's headers, about: at what comes at one go beyond them it is given up.
+MOST_HEAD = 256 * 1024
+#: Redirects in a row that are followed.
+MOST_REDIRECTS = 5
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
 
 
 class TooLargeError(Exception):
     """An answer is larger than it may be."""
+
+
+class UnusableError(Exception):
+    """What came is no answer to be used: damaged, strangely packed, or only to be had elsewhere.
+
+    The text says which, for people.
+    """
 
 
 @frozen
@@ -53,9 +66,9 @@ class Reply:
     body: bytes
 
     def header(self, name: str) -> str | None:
-        """Return the last header of that name as text, or None."""
-        values = self.headers.getRawHeaders(name)
-        return values[-1] if values else None
+        """Return the last header of that name as text, or None; what is no UTF-8 becomes U+FFFD."""
+        values = self.headers.getRawHeaders(name.encode("ascii"))
+        return values[-1].decode("utf-8", "replace") if values else None
 
     def excerpt(self) -> str:
         """Return the start of the body for a log: one line, printable, bounded."""
@@ -66,39 +79,76 @@ class Reply:
 class _Body(Protocol):
     """Collects a body up to a limit; a body beyond it, or given up, closes the connection.
 
-    ``came`` is called with every piece.
+    ``came`` is called with every piece. With ``gunzip`` the body is unpacked, and the limit is on what
+    that gives.
     """
 
-    def __init__(self, limit: int) -> None:
-        self.came: Callable[[], None] = lambda: None
+    def __init__(self, limit: int, came: Callable[[], None]) -> None:
         self._limit = limit
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._came = came
+        self._octets = bytearray()  # one for all: pieces may have an octet each
         self._over = False
+        self._gunzip: Gunzip | None = None
         self.done: Deferred[bytes] = Deferred(lambda _: self._give_up())
+
+    def receive(self, response: Any) -> None:
+        """Take the body of a response, unpacked as it says; fails `done` with `UnusableError`."""
+        named = b",".join(response.headers.getRawHeaders(b"Content-Encoding", [])).lower()
+        codings = [coding for part in named.split(b",") if (coding := part.strip())]
+        if codings in ([b"gzip"], [b"x-gzip"]):
+            if response.length != 0:  # what has no body has none that is packed
+                self._gunzip = Gunzip()
+        elif codings not in ([], [b"identity"]):
+            text = _start(b", ".join(codings))
+            self._finish(Failure(UnusableError(f"its body is packed as {text}, not as gzip once")))
+        response.deliverBody(self)
+
+    def connectionMade(self) -> None:
+        """Close the connection to what is not wanted."""
+        if self._over:
+            self._abort()
 
     def dataReceived(self, data: bytes) -> None:
         """Keep a piece; what still comes once it is over is dropped."""
         if self._over:
             return
-        self.came()
-        self._size += len(data)
-        if self._size <= self._limit:
-            self._chunks.append(data)
-        else:
-            self._finish(Failure(TooLargeError(f"more than {self._limit:,} octets")))
-            self._abort()
+        self._came()
+        if self._gunzip is None:
+            self._take(data)
+            return
+        try:
+            for piece in self._gunzip.pieces(data, self._limit - len(self._octets)):
+                self._take(piece)
+        except DamagedError as error:
+            self._refuse(UnusableError(str(error)))
 
     def connectionLost(self, reason: Failure = connectionDone) -> None:
         """Answer, or fail when the body broke off."""
-        if reason.check(ResponseDone, PotentialDataLoss):
-            self._finish(b"".join(self._chunks))
-        else:
+        if not reason.check(ResponseDone, PotentialDataLoss):
             self._finish(reason)
+            return
+        try:
+            if self._gunzip is not None and not self._over:
+                self._gunzip.end()
+        except DamagedError as error:
+            self._finish(Failure(UnusableError(str(error))))
+        else:
+            self._finish(bytes(self._octets))
+
+    def _take(self, piece: bytes) -> None:
+        if len(self._octets) + len(piece) <= self._limit:
+            self._octets += piece
+        else:
+            self._refuse(TooLargeError(f"more than {self._limit:,} octets"))
+
+    def _refuse(self, problem: Exception) -> None:
+        self._finish(Failure(problem))
+        self._abort()
 
     def _finish(self, result: Any) -> None:
         if not self._over:
             self._over = True
+            self._octets = bytearray()
             self.done.callback(result)
 
     def _give_up(self) -> None:
@@ -116,10 +166,32 @@ class _Body(Protocol):
             self.transport.stopProducing()
 
 
+class _Connection(HTTP11ClientProtocol):
+    """Gives up on a head without end, which Twisted would collect for as long as it comes."""
+
+    _head = 0
+
+    def dataReceived(self, data: bytes) -> None:
+        """Take what comes, and count what is no body."""
+        super().dataReceived(data)
+        if self._parser is None or self._parser.state not in ("STATUS", "HEADER"):
+            self._head = 0
+            return
+        self._head += len(data)
+        if self._head > MOST_HEAD:
+            transport: Any = self.transport
+            transport.abortConnection()
+            self._giveUp(Failure(UnusableError(f"more than {MOST_HEAD:,} octets of headers")))
+
+
 class _QuietFactory(_HTTP11ClientFactory):
     """Makes connections without a line in the log for each of them."""
 
     noisy = False
+
+    def buildProtocol(self, addr: Any) -> HTTP11ClientProtocol:
+        """Return a connection that is not in use yet."""
+        return _Connection(self._quiescentCallback)
 
 
 def connection_pool(reactor: Any, *, persistent: bool = True) -> HTTPConnectionPool:
@@ -195,25 +267,35 @@ async def request(
     Raises `twisted.internet.defer.TimeoutError` when it is not all there after ``timeout_s``,
     `TooLargeError` when the body exceeds ``max_octets``, and whatever connecting raises. None of
     these leaves anything open. With ``longest_s`` an answer may take that long, provided that a
-    piece of it comes at least every ``timeout_s``. Only a GET follows redirects: of anything else
-    the place that it was sent to must know what became of it.
-    """
-    reader = _Body(max_octets)
-    asking: Any = ContentDecoderAgent(agent, [(b"gzip", GzipDecoder)])
-    if method == "GET":
-        asking = BrowserLikeRedirectAgent(asking)
+    piece of it comes at least every ``timeout_s``. The limit is on the unpacked body, if that is packed:
+    by gzip, once, or else `UnusableError` is raised, as it is for a body that is damaged.
 
-    async def whole() -> Reply:
-        response = await asking.request(
+    Only a GET follows redirects: of anything else the place that it was sent to must know what became
+    of it. Nor does a GET follow one that leads to another scheme, host or port: who answers decides
+    nothing of which servers are asked. That raises `UnusableError`, too.
+    """
+
+    async def once(url: str) -> Reply:
+        response = await agent.request(
             method.encode("ascii"),
             url.encode("ascii"),
-            Headers({k: [v] for k, v in (headers or {}).items()}),
+            Headers({k: [v] for k, v in {"Accept-Encoding": "gzip", **(headers or {})}.items()}),
             None if body is None else FileBodyProducer(io.BytesIO(body)),
         )
-        response.deliverBody(reader)
+        reader = _Body(max_octets, came)
+        reader.receive(response)
         return Reply(response.code, response.headers, await reader.done)
 
-    answer: Deferred[Reply] = Deferred.fromCoroutine(whole())
+    async def whole() -> Reply:
+        at = url
+        for _ in range(MOST_REDIRECTS + 1):
+            reply = await once(at)
+            to = reply.headers.getRawHeaders(b"Location")
+            if method != "GET" or reply.status not in _REDIRECTS or not to:
+                return reply
+            at = _redirected(at, to[-1])
+        raise UnusableError(f"more than {MOST_REDIRECTS} redirects in a row")
+
     late = []
 
     def give_up(after_s: float) -> None:
@@ -224,7 +306,12 @@ async def request(
     deadlines = [silence]
     if longest_s is not None:
         deadlines.append(clock.callLater(longest_s, give_up, longest_s))
-        reader.came = lambda: silence.reset(timeout_s)
+
+    def came() -> None:
+        if longest_s is not None:
+            silence.reset(timeout_s)
+
+    answer: Deferred[Reply] = Deferred.fromCoroutine(whole())
     try:
         return await answer
     except Exception:
@@ -237,8 +324,46 @@ async def request(
                 deadline.cancel()
 
 
+def _redirected(url: str, location: bytes) -> str:
+    """Return where a redirect from ``url`` leads on the same server.
+
+    Raises `UnusableError` when it leads to another. The authority of what is returned is that of
+    ``url``, to the letter: no two readings of ``location`` can lead anywhere else.
+    """
+    said = _start(location)
+    try:
+        to = urljoin(url, location.decode("ascii"))
+        same = _origin(to) == _origin(url)
+        path = urlsplit(to)._replace(scheme="", netloc="", fragment="").geturl()
+    except ValueError:  # UnicodeDecodeError is one
+        raise UnusableError(f"a redirect to {said!r}, which is no URL") from None
+    if not same:
+        raise UnusableError(
+            f"a redirect to {said}, on another server, which is not followed: if that is the right"
+            " one, give its URL instead"
+        )
+    if not re.fullmatch(r"(/[!-~]*)?", path) or path.startswith("//"):
+        raise UnusableError(f"a redirect to {said!r}, which is no URL")
+    at = urlsplit(url)
+    return f"{at.scheme}://{at.netloc}{path or '/'}"
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    """Return scheme, host and port; raises `ValueError` for what is no URL."""
+    parts = urlsplit(url)
+    default = {"http": 80, "https": 443}.get(parts.scheme)
+    return parts.scheme, parts.hostname, parts.port or default
+
+
+def _start(octets: bytes) -> str:
+    """Return what somebody sent for a log: printable, bounded."""
+    return printable(octets[:200].decode("utf-8", "replace"))
+
+
 def explain(problem: BaseException, timeout_s: float) -> str:
     """Say in a few words, for a person, why a request failed, or what was made of some."""
+    if isinstance(problem, UnusableError):
+        return str(problem)
     if isinstance(problem, DeferredTimeoutError | CancelledError):
         return f"no answer within {problem.args[0] if problem.args else timeout_s:g} s"
     if isinstance(problem, ResponseFailed | RequestTransmissionFailed) and problem.reasons:

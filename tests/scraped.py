@@ -20,7 +20,10 @@ def rfc3339(time_s: float) -> str:
 
 
 class FakeCollector(Resource):
-    """Serves ``/influxdata`` over ``closed`` intervals; ``behave`` changes how it answers."""
+    """Serves ``/influxdata`` over ``closed`` intervals.
+
+    ``behave`` changes how it answers; a URL there is redirected to.
+    """
 
     isLeaf = True
 
@@ -35,6 +38,7 @@ class FakeCollector(Resource):
         self.authorizations: set[str | None] = set()
         self.behave = "well"
         self.cursors = True
+        self.headers: list[tuple[bytes, bytes]] = []  # in addition, whatever they are
         self.limits = True  # as collectors of ours know them
         self.octets_per_s = 0  # how fast it sends; 0: as fast as can be
         self.port: Any = None
@@ -103,6 +107,9 @@ class FakeCollector(Resource):
             return NOT_DONE_YET
         if self.behave == "garbage":
             return b"\xff<html>nothing here"
+        if self.behave.startswith("http:"):
+            request.redirect(self.behave.encode())
+            return b""
         if self.behave == "error":
             request.setResponseCode(500)
             return b"broken"
@@ -117,6 +124,8 @@ class FakeCollector(Resource):
             number = found[-1][0]
         if self.cursors:
             request.setHeader("Llama-Cursor", f"{self.incarnation}:{number}")
+        for name, value in self.headers:
+            request.responseHeaders.addRawHeader(name, value)
         body = json.dumps([point for _, points in found for point in points]).encode()
         return self._slowly(request, body) if self.octets_per_s else body
 

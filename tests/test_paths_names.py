@@ -23,6 +23,8 @@ class Names(TestCase):
     def test_no_name(self):
         """What the resolver does not know is called by its address."""
         self.assertEqual(ask("not an address"), "not an address")
+        self.assertEqual(ask("localhost"), "localhost")
+        self.assertEqual(ask("x" * 70 + "." + "\xe9" * 70), "x" * 70 + "." + "\xe9" * 70)
 
     @inlineCallbacks
     def test_nobody_waits(self):

@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.interfaces import Point
-from llama.scraper.points import AnswerError, pack, portions, read_answer, time_ns, unpack
+from llama.scraper.points import (
+    MOST_NAMES,
+    MOST_OCTETS,
+    AnswerError,
+    pack,
+    portions,
+    read_answer,
+    time_ns,
+    unpack,
+)
 
 SCRAPE_NS = 1_700_000_030 * 10**9
 TIME = "2023-11-14T22:13:30Z"
@@ -70,6 +79,10 @@ class ReadTests(SynchronousTestCase):
         self.assertEqual(len(answer.points), 2)
         self.assertEqual(answer.malformed, len(bad))
         self.assertEqual(answer.oddity, "an item is a int, expected an object")
+        many = {f"t{n}": "x" for n in range(MOST_NAMES + 1)}
+        answer = read(item(tags=many), item(fields=dict.fromkeys(many, 1.0)), item())
+        self.assertEqual((len(answer.points), answer.malformed), (1, 2))
+        self.assertEqual(answer.oddity, "a point with more than 250 tags or fields")
 
     def test_tags(self) -> None:
         """Empty tags are no tags; numbers and truth values become text."""
@@ -119,6 +132,16 @@ class ReadTests(SynchronousTestCase):
             self.assertEqual(len(parts) > 400, octets <= 100)
         for body in (b"", b"[]", b"{}", b"garbage" * 10, json.dumps(items).encode()):
             self.assertEqual(list(portions(body, 5)), [body])
+
+    def test_portions_are_bounded(self) -> None:
+        """What goes on without a new point is refused before it is read: lists can fill the memory."""
+        for body in (
+            b"[" + b"[]," * (MOST_OCTETS // 3) + b"[]]",
+            b'[{"measurement":"' + b"x" * MOST_OCTETS + b'"},{"measurement":"x"}]',
+        ):
+            with self.assertRaises(AnswerError):
+                list(portions(body))
+        self.assertEqual(len(list(portions(b"[" + b" " * (MOST_OCTETS - 2) + b"]"))), 1)
 
     def test_packing(self) -> None:
         """What the spool keeps comes back equal."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from time import time as unix_time_s
 from typing import Any
 
@@ -360,6 +360,94 @@ class MisbehavedTests(PollCase):
             lambda: all(self.poller.collectors[url].trouble is None for _, url in bad),
             "the end of trouble",
         )
+
+    def said(self) -> Callable[[], list[str]]:
+        """Return what gives the lines that are logged from now on."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+        return lambda: [formatEvent(event) or "" for event in events]
+
+    async def test_numbers_that_are_none(self) -> None:
+        """Nonsense in a header is said once and ignored; the points are taken, and handed on."""
+        said = self.said()
+        for n, value in enumerate(
+            (b"9" * 400, b"9" * 5000, b"-1", b"1e9", b"", b"\xff", b"\xd9\xa3")
+        ):
+            for name in (b"Llama-Missed", b"Llama-More"):
+                collector, url = self.collector(f"{name.decode()}{n}")
+                collector.close(NOW, pairs=1)
+                collector.headers = [(name, value)]
+                self.poller.set_collectors([url])
+                await until(lambda u=url: self.polls(u, "ok") >= 3, "polls")  # type: ignore[misc]
+                self.assertEqual(len(collector.questions), len(set(collector.questions)) + 1)
+                self.assertEqual([c.collector for c in self.chunks if c.collector == url], [url])
+                self.assertEqual(self.polls(url, "error"), 0)
+                lines = [line for line in said() if url in line]
+                self.assertEqual(
+                    lines, [f"Collector {url}: its header {name.decode()} is no number, or several,"
+                            " and is not believed"],
+                )  # fmt: skip
+
+    async def test_repeated_headers(self) -> None:
+        """What is said twice in the same words is said once; what differs is not believed."""
+        said = self.said()
+        collector, url = self.collector("twice")
+        collector.close(NOW, pairs=1)
+        collector.headers = [(b"Llama-Missed", b"3"), (b"Llama-Missed", b"3")]
+        self.poller.set_collectors([url])
+        await until(lambda: self.chunks, "points")
+        missed = self.counts.registry.get_sample_value
+        labels = {"collector": url}
+        await until(lambda: missed("llama_scraper_intervals_missed_total", labels), "the count")
+        self.assertEqual(missed("llama_scraper_intervals_missed_total", labels), 3.0)
+        self.assertEqual(len([line for line in said() if ": 3 closed intervals" in line]), 1)
+        collector.headers = [(b"Llama-Cursor", b"another")]
+        await until(lambda: self.polls(url, "garbage"), "the complaint")
+        self.assertEqual(self.poller.collectors[url].trouble, "2 cursors that differ")
+
+    async def test_cursors_that_are_none(self) -> None:
+        """A cursor that could not be given back as it came is told as its collector's fault."""
+        for value, problem in (
+            (b"\xff:1", "a cursor that is no UTF-8"),
+            (b"a\0:1", "a cursor with a NUL in it"),
+            (b"x" * 1025, "a cursor of 1025 characters"),
+            (b"x" * 9000, "a cursor of 9000 octets"),
+        ):
+            collector, url = self.collector("strange")
+            collector.cursors = False
+            collector.close(NOW, pairs=1)
+            collector.headers = [(b"Llama-Cursor", value)]
+            self.poller.set_collectors([url])
+            await until(lambda u=url: self.polls(u, "garbage"), problem)  # type: ignore[misc]
+            self.assertEqual(self.poller.collectors[url].trouble, problem)
+        self.assertEqual(self.chunks, [])
+
+    async def test_nothing_is_stranded(self) -> None:
+        """What is in the spool is handed on before anything else can fail."""
+
+        def fails(*_: Any) -> None:
+            raise ArithmeticError("amid the turn")
+
+        self.patch(poll.CollectorPoll, "_say_missed", fails)
+        collector, url = self.collector("one")
+        collector.close(NOW, pairs=1)
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "error"), "the fault")
+        self.assertEqual([chunk.collector for chunk in self.chunks], [url])
+        self.assertEqual(list(self.spool.chunks.values()), self.chunks)
+        await self.poller.stop()
+        self.assertEqual({type(f.value) for f in self.flushLoggedErrors()}, {ArithmeticError})
+
+    async def test_redirect(self) -> None:
+        """A collector that sends us to another server is told so, and that server is not asked."""
+        other, elsewhere = self.collector("other")
+        collector, url = self.collector("leads")
+        collector.behave = elsewhere
+        self.poller.set_collectors([url])
+        await until(lambda: self.polls(url, "garbage"), "the complaint")
+        self.assertIn(f"a redirect to {elsewhere}", self.poller.collectors[url].trouble or "")
+        self.assertEqual(other.questions, [])
 
     async def test_hanging(self) -> None:
         """They accept the question and never answer."""

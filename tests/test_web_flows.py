@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
 from urllib.parse import quote
 
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
+from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 from web_api_case import END_S, LISTEN, ApiCase
 from web_data import NASTY_HOST
 
@@ -13,6 +18,8 @@ from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
 from llama.http import HttpService
 from llama.testing import closed_interval, pair
+from llama.web.flows import CollectorFlows
+from llama.web.store import StoreError
 
 
 class FlowsTest(ApiCase):
@@ -78,3 +85,47 @@ class FlowsTest(ApiCase):
         self.start(self.store, collectors=tuple(self.urls), collector_token="wrong")
         answer = await self.get("/api/v1/flows?src=lax1&dst=iad2")
         self.assertEqual(answer.code, 404)
+
+
+class Saying(Resource):
+    """A collector that says what it is told to."""
+
+    isLeaf = True
+    said: object = None
+
+    def render_GET(self, request: Any) -> bytes:
+        """Answer."""
+        return json.dumps(self.said).encode()
+
+
+class StrangeTest(TestCase):
+    """Answers that no collector of ours gives."""
+
+    async def test_strange_answers(self) -> None:
+        """Whatever a collector answers, it is told as that collector's."""
+        server = Saying()
+        port = reactor.listenTCP(0, Site(server), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        url = f"http://127.0.0.1:{port.getHost().port}"
+        asked = CollectorFlows(reactor, [url])
+        self.addCleanup(asked.stop)
+        time = "2023-11-14T00:00:00Z"
+        for flows, intervals in (
+            ([5], []), (["x"], []), ([{}], []), ([[]], []), ([None], []),
+            ([{"probe": "stamp", "interval_end": 5}], []),
+            ([], [5]), ([], [{}]), ([], [{"end": "x"}]), ([], [{"end": 5}]), ([], [["end"]]),
+            ([], [{"end": time, "start": time, "close_number": 1}]),
+            ([], [{"end": time, "start": "2023-11-13T00:00:00Z", "close_number": "9" * 5000}]),
+            ([], [{"end": time, "start": "2023-11-13T00:00:00Z", "close_number": None}]),
+        ):  # fmt: skip
+            server.said = {"src_hostname": "a", "flows": flows, "intervals": intervals}
+            for at_s in (None, 1.7e9 - 1e6):
+                if at_s is None and "close_number" in str(intervals):
+                    continue  # which only the past needs
+                if at_s is not None and not intervals:
+                    continue
+                with self.assertRaises(StoreError) as raised:
+                    await asked.flows("a", "b", {}, at_s)
+                self.assertEqual(
+                    str(raised.exception), f"{url}: answered what no collector of ours would"
+                )

@@ -26,7 +26,10 @@ _EARLIEST_NS = 365 * 86400 * 10**9
 #: What signed 64-bit nanoseconds hold, which is what databases keep.
 _LATEST_NS = 2**63 - 1
 
-
+#: Octets that are read at one go, at most. In memory JSON can take thirty times as many.
+MOST_OCTETS = 16 * 1024 * 1024
+#: Tags, and fields, of a point. Ours have some dozens.
+MOST_NAMES = 250
 #: Between two points of our collectors. Inside of a JSON text the quotes would be escaped.
 _NEXT_POINT = b'},{"measurement":'
 
@@ -62,12 +65,15 @@ def portions(body: bytes, octets: int = 1024 * 1024) -> Iterator[bytes]:
     """Return the body of ``/influxdata`` as one or more JSON lists of about that many octets.
 
     What a collector held for ten minutes can be hundreds of megabytes: in portions it is never all
-    in memory as points, nor read at one go. A body of another form comes out as one portion.
+    in memory as points, nor read at one go. A body of another form comes out as one portion; raises
+    `AnswerError` when that is larger than any collector of another form has.
     """
     start, opening = 0, b""
     while True:
-        cut = body.find(_NEXT_POINT, start + octets)
+        cut = body.find(_NEXT_POINT, start + octets, start + MOST_OCTETS)
         if cut < 0:
+            if len(body) - start > MOST_OCTETS:
+                raise AnswerError(f"no list of points: {MOST_OCTETS:,} octets without a new one")
             yield opening + body[start:]
             return
         yield opening + body[start : cut + 1] + b"]"
@@ -109,6 +115,8 @@ def _read_point(item: Any, times: dict[str, int], scrape_ns: int, answer: Answer
         raise ValueError("a point without a measurement")
     if not isinstance(given, dict | None) or not isinstance(figures, dict):
         raise ValueError("a point whose tags or fields are no object")
+    if max(len(given or ()), len(figures)) > MOST_NAMES:
+        raise ValueError(f"a point with more than {MOST_NAMES} tags or fields")
     stamp = item.get("time")
     if stamp is None:
         when = 0
@@ -119,7 +127,7 @@ def _read_point(item: Any, times: dict[str, int], scrape_ns: int, answer: Answer
     else:
         when = times[stamp] = time_ns(stamp)
     if when > _LATEST_NS:
-        raise ValueError(f"a point dated {stamp}, which no database can keep")
+        raise ValueError(f"a point dated {str(stamp)[:40]}, which no database can keep")
     tags = {
         name: value if isinstance(value, str) else _plain(value)
         for name, value in (given or {}).items()

@@ -21,18 +21,24 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from llama.http_client import Reply, TooLargeError, authorization, explain, request
+from llama.http_client import (
+    Reply,
+    TooLargeError,
+    UnusableError,
+    authorization,
+    explain,
+    request,
+)
 from llama.interfaces import Point
 from llama.scraper.buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
 from llama.scraper.counts import Counts
+from llama.scraper.headers import read_headers
 from llama.scraper.lane import Lane, Place
 from llama.scraper.names import Names
 from llama.scraper.points import Answer, AnswerError, portions, read_answer
 
 #: Octets of one answer, unpacked. 10,000 pairs are about 9 MB for each interval.
 MAX_ANSWER = 512 * 1024 * 1024
-#: Characters of a cursor; ours have a dozen or two.
-MAX_CURSOR = 1024
 #: Closed intervals that one question asks for; after one that failed a single one, until there are
 #: no more.
 MOST_INTERVALS = 4
@@ -300,11 +306,12 @@ class CollectorPoll:
         place.keep()  # else answers without number could wait for a disk that is slow
         if reply.status != 200:
             raise _BadAnswerError(f"HTTP {reply.status}: {reply.excerpt() or 'no reason given'}")
-        cursor = reply.header("Llama-Cursor")
+        said = read_headers(reply)
+        for name in said.oddities:
+            self._say_once(f"its header {name} is no number, or several, and is not believed")
+        cursor = said.cursor
         if cursor is None:
             self.plain = True
-        elif len(cursor) > MAX_CURSOR:
-            raise _BadAnswerError(f"a cursor of {len(cursor)} characters")
         elif self.plain:  # it has learnt about cursors: ask for all that it holds
             self.plain = False
             return True
@@ -332,14 +339,17 @@ class CollectorPoll:
             newest = max(newest, taken.newest_ns or 0)
         reached = Taken(cursor, newest or None)
         chunks = await poller.spool.put(self.url, reached, batches, poller.unix_time_s())
+        poller.taken(chunks)  # first of all: what is in the spool and offered to nobody is stranded
         self._last_ns = times
-        self._say_missed(reply.header("Llama-Missed"))
         poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
-        poller.taken(chunks)
-        return cursor != taken.cursor and reply.header("Llama-More") is not None
+        self._say_missed(said.missed)
+        return cursor != taken.cursor and said.more
 
     async def _get(self, query: str) -> Reply:
-        """Return what the collector answers; raises `TooLargeError` or `_NoAnswerError`."""
+        """Return what the collector answers.
+
+        Raises `TooLargeError`, `_BadAnswerError` or `_NoAnswerError`.
+        """
         poller = self._poller
         longest_s = LONGEST_ANSWER_S if self._most == 1 else poller.interval_s
         asking = Deferred.fromCoroutine(
@@ -359,6 +369,8 @@ class CollectorPoll:
             return await asking
         except TooLargeError:
             raise
+        except UnusableError as error:
+            raise _BadAnswerError(str(error)) from None
         except Exception as error:
             raise _NoAnswerError(explain(error, poller.timeout_s)) from None
 
@@ -427,15 +439,15 @@ class CollectorPoll:
         if count:
             self._poller.counts.rejected.labels(self.url, reason).inc(count)
 
-    def _say_missed(self, count: str | None) -> None:
+    def _say_missed(self, count: int) -> None:
         """Count and say what the collector had to forget because we were away for too long."""
-        if count is not None and count.isascii() and count.isdigit():
-            self._poller.counts.missed.labels(self.url).inc(int(count))
+        if count:
+            self._poller.counts.missed.labels(self.url).inc(count)
             self._log.error(
                 "Collector {url}: {count} closed intervals were forgotten before they could be"
                 " asked for: let it hold more, or see why this scraper was away",
                 url=self.url,
-                count=int(count),
+                count=count,
             )
 
     def _say_name(self, points: Sequence[Point]) -> None:
@@ -464,7 +476,12 @@ class CollectorPoll:
             (answer.undated, "its points have no time and get that of the scrape"),
             (answer.zero_rtt, "total loss comes with an rtt of zero, which is left out"),
         ):
-            kind = what.partition(":")[0]
-            if count and kind not in self._said:
-                self._said.add(kind)
-                self._log.warn("Collector {url}: {what}", url=self.url, what=what)
+            if count:
+                self._say_once(what)
+
+    def _say_once(self, what: str) -> None:
+        """Say what is odd about it, but not again; after a colon may follow what differs."""
+        kind = what.partition(":")[0]
+        if kind not in self._said:
+            self._said.add(kind)
+            self._log.warn("Collector {url}: {what}", url=self.url, what=what)

@@ -90,6 +90,14 @@ class CollectorFlows:
     ) -> dict[str, Any]:
         """See `FlowSource`."""
         url = await self._url_of(src)
+        try:
+            return await self._flows_of(url, src, dst, where, at_s)
+        except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError):
+            raise StoreError(f"{url}: answered what no collector of ours would") from None
+
+    async def _flows_of(
+        self, url: str, src: str, dst: str, where: Mapping[str, str], at_s: float | None
+    ) -> dict[str, Any]:
         query = {"target": dst, "limit": str(MOST_FLOWS)}
         if "class" in where:
             query["class"] = where["class"]
