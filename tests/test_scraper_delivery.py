@@ -287,6 +287,18 @@ class DeliveryTests(SynchronousTestCase):
         self.pass_time(300)
         self.assertEqual(len(self.database.writes), 1)
 
+    def test_dropped_before_it_was_offered(self) -> None:
+        """What the spool drops before anybody was told of it is counted, and never tried."""
+        self.spool._held.max_octets = 600
+        self.delivery.start([])
+        chunks = self.take(3)
+        self.assertEqual(list(self.spool.chunks.values()), chunks[2:])
+        self.delivery.offer(chunks)
+        self.pass_time(2)
+        self.assertEqual(self.database.writes, [["c3"]])
+        self.assertEqual(self.sample("points_dropped", writer="db", reason="full"), 4)
+        self.assertEqual(self.sample("points_written", writer="db"), 2)
+
     def test_written_while_dropped(self) -> None:
         """A write that succeeds though the spool dropped its chunk meanwhile counts as written."""
         self.delivery.start([])
@@ -362,6 +374,16 @@ class DeliveryTests(SynchronousTestCase):
         self.successResultOf(stopped)
         self.assertEqual(len(self.spool.chunks), 1)
         self.assertEqual(self.clock.getDelayedCalls(), [])
+
+    def test_close_that_takes_long(self) -> None:
+        """A writer that is still busy when its time to close is over is left to itself."""
+        self.delivery.start([])
+        self.database.close = Deferred  # type: ignore[method-assign]
+        stopped = self.delivery.stop(5.0)
+        self.assertNoResult(stopped)
+        self.clock.advance(5.0)
+        self.successResultOf(stopped)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
 
 class BackoffTests(SynchronousTestCase):

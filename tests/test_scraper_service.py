@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import sqlite3
 import threading
 from typing import Any
 
@@ -21,6 +22,7 @@ from scraper_case import (
 )
 from servers import Influx, Victoria
 from twisted.internet import reactor
+from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
 from twisted.web.client import Agent
 from twisted.web.resource import Resource
@@ -30,7 +32,7 @@ from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
 from llama.config import SpoolConfig, WriterConfig
 from llama.http import HttpService
-from llama.scraper import api
+from llama.scraper import api, spool_file
 from llama.scraper import service as service_module
 from llama.scraper.service import ScraperService
 from llama.scraper.writers import WriterConfigError
@@ -438,6 +440,110 @@ class ReloadTests(ServiceCase):
         await service.reload(attrs.evolve(service.config, writers=(section,)))
         await until(lambda: path.exists() and len(path.read_bytes().splitlines()) == 3, "lines")
         await until(lambda: not service.spool.chunks, "an empty spool")
+
+    async def test_removed_amid_puts(self) -> None:
+        """What is on its way into the spool when its writers are removed is dropped and counted."""
+        self.patch(service_module, "GRACE_S", 0.3)
+        one, url = self.collector("one")
+        service = self.scraper(
+            [url], self.hanging("old"), spool=SpoolConfig(path=str(self.directory / "spool.db"))
+        )
+        one.close(NOW)
+        await until(lambda: service.deliveries["old"]._under_way, "a write under way")
+        inserting, go_on = threading.Event(), threading.Event()
+        self.addCleanup(go_on.set)
+        insert = spool_file.insert
+
+        def slow(*args: Any) -> None:
+            inserting.set()
+            go_on.wait(20)
+            insert(*args)
+
+        self.patch(spool_file, "insert", slow)
+        one.close(NOW + 30)
+        await until(inserting.is_set, "a transaction under way")
+        path = self.directory / "a"
+        new = WriterConfig(type="file", options={"path": str(path), "name": "new"})
+        reload = service.reload(attrs.evolve(service.config, writers=(new,)))
+        await until(lambda: not service.deliveries, "the old writer's end")
+        go_on.set()
+        await reload
+        one.close(NOW + 60)
+        await until(lambda: path.exists() and len(path.read_bytes().splitlines()) == 3, "lines")
+        await until(lambda: not service.spool.chunks, "an empty spool")
+        dropped = service.counts.registry.get_sample_value(
+            "llama_scraper_points_dropped_total", {"writer": "old", "reason": "writer_removed"}
+        )
+        self.assertEqual(dropped, 6)
+
+    async def test_stopped_while_a_writer_leaves(self) -> None:
+        """The spool is closed after the last write of a writer that was being removed is noted."""
+        one, url = self.collector("one")
+        store = WriterConfig(type="file", options={"path": str(self.directory / "a")})
+        spool = SpoolConfig(path=str(self.directory / "spool.db"))
+        service = self.scraper([url], store, spool=spool)
+        [delivery] = service.deliveries.values()
+        await until(lambda: delivery.opened or service.poller.collectors, "the start")
+        writing: Deferred[Any] = Deferred()
+        asked: list[Any] = []
+        delivery.writer.write = lambda points: asked.append(points) or writing
+        one.close(NOW)
+        await until(lambda: asked, "a write under way")
+        reload = service.reload(attrs.evolve(service.config, writers=(NOWHERE,)))
+        await until(lambda: not service.deliveries, "the writer being removed")
+        stopped = self.stop(service)
+        stopping = Deferred.fromCoroutine(stopped)
+        await deferLater(reactor, 0.1)
+        self.assertFalse(stopping.called)
+        writing.callback([])
+        await reload
+        await stopping
+        db = sqlite3.connect(self.directory / "spool.db")
+        self.addCleanup(db.close)
+        self.assertEqual(db.execute("SELECT * FROM chunks").fetchall(), [])
+
+    async def test_damage_amid_an_answer(self) -> None:
+        """Whenever a spool is found damaged, collectors are asked for all that they hold."""
+        one, url = self.collector("one")
+        service = self.scraper(
+            [url], NOWHERE, spool=SpoolConfig(path=str(self.directory / "spool.db"))
+        )
+        spool = service.spool
+        one.close(NOW)
+        await until(lambda: spool.chunks, "the first interval")
+        damaged = sqlite3.DatabaseError("database disk image is malformed")
+        damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        insert, pack, load = spool_file.insert, spool.pack, spool_file.load
+        found = loads = 0
+
+        def loaded(*args: Any) -> Any:
+            nonlocal loads
+            loads += 1
+            return load(*args)
+
+        def fails(*args: Any) -> Any:
+            nonlocal found
+            found += 1
+            if found == 1:
+                raise damaged
+            return insert(*args)
+
+        self.patch(spool_file, "load", loaded)
+        self.patch(spool_file, "insert", fails)
+        one.close(NOW + 30)
+        await until(lambda: sum(c.points for c in spool.chunks.values()) == 6, "both intervals")
+        self.assertEqual(loads, 1)
+
+        def packed(*args: Any) -> Any:
+            self.patch(spool, "pack", pack)
+            noticed = Deferred.fromCoroutine(spool._run(lambda _: fails()))
+            return noticed.addErrback(lambda _: None).addCallback(lambda _: pack(*args))
+
+        found = 0
+        self.patch(spool, "pack", packed)
+        one.close(NOW + 60)
+        await until(lambda: sum(c.points for c in spool.chunks.values()) == 9, "all three")
+        self.assertEqual(loads, 2)
 
     async def test_wrong_authorities(self) -> None:
         """A CA file that is none changes nothing, not even the writers."""

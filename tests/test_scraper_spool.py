@@ -6,13 +6,16 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from scraper_case import fill, small_disk, until
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -42,6 +45,33 @@ async def put(
     """Pack points and put them."""
     chunks: Sequence[Chunk] = await spool.put(collector, taken, await spool.pack(points), now_s)
     return chunks
+
+
+@contextmanager
+def failing(module: Any, name: str, error: Exception) -> Iterator[None]:
+    """Let a function of a module fail, for as long as the file is the one that is there now."""
+    real = getattr(module, name)
+    failed = False
+
+    def fails(*args: Any) -> Any:
+        nonlocal failed
+        if failed and isinstance(error, sqlite3.DatabaseError) and spool_file.is_damage(error):
+            return real(*args)  # there is a new file
+        failed = True
+        raise error
+
+    setattr(module, name, fails)
+    try:
+        yield
+    finally:
+        setattr(module, name, real)
+
+
+def damage() -> sqlite3.DatabaseError:
+    """Return what SQLite says of a damaged file."""
+    error = sqlite3.DatabaseError("database disk image is malformed")
+    error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+    return error
 
 
 class Contract:
@@ -159,6 +189,102 @@ class DiskSpoolTests(Contract, TestCase):
     def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> DiskSpool:
         """Make one on the same file each time."""
         return DiskSpool(reactor, str(self.path), max_octets, max_age_s)
+
+    def on_disk(self) -> tuple[list[int], list[tuple[int, str]]]:
+        """Return the numbers of the chunks in the file, and who waits for which; it must be closed."""
+        db = sqlite3.connect(self.path)
+        chunks = [number for (number,) in db.execute("SELECT number FROM chunks ORDER BY number")]
+        waiting = db.execute("SELECT chunk, writer FROM waiting ORDER BY chunk, writer").fetchall()
+        db.close()
+        return chunks, waiting
+
+    async def test_a_writer_less_amid_puts(self) -> None:
+        """Chunks that are being put wait for no removed writer either, in memory nor on disk."""
+        spool = await self.opened("old", "kept")
+        batches = await spool.pack(some_points())
+        before, changed, after = (
+            spool.put("http://c", Taken("1"), batches, NOW),
+            spool.set_writers(["kept"]),
+            spool.put("http://d", Taken("2"), batches, NOW),
+        )
+        chunks = [*await before, *await after]
+        await changed
+        self.assertEqual([chunk.waiting for chunk in chunks], [{"kept"}] * 2)
+        self.assertEqual(self.dropped, [])
+        await spool.acknowledge("kept", chunks[:1])
+        self.assertEqual(list(spool.chunks.values()), chunks[1:])
+        await spool.close()
+        self.assertEqual(self.on_disk(), ([chunks[1].number], [(chunks[1].number, "kept")]))
+
+    async def test_another_writer_amid_puts(self) -> None:
+        """Of chunks that are being put, what only a removed writer was to have is dropped."""
+        spool = await self.opened("old")
+        batches = await spool.pack(some_points())
+        before, changed, after = (
+            spool.put("http://c", Taken("1"), batches, NOW),
+            spool.set_writers(["new"]),
+            spool.put("http://c", Taken("2"), batches, NOW),
+        )
+        [old], [new] = await before, await after
+        await changed
+        self.assertEqual(self.dropped, [("writer_removed", old)])
+        self.assertEqual(list(spool.chunks.values()), [new])
+        self.assertEqual(new.waiting, {"new"})
+        await spool.close()
+        self.assertEqual(self.on_disk(), ([new.number], [(new.number, "new")]))
+
+    async def test_size_amid_puts(self) -> None:
+        """However many put at once, together they stay below its size."""
+        most = 3 * (buffer.CHUNK_OVERHEAD + 200)
+        spool = await self.opened(max_octets=most)
+        batches = await spool.pack(some_points())
+        await gatherResults([spool.put(f"http://{n}", Taken("1"), batches, NOW) for n in range(9)])
+        self.assertLessEqual(spool.octets, most)
+        self.assertEqual(len(self.dropped) + len(spool.chunks), 9)
+
+    async def test_removed_writer_noted_later(self) -> None:
+        """Where the disk refuses to note that a writer was removed, it is noted when it can be."""
+        spool = await self.opened("old", "kept")
+        chunks = [*await put(spool, "http://c", Taken("1"), some_points(), NOW)]
+        with failing(spool_file, "keep_writers", sqlite3.OperationalError("disk I/O error")):
+            await spool.set_writers(["kept"])
+        await spool.acknowledge("kept", chunks)
+        await spool.close()
+        self.assertEqual(self.on_disk(), ([], []))
+
+    async def test_noting_given_up(self) -> None:
+        """An acknowledgement that nobody waits for any more is noted, at the latest when closing."""
+        spool = await self.opened("a")
+        [chunk] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        with failing(spool_file, "acknowledge", sqlite3.OperationalError("disk I/O error")):
+            noting = spool.acknowledge("a", [chunk])
+            noting.cancel()
+            await self.assertFailure(noting, CancelledError)
+            await spool.pack([])  # which the thread does after it
+        await spool.close()
+        self.assertEqual(self.on_disk(), ([], []))
+
+    async def test_close_beside_a_slow_disk(self) -> None:
+        """Closing waits for what the disk is still at, and holds up nothing else."""
+        spool = await self.opened("a")
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+        insert = spool_file.insert
+
+        def slow(*args: Any) -> None:
+            go_on.wait(20)
+            insert(*args)
+
+        self.patch(spool_file, "insert", slow)
+        batches = await spool.pack(some_points())
+        putting = spool.put("http://c", Taken("c1"), batches, NOW)
+        closing = spool.close()
+        await deferLater(reactor, 0.1)  # or the thread holds all of this up
+        self.assertFalse(closing.called)
+        go_on.set()
+        [chunk] = await putting
+        await closing
+        self.assertEqual(self.on_disk(), ([chunk.number], [(chunk.number, "a")]))
 
     async def test_survives(self) -> None:
         """After closing and opening it holds chunks, cursors and who has what."""
@@ -298,6 +424,75 @@ class DiskSpoolTests(Contract, TestCase):
         self.assertEqual(await spool.read(new), some_points())
         await spool.acknowledge("a", [new])
         await spool.acknowledge("b", [new])
+
+    async def test_damage_amid_all(self) -> None:
+        """What is under way when damage shows ends well, and what is held then is on disk."""
+        spool = await self.opened()
+        old = []
+        for n in range(6):
+            old += await put(spool, "http://c", Taken(str(n)), some_points(), NOW)
+        spool._held._ready.clear()
+        batches = await spool.pack(some_points())
+        with failing(spool_file, "payload", damage()):
+            under_way = [
+                spool.acknowledge("a", old[:1]),
+                spool.read(old[1]),
+                spool.put("http://d", Taken("d1"), batches, NOW),
+                spool.acknowledge("a", old[2:3]),
+                spool.set_writers(["a", "b"]),
+                spool.put("http://e", Taken("e1"), batches, NOW),
+            ]
+            for each in under_way:
+                each.addErrback(lambda failure: failure.trap(NotStoredError))
+            await gatherResults(under_way)
+        self.assertEqual({reason for reason, _ in self.dropped}, {"damaged"})
+        self.assertEqual(len(list(self.directory.glob("*.corrupt-*"))), 1)
+        [new] = await put(spool, "http://c", Taken("n"), some_points(), NOW)
+        self.assertGreater(new.number, max(chunk.number for chunk in old))
+        held = list(spool.chunks)
+        cursors = {name: spool.taken(f"http://{name}").cursor for name in "cde"}
+        await spool.close()
+        chunks, waiting = self.on_disk()
+        self.assertEqual(chunks, held)
+        self.assertEqual(waiting, [(n, writer) for n in held for writer in "ab"])
+        self.assertEqual(cursors, {"c": "n", "d": None, "e": None})
+
+    async def test_damage_found_by_putting(self) -> None:
+        """Points that follow on what was lost are not kept: their collector is asked for all."""
+        spool = await self.opened()
+        await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        with failing(spool_file, "insert", damage()), self.assertRaises(NotStoredError) as raised:
+            await put(spool, "http://c", Taken("2"), some_points(), NOW)
+        self.assertEqual(str(raised.exception), "it was damaged, and a new one is begun")
+        self.assertEqual(spool.taken("http://c"), Taken())
+        self.assertIsNone(spool.trouble)
+        [new] = await put(spool, "http://c", Taken("2"), some_points(), NOW)
+        self.assertEqual(list(spool.chunks.values()), [new])
+
+    async def test_renewal_survives_who_asked(self) -> None:
+        """A new file is begun though the reader that found the damage was given up meanwhile."""
+        spool = await self.opened()
+        [chunk] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        spool._held._ready.clear()
+        with failing(spool_file, "payload", damage()):
+            lock = None
+
+            def locked(db: Any, path: Path, last: int = 0) -> Any:
+                nonlocal lock
+                lock = threading.Event()
+                lock.wait(20)
+                return load(db, path, last)
+
+            load = spool_file.load
+            self.patch(spool_file, "load", locked)
+            reading = spool.read(chunk)
+            await until(lambda: lock, "a new file being opened")
+            reading.cancel()
+            await self.assertFailure(reading, CancelledError)
+            assert lock is not None
+            lock.set()
+        [new] = await put(spool, "http://c", Taken("2"), some_points(), NOW)
+        self.assertEqual(list(spool.chunks.values()), [new])
 
     async def test_locked(self) -> None:
         """A file that another scraper has is waited for, not shared and not set aside."""

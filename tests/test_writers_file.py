@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
 import os
 import shutil
 import tempfile
+import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from scraper_case import fill, small_disk, until
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 
 from llama.interfaces import NotWrittenError, Point
@@ -22,7 +29,7 @@ JSON = (
 )
 
 
-class FileTests(TestCase):
+class FileCase(TestCase):
     """One file each."""
 
     def setUp(self) -> None:
@@ -34,6 +41,19 @@ class FileTests(TestCase):
     def writer(self, **options: Any) -> Any:
         """Make a writer."""
         return file.make(reactor, {"path": str(self.path)} | options)
+
+    def lines(self) -> list[str]:
+        """Return the name in every line, in their order; each line must be whole."""
+        return [json.loads(row)["tags"]["n"] for row in self.path.read_bytes().splitlines()]
+
+
+def some(name: str, count: int = 3000) -> list[Point]:
+    """Return points that take more than one call of the system to write."""
+    return [Point("m", {"n": name, "pad": "x" * 300}, {"x": 1.0}, n) for n in range(count)]
+
+
+class FileTests(FileCase):
+    """What is written, and what cannot be."""
 
     async def test_json_lines(self) -> None:
         """Points are appended, one JSON object a line."""
@@ -60,13 +80,23 @@ class FileTests(TestCase):
 
     async def test_torn_line(self) -> None:
         """A line that a killed process left unfinished is cut off, whatever its length."""
-        for torn in (b'{"measure', b"x" * 900_000):
+        for torn in (b'{"measure', b"x" * 900_000, b"x" * 3_000_000):
             self.path.write_bytes(JSON + torn)
             await self.writer().write(POINTS)
             self.assertEqual(self.path.read_bytes(), JSON + JSON)
         self.path.write_bytes(b"torn from the start")
         await self.writer().write(POINTS)
         self.assertEqual(self.path.read_bytes(), JSON)
+
+    async def test_no_line(self) -> None:
+        """What ends in far more than a line can have is another program's, and left alone."""
+        self.patch(file, "LONGEST_LINE", 2 * 2**20)
+        self.path.write_bytes(b"x\n" + b"x" * 4 * 2**20)
+        with self.assertRaises(NotWrittenError) as raised:
+            await self.writer().open()
+        said = f"{self.path}: ends in no line of ours: is it another program's?"
+        self.assertEqual(str(raised.exception), said)
+        self.assertEqual(self.path.stat().st_size, 2 + 4 * 2**20)
 
     async def test_cannot(self) -> None:
         """A path that cannot be written, and a full disk, are said in one line."""
@@ -89,3 +119,132 @@ class FileTests(TestCase):
             with self.assertRaises(ValueError) as raised:
                 self.writer(**options)
             self.assertEqual(str(raised.exception), message)
+
+
+class PausedDisk:
+    """Stands between a writer and its file: holds writes up half done, or lets them fail."""
+
+    def __init__(self, case: TestCase) -> None:
+        self.half_done = threading.Event()  # somebody's
+        self.go_on = threading.Event()
+        self.problem: OSError | None = None
+        self.synced: list[str] = []
+        case.addCleanup(self.go_on.set)
+        real = os.fsync
+
+        def fsync(descriptor: int) -> None:
+            self.synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
+            if not self.half_done.is_set():
+                self.half_done.set()
+                # As a write in parts would leave it: all but its last line end.
+                size = os.fstat(descriptor).st_size
+                os.ftruncate(descriptor, size - 1)
+                self.go_on.wait(20)
+                os.ftruncate(descriptor, max(size - 1, os.fstat(descriptor).st_size))
+                os.pwrite(descriptor, b"\n", os.fstat(descriptor).st_size)
+                if self.problem is not None:
+                    raise self.problem
+            real(descriptor)
+
+        case.patch(file.os, "fsync", fsync)
+
+
+class ConcurrencyTests(FileCase):
+    """Writes at the same time, given up, or failing."""
+
+    async def test_lanes(self) -> None:
+        """Of writes at the same time, by one writer or several, each acknowledged point stays."""
+        writers = [self.writer(), self.writer()]
+        for turn in range(8):
+            names = [f"{turn}-{lane}" for lane in range(4)]
+            for writing in [writers[n % 2].write(some(name)) for n, name in enumerate(names)]:
+                await writing
+            self.assertEqual(Counter(self.lines()), dict.fromkeys(names, 3000))
+            self.path.unlink()
+
+    async def test_half_done(self) -> None:
+        """What another write has half done is no torn line."""
+        disk = PausedDisk(self)
+        writer = self.writer()
+        first = writer.write(some("first"))
+        await until(disk.half_done.is_set, "a write half done")
+        second = writer.write(some("second"))
+        await deferLater(reactor, 0.1)
+        disk.go_on.set()
+        await first
+        await second
+        self.assertEqual(Counter(self.lines()), {"first": 3000, "second": 3000})
+
+    async def test_failing(self) -> None:
+        """A write that fails takes nothing with it, and leaves nothing."""
+        disk = PausedDisk(self)
+        disk.problem = OSError(errno.EIO, "Input/output error")
+        one, other = self.writer(), self.writer(name="other")
+        failing = one.write(some("bad"))
+        await until(disk.half_done.is_set, "a write half done")
+        writings = [one.write(some("one")), other.write(some("other"))]
+        await deferLater(reactor, 0.1)
+        disk.go_on.set()
+        with self.assertRaises(NotWrittenError) as raised:
+            await failing
+        self.assertEqual(str(raised.exception), f"{self.path}: Input/output error")
+        for writing in writings:
+            await writing
+        self.assertEqual(Counter(self.lines()), {"one": 3000, "other": 3000})
+
+    async def test_given_up(self) -> None:
+        """A write that was given up ends before the next begins, and before the writer is closed."""
+        disk = PausedDisk(self)
+        writer = self.writer()
+        given_up = [writer.write(some("first")), writer.write(some("never"))]
+        await until(disk.half_done.is_set, "a write half done")
+        for writing in given_up:
+            writing.cancel()
+            await self.assertFailure(writing, CancelledError)
+        again, closing = writer.write(some("again")), writer.close()
+        await deferLater(reactor, 0.1)
+        self.assertFalse(again.called or closing.called)
+        disk.go_on.set()
+        await again
+        await closing
+        self.assertEqual(Counter(self.lines()), {"first": 3000, "again": 3000})
+
+    async def test_locked(self) -> None:
+        """A file that another process keeps locked is said to be, and nothing is written."""
+        self.patch(file, "LOCK_WAIT_S", 0.1)
+        with open(self.path, "ab") as locked:
+            fcntl.flock(locked, fcntl.LOCK_EX)
+            with self.assertRaises(NotWrittenError) as raised:
+                await self.writer().write(POINTS)
+        said = f"{self.path}: another process has it locked"
+        self.assertEqual(str(raised.exception), said)
+        await self.writer().write(POINTS)
+        self.assertEqual(self.path.read_bytes(), JSON)
+
+    async def test_names_are_synced(self) -> None:
+        """Before points are acknowledged, so is on disk the name of a file that is new or rotated."""
+        disk = PausedDisk(self)
+        disk.half_done.set()
+        writer = self.writer()
+        for _ in range(2):
+            await writer.write(POINTS)
+            self.assertEqual(disk.synced, [str(self.path), str(self.directory)])
+            self.path.rename(self.directory / "points.1")
+            disk.synced.clear()
+
+    async def test_full_disk(self) -> None:
+        """On a full disk a file stays as it was, to the octet; what is written then is whole."""
+        disk = small_disk(self)
+        self.path = disk / "points"
+        writer = self.writer()
+        await writer.write(POINTS)
+        fill(disk)
+        with open(disk / "others", "r+b") as others:
+            others.truncate(others.seek(0, os.SEEK_END) - 500_000)
+        with self.assertRaises(NotWrittenError) as raised:
+            await writer.write(some("bad", 5000))
+        self.assertIn("No space left", str(raised.exception))
+        self.assertEqual(self.path.read_bytes(), JSON)
+        (disk / "others").unlink()
+        await writer.write(POINTS)
+        self.assertEqual(self.path.read_bytes(), JSON + JSON)

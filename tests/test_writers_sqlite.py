@@ -6,15 +6,20 @@ import math
 import shutil
 import sqlite3
 import tempfile
+import threading
 from pathlib import Path
 from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scraper_case import until
 from twisted.internet import reactor
+from twisted.internet.defer import CancelledError
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from llama.interfaces import NotWrittenError, Point
+from llama.scraper.threads import connect
 from llama.scraper.writers import sqlite, sqlite_schema
 
 DAY_MS = 86_400_000
@@ -136,6 +141,120 @@ class WriteTests(StoreCase):
         db.close()
         await writer.write([point(START, rtt=1.0)])
         self.assertEqual(len(self.rows("SELECT * FROM samples")), 1)
+
+
+class ConcurrencyTests(StoreCase):
+    """Writes, closing and other processes at the same time."""
+
+    def samples(self) -> set[tuple[str, int, float]]:
+        """Return what stands under which destination, as (dst, ms since `START`, loss)."""
+        rows = self.rows(
+            "SELECT tags ->> 'dst' AS dst, time_ms, loss FROM samples"
+            " LEFT JOIN series ON id = series_id"
+        )
+        return {(row.get("dst", "none"), row["time_ms"] - START, row["loss"]) for row in rows}
+
+    def keep_reactor_busy(self, writer: sqlite.SQLiteWriter) -> None:
+        """Do what a busy reactor does: learn of no result before the thread has done all it was asked."""
+        done = threading.Event()
+        writer._pool.threadpool.callInThread(done.set)
+        self.assertTrue(done.wait(10))
+
+    async def test_failing_beside_a_good_one(self) -> None:
+        """A write that is taken back lends its series' numbers to none that was queued behind it."""
+        writer = await self.opened()
+        bad = Point("raw_stats", {"src": "a", "dst": "x"}, {"loss": object()}, START * 10**6)  # type: ignore[dict-item]
+        failing = writer.write([point(START, "b", loss=0.0), point(START, "c", loss=0.0), bad])
+        queued = writer.write([point(START, "c", loss=100.0)])
+        self.keep_reactor_busy(writer)
+        with self.assertRaises(NotWrittenError):
+            await failing
+        await queued
+        await writer.write([point(START + 1, dst, loss=1.0) for dst in "dec"])
+        later = {(dst, 1, 1.0) for dst in "dec"}
+        self.assertEqual(self.samples(), {("c", 0, 100.0), *later})
+
+    async def test_series_removed_by_another(self) -> None:
+        """A series that another process has removed gets a new number when it comes back."""
+        writer, other = await self.opened(), await self.opened()
+        await writer.write([point(START + 1, "b", loss=0.0)])
+        await writer.write([point(START + 31 * DAY_MS, "c", loss=0.0)])
+        for do in (other._roll_up, other._remove):
+            while await other._pool.runInteraction(do, START + 32 * DAY_MS):
+                pass
+        self.assertEqual(len(self.rows("SELECT * FROM series")), 1)
+        now = 32 * DAY_MS
+        await writer.write([point(START + now, "b", loss=5.0), point(START + now, "c", loss=6.0)])
+        self.assertLessEqual({("b", now, 5.0), ("c", now, 6.0)}, self.samples())
+
+    async def test_window_removed_by_another(self) -> None:
+        """While a write looks whether it comes late, no other process makes it so."""
+        writer, other = await self.opened(), await self.opened()
+        now = START + 3 * DAY_MS
+        await writer.write([point(START + n, sent=10.0, lost=0.0, loss=0.0) for n in (1, 2)])
+        await other._pool.runInteraction(other._roll_up, now)
+        await other._pool.runWithConnection(lambda c: c.execute("PRAGMA busy_timeout=0").close())
+        locked: list[Any] = []
+        fact = sqlite_schema.fact
+
+        def meanwhile(cursor: Any, name: str) -> int | None:
+            found = fact(cursor, name)
+            if name == "removed_to_ms" and not locked:
+                locked.append(None)
+                removed = threading.Event()
+                reactor.callFromThread(
+                    lambda: other._pool.runInteraction(other._remove, now).addBoth(
+                        lambda result: (locked.append(result), removed.set())
+                    )
+                )
+                removed.wait(10)
+            return found
+
+        self.patch(sqlite_schema, "fact", meanwhile)
+        await writer.write([point(START + 3, sent=1.0, lost=1.0, loss=100.0)])
+        self.assertIn("locked", str(locked[1]))
+        for do in (other._roll_up, other._remove):
+            while await other._pool.runInteraction(do, now):
+                pass
+        self.assertEqual(
+            self.rows("SELECT sent, lost FROM samples_5m"), [{"sent": 21.0, "lost": 1.0}]
+        )
+
+    async def test_closed_during_a_write(self) -> None:
+        """Closing beside a write that was given up, and cannot end, leaves the reactor free."""
+        writer = await self.opened()
+        lock = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(lock.close)
+        lock.execute("BEGIN IMMEDIATE")
+        writing = writer.write([point(START, loss=1.0)])
+        writing.cancel()
+        await self.assertFailure(writing, CancelledError)
+        closing = writer.close()
+        await deferLater(reactor, 0.1)  # or the thread holds all of this up
+        self.assertFalse(closing.called)
+        lock.execute("COMMIT")
+        await closing
+        self.assertEqual(self.samples(), {("b", 0, 1.0)})
+
+    async def test_closing_given_up(self) -> None:
+        """Closing that nobody waits for any more ends by itself, as does an opening."""
+        writer = await self.opened()
+        lock = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(lock.close)
+        lock.execute("BEGIN IMMEDIATE")
+        other = sqlite.make(reactor, {"path": str(self.path)})
+        pools: list[Any] = [writer._pool]
+        self.patch(sqlite, "connect", lambda *a: pools.append(connect(*a)) or pools[-1])
+        given_up = [writer.write([point(START, loss=1.0)]), writer.close(), other.open()]
+        for each in reversed(given_up):
+            each.cancel()
+            await self.assertFailure(each, CancelledError)
+        await deferLater(reactor, 0.1)
+        self.assertTrue(pools[0].running)
+        lock.execute("COMMIT")
+        await until(lambda: not any(pool.running for pool in pools), "both closed")
+        self.assertEqual(len(pools), 2)
+        self.assertEqual(self.samples(), {("b", 0, 1.0)})
 
 
 class UpkeepTests(StoreCase):

@@ -22,6 +22,7 @@ from typing import Any
 
 from attrs import define, field
 from twisted.internet.defer import Deferred, maybeDeferred
+from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
@@ -116,7 +117,10 @@ class Delivery:
     def offer(self, chunks: Iterable[Chunk]) -> None:
         """Take new chunks."""
         for chunk in chunks:
-            self._fresh[chunk.number] = chunk
+            if (
+                self._spool.chunks.get(chunk.number) is chunk
+            ):  # else it is gone already, and counted
+                self._fresh[chunk.number] = chunk
         if self._live.busy is None and self._live.closed_until <= self._clock.seconds():
             points = sum(chunk.points for chunk in self._fresh.values())
             if points < self._most_points:
@@ -124,13 +128,13 @@ class Delivery:
         self._pump()
 
     def forget(self, reason: str, chunk: Chunk) -> None:
-        """Let go of a chunk that the spool has dropped, and count it."""
-        fresh = self._fresh.pop(chunk.number, None)
-        tried = self._tried.pop(chunk.number, None)
-        if fresh or tried:
-            self._counts.dropped.labels(self.name, reason).inc(chunk.points)
-        elif chunk.number in self._under_way:
+        """Let go of a chunk that the spool has dropped before this writer had it, and count it."""
+        if chunk.number in self._under_way:
             self._gone[chunk.number] = reason  # unless its write goes well
+            return
+        self._fresh.pop(chunk.number, None)  # if it was offered yet
+        self._tried.pop(chunk.number, None)
+        self._counts.dropped.labels(self.name, reason).inc(chunk.points)
 
     def stop(self, grace_s: float) -> Deferred[None]:
         """Start nothing more; fire when what is under way has ended, or was given up."""
@@ -147,15 +151,18 @@ class Delivery:
             await busy
             if timer.active():
                 timer.cancel()
-        await (
-            maybeDeferred(self.writer.close)
-            .addTimeout(grace_s, self._clock)
-            .addErrback(
-                lambda failure: self._log.failure(
-                    "Writer {writer} did not close well", failure, writer=self.name
-                )
+        closing = maybeDeferred(self.writer.close).addTimeout(grace_s, self._clock)
+        await closing.addErrback(self._not_closed, grace_s)
+
+    def _not_closed(self, failure: Failure, grace_s: float) -> None:
+        if failure.check(DeferredTimeoutError):
+            self._log.warn(
+                "Writer {writer} did not close within {seconds:g} s; what it is still at ends by itself",
+                writer=self.name,
+                seconds=grace_s,
             )
-        )
+        else:
+            self._log.failure("Writer {writer} did not close well", failure, writer=self.name)
 
     def _pump(self) -> None:
         """Start what may start now, and set the timer for what may start later."""

@@ -337,6 +337,8 @@ class CollectorPoll:
         newest = max((batch.newest_ns for batch in batches), default=0)
         if not (self._ahead and batches):  # else what comes now may well be older
             newest = max(newest, taken.newest_ns or 0)
+        if poller.spool.taken(self.url) != taken:
+            return True  # the spool was begun anew meanwhile, and this follows on what it lost
         reached = Taken(cursor, newest or None)
         chunks = await poller.spool.put(self.url, reached, batches, poller.unix_time_s())
         poller.taken(chunks)  # first of all: what is in the spool and offered to nobody is stranded

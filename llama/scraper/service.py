@@ -66,6 +66,8 @@ class ScraperService(MultiService):
         self._unsaid: dict[str, tuple[int, int]] = {}  # dropped, not yet logged: points, chunks
         self._said: set[str] = set()  # reasons logged lately
         self._starting: Deferred[None] = succeed(None)
+        self._leaving: dict[str, Delivery] = {}  # those that a reload takes away, by name
+        self._endings: list[Deferred[None]] = []  # theirs
         self._reloading = DeferredLock()  # held while a configuration is applied
         if config.api:
             self.http = HttpService(
@@ -120,8 +122,9 @@ class ScraperService(MultiService):
         await self.poller.stop()
         if self._expiry.running:
             self._expiry.stop()
-        for ending in [delivery.stop(GRACE_S) for delivery in self.deliveries.values()]:
-            await ending
+        ending = [delivery.stop(GRACE_S) for delivery in self.deliveries.values()]
+        for ended in ending + self._endings:
+            await ended
         await self.spool.close()
         await self._starting
         await self._pool.closeCachedConnections()
@@ -152,8 +155,15 @@ class ScraperService(MultiService):
         if clash := [name for name in names if names.count(name) > 1]:
             raise WriterConfigError(f"{config.path}: two writers are named {clash[0]!r}")
         for section in [s for s in self._writers if s not in kept]:
-            await self.deliveries.pop(self._writers.pop(section).name).stop(GRACE_S)
+            name = self._writers.pop(section).name
+            self._leaving[name] = self.deliveries.pop(name)
+        self._endings = [delivery.stop(GRACE_S) for delivery in self._leaving.values()]
+        for ended in self._endings:
+            await ended
+        if not self.running:
+            return
         await self.spool.set_writers(names)
+        self._leaving, self._endings = {}, []
         if not self.running:
             return
         for section, writer in made.items():
@@ -207,8 +217,10 @@ class ScraperService(MultiService):
     def _dropped(self, reason: str, chunk: Chunk) -> None:
         """Let every writer that lacks a chunk know that it is gone, and say so."""
         for name in chunk.waiting:
-            if name in self.deliveries:
-                self.deliveries[name].forget(reason, chunk)
+            if delivery := self.deliveries.get(name) or self._leaving.get(name):
+                delivery.forget(reason, chunk)
+            else:  # it is not configured any more
+                self.counts.dropped.labels(name, reason).inc(chunk.points)
         points, chunks = self._unsaid.get(reason, (0, 0))
         self._unsaid[reason] = points + chunk.points, chunks + 1
         if reason not in self._said:

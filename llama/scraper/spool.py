@@ -26,7 +26,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from twisted.enterprise import adbapi
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -45,9 +44,12 @@ from llama.scraper.buffer import (
     new_chunk,
     pack_all,
 )
+from llama.scraper.threads import connect, disconnect, outlasting
 
 T = TypeVar("T")
 
+#: Seconds to wait for the lock of another process.
+BUSY_S = 1.0
 #: Seconds between two attempts to open a file that cannot be opened.
 OPEN_RETRY_S = 5.0
 
@@ -76,6 +78,10 @@ class DiskSpool:
         self._pool: Any = None
         self._unnoted: list[tuple[int, str]] = []  # acknowledged, but not yet so on disk
         self._renewal = DeferredLock()  # held while the file is being opened
+        self._renewals = 0
+        self._last = 0  # the highest number of a chunk; those of a new file go on from there
+        # Held while chunks are added, or the writers that they wait for change.
+        self._adding = DeferredLock()
         self._closed = False
         self._pause: Deferred[None] = succeed(None)
 
@@ -112,14 +118,16 @@ class DiskSpool:
                 problem = str(error)
             else:
                 try:
-                    self._taken, chunks = await pool.runWithConnection(file.load, self._path)
+                    self._taken, chunks = await pool.runWithConnection(
+                        file.load, self._path, self._last
+                    )
                     break
                 except file.DamagedError as error:
-                    pool.close()
+                    await disconnect(self._reactor, pool)
                     self._set_aside(str(error))
                     continue
                 except (sqlite3.Error, file.ForeignFileError) as error:
-                    pool.close()
+                    await disconnect(self._reactor, pool)
                     problem = file.explain(error)
             if problem != said:
                 said = problem
@@ -135,10 +143,11 @@ class DiskSpool:
         else:
             return
         if self._is_closed():
-            pool.close()
+            await disconnect(self._reactor, pool)
             return
         for chunk in chunks:
             self._held.add(chunk)
+            self._last = max(self._last, chunk.number)
         self._pool = pool
 
     def _is_closed(self) -> bool:
@@ -146,18 +155,7 @@ class DiskSpool:
 
     def _connect(self) -> Any:
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        pool = adbapi.ConnectionPool(
-            "sqlite3",
-            str(self._path),
-            check_same_thread=False,
-            timeout=1.0,
-            cp_reactor=self._reactor,
-            cp_min=1,
-            cp_max=1,
-            cp_noisy=False,
-        )
-        pool.start()
-        return pool
+        return connect(self._reactor, self._path, BUSY_S)
 
     def taken(self, collector: str) -> Taken:
         """Say how far a collector has been read."""
@@ -171,15 +169,17 @@ class DiskSpool:
         self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float
     ) -> Deferred[Sequence[Chunk]]:
         """Keep points and how far their collector has been read, in one transaction."""
-        return Deferred.fromCoroutine(self._put(collector, taken, batches, now_s))
+        return self._adding.run(self._put, collector, taken, batches, now_s, self._renewals)
 
     async def _put(
-        self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float
+        self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float, renewals: int
     ) -> Sequence[Chunk]:
         octets = sum(len(batch.payload) + CHUNK_OVERHEAD for batch in batches)
         new = [new_chunk(collector, batch, now_s, self._writers) for batch in batches]
 
         def insert(cursor: Any) -> None:
+            if self._renewals != renewals:
+                return
             file.check_room(self._path, octets)
             file.insert(cursor, new, batches)
             file.set_taken(cursor, collector, taken)
@@ -190,9 +190,13 @@ class DiskSpool:
         except (sqlite3.Error, OSError) as error:
             self.trouble = file.explain(error)
             raise NotStoredError(self.trouble) from None
+        if self._renewals != renewals:
+            # These points follow on what is lost. Their collector is asked for all that it holds.
+            raise NotStoredError("it was damaged, and a new one is begun")
         self.trouble = None
         for chunk, batch in zip(new, batches, strict=True):
             self._held.add(chunk, batch.points)
+            self._last = max(self._last, chunk.number)
         self._taken[collector] = taken
         return new
 
@@ -233,8 +237,10 @@ class DiskSpool:
 
         try:
             await self._run(lambda cursor: file.acknowledge(cursor, noting, shrink))
-        except (sqlite3.Error, OSError) as error:
+        except BaseException as error:
             self._unnoted = noting + self._unnoted
+            if not isinstance(error, (sqlite3.Error, OSError)):
+                raise
             self.trouble = self.trouble or file.explain(error)
 
     def set_writers(self, writers: Collection[str]) -> Deferred[None]:
@@ -243,13 +249,20 @@ class DiskSpool:
         return Deferred.fromCoroutine(self._forget_writers())
 
     async def _forget_writers(self) -> None:
+        await self._adding.run(self._keep_writers)
+
+    async def _keep_writers(self) -> None:
         orphans = [c for c in self.chunks.values() if not c.waiting & self._writers]
         await self._drop("writer_removed", orphans)
+        gone = []
         for chunk in self.chunks.values():
+            gone += [(chunk.number, writer) for writer in chunk.waiting - self._writers]
             chunk.waiting &= self._writers
+        writers = set(self._writers)
         try:
-            await self._run(lambda cursor: file.keep_writers(cursor, self._writers))
+            await self._run(lambda cursor: file.keep_writers(cursor, writers))
         except (sqlite3.Error, OSError) as error:
+            self._unnoted += gone
             self.trouble = self.trouble or file.explain(error)
 
     def expire(self, now_s: float) -> Deferred[None]:
@@ -268,7 +281,7 @@ class DiskSpool:
             if self._unnoted:
                 await self._note()
             pool, self._pool = self._pool, None
-            pool.close()
+            await disconnect(self._reactor, pool)
 
     async def _drop(self, reason: str, chunks: Sequence[Chunk]) -> None:
         if not chunks:
@@ -300,7 +313,8 @@ class DiskSpool:
             except sqlite3.DatabaseError as error:
                 if last or not file.is_damage(error):
                     raise
-                await self._renewal.run(self._renew, pool, str(error))
+                # Whoever gives up waiting for this, all others need it.
+                await outlasting(self._renewal.run(self._renew, pool, str(error)))
         raise AssertionError("unreachable")
 
     async def _renew(self, damaged: Any, why: str) -> None:
@@ -308,7 +322,8 @@ class DiskSpool:
         if self._pool is not damaged:
             return
         self._pool = None
-        damaged.close()
+        self._renewals += 1
+        await disconnect(self._reactor, damaged)
         self._set_aside(why)
         self._unnoted = []
         self._taken = {}

@@ -91,9 +91,10 @@ def _check_ours(db: Any, path: str | Path) -> None:
         )
 
 
-def load(db: Any, path: str | Path) -> tuple[dict[str, Taken], list[Chunk]]:
+def load(db: Any, path: str | Path, last: int = 0) -> tuple[dict[str, Taken], list[Chunk]]:
     """Prepare the file and read everything but the payloads.
 
+    New chunks get numbers above ``last``, and above all that the file ever gave.
     Raises `ForeignFileError`, having changed nothing, `DamagedError` or `sqlite3.Error`.
     """
     try:
@@ -114,6 +115,8 @@ def load(db: Any, path: str | Path) -> tuple[dict[str, Taken], list[Chunk]]:
         db.execute(f"PRAGMA application_id={_APPLICATION_ID}")
         db.execute(f"PRAGMA user_version={_VERSION}")
         db.executescript(_SCHEMA)
+        if last:
+            _number_from(db, last)
         taken = db.execute("SELECT collector, cursor, newest_ns FROM cursors").fetchall()
         chunks = {
             row[0]: Chunk(row[0], row[1], row[2], row[3], row[4], row[5], set())
@@ -133,6 +136,12 @@ def load(db: Any, path: str | Path) -> tuple[dict[str, Taken], list[Chunk]]:
         {collector: Taken(cursor, newest) for collector, cursor, newest in taken},
         list(chunks.values()),
     )
+
+
+def _number_from(db: Any, last: int) -> None:
+    given = db.execute("SELECT max(seq) FROM sqlite_sequence WHERE name = 'chunks'").fetchone()[0]
+    db.execute("DELETE FROM sqlite_sequence WHERE name = 'chunks'")
+    db.execute("INSERT INTO sqlite_sequence VALUES ('chunks', ?)", (max(last, given or 0),))
 
 
 def insert(cursor: Any, chunks: Sequence[Chunk], batches: Sequence[Batch]) -> None:

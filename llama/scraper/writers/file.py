@@ -1,24 +1,41 @@
 """A file of JSON lines (one point a line) or of line protocol, for whatever reads such files.
 
 The file is opened for every write, so it can be rotated by renaming it at any time. A line that a
-killed process left unfinished is cut off before the next is written. A file cannot overwrite: a
-process killed between writing points and noting so writes them again when it is back.
+killed process left unfinished is cut off before the next is written. One write at a time does so:
+there is a turn for those of one writer, and a lock (``flock``) on the file against other writers and
+processes. A file cannot overwrite: points that were written and not noted as such, because the
+process was killed in between or the write took too long, are written again. Nothing else happens to
+points that were acknowledged.
 """
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import os
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import orjson
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, DeferredLock
 from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
+from llama.scraper.threads import outlasting
 from llama.scraper.writers.line_protocol import lines
 from llama.scraper.writers.options import Options
+
+#: Octets of an unfinished line, at most; what is longer was not written here.
+LONGEST_LINE = 64 * 1024 * 1024
+#: Seconds to wait for the lock of another writer, and between two looks at it.
+LOCK_WAIT_S, LOCK_LOOK_S = 5.0, 0.02
+_BLOCK = 1024 * 1024
+#: What file systems say that have no locks, and of directories that they do not sync.
+_NOT_HAD = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM)
 
 
 @implementer(ITimeSeriesWriter)
@@ -30,49 +47,102 @@ class FileWriter:
         self._format = options.choice("format", "json", "line-protocol")
         self.name = options.text("name", f"file {self._path}")
         self._reactor = reactor
+        self._turn = DeferredLock()  # held until the thread has ended, whoever waits for it
 
     def open(self) -> Deferred[None]:
         """See that the file can be written."""
-        return self._in_thread(self._append, b"")
+        return Deferred.fromCoroutine(self._in_thread(b""))
 
     def write(self, points: Sequence[Point]) -> Deferred[Sequence[Refusal]]:
         """Append points."""
         data = lines(points) if self._format == "line-protocol" else json_lines(points)
-        return self._in_thread(self._append, data).addCallback(lambda _: [])
+        return Deferred.fromCoroutine(self._in_thread(data)).addCallback(lambda _: [])
 
     def close(self) -> Deferred[None]:
-        """Nothing is kept open."""
-        return succeed(None)
+        """Nothing is kept open; fires when a write that was given up has ended, too."""
+        return self._turn.run(lambda: None)
 
-    def _in_thread(self, do: Any, *args: Any) -> Deferred[Any]:
-        return deferToThreadPool(self._reactor, self._reactor.getThreadPool(), do, *args)
+    async def _in_thread(self, data: bytes) -> None:
+        await self._turn.acquire()
+
+        def ended(result: Any) -> Any:
+            self._turn.release()
+            return result
+
+        pool = self._reactor.getThreadPool()
+        appending = deferToThreadPool(self._reactor, pool, self._append, data).addBoth(ended)
+        await outlasting(appending)
 
     def _append(self, data: bytes) -> None:
         try:
-            with open(self._path, "ab+") as file:
-                end = file.seek(0, os.SEEK_END)
-                _cut_torn_line(file, end)
-                start = file.tell()
+            # Without a buffer: it would be written out when the file is closed, failed or not.
+            with open(self._path, "ab+", buffering=0) as file:
+                _lock(file)
+                start = _cut_torn_line(file)
                 try:
-                    file.write(data)
-                    file.flush()
+                    left = memoryview(data)
+                    while left:
+                        left = left[file.write(left) :]
                     os.fsync(file.fileno())
+                    # Its name as well, which this write or a rotation may have made.
+                    _sync_directory(Path(os.path.realpath(self._path)).parent)
                 except OSError:
-                    os.ftruncate(file.fileno(), start)
+                    with suppress(OSError):  # else the next write cuts it
+                        file.truncate(start)
                     raise
         except OSError as error:
             raise NotWrittenError(f"{self._path}: {error.strerror}") from None
 
 
-def _cut_torn_line(file: Any, end: int) -> None:
-    """Truncate a file after its last line end; a whole line is never this long."""
-    window = min(end, 1024 * 1024)
-    file.seek(end - window)
-    tail = file.read(window)
-    if tail and not tail.endswith(b"\n"):
-        end -= window - (tail.rfind(b"\n") + 1)
-        file.truncate(end)
-    file.seek(end)
+def _lock(file: Any) -> None:
+    """Lock a file until it is closed; raises `OSError` when another has it for long."""
+    give_up = time.monotonic() + LOCK_WAIT_S
+    while True:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > give_up:
+                raise OSError(errno.EAGAIN, "another process has it locked") from None
+            time.sleep(LOCK_LOOK_S)
+        except OSError as error:
+            if error.errno not in _NOT_HAD:
+                raise
+            return
+        else:
+            return
+
+
+def _cut_torn_line(file: Any) -> int:
+    """Truncate a file after its last line end, and return where that is.
+
+    Raises `OSError` when there is none near the end.
+    """
+    end = position = file.seek(0, os.SEEK_END)
+    start = 0
+    while position > 0 and start == 0:
+        if end - position >= LONGEST_LINE:
+            raise OSError(errno.EFBIG, "ends in no line of ours: is it another program's?")
+        begin = max(0, position - _BLOCK)
+        tail = os.pread(file.fileno(), position - begin, begin)
+        if (newline := tail.rfind(b"\n")) >= 0:
+            start = begin + newline + 1
+        position = begin
+    if start < end:
+        file.truncate(start)
+    return start
+
+
+def _sync_directory(path: Path) -> None:
+    """Sync the names in a directory; where that cannot be had, nothing more can be done."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_HAD:
+            raise
 
 
 def json_lines(points: Sequence[Point]) -> bytes:

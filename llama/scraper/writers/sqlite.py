@@ -1,8 +1,9 @@
 """The embedded store: a SQLite file that the matrix reads. What stands in it: `sqlite_schema`.
 
-Used from one thread through `twisted.enterprise.adbapi`. ``synchronous=NORMAL`` in WAL mode would
-lose acknowledged points with the power; they are acknowledged to the spool, which then forgets
-them, so commits are synced (``FULL``): one sync a batch.
+Used from one thread through `twisted.enterprise.adbapi`, and perhaps by other processes at the same
+time: whatever decides by what it has read takes the file's lock first (``BEGIN IMMEDIATE``).
+``synchronous=NORMAL`` in WAL mode would lose acknowledged points with the power; they are
+acknowledged to the spool, which then forgets them, so commits are synced (``FULL``): one sync a batch.
 """
 
 from __future__ import annotations
@@ -14,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from twisted.enterprise import adbapi
 from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
+from llama.scraper.threads import connect, disconnect
 from llama.scraper.writers import sqlite_late as late
 from llama.scraper.writers import sqlite_old as old
 from llama.scraper.writers import sqlite_schema as schema
@@ -28,6 +29,8 @@ from llama.scraper.writers.options import Options
 
 DAY = 86400.0
 MINUTE = 60.0
+#: Seconds to wait for the lock of another process.
+BUSY_S = 30.0
 #: Windows rolled up in one transaction, so that writing gets its turn in between.
 WINDOWS_AT_ONCE = 4
 #: Old rows removed in one transaction; likewise.
@@ -36,6 +39,8 @@ ROWS_AT_ONCE = 20_000
 SERIES_KNOWN = 200_000
 
 _FIELD_SET = frozenset(schema.FIELDS)
+#: Measurement, and tags as JSON.
+_SeriesKey = tuple[str, bytes]
 
 
 @implementer(ITimeSeriesWriter)
@@ -54,7 +59,9 @@ class SQLiteWriter:
         self._reactor = reactor
         self._unix_time_s = unix_time_s
         self._pool: Any = None
-        self._series: dict[tuple[str, bytes], int] = {}
+        # The store's thread alone has these: ids of series that are there, and how many were removed.
+        self._series: dict[_SeriesKey, int] = {}
+        self._series_removed = 0
         self._upkeep = LoopingCall(self._keep_up)
         self._upkeep.clock = reactor
         self._keeping: Deferred[None] = succeed(None)
@@ -68,21 +75,13 @@ class SQLiteWriter:
             self._path.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise NotWrittenError(f"{self._path.parent}: {error.strerror}") from None
-        pool = adbapi.ConnectionPool(
-            "sqlite3",
-            str(self._path),
-            check_same_thread=False,
-            timeout=30.0,
-            cp_reactor=self._reactor,
-            cp_min=1,
-            cp_max=1,
-            cp_noisy=False,
-        )
-        pool.start()
+        pool = connect(self._reactor, self._path, BUSY_S)
         try:
             await pool.runWithConnection(prepare)
         except BaseException as error:
-            pool.close()
+            closed = disconnect(self._reactor, pool)
+            if not isinstance(error, CancelledError):  # else its thread is still at it
+                await closed
             if isinstance(error, sqlite3.Error | NotWrittenError):
                 raise NotWrittenError(f"{self._path}: {error}") from None
             raise
@@ -98,14 +97,25 @@ class SQLiteWriter:
 
     async def _write(self, points: Sequence[Point]) -> Sequence[Refusal]:
         try:
-            await self._pool.runInteraction(self._insert, points)
+            await self._pool.runWithConnection(self._commit, points)
         except sqlite3.Error as error:
-            self._series = {}  # ids of a transaction that was taken back
             raise NotWrittenError(f"{self._path}: {error}") from None
         return []
 
-    def _insert(self, cursor: Any, points: Sequence[Point]) -> None:
-        """Insert points; in the store's thread."""
+    def _commit(self, connection: Any, points: Sequence[Point]) -> None:
+        """Write points in one transaction; in the store's thread."""
+        new = self._insert(connection.cursor(), points)
+        connection.commit()
+        # Not before: an id that is taken back is given to the next new series, whichever that is.
+        if len(self._series) + len(new) > SERIES_KNOWN:
+            self._series.clear()
+        self._series.update(new)
+
+    def _insert(self, cursor: Any, points: Sequence[Point]) -> dict[_SeriesKey, int]:
+        """Insert points, which is not committed yet; returns the ids that are not known yet."""
+        cursor.execute("BEGIN IMMEDIATE")
+        self._forget_removed_series(cursor)
+        new: dict[_SeriesKey, int] = {}
         removed_to = schema.fact(cursor, "removed_to_ms") or 0
         rows: list[late.Row] = []
         for point in points:
@@ -115,7 +125,7 @@ class SQLiteWriter:
             rows.append(
                 (
                     time_ms,
-                    self._series_id(cursor, point),
+                    self._series_id(cursor, point, new),
                     *map(fields.get, schema.FIELDS),
                     orjson.dumps(more, option=orjson.OPT_SORT_KEYS).decode() if more else None,
                 )
@@ -128,18 +138,26 @@ class SQLiteWriter:
         )
         unknown_to = schema.fact(cursor, "unknown_to_ms") or 0
         late.merge(cursor, [row for row in rows if unknown_to < row[0] <= removed_to])
+        return new
 
-    def _series_id(self, cursor: Any, point: Point) -> int:
-        if len(self._series) >= SERIES_KNOWN:
-            self._series.clear()
+    def _series_id(self, cursor: Any, point: Point, new: dict[_SeriesKey, int]) -> int:
+        """Return the id of a point's series; one that had to be asked for is added to ``new``."""
         key = point.measurement, orjson.dumps(dict(point.tags), option=orjson.OPT_SORT_KEYS)
-        number = self._series.get(key)
+        number = self._series.get(key) or new.get(key)
         if number is None:
             named = (point.measurement, key[1].decode())
             cursor.execute("INSERT OR IGNORE INTO series (measurement, tags) VALUES (?, ?)", named)
             cursor.execute("SELECT id FROM series WHERE measurement = ? AND tags = ?", named)
-            number = self._series[key] = int(cursor.fetchone()[0])
+            number = new[key] = int(cursor.fetchone()[0])
         return number
+
+    def _forget_removed_series(self, cursor: Any) -> None:
+        """Forget the ids of series that were removed, by whichever process."""
+        removed = schema.fact(cursor, "series_removed") or 0
+        if removed != self._series_removed:
+            there = {number for (number,) in cursor.execute("SELECT id FROM series")}
+            self._series = {key: n for key, n in self._series.items() if n in there}
+            self._series_removed = removed
 
     async def _keep_up(self) -> None:
         """Roll up and remove in small transactions until nothing is left to do."""
@@ -164,6 +182,7 @@ class SQLiteWriter:
 
     def _roll_up(self, cursor: Any, now_ms: int) -> bool:
         """Roll up some windows that are over; says whether there was anything to do."""
+        cursor.execute("BEGIN IMMEDIATE")
         windows = cursor.execute(
             "SELECT time_ms FROM unrolled WHERE time_ms <= ? ORDER BY time_ms LIMIT ?",
             (now_ms, WINDOWS_AT_ONCE),
@@ -176,6 +195,7 @@ class SQLiteWriter:
 
     def _remove(self, cursor: Any, now_ms: int) -> bool:
         """Remove some of what is past its time; says whether there was anything."""
+        cursor.execute("BEGIN IMMEDIATE")
         oldest = cursor.execute("SELECT min(time_ms) FROM samples").fetchone()[0]
         end = now_ms if oldest is None else schema.window_end(oldest)
         unrolled = cursor.execute("SELECT 1 FROM unrolled WHERE time_ms <= ?", (end,)).fetchone()
@@ -206,11 +226,9 @@ class SQLiteWriter:
         cursor.executemany("DELETE FROM heard WHERE series_id = ?", gone)
         removed = schema.fact(cursor, "series_removed") or 0
         schema.set_fact(cursor, "series_removed", removed + len(gone))
-        numbers = {number for (number,) in gone}
-        self._series = {key: n for key, n in self._series.items() if n not in numbers}
 
     def close(self) -> Deferred[None]:
-        """Close the file once the upkeep under way has ended."""
+        """Close the file once its thread has ended what it does, also a write that was given up."""
         return Deferred.fromCoroutine(self._close())
 
     async def _close(self) -> None:
@@ -219,7 +237,7 @@ class SQLiteWriter:
             await self._keeping
         if self._pool is not None:
             pool, self._pool = self._pool, None
-            pool.close()
+            await disconnect(self._reactor, pool)
 
 
 def prepare(db: Any) -> None:

@@ -1,0 +1,62 @@
+"""What goes on in a thread cannot be cancelled: giving up waiting for it, and closing after it.
+
+A SQLite file has one connection and one thread, through `twisted.enterprise.adbapi`: what it is
+asked to do is done one after the other, in the order of asking.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, TypeVar
+
+from twisted.enterprise import adbapi
+from twisted.internet.defer import Deferred
+from twisted.internet.threads import deferToThreadPool
+
+T = TypeVar("T")
+
+
+def outlasting(begun: Deferred[T]) -> Deferred[T]:
+    """Return a Deferred that fires as ``begun`` does; cancelling it leaves ``begun`` alone."""
+    waiting: Deferred[T] = Deferred()
+    begun.chainDeferred(waiting)
+    return waiting
+
+
+def connect(reactor: Any, path: Path, busy_s: float) -> Any:
+    """Return a pool of one connection, which waits ``busy_s`` for locks of other processes."""
+    pool = adbapi.ConnectionPool(
+        "sqlite3",
+        str(path),
+        check_same_thread=False,
+        timeout=busy_s,
+        cp_reactor=reactor,
+        cp_min=1,
+        cp_max=1,
+        cp_noisy=False,
+    )
+    pool.start()
+    return pool
+
+
+def disconnect(reactor: Any, pool: Any) -> Deferred[None]:
+    """Close a pool of `connect` once its thread has done all that it was asked to, and fire then.
+
+    ``pool.close()`` alone would hold up the reactor for as long. Whoever cancels this no longer
+    waits, and the pool is closed all the same.
+    """
+
+    def idle(_: Any) -> None:
+        if pool.running:  # else the reactor's end was faster
+            pool.close()
+
+    return outlasting(
+        deferToThreadPool(reactor, pool.threadpool, _let_go, pool).addBoth(idle),
+    )
+
+
+def _let_go(pool: Any) -> None:
+    """Close the connection, which may sync the disk, in the thread that has it."""
+    connection = pool.connections.get(pool.threadID())
+    if connection is not None:
+        pool.disconnect(connection)
