@@ -79,14 +79,14 @@ class Reply:
 class _Body(Protocol):
     """Collects a body up to a limit; a body beyond it, or given up, closes the connection.
 
-    ``came`` is called with every piece. With ``gunzip`` the body is unpacked, and the limit is on what
-    that gives.
+    ``came`` is called with every piece. The limit holds for what comes, and for what it is unpacked to.
     """
 
     def __init__(self, limit: int, came: Callable[[], None]) -> None:
         self._limit = limit
         self._came = came
         self._octets = bytearray()  # one for all: pieces may have an octet each
+        self._packed = 0  # octets that came of it
         self._over = False
         self._gunzip: Gunzip | None = None
         self.done: Deferred[bytes] = Deferred(lambda _: self._give_up())
@@ -116,6 +116,10 @@ class _Body(Protocol):
         if self._gunzip is None:
             self._take(data)
             return
+        self._packed += len(data)
+        if self._packed > self._limit:  # to nothing, or nearly: work without end
+            self._refuse_size()
+            return
         try:
             for piece in self._gunzip.pieces(data, self._limit - len(self._octets)):
                 self._take(piece)
@@ -139,7 +143,10 @@ class _Body(Protocol):
         if len(self._octets) + len(piece) <= self._limit:
             self._octets += piece
         else:
-            self._refuse(TooLargeError(f"more than {self._limit:,} octets"))
+            self._refuse_size()
+
+    def _refuse_size(self) -> None:
+        self._refuse(TooLargeError(f"more than {self._limit:,} octets"))
 
     def _refuse(self, problem: Exception) -> None:
         self._finish(Failure(problem))

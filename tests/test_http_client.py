@@ -221,6 +221,11 @@ class PackedTests(SayingCase):
             tracemalloc.stop()
             self.assertLess(most, 8 << 20)
 
+    async def test_members_without_anything_in_them(self) -> None:
+        """What is unpacked to nothing has the same limit: else it would be work without end."""
+        with self.assertRaises(TooLargeError):
+            await self.packed([b"gzip"], gzip.compress(b"") * 5000, 1 << 16)
+
 
 class RedirectTests(SayingCase):
     """Answers that are elsewhere."""

@@ -11,7 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import closing
 from llama.collector.histogram import BINS, RELATIVE_ERROR, bin_of, lower_bound_ns, midpoint_ns
-from llama.collector.ledger import FOLLOWED, Ledger, Replies, depth_needed
+from llama.collector.ledger import FOLLOWED, Ledger, depth_needed
+from llama.collector.replies import Replies
 from llama.collector.summary import STATS, reasons, suspect_bit
 
 SECOND = 1_000_000_000
@@ -625,6 +626,27 @@ class DirectionTests(SynchronousTestCase):
             self.assertEqual((figures["lost"], figures["lost_forward"]), (lost.sum(), 0))
             told += int(figures["lost_reverse"])
         self.assertGreater(told, 60)  # of 180 or so
+
+    def test_the_reflectors_clock_is_stepped(self) -> None:
+        """Whatever the other clock does, a way there is no longer than the whole way: all is told."""
+        for step in (-5 * SECOND, SECOND, 5 * SECOND):
+            rng = np.random.default_rng(7)
+            book = ledger(rate=10, interval=30)
+            lost = rng.random(300) < 0.1
+            lost[[0, 149, 150, 299]] = False
+            number = 50
+            for n in range(300):
+                t1 = EPOCH + n * 100 * MS
+                book.send(np.array([0]), t1)
+                if not lost[n]:
+                    t2 = t1 + 2 * MS + (step if n >= 150 else 0)
+                    book.reply(
+                        replies([0], [n], [t1], [number], [t1 + 4 * MS], t2_ns=[t2], t3_ns=[t2])
+                    )
+                    number += 1
+            end_of(book)
+            figures = close(book).flow_stats[0]
+            self.assertEqual(figures["lost_forward"], lost.sum())
 
     def test_plain_losses_are_told(self) -> None:
         """Without reordering, duplicates and restarts every loss between two replies is told."""

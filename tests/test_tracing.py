@@ -213,6 +213,21 @@ class Picking(SynchronousTestCase):
         self.turn()
         self.assertEqual(len(turns), 1)
 
+    def test_clock_that_is_set_back(self):
+        """Paths found before are of another time: they are looked for again."""
+        for _ in range(2):
+            self.tracing.closed(self.closed)
+            self.run_for(5)
+        self.assertEqual(len(self.paths()), 12)
+        self.tracing.closed(self.lossy([0]))
+        self.assertFalse(self.tracing._urgent)  # it is known well enough
+        self.now -= 3600
+        self.tracing.closed(self.lossy([0]))
+        self.assertTrue(self.tracing._urgent)
+        self.run_for(15)
+        traced = [known.traced <= self.now for _, known in self.tracing.table.since(0)]
+        self.assertGreater(sum(traced), 6)
+
     def test_failure(self):
         """If it cannot go on, that is logged, its ticks are harmless, and later it begins anew."""
         self.tracing.closed(self.closed)

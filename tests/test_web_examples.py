@@ -43,6 +43,8 @@ llama_scraper_spool_ok{job="llama-scraper",instance="scraper3:5003"} 0
 #: that had been asked before. A third has lost nothing.
 LATE_S = 300
 LOST = """
+llama_collector_intervals_unclosed_total{{job="llama-collector",instance="rises:5000"}} {rises}
+llama_collector_intervals_unclosed_total{{job="llama-collector",instance="stays:5000"}} 7
 llama_scraper_intervals_missed_total{{job="llama-scraper",instance="x:5003",collector="rises"}} {rises}
 llama_scraper_intervals_missed_total{{job="llama-scraper",instance="x:5003",collector="stays"}} 7
 llama_scraper_points_dropped_total{{job="llama-scraper",instance="x:5003",reason="full"}} {rises}
@@ -215,6 +217,7 @@ class PrometheusExamplesTest(SynchronousTestCase):
         self.assertEqual(remarked, {("fra1", "EF", "forward")})
         self.assertEqual(names("LlamaCollectorSilent", "instance"), {("fra2:5000",)})
         self.assertEqual(names("LlamaCollectorLate", "instance"), {("iad1:5000",)})
+        self.assertEqual(names("LlamaIntervalLost", "instance"), {("rises:5000",)})
         self.assertEqual(names("LlamaReflectorLate", "instance"), {("iad1:5001",)})
         self.assertEqual(names("LlamaDatabaseBehind", "writer"), {("influxdb",)})
         self.assertEqual(

@@ -7,9 +7,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
-from llama.collector.ledger import UNKNOWN_DSCP
 from llama.collector.oneshot import Outcome, Result, Wanted
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS
+from llama.collector.replies import UNKNOWN_DSCP
 from llama.collector.summary import Pair, Stats, reasons
 from llama.config import class_name
 from llama.printable import printable

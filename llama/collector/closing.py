@@ -16,6 +16,7 @@ from llama.collector import direction, memory
 from llama.collector import ledger as cell
 from llama.collector.histogram import bin_of
 from llama.collector.ledger import Ints, Ledger, OpenInterval
+from llama.collector.replies import UNKNOWN_DSCP
 from llama.collector.summary import STATS, Stats, suspect_bit
 
 SLICE = 4000  # cells looked at in a step, of which a step takes about a millisecond
@@ -32,8 +33,8 @@ def _blank() -> Stats:
         if name.endswith("_ns"):
             row[name] = np.nan
     row["rtt_sum_ns"] = 0.0
-    row["dscp_at_reflector"] = cell.UNKNOWN_DSCP
-    row["dscp_at_collector"] = cell.UNKNOWN_DSCP
+    row["dscp_at_reflector"] = UNKNOWN_DSCP
+    row["dscp_at_collector"] = UNKNOWN_DSCP
     return row
 
 
@@ -257,7 +258,7 @@ def _remarks(
     """Fill in DSCP and TTL as seen at both ends, of the last probe received that tells."""
     there, here = book.dscp_there[cells], book.dscp_here[cells]
     asked = book.dscp_asked[cells]
-    unknown = cell.UNKNOWN_DSCP
+    unknown = UNKNOWN_DSCP
     sent = book.dscp_sent[flows // book.ports][:, None]
     stats["remarked_forward"] = (received & (there != unknown) & (there != sent)).sum(axis=1)
     stats["remarked_reverse"] = (
@@ -327,7 +328,7 @@ def _sum_pairs(pair_stats: Stats, stats: Stats, ports: int) -> None:
     ):
         seen = stats[name].reshape(shape)
         chosen = stats[remarked].reshape(shape).argmax(axis=1)
-        known = (seen != cell.UNKNOWN_DSCP).argmax(axis=1)
+        known = (seen != UNKNOWN_DSCP).argmax(axis=1)
         any_remarked = stats[remarked].reshape(shape).any(axis=1)
         where = np.where(any_remarked, chosen, known)
         pair_stats[name] = np.take_along_axis(seen, where[:, None], axis=1)[:, 0]

@@ -107,7 +107,8 @@ def _cuts(book: Ledger, record: _Record) -> npt.NDArray[np.bool_]:
     sent_at = record.sent_at
     until_next = np.full(delay.shape, high)
     until_next[:, :-1] = np.where(sent_at[:, 1:] > 0, sent_at[:, 1:] - sent_at[:, :-1], high)
-    excess = delay - quickest[:, None]
+    # By two clocks, of which one may have been stepped: by our own it was no slower than the round trip.
+    excess = np.minimum(delay - quickest[:, None], book.elapsed[record.cells])
     cut[:, 1:] &= excess < until_next
     # Nor one that may have overtaken what is missing: that was counted after it if it was lost on its
     # way back.
@@ -194,11 +195,12 @@ def anchor(
     doubted = (np.take_along_axis(flags, at, axis=1)[:, 0] & cell.DOUBTED) != 0
     delay = book.forward[cells]
     quickest = np.where(received, delay, np.iinfo(np.int64).max).min(axis=1)
-    excess = np.take_along_axis(delay, at, axis=1)[:, 0] - quickest
+    slower = np.minimum(delay - quickest[:, None], book.elapsed[cells])  # as in `_cuts`
+    excess = np.take_along_axis(slower, at, axis=1)[:, 0]
     overtaken = some & (excess >= 1e9 / book.fastest_pps)
     sent_at = book.t1[cells]
     missing = np.where(~numbered & (turn < at), sent_at, 0).max(axis=1)
-    slowest = np.where(received, delay, np.iinfo(np.int64).min).max(axis=1) - quickest
+    slowest = np.where(received, slower, 0).max(axis=1)
     since = np.take_along_axis(sent_at, at, axis=1)[:, 0] - missing
     overtook = some & (since + excess <= SLOWER * slowest)
     sound = some & ~ahead.any(axis=1) & ~doubted & ~overtaken & ~overtook

@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from attrs import evolve
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from llama.collector import closing, memory
+from llama.collector import closing, joining
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.ledger import SLACK_S, Ints, Ledger, OpenInterval
 from llama.collector.plan import Group, places_of, same_groups
@@ -27,14 +26,13 @@ from llama.collector.probers import Probers
 from llama.collector.schedule import BURST
 from llama.collector.slices import Job, Slices
 from llama.collector.sockets import require_zone
-from llama.collector.summary import FLOW, STATS, ClosedInterval, Pair, Stats, suspect_bit
+from llama.collector.summary import ClosedInterval, Pair, Stats, suspect_bit
 from llama.collector.track import Track
 
 MILLISECOND = 0.001
 SHORTEST_TICK_S, LONGEST_TICK_S = 0.5 * MILLISECOND, 20 * MILLISECOND
 #: While a change waits for the next interval, nothing is closed so shortly before it.
 CALM_NS = 3_000_000_000
-ROWS_AT_ONCE = 4000  # copied in a slice: half a millisecond
 #: Arenas that are emptied before flows are given other places: all that buffers hold, mostly.
 MOST_DRAINS = 64
 #: The reactor turns, yet no tick has come to its end for so long: something is broken.
@@ -379,12 +377,14 @@ class Engine:
             figures = yield from closing.close(track.ledger, interval, self._clock_error_ns())
             self._listen(track, figures.pair_stats)
             yield None
-            flows = yield from _flow_rows(track)
-            parts.append(_part(track, interval, figures, flows))
+            flows = yield from joining.flow_rows(track)
+            parts.append(joining.part_of(track, interval, figures, flows))
             yield None
         interval = due[0][1]
         self.close_number += 1
-        joined = yield from _joined(parts, self.close_number, interval, [i.notes for _, i in due])
+        joined = yield from joining.joined(
+            parts, self.close_number, interval, [i.notes for _, i in due]
+        )
         return joined
 
     def _listen(self, track: Track, pair_stats: Stats) -> None:
@@ -454,89 +454,3 @@ def _by_zone(group: Group) -> tuple[Group, list[tuple[Group, OSError]]]:
     if not missing:
         return group, []
     return group.with_pairs(there), [(group.with_pairs(p), why) for p, why in missing.values()]
-
-
-def _flow_rows(track: Track) -> Job[Any]:
-    """Return the FLOW rows of a track, the same at every close: made at the first, bit by bit."""
-    if track.flow_rows is None:
-        ports, pairs = track.ports, len(track.pairs)
-        numbers = np.array([sock.number for sock in track.sockets], np.uint16)
-        rows = np.zeros((pairs, ports), FLOW)
-        for first in range(0, pairs, 1000):
-            some = slice(first, first + 1000)
-            rows["pair"][some] = np.arange(pairs, dtype=np.uint32)[some, None]
-            rows["source_port"][some] = numbers
-            rows["ssid"][some] = track.ssids_sent[track.variant[some]][:, None]
-            yield None
-        track.flow_rows = rows.reshape(-1)
-    return track.flow_rows
-
-
-def _part(
-    track: Track, interval: OpenInterval, figures: closing.Figures, flows: Any
-) -> ClosedInterval:
-    """Return one track's share of a closed interval; pairs that were retired idle are left out."""
-    part = ClosedInterval(
-        close_number=0, start_ns=0, end_ns=0,
-        pairs=track.pairs if interval.called is None else interval.called,
-        pair_stats=figures.pair_stats, flows=flows, flow_stats=figures.flow_stats,
-        histogram_start=figures.histogram_start, histogram_bin=figures.histogram_bin,
-        histogram_count=figures.histogram_count,
-    )  # fmt: skip
-    keep = track.live | (figures.pair_stats["sent"] > 0)
-    return part if keep.all() else part.only(np.flatnonzero(keep))
-
-
-def _joined(
-    parts: Sequence[ClosedInterval],
-    close_number: int,
-    interval: OpenInterval,
-    notes: Sequence[set[str]],
-) -> Job[ClosedInterval]:
-    """Return one closed interval of all ``parts``, made bit by bit."""
-    told: dict[str, Any] = {
-        "close_number": close_number,
-        "start_ns": interval.start_ns,
-        "end_ns": interval.end_ns,
-        "notes": tuple(sorted(set().union(*notes))),
-    }
-    parts = [part for part in parts if len(part.pairs)] or parts[:1]
-    if len(parts) == 1:
-        return evolve(parts[0], **told)
-    pairs = [p for part in parts for p in part.pairs]
-    first_pairs = np.cumsum([0, *(len(part.pairs) for part in parts)])
-    flows = np.concatenate([part.flows for part in parts])
-    flows["pair"] += np.repeat(
-        first_pairs[:-1].astype(np.uint32), [len(part.flows) for part in parts]
-    )
-    starts = [np.zeros(1, np.uint32)]
-    entries = 0
-    for part in parts:
-        starts.append(part.histogram_start[1:] + np.uint32(entries))
-        entries += len(part.histogram_bin)
-    yield None
-    pair_stats = yield from _gathered([part.pair_stats for part in parts])
-    flow_stats = yield from _gathered([part.flow_stats for part in parts])
-    return ClosedInterval(
-        **told,
-        pairs=pairs,
-        pair_stats=pair_stats,
-        flows=flows,
-        flow_stats=flow_stats,
-        histogram_start=np.concatenate(starts),
-        histogram_bin=np.concatenate([part.histogram_bin for part in parts]),
-        histogram_count=np.concatenate([part.histogram_count for part in parts]),
-    )
-
-
-def _gathered(parts: Sequence[Stats]) -> Job[Stats]:
-    """Return rows of STATS one after the other, copied bit by bit."""
-    whole = memory.rows(sum(map(len, parts)), STATS)
-    place = 0
-    for part in parts:
-        for first in range(0, len(part), ROWS_AT_ONCE):
-            some = part[first : first + ROWS_AT_ONCE]
-            whole[place : place + len(some)] = some
-            place += len(some)
-            yield None
-    return whole

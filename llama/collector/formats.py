@@ -15,8 +15,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.ledger import UNKNOWN_DSCP, Ints, Ledger, Replies
+from llama.collector.ledger import Ints, Ledger
 from llama.collector.plan import Group
+from llama.collector.replies import Replies
 from llama.wire import auth, llama_go, llama_python, stamp, tlv, tlv_rules
 
 Octets = npt.NDArray[np.uint8]
@@ -202,31 +203,12 @@ class _Echoed:
         t1_ns = book.t1[book.cells(flow, sequence)]
         genuine: npt.NDArray[np.bool_] = (self.sent(t1_ns) == echoed) & (t1_ns != 0)
         t4_ns, kernel_t4, dscp, ttl = rows_of(arrived, genuine)
-        count = len(t4_ns)
-        nothing = np.zeros(count, np.int64)
-        unknown = np.full(count, UNKNOWN_DSCP, np.uint8)
-        replies = Replies(
-            flow=flow[genuine],
-            sequence=sequence[genuine],
-            echoed_ns=t1_ns[genuine],
-            number=nothing.astype(np.uint32),
-            t2_ns=nothing,
-            t3_ns=nothing,
-            t4_ns=t4_ns,
-            kernel_t4=kernel_t4,
-            dscp_there=unknown,
-            dscp_asked=unknown,
-            dscp_here=dscp,
-            ttl_there=nothing.astype(np.uint8),
-            ttl_here=ttl,
-            numbered=np.zeros(count, np.bool_),
-            follow_number=nothing.astype(np.uint32),
-            follow_ns=nothing,
-            clock_error_ns=np.full(count, np.nan, np.float32),
+        replies = Replies.bare(
+            flow[genuine], sequence[genuine], t1_ns[genuine], t4_ns, kernel_t4, dscp, ttl
         )
         # Zero is a class: the reply was asked for in one, which is all that an `Answer` must tell.
-        said = tlv.Answer(*(nothing.astype(np.uint64) for _ in tlv.Answer._fields))
-        return genuine, replies, said._replace(refused=np.zeros(count, np.bool_))
+        said = tlv.Answer(*(np.zeros(len(t4_ns), np.uint64) for _ in tlv.Answer._fields))
+        return genuine, replies, said._replace(refused=np.zeros(len(t4_ns), np.bool_))
 
 
 class LlamaGo(_Echoed):

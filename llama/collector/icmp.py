@@ -29,10 +29,11 @@ import numpy.typing as npt
 from llama.collector.flow_index import NO_FLOW, flow_keys
 from llama.collector.intake import Intake
 from llama.collector.lane import HEAD, Lane
-from llama.collector.ledger import UNKNOWN_DSCP, Ints, Ledger, Replies
+from llama.collector.ledger import Ints, Ledger
 from llama.collector.outbox import Outbox
 from llama.collector.plan import Group, Source
 from llama.collector.prober import UdpProber
+from llama.collector.replies import UNKNOWN_DSCP, Replies
 from llama.collector.sockets import ProbeSocket
 from llama.collector.track import Track
 from llama.net import bpf
@@ -91,7 +92,7 @@ class EchoSocket(ProbeSocket):
 
 
 def _only_identifier(sock: socket.socket, number: int) -> None:
-    """Have the kernel give a raw socket only messages of one identifier ."""
+    """Have the kernel give a raw socket only messages of one identifier."""
     identifier = [Step(bpf.LOAD_U16, 4)]
     if sock.family == socket.AF_INET:  # which comes with its IP header
         identifier = [Step(bpf.LOAD_IP_HEADER_SIZE), Step(bpf.LOAD_U16_AT_X, 4)]
@@ -165,28 +166,11 @@ class _EchoIntake(Intake):
         lost |= with_header & (back.octets[:count, 0] != 0x45)
         self.strangers += int(np.count_nonzero(lost))
         sent_ns = (answers["token"].astype(np.uint64) ^ self._secret).astype(np.int64)
-        nothing = np.zeros(count, np.uint8)
-        unknown = np.full(count, UNKNOWN_DSCP, np.uint8)
-        arrived = Replies(
-            flow=flow,
-            sequence=sequence,
-            echoed_ns=sent_ns,
-            number=np.zeros(count, np.uint32),
-            t2_ns=sent_ns,
-            t3_ns=sent_ns,
-            t4_ns=t4_ns,
-            kernel_t4=stamped,
-            dscp_there=unknown,
-            dscp_asked=unknown,  # a stack answers in the class of the request, or in none
-            dscp_here=np.where(stamped, (tos >> np.uint64(2)) & np.uint64(0x3F), UNKNOWN_DSCP)
-            .astype(np.uint8),
-            ttl_there=nothing,
-            ttl_here=ttl.astype(np.uint8),
-            numbered=np.zeros(count, np.bool_),
-            follow_number=np.zeros(count, np.uint32),
-            follow_ns=np.zeros(count, np.int64),
-            clock_error_ns=np.full(count, np.nan, np.float32),
-        )  # fmt: skip
+        dscp = np.where(stamped, (tos >> np.uint64(2)) & np.uint64(0x3F), UNKNOWN_DSCP)
+        # A stack answers in the class of the request, or in none.
+        arrived = Replies.bare(
+            flow, sequence, sent_ns, t4_ns, stamped, dscp.astype(np.uint8), ttl.astype(np.uint8)
+        )
         owner = np.searchsorted(self._first_flows, flow, side="right") - 1
         owner[lost] = -1
         for n in np.unique(owner[owner >= 0]).tolist():

@@ -15,7 +15,8 @@ import numpy.typing as npt
 from llama.collector import formats
 from llama.collector.flow_index import NO_FLOW, FlowIndex, flow_keys
 from llama.collector.lane import HEAD, Lane
-from llama.collector.ledger import FORGED, UNKNOWN_DSCP, Ints, Replies
+from llama.collector.ledger import FORGED, Ints
+from llama.collector.replies import UNKNOWN_DSCP, Replies
 from llama.collector.sockets import ProbeSocket, endpoint
 from llama.collector.track import Track
 from llama.net import mmsg

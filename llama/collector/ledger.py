@@ -27,6 +27,7 @@ import numpy.typing as npt
 from attrs import define, field
 
 from llama.collector import memory
+from llama.collector.replies import Replies
 from llama.collector.summary import suspect_bit
 
 Ints = npt.NDArray[np.int64]
@@ -56,8 +57,11 @@ HELD = (
     "a reflector held probes until their time was over, some of them maybe of an earlier interval"
 )
 FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
+#: That of replies which were late for it.
+HELD = (
+    "a reflector held probes until their time was over, some of them maybe of an earlier interval"
+)
 RESIDENCE_UNKNOWN = np.iinfo(np.int32).min
-UNKNOWN_DSCP = 255
 
 
 class Probes(NamedTuple):
@@ -67,28 +71,6 @@ class Probes(NamedTuple):
     cells: Ints
     sequence: npt.NDArray[np.uint32]
     t1_ns: Ints  # written when they are sent
-
-
-class Replies(NamedTuple):
-    """Columns of replies, one row each: (N,) arrays. Times are Unix nanoseconds."""
-
-    flow: Ints
-    sequence: npt.NDArray[np.uint32]  # Session-Sender Sequence Number, as echoed
-    echoed_ns: Ints  # Session-Sender Timestamp, as echoed
-    number: npt.NDArray[np.uint32]  # the reflector's own Sequence Number
-    t2_ns: Ints
-    t3_ns: Ints
-    t4_ns: Ints
-    kernel_t4: npt.NDArray[np.bool_]
-    dscp_there: npt.NDArray[np.uint8]  # DSCP the reflector received, 255 unknown
-    dscp_asked: npt.NDArray[np.uint8]  # DSCP the reflector gave its reply, 255 unknown
-    dscp_here: npt.NDArray[np.uint8]  # DSCP the reply came with, 255 unknown
-    ttl_there: npt.NDArray[np.uint8]
-    ttl_here: npt.NDArray[np.uint8]
-    numbered: npt.NDArray[np.bool_]  # whether ``number`` counts this flow and class alone
-    follow_number: npt.NDArray[np.uint32]  # Follow-Up Telemetry; its stamp 0: none
-    follow_ns: Ints
-    clock_error_ns: npt.NDArray[np.float32]  # the reflector's, NaN if it is not in sync
 
 
 @define(eq=False)
@@ -331,7 +313,7 @@ class Ledger:
             if again.any():
                 self.duplicates.append((replies.flow[again], replies.sequence[again]))
                 self.flags[cells[again]] |= DOUBTED
-            replies = _rows(replies, fresh)
+            replies = replies.rows(fresh)
             cells, t1, known = cells[fresh], t1[fresh], known[fresh]
         if len(cells) > 1:
             # Whoever wrote a cell last finds its own turn there: only then is no cell twice.
@@ -344,7 +326,7 @@ class Ledger:
                 self.duplicates.append((replies.flow[~keep], replies.sequence[~keep]))
                 self.flags[cells[~keep]] |= DOUBTED
                 known = self.flags[cells]
-                replies = _rows(replies, keep)
+                replies = replies.rows(keep)
                 cells, t1, known = cells[keep], t1[keep], known[keep]
         elapsed = replies.t4_ns - t1
         in_time = (elapsed <= self.timeout_ns) | ((known & NO_RTT) != 0)
@@ -513,12 +495,6 @@ class Ledger:
             cells = self.cells(start, sequence)
             sent = (self.t1[cells] != 0) & (self.next_sequence[start] >= back)
             ledger._cells[ledger.cells(to, sequence)[sent]] = self._cells[cells[sent]]
-
-
-def _rows(replies: Replies, keep: npt.NDArray[np.bool_]) -> Replies:
-    """Return only the rows to ``keep``."""
-    columns: Any = [column[keep] for column in replies]
-    return Replies(*columns)
 
 
 def depth_needed(rate_pps: float, timeout_s: float, interval_s: float, least: int = 0) -> int:

@@ -23,11 +23,11 @@ from llama.collector.ledger import (
     RECEIVED,
     RESIDENCE_UNKNOWN,
     STAMPED,
-    UNKNOWN_DSCP,
     Ledger,
 )
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
 from llama.collector.probers import Probers
+from llama.collector.replies import UNKNOWN_DSCP
 from llama.collector.sockets import require_zone
 from llama.collector.summary import Pair, suspect_bit
 from llama.config import class_name

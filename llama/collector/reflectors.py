@@ -68,16 +68,15 @@ class Reflectors:
         usual = np.flatnonzero(~another)
         self._count(ledger, pairs[usual], told, usual, known[usual] != 0)
         ledger.counting[pairs] = told.started_ns != 0
-        for row in np.flatnonzero(another).tolist():
-            age_ns = int(t4_ns[row]) - ledger.open_intervals()[0].start_ns
-            up_ns = int(t2_ns[row]) - int(told.started_ns[row])
-            self._turn_to(
-                ledger,
-                int(pairs[row]),
-                int(told.started_ns[row]),
-                (int(told.receive_drops[row]), int(told.guard_drops[row])),
-                new=up_ns <= age_ns + SLACK_NS,
-            )
+        if not another.any():
+            return
+        begun_ns = ledger.open_intervals()[0].start_ns
+        columns = (pairs, told.started_ns, told.receive_drops, told.guard_drops, t2_ns, t4_ns)
+        for pair, started, drops, limited, t2, t4 in zip(
+            *(column[another].tolist() for column in columns), strict=True
+        ):
+            new = t2 - started <= t4 - begun_ns + SLACK_NS
+            self._turn_to(ledger, pair, started, (drops, limited), new=new)
 
     def _count(
         self, ledger: Ledger, pairs: Ints, told: tlv.Answer, rows: Ints, counted: Mask
@@ -107,19 +106,21 @@ class Reflectors:
             others[last] = int(self.drops[pair]), int(self.limited[pair])
             if started in others:
                 before = others.pop(started)
-                ledger.mark(0, SEVERAL, pairs=[pair])
+                if ledger.current is not None and SEVERAL not in ledger.current.notes:
+                    ledger.mark(0, SEVERAL)
             else:
                 before = counts
                 if new:
                     ledger.mark(suspect_bit("reflector_restart"), RESTARTED, pairs=[pair])
             if len(others) > MOST_OTHERS:
                 del others[next(iter(others))]
-        grown = _grown(np.array(counts, np.uint32), np.array(before, np.uint32)).tolist()
-        for bit, note, more in zip(
-            ("reflector_drops", "reflector_limit"), (OVERFLOWED, LIMITED), grown, strict=True
-        ):
-            if more:
-                ledger.mark(suspect_bit(bit), note, pairs=[pair])
+        if counts != before:
+            grown = _grown(np.array(counts, np.uint32), np.array(before, np.uint32)).tolist()
+            for bit, note, more in zip(
+                ("reflector_drops", "reflector_limit"), (OVERFLOWED, LIMITED), grown, strict=True
+            ):
+                if more:
+                    ledger.mark(suspect_bit(bit), note, pairs=[pair])
         self.started[pair], (self.drops[pair], self.limited[pair]) = started, counts
 
 

@@ -33,8 +33,9 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
 from llama.collector.held import HeldPort, PortHolder, places_now
-from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
+from llama.collector.ledger import NO_RTT, Ints, Ledger
 from llama.collector.plan import Group, Source
+from llama.collector.replies import Replies
 from llama.collector.schedule import BURST
 from llama.collector.sockets import (
     ProbeSocket,
@@ -358,17 +359,7 @@ class TcpProber(PortHolder):
             ledger.flags[ledger.cells(flow, sequence)] |= NO_RTT
         t1 = np.array([attempt.t1_ns])
         t4 = t1 + rtt_us * 1000 if timed else np.array([arrived_ns])
-        unknown, nothing = np.full(1, UNKNOWN_DSCP, np.uint8), np.zeros(1, np.uint8)
-        none = np.zeros(1, np.uint32)
-        self.received += ledger.reply(
-            Replies(
-                flow=flow, sequence=sequence, echoed_ns=t1, number=none, t2_ns=t1, t3_ns=t1,
-                t4_ns=t4, kernel_t4=np.array([timed]), dscp_there=unknown, dscp_asked=unknown,
-                dscp_here=unknown, ttl_there=nothing, ttl_here=nothing,
-                numbered=np.zeros(1, np.bool_), follow_number=none,
-                follow_ns=np.zeros(1, np.int64), clock_error_ns=np.full(1, np.nan, np.float32),
-            )
-        )  # fmt: skip
+        self.received += ledger.reply(Replies.bare(flow, sequence, t1, t4, np.array([timed])))
 
     def _end(self, attempt: _Attempt) -> None:
         """Close an attempt's socket: with RST if it is connected, without a word if it is not."""

@@ -186,7 +186,7 @@ class Tracing:
             self._failed(self._monotonic_s())
 
     def _pick(self, closed: ClosedInterval) -> None:
-        picked = list(self._suffering(closed, self._unix_time_s()))
+        picked = list(self._suffering(closed))
         self._urgent = deque(dict.fromkeys(picked))
         self._hurried |= bool(self._urgent)
         if not self._idle:
@@ -201,15 +201,21 @@ class Tracing:
     def _last_traced(self, key: FlowKey) -> float:
         """Return when a flow was traced, or an earlier time if that should be done better soon."""
         known = self.table.get(key)
-        if known is None:
+        if known is None or self._age_s(known) == math.inf:
             return 0.0
         wanting = (not known.complete or None in known.hops) and known.traces < TRIES
         soon = wanting or self._doubtful(known)
         return known.traced - (AGAIN_S - SOON_S if soon else 0.0)
 
+    def _age_s(self, known: Known | None) -> float:
+        """Return how long ago a flow was traced; infinity if never, or before the clock was set back."""
+        age_s = math.inf if known is None else self._unix_time_s() - known.traced
+        return age_s if age_s >= 0 else math.inf
+
     def _doubtful(self, known: Known) -> bool:
         """Return whether other flows left a hop of this path since it was traced."""
-        return any(self._left.get(hop, 0.0) > known.traced for hop in known.hops if hop)
+        left = (self._left.get(hop, 0.0) for hop in known.hops if hop)
+        return any(known.traced < when <= self._unix_time_s() for when in left)
 
     def _lossy(self, closed: ClosedInterval) -> list[int]:
         """Return rows of lossy flows in the order in which they should be looked at.
@@ -243,7 +249,7 @@ class Tracing:
         both = itertools.zip_longest(some_heard.tolist(), dead)
         return [row for rows in both for row in rows if row is not None][:LOSSY_LOOKED_AT]
 
-    def _suffering(self, closed: ClosedInterval, now: float) -> Iterator[FlowKey]:
+    def _suffering(self, closed: ClosedInterval) -> Iterator[FlowKey]:
         """Yield lossy flows that should be traced, each pair's healthy siblings after them."""
         stats, pairs = closed.flow_stats, closed.flows["pair"]
         count = 0
@@ -258,11 +264,8 @@ class Tracing:
             if (
                 known is None
                 or self._doubtful(known)
-                or (
-                    now - known.traced >= DEAD_FRESH_S or known.reach is None
-                    if dead
-                    else now - known.traced >= FRESH_S
-                )
+                or self._age_s(known) >= (DEAD_FRESH_S if dead else FRESH_S)
+                or (dead and known.reach is None)
             ):
                 count += 1
                 yield key
@@ -274,7 +277,7 @@ class Tracing:
             healthy = first + np.flatnonzero(stats["lost"][first:last] == 0)[:SIBLINGS]
             for key in self._keys(closed, healthy.tolist()):
                 known = self.table.get(key)
-                if known is None or self._doubtful(known) or now - known.traced >= FRESH_S:
+                if known is None or self._doubtful(known) or self._age_s(known) >= FRESH_S:
                     count += 1
                     yield key
 

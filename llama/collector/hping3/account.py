@@ -14,7 +14,8 @@ from attrs import frozen
 
 from llama.collector.hping3.cycle import AFTER_LAST_S, LONGEST_ANSWER_S
 from llama.collector.hping3.output import Answer, Summary
-from llama.collector.ledger import NO_RTT, UNKNOWN_DSCP, Ints, Ledger, Replies
+from llama.collector.ledger import NO_RTT, Ints, Ledger
+from llama.collector.replies import Replies
 
 #: A run that ends so much later, s, than it should was kept from running.
 LATE_S = 0.25
@@ -121,18 +122,9 @@ class Account:
             ledger.flags[ledger.cells(flow, sequence)] |= NO_RTT
         self._slow.pop(number, None)
         t1 = np.array([self._t1[number]])
-        unknown, none = np.full(1, UNKNOWN_DSCP, np.uint8), np.zeros(1, np.uint32)
-        new = ledger.reply(
-            Replies(
-                flow=flow, sequence=sequence, echoed_ns=t1, number=none, t2_ns=t1, t3_ns=t1,
-                t4_ns=t1 + round(answer.rtt_ms * 1e6), kernel_t4=np.zeros(1, np.bool_),
-                dscp_there=unknown, dscp_asked=unknown,
-                dscp_here=np.array([answer.dscp], np.uint8), ttl_there=np.zeros(1, np.uint8),
-                ttl_here=np.array([answer.ttl], np.uint8), numbered=np.zeros(1, np.bool_),
-                follow_number=none, follow_ns=np.zeros(1, np.int64),
-                clock_error_ns=np.full(1, np.nan, np.float32),
-            )
-        )  # fmt: skip
+        t4 = t1 + round(answer.rtt_ms * 1e6)
+        dscp, ttl = np.array([answer.dscp], np.uint8), np.array([answer.ttl], np.uint8)
+        new = ledger.reply(Replies.bare(flow, sequence, t1, t4, np.zeros(1, np.bool_), dscp, ttl))
         if new:
             self._answered.add(number)
 
