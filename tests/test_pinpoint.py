@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from llama.http import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
+from llama.pinpoint import answers
 from llama.pinpoint.api import AMONG, incidents_at, read_silence
 from llama.pinpoint.evidence import NOT_TRACED
 from llama.pinpoint.fleet import PAIRS_AGAIN, Fleet
@@ -74,7 +75,7 @@ class Fed(SynchronousTestCase):
             for row in rows
         ]  # fmt: skip
         self.measured.pairs.add(name, pairs)
-        self.measured.add_flows(name, rows)
+        self.measured.add_flows(name, answers.flows(rows))
 
     def test_a_link(self):
         """A bad link is named, with the pairs it hits, their common tags and their paths."""
@@ -415,7 +416,7 @@ class Fed(SynchronousTestCase):
             tags = [{"src_hostname": "c", "dst_hostname": row["target"]} for row in rows]
             pairs = [{**row, "tags": {**t, "rack": "1"}} for row, t in zip(rows, tags, strict=True)]
             self.measured.pairs.add("c", pairs)
-            self.measured.add_flows("c", rows)
+            self.measured.add_flows("c", answers.flows(rows))
             paths = [
                 {**row, "hops": [f"r{n}", row["dst_ip"]], "complete": True, "reach": None,
                  "traced": end - 1}

@@ -12,6 +12,7 @@ from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from llama import rfc3339
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.paths.names import ask
@@ -333,6 +334,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
+ODD = JSON | st.sampled_from(
+    [-1, 0, 5, 6, 64, 65_536, 2**40, 0.5, 1e8, float("nan"), float("inf"), True]
+)
 ROW = {
     "target": "h2", "src_ip": "10.0.0.1", "dst_ip": "10.0.0.2", "dst_port": 8100, "dscp": 0,
     "probe": "stamp", "size_octets": 44, "port_group": "default", "source_port": 20000,
@@ -354,10 +358,12 @@ class Rows(SynchronousTestCase):
         head = served.get("/flows").json()
         for row in head["flows"]:
             read = answers.flow(row)
-            for name in ROW:
-                if name not in ("suspect", "rtt_p50_ms"):
-                    self.assertEqual(read[name], row[name], name)
-        answers.one_interval(map(answers.flow, head["flows"]))
+            for name in set(ROW) - {"suspect", "rtt_p50_ms", "interval_start", "interval_end"}:
+                self.assertEqual(getattr(read, name), row[name], name)
+            self.assertEqual(read.end_s, rfc3339.time_s(row["interval_end"]))
+        rows = answers._by_column(head["flows"])
+        self.assertEqual(rows, list(map(answers.flow, head["flows"])))
+        answers.one_interval(rows)
         self.assertGreater(len(head["flows"]), 2)
         pairs = served.get("/latency").json()
         self.assertEqual(
@@ -378,9 +384,27 @@ class Rows(SynchronousTestCase):
         except AnswerError as refused:
             self.assertTrue(str(refused).isprintable())
             return
-        for column in ROW:
-            self.assertIsInstance(read[column], str | int | float | tuple | None)
+        for value in read:
+            self.assertIsInstance(value, str | int | float | tuple | None)
         hash(read.identity)
+
+    @given(st.sampled_from([*sorted(ROW), "ssid"]), st.lists(st.none() | ODD, max_size=4))
+    def test_pages_are_read_as_rows(self, name, values):
+        """A page is read, or refused, as its rows are one by one, however each is wrong."""
+        page = [ROW if value is None else {**ROW, name: value} for value in values]
+        try:
+            rows = [answers.flow(row) for row in page]
+        except AnswerError as refused:
+            with self.assertRaises(AnswerError) as raised:
+                answers.flows(page)
+            self.assertEqual(str(raised.exception), str(refused))
+            with self.assertRaises((AnswerError, KeyError, TypeError)):
+                answers._by_column(page)
+            return
+        read = answers.flows(page)
+        self.assertEqual(repr(read), repr(rows))
+        if all(value is None for value in values):
+            self.assertEqual(answers._by_column(page), rows)
 
     @given(st.sampled_from(sorted(TRACED)), JSON)
     def test_paths_are_read_or_refused(self, name, value):

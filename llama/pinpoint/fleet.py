@@ -224,7 +224,7 @@ class Fleet:
             if not all(answers.flag(interval, "all_flows") for interval in groups):
                 return  # too old: the healthy ones were let go, and votes would be one-sided
             page = answers.rows(answer, "flows", PAGE)
-            rows += map(answers.flow, page)
+            rows += answers.flows(page)
             if len(rows) > MOST_FLOWS:
                 raise AnswerError(f"an interval has more than {MOST_FLOWS:,} flows")
             if answer["next_offset"] is None:

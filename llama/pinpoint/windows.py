@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
 from math import inf
 from typing import Any
 
@@ -31,9 +30,6 @@ DEAD = 0.95
 KEEP = 12
 #: A flow not measured for so many intervals is forgotten.
 FORGET = 120
-
-#: A row of ``/flows``, as JSON or as it was read.
-_Row = Mapping[str, Any] | FlowRow
 
 _BITS = {name: 1 << n for n, name in enumerate(SUSPECT_REASONS)}
 _COUNTS = (
@@ -76,11 +72,6 @@ class Moved:
     after_ns: float
 
 
-def unix_s(text: str) -> float:
-    """Return the Unix time of an RFC 3339 time."""
-    return datetime.fromisoformat(text).timestamp()
-
-
 class Measured:
     """Everything that was measured lately: who measures whom (`pairs`), how flows did, their `paths`.
 
@@ -118,21 +109,21 @@ class Measured:
 
     # Filling
 
-    def add_flows(self, collector: str, rows: Sequence[_Row]) -> None:
+    def add_flows(self, collector: str, rows: Sequence[FlowRow]) -> None:
         """Take the flows of a collector's ``/flows``; those of unknown pairs are left out.
 
         Raises `AnswerError`, and takes none, if the collector then had more than `MOST_FLOWS`.
         """
-        by_end: dict[str, list[_Row]] = {}
+        by_end: dict[float, list[FlowRow]] = {}
         for row in rows:
-            by_end.setdefault(row["interval_end"], []).append(row)
-        for end_text, some in by_end.items():
-            self._lengths[collector] = unix_s(end_text) - unix_s(some[0]["interval_start"])
+            by_end.setdefault(row.end_s, []).append(row)
+        for end_s, some in by_end.items():
+            self._lengths[collector] = end_s - some[0].start_s
             votes = Counter(self._lengths.values())
             self.length_s = max(votes, key=lambda s: (votes[s], s == self._told_length_s))
-            self._add(collector, unix_s(end_text), some)
+            self._add(collector, end_s, some)
 
-    def _add(self, collector: str, end_s: float, rows: Sequence[_Row]) -> None:
+    def _add(self, collector: str, end_s: float, rows: Sequence[FlowRow]) -> None:
         self.ahead.pop(collector, None)
         own = [end for end, parts in self._intervals.items() if collector in parts]
         future = {end for end in own if end > self.due_s} - {end_s}
@@ -171,14 +162,14 @@ class Measured:
             del self._intervals[later]
             self._moved.pop(later, None)
 
-    def _refuse_too_many(self, collector: str, end_s: float, rows: Sequence[_Row]) -> None:
+    def _refuse_too_many(self, collector: str, end_s: float, rows: Sequence[FlowRow]) -> None:
         """Raise `AnswerError` if a collector would have too many flows, lately or in an interval."""
         there = self._intervals.get(end_s, {}).get(collector)
         if there is not None and len(there[0]) + len(rows) > MOST_FLOWS:
             raise AnswerError(f"an interval has more than {MOST_FLOWS:,} flows")
         if self._made[collector] + len(rows) > MOST_FLOWS:
             new = sum(
-                (self.pairs.ends(collector, row)[0], flow_key(row)) not in self._flows.rows
+                (self.pairs.ends(collector, row)[0], row.key) not in self._flows.rows
                 for row in rows
             )
             if self._made[collector] + new > MOST_FLOWS:
@@ -187,11 +178,11 @@ class Measured:
                     " collectors measure them"
                 )
 
-    def _row(self, collector: str, row: _Row) -> int:
+    def _row(self, collector: str, row: FlowRow) -> int:
         """Return where a flow stands in the table, which it may be new in."""
         source, destination = self.pairs.ends(collector, row)
         before = len(self._flows.rows)
-        at = self._flows.row((source, flow_key(row)), destination, self.pairs.names[source])
+        at = self._flows.row((source, row.key), destination, self.pairs.names[source])
         if len(self._flows.rows) > before:
             self._maker[at] = collector
             self._made[collector] += 1
@@ -337,17 +328,17 @@ class Measured:
 
 
 def _figures(
-    rows: Sequence[_Row],
+    rows: Sequence[FlowRow],
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.float64]]:
     """Return what these rows of ``/flows`` say, but for the ends of the flows, and their RTTs, ns."""
     figures = np.zeros(len(rows), FLOWS)
     for name in _COUNTS:
-        figures[name] = [row[name] for row in rows]
+        figures[name] = [getattr(row, name) for row in rows]
     figures["remarked_to"] = [
-        255 if row["dscp_at_reflector"] is None else row["dscp_at_reflector"] for row in rows
+        255 if row.dscp_at_reflector is None else row.dscp_at_reflector for row in rows
     ]
-    figures["suspect"] = [sum(_BITS.get(reason, 0) for reason in row["suspect"]) for row in rows]
-    rtt_ns = [np.nan if row["rtt_p50_ms"] is None else row["rtt_p50_ms"] * 1e6 for row in rows]
+    figures["suspect"] = [sum(_BITS.get(reason, 0) for reason in row.suspect) for row in rows]
+    rtt_ns = [np.nan if row.rtt_p50_ms is None else row.rtt_p50_ms * 1e6 for row in rows]
     return figures, np.array(rtt_ns, np.float64)
 
 
