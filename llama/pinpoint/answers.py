@@ -23,7 +23,7 @@ MOST_FLOWS = 500_000
 #: Groups of tests whose intervals close under numbers of their own.
 MOST_GROUPS = 1000
 #: Keys of tags that all pairs of a collector have together, each of which is looked into.
-MOST_TAGS = 64
+MOST_TAGS = 250
 MOST_CHARACTERS = 1024  # of a name, an address or the value of a tag
 MOST_HOPS = 64  # of a path
 MOST_REASONS = 64  # to doubt a flow
@@ -327,27 +327,43 @@ def one_interval(rows: Sequence[FlowRow]) -> None:
             raise AnswerError(f"an interval is {end_s - start_s:g} s long")
 
 
-def pairs(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what ``/latency`` says of pairs: their names and tags."""
-    found = []
-    keys: set[str] = set()
-    for row in rows(answer, "pairs", MOST_FLOWS):
-        tags = row["tags"]
+class PairReader:
+    """Reads rows of ``/latency`` of one collector. Tags that are too many or too long it leaves out."""
+
+    def __init__(self) -> None:
+        self._keys: set[str] = set()
+        self.left_out = ""  # what of them, and why, for people; "": nothing
+
+    def read(self, given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the names and tags of pairs. Raises as `flow`."""
+        return [{**_pair(row), "tags": self._tags(row["tags"])} for row in given]
+
+    def _tags(self, tags: Any) -> dict[str, str]:
         if type(tags) is not dict:
             raise _wrong("tags", tags, "an object")
-        read = {
-            _text("a tag", key): _maybe("the value of a tag", value) for key, value in tags.items()
-        }
-        keys.update(read)
-        if len(keys) > MOST_TAGS:
-            raise AnswerError(f"pairs have more than {MOST_TAGS} tags")
-        found.append({**_pair(row), "tags": read})
-    return found
+        read: dict[str, str] = {}
+        for key, value in tags.items():
+            if type(value) is not str:
+                raise _wrong("the value of a tag", value, "a text")
+            if max(len(key), len(value)) > MOST_CHARACTERS:
+                self._leave_out(key, f"is longer than {MOST_CHARACTERS:,} characters")
+                continue
+            name = _text("a tag", key)
+            if name not in self._keys and len(self._keys) >= MOST_TAGS:
+                self._leave_out(name, f"comes after {MOST_TAGS} others")
+                continue
+            self._keys.add(name)
+            read[name] = _maybe("the value of a tag", value)
+        return read
+
+    def _leave_out(self, key: str, why: str) -> None:
+        if not self.left_out:
+            self.left_out = f"tag {printable(short(key))} {why} and is left out"
 
 
-def paths(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what ``/paths`` says of flows that were traced."""
-    return [_path(row) for row in rows(answer, "paths", MOST_FLOWS)]
+def paths(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what rows of ``/paths`` say of flows that were traced."""
+    return [_path(row) for row in given]
 
 
 def _path(row: Mapping[str, Any]) -> dict[str, Any]:
