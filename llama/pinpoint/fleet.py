@@ -38,6 +38,7 @@ PAIRS_AGAIN = 10
 
 
 T = TypeVar("T")
+END = object()
 
 
 class GoneError(AnswerError):
@@ -264,6 +265,7 @@ class Fleet:
         If a page fails, all are read again: what was taken then would count twice.
         """
         rows: list[answers.FlowRow] = []
+        known = True  # all of their pairs
         offset = 0
         while True:
             path = f"/flows?close_number={number}&limit={PAGE}&offset={offset}"
@@ -272,7 +274,10 @@ class Fleet:
             if not all(answers.flag(interval, "all_flows") for interval in groups):
                 return  # too old: the healthy ones were let go, and votes would be one-sided
             page = answers.rows(answer, "flows", PAGE)
-            rows += await self._in_parts(source, page, answers.flows)
+            read = await self._in_parts(source, page, answers.flows)
+            with self._working(source):
+                known = known and all(self.measured.pairs.knows(source.url, row) for row in read)
+            rows += read
             if len(rows) > MOST_FLOWS:
                 raise AnswerError(f"an interval has more than {MOST_FLOWS:,} flows")
             if answer["next_offset"] is None:
@@ -282,11 +287,13 @@ class Fleet:
             offset = answers.whole(answer, "next_offset", LARGEST, offset + 1)
         with self._working(source):
             answers.one_interval(rows)
-            known = all(self.measured.pairs.knows(source.url, row) for row in rows)
         if not known:
             await self._pairs(source)
-        with self._working(source):
-            self.measured.add_flows(source.url, rows)
+        steps, more = self.measured.adding(source.url, rows), True
+        while more:
+            await deferLater(self._reactor, 0)
+            with self._working(source):
+                more = next(steps, END) is not END
 
     async def _pairs(self, source: Source) -> None:
         """Read who the ends of all pairs are, and their tags."""

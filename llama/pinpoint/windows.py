@@ -7,7 +7,7 @@ up over the last so many intervals, with their hosts, tags and paths.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -30,6 +30,8 @@ DEAD = 0.95
 KEEP = 12
 #: A flow not measured for so many intervals is forgotten.
 FORGET = 120
+#: Flows that are taken at one go.
+PART = 2000
 
 _BITS = {name: 1 << n for n, name in enumerate(SUSPECT_REASONS)}
 _COUNTS = (
@@ -114,6 +116,14 @@ class Measured:
 
         Raises `AnswerError`, and takes none, if the collector then had more than `MOST_FLOWS`.
         """
+        for _ in self.adding(collector, rows):
+            pass
+
+    def adding(self, collector: str, rows: Sequence[FlowRow]) -> Iterator[None]:
+        """Do what `add_flows` does in steps, between which something else may be done.
+
+        Who does not go on to the end may begin again: no probe of an interval is counted before.
+        """
         by_end: dict[float, list[FlowRow]] = {}
         for row in rows:
             by_end.setdefault(row.end_s, []).append(row)
@@ -121,9 +131,9 @@ class Measured:
             self._lengths[collector] = end_s - some[0].start_s
             votes = Counter(self._lengths.values())
             self.length_s = max(votes, key=lambda s: (votes[s], s == self._told_length_s))
-            self._add(collector, end_s, some)
+            yield from self._add(collector, end_s, some)
 
-    def _add(self, collector: str, end_s: float, rows: Sequence[FlowRow]) -> None:
+    def _add(self, collector: str, end_s: float, rows: Sequence[FlowRow]) -> Iterator[None]:
         self.ahead.pop(collector, None)
         own = [end for end, parts in self._intervals.items() if collector in parts]
         future = {end for end in own if end > self.due_s} - {end_s}
@@ -134,14 +144,11 @@ class Measured:
             return
         known = [row for row in rows if self.pairs.knows(collector, row)]
         self._refuse_too_many(collector, end_s, known)
-        where: Indices = np.array([self._row(collector, row) for row in known], np.int64)
-        figures, rtt_ns = _figures(known)
-        for step in self._ordinary.steps(where, rtt_ns):
-            self._moved.setdefault(end_s, []).append(self._as_moved(step))
-        figures["late"] = self._ordinary.late(where, rtt_ns)
-        alive = where[lost_probes(figures) < DEAD * figures["sent"]]
-        self.paths.confirm(map(self._flows.flow, alive.tolist()), end_s - self.length_s)
-        self._flows.note(where, end_s)
+        parts = [(np.zeros(0, np.int64), np.zeros(0, FLOWS))]
+        for at in range(0, len(known), PART):
+            yield
+            parts.append(self._take(collector, end_s, known[at : at + PART]))
+        where, figures = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         if end_s <= self.judged_s and known:
             self._late_rows.setdefault(collector, set()).update(where.tolist())
         interval = self._intervals.setdefault(end_s, {})
@@ -155,6 +162,20 @@ class Measured:
             if not self._intervals[oldest]:
                 del self._intervals[oldest]
                 self._moved.pop(oldest, None)
+
+    def _take(
+        self, collector: str, end_s: float, rows: Sequence[FlowRow]
+    ) -> tuple[Indices, npt.NDArray[np.void]]:
+        """Return the rows of the table and the figures of flows, and learn their ordinary RTTs."""
+        where: Indices = np.array([self._row(collector, row) for row in rows], np.int64)
+        figures, rtt_ns = _figures(rows)
+        for step in self._ordinary.steps(where, rtt_ns):
+            self._moved.setdefault(end_s, []).append(self._as_moved(step))
+        figures["late"] = self._ordinary.late(where, rtt_ns)
+        alive = where[lost_probes(figures) < DEAD * figures["sent"]]
+        self.paths.confirm(map(self._flows.flow, alive.tolist()), end_s - self.length_s)
+        self._flows.note(where, end_s)
+        return where, figures
 
     def forget_after(self, end_s: float) -> None:
         """Forget the intervals that ended later than that: of a clock that has been set back since."""
