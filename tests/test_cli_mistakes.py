@@ -45,7 +45,7 @@ class MistakesTests(SynchronousTestCase):
             said = f"{option} {path}: there is no directory {there / 'nowhere'}"
             self.refused(1, said, "pinpoint", "c1:5000", option, path)
         words = ("pinpoint", "c1:5000", "--webhook", "http://example.net/\xfc")
-        self.refused(2, "letters beyond ASCII are written as xn--", *words)
+        self.refused(2, "has letters beyond ASCII in it: they are written as xn--", *words)
         said = "'pager.example.net/x' is no http:// or https:// address"
         self.refused(2, said, "pinpoint", "c1:5000", "--webhook", "pager.example.net/x")
         self.refused(1, "ftp://c1: expected HOST:PORT", "pinpoint", "--once", "ftp://c1")
@@ -64,8 +64,8 @@ class MistakesTests(SynchronousTestCase):
             ("https://h/a\nhooks.example.net/s3cret", "line 2 is no http:// or https:// address"),
             ("ftp://h/s3cret", "line 1 is no http:// or https:// address"),
             ("https:///", "line 1 is no http:// or https:// address"),
-            ("https://h/s3cret https://h/s3cret", "line 1 is no http:// or https:// address"),
-            ("https://h/s3cret\x1b", "line 1 is no http:// or https:// address"),
+            ("https://h/s3cret https://h/s3cret", "line 1 has blanks or control characters"),
+            ("https://h/s3cret\x1b", "line 1 has blanks or control characters"),
             ("https://h/s3cret\xfc", "is not ASCII text, expected a URL a line"),
         ):
             path.write_text(text, "utf-8")

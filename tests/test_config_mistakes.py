@@ -1,5 +1,6 @@
 """Configurations that are wrong: what is said about them, where, and that nothing else happens."""
 
+import json
 import os
 import re
 import shutil
@@ -12,6 +13,8 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
+from llama.config.sections import MOST_CHARACTERS, MOST_TAGS
+from llama.pinpoint import answers
 
 TESTDATA = Path(__file__).parent / "testdata"
 INVALID = sorted(path.name for path in TESTDATA.glob("invalid-*.yaml"))
@@ -114,6 +117,20 @@ class BombTests(SynchronousTestCase):
         Path(path).write_text("\n".join(lines))
         (test,) = config.load_collector(path).tests
         self.assertEqual(len(test.targets[-1].tags), 60 + 2)
+
+    def test_most_tags(self) -> None:
+        """As many tags as may be, as long as may be, are taken, and nothing of them is left out later."""
+        tags = {f"{n:02}".ljust(1000, "k"): "x" * MOST_CHARACTERS for n in range(128)}
+        ours, theirs = (json.dumps(dict(list(tags.items())[n : n + MOST_TAGS])) for n in (0, 64))
+        path = self.mktemp()
+        Path(path).write_text(
+            f"source_tags: {ours}\ntests: [{{targets: lab}}]\n"
+            f"targets: {{lab: [{{ip: 192.0.2.1, tags: {theirs}}}]}}\n"
+        )
+        (test,) = config.load_collector(path).tests
+        self.assertEqual(len(test.targets[0].tags), 2 * MOST_TAGS + 2)
+        self.assertLessEqual(len(test.targets[0].tags), answers.MOST_TAGS)
+        self.assertLessEqual(MOST_CHARACTERS, answers.MOST_CHARACTERS)
 
     def test_chain_of_merges(self) -> None:
         """A chain of merge keys ends before the stack does, whichever end it is entered at."""

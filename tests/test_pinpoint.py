@@ -19,6 +19,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from llama.http import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
+from llama.pinpoint import answers, windows
 from llama.pinpoint.api import AMONG, incidents_at, read_silence
 from llama.pinpoint.evidence import NOT_TRACED
 from llama.pinpoint.fleet import PAIRS_AGAIN, Fleet
@@ -74,7 +75,7 @@ class Fed(SynchronousTestCase):
             for row in rows
         ]  # fmt: skip
         self.measured.pairs.add(name, pairs)
-        self.measured.add_flows(name, rows)
+        self.measured.add_flows(name, answers.flows(rows))
 
     def test_a_link(self):
         """A bad link is named, with the pairs it hits, their common tags and their paths."""
@@ -87,6 +88,27 @@ class Fed(SynchronousTestCase):
         self.assertEqual(sighting.tags, {"rack": "leaf2"})
         for path in sighting.paths:
             self.assertIn(("spine3", "leaf2"), list(pairwise(path)))
+
+    def test_flows_half_taken(self):
+        """Flows whose taking was broken off count once when they are taken again, in one part or many."""
+        self.begin()
+        self.step()
+        whole = self.measured.window(self.fleet.end_s).flows
+        self.measured = Measured()
+        self.patch(windows, "PART", 3)
+        for host, name in enumerate(self.fleet.names):
+            rows = [row for _, row in self.fleet.rows(host)]
+            self.measured.pairs.add(name, [{**row, "tags": {}} for row in rows])
+            taking = self.measured.adding(name, answers.flows(rows))
+            next(taking)
+            next(taking)
+            self.assertEqual(self.measured.window(self.fleet.end_s).flows["source"].tolist(), [])
+            taking.close()
+        for host in range(len(self.fleet.names)):
+            self.feed(host)
+        again = self.measured.window(self.fleet.end_s).flows
+        for name in ("sent", "lost_forward"):
+            self.assertEqual(again[name].tolist(), whole[name].tolist())
 
     def test_late(self):
         """Flows out of their own ordinary are late; what was always slow is not."""
@@ -415,7 +437,7 @@ class Fed(SynchronousTestCase):
             tags = [{"src_hostname": "c", "dst_hostname": row["target"]} for row in rows]
             pairs = [{**row, "tags": {**t, "rack": "1"}} for row, t in zip(rows, tags, strict=True)]
             self.measured.pairs.add("c", pairs)
-            self.measured.add_flows("c", rows)
+            self.measured.add_flows("c", answers.flows(rows))
             paths = [
                 {**row, "hops": [f"r{n}", row["dst_ip"]], "complete": True, "reach": None,
                  "traced": end - 1}

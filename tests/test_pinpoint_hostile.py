@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from simulated_collectors import INTERVAL_S, Collectors, utc
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.task import deferLater
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from llama import rfc3339
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.paths.names import ask
@@ -229,7 +230,6 @@ class Hostile(TestCase):
             ("/latency", tagged(rack=["leaf1"]), r"the value of a tag is \['leaf1'\]"),
             ("/latency", tagged(rack=None), "the value of a tag is None"),
             ("/latency", tagged(src_hostname={}), "the value of a tag is {}"),
-            ("/latency", tagged(**{f"t{n}": "x" for n in range(100)}), "more than 64 tags"),
             ("/latency", every("pairs", tags=[]), r"tags is \[\]"),
             ("/latency", every("pairs", dst_port="80"), "dst_port is '80'"),
             ("/latency", lambda _, d: d.update(pairs="x"), "pairs is 'x'"),
@@ -245,6 +245,31 @@ class Hostile(TestCase):
             ("/paths", lambda _, d: d.update(time=None), "time is None"),
         ):
             yield self.refused(path, change, why)
+
+    @inlineCallbacks
+    def test_tags_without_end(self):
+        """Tags that are too many or too long are left out, which is told once; the flows are judged."""
+        many = {f"t{n}": "x" for n in range(300)}
+        for tags, why in (
+            (many, "tag 't2..' comes after 250 others and is left out"),
+            ({"note": "x" * 1025}, "tag 'note' is longer than 1,024 characters and is left out"),
+            ({"x" * 1025: "y"}, "tag 'x+...x+' is longer than 1,024 characters and is left out"),
+        ):
+            self.told.clear()
+            self.fleet.incarnation = f"{self.fleet.incarnation}a"
+            self.fleet.twists[0] = on("/latency", tagged(**tags))
+            for _ in range(2):
+                self.service.fleet.sources[0].pairs_age = fleet.PAIRS_AGAIN
+                yield self.judged()
+                self.assertRegex(self.service.fleet.sources[0].told, why)
+                self.assertEqual((self.problem, len(self.told)), ("", 1), self.told)
+                self.assertEqual(self.service.judgement.verdict.flows, ALL)
+        known = {key for tags in self.service.measured.pairs.hosts(()).tags for key in tags}
+        self.assertEqual(known, {"rack"})
+        self.fleet.twists.clear()
+        self.service.fleet.sources[0].pairs_age = fleet.PAIRS_AGAIN
+        yield self.judged()
+        self.assertEqual(self.service.fleet.sources[0].told, "")
 
     @inlineCallbacks
     def test_times_of_one_collector(self):
@@ -333,6 +358,9 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
     max_leaves=5,
 )
+ODD = JSON | st.sampled_from(
+    [-1, 0, 5, 6, 64, 65_536, 2**40, 0.5, 1e8, float("nan"), float("inf"), True]
+)
 ROW = {
     "target": "h2", "src_ip": "10.0.0.1", "dst_ip": "10.0.0.2", "dst_port": 8100, "dscp": 0,
     "probe": "stamp", "size_octets": 44, "port_group": "default", "source_port": 20000,
@@ -346,6 +374,34 @@ TRACED = {
 }  # fmt: skip
 
 
+class Turns(SynchronousTestCase):
+    def test_others_take_long_to_read(self):
+        """The time that others' answers take to read is added to a collector's turn, its own is not."""
+        clock = Clock()
+        both = fleet.Fleet(clock, ["http://c1", "http://c2"], windows.Measured(), turn_s=30.0)
+        one, other = both.sources
+
+        async def never(source):
+            await Deferred()
+
+        both._source = never
+        done = Deferred.fromCoroutine(both.read())
+        with both._working(other):
+            clock.advance(20)
+        with both._working(one):
+            clock.advance(5)
+        clock.advance(5)
+        self.assertEqual((one.problem, other.problem), ("", ""))
+        clock.advance(5)
+        self.assertEqual(other.problem, "was not read to the end within 30 s")
+        clock.advance(14.5)
+        self.assertEqual(one.problem, "")
+        clock.advance(0.5)
+        self.assertEqual(one.problem, "was not read to the end within 30 s")
+        self.successResultOf(done)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+
 class Rows(SynchronousTestCase):
     def test_what_collectors_answer(self):
         """Whatever a collector of ours answers is read, and kept as it is."""
@@ -354,19 +410,23 @@ class Rows(SynchronousTestCase):
         head = served.get("/flows").json()
         for row in head["flows"]:
             read = answers.flow(row)
-            for name in ROW:
-                if name not in ("suspect", "rtt_p50_ms"):
-                    self.assertEqual(read[name], row[name], name)
-        answers.one_interval(map(answers.flow, head["flows"]))
+            for name in set(ROW) - {"suspect", "rtt_p50_ms", "interval_start", "interval_end"}:
+                self.assertEqual(getattr(read, name), row[name], name)
+            self.assertEqual(read.end_s, rfc3339.time_s(row["interval_end"]))
+        rows = answers._by_column(head["flows"])
+        self.assertEqual(rows, list(map(answers.flow, head["flows"])))
+        answers.one_interval(rows)
         self.assertGreater(len(head["flows"]), 2)
         pairs = served.get("/latency").json()
+        reader = answers.PairReader()
         self.assertEqual(
-            [p["tags"] for p in answers.pairs(pairs)], [p["tags"] for p in pairs["pairs"]]
+            [p["tags"] for p in reader.read(pairs["pairs"])], [p["tags"] for p in pairs["pairs"]]
         )
+        self.assertEqual(reader.left_out, "")
         key = FlowKey("10.0.0.2", 8100, 20000, 0, 44)
         known = Known(("10.0.0.1", None, "10.0.0.2"), True, 5.0, 5.0, refusal="", reach=None)
         row = orjson.loads(orjson.dumps(as_json(key, known)))
-        (read,) = answers.paths({"paths": [row]})
+        (read,) = answers.paths([row])
         self.assertEqual({name: row[name] for name in read}, read)
 
     @given(st.sampled_from(sorted(ROW)), JSON)
@@ -378,15 +438,33 @@ class Rows(SynchronousTestCase):
         except AnswerError as refused:
             self.assertTrue(str(refused).isprintable())
             return
-        for column in ROW:
-            self.assertIsInstance(read[column], str | int | float | tuple | None)
+        for value in read:
+            self.assertIsInstance(value, str | int | float | tuple | None)
         hash(read.identity)
+
+    @given(st.sampled_from([*sorted(ROW), "ssid"]), st.lists(st.none() | ODD, max_size=4))
+    def test_pages_are_read_as_rows(self, name, values):
+        """A page is read, or refused, as its rows are one by one, however each is wrong."""
+        page = [ROW if value is None else {**ROW, name: value} for value in values]
+        try:
+            rows = [answers.flow(row) for row in page]
+        except AnswerError as refused:
+            with self.assertRaises(AnswerError) as raised:
+                answers.flows(page)
+            self.assertEqual(str(raised.exception), str(refused))
+            with self.assertRaises((AnswerError, KeyError, TypeError)):
+                answers._by_column(page)
+            return
+        read = answers.flows(page)
+        self.assertEqual(repr(read), repr(rows))
+        if all(value is None for value in values):
+            self.assertEqual(answers._by_column(page), rows)
 
     @given(st.sampled_from(sorted(TRACED)), JSON)
     def test_paths_are_read_or_refused(self, name, value):
         """Likewise paths."""
         try:
-            (read,) = answers.paths({"paths": [{**TRACED, name: value}]})
+            (read,) = answers.paths([{**TRACED, name: value}])
         except AnswerError as refused:
             self.assertTrue(str(refused).isprintable())
             return

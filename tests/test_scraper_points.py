@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.interfaces import Point
+from llama.rfc3339 import time_ns
 from llama.scraper.points import (
     MOST_NAMES,
     MOST_OCTETS,
-    AnswerError,
+    BadAnswerError,
     pack,
     portions,
     read_answer,
-    time_ns,
     unpack,
 )
 
@@ -62,7 +62,7 @@ class ReadTests(SynchronousTestCase):
     def test_no_answer(self) -> None:
         """What is no JSON list is refused with what it is instead."""
         for body in (b"", b"<html>", b"{}", b'"text"', b"[1,", b"\xff\xfe", b"[NaN]", b"1e999"):
-            with self.assertRaises(AnswerError) as raised:
+            with self.assertRaises(BadAnswerError) as raised:
                 read_answer(body, SCRAPE_NS)
             self.assertRegex(str(raised.exception), r"\A[^\n]+\Z")
 
@@ -139,7 +139,7 @@ class ReadTests(SynchronousTestCase):
             b"[" + b"[]," * (MOST_OCTETS // 3) + b"[]]",
             b'[{"measurement":"' + b"x" * MOST_OCTETS + b'"},{"measurement":"x"}]',
         ):
-            with self.assertRaises(AnswerError):
+            with self.assertRaises(BadAnswerError):
                 list(portions(body))
         self.assertEqual(len(list(portions(b"[" + b" " * (MOST_OCTETS - 2) + b"]"))), 1)
 
@@ -171,7 +171,7 @@ class ReadTests(SynchronousTestCase):
         ):
             try:
                 answer = read_answer(json.dumps(content).encode(), SCRAPE_NS)
-            except AnswerError:
+            except BadAnswerError:
                 continue
             for point in answer.points:
                 self.assertTrue(point.measurement and point.fields)

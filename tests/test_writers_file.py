@@ -15,8 +15,7 @@ from typing import Any
 
 from scraper_case import fill, small_disk, until
 from twisted.internet import reactor
-from twisted.internet.defer import CancelledError
-from twisted.internet.task import deferLater
+from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import TestCase
 
 from llama.interfaces import NotWrittenError, Point
@@ -122,15 +121,26 @@ class FileTests(FileCase):
 
 
 class PausedDisk:
-    """Stands between a writer and its file: holds writes up half done, or lets them fail."""
+    """Stands between a writer and its file: holds writes up half done, or lets them fail.
+
+    ``locked_out`` is set once a write has found the file locked by another.
+    """
 
     def __init__(self, case: TestCase) -> None:
         self.half_done = threading.Event()  # somebody's
         self.go_on = threading.Event()
+        self.locked_out = threading.Event()
         self.problem: OSError | None = None
         self.synced: list[str] = []
         case.addCleanup(self.go_on.set)
-        real = os.fsync
+        real, real_flock = os.fsync, fcntl.flock
+
+        def flock(descriptor: Any, operation: int) -> None:
+            try:
+                real_flock(descriptor, operation)
+            except BlockingIOError:
+                self.locked_out.set()
+                raise
 
         def fsync(descriptor: int) -> None:
             self.synced.append(os.readlink(f"/proc/self/fd/{descriptor}"))
@@ -147,10 +157,19 @@ class PausedDisk:
             real(descriptor)
 
         case.patch(file.os, "fsync", fsync)
+        case.patch(file.fcntl, "flock", flock)
 
 
 class ConcurrencyTests(FileCase):
     """Writes at the same time, given up, or failing."""
+
+    async def wait(self, disk: PausedDisk, one: Any, writings: list[Deferred[Any]]) -> None:
+        """See that all of these wait: for a turn of ``one``, whose write is half done, or the lock."""
+        own = len(one._turn.waiting)
+        self.assertGreater(own, 0)
+        if own < len(writings):
+            await until(disk.locked_out.is_set, "a write that finds the file locked")
+        self.assertFalse(any(writing.called for writing in writings))
 
     async def test_lanes(self) -> None:
         """Of writes at the same time, by one writer or several, each acknowledged point stays."""
@@ -165,15 +184,15 @@ class ConcurrencyTests(FileCase):
     async def test_half_done(self) -> None:
         """What another write has half done is no torn line."""
         disk = PausedDisk(self)
-        writer = self.writer()
-        first = writer.write(some("first"))
+        one, other = self.writer(), self.writer(name="other")
+        first = one.write(some("first"))
         await until(disk.half_done.is_set, "a write half done")
-        second = writer.write(some("second"))
-        await deferLater(reactor, 0.1)
+        writings = [one.write(some("one")), other.write(some("other"))]
+        await self.wait(disk, one, writings)
         disk.go_on.set()
-        await first
-        await second
-        self.assertEqual(Counter(self.lines()), {"first": 3000, "second": 3000})
+        for writing in [first, *writings]:
+            await writing
+        self.assertEqual(Counter(self.lines()), {"first": 3000, "one": 3000, "other": 3000})
 
     async def test_failing(self) -> None:
         """A write that fails takes nothing with it, and leaves nothing."""
@@ -183,7 +202,7 @@ class ConcurrencyTests(FileCase):
         failing = one.write(some("bad"))
         await until(disk.half_done.is_set, "a write half done")
         writings = [one.write(some("one")), other.write(some("other"))]
-        await deferLater(reactor, 0.1)
+        await self.wait(disk, one, writings)
         disk.go_on.set()
         with self.assertRaises(NotWrittenError) as raised:
             await failing
@@ -202,8 +221,7 @@ class ConcurrencyTests(FileCase):
             writing.cancel()
             await self.assertFailure(writing, CancelledError)
         again, closing = writer.write(some("again")), writer.close()
-        await deferLater(reactor, 0.1)
-        self.assertFalse(again.called or closing.called)
+        await self.wait(disk, writer, [again, closing])
         disk.go_on.set()
         await again
         await closing

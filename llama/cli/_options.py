@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from llama.printable import printable
+from llama.config.urls import http_url
 
 if TYPE_CHECKING:
     _TextType = click.ParamType[str]
@@ -34,15 +34,7 @@ class HttpUrl(_TextType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Return it as given."""
         text = str(value)
-        scheme, _, rest = text.partition("://")
-        if scheme not in ("http", "https") or not rest.strip("/"):
-            self.fail(f"{text!r} is no http:// or https:// address", param, ctx)
-        if " " in text or printable(text) != text:
-            self.fail(f"{text!r}: blanks are written as %20", param, ctx)
-        if not text.isascii():
-            self.fail(
-                f"{text!r}: letters beyond ASCII are written as xn-- in a host's name, as %XX after it",
-                param,
-                ctx,
-            )
-        return text
+        try:
+            return http_url(text)
+        except ValueError as error:
+            self.fail(f"{text!r} {error}", param, ctx)

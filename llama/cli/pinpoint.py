@@ -221,7 +221,7 @@ def _once(running: Any, service: PinpointService, as_json: bool, failed: list[An
 
     async def work() -> None:
         await service.fleet.read()
-        problems = [f"{s.url}: {s.problem}" for s in service.fleet.sources if s.problem]
+        problems = [f"{s.url}: {s.told}" for s in service.fleet.sources if s.told]
         end_s = service.newest_s()
         if end_s is None:
             failed.append("; ".join(problems) or "the collectors hold no closed interval yet")

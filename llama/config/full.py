@@ -66,7 +66,7 @@ TARGET = {
     "host": KeySpec(placed(values.host)),
     "port": KeySpec(values.whole(1, 65535, "UDP or TCP port"), DEFAULT_PORT),
     "tags": KeySpec(sections.tags, FrozenMapping()),
-    "name": KeySpec(values.text("a name for results")),
+    "name": KeySpec(values.text("a name for results", values.LONGEST_NAME)),
 }
 TEST = {
     "targets": KeySpec(placed(values.text("the name of a target set")), required=True),
@@ -95,6 +95,11 @@ def _named(what: str, read: values.Read[Any]) -> Read:
         for entry in doc.entries(node, what):
             if not entry.key.strip():
                 doc.wrong(entry.key_node, f"{what} has an entry without a name")
+            elif len(entry.key) > values.LONGEST_NAME:
+                doc.wrong(
+                    entry.key_node,
+                    f"{what} has a name of more than {values.LONGEST_NAME:,} characters",
+                )
             found[entry.key] = doc.attempt(read, entry.value, None)
         return found
 

@@ -8,13 +8,16 @@ What everyone on the host can read is no secret, and is refused.
 from __future__ import annotations
 
 import os
+import re
 import stat
 
 from llama.config.model import Key
+from llama.config.urls import http_url
 
 #: RFC 2104 section 3 discourages keys shorter than the hash; half of SHA-256 is our least.
 LEAST_OCTETS = 16
 MOST_CHARACTERS = 4096  # of a token or a password
+_COMMENT = re.compile(r"(^|\s)#.*")
 
 
 def read_keys(path: str) -> tuple[Key, ...]:
@@ -76,7 +79,7 @@ def read_urls(path: str) -> tuple[str, ...]:
     """Return the addresses in a file, in its order. Who knows that of a webhook may post to it.
 
     A ``#`` within one is part of it. Raises `ValueError` as `read_keys` does, and when a line is no
-    http:// or https:// address in ASCII, or none is.
+    `http_url`, or none is.
     """
     try:
         with open(path, encoding="ascii") as file:
@@ -88,18 +91,13 @@ def read_urls(path: str) -> tuple[str, ...]:
         raise ValueError(f"{path} is not ASCII text, expected a URL a line") from None
     urls: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
-        url, *rest = line.split() or ["#"]
-        if url.startswith("#"):
+        url = _COMMENT.sub("", line).strip()
+        if not url:
             continue
-        scheme, _, place = url.partition("://")
-        if (
-            scheme not in ("http", "https")
-            or not place.strip("/")
-            or not url.isprintable()
-            or (rest and not rest[0].startswith("#"))
-        ):
-            raise ValueError(f"{path} line {number} is no http:// or https:// address")
-        urls[url] = None
+        try:
+            urls[http_url(url)] = None
+        except ValueError as error:
+            raise ValueError(f"{path} line {number} {error}") from None
     if not urls:
         raise ValueError(f"{path} has no URL in it, expected one a line")
     return tuple(urls)

@@ -15,7 +15,7 @@ from llama.config.typed import untyped
 COLLECTOR_PORT = 5000
 
 
-def http_url(doc: Document, node: Node) -> str:
+def base_url(doc: Document, node: Node) -> str:
     """Read an http or https URL, without the slash at its end."""
     value = values.text("a URL such as http://tsdb:8086")(doc, node)
     try:
@@ -38,7 +38,7 @@ def collector_url(doc: Document, node: Node) -> str:
     """Read ``host``, ``host:port`` or a URL as the base URL of a collector."""
     value = values.text("a collector: HOST, HOST:PORT or a URL")(doc, node)
     if "://" in value:
-        return http_url(doc, node)
+        return base_url(doc, node)
     host, port = value, str(COLLECTOR_PORT)
     if value.startswith("["):
         host, _, rest = value[1:].partition("]")

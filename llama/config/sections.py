@@ -9,7 +9,7 @@ from llama.config.endpoints import listen
 from llama.config.frozen import FrozenMapping
 from llama.config.keys import read_keys
 from llama.config.model import Key
-from llama.config.tree import Document, KeySpec, Node, WrongError, is_null, kind
+from llama.config.tree import Document, KeySpec, Node, WrongError, is_null, kind, shown
 
 #: The file of the token that requests must show.
 TOKEN_FILE = KeySpec(values.secret_line, deleted="answer requests without a token")
@@ -20,6 +20,11 @@ API = {
 
 #: Tag names that every series has anyway; a user's tag of the same name never shows.
 RESERVED_TAGS = frozenset(("src_ip", "dst_ip", "dst_port", "class", "probe", "size", "port_group"))
+
+#: Tags in one place, of a target say. With ``source_tags`` and the names of both ends a target then has
+#: 130 at most, of which nothing is left out by what reads a collector's answers.
+MOST_TAGS = 64
+MOST_CHARACTERS = values.LONGEST_NAME  # of the name of a tag and of its text
 
 
 def api(doc: Document, node: Node) -> tuple[str | None, str | None]:
@@ -46,6 +51,12 @@ def tags(doc: Document, node: Node) -> FrozenMapping[str, str]:
             doc.wrong(entry.value, f"tag {entry.key!r} is {kind(entry.value)}, expected text")
         elif not entry.key.strip():
             doc.wrong(entry.key_node, "a tag has no name, expected `name: value`")
+        elif max(len(entry.key), len(entry.value.value)) > MOST_CHARACTERS:
+            doc.wrong(
+                entry.value,
+                f"tag {shown(entry.key)} has a name or a text of more than {MOST_CHARACTERS:,}"
+                " characters",
+            )
         elif "\n" in entry.key + entry.value.value:
             doc.wrong(entry.value, f"tag {entry.key!r} has several lines, expected text on one")
         else:
@@ -55,4 +66,6 @@ def tags(doc: Document, node: Node) -> FrozenMapping[str, str]:
                     f"tag {entry.key!r} does not show: every series has one of that name",
                 )
             found[entry.key] = entry.value.value
+    if len(found) > MOST_TAGS:
+        doc.wrong(node, f"{len(found)} tags here, expected at most {MOST_TAGS}")
     return FrozenMapping(found)

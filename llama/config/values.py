@@ -22,6 +22,8 @@ from llama.config.tree import Document, Node, WrongError, is_null, kind, unknown
 T = TypeVar("T")
 Read = Callable[[Document, Node], T]
 
+LONGEST_NAME = 1024  # characters of what is named in results, which their readers take
+
 _WHOLE = re.compile(r"[+-]?(0|[1-9][0-9]*)")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _LABEL = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?")
@@ -42,8 +44,8 @@ def written(node: Node, expected: str) -> str:
     return str(node.value)
 
 
-def text(what: str) -> Read[str]:
-    """Read text that is not empty and stands on one line."""
+def text(what: str, most: int | None = None) -> Read[str]:
+    """Read text that is not empty, stands on one line and has no more than ``most`` characters."""
 
     def read(doc: Document, node: Node) -> str:
         value = written(node, what)
@@ -51,6 +53,10 @@ def text(what: str) -> Read[str]:
             raise WrongError(node, f"nothing here, expected {what}")
         if "\n" in value or "\r" in value:
             raise WrongError(node, f"several lines of text, expected {what} on one line")
+        if most is not None and len(value) > most:
+            raise WrongError(
+                node, f"{len(value):,} characters here, expected {what} of at most {most:,}"
+            )
         return value
 
     return read

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llama.config import values
 from llama.config.endpoints import listen
 from llama.config.model import StoreConfig, WebConfig
-from llama.config.scraper import collector_url, http_url
+from llama.config.scraper import base_url, collector_url
 from llama.config.sections import TOKEN_FILE
 from llama.config.tree import Document, KeySpec, Node, read_document
 from llama.config.typed import typed
@@ -20,13 +20,13 @@ _USER = {
 STORES: dict[str, dict[str, KeySpec]] = {
     "sqlite": {"path": KeySpec(values.path, required=True)},
     "influxdb": {
-        "url": KeySpec(http_url, required=True),
+        "url": KeySpec(base_url, required=True),
         "database": KeySpec(_TEXT, "llama"),
         "retention_policy": KeySpec(_TEXT),
         **_USER,
     },
     "prometheus": {
-        "url": KeySpec(http_url, required=True),
+        "url": KeySpec(base_url, required=True),
         "token_file": KeySpec(values.secret_line),
         **_USER,
     },
@@ -50,7 +50,7 @@ WEB = {
     "collectors": KeySpec(values.one_or_more("collectors", collector_url), ()),
     "collector_token_file": KeySpec(values.secret_line),
     "ca_file": KeySpec(values.path),
-    "pinpoint": KeySpec(http_url),
+    "pinpoint": KeySpec(base_url),
     "forget": KeySpec(values.one_or_more("hostnames", values.text("a hostname")), ()),
     "remember": KeySpec(values.duration(3600, 90 * 86400, "s"), DEFAULTS.remember_s),
 }

@@ -7,14 +7,14 @@ so whatever is read here has the right type, is within its bounds and can be pri
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from math import isfinite
 from reprlib import repr as short
-from typing import Any
+from types import NoneType
+from typing import Any, NamedTuple
 
-from attrs import define
-
+from llama import rfc3339
+from llama.paths.table import FlowKey
 from llama.printable import printable
 
 #: Flows, pairs and paths of one collector. Three times the 160,000 flows (10,000 targets, 16 source
@@ -23,9 +23,10 @@ MOST_FLOWS = 500_000
 #: Groups of tests whose intervals close under numbers of their own.
 MOST_GROUPS = 1000
 #: Keys of tags that all pairs of a collector have together, each of which is looked into.
-MOST_TAGS = 64
+MOST_TAGS = 250
 MOST_CHARACTERS = 1024  # of a name, an address or the value of a tag
 MOST_HOPS = 64  # of a path
+MOST_REASONS = 64  # to doubt a flow
 #: Probes of a flow in an interval, 10,000/s for an hour and some: a dozen intervals still add up in
 #: 32 bits.
 MOST_PROBES = 100_000_000
@@ -84,12 +85,12 @@ def time_s(row: Mapping[str, Any], name: str) -> float:
     try:
         if type(value) is not str or len(value) > 40:
             raise ValueError
-        at = datetime.fromisoformat(value)
-        if at.tzinfo is None or at.timestamp() < 0:
+        at_s = rfc3339.time_s(value)
+        if at_s < 0:
             raise ValueError
-        return at.timestamp()
-    except (ValueError, OverflowError, OSError):
+    except (ValueError, OverflowError):
         raise _wrong(name, value, "a time of RFC 3339") from None
+    return at_s
 
 
 def rows(answer: Mapping[str, Any], name: str, most: int) -> list[Mapping[str, Any]]:
@@ -109,9 +110,8 @@ def _wrong(name: str, value: Any, expected: str) -> AnswerError:
     return AnswerError(f"{name} is {printable(short(value))}, expected {expected}")
 
 
-@define(frozen=True, slots=True, eq=False)
-class FlowRow:
-    """A row of ``/flows``: what of it is read. ``row["sent"]`` is ``row.sent``, as of the JSON."""
+class FlowRow(NamedTuple):
+    """A row of ``/flows``: what of it is read. The first eight name its pair, as in ``/latency``."""
 
     target: str
     src_ip: str
@@ -123,8 +123,8 @@ class FlowRow:
     port_group: str
     source_port: int
     ssid: int
-    interval_start: str
-    interval_end: str
+    start_s: float  # Unix times of the interval
+    end_s: float
     sent: int
     lost_forward: int
     lost_reverse: int
@@ -135,17 +135,24 @@ class FlowRow:
     rtt_p50_ms: float | None
     suspect: tuple[str, ...]
 
-    def __getitem__(self, name: str) -> Any:
-        """Return one figure."""
-        return getattr(self, name)
+    @property
+    def pair(self) -> tuple[Any, ...]:
+        """What names its pair, in the order of `PAIR`."""
+        return self[:8]
+
+    @property
+    def key(self) -> FlowKey:
+        """What names the flow, as it does in ``/paths``."""
+        return FlowKey(self.dst_ip, self.dst_port, self.source_port, self.dscp, self.size_octets)
 
     @property
     def identity(self) -> tuple[Any, ...]:
         """What no two rows of one interval have in common."""
-        return (
-            self.target, self.src_ip, self.dst_ip, self.dst_port, self.dscp, self.probe,
-            self.size_octets, self.port_group, self.source_port, self.ssid,
-        )  # fmt: skip
+        return self[:10]
+
+
+#: What names a pair in ``/latency`` and ``/flows``.
+PAIR = FlowRow._fields[:8]
 
 
 def _pair(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -165,15 +172,15 @@ def _pair(row: Mapping[str, Any]) -> dict[str, Any]:
 def flow(row: Mapping[str, Any]) -> FlowRow:
     """Return a row of ``/flows``; raises `AnswerError`, and `KeyError` for what it lacks."""
     suspect = row["suspect"]
-    if type(suspect) is not list or len(suspect) > 64:
+    if type(suspect) is not list or len(suspect) > MOST_REASONS:
         raise _wrong("suspect", suspect, "a list of reasons")
     mark, rtt_ms = row["dscp_at_reflector"], row["rtt_p50_ms"]
     read = FlowRow(
         **_pair(row),
         source_port=whole(row, "source_port", 65_535),
         ssid=whole(row, "ssid", 65_535) if "ssid" in row else 0,
-        interval_start=text(row, "interval_start"),
-        interval_end=text(row, "interval_end"),
+        start_s=time_s(row, "interval_start"),
+        end_s=time_s(row, "interval_end"),
         sent=whole(row, "sent", MOST_PROBES),
         lost_forward=whole(row, "lost_forward", MOST_PROBES),
         lost_reverse=whole(row, "lost_reverse", MOST_PROBES),
@@ -189,47 +196,174 @@ def flow(row: Mapping[str, Any]) -> FlowRow:
     return read
 
 
-def one_interval(flows: Iterable[FlowRow]) -> None:
+def flows(page: Sequence[Mapping[str, Any]]) -> list[FlowRow]:
+    """Return rows of ``/flows``, as `flow` does each, at a fraction of the time if all is well.
+
+    They are looked at by column, and row by row only to say what is wrong.
+    """
+    try:
+        return _by_column(page)
+    except (AnswerError, KeyError, TypeError):
+        return [flow(row) for row in page]
+
+
+def _by_column(page: Sequence[Mapping[str, Any]]) -> list[FlowRow]:
+    """Return rows of ``/flows``; raises something if they are not all as those of our collectors."""
+    columns = [_READ[name](name, column) for name, column in _columns(page)]
+    read = list(map(FlowRow._make, zip(*columns, strict=True)))
+    for row in read:
+        if row.lost_forward + row.lost_reverse + row.lost_unknown > row.sent:
+            raise AnswerError("a flow lost more probes than were sent")
+    return read
+
+
+#: Takes a name and a column, and returns it read; raises something if a value is not as usual.
+_Reader = Callable[[str, Sequence[Any]], Sequence[Any]]
+
+
+def _columns(page: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, Sequence[Any]]]:
+    for name in _READ:
+        if name == "ssid" and not any("ssid" in row for row in page):
+            yield name, [0] * len(page)
+        else:
+            yield name, [row[name] for row in page]
+
+
+def _each_once(read: Callable[[str, Any], Any]) -> _Reader:
+    """Return what reads a column of texts of which most come many times."""
+
+    def column(name: str, values: Sequence[Any]) -> Sequence[Any]:
+        known = {value: read(name, value) for value in set(values)}
+        return [known[value] for value in values]
+
+    return column
+
+
+def _all_whole(most: int) -> _Reader:
+    """Return what reads a column of whole numbers."""
+
+    def column(name: str, values: Sequence[Any]) -> Sequence[Any]:
+        if set(map(type, values)) - {int} or (
+            values and not 0 <= min(values) <= max(values) <= most
+        ):
+            raise AnswerError(name)
+        return values
+
+    return column
+
+
+def _all_marks(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    if set(map(type, values)) - {int, NoneType} or not set(values) <= {None, *range(64)}:
+        raise AnswerError(name)
+    return values
+
+
+def _all_rtts(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    known = [value for value in values if value is not None]
+    if set(map(type, known)) - {float}:
+        raise AnswerError(name)
+    # Whatever is NaN is not within bounds, and `min` and `max` may miss it.
+    if known and not (0 <= min(known) <= max(known) <= LONGEST_RTT_MS and isfinite(sum(known))):
+        raise AnswerError(name)
+    return values
+
+
+def _all_suspect(name: str, values: Sequence[Any]) -> Sequence[Any]:
+    if set(map(type, values)) - {list}:
+        raise AnswerError(name)
+    return [_reasons(name, value) if value else () for value in values]
+
+
+def _reasons(name: str, value: list[Any]) -> tuple[str, ...]:
+    if len(value) > MOST_REASONS:
+        raise AnswerError(name)
+    return tuple({_text(name, reason): None for reason in value})
+
+
+_TEXT = _each_once(_text)
+_PORT, _COUNT = _all_whole(65_535), _all_whole(MOST_PROBES)
+_TIME = _each_once(lambda name, value: time_s({name: value}, name))
+#: What reads each column of ``/flows``, in the order of `FlowRow`.
+_READ: dict[str, _Reader] = {
+    "target": _TEXT,
+    "src_ip": _TEXT,
+    "dst_ip": _TEXT,
+    "dst_port": _PORT,
+    "dscp": _all_whole(63),
+    "probe": _TEXT,
+    "size_octets": _PORT,
+    "port_group": _each_once(_maybe),
+    "source_port": _PORT,
+    "ssid": _PORT,
+    "interval_start": _TIME,
+    "interval_end": _TIME,
+    "sent": _COUNT,
+    "lost_forward": _COUNT,
+    "lost_reverse": _COUNT,
+    "lost_unknown": _COUNT,
+    "remarked_forward": _COUNT,
+    "remarked_reverse": _COUNT,
+    "dscp_at_reflector": _all_marks,
+    "rtt_p50_ms": _all_rtts,
+    "suspect": _all_suspect,
+}
+
+
+def one_interval(rows: Sequence[FlowRow]) -> None:
     """Raise `AnswerError` unless these are flows of one interval, each once."""
-    seen: set[tuple[Any, ...]] = set()
-    when: set[tuple[str, str]] = set()
-    for count, row in enumerate(flows, 1):
-        seen.add(row.identity)
-        when.add((row.interval_start, row.interval_end))
-        if len(seen) < count:
-            raise AnswerError(
-                f"the flow from port {row.source_port} to {row.dst_ip} is there twice"
-            )
-        if len(when) > 1:
-            raise AnswerError("flows of one interval have several times")
-    for begin, end in when:
-        both = {"interval_start": begin, "interval_end": end}
-        length_s = time_s(both, "interval_end") - time_s(both, "interval_start")
-        if not 0 < length_s <= LONGEST_INTERVAL_S:
-            raise AnswerError(f"an interval is {length_s:g} s long")
+    if len({row[:10] for row in rows}) < len(rows):
+        seen: set[tuple[Any, ...]] = set()
+        for row in rows:
+            if row.identity in seen:
+                raise AnswerError(
+                    f"the flow from port {row.source_port} to {row.dst_ip} is there twice"
+                )
+            seen.add(row.identity)
+    when = {(row.start_s, row.end_s) for row in rows}
+    if len(when) > 1:
+        raise AnswerError("flows of one interval have several times")
+    for start_s, end_s in when:
+        if not 0 < end_s - start_s <= LONGEST_INTERVAL_S:
+            raise AnswerError(f"an interval is {end_s - start_s:g} s long")
 
 
-def pairs(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what ``/latency`` says of pairs: their names and tags."""
-    found = []
-    keys: set[str] = set()
-    for row in rows(answer, "pairs", MOST_FLOWS):
-        tags = row["tags"]
+class PairReader:
+    """Reads rows of ``/latency`` of one collector. Tags that are too many or too long it leaves out."""
+
+    def __init__(self) -> None:
+        self._keys: set[str] = set()
+        self.left_out = ""  # what of them, and why, for people; "": nothing
+
+    def read(self, given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """Return the names and tags of pairs. Raises as `flow`."""
+        return [{**_pair(row), "tags": self._tags(row["tags"])} for row in given]
+
+    def _tags(self, tags: Any) -> dict[str, str]:
         if type(tags) is not dict:
             raise _wrong("tags", tags, "an object")
-        read = {
-            _text("a tag", key): _maybe("the value of a tag", value) for key, value in tags.items()
-        }
-        keys.update(read)
-        if len(keys) > MOST_TAGS:
-            raise AnswerError(f"pairs have more than {MOST_TAGS} tags")
-        found.append({**_pair(row), "tags": read})
-    return found
+        read: dict[str, str] = {}
+        for key, value in tags.items():
+            if type(value) is not str:
+                raise _wrong("the value of a tag", value, "a text")
+            if max(len(key), len(value)) > MOST_CHARACTERS:
+                self._leave_out(key, f"is longer than {MOST_CHARACTERS:,} characters")
+                continue
+            name = _text("a tag", key)
+            if name not in self._keys and len(self._keys) >= MOST_TAGS:
+                self._leave_out(name, f"comes after {MOST_TAGS} others")
+                continue
+            self._keys.add(name)
+            read[name] = _maybe("the value of a tag", value)
+        return read
+
+    def _leave_out(self, key: str, why: str) -> None:
+        if not self.left_out:
+            self.left_out = f"tag {printable(short(key))} {why} and is left out"
 
 
-def paths(answer: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return what ``/paths`` says of flows that were traced."""
-    return [_path(row) for row in rows(answer, "paths", MOST_FLOWS)]
+def paths(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what rows of ``/paths`` say of flows that were traced."""
+    return [_path(row) for row in given]
 
 
 def _path(row: Mapping[str, Any]) -> dict[str, Any]:

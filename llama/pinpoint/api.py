@@ -86,7 +86,7 @@ class PinpointApi:
         service, judgement = self._service, self._service.judgement
         answer: dict[str, Any] = {
             "collectors": [
-                {"url": source.url, "problem": source.problem or None}
+                {"url": source.url, "problem": source.told or None}
                 for source in service.fleet.sources
             ],
             "paths_known": len(service.measured.paths),

@@ -5,13 +5,14 @@ Whatever a collector answers, or does not, is its own problem: it is noted, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
 
 import orjson
 from attrs import define
 from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
 from llama.http_client import agent_of, authorization, connection_pool, explain, request
@@ -25,11 +26,19 @@ MOST_OCTETS = 64 << 20  # of one answer
 #: Values in one answer, of which the shortest take far more octets in memory than on the wire.
 MOST_VALUES = 8_000_000
 AT_ONCE = 16
+#: Rows that are read at one go, of which the worst hold the reactor for some 20 ms.
+PART = 2000
+#: A delay by others' answers that is worth waiting longer for.
+LEAST_S = 0.01
 #: Intervals of one collector that are read in one go, after a pause; and at first, so that the newest
 #: that is whole everywhere is among them.
 MOST_INTERVALS, FIRST_INTERVALS = 4, 2
 #: Pairs are read again after so many intervals: their tags may be others by now.
 PAIRS_AGAIN = 10
+
+
+T = TypeVar("T")
+END = object()
 
 
 class GoneError(AnswerError):
@@ -45,12 +54,19 @@ class Source:
     seen: int = 0  # close number of the newest interval read
     pairs_age: int = 0  # intervals since its pairs were read
     paths_s: int = 0  # Unix time up to which its paths were read
+    worked_s: float = 0.0  # that its answers took to read
     problem: str = ""  # why the last attempt failed; "": it did not
+    left_out: str = ""  # of what it said when its pairs were read last
     #: Unix times at which the newest interval of each of its groups of tests ended. Those of longer
     #: timeouts close later, under numbers of their own.
     ends: tuple[float, ...] = ()
     #: So many of its groups, those that are the furthest behind, are not waited for.
     given_up: int = 0
+
+    @property
+    def told(self) -> str:
+        """What people should know: why nothing was read, or what not; "": all is well."""
+        return self.problem or self.left_out
 
     def has(self, end_s: float) -> bool:
         """Return whether all of the interval that ended then was read that is waited for."""
@@ -82,6 +98,7 @@ class Fleet:
         self._pool = connection_pool(reactor)
         self._agent = agent_of(reactor, self._pool, timeout_s, ca_file)
         self._turns = DeferredSemaphore(AT_ONCE)
+        self._worked_s = 0.0  # that the answers of all took to read
 
     async def read(self) -> None:
         """Read every collector; those that fail are noted in `measured.silent`, never raised.
@@ -118,15 +135,25 @@ class Fleet:
         await self._pool.closeCachedConnections()
 
     async def _turn(self, source: Source) -> None:
-        """Read a collector, for as long as it may take, and note how that went."""
-        reading = Deferred.fromCoroutine(self._source(source))
+        """Read a collector, for as long as it may take, and note how that went.
+
+        What the others' answers took to read is added to the time that it has.
+        """
         late = []
+        deadline: Any = None
+        others_s = self._worked_s - source.worked_s
 
         def give_up() -> None:
+            nonlocal deadline, others_s
+            before_s, others_s = others_s, self._worked_s - source.worked_s
+            if others_s - before_s >= LEAST_S:  # meanwhile it was not its turn
+                deadline = self._reactor.callLater(others_s - before_s, give_up)
+                return
             late.append(source)
             reading.cancel()
 
         deadline = self._reactor.callLater(self._turn_s, give_up)
+        reading = Deferred.fromCoroutine(self._source(source))
         try:
             await reading
         except Exception as problem:
@@ -174,15 +201,37 @@ class Fleet:
             raise GoneError(f"{path} answered 404: is that a LLAMA collector?")
         if reply.status != 200:
             raise AnswerError(f"{path} answered {reply.status}: {reply.excerpt()}")
-        if sum(map(reply.body.count, (b",", b"[", b"{"))) > MOST_VALUES:
-            raise AnswerError(f"{path} has more than {MOST_VALUES:,} values")
-        try:
-            answer = orjson.loads(reply.body)
-        except orjson.JSONDecodeError:
-            raise AnswerError(f"{path} is no JSON: is that a LLAMA collector?") from None
+        with self._working(source):
+            answer = _json(path, reply.body)
         if not isinstance(answer, dict):
             raise AnswerError(f"{path} is no JSON object: is that a LLAMA collector?")
         return answer
+
+    async def _in_parts(
+        self,
+        source: Source,
+        rows: Sequence[Mapping[str, Any]],
+        read: Callable[[Sequence[Mapping[str, Any]]], list[T]],
+    ) -> list[T]:
+        """Return what ``read`` makes of rows; others have their turn of the reactor in between."""
+        found: list[T] = []
+        for at in range(0, len(rows), PART):
+            if at:
+                await deferLater(self._reactor, 0)
+            with self._working(source):
+                found += read(rows[at : at + PART])
+        return found
+
+    @contextmanager
+    def _working(self, source: Source) -> Iterator[None]:
+        """Note what is done within as work on that collector's answers, which keeps others waiting."""
+        began_s = self._reactor.seconds()
+        try:
+            yield
+        finally:
+            took_s = max(0.0, self._reactor.seconds() - began_s)
+            self._worked_s += took_s
+            source.worked_s += took_s
 
     async def _flows(self, source: Source) -> None:
         """Read the flows of the intervals that closed since the last time."""
@@ -216,6 +265,7 @@ class Fleet:
         If a page fails, all are read again: what was taken then would count twice.
         """
         rows: list[answers.FlowRow] = []
+        known = True  # all of their pairs
         offset = 0
         while True:
             path = f"/flows?close_number={number}&limit={PAGE}&offset={offset}"
@@ -224,7 +274,10 @@ class Fleet:
             if not all(answers.flag(interval, "all_flows") for interval in groups):
                 return  # too old: the healthy ones were let go, and votes would be one-sided
             page = answers.rows(answer, "flows", PAGE)
-            rows += map(answers.flow, page)
+            read = await self._in_parts(source, page, answers.flows)
+            with self._working(source):
+                known = known and all(self.measured.pairs.knows(source.url, row) for row in read)
+            rows += read
             if len(rows) > MOST_FLOWS:
                 raise AnswerError(f"an interval has more than {MOST_FLOWS:,} flows")
             if answer["next_offset"] is None:
@@ -232,20 +285,46 @@ class Fleet:
             if not page:
                 raise AnswerError("/flows says that more follows after a page without flows")
             offset = answers.whole(answer, "next_offset", LARGEST, offset + 1)
-        answers.one_interval(rows)
-        if any(not self.measured.pairs.knows(source.url, row) for row in rows):
+        with self._working(source):
+            answers.one_interval(rows)
+        if not known:
             await self._pairs(source)
-        self.measured.add_flows(source.url, rows)
+        steps, more = self.measured.adding(source.url, rows), True
+        while more:
+            await deferLater(self._reactor, 0)
+            with self._working(source):
+                more = next(steps, END) is not END
 
     async def _pairs(self, source: Source) -> None:
         """Read who the ends of all pairs are, and their tags."""
         answer = await self._get(source, "/latency")
-        self.measured.pairs.add(source.url, answers.pairs(answer))
+        pairs = answers.rows(answer, "pairs", MOST_FLOWS)
+        reader = answers.PairReader()
+        found = await self._in_parts(source, pairs, reader.read)
+        with self._working(source):
+            self.measured.pairs.add(source.url, found)
+        if reader.left_out and reader.left_out != source.left_out:
+            self.log.warn("{url}: {what}", url=source.url, what=reader.left_out)
+        source.left_out = reader.left_out
         source.pairs_age = 0
 
     async def _paths(self, source: Source) -> None:
         """Read the paths that were traced since the last time."""
         answer = await self._get(source, f"/paths?since={source.paths_s}")
         now_s = int(answers.number(answer, "time", LATEST_S))
-        self.measured.add_paths(source.url, answers.paths(answer))
+        paths = answers.rows(answer, "paths", MOST_FLOWS)
+        found = await self._in_parts(source, paths, answers.paths)
+        with self._working(source):
+            self.measured.add_paths(source.url, found)
         source.paths_s = now_s
+
+
+def _json(path: str, body: bytes) -> Any:
+    """Return what an answer says; raises `AnswerError` if that is nothing, or too much."""
+    # Every value but the first has one of these before it, so what is short has no need of counting.
+    if len(body) > MOST_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
+        raise AnswerError(f"{path} has more than {MOST_VALUES:,} values")
+    try:
+        return orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise AnswerError(f"{path} is no JSON: is that a LLAMA collector?") from None

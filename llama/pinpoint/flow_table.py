@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 
 from llama.paths.table import FlowKey
-from llama.pinpoint.answers import FlowRow
 from llama.pinpoint.evidence import FLOWS, Indices
 
 #: The host that sends a flow, by its number, and what the flow is called there.
 Flow = tuple[int, FlowKey]
 
 
-def flow_key(row: Mapping[str, Any] | FlowRow) -> FlowKey:
-    """Return what names a flow in ``/flows`` and ``/paths`` of one collector."""
+def flow_key(row: Mapping[str, Any]) -> FlowKey:
+    """Return what names the flow of a row of ``/paths``; of one of ``/flows`` it is `FlowRow.key`."""
     return FlowKey(
         row["dst_ip"], row["dst_port"], row["source_port"], row["dscp"], row["size_octets"]
     )

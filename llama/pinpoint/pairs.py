@@ -5,11 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from llama.pinpoint.answers import FlowRow
+from llama.pinpoint.answers import PAIR, FlowRow
 from llama.pinpoint.evidence import Hosts
-
-#: What names a pair in ``/latency`` and ``/flows``.
-_PAIR = ("target", "src_ip", "dst_ip", "dst_port", "dscp", "probe", "size_octets", "port_group")
 
 
 class Pairs:
@@ -40,13 +37,13 @@ class Pairs:
         host = self.collectors.get(collector)
         return collector if host is None else self.names[host]
 
-    def knows(self, collector: str, row: Mapping[str, Any] | FlowRow) -> bool:
+    def knows(self, collector: str, row: FlowRow) -> bool:
         """Return whether the pair of a row of ``/flows`` was taken by `add`."""
-        return _pair(row) in self._pairs.get(collector, ())
+        return row.pair in self._pairs.get(collector, ())
 
-    def ends(self, collector: str, row: Mapping[str, Any] | FlowRow) -> tuple[int, int]:
+    def ends(self, collector: str, row: FlowRow) -> tuple[int, int]:
         """Return the hosts, source and destination, of a row of which `knows` is true."""
-        return self._pairs[collector][_pair(row)]
+        return self._pairs[collector][row.pair]
 
     def add(self, collector: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Take all pairs of a collector; what it said before is forgotten.
@@ -59,7 +56,7 @@ class Pairs:
             tags = row["tags"]
             source = self._host(tags.get("src_hostname") or row["src_ip"])
             destination = self._host(tags.get("dst_hostname") or row["target"])
-            pairs[_pair(row)] = source, destination
+            pairs[tuple(row[name] for name in PAIR)] = source, destination
             self.collectors[collector] = source
             of_source = said.setdefault(source, {})
             of_destination = said.setdefault(destination, {})
@@ -113,7 +110,3 @@ class Pairs:
         for said in self._said.values():
             for number in said.keys() - kept:
                 del said[number]
-
-
-def _pair(row: Mapping[str, Any] | FlowRow) -> tuple[Any, ...]:
-    return tuple(row[name] for name in _PAIR)

@@ -7,8 +7,7 @@ up over the last so many intervals, with their hosts, tags and paths.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from datetime import datetime
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from math import inf
 from typing import Any
 
@@ -31,9 +30,8 @@ DEAD = 0.95
 KEEP = 12
 #: A flow not measured for so many intervals is forgotten.
 FORGET = 120
-
-#: A row of ``/flows``, as JSON or as it was read.
-_Row = Mapping[str, Any] | FlowRow
+#: Flows that are taken at one go.
+PART = 2000
 
 _BITS = {name: 1 << n for n, name in enumerate(SUSPECT_REASONS)}
 _COUNTS = (
@@ -76,11 +74,6 @@ class Moved:
     after_ns: float
 
 
-def unix_s(text: str) -> float:
-    """Return the Unix time of an RFC 3339 time."""
-    return datetime.fromisoformat(text).timestamp()
-
-
 class Measured:
     """Everything that was measured lately: who measures whom (`pairs`), how flows did, their `paths`.
 
@@ -118,21 +111,29 @@ class Measured:
 
     # Filling
 
-    def add_flows(self, collector: str, rows: Sequence[_Row]) -> None:
+    def add_flows(self, collector: str, rows: Sequence[FlowRow]) -> None:
         """Take the flows of a collector's ``/flows``; those of unknown pairs are left out.
 
         Raises `AnswerError`, and takes none, if the collector then had more than `MOST_FLOWS`.
         """
-        by_end: dict[str, list[_Row]] = {}
+        for _ in self.adding(collector, rows):
+            pass
+
+    def adding(self, collector: str, rows: Sequence[FlowRow]) -> Iterator[None]:
+        """Do what `add_flows` does in steps, between which something else may be done.
+
+        Who does not go on to the end may begin again: no probe of an interval is counted before.
+        """
+        by_end: dict[float, list[FlowRow]] = {}
         for row in rows:
-            by_end.setdefault(row["interval_end"], []).append(row)
-        for end_text, some in by_end.items():
-            self._lengths[collector] = unix_s(end_text) - unix_s(some[0]["interval_start"])
+            by_end.setdefault(row.end_s, []).append(row)
+        for end_s, some in by_end.items():
+            self._lengths[collector] = end_s - some[0].start_s
             votes = Counter(self._lengths.values())
             self.length_s = max(votes, key=lambda s: (votes[s], s == self._told_length_s))
-            self._add(collector, unix_s(end_text), some)
+            yield from self._add(collector, end_s, some)
 
-    def _add(self, collector: str, end_s: float, rows: Sequence[_Row]) -> None:
+    def _add(self, collector: str, end_s: float, rows: Sequence[FlowRow]) -> Iterator[None]:
         self.ahead.pop(collector, None)
         own = [end for end, parts in self._intervals.items() if collector in parts]
         future = {end for end in own if end > self.due_s} - {end_s}
@@ -143,14 +144,11 @@ class Measured:
             return
         known = [row for row in rows if self.pairs.knows(collector, row)]
         self._refuse_too_many(collector, end_s, known)
-        where: Indices = np.array([self._row(collector, row) for row in known], np.int64)
-        figures, rtt_ns = _figures(known)
-        for step in self._ordinary.steps(where, rtt_ns):
-            self._moved.setdefault(end_s, []).append(self._as_moved(step))
-        figures["late"] = self._ordinary.late(where, rtt_ns)
-        alive = where[lost_probes(figures) < DEAD * figures["sent"]]
-        self.paths.confirm(map(self._flows.flow, alive.tolist()), end_s - self.length_s)
-        self._flows.note(where, end_s)
+        parts = [(np.zeros(0, np.int64), np.zeros(0, FLOWS))]
+        for at in range(0, len(known), PART):
+            yield
+            parts.append(self._take(collector, end_s, known[at : at + PART]))
+        where, figures = (np.concatenate(columns) for columns in zip(*parts, strict=True))
         if end_s <= self.judged_s and known:
             self._late_rows.setdefault(collector, set()).update(where.tolist())
         interval = self._intervals.setdefault(end_s, {})
@@ -165,20 +163,34 @@ class Measured:
                 del self._intervals[oldest]
                 self._moved.pop(oldest, None)
 
+    def _take(
+        self, collector: str, end_s: float, rows: Sequence[FlowRow]
+    ) -> tuple[Indices, npt.NDArray[np.void]]:
+        """Return the rows of the table and the figures of flows, and learn their ordinary RTTs."""
+        where: Indices = np.array([self._row(collector, row) for row in rows], np.int64)
+        figures, rtt_ns = _figures(rows)
+        for step in self._ordinary.steps(where, rtt_ns):
+            self._moved.setdefault(end_s, []).append(self._as_moved(step))
+        figures["late"] = self._ordinary.late(where, rtt_ns)
+        alive = where[lost_probes(figures) < DEAD * figures["sent"]]
+        self.paths.confirm(map(self._flows.flow, alive.tolist()), end_s - self.length_s)
+        self._flows.note(where, end_s)
+        return where, figures
+
     def forget_after(self, end_s: float) -> None:
         """Forget the intervals that ended later than that: of a clock that has been set back since."""
         for later in [end for end in self._intervals if end > end_s]:
             del self._intervals[later]
             self._moved.pop(later, None)
 
-    def _refuse_too_many(self, collector: str, end_s: float, rows: Sequence[_Row]) -> None:
+    def _refuse_too_many(self, collector: str, end_s: float, rows: Sequence[FlowRow]) -> None:
         """Raise `AnswerError` if a collector would have too many flows, lately or in an interval."""
         there = self._intervals.get(end_s, {}).get(collector)
         if there is not None and len(there[0]) + len(rows) > MOST_FLOWS:
             raise AnswerError(f"an interval has more than {MOST_FLOWS:,} flows")
         if self._made[collector] + len(rows) > MOST_FLOWS:
             new = sum(
-                (self.pairs.ends(collector, row)[0], flow_key(row)) not in self._flows.rows
+                (self.pairs.ends(collector, row)[0], row.key) not in self._flows.rows
                 for row in rows
             )
             if self._made[collector] + new > MOST_FLOWS:
@@ -187,11 +199,11 @@ class Measured:
                     " collectors measure them"
                 )
 
-    def _row(self, collector: str, row: _Row) -> int:
+    def _row(self, collector: str, row: FlowRow) -> int:
         """Return where a flow stands in the table, which it may be new in."""
         source, destination = self.pairs.ends(collector, row)
         before = len(self._flows.rows)
-        at = self._flows.row((source, flow_key(row)), destination, self.pairs.names[source])
+        at = self._flows.row((source, row.key), destination, self.pairs.names[source])
         if len(self._flows.rows) > before:
             self._maker[at] = collector
             self._made[collector] += 1
@@ -337,17 +349,17 @@ class Measured:
 
 
 def _figures(
-    rows: Sequence[_Row],
+    rows: Sequence[FlowRow],
 ) -> tuple[npt.NDArray[np.void], npt.NDArray[np.float64]]:
     """Return what these rows of ``/flows`` say, but for the ends of the flows, and their RTTs, ns."""
     figures = np.zeros(len(rows), FLOWS)
     for name in _COUNTS:
-        figures[name] = [row[name] for row in rows]
+        figures[name] = [getattr(row, name) for row in rows]
     figures["remarked_to"] = [
-        255 if row["dscp_at_reflector"] is None else row["dscp_at_reflector"] for row in rows
+        255 if row.dscp_at_reflector is None else row.dscp_at_reflector for row in rows
     ]
-    figures["suspect"] = [sum(_BITS.get(reason, 0) for reason in row["suspect"]) for row in rows]
-    rtt_ns = [np.nan if row["rtt_p50_ms"] is None else row["rtt_p50_ms"] * 1e6 for row in rows]
+    figures["suspect"] = [sum(_BITS.get(reason, 0) for reason in row.suspect) for row in rows]
+    rtt_ns = [np.nan if row.rtt_p50_ms is None else row.rtt_p50_ms * 1e6 for row in rows]
     return figures, np.array(rtt_ns, np.float64)
 
 

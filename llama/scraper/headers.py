@@ -11,7 +11,7 @@ import re
 from attrs import frozen
 
 from llama.http_client import Reply
-from llama.scraper.points import AnswerError
+from llama.scraper.points import BadAnswerError
 
 #: Characters of a cursor; ours have a dozen or two.
 MAX_CURSOR = 1024
@@ -30,7 +30,7 @@ class Said:
 
 
 def read_headers(reply: Reply) -> Said:
-    """Read the headers of an answer. Raises `AnswerError` when its cursor is none to be kept.
+    """Read the headers of an answer. Raises `BadAnswerError` when its cursor is none to be kept.
 
     Numbers that are none are left out, and named in ``oddities``: the points are good without them.
     """
@@ -60,15 +60,15 @@ def _cursor(values: list[bytes]) -> str | None:
     if not values:
         return None
     if len(values) > 1:
-        raise AnswerError(f"{len(values)} cursors that differ")
+        raise BadAnswerError(f"{len(values)} cursors that differ")
     if len(values[0]) > 4 * MAX_CURSOR:
-        raise AnswerError(f"a cursor of {len(values[0])} octets")
+        raise BadAnswerError(f"a cursor of {len(values[0])} octets")
     try:
         cursor = values[0].decode()
     except UnicodeDecodeError:
-        raise AnswerError("a cursor that is no UTF-8") from None
+        raise BadAnswerError("a cursor that is no UTF-8") from None
     if len(cursor) > MAX_CURSOR:
-        raise AnswerError(f"a cursor of {len(cursor)} characters")
+        raise BadAnswerError(f"a cursor of {len(cursor)} characters")
     if "\0" in cursor:
-        raise AnswerError("a cursor with a NUL in it")
+        raise BadAnswerError("a cursor with a NUL in it")
     return cursor

@@ -7,20 +7,15 @@ loss with a round-trip time of zero; both are put right here, and counted so tha
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import orjson
 from attrs import define, field
 
 from llama.interfaces import Point
+from llama.rfc3339 import time_ns
 
-_RFC3339 = re.compile(
-    r"(\d{4}-\d{2}-\d{2})[Tt ](\d{2}:\d{2}:\d{2})(?:\.(\d{1,9})\d*)?([Zz]|[+-]\d{2}:\d{2})\Z"
-)
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 #: Times before 1971 are no measurements but clocks or fields that nobody set.
 _EARLIEST_NS = 365 * 86400 * 10**9
 #: What signed 64-bit nanoseconds hold, which is what databases keep.
@@ -34,8 +29,8 @@ MOST_NAMES = 250
 _NEXT_POINT = b'},{"measurement":'
 
 
-class AnswerError(Exception):
-    """What a collector answered is no list of points. The text says what it is instead."""
+class BadAnswerError(Exception):
+    """A collector answered something that is not measurements. The text says what."""
 
 
 @define
@@ -50,30 +45,19 @@ class Answer:
     oddity: str = ""  #: what was wrong with the first malformed one
 
 
-def time_ns(text: str) -> int:
-    """Return the Unix time in ns of an RFC 3339 time. Raises `ValueError` if it is none."""
-    match = _RFC3339.match(text)
-    if match is None:
-        raise ValueError(f"{text[:40]!r} is no RFC 3339 time")
-    day, clock, fraction, zone = match.groups()
-    moment = datetime.fromisoformat(f"{day}T{clock}{'+00:00' if zone in 'Zz' else zone}")
-    seconds = (moment - _EPOCH).days * 86400 + (moment - _EPOCH).seconds
-    return seconds * 10**9 + int((fraction or "").ljust(9, "0"))
-
-
 def portions(body: bytes, octets: int = 1024 * 1024) -> Iterator[bytes]:
     """Return the body of ``/influxdata`` as one or more JSON lists of about that many octets.
 
     What a collector held for ten minutes can be hundreds of megabytes: in portions it is never all
     in memory as points, nor read at one go. A body of another form comes out as one portion; raises
-    `AnswerError` when that is larger than any collector of another form has.
+    `BadAnswerError` when that is larger than any collector of another form has.
     """
     start, opening = 0, b""
     while True:
         cut = body.find(_NEXT_POINT, start + octets, start + MOST_OCTETS)
         if cut < 0:
             if len(body) - start > MOST_OCTETS:
-                raise AnswerError(f"no list of points: {MOST_OCTETS:,} octets without a new one")
+                raise BadAnswerError(f"no list of points: {MOST_OCTETS:,} octets without a new one")
             yield opening + body[start:]
             return
         yield opening + body[start : cut + 1] + b"]"
@@ -81,7 +65,7 @@ def portions(body: bytes, octets: int = 1024 * 1024) -> Iterator[bytes]:
 
 
 def read_answer(body: bytes, scrape_ns: int) -> Answer:
-    """Read the body of ``/influxdata``. Raises `AnswerError` when it is no JSON list.
+    """Read the body of ``/influxdata``. Raises `BadAnswerError` when it is no JSON list.
 
     ``scrape_ns`` is the time, Unix ns, of points that have none. Items that are no points are
     left out and counted; the others are taken.
@@ -89,9 +73,9 @@ def read_answer(body: bytes, scrape_ns: int) -> Answer:
     try:
         items = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise AnswerError(f"no JSON: {error}") from None
+        raise BadAnswerError(f"no JSON: {error}") from None
     if not isinstance(items, list):
-        raise AnswerError(f"JSON of type {type(items).__name__}, expected a list of points")
+        raise BadAnswerError(f"JSON of type {type(items).__name__}, expected a list of points")
     answer = Answer()
     times: dict[str, int] = {}  # all points of an interval share one time
     for item in items:

@@ -35,7 +35,7 @@ from llama.scraper.counts import Counts
 from llama.scraper.headers import read_headers
 from llama.scraper.lane import Lane, Place
 from llama.scraper.names import Names
-from llama.scraper.points import Answer, AnswerError, portions, read_answer
+from llama.scraper.points import Answer, BadAnswerError, portions, read_answer
 
 #: Octets of one answer, unpacked. 10,000 pairs are about 9 MB for each interval.
 MAX_ANSWER = 512 * 1024 * 1024
@@ -53,10 +53,6 @@ STALE_S = 900.0
 #: Seconds between attempts to take something while the spool cannot.
 SPOOL_RETRY_S = 5.0
 _GOLDEN = 0.6180339887498949  # its multiples, modulo one, spread evenly however many there are
-
-
-class _BadAnswerError(Exception):
-    """A collector answered something that is not measurements. The text says what."""
 
 
 class _NoAnswerError(Exception):
@@ -241,7 +237,7 @@ class CollectorPoll:
             alone = self._most == 1
             self._newest_only = alone and not self._newest_only and not self.plain
             self._failed("oversized", f"its answer is too large: {error}")
-        except (_BadAnswerError, AnswerError) as error:
+        except BadAnswerError as error:
             self._failed("garbage", str(error))
         except _StaleError as error:
             self._failed("stale", str(error))
@@ -305,7 +301,7 @@ class CollectorPoll:
         reply = await self._get("" if newest_only else f"?since={since}&limit={self._most}")
         place.keep()  # else answers without number could wait for a disk that is slow
         if reply.status != 200:
-            raise _BadAnswerError(f"HTTP {reply.status}: {reply.excerpt() or 'no reason given'}")
+            raise BadAnswerError(f"HTTP {reply.status}: {reply.excerpt() or 'no reason given'}")
         said = read_headers(reply)
         for name in said.oddities:
             self._say_once(f"its header {name} is no number, or several, and is not believed")
@@ -350,7 +346,7 @@ class CollectorPoll:
     async def _get(self, query: str) -> Reply:
         """Return what the collector answers.
 
-        Raises `TooLargeError`, `_BadAnswerError` or `_NoAnswerError`.
+        Raises `TooLargeError`, `BadAnswerError` or `_NoAnswerError`.
         """
         poller = self._poller
         longest_s = LONGEST_ANSWER_S if self._most == 1 else poller.interval_s
@@ -372,7 +368,7 @@ class CollectorPoll:
         except TooLargeError:
             raise
         except UnusableError as error:
-            raise _BadAnswerError(str(error)) from None
+            raise BadAnswerError(str(error)) from None
         except Exception as error:
             raise _NoAnswerError(explain(error, poller.timeout_s)) from None
 

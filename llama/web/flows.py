@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
@@ -19,6 +18,7 @@ from llama.http_client import (
     explain,
     request,
 )
+from llama.rfc3339 import time_s
 from llama.web.store import StoreError, TooMuchError
 
 #: What one answer of a collector may weigh: 10,000 flows are some 8 MB.
@@ -115,7 +115,7 @@ class CollectorFlows:
         return {
             "src": src,
             "dst": dst,
-            "time": max(map(_unix_s, ends), default=None),
+            "time": max(map(time_s, ends), default=None),
             "total": len(rows),
             "all_flows": all(each.get("all_flows", True) for each in answer["intervals"]),
             "next": None if answer.get("next_offset") is None else str(answer["next_offset"]),
@@ -142,8 +142,8 @@ class CollectorFlows:
         if not newest["intervals"]:
             raise UnknownCollectorError(f"{url}: holds no interval yet")
         latest = max(newest["intervals"], key=lambda each: int(each["close_number"]))
-        length_s = _unix_s(latest["end"]) - _unix_s(latest["start"])
-        number, end_s = int(latest["close_number"]), _unix_s(latest["end"])
+        length_s = time_s(latest["end"]) - time_s(latest["start"])
+        number, end_s = int(latest["close_number"]), time_s(latest["end"])
         for _ in range(4):  # some windows close as several intervals: count again from there
             steps = int((end_s - at_s) // length_s)
             if steps == 0:
@@ -152,7 +152,7 @@ class CollectorFlows:
             if number < 1:
                 break
             there = await self._get(url, {**query, "limit": "1", "close_number": str(number)})
-            end_s = _unix_s(there["intervals"][0]["end"])
+            end_s = time_s(there["intervals"][0]["end"])
         raise UnknownCollectorError(f"{url}: does not hold flows of that time any more")
 
     async def _url_of(self, src: str) -> str:
@@ -210,7 +210,3 @@ class CollectorFlows:
         except (KeyError, TypeError, ValueError):
             pass
         raise StoreError(f"{url}: answered what no collector of ours would")
-
-
-def _unix_s(text: str) -> float:
-    return datetime.fromisoformat(text).timestamp()
