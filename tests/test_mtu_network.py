@@ -24,7 +24,9 @@ NEEDS = (
 PATIENCE_S = 60.0
 
 
-class TooLargeTests(SynchronousTestCase):
+class Narrow(SynchronousTestCase):
+    """Two hosts, the link to one of which is too small for some probes."""
+
     skip = NEEDS
 
     def setUp(self):
@@ -40,6 +42,58 @@ class TooLargeTests(SynchronousTestCase):
         for sysctl in ("net.ipv4.icmp_ratelimit=0", "net.ipv4.icmp_msgs_per_sec=10000"):
             self.lab.run("leaf2", "sysctl", "-q", "-w", sysctl)
         hosts.start_reflector(self.lab, "h2-1")
+
+
+class SendTests(Narrow):
+    def send(self, *arguments):
+        """Return what a test of three probes a size from h1-1 to h2-1 prints."""
+        llama = str(Path(sys.executable).parent / "llama")
+        address = str(self.lab.fabric.address("h2-1"))
+        words = (llama, "send", address, "-c", "3", "-i", "0.3", *arguments)
+        return self.lab.run("h1-1", *words, check=False)
+
+    def router(self):
+        """Return the address that leaf2 answers from."""
+        names = self.lab.fabric.names()
+        shown = self.lab.run("leaf2", "ip", "-o", "-4", "route", "get",
+                             str(self.lab.fabric.address("h1-1")))  # fmt: skip
+        address = shown.split(" src ")[1].split()[0]
+        self.assertEqual(names[address], "leaf2")
+        return address
+
+    def test_told_by_the_router(self):
+        """What it says of large probes, or of all, is told, and no reflector asked after."""
+        said = "says: packet too big (MTU 1300) for 3 of 3 probes of 1400 octets"
+        for sizes in ("1400", "96,1400"):
+            text = self.send("-s", sizes, "--df")
+            self.assertIn(f"{self.router()} {said}", text)
+            self.assertNotIn("does a reflector run there", text)
+            self.assertNotIn("not sent", text)
+        self.assertIn("3 sent, 3 received", text)
+        summary = json.loads(self.send("-s", "1400", "--df", "--json").splitlines()[-1])
+        self.assertEqual(
+            summary["refusals"],
+            [{"class": "BE", "size": 1400, "by": self.router(), "refusal": "packet too big",
+              "mtu": 1300, "probes": 3, "proven": True}],
+        )  # fmt: skip
+        reject(self.lab)
+        text = self.send()
+        said = "says: administratively prohibited for 3 of 3 probes of 96 octets"
+        self.assertIn(f"{self.router()} {said}", text)
+        self.assertNotIn("does a reflector run there", text)
+
+
+def reject(lab):
+    """Have leaf2 refuse all probes that it should forward."""
+    lab.run("leaf2", "nft", "add table ip refuse; add chain ip refuse forward"
+            " { type filter hook forward priority 0; }; add rule ip refuse forward udp dport"
+            f" {hosts.REFLECTOR_PORT} reject with icmp type admin-prohibited")  # fmt: skip
+
+
+class TooLargeTests(Narrow):
+    def setUp(self):
+        """Have a collector probe through it, in both sizes."""
+        super().setUp()
         traffic = Traffic(interval_s=2, flows=2, rate_pps=20.0, sizes=(96, 1400))
         hosts.start_collector(self.lab, "h1-1", traffic)
 
