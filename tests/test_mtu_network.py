@@ -81,6 +81,11 @@ class SendTests(Narrow):
         said = "says: administratively prohibited for 3 of 3 probes of 96 octets"
         self.assertIn(f"{self.router()} {said}", text)
         self.assertNotIn("does a reflector run there", text)
+        llama = str(Path(sys.executable).parent / "llama")
+        words = (llama, "trace", str(self.lab.fabric.address("h2-1")), "--flows", "2", "--no-dns")
+        text = self.lab.run("h1-1", *words, check=False)
+        self.assertIn(f"administratively prohibited, says {self.router()}\n", text)
+        self.assertNotIn("is a reflector running there", text)
 
 
 def reject(lab):

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 import socket
+import subprocess
 import time
+from typing import Any
 
 import numpy as np
 from attrs import evolve
+from network import alone
+from services import BIN
+from test_prober_icmp import flood, unreachable
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.cli._report import Report, summary
@@ -170,6 +176,40 @@ class Believed(SynchronousTestCase):
         self.assertEqual(
             words, {(ROUTER, "time to live exceeded"), ("127.0.0.1", "port unreachable")}
         )
+
+
+class Heard(SynchronousTestCase):
+    """``llama send`` on a machine where nobody answers."""
+
+    def send(self, target: str, *arguments: str) -> dict[str, Any]:
+        """Return the summary of a test."""
+        words = [BIN / "llama", "send", target, "--json", *arguments]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=120)
+        summary: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+        return summary
+
+    @alone
+    def test_both_families(self) -> None:
+        """The host says that nobody listens, with identifiers for stamps or without."""
+        for target, by in ("127.0.0.1:9", "127.0.0.1"), ("[::1]:9", "::1"):
+            for stamps in "kernel", "user":
+                summary = self.send(target, "-c", "3", "-i", "0.02", "-W", "0.3",
+                                    "--timestamps", stamps)  # fmt: skip
+                (row,) = summary["refusals"]
+                self.assertEqual(
+                    (row["by"], row["refusal"], row["probes"], row["proven"]),
+                    (by, "port unreachable", 3, True),
+                )
+
+    @alone
+    def test_a_flood(self) -> None:
+        """Whoever knows the port keeps no probe from leaving, and nothing of his is told."""
+        with flood(unreachable(40000), unreachable(40000, b"forged" * 8)):
+            summary = self.send("127.0.0.1:9", "--source-port", "40000", "-c", "100", "-i", "0.01",
+                                "-W", "0.5")  # fmt: skip
+        self.assertEqual((summary["failed_sends"], summary["total"]["sent"]), ({}, 100))
+        for row in summary["refusals"]:  # of which a full buffer may have left none
+            self.assertEqual((row["by"], row["refusal"]), ("127.0.0.1", "port unreachable"))
 
 
 class Told(SynchronousTestCase):

@@ -473,7 +473,9 @@ def _summary(tracer: Tracer, made: multipath.Graph, probes: int) -> None:
         }
         click.echo(f"{refusal}, says {', '.join(sorted(who))}")
     lossy = [flow for flow in tracer.flows if flow.received < flow.sent]
-    if probes and len(lossy) == count and not any(flow.received for flow in tracer.flows):
+    refused = all(flow.trace.path().refusal for flow in tracer.flows)
+    none_received = len(lossy) == count and not any(flow.received for flow in tracer.flows)
+    if probes and none_received and not refused:
         click.echo(f"no reply from port {tracer.to[1]} at all: is a reflector running there?")
     elif lossy:
         ports = ", ".join(
