@@ -12,7 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector.summary import suspect_bit
 from llama.lab import hosts
-from llama.lab.fabric import Fabric
+from llama.lab.fabric import MANAGEMENT, Fabric
 from llama.lab.hosts import Traffic
 from llama.lab.namespaces import Lab, clear
 
@@ -24,7 +24,9 @@ NEEDS = (
 PATIENCE_S = 60.0
 
 
-class TooLargeTests(SynchronousTestCase):
+class Narrow(SynchronousTestCase):
+    """Two hosts, the link to one of which is too small for some probes."""
+
     skip = NEEDS
 
     def setUp(self):
@@ -40,7 +42,64 @@ class TooLargeTests(SynchronousTestCase):
         for sysctl in ("net.ipv4.icmp_ratelimit=0", "net.ipv4.icmp_msgs_per_sec=10000"):
             self.lab.run("leaf2", "sysctl", "-q", "-w", sysctl)
         hosts.start_reflector(self.lab, "h2-1")
-        traffic = Traffic(interval_s=2, flows=2, rate_pps=20.0, sizes=(96, 1400))
+
+    def router(self):
+        """Return the address that leaf2 answers from."""
+        names = self.lab.fabric.names()
+        shown = self.lab.run("leaf2", "ip", "-o", "-4", "route", "get",
+                             str(self.lab.fabric.address("h1-1")))  # fmt: skip
+        address = shown.split(" src ")[1].split()[0]
+        self.assertEqual(names[address], "leaf2")
+        return address
+
+
+class SendTests(Narrow):
+    def send(self, *arguments):
+        """Return what a test of three probes a size from h1-1 to h2-1 prints."""
+        llama = str(Path(sys.executable).parent / "llama")
+        address = str(self.lab.fabric.address("h2-1"))
+        words = (llama, "send", address, "-c", "3", "-i", "0.3", *arguments)
+        return self.lab.run("h1-1", *words, check=False)
+
+    def test_told_by_the_router(self):
+        """What it says of large probes, or of all, is told, and no reflector asked after."""
+        said = "says: packet too big (MTU 1300) for 3 of 3 probes of 1400 octets"
+        for sizes in ("1400", "96,1400"):
+            text = self.send("-s", sizes, "--df")
+            self.assertIn(f"{self.router()} {said}", text)
+            self.assertNotIn("does a reflector run there", text)
+            self.assertNotIn("not sent", text)
+        self.assertIn("3 sent, 3 received", text)
+        summary = json.loads(self.send("-s", "1400", "--df", "--json").splitlines()[-1])
+        self.assertEqual(
+            summary["refusals"],
+            [{"class": "BE", "size": 1400, "by": self.router(), "refusal": "packet too big",
+              "mtu": 1300, "probes": 3, "proven": True}],
+        )  # fmt: skip
+        reject(self.lab)
+        text = self.send()
+        said = "says: administratively prohibited for 3 of 3 probes of 96 octets"
+        self.assertIn(f"{self.router()} {said}", text)
+        self.assertNotIn("does a reflector run there", text)
+        llama = str(Path(sys.executable).parent / "llama")
+        words = (llama, "trace", str(self.lab.fabric.address("h2-1")), "--flows", "2", "--no-dns")
+        text = self.lab.run("h1-1", *words, check=False)
+        self.assertIn(f"administratively prohibited, says {self.router()}\n", text)
+        self.assertNotIn("is a reflector running there", text)
+
+
+def reject(lab):
+    """Have leaf2 refuse all probes that it should forward."""
+    lab.run("leaf2", "nft", "add table ip refuse; add chain ip refuse forward"
+            " { type filter hook forward priority 0; }; add rule ip refuse forward udp dport"
+            f" {hosts.REFLECTOR_PORT} reject with icmp type admin-prohibited")  # fmt: skip
+
+
+class TooLargeTests(Narrow):
+    def setUp(self):
+        """Have a collector probe through it, in both sizes."""
+        super().setUp()
+        traffic = Traffic(interval_s=2, flows=16, rate_pps=10.0, sizes=(96, 1400))
         hosts.start_collector(self.lab, "h1-1", traffic)
 
     def get(self, path):
@@ -87,3 +146,32 @@ class TooLargeTests(SynchronousTestCase):
         for fields in self.intervals(96):
             self.assertEqual((fields["lost"], int(fields["suspect"]) & send_failed), (0, 0), fields)
             self.assertGreater(fields["sent"], 0)
+        self.what_the_router_said()
+
+    def what_the_router_said(self):
+        """It is one hop, its refusal stands beside the path, and beside what is suspected."""
+        end = time.monotonic() + PATIENCE_S
+        paths, large = [], []
+        while time.monotonic() < end and (len(large) < 2 or len(paths) < len(large) + 16):
+            time.sleep(0.5)
+            paths = self.get("/paths")["paths"]
+            large = [row for row in paths if row["size_octets"] == 1400]
+        for row in large:
+            self.assertEqual((row["refusal"], row["refused_by"]), ("packet too big", self.router()))
+            self.assertEqual(
+                (row["reach"], row["hops"][2], row["changed"]), (3, self.router(), None)
+            )
+            self.assertEqual(len(set(row["hops"])), len(row["hops"]))
+        log = (self.lab.directory / "h1-1-collector.log").read_text()
+        self.assertIn(f"{self.router()} refuses {large[0]['source_port']} to", log)
+        self.assertNotIn("is another", log)
+        llama = str(Path(sys.executable).parent / "llama")
+        url = f"http://{self.lab.fabric.management_address('h1-1')}:{hosts.COLLECTOR_PORT}"
+        names = str(hosts.write_names(self.lab))
+        words = (llama, "pinpoint", "--once", "--json", "--names", names, url)
+        (suspect,) = json.loads(self.lab.run(MANAGEMENT, *words))
+        self.assertEqual(suspect["direction"], "forward")
+        self.assertIn("explains 16 of 16 lossy flows", suspect["evidence"])
+        self.assertTrue(suspect["evidence"].endswith("; leaf2 refuses them: packet too big"))
+        refusal = {"by": "leaf2", "refusal": "packet too big", "refused": 16}
+        self.assertEqual((suspect["refusals"], suspect["name"]), ([refusal], "size 1400"))

@@ -20,7 +20,7 @@ from llama.http import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.pinpoint import answers, windows
-from llama.pinpoint.api import AMONG, incidents_at, read_silence
+from llama.pinpoint.api import AMONG, incidents_at, read_silence, sighting_json
 from llama.pinpoint.evidence import NOT_TRACED
 from llama.pinpoint.fleet import PAIRS_AGAIN, Fleet
 from llama.pinpoint.incidents import Incidents, Silence
@@ -400,6 +400,95 @@ class Fed(SynchronousTestCase):
         for host in range(1, 6):
             tags = say(host, rack="r2")
         self.assertEqual(tags, {"rack": "r2"})
+
+    def too_large(self, on, refused):
+        """Judge two intervals of large probes lost on a link, refused by the router before or not."""
+        self.setUp()
+        self.begin(per_pair=16, sizes=(96, 1400))
+        bad, by = fault(kind="mtu", on=on, octets=1000), on.split()[0]
+        self.step()
+        for _ in range(2):
+            self.step(bad, paths=False)
+            for host, name in enumerate(self.fleet.names):
+                rows = list(self.fleet.paths(host))
+                for row in rows if refused else ():
+                    if row["size_octets"] == 1400 and row["reach"] is not None:
+                        told = {"refusal": "packet too big", "refused_by": by}
+                        row.update(told, reach=row["hops"].index(by) + 1)
+                self.measured.add_paths(name, rows)
+        (sighting,) = judge(self.measured, self.fleet.end_s).sightings
+        return sighting
+
+    def test_what_a_router_refuses(self):
+        """It is told beside the suspect, which is the same, and whose rate and direction are."""
+        plain = self.too_large("leaf1 -> spine3", refused=False)
+        told = self.too_large("leaf1 -> spine3", refused=True)
+        self.assertEqual((plain.key, plain.refusals), (told.key, ()))
+        self.assertEqual(told.evidence, plain.evidence + "; leaf1 refuses them: packet too big")
+        refusal = {"by": "leaf1", "refusal": "packet too big", "refused": told.explains}
+        self.assertEqual(sighting_json(told)["refusals"], (refusal,))
+        self.assertNotIn("flows", sighting_json(told))
+
+    def test_what_the_last_router_refuses(self):
+        """Then all routers answer, but it is forward, and behind that router."""
+        plain = self.too_large("leaf2 -> h2-1", refused=False)
+        self.assertEqual((plain.key, plain.direction), ("host h2-1", "unknown"))
+        told = self.too_large("leaf2 -> h2-1", refused=True)
+        self.assertEqual(told.key, "link leaf2 -> h2-1, size 1400 only")
+        self.assertEqual(told.direction, "forward")
+        self.assertIn("; leaf2 refuses them: packet too big", told.evidence)
+
+    def test_one_traced_for_all(self):
+        """What a router refuses of one flow it refuses of those that are like it up to the next hop."""
+        self.begin(per_pair=16, sizes=(96, 1400))
+        bad = fault(kind="mtu", on="leaf1 -> spine3", octets=1000)
+        self.step()
+        end = self.fleet.step(bad)
+        for host, name in enumerate(self.fleet.names):
+            self.feed(host)
+            dead = [row for row in self.fleet.paths(host) if row["reach"] is not None]
+            firsts = {row["dst_ip"]: row for row in reversed(dead)}
+            told = {"refusal": "packet too big", "refused_by": "leaf1", "reach": 1}
+            self.measured.add_paths(name, [{**row, **told} for row in firsts.values()])
+        (sighting,) = judge(self.measured, end).sightings
+        self.assertEqual(sighting.key, "link leaf1 -> spine3, size 1400 only")
+        self.assertEqual([one.refused for one in sighting.refusals], [sighting.explains])
+        self.assertGreater(sighting.explains, 20)
+        window = self.measured.window(end)
+        for flow in window.paths.refusals:
+            self.assertIn("spine3", window.nodes_of(flow))
+            self.assertEqual(window.flows["size"][flow], 1400)
+
+    def test_some_are_refused(self):
+        """How many of those that are hit; and nothing of a refusal that is over, or of long ago."""
+        self.begin()
+        bad = fault(kind="loss", on="spine3 -> leaf2", percent=100)
+        self.step()
+        self.step(bad)
+        name = self.fleet.names[0]
+        mine = [row for row in self.fleet.paths(0) if row["reach"] is not None]
+        told = {"refusal": "host prohibited", "refused_by": "spine3", "reach": 2}
+        self.measured.add_paths(name, [{**row, **told} for row in mine])
+        (sighting,) = judge(self.measured, self.fleet.end_s).sightings
+        self.assertEqual(sighting.key, "link spine3 -> leaf2")
+        few = f"; spine3 refuses {len(mine)} of them: host prohibited"
+        self.assertTrue(sighting.evidence.endswith(few), sighting.evidence)
+        for row in ({}, {**told, "traced": self.fleet.end_s - 3600}):
+            self.measured.add_paths(name, [{**one, **row} for one in mine])
+            (sighting,) = judge(self.measured, self.fleet.end_s).sightings
+            self.assertEqual(sighting.refusals, ())
+
+    def test_refusals_of_incidents(self):
+        """They have them, also after a restart; a state of before they did is read."""
+        told = self.too_large("leaf1 -> spine3", refused=True)
+        incidents = Incidents()
+        for n in range(3):
+            incidents.judged([told], 1000.0 + n)
+        record = json.loads(json.dumps(incidents.as_json()))
+        refusals = [{"by": "leaf1", "refusal": "packet too big", "refused": told.explains}]
+        self.assertEqual([one.refusals for one in Incidents.from_json(record).open], [refusals])
+        del record["cases"][0]["incident"]["refusals"]
+        self.assertEqual([one.refusals for one in Incidents.from_json(record).open], [[]])
 
     def test_a_last_router_that_never_answers(self):
         """Its silence is no proof that packets were lost before it; that of one that did answer is."""

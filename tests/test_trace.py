@@ -120,6 +120,34 @@ class Flows(SynchronousTestCase):
         self.assertLessEqual(max(ttl for ttl, _ in network.sent), 2 + SILENT_HOPS)
         self.assertLess(network.now, 10 * TIMEOUT_S)
 
+    def refused(self, hops, by, at, answered=()):
+        """Return the path of a trace that somebody refuses from a TTL on; some get no answer."""
+        trace, now = FlowTrace(), 0.0
+        while not trace.finished:
+            now += 0.01
+            while (packet := trace.next(now)) is not None:
+                if packet.ttl < at:
+                    trace.heard(packet.number, hops[packet.ttl - 1], now)
+                elif packet.ttl not in answered:
+                    trace.heard(packet.number, by, now, final=True, refusal="packet too big")
+            now = trace.wait_until() or now
+        return trace.path()
+
+    def test_a_router_that_refuses(self):
+        """It is one hop, be it that it refuses what has a greater TTL than what died there."""
+        for at, silent in ((3, ()), (3, (3,)), (3, (3, 4))):
+            path = self.refused(["10.0.0.1", "10.0.0.2"], "10.0.0.2", at, silent)
+            self.assertEqual(path.hops, ("10.0.0.1", "10.0.0.2"))
+            self.assertEqual(list(map(len, (path.rtts_s, path.sent, path.answered))), [2] * 3)
+            self.assertEqual((path.reach, path.complete), (2, False))
+            self.assertEqual((path.refusal, path.refused_by), ("packet too big", "10.0.0.2"))
+
+    def test_a_router_that_refuses_at_once(self):
+        """Whoever refuses before it looks at the TTL is the hop there."""
+        path = self.refused(["10.0.0.1"], "10.0.0.2", 2)
+        self.assertEqual((path.hops, path.reach), (("10.0.0.1", "10.0.0.2"), 2))
+        self.assertEqual(path.refused_by, "10.0.0.2")
+
     def test_nothing_at_all(self):
         """A flow of which nothing answers has an empty path."""
         path = Network(["r1"], lambda ttl, nth: True).run(FlowTrace())

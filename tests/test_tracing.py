@@ -26,6 +26,7 @@ from llama.collector.tracing import (
     Tracing,
 )
 from llama.net.errors import IcmpError
+from llama.paths.table import as_json
 from llama.wire import stamp
 
 
@@ -93,8 +94,13 @@ class Picking(SynchronousTestCase):
         self.clock.advance(PERIOD_S)
         self.tracing.tick()
 
-    def run_for(self, seconds, hops=("10.0.0.1", "10.0.0.2"), dead_after=None, quote=44):
-        """Let time pass; answer every packet as a path of routers and the target would."""
+    def run_for(
+        self, seconds, hops=("10.0.0.1", "10.0.0.2"), dead_after=None, quote=44, refused_by=None
+    ):
+        """Let time pass; answer every packet as a path of routers and the target would.
+
+        Or as one on which a router refuses what it should forward.
+        """
         for _ in range(round(seconds / PERIOD_S)):
             self.turn()
             self.now += PERIOD_S
@@ -102,7 +108,10 @@ class Picking(SynchronousTestCase):
             for sock, to, ttl, _, number, _, payload in sent:
                 if dead_after is not None and ttl > dead_after:
                     continue
-                if ttl <= len(hops):
+                if refused_by in hops[: ttl - 1]:
+                    error = IcmpError(4, 3, 13, refused_by, to[0], to[1], payload[:quote])
+                    self.tracing.error(sock, error)
+                elif ttl <= len(hops):
                     error = IcmpError(4, 11, 0, hops[ttl - 1], to[0], to[1], payload[:quote])
                     self.tracing.error(sock, error)
                 else:
@@ -326,6 +335,36 @@ class Picking(SynchronousTestCase):
         self.now += DEAD_FRESH_S
         self.tracing.closed(dead)
         self.assertIn(key, self.tracing._urgent)
+
+    def test_a_router_that_refuses(self):
+        """It is told as such, once, and neither as another path nor as a link to itself."""
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        said = []
+        log = type("Log", (), {"info": lambda _, *words, **what: said.append((*words, what))})()
+        self.patch(self.tracing, "log", log)
+        for _ in range(2):
+            self.tracing.closed(self.lossy([0], lost=10, received=0))
+            self.run_for(6, refused_by="10.0.0.1")
+            self.now += DEAD_FRESH_S
+        (key,) = [k for k, v in self.tracing.table.since(0) if v.reach is not None and
+                  k.source_port == int(self.closed.flows["source_port"][0])]  # fmt: skip
+        known = self.tracing.table.get(key)
+        self.assertEqual(known.hops, ("10.0.0.1", "10.0.0.2", key.dst_ip))
+        row = as_json(key, known)
+        told = [row[name] for name in ("complete", "reach", "refusal", "refused_by", "changed")]
+        self.assertEqual(told, [True, 1, "administratively prohibited", "10.0.0.1", None])
+        mine = [what for _, what in said if what["source_port"] == key.source_port]
+        self.assertEqual(
+            mine,
+            [{"router": "10.0.0.1", "source_port": key.source_port, "dst_ip": key.dst_ip,
+              "refusal": "administratively prohibited"}],
+        )  # fmt: skip
+        self.assertEqual(self.tracing.health()["path_changes_total"], 0)
+        self.tracing.closed(self.lossy([0]))
+        self.run_for(6)
+        row = as_json(key, self.tracing.table.get(key))
+        self.assertEqual([row[n] for n in ("reach", "refusal", "refused_by")], [None] * 3)
 
     def test_a_lossy_flow_with_a_fresh_path(self):
         """A lossy flow whose path was seen just now is not traced again before long."""

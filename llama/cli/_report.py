@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 from collections.abc import Iterator, Sequence
 from typing import Any, TextIO
 
@@ -9,6 +10,7 @@ import numpy as np
 
 from llama.collector.oneshot import Outcome, Result, Wanted
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS
+from llama.collector.refusals import NO_PORT, Refusal
 from llama.collector.replies import UNKNOWN_DSCP
 from llama.collector.summary import Pair, Stats, reasons
 from llama.config import class_name
@@ -42,6 +44,7 @@ def summary(result: Result) -> dict[str, Any]:
         "seconds": result.seconds,
         "notes": list(result.notes),
         "failed_sends": result.failed_sends,
+        "refusals": [_refusal(result, one) for one in result.refusals],
         "total": {
             name: int(result.pair_stats[name].sum()) for name in COUNTS
         },
@@ -59,6 +62,20 @@ def summary(result: Result) -> dict[str, Any]:
             for n, row in enumerate(result.flow_stats)
         ],
     }  # fmt: skip
+
+
+def _refusal(result: Result, one: Refusal) -> dict[str, Any]:
+    """Return what somebody said of our probes as JSON-ready values."""
+    pair = None if one.pair is None else result.pairs[one.pair]
+    return {
+        "class": pair and pair.class_name,
+        "size": pair and pair.size,
+        "by": one.by,
+        "refusal": one.refusal,
+        "mtu": one.mtu or None,
+        "probes": one.probes,
+        "proven": one.proven,
+    }
 
 
 def remark(pair: Pair, row: Any) -> str | None:
@@ -165,7 +182,8 @@ class Report:
             yield "the reflector tells no times: these round trips contain what it took itself"
         for note in result.notes:
             yield f"suspect: {note}"
-        if not result.pair_stats["received"].any() and result.pair_stats["sent"].any():
+        yield from self._refusal_lines(result)
+        if self._is_unexplained(result):
             if self._wanted.probe in PROTOCOLS:
                 what = "ICMP" if self._wanted.probe == "icmp" else "TCP"
                 yield (
@@ -177,6 +195,53 @@ class Report:
                 f"nothing came back from port {self._wanted.port}: does a reflector run there"
                 " (llama reflect), and does every firewall between let UDP through?"
             )
+
+    def _refusal_lines(self, result: Result) -> Iterator[str]:
+        """Tell what was said of our probes, and of sizes that nothing is said of, and nothing came of."""
+        several = len(self._wanted.dscps) > 1
+        for one in result.refusals:
+            if one.pair is None:
+                yield (
+                    f"somebody says as {one.by}: {one.refusal}; it quotes too little of a probe to"
+                    " prove that it is not forged"
+                )
+                continue
+            pair = result.pairs[one.pair]
+            mtu = f" (MTU {one.mtu})" if one.mtu else ""
+            name = f"{pair.class_name} " if several else ""
+            sent = result.pair_stats["sent"][one.pair]
+            yield (
+                f"{one.by} says: {one.refusal}{mtu} for {one.probes} of {sent} {name}probes of"
+                f" {pair.size} octets"
+            )
+        refused = {one.pair for one in result.refusals}
+        least: dict[int, int] = {}  # the smallest size of a class of which something came back
+        for pair, row in zip(result.pairs, result.pair_stats, strict=True):
+            if row["received"]:
+                least[pair.dscp] = min(pair.size, least.get(pair.dscp, pair.size))
+        for n, (pair, row) in enumerate(zip(result.pairs, result.pair_stats, strict=True)):
+            small = least.get(pair.dscp, pair.size)
+            if row["sent"] and not row["received"] and small < pair.size and n not in refused:
+                name = f"{pair.class_name} " if several else ""
+                yield (
+                    f"nothing came back of {name}probes of {pair.size} octets, but of those of"
+                    f" {small}: is a link on the way too small for them?"
+                )
+
+    def _is_unexplained(self, result: Result) -> bool:
+        """Return whether nothing came back, and nobody on the way says why of each class and size."""
+        if result.pair_stats["received"].any() or not result.pair_stats["sent"].any():
+            return False
+        refused = {
+            one.pair
+            for one in result.refusals
+            if one.proven and not (one.refusal == NO_PORT and self._is_target(one.by))
+        }
+        return not refused.issuperset(np.flatnonzero(result.pair_stats["sent"]).tolist())
+
+    def _is_target(self, address: str) -> bool:
+        wanted = self._wanted.address.partition("%")[0]
+        return ipaddress.ip_address(address) == ipaddress.ip_address(wanted)
 
     def _flow_lines(self, result: Result) -> Iterator[str]:
         ports = len(result.ports)

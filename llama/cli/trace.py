@@ -254,6 +254,7 @@ def _as_json(tracer: Tracer, target: str, made: multipath.Graph, name: Callable[
                 "source_port": flow.port,
                 "complete": path.complete,
                 "refusal": path.refusal or None,
+                "refused_by": path.refused_by or None,
                 "sent": flow.sent,
                 "received": flow.received,
                 "hops": [
@@ -466,13 +467,15 @@ def _summary(tracer: Tracer, made: multipath.Graph, probes: int) -> None:
     )
     for refusal in sorted({flow.trace.path().refusal for flow in tracer.flows} - {""}):
         who = {
-            flow.trace.path().hops[-1]
+            flow.trace.path().refused_by
             for flow in tracer.flows
             if flow.trace.path().refusal == refusal
         }
-        click.echo(f"{refusal}, says {', '.join(sorted(str(w) for w in who))}")
+        click.echo(f"{refusal}, says {', '.join(sorted(who))}")
     lossy = [flow for flow in tracer.flows if flow.received < flow.sent]
-    if probes and len(lossy) == count and not any(flow.received for flow in tracer.flows):
+    refused = all(flow.trace.path().refusal for flow in tracer.flows)
+    none_received = len(lossy) == count and not any(flow.received for flow in tracer.flows)
+    if probes and none_received and not refused:
         click.echo(f"no reply from port {tracer.to[1]} at all: is a reflector running there?")
     elif lossy:
         ports = ", ".join(

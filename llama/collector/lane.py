@@ -13,6 +13,7 @@ from llama.wire import stamp
 
 ARENA = 768  # replies looked at together
 HEAD = 192  # octets of a packet that are written or read by column: all that formats look at
+QUOTED = 32  # octets of what an ICMP error quotes of a packet that are looked at
 
 
 class Lane:
@@ -34,5 +35,5 @@ class Lane:
         # struct sock_extended_err: errno u32, origin type code pad, info u32, data u32 (the id).
         self.id_word = self.stamp_layout.word(*error) + 1
         # A stamp without an identifier comes with its packet, which must then fit in.
-        # The few octets are what an ICMP error quotes of a packet of a trace.
-        self.stamps = Messages(ARENA, 16 if ids else 2048, 256)
+        # The few octets are what an ICMP error quotes of a packet.
+        self.stamps = Messages(ARENA, QUOTED if ids else 2048, 256)

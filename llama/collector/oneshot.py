@@ -27,6 +27,7 @@ from llama.collector.ledger import (
 )
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
 from llama.collector.probers import Probers
+from llama.collector.refusals import Refusal, Refusals
 from llama.collector.replies import UNKNOWN_DSCP
 from llama.collector.sockets import require_zone
 from llama.collector.summary import Pair, suspect_bit
@@ -93,6 +94,7 @@ class Result:
     notes: tuple[str, ...]
     failed_sends: dict[str, int]
     seconds: float
+    refusals: Sequence[Refusal] = ()  # what was said by ICMP of UDP probes
 
 
 class OneShot:
@@ -157,6 +159,7 @@ class OneShot:
             self._track = self.prober.track(
                 group, ledger, np.ones(len(pairs), np.bool_), time.monotonic()
             )
+            self._refusals = self._hear_refusals()
         except OSError:
             self.prober.close()
             raise
@@ -175,6 +178,16 @@ class OneShot:
         self._done: Deferred[Result] = Deferred()
         self._began_s = self._ticked_s = 0.0
         self._stopping = False
+
+    def _hear_refusals(self) -> Refusals | None:
+        """Listen to what is said by ICMP of our probes, if they are of UDP."""
+        if self._track.group.sources[0].protocol != "udp":
+            return None
+        refusals = Refusals(self._track)
+        self.prober.udp.told_errors = refusals.error
+        for sock in self._track.sockets:
+            sock.hear_errors()
+        return refusals
 
     def run(self) -> Deferred[Result]:
         """Begin; the Deferred fires with the `Result` when every probe is told of."""
@@ -306,6 +319,7 @@ class OneShot:
             pairs=self._track.pairs, pair_stats=figures.pair_stats, flow_stats=figures.flow_stats,
             histogram=(figures.histogram_bin, figures.histogram_count), ports=self.ports,
             notes=notes, failed_sends=dict(self.prober.failed_sends), seconds=seconds,
+            refusals=self._refusals.found() if self._refusals else (),
         )  # fmt: skip
         self.prober.close()
         self.prober.ended().addCallback(lambda _: self._done.callback(result))

@@ -19,7 +19,7 @@ import random
 import select
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,8 @@ class UdpProber:
         self.receive_drops = 0
         self.failed_sends: Counter[str] = Counter()
         self._complaints = Complaints()
+        #: Who else is told of ICMP errors at sockets that hear them, besides `tracing`.
+        self.told_errors: Callable[[ProbeSocket, errors.IcmpError], None] | None = None
 
     # What to probe
 
@@ -378,7 +380,7 @@ class UdpProber:
         stamps = lane.stamps
         count = stamps.receive(fd, 0, mmsg.MSG_DONTWAIT | mmsg.MSG_ERRQUEUE)
         odd = lane.stamp_layout.odd_rows(stamps, 0, count)
-        if self.tracing is not None and odd.size:
+        if odd.size and (self.tracing is not None or self.told_errors is not None):
             self._hand_over_errors(lane, fd, odd)
         if self._ids:
             self._intake.enter_stamps(lane, count, odd)
@@ -387,7 +389,7 @@ class UdpProber:
         return count
 
     def _hand_over_errors(self, lane: Lane, fd: int, rows: npt.NDArray[np.intp]) -> None:
-        """Give ICMP errors to whoever traces; they lie among the transmit stamps."""
+        """Give ICMP errors to whoever wants them; they lie among the transmit stamps."""
         stamps = lane.stamps
         for row in rows.tolist():
             data = stamps.control[row].data
@@ -397,8 +399,12 @@ class UdpProber:
             ]
             payload = stamps.octets[row, : int(stamps.length[row])].tobytes()
             error = errors.from_control(control, endpoint(stamps.names[row].tobytes()), payload)
-            if error is not None:
+            if error is None:
+                continue
+            if self.tracing is not None:
                 self.tracing.error(self._by_fd[fd], error)
+            if self.told_errors is not None:
+                self.told_errors(self._by_fd[fd], error)
 
     def hear_no_errors(self, sock: ProbeSocket) -> None:
         """Be told of no ICMP errors at a socket any more, once the transmit stamps there are read."""

@@ -409,7 +409,20 @@ class Tracing:
             if len(self._hops) >= DISTANCES:
                 self._hops.clear()
             self._hops[going.key.dst_ip] = len(path.hops)
-        if path.sent and self.table.enter(going.key, path, self._unix_time_s()):
+        if not path.sent:
+            return
+        before = self.table.get(going.key)
+        refused = ("", "") if before is None else (before.refused_by, before.refusal)
+        changed = self.table.enter(going.key, path, self._unix_time_s())
+        if path.refusal and refused != (path.refused_by, path.refusal):
+            self.log.info(
+                "{router} refuses {source_port} to {dst_ip}: {refusal}",
+                router=path.refused_by,
+                source_port=going.key.source_port,
+                dst_ip=going.key.dst_ip,
+                refusal=path.refusal,
+            )
+        if changed:
             known = self.table.get(going.key)
             assert known is not None
             self._note_left(known.left)

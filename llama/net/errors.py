@@ -22,6 +22,8 @@ from llama.net import mmsg
 #: struct sockaddr.
 _EXTENDED = struct.Struct("=IBBBxII")
 ORIGIN_ICMP, ORIGIN_ICMP6 = 2, 3
+#: Version, type and code of what says that a packet was too big (RFC 1191, RFC 8201).
+_TOO_BIG = frozenset(((4, 3, 4), (6, 2, 0)))
 #: Times that a call is made again because its errno may be of another packet: each ICMP error spoils one.
 PATIENCE = 8
 #: errno values that may have been left by an ICMP error about another packet.
@@ -52,6 +54,7 @@ class IcmpError:
     destination: str  # where our packet was going
     port: int
     payload: bytes  # what the error quotes of it, maybe nothing
+    mtu: int = 0  # of the link that it was too big for, octets; 0: not said
 
 
 def enable(sock: socket.socket) -> None:
@@ -94,7 +97,7 @@ def from_control(
             continue
         if len(data) < _EXTENDED.size + 16:
             return None
-        _, origin, icmp_type, code, _, _ = _EXTENDED.unpack_from(data)
+        _, origin, icmp_type, code, info, _ = _EXTENDED.unpack_from(data)
         address = data[_EXTENDED.size :]
         family = int.from_bytes(address[:2], "little")
         if origin == ORIGIN_ICMP and family == socket.AF_INET:
@@ -103,7 +106,8 @@ def from_control(
             offender, version = socket.inet_ntop(socket.AF_INET6, address[8:24]), 6
         else:
             return None
-        return IcmpError(version, icmp_type, code, offender, name[0], name[1], payload)
+        mtu = info if (version, icmp_type, code) in _TOO_BIG else 0
+        return IcmpError(version, icmp_type, code, offender, name[0], name[1], payload, mtu)
     return None
 
 

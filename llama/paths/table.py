@@ -48,6 +48,7 @@ class Known:
     #: Of the newest trace, if it did not come through: the last hop that answered. None: it did.
     reach: int | None = None
     refusal: str = ""
+    refused_by: str = ""
     traces: int = 0
     changed: float | None = None  # when the hops were last found to be others
     left: frozenset[str] = frozenset()  # hops that it was found to have left then
@@ -120,7 +121,7 @@ class PathTable:
         known.traced = now
         known.traces += 1
         known.reach = None if path.complete else path.reach
-        known.refusal = path.refusal
+        known.refusal, known.refused_by = path.refusal, path.refused_by
         self._known[key] = known
         while len(self._known) > self.most:
             self._known.popitem(last=False)
@@ -155,5 +156,6 @@ def as_json(key: FlowKey, known: Known) -> dict[str, Any]:
         "confirmed": known.confirmed,
         "reach": known.reach,
         "refusal": known.refusal or None,
+        "refused_by": known.refused_by or None,
         "changed": known.changed,
     }

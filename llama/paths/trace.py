@@ -71,8 +71,9 @@ class Path:
     answered: tuple[int, ...]
     #: Whether the destination itself answered; it is the last hop then.
     complete: bool
-    #: Why it ended before: an ICMP code in words, from the last hop; "" if nothing was said.
+    #: Why it ended before: an ICMP code in words; "" if nothing was said. And who said it, the last hop.
     refusal: str = ""
+    refused_by: str = ""
 
     @property
     def reach(self) -> int:
@@ -128,7 +129,7 @@ class FlowTrace:
         self._ever: dict[int, _UnderWay] = {}  # late answers count, too
         self._one_by_one = False
         self._unclear = 0  # bare answers while several packets were under way
-        self._refusal = ""
+        self._refusal = self._refused_by = ""
 
     @property
     def finished(self) -> bool:
@@ -198,6 +199,7 @@ class FlowTrace:
         self._enter(hop, address, now_s - packet.sent_s)
         if final and (not self._destination or place < self._destination):
             self._destination, self._refusal = place, refusal
+            self._refused_by = address if refusal else ""
             # What was sent beyond it would only come back from there again.
             self._under_way = {
                 n: p for n, p in self._under_way.items() if p.ttl <= self._destination
@@ -270,9 +272,17 @@ class FlowTrace:
         return None
 
     def path(self) -> Path:
-        """Return what was found so far, without the silent hops after the last that answered."""
+        """Return what was found so far, without the silent hops after the last that answered.
+
+        A router refuses what it should forward, so it was a hop before, at a smaller TTL: it counts
+        where it answered first.
+        """
         reach = max((n for n, hop in enumerate(self.hops, 1) if hop.rtts), default=0)
         hops = self.hops[: self._destination or reach]
+        for n, hop in enumerate(hops, 1):
+            if self._refusal and self._refused_by in hop.addresses:
+                hops = hops[:n]
+                break
         return Path(
             hops=tuple(hop.addresses[0] if hop.addresses else None for hop in hops),
             rtts_s=tuple(hop.rtt_s for hop in hops),
@@ -280,6 +290,7 @@ class FlowTrace:
             answered=tuple(hop.answered for hop in hops),
             complete=bool(self._destination) and not self._refusal,
             refusal=self._refusal,
+            refused_by=self._refused_by,
         )
 
 

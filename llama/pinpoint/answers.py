@@ -367,7 +367,8 @@ def paths(given: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _path(row: Mapping[str, Any]) -> dict[str, Any]:
-    hops, reach, refusal = row["hops"], row["reach"], row.get("refusal")
+    hops, reach = row["hops"], row["reach"]
+    refusal, refused_by = row.get("refusal"), row.get("refused_by")
     if type(hops) is not list or len(hops) > MOST_HOPS:
         raise _wrong("hops", hops, f"a list of at most {MOST_HOPS}")
     complete = flag(row, "complete")
@@ -384,4 +385,5 @@ def _path(row: Mapping[str, Any]) -> dict[str, Any]:
         "traced": number(row, "traced", LATEST_S),
         "reach": None if reach is None else whole(row, "reach", MOST_HOPS),
         "refusal": None if refusal is None else _maybe("refusal", refusal),
+        "refused_by": None if refused_by is None else _maybe("refused_by", refused_by),
     }

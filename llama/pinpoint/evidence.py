@@ -86,6 +86,9 @@ class Paths:
     #: that the links before are alive. -1: the trace came through, or none is made, so that
     #: nothing is known about the direction; `NOT_TRACED`: nor is it, but it will be traced.
     answered: npt.NDArray[np.int16]
+    #: Of flows that somebody refused to forward when they, or others just like them, were traced: who,
+    #: and why.
+    refusals: Mapping[int, tuple[str, str]] = field(factory=dict)
 
     @classmethod
     def unknown(cls, flows: int) -> Paths:
@@ -114,6 +117,15 @@ class Thresholds:
     most_suspects: int = 16
 
 
+@frozen(kw_only=True)
+class Refusal:
+    """What a router said of flows that it did not forward. No judgement: a fact beside one."""
+
+    by: str  # its name, or the address that it said so from
+    refusal: str  # "packet too big", "administratively prohibited", ...
+    refused: int  # flows
+
+
 @frozen(kw_only=True, eq=False)
 class Suspect:
     """One cause by name, with what a person needs to check it."""
@@ -138,6 +150,7 @@ class Suspect:
     #: Others that the same flows cross, so that measurement cannot tell them apart.
     also: tuple[str, ...] = ()
     evidence: str
+    refusals: tuple[Refusal, ...] = ()  # of those that are hit, the most frequent first
     flows: Indices = field(repr=False)  # all flows that cross it, hit or not
     hit: Indices = field(repr=False)  # those that vote for it
     #: Troubled flows that it accounts for without their vote as well: replies, and what was not

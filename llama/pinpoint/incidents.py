@@ -62,6 +62,7 @@ class Incident:
     pairs: list[list[str]]
     tags: dict[str, str]
     paths: list[list[str]]
+    refusals: list[dict[str, Any]] = field(factory=list)  # {"by", "refusal", "refused"}
     start: float  # the end of the interval in which it was first seen
     opened: float | None = None  # when it was found to persist; None: not yet
     last_seen: float = 0.0
@@ -276,6 +277,7 @@ class Incidents:
             pairs=[list(pair) for pair in sighting.pairs],
             tags=dict(sighting.tags),
             paths=[list(path) for path in sighting.paths],
+            refusals=[asdict(one) for one in sighting.refusals],
             start=at,
             last_seen=at,
         )
@@ -429,6 +431,7 @@ def _describe(incident: Incident, sighting: Sighting) -> None:
     incident.most_explained = max(incident.most_explained, sighting.explains)
     incident.pairs = [list(pair) for pair in sighting.pairs]
     incident.paths = [list(path) for path in sighting.paths]
+    incident.refusals = [asdict(one) for one in sighting.refusals]
     if incident.times > 1:
         incident.title += f", {incident.times} times"
 

@@ -13,10 +13,13 @@ is put down to a suspect that the other end's collector found in the opposite di
 it can have caused so much, and else votes by tags only. Loss of *unknown* direction never votes on
 links, except of a flow that a trace met dead: it then votes on the links from where the trace
 ended. That is forward, unless replies and routers' answers died on the way back; where no collector
-measures that way, only a place that is dead to nearly all of its flows is named for it.
+measures that way, only a place that is dead to nearly all of its flows is named for it. Of a flow that a
+router refused to forward it is forward without doubt, and behind that router.
 """
 
 from __future__ import annotations
+
+from collections import Counter
 
 import numpy as np
 import numpy.typing as npt
@@ -34,6 +37,7 @@ from llama.pinpoint.evidence import (
     Indices,
     Mask,
     Paths,
+    Refusal,
     Suspect,
     Thresholds,
     Verdict,
@@ -43,6 +47,9 @@ from llama.pinpoint.replies import Replies
 from llama.pinpoint.rounds import Rounds
 from llama.pinpoint.symptoms import Symptom
 from llama.pinpoint.words import VERB, called, sentence
+
+#: Different refusals that are told of a suspect.
+MOST_REFUSALS = 4
 
 
 def locate(
@@ -111,13 +118,28 @@ class _Case:
         on_time = enough & ~sick & ~self.dead & ((flows["suspect"] & HOSTS_DELAYED) == 0)
         suspects += self._symptom(symptoms.late(flows, on_time))[0]
         return Verdict(
-            suspects=(*sick_suspects, *_once(suspects)),
+            suspects=tuple(map(self._with_refusals, (*sick_suspects, *_once(suspects)))),
             flows=len(flows),
             judged=int(np.count_nonzero(judged)),
             lossy=int(np.count_nonzero(loss.troubled)),
             unexplained=len(left),
             excluded=tuple(self.excluded),
         )
+
+    def _with_refusals(self, suspect: Suspect) -> Suspect:
+        """Return a suspect with what routers said of the flows that it hits."""
+        if suspect.symptom != "loss" or not self.paths.refusals:
+            return suspect
+        said = Counter(
+            self.paths.refusals[flow]
+            for flow in suspect.hit[self.dead[suspect.hit]].tolist()
+            if flow in self.paths.refusals
+        )
+        refusals = [
+            Refusal(by=by, refusal=refusal, refused=count)
+            for (by, refusal), count in said.most_common(MOST_REFUSALS)
+        ]
+        return evolve(suspect, refusals=tuple(refusals))
 
     def _exclude(self, which: Mask, why: str) -> None:
         """Note lossy flows that are left out, by source."""

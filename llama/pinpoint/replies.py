@@ -199,6 +199,7 @@ class Replies:
     def traced_only(self) -> Mask:
         """Flows of which nothing but a trace says that they lose on the way there."""
         only: Mask = self._dead & (self._paths.answered >= 0) & (self._flows["lost_forward"] == 0)
+        only[list(self._paths.refusals)] = False  # its router says so, too
         return only
 
     @cached_property

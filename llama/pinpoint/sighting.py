@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
-from llama.pinpoint.evidence import Hosts, Suspect
-from llama.pinpoint.words import called
+from llama.pinpoint.evidence import Hosts, Refusal, Suspect
+from llama.pinpoint.words import called, refused
 
 #: Flows, and pairs, that an incident lists.
 LISTED = 512
@@ -28,6 +28,7 @@ class Sighting:
     explains: int
     confidence: float
     also: tuple[str, ...] = ()
+    refusals: tuple[Refusal, ...] = ()  # in the evidence as well
     flows: frozenset[int] = field(repr=False)  # that cross it, by lasting numbers
     hit: frozenset[int] = field(repr=False)  # that suffer from it, likewise
     pairs: tuple[tuple[str, str], ...] = field(repr=False)  # hosts, source and destination
@@ -61,11 +62,12 @@ class Sighting:
             symptom=suspect.symptom,
             direction=suspect.direction,
             only=dict(suspect.only),
-            evidence=suspect.evidence,
+            evidence=suspect.evidence + refused(suspect.refusals, len(suspect.hit)),
             rate=suspect.rate,
             explains=suspect.explains,
             confidence=suspect.confidence,
             also=suspect.also,
+            refusals=suspect.refusals,
             flows=frozenset(numbers[int(f)] for f in suspect.flows),
             hit=frozenset(numbers[int(f)] for f in suspect.hit),
             pairs=tuple(pairs[:LISTED]),

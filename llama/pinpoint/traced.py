@@ -44,6 +44,8 @@ class TracedPaths:
         #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
         #: lives on. Not every reflector answers a trace.
         self._unconfirmed: dict[Flow, tuple[Hops, float]] = {}
+        #: Who refused to forward the newest trace, an address, and why: of flows whose trace was.
+        self._refusals: dict[Flow, tuple[str, str]] = {}
         self._count: Counter[int] = Counter()  # of `_paths`, by source
 
     def __len__(self) -> int:
@@ -77,6 +79,9 @@ class TracedPaths:
         reach = -1 if row["reach"] is None else int(row["reach"])
         left: Hops = ()
         self._unconfirmed.pop(flow, None)
+        self._refusals.pop(flow, None)
+        if reach >= 0 and row.get("refusal") and row.get("refused_by"):
+            self._refusals[flow] = row["refused_by"], row["refusal"]
         if not row["complete"]:
             met = hops
             hops = self._of_dead(source, key, met)
@@ -156,6 +161,8 @@ class TracedPaths:
         links: list[int] = []
         crossed: Indices = np.zeros(len(flows) + 1, np.int64)  # links, by flow, after a 0
         answered: npt.NDArray[np.int16] = np.full(len(flows), -1, np.int16)
+        refused = _Refused()
+        untraced: list[tuple[int, Flow, Hops]] = []
         for n, (flow, destination) in enumerate(zip(flows, destinations, strict=True)):
             if flow is None:
                 continue
@@ -175,11 +182,21 @@ class TracedPaths:
                 # Where all routers answered that ever do, only what lies behind them or the way
                 # back can be dead.
                 answered[n] = _answered(*known[1:], _last_answering(hops), begin_s)
+            if known and flow in self._refusals and known[2] >= begin_s - MET_DEAD_S:
+                by, refusal = self._refusals[flow]
+                refused.add(n, flow, hops, known[1], (self._name(by), refusal))
+                if not hops or known[1] < len(hops):  # where it lies is no question then
+                    answered[n] = known[1]
+            elif not known or answered[n] == NOT_TRACED:
+                untraced.append((n, flow, hops))
+        for n, reach in refused.likewise(untraced):
+            answered[n] = reach
         return Paths(
             links=list(numbers),
             start=np.cumsum(crossed),
             link=np.array(links, np.int32),
             answered=answered,
+            refusals=refused.refusals,
         )
 
     def _links(
@@ -212,10 +229,46 @@ class TracedPaths:
             self._count[source] -= 1
             self._whole.pop(flow, None)
             self._unconfirmed.pop(flow, None)
+            self._refusals.pop(flow, None)
             if not flows.likes(source, key):
                 self._by_tuple.pop((source, key.tuple5), None)
         there = {(source, key.dst_ip) for source, key in (*flows.rows, *self._paths)}
         self._ends = {end: how for end, how in self._ends.items() if end in there}
+
+
+class _Refused:
+    """The flows of one window that a router refused to forward, and others that are just like them.
+
+    Of a pair that is dead few flows are traced. What a router refuses of one it refuses of all that
+    come to it with the same ends, class and size, and would leave it by the same link.
+    """
+
+    def __init__(self) -> None:
+        self.refusals: dict[int, tuple[str, str]] = {}  # flow of the window -> who, and why
+        #: What flows are alike in -> the way to the router and the next hop -> its refusal.
+        self._ways: dict[Any, dict[Hops, tuple[str, str]]] = {}
+
+    @staticmethod
+    def _kind(flow: Flow) -> tuple[int, str, int, int, int]:
+        source, key = flow
+        return source, key.dst_ip, key.dst_port, key.dscp, key.size
+
+    def add(self, number: int, flow: Flow, hops: Hops, reach: int, said: tuple[str, str]) -> None:
+        """Take a flow that was traced, and refused by the router so many hops away."""
+        self.refusals[number] = said
+        way = hops[: reach + 1]
+        if len(way) == reach + 1 and None not in way and UNKNOWN not in way:
+            self._ways.setdefault(self._kind(flow), {})[way] = said
+
+    def likewise(self, others: Iterable[tuple[int, Flow, Hops]]) -> Iterator[tuple[int, int]]:
+        """Take flows that were not traced yet; yield those that are refused, and how far they come."""
+        if not self._ways:
+            return
+        for number, flow, hops in others:
+            for way, said in self._ways.get(self._kind(flow), {}).items():
+                if hops[: len(way)] == way:
+                    self.refusals[number] = said
+                    yield number, len(way) - 1
 
 
 def _last_answering(hops: Hops) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from llama.pinpoint.evidence import Suspect
+from collections.abc import Iterable
+
+from llama.pinpoint.evidence import Refusal, Suspect
 
 #: What a flow with a symptom is.
 VERB = {"loss": "lossy", "remark": "re-marked", "late": "late"}
@@ -25,3 +27,12 @@ def sentence(suspect: Suspect) -> str:
         f" {suspect.crossing_healthy} of {suspect.healthy} healthy ones {crosses}"
     )
     return words + (f"; the same flows: {', '.join(suspect.also)}" if suspect.also else "")
+
+
+def refused(refusals: Iterable[Refusal], flows: int) -> str:
+    """Return what routers said of these flows, so many in all, as further words of a sentence."""
+    return "".join(
+        f"; {one.by} refuses {'them' if one.refused == flows else f'{one.refused} of them'}:"
+        f" {one.refusal}"
+        for one in refusals
+    )
