@@ -9,18 +9,21 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama import testing
 from llama.collector import tracing as module
-from llama.collector.tracing import (
-    AFTER_FAILURE_S,
+from llama.collector.trace_picks import (
     AGAIN_S,
-    BURST,
     DEAD_FRESH_S,
     FRESH_S,
+    OF_DEAD_PAIR,
+    SOON_S,
+    keys,
+)
+from llama.collector.tracing import (
+    AFTER_FAILURE_S,
+    BURST,
     IDLE_A_TURN,
     IDLE_PERIOD_S,
-    OF_DEAD_PAIR,
     PERIOD_S,
     RATE_PPS,
-    SOON_S,
     TELL_S,
     WARY_S,
     Tracing,
@@ -296,7 +299,7 @@ class Picking(SynchronousTestCase):
         stats["lost"][ways], stats["received"][ways] = 10, 0
         self.tracing.closed(evolve(many, flow_stats=stats))
         urgent = set(self.tracing._urgent)
-        for key in self.tracing._keys(many, ways):
+        for key in keys(many, ways):
             self.assertIn(key, urgent)
         dead = {key.dst_ip for key in urgent if key.dst_ip in {p.dst_ip for p in many.pairs[:150]}}
         self.assertGreater(len(dead), 20)
@@ -315,7 +318,7 @@ class Picking(SynchronousTestCase):
         targets = {(p.dst_ip, p.dst_port, p.dscp, p.size) for p in self.closed.pairs}
         self.kernel.tracks[0].sockets, self.kernel.tracks[0].targets = [second], targets
         self.kernel.tracks[1].sockets, self.kernel.tracks[1].targets = [first], set()
-        (key,) = self.tracing._keys(self.closed, [0])
+        (key,) = keys(self.closed, [0])
         self.assertIs(self.tracing._socket(key), second)
         self.kernel.tracks[1].targets = targets
         self.assertIsNone(self.tracing._socket(key))
@@ -401,7 +404,7 @@ class Picking(SynchronousTestCase):
         self.now += FRESH_S
         self.tracing.closed(self.lossy([0], lost=10, received=0))
         self.run_for(8, hops=("10.0.0.1", "10.0.0.3", "10.0.0.4"), dead_after=2)
-        self.assertEqual(set(self.tracing._left), {"10.0.0.2"})
+        self.assertEqual(set(self.tracing._picks._left), {"10.0.0.2"})
         self.tracing.closed(self.lossy([11]))
         self.assertEqual(len(self.tracing._urgent), 4)  # though traced just now
 

@@ -3,29 +3,27 @@
 A packet with a small TTL leaves with the source port, class and size of a flow's probes, under an
 SSID of its own, so reflectors count it apart and the ledger never hears of it. What the network
 answers lands in the socket's error queue, which the prober empties; it hands over what is not a
-transmit stamp. Flows that lose everything are traced at once, then lossy ones and their healthy
-siblings, then those of which no path is known, then the others again, all at a bounded rate.
+transmit stamp. Which flows are traced is told by `llama.collector.trace_picks`.
 """
 
 from __future__ import annotations
 
-import itertools
 import math
 import socket
 import struct
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection
 from typing import Any
 
-import numpy as np
 from twisted.logger import Logger
 
 from llama.collector.prober import UdpProber
 from llama.collector.sockets import ProbeSocket
-from llama.collector.summary import ClosedInterval, Pair
+from llama.collector.summary import ClosedInterval
+from llama.collector.trace_picks import Picks
 from llama.net import errors, mmsg
-from llama.paths.table import FlowKey, Known, PathTable
+from llama.paths.table import FlowKey, PathTable
 from llama.paths.trace import HEAD, PROOF, FlowTrace, Packet, drawn_number, meaning
 from llama.wire import stamp
 
@@ -40,27 +38,6 @@ IDLE_PERIOD_S, IDLE_A_TURN = 0.25, 5
 AFTER_FAILURE_S = 60.0
 #: Flows being traced at a time.
 AT_ONCE = 256
-#: Flows of one interval that are picked for what they lost, and lossy ones that are looked at for it.
-PICKED, LOSSY_LOOKED_AT = 128, 512
-#: Of more lossy flows than this, as many are taken by chance.
-LOSSY_SAMPLE = 4096
-#: Of a pair that is wholly dead, flows that may be picked: one tells as much as all of them.
-OF_DEAD_PAIR = 2
-#: A lossy flow whose path was confirmed so lately is not traced again, s: routes may have changed
-#: since, and a vote for a link that the flow has left misleads.
-FRESH_S = 10.0
-#: Nor is a dead one that was met dead so lately.
-DEAD_FRESH_S = 20.0
-#: Healthy flows traced beside a lossy pair.
-SIBLINGS = 4
-#: With nothing else to do every flow is traced again so often, at most.
-AGAIN_S = 300.0
-#: Flows of an interval that are looked at for that, so that no tick of the prober waits long.
-LOOKED_AT = 1024
-#: A path with silent hops is traced again so soon, s, so many times: it may have been chance.
-SOON_S, TRIES = 15.0, 4
-#: Hops that flows were found to have left, of which is remembered when.
-LEFT = 256
 #: Destinations of which is remembered how far they are.
 DISTANCES = 65_536
 MOST_HOPS = 24
@@ -74,9 +51,6 @@ PROVERS = 65_536
 WARY_S, WARY_OF = 300.0, 4096
 #: Mismatches are told of so often at most, s.
 TELL_S = 300.0
-
-#: Probes whose flows can be traced from outside their sessions.
-TRACEABLE = frozenset(("stamp", "stamp-auth", "twamp-light"))
 
 #: No transmit stamp for this message, whatever the socket is set to.
 _NO_STAMP = (mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, bytes(4))
@@ -118,6 +92,7 @@ class Tracing:
         self._prober = prober
         self._monotonic_s = monotonic_s
         self._unix_time_s = unix_time_s
+        self._picks = Picks(self.table, unix_time_s)
         self._urgent: deque[FlowKey] = deque()
         self._idle: deque[FlowKey] = deque()
         self._going: dict[FlowKey, _Going] = {}
@@ -127,10 +102,7 @@ class Tracing:
         self._wary: OrderedDict[str, float] = OrderedDict()  # destination -> until when, monotonic
         self._told_s = -math.inf
         self._untold = 0  # mismatches since
-        self._left: OrderedDict[str, float] = OrderedDict()  # hop -> Unix time
         self._hops: dict[str, int] = {}  # how many there were to a destination, last seen
-        self._chance = np.random.default_rng()
-        self._looked_at = 0
         self._budget = 0.0
         # On the monotonic clock: when there last was a turn, when one for flows that lose nothing, and
         # until when there is none after a failure.
@@ -181,113 +153,12 @@ class Tracing:
         if not closed.all_flows or not len(closed.flows):
             return
         try:
-            self._pick(closed)
+            self._urgent = deque(dict.fromkeys(self._picks.suffering(closed)))
+            self._hurried |= bool(self._urgent)
+            if not self._idle:
+                self._idle = deque(self._picks.in_turn(closed))
         except Exception:
             self._failed(self._monotonic_s())
-
-    def _pick(self, closed: ClosedInterval) -> None:
-        picked = list(self._suffering(closed))
-        self._urgent = deque(dict.fromkeys(picked))
-        self._hurried |= bool(self._urgent)
-        if not self._idle:
-            # One class and size of a flow shows the path of all, while nothing is the matter.
-            firsts: dict[tuple[str, int, int], FlowKey] = {}
-            begin = self._looked_at if self._looked_at < len(closed.flows) else 0
-            self._looked_at = begin + LOOKED_AT
-            for key in self._keys(closed, range(begin, min(self._looked_at, len(closed.flows)))):
-                firsts.setdefault(key.tuple5, key)
-            self._idle = deque(sorted(firsts.values(), key=self._last_traced))
-
-    def _last_traced(self, key: FlowKey) -> float:
-        """Return when a flow was traced, or an earlier time if that should be done better soon."""
-        known = self.table.get(key)
-        if known is None or self._age_s(known) == math.inf:
-            return 0.0
-        wanting = (not known.complete or None in known.hops) and known.traces < TRIES
-        soon = wanting or self._doubtful(known)
-        return known.traced - (AGAIN_S - SOON_S if soon else 0.0)
-
-    def _age_s(self, known: Known | None) -> float:
-        """Return how long ago a flow was traced; infinity if never, or before the clock was set back."""
-        age_s = math.inf if known is None else self._unix_time_s() - known.traced
-        return age_s if age_s >= 0 else math.inf
-
-    def _doubtful(self, known: Known) -> bool:
-        """Return whether other flows left a hop of this path since it was traced."""
-        left = (self._left.get(hop, 0.0) for hop in known.hops if hop)
-        return any(known.traced < when <= self._unix_time_s() for when in left)
-
-    def _lossy(self, closed: ClosedInterval) -> list[int]:
-        """Return rows of lossy flows in the order in which they should be looked at.
-
-        One of each pair comes first, then the second of each, the dead ones before the others. Every
-        other is of a pair that hears nothing at all, the newly dead ones first: dead hosts, of which
-        there may always be some, shall not keep others waiting. By chance where nothing decides.
-        """
-        stats, pairs = closed.flow_stats, closed.flows["pair"]
-        lossy = np.flatnonzero(stats["lost"])
-        if not lossy.size:
-            return []
-        traceable = np.fromiter(
-            (pair.probe in TRACEABLE for pair in closed.pairs), np.bool_, len(closed.pairs)
-        )
-        lossy = lossy[traceable[pairs[lossy]]]
-        if len(lossy) > LOSSY_SAMPLE:  # so that no tick waits long for them to be sorted
-            lossy = np.unique(lossy[self._chance.integers(0, len(lossy), LOSSY_SAMPLE)])
-        pair = pairs[lossy]
-        heard = np.zeros(len(closed.pairs), np.bool_)
-        heard[pairs[stats["received"] > 0]] = True
-        # The flows of a pair lie together.
-        turn = np.arange(len(lossy)) - np.searchsorted(pair, pair)
-        order = np.lexsort((self._chance.random(len(lossy)), stats["received"][lossy] > 0, turn))
-        some_heard = lossy[order[heard[pair[order]]]][:LOSSY_LOOKED_AT]
-        none_heard = lossy[order[~heard[pair[order]] & (turn[order] < OF_DEAD_PAIR)]]
-        dead = none_heard[:LOSSY_LOOKED_AT].tolist()
-        known = [self.table.get(key) for key in self._keys(closed, dead)]
-        long_dead = [one is not None and one.reach is not None for one in known]
-        dead.sort(key=dict(zip(dead, long_dead, strict=True)).__getitem__)
-        both = itertools.zip_longest(some_heard.tolist(), dead)
-        return [row for rows in both for row in rows if row is not None][:LOSSY_LOOKED_AT]
-
-    def _suffering(self, closed: ClosedInterval) -> Iterator[FlowKey]:
-        """Yield lossy flows that should be traced, each pair's healthy siblings after them."""
-        stats, pairs = closed.flow_stats, closed.flows["pair"]
-        count = 0
-        seen: dict[int, int] = {}
-        for row in self._lossy(closed):
-            if count >= PICKED:
-                return
-            pair = int(pairs[row])
-            dead = not stats["received"][row]
-            (key,) = self._keys(closed, [row])
-            known = self.table.get(key)
-            if (
-                known is None
-                or self._doubtful(known)
-                or self._age_s(known) >= (DEAD_FRESH_S if dead else FRESH_S)
-                or (dead and known.reach is None)
-            ):
-                count += 1
-                yield key
-            if pair in seen:
-                continue
-            seen[pair] = row
-            # The flows of a pair lie side by side.
-            first, last = np.searchsorted(pairs, [pair, pair + 1])
-            healthy = first + np.flatnonzero(stats["lost"][first:last] == 0)[:SIBLINGS]
-            for key in self._keys(closed, healthy.tolist()):
-                known = self.table.get(key)
-                if known is None or self._doubtful(known) or self._age_s(known) >= FRESH_S:
-                    count += 1
-                    yield key
-
-    @staticmethod
-    def _keys(closed: ClosedInterval, rows: Sequence[int] | range) -> Iterator[FlowKey]:
-        flows = closed.flows[list(rows)]
-        for number, source_port, _ in flows.tolist():
-            pair: Pair = closed.pairs[number]
-            if pair.probe in TRACEABLE:
-                yield FlowKey(pair.dst_ip, pair.dst_port, source_port, pair.dscp, pair.size)
 
     def _socket(self, key: FlowKey) -> ProbeSocket | None:
         """Return the socket that a flow's probes leave from; None if it is gone, or not clear."""
@@ -319,7 +190,6 @@ class Tracing:
 
     def _begin(self, now: float) -> None:
         """Begin to trace what is urgent, and of the rest what is due."""
-        wall = self._unix_time_s()
         idle = 0
         if now - self._idle_s >= IDLE_PERIOD_S - PERIOD_S / 2:
             self._idle_s, idle = now, IDLE_A_TURN
@@ -328,7 +198,7 @@ class Tracing:
             urgent = bool(self._urgent)
             if urgent:
                 key = self._urgent.popleft()
-            elif self._idle and wall - self._last_traced(self._idle[0]) >= AGAIN_S:
+            elif self._idle and self._picks.is_due(self._idle[0]):
                 if not idle or len(self._going) >= AT_ONCE // 8:
                     return
                 idle -= 1
@@ -425,7 +295,7 @@ class Tracing:
         if changed:
             known = self.table.get(going.key)
             assert known is not None
-            self._note_left(known.left)
+            self._picks.note_left(known.left)
             self.log.info(
                 "the path of {source_port} to {dst_ip} is another: {hops}",
                 source_port=going.key.source_port,
@@ -437,14 +307,6 @@ class Tracing:
         """Close the ears of sockets of which no flow is being traced: whoever forges ICMP finds none."""
         for sock in socks.difference(going.sock for going in self._going.values()):
             self._prober.hear_no_errors(sock)
-
-    def _note_left(self, hops: Iterable[str]) -> None:
-        """Note that flows through these hops may have other paths from now on."""
-        for hop in hops:
-            self._left[hop] = self._unix_time_s()
-            self._left.move_to_end(hop)
-        while len(self._left) > LEFT:
-            self._left.popitem(last=False)
 
     # What the prober hands over
 
