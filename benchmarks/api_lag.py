@@ -29,7 +29,7 @@ from twisted.internet.task import deferLater
 from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
 from llama.collector.summary import ClosedInterval
-from llama.http import HttpService
+from llama.http.server import HttpService
 from llama.testing import closed_interval, pair
 
 TICK_S = 0.005

@@ -14,7 +14,7 @@ from twisted.web.http_headers import Headers
 
 from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
-from llama.http import Guard
+from llama.http.server import Guard
 from llama.testing import FIRST_START_S, closed_interval
 
 

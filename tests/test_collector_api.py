@@ -25,7 +25,7 @@ from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
 from llama.collector.slices import Pace
 from llama.collector.summary import STATS, suspect_bit
-from llama.http import Guard, HttpService, HttpSite
+from llama.http.server import Guard, HttpService, HttpSite
 from llama.testing import closed_interval, pair
 
 COUNTS = [

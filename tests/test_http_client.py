@@ -22,7 +22,7 @@ from twisted.web.client import ResponseFailed
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from llama.http_client import (
+from llama.http.client import (
     Reply,
     TooLargeError,
     UnusableError,

@@ -16,7 +16,7 @@ from twisted.internet.task import Clock
 from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from llama.http import BadRequestError
+from llama.http.server import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.pinpoint import answers, windows

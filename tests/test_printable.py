@@ -11,7 +11,7 @@ from twisted.web.http_headers import Headers
 from llama.cli._report import Report
 from llama.cli.trace import draw, namer
 from llama.collector.oneshot import Wanted
-from llama.http_client import Reply, explain
+from llama.http.client import Reply, explain
 from llama.paths import multipath
 from llama.paths.trace import Path
 from llama.printable import printable

@@ -16,7 +16,7 @@ from twisted.internet.error import CannotListenError
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from llama.config import ReflectorConfig
-from llama.http import CannotListen
+from llama.http.server import CannotListen
 from llama.net import mmsg
 from llama.reflector.arrival import packed_address
 from llama.reflector.service import AnswersNowhere, PortService, ReflectorService

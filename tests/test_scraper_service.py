@@ -31,7 +31,7 @@ from twisted.web.server import Site
 from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
 from llama.config import SpoolConfig, WriterConfig
-from llama.http import HttpService
+from llama.http.server import HttpService
 from llama.scraper import api, spool_file
 from llama.scraper import service as service_module
 from llama.scraper.service import ScraperService

@@ -22,7 +22,7 @@ from web_data import NASTY_HOST, Fleet, standard_fleet
 from web_memory import MemoryStore
 
 from llama.collector.summary import suspect_bit
-from llama.http import BadRequestError
+from llama.http.server import BadRequestError
 from llama.web.api import STATIC
 from llama.web.params import Arguments, read_range
 from llama.web.store import StoreError, StoreTimeoutError, TooMuchError

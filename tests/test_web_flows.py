@@ -16,7 +16,7 @@ from web_data import NASTY_HOST
 
 from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
-from llama.http import HttpService
+from llama.http.server import HttpService
 from llama.testing import closed_interval, pair
 from llama.web.flows import CollectorFlows
 from llama.web.store import StoreError

@@ -24,7 +24,7 @@ from llama.collector.sockets import zone_of
 from llama.collector.summary import ClosedInterval
 from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors, load_collector
-from llama.http import CannotListen, HttpService
+from llama.http.server import CannotListen, HttpService
 from llama.net import mmsg
 from llama.net.clock import clock_error_ns
 from llama.net.port import transmit_ids_supported

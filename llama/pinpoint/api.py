@@ -12,7 +12,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
-from llama.http import BadRequestError, Query, asked_by_this_machine, json_error, set_json
+from llama.http.server import BadRequestError, Query, asked_by_this_machine, json_error, set_json
 from llama.pinpoint.incidents import Incident, Incidents, Silence
 from llama.pinpoint.sighting import Sighting
 

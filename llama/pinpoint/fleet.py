@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from llama.http_client import agent_of, authorization, connection_pool, explain, request
+from llama.http.client import agent_of, authorization, connection_pool, explain, request
 from llama.pinpoint import answers
 from llama.pinpoint.answers import LARGEST, LATEST_S, MOST_FLOWS, MOST_GROUPS, AnswerError
 from llama.pinpoint.windows import Measured

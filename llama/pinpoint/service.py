@@ -21,7 +21,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.logger import Logger
 
-from llama.http import HttpService
+from llama.http.server import HttpService
 from llama.pinpoint import api
 from llama.pinpoint.evidence import Thresholds
 from llama.pinpoint.fleet import Fleet

@@ -23,7 +23,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from twisted.web.client import Agent
 
-from llama.http_client import connection_pool, explain, request
+from llama.http.client import connection_pool, explain, request
 from llama.pinpoint.incidents import Event
 
 #: The pause after the first failure, s; it doubles up to the longest.

@@ -11,7 +11,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from twisted.web.resource import Resource
 
-from llama.http import BadRequestError, JsonRoot, Query, json_error, set_json
+from llama.http.server import BadRequestError, JsonRoot, Query, json_error, set_json
 from llama.reflector.stats import Stats, Watched, figures
 from llama.reflector.windows import Windows
 

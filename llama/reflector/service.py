@@ -15,7 +15,7 @@ from twisted.internet.error import CannotListenError
 from twisted.logger import Logger
 
 from llama.config import ReflectorConfig
-from llama.http import CannotListen, HttpService
+from llama.http.server import CannotListen, HttpService
 from llama.net import mmsg
 from llama.net.clock import clock_error_ns
 from llama.net.port import BatchPort, transmit_ids_supported

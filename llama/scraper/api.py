@@ -10,7 +10,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from twisted.web.resource import Resource
 
-from llama.http import JsonRoot
+from llama.http.server import JsonRoot
 from llama.scraper.buffer import Spool
 from llama.scraper.counts import Counts
 from llama.scraper.delivery import Delivery

@@ -26,7 +26,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.logger import Logger
 from twisted.python.failure import Failure
 
-from llama.http_client import explain
+from llama.http.client import explain
 from llama.interfaces import NotPermittedError, NotWrittenError, Point, Refusal
 from llama.scraper.backoff import NOT_PERMITTED_S, wait_s
 from llama.scraper.buffer import Chunk, Spool

@@ -10,7 +10,7 @@ import re
 
 from attrs import frozen
 
-from llama.http_client import Reply
+from llama.http.client import Reply
 from llama.scraper.points import BadAnswerError
 
 #: Characters of a cursor; ours have a dozen or two.

@@ -21,7 +21,7 @@ from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-from llama.http_client import (
+from llama.http.client import (
     Reply,
     TooLargeError,
     UnusableError,

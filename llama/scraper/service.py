@@ -13,8 +13,8 @@ from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
 from llama.config import ScraperConfig, WriterConfig
-from llama.http import HttpService
-from llama.http_client import agent_of, connection_pool
+from llama.http.client import agent_of, connection_pool
+from llama.http.server import HttpService
 from llama.scraper import api
 from llama.scraper.buffer import Chunk, MemorySpool, Spool
 from llama.scraper.counts import Counts

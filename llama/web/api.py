@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from werkzeug.exceptions import HTTPException
 
 from llama import __version__
-from llama.http import BadRequestError, json_error, set_json, takes_gzip
+from llama.http.server import BadRequestError, json_error, set_json, takes_gzip
 from llama.web.answers import Answers, MatrixQuestion, NotFoundError, TooWideError
 from llama.web.flows import FlowSource, UnknownCollectorError
 from llama.web.incidents import IncidentSource

@@ -10,7 +10,7 @@ from urllib.parse import urlencode, urlsplit
 import orjson
 from twisted.internet.defer import Deferred, DeferredList
 
-from llama.http_client import (
+from llama.http.client import (
     TooLargeError,
     agent_of,
     authorization,

@@ -6,7 +6,7 @@ import math
 
 from attrs import frozen
 
-from llama.http import BadRequestError, Query, unexpected
+from llama.http.server import BadRequestError, Query, unexpected
 from llama.web.fold import Open
 from llama.web.groups import read_paths
 from llama.web.metrics import METRICS, Metric

@@ -11,7 +11,7 @@ from twisted.web.client import Agent
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from llama.http_client import agent_of, authorization, connection_pool, explain, request
+from llama.http.client import agent_of, authorization, connection_pool, explain, request
 from llama.web.store import StoreError
 
 TIMEOUT_S = 5.0

@@ -9,7 +9,7 @@ from twisted.internet.defer import Deferred, gatherResults, maybeDeferred
 from twisted.logger import Logger
 
 from llama.config import WebConfig
-from llama.http import HttpService
+from llama.http.server import HttpService
 from llama.web.answers import Answers
 from llama.web.api import WebApi
 from llama.web.flows import CollectorFlows, FlowSource

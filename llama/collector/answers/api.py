@@ -2,7 +2,7 @@
 
 Nothing that it answers changes anything, and nothing that it does takes longer than a slice: an
 interval is encoded after it closed, bit by bit, and requests are given what is ready. Where it
-listens and who may ask is `llama.http`'s part. Described in docs/http.rst.
+listens and who may ask is `llama.http.server`'s part. Described in docs/http.rst.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from llama.collector.answers.selection import FlowQuery, pairs_of, select_flows
 from llama.collector.answers.sending import send
 from llama.collector.slices import Job, Slices
 from llama.collector.summary import ClosedInterval
-from llama.http import BadRequestError, Query, json_error
+from llama.http.server import BadRequestError, Query, json_error
 from llama.paths.table import PathTable
 
 JSON = "application/json"
@@ -51,7 +51,7 @@ class BusyError(Exception):
 
 
 class CollectorApi:
-    """Serves a `History`: ``api.app.resource()`` is the root for a `llama.http.HttpService`.
+    """Serves a `History`: ``api.app.resource()`` is the root for a `llama.http.server.HttpService`.
 
     It notices what is appended to ``history`` by itself. ``health`` tells how the collector itself
     is doing (see `llama.collector.answers.exposition.Health`): it is called at every close and for every

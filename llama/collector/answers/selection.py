@@ -10,7 +10,7 @@ from attrs import frozen
 
 from llama.collector.slices import Job, Pace
 from llama.collector.summary import ClosedInterval, Pair
-from llama.http import Query
+from llama.http.server import Query
 
 Numbers = npt.NDArray[np.int64]
 

@@ -10,7 +10,7 @@ from twisted.internet.interfaces import IPushProducer
 from zope.interface import implementer
 
 from llama.collector.answers.packed import Packed
-from llama.http import takes_gzip
+from llama.http.server import takes_gzip
 
 #: Octets handed to the transport in one turn of the reactor. Unpacking as many takes 0.3 ms.
 _TURN = 64 * 1024

@@ -19,7 +19,7 @@ import orjson
 from twisted.internet.defer import Deferred
 from zope.interface import implementer
 
-from llama.http_client import Reply, agent_of, connection_pool, explain, request
+from llama.http.client import Reply, agent_of, connection_pool, explain, request
 from llama.interfaces import (
     ITimeSeriesWriter,
     NotPermittedError,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlencode
 
-from llama.http_client import Reply, authorization
+from llama.http.client import Reply, authorization
 from llama.interfaces import NotPermittedError, NotWrittenError
 from llama.scraper.writers.http import LineProtocolWriter, not_a_database, reason_of
 from llama.scraper.writers.options import Options

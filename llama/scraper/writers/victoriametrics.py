@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from llama.http_client import authorization
+from llama.http.client import authorization
 from llama.scraper.writers.http import LineProtocolWriter
 from llama.scraper.writers.options import Options
 

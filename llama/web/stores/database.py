@@ -13,7 +13,7 @@ from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.web.client import ResponseFailed
 
-from llama.http_client import (
+from llama.http.client import (
     Reply,
     TooLargeError,
     agent_of,

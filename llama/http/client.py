@@ -2,7 +2,7 @@
 
 Collectors, databases, a pinpointing service, webhooks: all are asked so. Any of them may be hostile: how
 much is kept of what it sends, and which server is asked, is decided here and not by it. What is served
-stands in `llama.http`.
+stands in `llama.http.server`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
-from llama._http_gzip import DamagedError, Gunzip
+from llama.http.gunzip import DamagedError, Gunzip
 from llama.printable import printable
 
 #: Octets of an answer's headers, about: at what comes at one go beyond them it is given up.

@@ -29,8 +29,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
-from llama import http
-from llama._http_site import Channel
+from llama.http import server as http
+from llama.http.site import Channel
 
 
 class AddressTests(SynchronousTestCase):
@@ -459,7 +459,7 @@ class OverLoopback(TestCase):
         lines: list[str] = []
 
         def observe(event):
-            if event.get("log_namespace") == "llama.http":
+            if event.get("log_namespace") == "llama.http.server":
                 lines.append(event["log_format"].format(**event))
 
         globalLogPublisher.addObserver(observe)
@@ -660,7 +660,7 @@ class OverLoopback(TestCase):
             (directory / "service.tac").write_text(
                 "from twisted.application.service import Application\n"
                 "from twisted.internet import reactor\n"
-                "from llama.http import HttpService, JsonRoot\n"
+                "from llama.http.server import HttpService, JsonRoot\n"
                 "application = Application('test')\n"
                 f"service = HttpService(reactor, {where!r}, JsonRoot(), what='test')\n"
                 "service.setServiceParent(application)\n"

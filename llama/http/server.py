@@ -1,7 +1,7 @@
 """HTTP as every LLAMA service speaks it: where it listens, who may ask, and what it refuses.
 
 Shared by reflector, collector, scraper, pinpointing and web; how they ask others is
-`llama.http_client`'s part. It knows nothing of what is served: a service
+`llama.http.client`'s part. It knows nothing of what is served: a service
 hands in a Twisted ``IResource`` (a Klein app's, or `JsonRoot` with children) and gets a
 `HttpService` that is bound to localhost unless told otherwise, checks an optional token in
 constant time and, where that is all there is, that it is localhost that was asked; it limits
@@ -23,11 +23,11 @@ from twisted.python.failure import Failure
 from twisted.web.resource import IResource, Resource, getChildForRequest
 from zope.interface import implementer
 
-from llama._http_host import HOST, cannot_be_rebound, is_local
-from llama._http_host import asked_by_this_machine as asked_by_this_machine
-from llama._http_refused import explain
-from llama._http_site import HttpSite
 from llama.config import endpoint
+from llama.http.host import HOST, cannot_be_rebound, is_local
+from llama.http.host import asked_by_this_machine as asked_by_this_machine
+from llama.http.refused import explain
+from llama.http.site import HttpSite
 
 SECOND = 1.0
 

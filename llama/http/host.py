@@ -1,4 +1,4 @@
-"""The part of `llama.http` that knows hosts: which one was asked for, and whether this machine asks."""
+"""Knows hosts, for the server: which one was asked for, and whether this machine asks."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The part of `llama.http` that bounds what a client can take: connections, time, headers, bodies."""
+"""Bounds what a client can take of a server: connections, time, headers, bodies."""
 
 from __future__ import annotations
 

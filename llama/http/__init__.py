@@ -1,0 +1,1 @@
+"""HTTP as every service of LLAMA serves it, and as it asks others."""
