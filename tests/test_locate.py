@@ -373,6 +373,32 @@ class Ends(SynchronousTestCase):
             self.assertEqual(keys(verdict), named, column)
             self.assertEqual(any("ran late" in said for said in verdict.excluded), not named)
 
+    def test_late_and_lost_besides(self):
+        """What may have been late votes on nothing, also where the same flows lost others for sure."""
+
+        def edit(window):
+            flows = window.flows
+            flows["lost_forward"][::2] = 1
+            frozen = flows["destination"] == 0
+            flows["lost_unknown"][frozen] = 12
+            flows["suspect"][frozen] = suspect_bit("reflector_late")
+
+        self.assertEqual(keys(judge(edit=edit)), [])
+
+    def test_loss_of_all(self):
+        """Where all flows lose alike that is everywhere, be it much less than half; a little is noise."""
+        for lost, named in (
+            (0, []),
+            (1, []),
+            (5, ["everywhere everywhere"]),
+            (12, ["everywhere everywhere"]),
+        ):
+
+            def edit(window, lost=lost):
+                window.flows["lost_forward"] = lost
+
+            self.assertEqual(keys(judge(edit=edit)), named, lost)
+
     def test_too_few_probes(self):
         """Flows with too few probes are not judged."""
         verdict = judge(fault(kind="loss", on="spine3 -> leaf2"), sent=4)

@@ -28,6 +28,7 @@ from llama.collector.tracing import (
     WARY_S,
     Tracing,
 )
+from llama.config import class_name
 from llama.net.errors import IcmpError
 from llama.paths.table import as_json
 from llama.wire import stamp
@@ -361,6 +362,7 @@ class Picking(SynchronousTestCase):
         self.assertEqual(
             mine,
             [{"router": "10.0.0.1", "source_port": key.source_port, "dst_ip": key.dst_ip,
+              "class_name": class_name(key.dscp), "size": key.size,
               "refusal": "administratively prohibited"}],
         )  # fmt: skip
         self.assertEqual(self.tracing.health()["path_changes_total"], 0)

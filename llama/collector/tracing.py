@@ -22,6 +22,7 @@ from llama.collector.prober import UdpProber
 from llama.collector.sockets import ProbeSocket
 from llama.collector.summary import ClosedInterval
 from llama.collector.trace_picks import Picks
+from llama.config import class_name
 from llama.net import errors, mmsg
 from llama.paths.table import FlowKey, PathTable
 from llama.paths.trace import HEAD, PROOF, FlowTrace, Packet, drawn_number, meaning
@@ -286,8 +287,10 @@ class Tracing:
         changed = self.table.enter(going.key, path, self._unix_time_s())
         if path.refusal and refused != (path.refused_by, path.refusal):
             self.log.info(
-                "{router} refuses {source_port} to {dst_ip}: {refusal}",
+                "{router} refuses {source_port} to {dst_ip}, {class_name}, {size} octets: {refusal}",
                 router=path.refused_by,
+                class_name=class_name(going.key.dscp),
+                size=going.key.size,
                 source_port=going.key.source_port,
                 dst_ip=going.key.dst_ip,
                 refusal=path.refusal,

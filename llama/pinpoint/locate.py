@@ -93,8 +93,13 @@ class _Case:
         self._exclude(enough & ~trusted & (self.lost > 0), "the hosts themselves lost probes")
         # Replies that came too late have no direction: no later one tells about them. Loss whose
         # direction is known is no matter of lateness, nor is a flow that lost everything.
-        held_up = (flows["suspect"] & HOSTS_LATE) != 0
-        held_up &= (self.lost > 0) & (self.lost == flows["lost_unknown"]) & ~self.dead
+        late = ((flows["suspect"] & HOSTS_LATE) != 0) & ~self.dead
+        maybe_late = np.where(late, flows["lost_unknown"], 0)
+        held_up = (maybe_late > 0) & (self.lost == maybe_late)
+        if maybe_late.any():
+            self.flows = flows = flows.copy()  # the caller's stay as they are
+            flows["lost_unknown"] -= maybe_late
+            self.lost -= maybe_late
         self._exclude(enough & trusted & held_up, "the hosts ran late, maybe replies did")
         judged = enough & trusted & ~held_up
         sick_ends = ends.examine(

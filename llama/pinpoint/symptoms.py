@@ -9,6 +9,9 @@ from attrs import frozen
 from llama.pinpoint.evidence import Indices, Mask
 from llama.pinpoint.exposure import Exposure
 
+#: A network that loses more than this share of what half of its flows send is not well, all of it.
+MOST_NOISE = 0.05
+
 
 @frozen(kw_only=True, eq=False)
 class Symptom:
@@ -32,16 +35,16 @@ def least_lossy(
 ) -> Indices:
     """Return how many probes each flow must lose to lose more than all of the judged ones do.
 
-    What half of the flows lose at most is taken for the network's own noise; a flow is lossy if
-    it lost at least one probe, and more than that noise plus three standard deviations.
+    What half of the flows lose at most is taken for the network's own noise, up to `MOST_NOISE`; a flow
+    is lossy if it lost at least one probe, and more than that noise plus three standard deviations.
     """
     if not judged.any():
         return np.ones(len(sent), np.int64)
     rate = lost / np.maximum(sent, 1)
     quiet = judged & (rate <= np.median(rate[judged]))
     noise = float(lost[quiet].sum()) / max(1.0, float(sent[quiet].sum()))
-    if noise > 0.5:
-        noise = 0.0  # more than half are broken: that is no noise
+    if noise > MOST_NOISE:
+        noise = 0.0  # more than half have something: that is no noise
     expected = noise * sent
     least: Indices = np.floor(expected + 3 * np.sqrt(expected)).astype(np.int64) + 1
     return least
