@@ -130,7 +130,7 @@ class TooLargeTests(Narrow):
             time.sleep(0.5)
             try:
                 large = self.intervals(1400)
-            except Exception:  # it does not listen yet
+            except OSError:  # it does not listen yet
                 continue
             health = [
                 point["fields"]

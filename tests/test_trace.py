@@ -20,7 +20,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.cli.trace import Tracer, trace
+from llama.cli._tracer import Tracer
+from llama.cli.trace import trace
 from llama.lab import faults
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault

@@ -181,15 +181,21 @@ class ConcurrencyTests(FileCase):
             self.assertEqual(Counter(self.lines()), dict.fromkeys(names, 3000))
             self.path.unlink()
 
-    async def test_half_done(self) -> None:
-        """What another write has half done is no torn line."""
-        disk = PausedDisk(self)
+    async def beside(
+        self, disk: PausedDisk, name: str
+    ) -> tuple[Deferred[None], list[Deferred[None]]]:
+        """Begin a write, have two others, of two writers, wait until it is half done; let all go on."""
         one, other = self.writer(), self.writer(name="other")
-        first = one.write(some("first"))
+        first = one.write(some(name))
         await until(disk.half_done.is_set, "a write half done")
         writings = [one.write(some("one")), other.write(some("other"))]
         await self.wait(disk, one, writings)
         disk.go_on.set()
+        return first, writings
+
+    async def test_half_done(self) -> None:
+        """What another write has half done is no torn line."""
+        first, writings = await self.beside(PausedDisk(self), "first")
         for writing in [first, *writings]:
             await writing
         self.assertEqual(Counter(self.lines()), {"first": 3000, "one": 3000, "other": 3000})
@@ -198,12 +204,7 @@ class ConcurrencyTests(FileCase):
         """A write that fails takes nothing with it, and leaves nothing."""
         disk = PausedDisk(self)
         disk.problem = OSError(errno.EIO, "Input/output error")
-        one, other = self.writer(), self.writer(name="other")
-        failing = one.write(some("bad"))
-        await until(disk.half_done.is_set, "a write half done")
-        writings = [one.write(some("one")), other.write(some("other"))]
-        await self.wait(disk, one, writings)
-        disk.go_on.set()
+        failing, writings = await self.beside(disk, "bad")
         with self.assertRaises(NotWrittenError) as raised:
             await failing
         self.assertEqual(str(raised.exception), f"{self.path}: Input/output error")

@@ -26,14 +26,7 @@ def read_keys(path: str) -> tuple[Key, ...]:
     Raises `ValueError`, with a message for people that never holds a secret, when the file cannot
     be read, when everyone can read it, and when a line of it is no key.
     """
-    try:
-        with open(path, encoding="ascii") as file:
-            _refuse_open(file.fileno(), path)
-            lines = file.read(1 << 20).splitlines()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not ASCII text, expected lines of ID HEX") from None
+    lines = _lines(path, "lines of ID HEX")
     keys: dict[str, Key] = {}
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
@@ -81,14 +74,7 @@ def read_urls(path: str) -> tuple[str, ...]:
     A ``#`` within one is part of it. Raises `ValueError` as `read_keys` does, and when a line is no
     `http_url`, or none is.
     """
-    try:
-        with open(path, encoding="ascii") as file:
-            _refuse_open(file.fileno(), path)
-            lines = file.read(1 << 20).splitlines()
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"{path} is not ASCII text, expected a URL a line") from None
+    lines = _lines(path, "a URL a line")
     urls: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         url = _COMMENT.sub("", line).strip()
@@ -101,6 +87,18 @@ def read_urls(path: str) -> tuple[str, ...]:
     if not urls:
         raise ValueError(f"{path} has no URL in it, expected one a line")
     return tuple(urls)
+
+
+def _lines(path: str, expected: str) -> list[str]:
+    """Return the lines of a file of secrets; raises `ValueError` as `read_keys` does."""
+    try:
+        with open(path, encoding="ascii") as file:
+            _refuse_open(file.fileno(), path)
+            return file.read(1 << 20).splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path} is not ASCII text, expected {expected}") from None
 
 
 def _refuse_open(descriptor: int, path: str) -> None:
