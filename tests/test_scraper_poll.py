@@ -21,6 +21,7 @@ from llama.scraper import poll
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.counts import Counts
 from llama.scraper.poll import Poller
+from llama.scraper.remarks import Remarks
 
 
 class PollCase(TestCase):
@@ -225,7 +226,7 @@ class OldCollectorTests(PollCase):
             {"loss": 100.0, "lost": 30.0, "sent": 30.0, "received": 30.0, "rtt_p99": 3.5,
              "suspect": 0.0},
         )  # fmt: skip
-        self.assertEqual(len(self.poller.collectors[url]._said), 2)
+        self.assertEqual(len(self.poller.collectors[url]._remarks._said), 2)
 
     async def test_our_clock_was_ahead(self) -> None:
         """A scraper that once ran with a clock far ahead takes points again when it is right."""
@@ -429,7 +430,7 @@ class MisbehavedTests(PollCase):
         def fails(*_: Any) -> None:
             raise ArithmeticError("amid the turn")
 
-        self.patch(poll.CollectorPoll, "_say_missed", fails)
+        self.patch(Remarks, "missed", fails)
         collector, url = self.collector("one")
         collector.close(NOW, pairs=1)
         self.poller.set_collectors([url])

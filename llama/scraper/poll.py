@@ -35,7 +35,8 @@ from llama.scraper.counts import Counts
 from llama.scraper.headers import read_headers
 from llama.scraper.lane import Lane, Place
 from llama.scraper.names import Names
-from llama.scraper.points import Answer, BadAnswerError, portions, read_answer
+from llama.scraper.points import BadAnswerError, portions, read_answer
+from llama.scraper.remarks import Remarks
 
 #: Octets of one answer, unpacked. 10,000 pairs are about 9 MB for each interval.
 MAX_ANSWER = 512 * 1024 * 1024
@@ -167,7 +168,7 @@ class CollectorPoll:
         self._ahead = False  # its newest point lies in the future, which was said
         self._last_ns: frozenset[int] = frozenset()  # times in its last answer, without cursors
         self._new_at: float | None = None  # when something new last came, or the first answer
-        self._said: set[str] = set()
+        self._remarks = Remarks(url, poller.counts)
         self._since = 0.0
         self._log = Logger()
 
@@ -304,7 +305,7 @@ class CollectorPoll:
             raise BadAnswerError(f"HTTP {reply.status}: {reply.excerpt() or 'no reason given'}")
         said = read_headers(reply)
         for name in said.oddities:
-            self._say_once(f"its header {name} is no number, or several, and is not believed")
+            self._remarks.once(f"its header {name} is no number, or several, and is not believed")
         cursor = said.cursor
         if cursor is None:
             self.plain = True
@@ -340,7 +341,7 @@ class CollectorPoll:
         poller.taken(chunks)  # first of all: what is in the spool and offered to nobody is stranded
         self._last_ns = times
         poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
-        self._say_missed(said.missed)
+        self._remarks.missed(said.missed)
         return cursor != taken.cursor and said.more
 
     async def _get(self, query: str) -> Reply:
@@ -401,7 +402,7 @@ class CollectorPoll:
         times: set[int] = set()
         for portion in portions(body):
             answer = read_answer(portion, scrape_ns)
-            self._say_oddities(answer)
+            self._remarks.odd(answer)
             points: Sequence[Point] = answer.points
             self._say_name(points)
             if self.plain:
@@ -430,23 +431,8 @@ class CollectorPoll:
             new = [point for point in points if point.time_ns not in last]
         else:
             new = [point for point in points if point.time_ns > newest_ns]
-        self._reject("repeated", len(points) - len(new))
+        self._remarks.reject("repeated", len(points) - len(new))
         return new
-
-    def _reject(self, reason: str, count: int) -> None:
-        if count:
-            self._poller.counts.rejected.labels(self.url, reason).inc(count)
-
-    def _say_missed(self, count: int) -> None:
-        """Count and say what the collector had to forget because we were away for too long."""
-        if count:
-            self._poller.counts.missed.labels(self.url).inc(count)
-            self._log.error(
-                "Collector {url}: {count} closed intervals were forgotten before they could be"
-                " asked for: let it hold more, or see why this scraper was away",
-                url=self.url,
-                count=count,
-            )
 
     def _say_name(self, points: Sequence[Point]) -> None:
         """Say, once, which others measure by the same name: they would be one host."""
@@ -464,22 +450,3 @@ class CollectorPoll:
                 other=other,
                 name=name,
             )
-
-    def _say_oddities(self, answer: Answer) -> None:
-        """Count what was left out or repaired, and say each kind once."""
-        self._reject("malformed", answer.malformed)
-        self._reject("empty", answer.empty)
-        for count, what in (
-            (answer.malformed, f"some of its points are none and left out: {answer.oddity}"),
-            (answer.undated, "its points have no time and get that of the scrape"),
-            (answer.zero_rtt, "total loss comes with an rtt of zero, which is left out"),
-        ):
-            if count:
-                self._say_once(what)
-
-    def _say_once(self, what: str) -> None:
-        """Say what is odd about it, but not again; after a colon may follow what differs."""
-        kind = what.partition(":")[0]
-        if kind not in self._said:
-            self._said.add(kind)
-            self._log.warn("Collector {url}: {what}", url=self.url, what=what)
