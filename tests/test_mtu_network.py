@@ -14,7 +14,7 @@ from llama.collector.summary import suspect_bit
 from llama.lab import hosts
 from llama.lab.fabric import MANAGEMENT, Fabric
 from llama.lab.hosts import Traffic
-from llama.lab.namespaces import Lab, clear
+from llama.lab.namespaces import Lab, LabError, clear
 
 NEEDS = (
     None
@@ -130,7 +130,7 @@ class TooLargeTests(Narrow):
             time.sleep(0.5)
             try:
                 large = self.intervals(1400)
-            except OSError:  # it does not listen yet
+            except LabError:  # it does not listen yet
                 continue
             health = [
                 point["fields"]

@@ -8,6 +8,8 @@ import signal
 import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -201,11 +203,19 @@ class KilledTests(ProcessCase):
         self.start()
         store = self.directory / "store.db"
         ledgers: dict[str, Ledger] = {c.name: c.ledger for c, _ in collectors}
-        for name, ledger in ledgers.items():
-            await until(
-                lambda n=name, w=ledger: influx_rows(server, n) == w, f"{name}, seed {seed}"
-            )  # type: ignore[misc]
-            await until(lambda n=name, w=ledger: sqlite_rows(store, n) == w, f"{name}, seed {seed}")  # type: ignore[misc]
+        readers: dict[str, Callable[[str], Ledger]] = {
+            "InfluxDB": lambda name: influx_rows(server, name),
+            "the embedded store": lambda name: sqlite_rows(store, name),
+        }
+        for (name, ledger), (where, read) in product(ledgers.items(), readers.items()):
+            try:
+                await until(lambda r=read, n=name, w=ledger: r(n) == w, "all in the database")  # type: ignore[misc]
+            except AssertionError as error:
+                got = read(name)
+                self.fail(
+                    f"{error}: {where} has {len(got)} of {len(ledger)} points of {name}, seed {seed},"
+                    f" others {len(got.keys() - ledger)}; log:\n{self.log.read_text()[-4000:]}"
+                )
         written = sum(map(len, ledgers.values()))
         print(f"killed 20 times (seed {seed}): lost 0, duplicated 0, written {written} points")
         self.assertGreater(written, 1000)

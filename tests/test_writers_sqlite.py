@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import sqlite3
@@ -100,8 +101,6 @@ class WriteTests(StoreCase):
         tags = {"a\\": "x'\"\n\0☃ ,=", "b": "é"}
         writer = await self.opened()
         await writer.write([Point("raw_stats", tags, {"rtt": 1.0}, START * 10**6)])
-        import json
-
         self.assertEqual(json.loads(self.rows("SELECT tags FROM series")[0]["tags"]), tags)
 
     async def test_another_programs_file(self) -> None:
@@ -117,6 +116,30 @@ class WriteTests(StoreCase):
             await self.opened()
         self.assertIn("file is not a database", str(raised.exception))
         self.assertEqual(self.path.read_bytes(), b"hello " * 1000)
+
+    async def test_killed_while_begun(self) -> None:
+        """A process killed at any moment while it makes a store leaves what the next one takes."""
+        left: list[Path] = []
+
+        def leave(_: str) -> None:
+            """Keep the files as a kill before this statement would."""
+            there = self.directory / str(len(left))
+            there.mkdir()
+            for name in ("store.db", "store.db-wal"):
+                if (self.directory / name).exists():
+                    shutil.copy(self.directory / name, there)
+            left.append(there / "store.db")
+
+        db = sqlite3.connect(self.path)
+        db.set_trace_callback(leave)
+        sqlite.prepare(db)
+        leave("")
+        db.close()
+        self.assertGreater(len(left), 10)
+        for self.path in left:
+            writer = await self.opened()
+            await writer.write([point(START, rtt=1.0)])
+            self.assertEqual(len(self.rows("SELECT * FROM samples")), 1)
 
     async def test_directory_is_missing(self) -> None:
         """Missing directories are made; one that cannot be is said."""

@@ -73,7 +73,9 @@ HEARD_TABLE = (
 REMOVED_TABLE = (
     "CREATE TABLE IF NOT EXISTS removed (time_ms INTEGER PRIMARY KEY, series BLOB NOT NULL);"
 )
+#: All or nothing: tables without the application's id are another program's to whoever comes next.
 SCHEMA = f"""
+BEGIN IMMEDIATE;
 CREATE TABLE IF NOT EXISTS series (
     id INTEGER PRIMARY KEY, measurement TEXT NOT NULL, tags TEXT NOT NULL,
     UNIQUE (measurement, tags));
@@ -85,6 +87,7 @@ CREATE TABLE IF NOT EXISTS unrolled (time_ms INTEGER PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
 PRAGMA application_id={APPLICATION_ID};
 PRAGMA user_version={VERSION};
+COMMIT;
 """
 
 #: For each connection that writes.
