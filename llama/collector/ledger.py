@@ -53,11 +53,8 @@ DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID
 
 SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 #: Noted of an interval in which replies came to what was not sent.
-HELD = (
-    "a reflector held probes until their time was over, some of them maybe of an earlier interval"
-)
 FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
-#: That of replies which were late for it.
+#: Noted of one in which replies were late that their reflector had held.
 HELD = (
     "a reflector held probes until their time was over, some of them maybe of an earlier interval"
 )
