@@ -7,6 +7,7 @@ it over time: probing must never wait for arithmetic. Pure; knows neither Twiste
 from __future__ import annotations
 
 from collections.abc import Generator
+from typing import Any
 
 import numpy as np
 import numpy.ma  # else np.unique loads it when first called: no probe leaves for 60 ms
@@ -39,6 +40,16 @@ def _blank() -> Stats:
 
 
 _BLANK = _blank()
+#: How the figures of a pair come of those of its flows, besides those by hand; averages by samples.
+_SUMMED = (
+    "sent", "received", "lost", "lost_forward", "lost_reverse", "lost_unknown", "late",
+    "duplicate", "reordered", "samples", "remarked_forward", "remarked_reverse", "rtt_sum_ns",
+)  # fmt: skip
+_HIGHEST = ("ttl_at_reflector", "ttl_at_collector")
+_AVERAGED = (
+    "jitter_ns", "ipdv_ns", "ipdv_forward_ns", "ipdv_reverse_ns", "owd_forward_ns",
+    "owd_reverse_ns", "owd_error_ns",
+)  # fmt: skip
 
 
 class Figures:
@@ -138,16 +149,17 @@ def _close_pairs(
         stats["suspect"] |= np.uint32(suspect_bit("late_ticks"))
     stats["sent"] = span
     oddities.add_to(stats, int(flows[0]), int(flows[-1]) + 1)
+    # A column a flow, a row a turn. What there is more of lies side by side, here and in all that is
+    # made of it: numpy is slow to reduce many short stretches.
     width = max(1, int(span.max(initial=0)))
-    turn = np.arange(width)
-    sequence = first[:, None] + turn.astype(np.uint32)
-    cells = book.cells(flows[:, None], sequence)
-    ours = turn < span[:, None]
-    flags = np.where(ours, book.flags[cells], np.uint8(0))
+    turn = np.arange(width)[:, None]
+    sequence = np.asarray(first + turn.astype(np.uint32), order="C" if width < len(flows) else "F")
+    cells = book.cells(flows, sequence)
+    flags = np.where(sequence - first < span, book.flags[cells], np.uint8(0))
     received = (flags & cell.RECEIVED) != 0
-    stats["received"] = received.sum(axis=1)
+    stats["received"] = received.sum(axis=0)
     stats["lost"] = stats["sent"] - stats["received"]
-    stats["late"] += ((flags & cell.LATE) != 0).sum(axis=1).astype(np.uint32)
+    stats["late"] += ((flags & cell.LATE) != 0).sum(axis=0, dtype=np.uint32)
 
     elapsed = book.elapsed[cells]
     transmit = np.where(flags & cell.STAMPED, book.transmit[cells], 0)
@@ -157,10 +169,13 @@ def _close_pairs(
     known &= rtt >= 0
     rtt[~known] = np.nan
     arrival = np.where(received, book.t1[cells] + elapsed, np.iinfo(np.int64).max)
-    later = np.minimum.accumulate(arrival[:, ::-1], axis=1)[:, ::-1]
-    stats["reordered"][:] = (received[:, :-1] & (later[:, 1:] < arrival[:, :-1])).sum(axis=1)
+    later = np.minimum.accumulate(arrival[::-1])[::-1]
+    stats["reordered"] = (received[:-1] & (later[1:] < arrival[:-1])).sum(axis=0)
 
-    _times(stats, rtt, known)
+    stats["samples"] = known.sum(axis=0)
+    stats["rtt_sum_ns"] = np.where(known, rtt, 0.0).sum(axis=0)
+    by_flow = np.ascontiguousarray(rtt.T)
+    _quantiles(stats, np.sort(by_flow, axis=1))
     _variation(stats, "ipdv_ns", rtt)
     _jitter(stats, rtt, known)
     there = (book.forward[cells] - transmit).astype(np.float64)
@@ -174,7 +189,7 @@ def _close_pairs(
     user = received & ((flags & cell.USER_TIMES) != 0)
     if user.any():
         stats["suspect"] |= np.where(
-            user.any(axis=1), np.uint32(suspect_bit("user_timestamps")), np.uint32(0)
+            user.any(axis=0), np.uint32(suspect_bit("user_timestamps")), np.uint32(0)
         )
     stats["suspect"] |= np.repeat(
         interval.pair_suspect[first_pair:end_pair] | np.uint32(interval.suspect), ports
@@ -189,47 +204,42 @@ def _close_pairs(
     pair_stats = figures.pair_stats[first_pair:end_pair]
     pair_stats[:] = _BLANK
     _sum_pairs(pair_stats, stats, ports)
-    ordered = np.sort(rtt.reshape(end_pair - first_pair, -1), axis=1)  # NaN sorts last
+    ordered = np.sort(by_flow.reshape(end_pair - first_pair, -1), axis=1)
     _quantiles(pair_stats, ordered)
     return _histograms(ordered)
 
 
-def _times(stats: Stats, rtt: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]) -> None:
-    """Fill in count, sum, extremes and quantiles of ``rtt``, (flows, probes) with NaN for none."""
-    stats["samples"] = known.sum(axis=1)
-    stats["rtt_sum_ns"] = np.where(known, rtt, 0.0).sum(axis=1)
-    _quantiles(stats, np.sort(rtt, axis=1))
-
-
 def _quantiles(stats: Stats, ordered: npt.NDArray[np.float64]) -> None:
-    """Fill in extremes and quantiles (nearest rank) from rows in rising order, NaN last."""
-    samples = stats["samples"].astype(np.int64)
-    some = samples > 0
-    if not some.any():
-        return
-    rows = np.flatnonzero(some)
-    count = samples[rows]
-    stats["rtt_min_ns"][rows] = ordered[rows, 0]
-    stats["rtt_max_ns"][rows] = ordered[rows, count - 1]
+    """Fill in extremes and quantiles (nearest rank) from rows in rising order, NaN, for none, last."""
+    count = stats["samples"].astype(np.int64)
+    row = np.arange(len(count))
+    stats["rtt_min_ns"] = ordered[:, 0]
+    stats["rtt_max_ns"] = ordered[row, np.maximum(count - 1, 0)]
     for name, q in (("rtt_p50_ns", 0.5), ("rtt_p90_ns", 0.9), ("rtt_p99_ns", 0.99)):
-        rank = np.ceil(q * count).astype(np.int64) - 1
-        stats[name][rows] = ordered[rows, rank]
-    many = rows[count >= P999_SAMPLES]
+        stats[name] = ordered[row, _rank(q, count)]
+    many = np.flatnonzero(count >= P999_SAMPLES)
     if many.size:
-        rank = np.ceil(0.999 * samples[many]).astype(np.int64) - 1
-        stats["rtt_p999_ns"][many] = ordered[many, rank]
+        stats["rtt_p999_ns"][many] = ordered[many, _rank(0.999, count[many])]
+
+
+def _rank(q: float, count: Ints) -> Ints:
+    """Return the place of a quantile among ``count`` values in rising order; 0 where there are none."""
+    rank: Ints = np.maximum(np.ceil(q * count).astype(np.int64) - 1, 0)
+    return rank
+
+
+def _mean(total: npt.NDArray[np.float64], count: Ints) -> npt.NDArray[np.float64]:
+    """Return means, NaN of nothing."""
+    mean: npt.NDArray[np.float64] = np.full(len(total), np.nan)
+    return np.divide(total, count, out=mean, where=count > 0)
 
 
 def _variation(stats: Stats, name: str, delay: npt.NDArray[np.float64]) -> None:
     """Fill in the mean |difference| of the delays of probes sent one after the other (RFC 3393)."""
-    if delay.shape[1] < 2:
-        return
-    difference = np.abs(np.diff(delay, axis=1))
+    difference = np.abs(np.diff(delay, axis=0))
     valid = ~np.isnan(difference)
-    count = valid.sum(axis=1)
-    some = count > 0
-    total = np.where(valid, difference, 0.0).sum(axis=1)
-    stats[name][some] = total[some] / count[some]
+    total = np.where(valid, difference, 0.0).sum(axis=0)
+    stats[name] = _mean(total, valid.sum(axis=0))
 
 
 def _jitter(stats: Stats, rtt: npt.NDArray[np.float64], known: npt.NDArray[np.bool_]) -> None:
@@ -237,19 +247,17 @@ def _jitter(stats: Stats, rtt: npt.NDArray[np.float64], known: npt.NDArray[np.bo
 
     As a sum: the k-th last of the differences D weighs (15/16)**(k-1) / 16.
     """
-    if rtt.shape[1] < 2:
+    if len(rtt) < 2:
         return
-    turn = np.arange(rtt.shape[1])
-    last = np.maximum.accumulate(np.where(known, turn, -1), axis=1)
-    before = np.concatenate([np.full((len(last), 1), -1), last[:, :-1]], axis=1)
-    valid = known & (before >= 0)
-    previous = np.take_along_axis(rtt, np.maximum(before, 0), axis=1)
-    difference = np.where(valid, np.abs(rtt - previous), 0.0)
-    age = np.cumsum(valid[:, ::-1], axis=1)[:, ::-1] - 1  # 0 for the last difference
+    turn = np.arange(len(rtt))[:, None]
+    before = np.maximum.accumulate(np.where(known, turn, -1))[:-1]
+    valid = known[1:] & (before >= 0)
+    previous = rtt[np.maximum(before, 0), np.arange(rtt.shape[1])]
+    difference = np.where(valid, np.abs(rtt[1:] - previous), 0.0)
+    age = np.cumsum(valid[::-1], axis=0)[::-1] - 1  # 0 for the last difference
     weight = _JITTER_WEIGHTS[np.minimum(age, len(_JITTER_WEIGHTS) - 1)]
-    estimate = np.where(valid, weight * difference, 0.0).sum(axis=1)
-    some = valid.any(axis=1)
-    stats["jitter_ns"][some] = estimate[some]
+    estimate = np.where(valid, weight * difference, 0.0).sum(axis=0)
+    stats["jitter_ns"] = np.where(valid.any(axis=0), estimate, np.nan)
 
 
 def _remarks(
@@ -259,14 +267,14 @@ def _remarks(
     there, here = book.dscp_there[cells], book.dscp_here[cells]
     asked = book.dscp_asked[cells]
     unknown = UNKNOWN_DSCP
-    sent = book.dscp_sent[flows // book.ports][:, None]
-    stats["remarked_forward"] = (received & (there != unknown) & (there != sent)).sum(axis=1)
+    sent = book.dscp_sent[flows // book.ports]
+    stats["remarked_forward"] = (received & (there != unknown) & (there != sent)).sum(axis=0)
     stats["remarked_reverse"] = (
         received & (here != unknown) & (asked != unknown) & (here != asked)
-    ).sum(axis=1)
-    turn = np.arange(received.shape[1])
-    row = np.arange(len(flows))
-    newest = np.where(received, turn, -1).max(axis=1)
+    ).sum(axis=0)
+    turn = np.arange(len(received))[:, None]
+    flow = np.arange(len(flows))
+    newest = np.where(received, turn, -1).max(axis=0)
     all_heard = bool((newest >= 0).all())
     for name, column, none in (
         ("dscp_at_reflector", there, unknown),
@@ -274,11 +282,11 @@ def _remarks(
         ("ttl_at_reflector", book.ttl_there[cells], 0),
         ("ttl_at_collector", book.ttl_here[cells], 0),
     ):
-        value = column[row, newest]
+        value = column[newest, flow]
         if not all_heard or (value == none).any():
             telling = received & (column != none)
-            last = np.where(telling, turn, -1).max(axis=1)
-            value = np.where(last >= 0, column[row, np.maximum(last, 0)], none)
+            last = np.where(telling, turn, -1).max(axis=0)
+            value = np.where(last >= 0, column[np.maximum(last, 0), flow], none)
         stats[name] = value
 
 
@@ -297,12 +305,12 @@ def _one_way(
     """
     error = book.clock_error_there[flows] + clock_error_ns
     valid = ~np.isnan(there)
-    count = valid.sum(axis=1)
+    count = valid.sum(axis=0)
     rows = np.flatnonzero((count > 0) & ~np.isnan(error))
     if not rows.size:
         return
-    forward = np.where(valid, there, 0.0).sum(axis=1)[rows] / count[rows]
-    reverse = np.where(valid, back, 0.0).sum(axis=1)[rows] / count[rows]
+    forward = np.where(valid, there, 0.0).sum(axis=0)[rows] / count[rows]
+    reverse = np.where(valid, back, 0.0).sum(axis=0)[rows] / count[rows]
     sound = (forward >= -error[rows]) & (reverse >= -error[rows])
     rows = rows[sound]
     stats["owd_forward_ns"][rows] = forward[sound]
@@ -312,38 +320,33 @@ def _one_way(
 
 def _sum_pairs(pair_stats: Stats, stats: Stats, ports: int) -> None:
     """Sum the flows of each pair: counts exactly, marks by or, the rest as its name says."""
-    shape = (len(pair_stats), ports)
-    for name in (
-        "sent", "received", "lost", "lost_forward", "lost_reverse", "lost_unknown", "late",
-        "duplicate", "reordered", "samples", "remarked_forward", "remarked_reverse", "rtt_sum_ns",
-    ):  # fmt: skip
-        pair_stats[name] = stats[name].reshape(shape).sum(axis=1)
-    pair_stats["suspect"] = np.bitwise_or.reduce(stats["suspect"].reshape(shape), axis=1)
-    for name in ("ttl_at_reflector", "ttl_at_collector"):
-        pair_stats[name] = stats[name].reshape(shape).max(axis=1)
+    pairs = len(pair_stats)
+
+    def by_port(*names: str) -> npt.NDArray[Any]:
+        """Return columns of the flows, (names, ports, pairs)."""
+        columns = np.array([stats[name] for name in names]).reshape(len(names), pairs, ports)
+        return np.ascontiguousarray(columns.transpose(0, 2, 1))
+
+    for name, total in zip(_SUMMED, by_port(*_SUMMED).sum(axis=1), strict=True):
+        pair_stats[name] = total
+    pair_stats["suspect"] = np.bitwise_or.reduce(by_port("suspect")[0])
+    for name, highest in zip(_HIGHEST, by_port(*_HIGHEST).max(axis=1), strict=True):
+        pair_stats[name] = highest
     # The class seen by a remarked flow, if there is one, is worth more than that of the others.
     for name, remarked in (
         ("dscp_at_reflector", "remarked_forward"),
         ("dscp_at_collector", "remarked_reverse"),
     ):
-        seen = stats[name].reshape(shape)
-        chosen = stats[remarked].reshape(shape).argmax(axis=1)
-        known = (seen != UNKNOWN_DSCP).argmax(axis=1)
-        any_remarked = stats[remarked].reshape(shape).any(axis=1)
-        where = np.where(any_remarked, chosen, known)
-        pair_stats[name] = np.take_along_axis(seen, where[:, None], axis=1)[:, 0]
-    means = (
-        "jitter_ns", "ipdv_ns", "ipdv_forward_ns", "ipdv_reverse_ns", "owd_forward_ns",
-        "owd_reverse_ns", "owd_error_ns",
-    )  # fmt: skip
-    values = np.array([stats[name] for name in means], np.float64).reshape(len(means), *shape)
+        seen, changed = by_port(name, remarked)
+        known = (seen != UNKNOWN_DSCP).argmax(axis=0)
+        where = np.where(changed.any(axis=0), changed.argmax(axis=0), known)
+        pair_stats[name] = seen[where, np.arange(pairs)]
+    values = by_port(*_AVERAGED)
     valid = ~np.isnan(values)
-    weight = np.where(valid, stats["samples"].reshape(shape), 0.0)
-    total = weight.sum(axis=2)
-    weighed = (np.where(valid, values, 0.0) * weight).sum(axis=2)
-    mean = weighed / np.where(total > 0, total, np.nan)
-    for name, column in zip(means, mean, strict=True):
-        pair_stats[name] = column
+    weight = np.where(valid, by_port("samples"), 0)
+    weighed = (np.where(valid, values, 0.0) * weight).sum(axis=1)
+    for name, total, samples in zip(_AVERAGED, weighed, weight.sum(axis=1), strict=True):
+        pair_stats[name] = _mean(total, samples)
 
 
 def _histograms(

@@ -182,28 +182,29 @@ def anchor(
     """Remember each flow's last reply as the start for the next interval's directions.
 
     Only if nothing was reordered across it. A flow without a reply keeps its older anchor unless
-    losses of this interval would then be taken for the next one's.
+    losses of this interval would then be taken for the next one's. Columns (probes, flows).
     """
-    turn = np.arange(received.shape[1])
-    last = np.where(received, turn, -1).max(axis=1)
+    turn = np.arange(len(received))[:, None]
+    flow = np.arange(len(flows))
+    last = np.where(received, turn, -1).max(axis=0)
     some = last >= 0
-    at = np.maximum(last, 0)[:, None]
+    at = np.maximum(last, 0)
     number = book.number[cells]
-    newest = np.take_along_axis(number, at, axis=1)
+    newest = number[at, flow]
     numbered = (flags & (cell.RECEIVED | cell.LATE)) != 0
     ahead = numbered & ((number - newest).astype(np.int32) > 0)
-    doubted = (np.take_along_axis(flags, at, axis=1)[:, 0] & cell.DOUBTED) != 0
+    doubted = (flags[at, flow] & cell.DOUBTED) != 0
     delay = book.forward[cells]
-    quickest = np.where(received, delay, np.iinfo(np.int64).max).min(axis=1)
-    slower = np.minimum(delay - quickest[:, None], book.elapsed[cells])  # as in `_cuts`
-    excess = np.take_along_axis(slower, at, axis=1)[:, 0]
+    quickest = np.where(received, delay, np.iinfo(np.int64).max).min(axis=0)
+    slower = np.minimum(delay - quickest, book.elapsed[cells])  # as in `_cuts`
+    excess = slower[at, flow]
     overtaken = some & (excess >= 1e9 / book.fastest_pps)
     sent_at = book.t1[cells]
-    missing = np.where(~numbered & (turn < at), sent_at, 0).max(axis=1)
-    slowest = np.where(received, slower, 0).max(axis=1)
-    since = np.take_along_axis(sent_at, at, axis=1)[:, 0] - missing
+    missing = np.where(~numbered & (turn < at), sent_at, 0).max(axis=0)
+    slowest = np.where(received, slower, 0).max(axis=0)
+    since = sent_at[at, flow] - missing
     overtook = some & (since + excess <= SLOWER * slowest)
-    sound = some & ~ahead.any(axis=1) & ~doubted & ~overtaken & ~overtook
-    book.anchor_sequence[flows[some]] = np.take_along_axis(sequence, at, axis=1)[some, 0]
-    book.anchor_number[flows[some]] = newest[some, 0]
+    sound = some & ~ahead.any(axis=0) & ~doubted & ~overtaken & ~overtook
+    book.anchor_sequence[flows[some]] = sequence[at, flow][some]
+    book.anchor_number[flows[some]] = newest[some]
     book.anchored[flows[some]] = sound[some]
