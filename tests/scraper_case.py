@@ -84,6 +84,26 @@ def victoria_rows(server: Victoria, source: str) -> Ledger:
     return ledger
 
 
+def left_by_kills(path: Path, make: Callable[[sqlite3.Connection], Any]) -> list[Path]:
+    """Return what is left of a database when its process is killed before each statement of ``make``."""
+    left: list[Path] = []
+
+    def keep(_: str) -> None:
+        there = path.parent / str(len(left))
+        there.mkdir()
+        for beside in ("", "-wal"):
+            if (file := path.with_name(path.name + beside)).exists():
+                shutil.copy(file, there)
+        left.append(there / path.name)
+
+    db = sqlite3.connect(path)
+    db.set_trace_callback(keep)
+    make(db)
+    keep("")
+    db.close()
+    return left
+
+
 def small_disk(case: TestCase) -> Path:
     """Mount a tmpfs of 12 MiB for a test and return its directory; skips the test without root."""
     if os.geteuid() != 0:

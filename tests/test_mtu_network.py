@@ -36,12 +36,16 @@ class Narrow(SynchronousTestCase):
         name = f"mtu{os.getpid()}"
         self.addCleanup(clear, name, Path(run.name))
         self.lab = Lab.build(name, Fabric(2, 1, 1), Path(run.name))
-        (cable,) = (link for link in self.lab.fabric.links if link.nodes == ("leaf2", "h2-1"))
-        for end in (cable.a, cable.b):
-            self.lab.run(end.node, "ip", "link", "set", "dev", end.interface, "mtu", "1300")
+        self.set_mtu(1300)
         for sysctl in ("net.ipv4.icmp_ratelimit=0", "net.ipv4.icmp_msgs_per_sec=10000"):
             self.lab.run("leaf2", "sysctl", "-q", "-w", sysctl)
         hosts.start_reflector(self.lab, "h2-1")
+
+    def set_mtu(self, octets):
+        """Have packets of at most so many octets fit through the link to h2-1."""
+        (cable,) = (link for link in self.lab.fabric.links if link.nodes == ("leaf2", "h2-1"))
+        for end in (cable.a, cable.b):
+            self.lab.run(end.node, "ip", "link", "set", "dev", end.interface, "mtu", str(octets))
 
     def router(self):
         """Return the address that leaf2 answers from."""
@@ -76,14 +80,17 @@ class SendTests(Narrow):
             [{"class": "BE", "size": 1400, "by": self.router(), "refusal": "packet too big",
               "mtu": 1300, "probes": 3, "proven": True}],
         )  # fmt: skip
+        llama = str(Path(sys.executable).parent / "llama")
+        trace = (llama, "trace", str(self.lab.fabric.address("h2-1")), "--flows", "2", "--no-dns")
+        text = self.lab.run("h1-1", *trace, "--size", "1400", "--df", check=False)
+        self.assertIn(f"packet too big, says {self.router()}\n", text)
+        self.assertIn("0 flows reached", text)
         reject(self.lab)
         text = self.send()
         said = "says: administratively prohibited for 3 of 3 probes of 96 octets"
         self.assertIn(f"{self.router()} {said}", text)
         self.assertNotIn("does a reflector run there", text)
-        llama = str(Path(sys.executable).parent / "llama")
-        words = (llama, "trace", str(self.lab.fabric.address("h2-1")), "--flows", "2", "--no-dns")
-        text = self.lab.run("h1-1", *words, check=False)
+        text = self.lab.run("h1-1", *trace, check=False)
         self.assertIn(f"administratively prohibited, says {self.router()}\n", text)
         self.assertNotIn("is a reflector running there", text)
 
@@ -147,6 +154,15 @@ class TooLargeTests(Narrow):
             self.assertEqual((fields["lost"], int(fields["suspect"]) & send_failed), (0, 0), fields)
             self.assertGreater(fields["sent"], 0)
         self.what_the_router_said()
+        self.set_mtu(1500)
+        end = time.monotonic() + PATIENCE_S
+        while "no longer refuses" not in self.log() and time.monotonic() < end:
+            time.sleep(0.5)
+        self.assertIn(f"{self.router()} no longer refuses ", self.log())
+
+    def log(self):
+        """Return what the collector has logged."""
+        return (self.lab.directory / "h1-1-collector.log").read_text()
 
     def what_the_router_said(self):
         """It is one hop, its refusal stands beside the path, and beside what is suspected."""
@@ -162,9 +178,8 @@ class TooLargeTests(Narrow):
                 (row["reach"], row["hops"][2], row["changed"]), (3, self.router(), None)
             )
             self.assertEqual(len(set(row["hops"])), len(row["hops"]))
-        log = (self.lab.directory / "h1-1-collector.log").read_text()
-        self.assertIn(f"{self.router()} refuses {large[0]['source_port']} to", log)
-        self.assertNotIn("is another", log)
+        self.assertIn(f"{self.router()} refuses {large[0]['source_port']} to", self.log())
+        self.assertNotIn("is another", self.log())
         llama = str(Path(sys.executable).parent / "llama")
         url = f"http://{self.lab.fabric.management_address('h1-1')}:{hosts.COLLECTOR_PORT}"
         names = str(hosts.write_names(self.lab))

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-from scraper_case import fill, small_disk, until
+from scraper_case import fill, left_by_kills, small_disk, until
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, gatherResults
 from twisted.internet.task import deferLater
@@ -365,6 +365,15 @@ class DiskSpoolTests(Contract, TestCase):
         await opening
         db.close()
         await self.left_alone("is the embedded store: give the spool a path of its own")
+
+    async def test_killed_while_begun(self) -> None:
+        """A process killed at any moment while it makes a spool leaves what the next one takes."""
+        left = left_by_kills(self.path, lambda db: spool_file.load(db, self.path))
+        self.assertGreater(len(left), 10)
+        for self.path in left:
+            spool = await self.opened()
+            await put(spool, "http://c", Taken("c1"), some_points(), NOW)
+            await spool.close()
 
     async def test_another_version(self) -> None:
         """Nor is a spool of another version, which has points in it."""

@@ -358,18 +358,22 @@ class Picking(SynchronousTestCase):
         row = as_json(key, known)
         told = [row[name] for name in ("complete", "reach", "refusal", "refused_by", "changed")]
         self.assertEqual(told, [True, 1, "administratively prohibited", "10.0.0.1", None])
-        mine = [what for _, what in said if what["source_port"] == key.source_port]
-        self.assertEqual(
-            mine,
-            [{"router": "10.0.0.1", "source_port": key.source_port, "dst_ip": key.dst_ip,
-              "class_name": class_name(key.dscp), "size": key.size,
-              "refusal": "administratively prohibited"}],
-        )  # fmt: skip
+        refusal = {
+            "what": "refuses", "router": "10.0.0.1", "source_port": key.source_port,
+            "dst_ip": key.dst_ip, "class_name": class_name(key.dscp), "size": key.size,
+            "refusal": "administratively prohibited",
+        }  # fmt: skip
+
+        def mine():
+            return [what for _, what in said if what["source_port"] == key.source_port]
+
+        self.assertEqual(mine(), [refusal])
         self.assertEqual(self.tracing.health()["path_changes_total"], 0)
         self.tracing.closed(self.lossy([0]))
         self.run_for(6)
         row = as_json(key, self.tracing.table.get(key))
         self.assertEqual([row[n] for n in ("reach", "refusal", "refused_by")], [None] * 3)
+        self.assertEqual(mine(), [refusal, refusal | {"what": "no longer refuses"}])
 
     def test_a_lossy_flow_with_a_fresh_path(self):
         """A lossy flow whose path was seen just now is not traced again before long."""

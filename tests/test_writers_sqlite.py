@@ -13,7 +13,7 @@ from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scraper_case import until
+from scraper_case import left_by_kills, until
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
@@ -119,22 +119,7 @@ class WriteTests(StoreCase):
 
     async def test_killed_while_begun(self) -> None:
         """A process killed at any moment while it makes a store leaves what the next one takes."""
-        left: list[Path] = []
-
-        def leave(_: str) -> None:
-            """Keep the files as a kill before this statement would."""
-            there = self.directory / str(len(left))
-            there.mkdir()
-            for name in ("store.db", "store.db-wal"):
-                if (self.directory / name).exists():
-                    shutil.copy(self.directory / name, there)
-            left.append(there / "store.db")
-
-        db = sqlite3.connect(self.path)
-        db.set_trace_callback(leave)
-        sqlite.prepare(db)
-        leave("")
-        db.close()
+        left = left_by_kills(self.path, sqlite.prepare)
         self.assertGreater(len(left), 10)
         for self.path in left:
             writer = await self.opened()

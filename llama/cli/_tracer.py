@@ -51,11 +51,20 @@ class Flow:
 class Tracer:
     """Traces flows to one address, each from a socket of its own."""
 
-    def __init__(self, info: tuple[Any, ...], dscp: int, size: int, source: str | None) -> None:
+    def __init__(
+        self,
+        info: tuple[Any, ...],
+        dscp: int,
+        size: int,
+        source: str | None = None,
+        *,
+        whole: bool = False,
+    ) -> None:
         self.family, _, _, _, self.to = info
         self.version = 4 if self.family == socket.AF_INET else 6
         self.size = max(size, stamp.BASE_SIZE)
         self.flows: list[Flow] = []
+        self._whole = whole  # no packet may be fragmented
         self._source = source or ("0.0.0.0" if self.version == 4 else "::")  # noqa: S104
         level = (
             (mmsg.SOL_IP, mmsg.IP_TOS) if self.version == 4 else (mmsg.SOL_IPV6, mmsg.IPV6_TCLASS)
@@ -80,6 +89,8 @@ class Tracer:
         for n in range(count):
             sock = socket.socket(self.family, socket.SOCK_DGRAM)
             sock.setblocking(False)
+            if self._whole:
+                mmsg.forbid_fragments(sock)
             sock.bind((self._source, 0 if first_port is None else first_port + n))
             errors.enable(sock)
             flow = Flow(sock, FlowTrace(self._draw, most_hops))

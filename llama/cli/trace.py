@@ -148,6 +148,9 @@ def _verdicts(flows: Iterable[Flow]) -> list[tuple[Path, bool]]:
     type=click.IntRange(1, LAST_PORT),
     help="First source port.  [default: the system's choice]",
 )
+@click.option(
+    "--df", is_flag=True, help="Forbid fragmentation, and ignore what the MTU is said to be."
+)
 @click.option("--source", help="Address to send from.")
 @click.option("-4", "version", flag_value=4, type=int, help="IPv4 only.")
 @click.option("-6", "version", flag_value=6, type=int, help="IPv6 only.")
@@ -171,6 +174,7 @@ def trace(
     flows: int | None,
     class_name: str,
     size: int,
+    df: bool,
     from_port: int | None,
     source: str | None,
     version: int | None,
@@ -207,7 +211,7 @@ def trace(
             f"--from-port {from_port} leaves {most} ports up to {LAST_PORT}; give --flows {most} or"
             " less, or a lower port"
         )
-    tracer = Tracer(info, dscp, size, source)
+    tracer = Tracer(info, dscp, size, source, whole=df)
     try:
         console = Console()
         name = namer(names, not no_dns)

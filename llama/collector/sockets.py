@@ -55,12 +55,7 @@ class ProbeSocket:
                 name = source.interface.encode()
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
             if source.df:
-                level, option = (
-                    (mmsg.SOL_IP, mmsg.IP_MTU_DISCOVER)
-                    if family == socket.AF_INET
-                    else (mmsg.SOL_IPV6, mmsg.IPV6_MTU_DISCOVER)
-                )
-                sock.setsockopt(level, option, mmsg.IP_PMTUDISC_PROBE)
+                mmsg.forbid_fragments(sock)
             mmsg.enable_receive_options(sock)
             flags = mmsg.SOF_RX_SOFTWARE | mmsg.SOF_SOFTWARE
             if self._kernel_stamps:

@@ -286,15 +286,9 @@ class Tracing:
         refused = ("", "") if before is None else (before.refused_by, before.refusal)
         changed = self.table.enter(going.key, path, self._unix_time_s())
         if path.refusal and refused != (path.refused_by, path.refusal):
-            self.log.info(
-                "{router} refuses {source_port} to {dst_ip}, {class_name}, {size} octets: {refusal}",
-                router=path.refused_by,
-                class_name=class_name(going.key.dscp),
-                size=going.key.size,
-                source_port=going.key.source_port,
-                dst_ip=going.key.dst_ip,
-                refusal=path.refusal,
-            )
+            self._say_refusal("refuses", going.key, path.refused_by, path.refusal)
+        elif path.complete and any(refused):
+            self._say_refusal("no longer refuses", going.key, *refused)
         if changed:
             known = self.table.get(going.key)
             assert known is not None
@@ -305,6 +299,18 @@ class Tracing:
                 dst_ip=going.key.dst_ip,
                 hops=" ".join(hop or "*" for hop in known.hops),
             )
+
+    def _say_refusal(self, what: str, key: FlowKey, router: str, refusal: str) -> None:
+        self.log.info(
+            "{router} {what} {source_port} to {dst_ip}, {class_name}, {size} octets: {refusal}",
+            what=what,
+            router=router,
+            class_name=class_name(key.dscp),
+            size=key.size,
+            source_port=key.source_port,
+            dst_ip=key.dst_ip,
+            refusal=refusal,
+        )
 
     def _hear_no_errors(self, socks: set[ProbeSocket]) -> None:
         """Close the ears of sockets of which no flow is being traced: whoever forges ICMP finds none."""

@@ -289,6 +289,16 @@ def enable_receive_options(sock: socket.socket) -> None:
             sock.setsockopt(SOL_IPV6, option, 1)
 
 
+def forbid_fragments(sock: socket.socket) -> None:
+    """Send nothing in fragments, and whatever the MTU is said to be: what is too large is lost."""
+    level, option = (
+        (SOL_IP, IP_MTU_DISCOVER)
+        if sock.family == socket.AF_INET
+        else (SOL_IPV6, IPV6_MTU_DISCOVER)
+    )
+    sock.setsockopt(level, option, IP_PMTUDISC_PROBE)
+
+
 def receive_drops(sock: socket.socket) -> int:
     """Return how many datagrams the kernel has dropped at this socket since it was opened.
 

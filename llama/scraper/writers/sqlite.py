@@ -179,6 +179,8 @@ class SQLiteWriter:
                 path=self._path,
                 problem=str(error),
             )
+        except Exception:  # the loop would end, and the file grow for ever
+            self._log.failure("A fault in the scraper itself, in the store {path}", path=self._path)
 
     def _roll_up(self, cursor: Any, now_ms: int) -> bool:
         """Roll up some windows that are over; says whether there was anything to do."""
