@@ -20,7 +20,9 @@ from llama.collector.answers.history import History
 from llama.collector.service import ProbingService
 from llama.collector.sockets import SPARE_FILES
 from llama.config import CollectorConfig, SourcePort, Target, Test
+from llama.http.server import CannotListen
 from llama.net import route
+from llama.net.ticker import Ticker
 
 
 def open_files() -> int:
@@ -135,6 +137,19 @@ class RetryTests(SynchronousTestCase):
 
 class LimitTests(SynchronousTestCase):
     """What is done about the limit."""
+
+    def test_no_timer(self) -> None:
+        """Without a timer nothing would ever be probed: the collector does not start."""
+
+        def refuse(_: Ticker) -> None:
+            raise OSError(24, "Too many open files")
+
+        self.patch(Ticker, "open", refuse)
+        config = CollectorConfig(path="", tests=())
+        service = ProbingService(MemoryReactorClock(), config, History(2))
+        wrong = self.assertRaises(CannotListen, service.startService)
+        said = "llama-collector: no timer to be had: Too many open files"
+        self.assertEqual(str(wrong), said)
 
     def test_no_socket_is_no_route(self) -> None:
         """Where no socket can be had to ask, whence the kernel would send is not known."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import random
 import shutil
@@ -22,7 +23,7 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 from llama.collector import closing
 from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle
 from llama.collector.hping3.prober import Hping3Prober, RunTrack
-from llama.collector.hping3.process import find_program, unusable
+from llama.collector.hping3.process import Hping3, Order, find_program, unusable
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
 from llama.collector.summary import Pair, reasons
@@ -335,6 +336,27 @@ class LoopbackTests(ProbeCase):
         track = self.begin(group, 3)
         await self.run_through(track)
         self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+
+class NotStartedTests(SynchronousTestCase):
+    """A run that cannot be started."""
+
+    def test_descriptors(self) -> None:
+        """It leaves no descriptor open, whichever was one too many."""
+        order = Order(
+            program="/bin/true", address="127.0.0.1", port=0, device="lo", source="127.0.0.1",
+            first_port=50000, count=1, spacing_us=1000, dscp=0, sequence=1,
+        )  # fmt: skip
+        for what in ("open", "openpty", "pipe"):
+
+            def fails(*_: Any, **__: Any) -> Any:
+                raise OSError(errno.EMFILE, "too many")
+
+            before = len(os.listdir("/proc/self/fd"))
+            patched = self.patch(os, what, fails)
+            self.assertRaises(OSError, Hping3(reactor, order, None).start)  # type: ignore[arg-type]
+            patched.restore()
+            self.assertEqual(len(os.listdir("/proc/self/fd")), before, what)
 
 
 class PortTests(ProbeCase):

@@ -26,6 +26,7 @@ JSON = (
     b'{"measurement":"m","tags":{"a":"x y"},"fields":{"rtt":0.25},"time_ns":5}\n'
     b'{"measurement":"m","tags":{},"fields":{"loss":100.0},"time_ns":6}\n'
 )
+LINES = b"m,a=x\\ y rtt=0.25 5\nm loss=100.0 6\n"
 
 
 class FileCase(TestCase):
@@ -67,7 +68,7 @@ class FileTests(FileCase):
     async def test_line_protocol(self) -> None:
         """Likewise as line protocol."""
         await self.writer(format="line-protocol").write(POINTS)
-        self.assertEqual(self.path.read_bytes(), b"m,a=x\\ y rtt=0.25 5\nm loss=100.0 6\n")
+        self.assertEqual(self.path.read_bytes(), LINES)
 
     async def test_rotated(self) -> None:
         """After renaming, the next points go into a new file."""
@@ -83,19 +84,42 @@ class FileTests(FileCase):
             self.path.write_bytes(JSON + torn)
             await self.writer().write(POINTS)
             self.assertEqual(self.path.read_bytes(), JSON + JSON)
-        self.path.write_bytes(b"torn from the start")
-        await self.writer().write(POINTS)
-        self.assertEqual(self.path.read_bytes(), JSON)
+        for format_, whole in (("json", JSON), ("line-protocol", LINES)):
+            least = 1 if format_ == "json" else whole.index(b"=") + 1
+            for octets in range(least, whole.index(b"\n")):
+                self.path.write_bytes(whole[:octets])
+                await self.writer(format=format_).write(POINTS)
+                self.assertEqual(self.path.read_bytes(), whole)
+
+    async def test_another_programs(self) -> None:
+        """What does not begin with a line of ours is left alone, whether or not its end is torn."""
+        for text in (
+            b"s3cret",
+            b"s3cret\n",
+            b"[main]\nkey = 1\n",
+            b"SQLite format 3\0\n\0",
+            b"\0" * 99,
+        ):
+            self.path.write_bytes(text)
+            with self.assertRaises(NotWrittenError) as raised:
+                await self.writer().open()
+            said = f"{self.path}: begins with no line of ours: is it another program's?"
+            self.assertEqual(str(raised.exception), said)
+            self.assertEqual(self.path.read_bytes(), text)
+        for text in (b"# of site 7\n", JSON, LINES):  # whatever its format was before
+            self.path.write_bytes(text)
+            await self.writer().write(POINTS)
+            self.assertEqual(self.path.read_bytes(), text + JSON)
 
     async def test_no_line(self) -> None:
         """What ends in far more than a line can have is another program's, and left alone."""
         self.patch(file, "LONGEST_LINE", 2 * 2**20)
-        self.path.write_bytes(b"x\n" + b"x" * 4 * 2**20)
+        self.path.write_bytes(JSON + b"x" * 4 * 2**20)
         with self.assertRaises(NotWrittenError) as raised:
             await self.writer().open()
         said = f"{self.path}: ends in no line of ours: is it another program's?"
         self.assertEqual(str(raised.exception), said)
-        self.assertEqual(self.path.stat().st_size, 2 + 4 * 2**20)
+        self.assertEqual(self.path.stat().st_size, len(JSON) + 4 * 2**20)
 
     async def test_cannot(self) -> None:
         """A path that cannot be written, and a full disk, are said in one line."""

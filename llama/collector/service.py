@@ -102,6 +102,10 @@ class ProbingService(Service):
             raise CannotListen(f"llama-collector: {refused}")
         return_large_blocks()
         raise_open_files()
+        try:
+            self._ticker.open()  # what is arranged when it fails would wait for a tick for ever
+        except OSError as reason:
+            raise CannotListen(f"llama-collector: no timer to be had: {reason.strerror}") from None
         self._sources_call = self._reactor.callLater(SOURCES_S, self._look_for_sources)
         self._look_up().addErrback(self._failed)
 

@@ -1,11 +1,16 @@
-"""Why a place to listen at cannot be had, and what to do about it: one line, for people."""
+"""Why a place to listen at cannot be had, and what to do about it: one line, for people.
+
+What a killed process left of a socket in the file system is removed, and not worth a line.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
 import stat
+import time
 from typing import Any
 
 from twisted.internet.error import CannotListenError
@@ -17,6 +22,29 @@ _REMEDIES = {
     errno.EADDRNOTAVAIL: "; it is none of this machine's, or not yet",
     errno.EACCES: "; ports below 1024 take CAP_NET_BIND_SERVICE",
 }
+
+#: A lock that is younger may be that of a process that is just about to listen.
+STARTING_S = 10.0
+
+
+def clear_left_behind(where: str) -> None:
+    """Remove the socket of an endpoint, and Twisted's lock on it, if nobody listens there any more.
+
+    By the number in the lock alone that cannot be told: after a restart it may be another process's,
+    and in a container it is always our own.
+    """
+    path = socket_file(where)
+    if path is None or _is_heard(path) or (os.path.lexists(path) and not _is_socket(path)):
+        return
+    lock = f"{path}.lock"
+    with contextlib.suppress(OSError):  # then listening fails, and says why
+        if os.path.lexists(lock):
+            ours = os.readlink(lock) == str(os.getpid())
+            if not ours and time.time() - os.lstat(lock).st_mtime < STARTING_S:
+                return
+            os.unlink(lock)
+        if os.path.lexists(path):
+            os.unlink(path)
 
 
 def explain(where: str, reason: Any) -> str:

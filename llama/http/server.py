@@ -26,7 +26,7 @@ from zope.interface import implementer
 from llama.config import endpoint
 from llama.http.host import HOST, cannot_be_rebound, is_local
 from llama.http.host import asked_by_this_machine as asked_by_this_machine
-from llama.http.refused import explain
+from llama.http.refused import clear_left_behind, explain
 from llama.http.site import HttpSite
 
 SECOND = 1.0
@@ -337,6 +337,7 @@ class HttpService(Service):
         except Exception as wrong:  # what a parser of Twisted's or of a plugin's may raise
             reason = " ".join(str(wrong).split()) or type(wrong).__name__
             raise CannotListen(f"{self._what}: cannot listen on {self.where}: {reason}") from None
+        clear_left_behind(self.where)
         listening = server.listen(self.site)
         listening.addCallbacks(self._listens, self._refused)
         # Every endpoint of Twisted's own is bound, or refused, by now.

@@ -43,13 +43,17 @@ class Ticker(FileDescriptor):
         self._fd = -1
         self._loop: LoopingCall | None = None
 
+    def open(self) -> None:
+        """Have the kernel's timer, so that `start` cannot fail; raises `OSError`."""
+        if _TIMERFD and self._fd < 0:
+            self._fd = self._create()
+            self.connected = True
+            self.startReading()
+
     def start(self, period_s: float) -> None:
-        """Begin to tick, or tick at another pace from now on."""
+        """Begin to tick, or tick at another pace from now on; raises `OSError` as `open` does."""
+        self.open()
         if _TIMERFD:
-            if self._fd < 0:
-                self._fd = self._create()
-                self.connected = True
-                self.startReading()
             libc = ctypes.CDLL(None, use_errno=True)
             seconds, ns = divmod(max(1, round(period_s * 1e9)), 1_000_000_000)
             spec = _Itimerspec(seconds, ns, seconds, ns)

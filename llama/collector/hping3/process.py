@@ -196,18 +196,20 @@ class Hping3(ProcessProtocol):
 
     def start(self) -> None:
         """Start the program."""
-        ours, its = _open_terminal()
         nothing = os.open(os.devnull, os.O_RDONLY)
         try:
-            self._process = self._reactor.spawnProcess(
-                self, self.order.program, self.order.command(), env=_ENVIRONMENT,
-                childFDs={0: nothing, 1: its, 2: "r"},
-            )  # fmt: skip
-        except BaseException:
-            os.close(ours)
-            raise
+            ours, its = _open_terminal()
+            try:
+                self._process = self._reactor.spawnProcess(
+                    self, self.order.program, self.order.command(), env=_ENVIRONMENT,
+                    childFDs={0: nothing, 1: its, 2: "r"},
+                )  # fmt: skip
+            except BaseException:
+                os.close(ours)
+                raise
+            finally:
+                os.close(its)
         finally:
-            os.close(its)
             os.close(nothing)
         self._terminal = _Terminal(self._reactor, ours, self.reader, self._owner)
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import re
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,9 @@ LONGEST_LINE = 64 * 1024 * 1024
 #: Seconds to wait for the lock of another writer, and between two looks at it.
 LOCK_WAIT_S, LOCK_LOOK_S = 5.0, 0.02
 _BLOCK = 1024 * 1024
+#: How our lines begin, of either format; comments may be somebody's own.
+_OURS = re.compile(rb'\{"measurement":|(?:[^\s,\\]|\\.)+[, ](?:[^\s,=\\]|\\.)+=|#')
+_BEGINNING = b'{"measurement":'
 #: What file systems say that have no locks, and of directories that they do not sync.
 _NOT_HAD = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM)
 
@@ -78,6 +82,7 @@ class FileWriter:
             # Without a buffer: it would be written out when the file is closed, failed or not.
             with open(self._path, "ab+", buffering=0) as file:
                 _lock(file)
+                _see_whose(file)
                 start = _cut_torn_line(file)
                 try:
                     left = memoryview(data)
@@ -110,6 +115,14 @@ def _lock(file: Any) -> None:
             return
         else:
             return
+
+
+def _see_whose(file: Any) -> None:
+    """Raise `OSError` if a file is none of ours, lest points are appended to it, or its end is cut."""
+    size = os.fstat(file.fileno()).st_size  # 0 of a device
+    begin = os.pread(file.fileno(), min(size, 4096), 0)
+    if begin and not _OURS.match(begin) and not _BEGINNING.startswith(begin):
+        raise OSError(errno.EEXIST, "begins with no line of ours: is it another program's?")
 
 
 def _cut_torn_line(file: Any) -> int:
