@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,8 @@ from twisted.internet.defer import Deferred
 from twisted.internet.ssl import Certificate, trustRootFromCertificates
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.testing import StringTransport
-from twisted.logger import globalLogPublisher
+from twisted.internet.threads import deferToThread
+from twisted.logger import capturedLogs, formatEvent, globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.client import Agent, BrowserLikePolicyForHTTPS, HTTPConnectionPool
 from twisted.web.resource import Resource
@@ -722,6 +724,47 @@ class OverLoopback(TestCase):
             self.assertEqual(await response.content(), b"ok")
 
         return Deferred.fromCoroutine(run())
+
+    async def test_renewed_certificate(self):
+        """New files are taken with the next connection; what cannot be used changes nothing."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        key, certificate = directory / "key.pem", directory / "certificate.pem"
+        self_signed(key, certificate)
+        first = key.read_bytes(), certificate.read_bytes()
+        for names in ((f"privateKey={key}", f"certKey={certificate}"), (key, certificate)):
+            key.write_bytes(first[0])
+            certificate.write_bytes(first[1])
+            service = self.serve(f"ssl:0:{names[0]}:{names[1]}:interface=127.0.0.1")
+            port = service.port.getHost().port
+
+            def shown(port=port):
+                pem = ssl.get_server_certificate(("127.0.0.1", port))
+                return ssl.PEM_cert_to_DER_cert(pem)
+
+            def expected():
+                return ssl.PEM_cert_to_DER_cert(certificate.read_text())
+
+            self.assertEqual(await deferToThread(shown), expected())
+            old = expected()
+            self_signed(key, certificate)
+            self.assertNotEqual(expected(), old)
+            with capturedLogs() as said:
+                for _ in range(2):
+                    self.assertEqual(await deferToThread(shown), expected())
+            self.assertEqual([str(e).count("read again") for e in said if "where" in e], [1])
+            old = expected()
+            for spoil in (lambda: key.write_bytes(first[0]), key.unlink,
+                          lambda: certificate.write_text("-----BEGIN CERT")):  # fmt: skip
+                spoil()
+                with capturedLogs() as said:
+                    for _ in range(2):
+                        self.assertEqual(await deferToThread(shown), old)
+                warned = [formatEvent(e) for e in said if "where" in e]
+                self.assertEqual(len(warned), 1, warned)
+                self.assertIn("its new certificate cannot be used, the old one is (", warned[0])
+            self_signed(key, certificate)
+            self.assertEqual(await deferToThread(shown), expected())
 
     def test_nonsense(self):
         """A listening address that is none ends the program with one line."""

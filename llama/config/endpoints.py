@@ -79,6 +79,19 @@ def socket_file(where: str) -> str | None:
     return re.sub(r"\\(.)", r"\1", written[0].removeprefix("address="))
 
 
+def certificate_files(where: str) -> tuple[str, ...]:
+    """Return the paths of the files that an ``ssl:`` endpoint names; none for other endpoints."""
+    kind, *parameters = _PARAMETER.findall(where.strip())
+    if kind != "ssl":
+        return ()
+    files = []
+    for by_place, parameter in zip(_PARAMETERS[kind], parameters, strict=False):
+        name, equals, value = parameter.partition("=")
+        if (name if equals else by_place) in _PATHS:
+            files.append(re.sub(r"\\(.)", r"\1", value if equals else parameter))
+    return tuple(files)
+
+
 def listen(doc: Document, node: Node) -> str:
     """Read where to serve HTTP, as a Twisted server endpoint; paths in it as of any other key."""
     written = text("ADDRESS:PORT")(doc, node)

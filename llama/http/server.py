@@ -27,6 +27,7 @@ from llama.config import endpoint
 from llama.http.host import HOST, cannot_be_rebound, is_local
 from llama.http.host import asked_by_this_machine as asked_by_this_machine
 from llama.http.refused import clear_left_behind, explain
+from llama.http.renewed import keep_renewed
 from llama.http.site import HttpSite
 
 SECOND = 1.0
@@ -337,6 +338,7 @@ class HttpService(Service):
         except Exception as wrong:  # what a parser of Twisted's or of a plugin's may raise
             reason = " ".join(str(wrong).split()) or type(wrong).__name__
             raise CannotListen(f"{self._what}: cannot listen on {self.where}: {reason}") from None
+        keep_renewed(self._reactor, server, endpoint(self.where))
         clear_left_behind(self.where)
         listening = server.listen(self.site)
         listening.addCallbacks(self._listens, self._refused)
