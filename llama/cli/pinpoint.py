@@ -17,7 +17,7 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from llama.cli._options import HttpUrl, Seconds
 from llama.cli.trace import namer
-from llama.config import endpoint
+from llama.config import Mistake, endpoint
 from llama.config.keys import read_secret, read_urls
 from llama.net.steady import count_steadily
 from llama.paths.names import ReverseNames, read_names
@@ -130,7 +130,7 @@ def pinpoint(
     running: Any = reactor
     try:
         endpoint(listen)
-        posted = () if webhook_file is None else read_urls(str(webhook_file))
+        posted = () if webhook_file is None else read_urls(str(webhook_file), _doubt)
         settings = Settings(
             collectors=tuple(_url(text) for text in collectors),
             interval_s=interval,
@@ -164,6 +164,11 @@ def pinpoint(
     service.startService()
     running.addSystemEventTrigger("before", "shutdown", service.stopService)
     running.run()
+
+
+def _doubt(mistake: Mistake) -> None:
+    """Say what is suspicious about a file."""
+    click.echo(printable(str(mistake)), err=True)
 
 
 def _url(text: str) -> str:

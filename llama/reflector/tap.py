@@ -102,7 +102,7 @@ class _Daemon(ReflectorService):
             self.log.warn("not reloaded: started without --config")
             return
         try:
-            config = load_reflector(self._path)
+            config = load_reflector(self._path, again=True)
         except ConfigErrors as errors:
             for mistake in errors.mistakes:
                 self.log.error("not reloaded: {mistake}", mistake=str(mistake))

@@ -64,7 +64,7 @@ class _Reloading(MultiService):
 
     def _reload(self) -> None:
         try:
-            loaded = config.load_scraper(self._path)
+            loaded = config.load_scraper(self._path, again=True)
         except config.ConfigErrors as error:
             self._refuse(str(error))
             return
