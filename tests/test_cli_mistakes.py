@@ -73,6 +73,10 @@ class MistakesTests(SynchronousTestCase):
             self.assertNotIn("s3cret", CliRunner().invoke(main, words).output)
         path.write_text("# two\nhttps://h/a#b # with a comment\n\n http://h/c\nhttps://h/a#b\n")
         self.assertEqual(read_urls(str(path)), ("https://h/a#b", "http://h/c"))
+        path.write_text("# one\nhttps://h/s3cret")  # and the rest of it, perhaps
+        done = CliRunner().invoke(main, [*words, "--once", "ftp://c1"])
+        self.assertIn(f"{path}:2: ends amid a line: is it still being written?", done.output)
+        self.assertNotIn("s3cret", done.output)
         self.refused(2, "blanks are written as %20", *words[:2], "--webhook", "http://h/a b")
 
     def test_pinpoint_that_may_not_write(self) -> None:

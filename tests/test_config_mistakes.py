@@ -90,6 +90,98 @@ class FileTests(SynchronousTestCase):
         self.assertIn("larger than 64 MiB", self.refused("/dev/zero"))
 
 
+class CutShortTests(SynchronousTestCase):
+    """Files that end amid a line: an editor left them so, or they are still being written."""
+
+    SAID = "ends amid a line: is it still being written? end the last line with a newline"
+    CLOSED = "port: 8100\nlegacy: no\nallow:\n  - 192.0.2.0/24\nkeys:\n  - file: keys\n"
+    KEYS = f"k1 {'ab' * 32}\nk2 {'cd' * 32}\n"
+
+    def setUp(self) -> None:
+        """A directory with a file of keys."""
+        self.there = Path(self.mktemp())
+        self.there.mkdir()
+        self.path = self.there / "service.yaml"
+        self.keys = self.write("keys", self.KEYS)
+
+    def write(self, name: str, text: str) -> Path:
+        """Return the path of a file with this text, for its owner alone."""
+        path = self.there / name
+        path.write_text(text)
+        path.chmod(0o600)
+        return path
+
+    def refused(self) -> str:
+        """Return what is said when a reflector reads its file again."""
+        return str(
+            self.assertRaises(
+                config.ConfigErrors, config.load_reflector, str(self.path), again=True
+            )
+        )
+
+    def test_when_it_starts(self) -> None:
+        """A service starts with such a file, and says so."""
+        for text, line in (("port: 8100", 1), ("port: 8100\n# the end", 2)):
+            self.write("service.yaml", text)
+            self.assertEqual(
+                list(map(str, config.load_reflector(str(self.path)).notes)),
+                [f"{self.path}:{line}: {self.SAID}"],
+            )
+        self.write("service.yaml", self.CLOSED)
+        self.write("keys", self.KEYS.rstrip())
+        (note,) = config.load_reflector(str(self.path)).notes
+        self.assertEqual(str(note), f"{self.keys}:2: {self.SAID}")
+
+    def test_when_it_is_read_again(self) -> None:
+        """No service takes one in exchange for what it has, wherever it ends."""
+        self.write("service.yaml", self.CLOSED)
+        whole = config.load_reflector(str(self.path), again=True)
+        self.assertEqual((len(whole.allow), len(whole.keys), whole.notes), (1, 2, ()))
+        for length in range(len(self.CLOSED)):
+            text = self.CLOSED[:length]
+            self.write("service.yaml", text)
+            if text and not text.endswith("\n"):
+                line = text.count("\n") + 1
+                self.assertEqual(self.refused(), f"{self.path}:{line}: {self.SAID}")
+        for text in ("", "\n", "# soon\n"):
+            self.write("service.yaml", text)
+            self.assertIn("is empty, expected a configuration", self.refused())
+        for load in config.load_collector, config.load_scraper:
+            self.write("service.yaml", "c1: {}\nc2: {}")
+            error = self.assertRaises(config.ConfigErrors, load, str(self.path), again=True)
+            self.assertEqual(str(error), f"{self.path}:2: {self.SAID}")
+
+    def test_keys(self) -> None:
+        """A key that may be half of one takes no other's place."""
+        self.write("service.yaml", self.CLOSED)
+        for length in range(len(self.KEYS)):
+            if (text := self.KEYS[:length]).endswith("\n"):
+                continue
+            self.write("keys", text)
+            line = text.count("\n") + 1
+            said = f"{self.keys}:{line}: {self.SAID}" if text else "has no key in it"
+            self.assertIn(said, self.refused())
+
+    def test_line_ends(self) -> None:
+        """Lines may end as those of other systems do."""
+        self.write("keys", self.KEYS.replace("\n", "\r\n"))
+        for end in ("\r\n", "\r"):
+            self.path.write_bytes(self.CLOSED.replace("\n", end).encode())
+            read = config.load_reflector(str(self.path), again=True)
+            self.assertEqual((len(read.keys), read.notes), (2, ()))
+
+    def test_tokens(self) -> None:
+        """A token alone in its file needs no line end, then or later; nothing is none."""
+        self.write("service.yaml", "api: {token_file: token}\n")
+        for text in ("s3cret", "s3cret\n", "s3cret\n# of the page"):
+            self.write("token", text)
+            for again in (False, True):
+                read = config.load_reflector(str(self.path), again=again)
+                self.assertEqual((read.api_token, read.notes), ("s3cret", ()))
+        self.write("token", "")
+        self.assertIn("has no secret in its first line", self.refused())
+
+
 class BombTests(SynchronousTestCase):
     """Small files that unfold into large ones."""
 

@@ -464,18 +464,49 @@ class Webhooks(TestCase):
             self.assertIn(f"{place} did not take an event", logged[0])
             self.assertNotIn("s3cret", logged[0])
 
-    @inlineCallbacks
-    def test_an_answer_that_never_ends(self):
-        """A receiver that stalls in the middle of its answer is given up, and asked again."""
-        stalling = Factory.forProtocol(Protocol)
-        stalling.protocol.dataReceived = lambda self, _: self.transport.write(
-            b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n"
-        )
-        port = reactor.listenTCP(0, stalling, interface="127.0.0.1")
+    def answered(self, octets):
+        """Return a webhook whose receiver answers each event with these octets, and no more."""
+
+        class Answering(Protocol):
+            closed = 0
+
+            def dataReceived(self, data):
+                self.got = getattr(self, "got", b"") + data
+                if self.got.endswith(b"}"):
+                    self.transport.write(octets)
+
+            def connectionLost(self, reason=None):
+                Answering.closed += 1
+
+        port = reactor.listenTCP(0, Factory.forProtocol(Answering), interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         webhook = Webhook(reactor, f"http://127.0.0.1:{port.getHost().port}/")
         webhook._reactor = self.clock
+        webhook.closed = lambda: Answering.closed
         self.addCleanup(webhook.stop)
+        return webhook
+
+    @inlineCallbacks
+    def test_only_the_status_counts(self):
+        """What took an event is not sent it again, whatever it says about that, nor waited for."""
+        for octets in (
+            b"Content-Length: 70000\r\n\r\n" + b"x" * 70_000,
+            b"Content-Length: 9\r\n\r\nok",
+            b"Content-Encoding: br\r\nContent-Length: 2\r\n\r\nok",
+            b"Transfer-Encoding: chunked\r\n\r\n2\r\nok\r\n",
+            b"Content-Length: 0\r\n\r\n",
+        ):
+            webhook = self.answered(b"HTTP/1.1 202 Accepted\r\n" + octets)
+            for number in (1, 2):
+                webhook.announce(self.event(number))
+            yield self.until(lambda w=webhook: w.closed() == 2)
+            state = webhook.taken, webhook.failures, len(webhook.waiting)
+            self.assertEqual(state, (2, 0, 0), octets[:40])
+
+    @inlineCallbacks
+    def test_an_answer_that_never_ends(self):
+        """A receiver that stalls in the middle of an answer's head is given up, and asked again."""
+        webhook = self.answered(b"HTTP/1.1 200 OK\r\nContent-Len")
         webhook.announce(self.event(1))
         yield deferLater(reactor, 0.2, lambda: None)
         self.clock.advance(TIMEOUT_S)

@@ -45,6 +45,15 @@ class NotesTests(SynchronousTestCase):
         # It listens where --api says, before and after: nothing waits for a restart.
         self.assertNotIn("only when the collector is restarted", service.text())
 
+    def test_cut_short(self) -> None:
+        """A file that ends amid a line is taken at the start, which says so, and never at a reload."""
+        said = "service.yaml:2: ends amid a line: is it still being written? end the last line"
+        text = "port: 0\naddresses: 127.0.0.1"
+        reflector = self.check("llama-reflector", text, said)
+        self.assertEqual(reflector.text().count(f"not reloaded: {said}"), 1)
+        collector = self.check("llama-collector", "127.0.0.1: {}\n127.0.0.2: {}", said)
+        self.assertEqual(collector.text().count(f"not reloaded: {said}"), 1)
+
     def test_web(self) -> None:
         """A web page, which does not reload, says it when it starts."""
         note = Mistake("web.yaml", 3, "is odd")

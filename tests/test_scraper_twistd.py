@@ -156,6 +156,10 @@ class SignalTests(ProcessCase):
         self.process.send_signal(signal.SIGHUP)
         await self.logged("Not reloaded, nothing changes: ")
         self.assertIn("writer sqlite: 'path' is missing", self.log.read_text())
+        self.write(**sections | {"collectors": [two_url]})
+        self.config.write_text(self.config.read_text().rstrip())  # as if more were to come
+        self.process.send_signal(signal.SIGHUP)
+        await self.logged(": ends amid a line: is it still being written?")
         self.write(**sections | {"collectors": [one_url, two_url]})
         self.process.send_signal(signal.SIGHUP)
         await until(lambda: sqlite_rows(store, "two") == two.ledger, "the second")

@@ -12,7 +12,11 @@ from typing import Any
 import numpy as np
 from servers import Victoria
 from twisted.internet import reactor
+from twisted.internet.task import deferLater
+from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase, TestCase
+from twisted.web.resource import Resource
+from twisted.web.server import Site
 from web_counters import Prometheus, exposed
 from web_data import NASTY_HOST, standard_fleet
 from web_memory import MemoryStore
@@ -25,6 +29,7 @@ from llama.web.metrics import METRICS
 from llama.web.store import StoreError, Window, series_key
 from llama.web.stores import prometheus, promql
 from llama.web.stores.prometheus import PrometheusStore
+from llama.web.stores.prometheus_api import MOST_WARNINGS, PrometheusDatabase
 
 
 def settle(server: Victoria, metric: str) -> None:
@@ -60,6 +65,83 @@ class PortionsTest(SynchronousTestCase):
             ],
         )
         self.assertEqual(list(promql.portions("m", sources, 4))[:1], ['m{src_hostname=~"a"}'])
+
+
+class Saying(Resource):
+    """A database that answers whatever it is asked with `said`."""
+
+    isLeaf = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: dict[str, Any] = {}
+
+    def render(self, _: Any) -> bytes:
+        """Answer."""
+        return json.dumps({"status": "success", **self.said}).encode()
+
+
+class PartTest(TestCase):
+    """Databases of which a part is away."""
+
+    def setUp(self) -> None:
+        """Start one."""
+        self.server = Saying()
+        port = reactor.listenTCP(0, Site(self.server), interface="127.0.0.1")  # type: ignore[attr-defined]
+        self.addCleanup(port.stopListening)
+        self.database = PrometheusDatabase(reactor, url=f"http://127.0.0.1:{port.getHost().port}")
+        self.addCleanup(self.database.stop)
+        self.logged: list[str] = []
+
+        def note(event: dict[str, Any]) -> None:
+            if event.get("log_namespace", "").endswith("PrometheusDatabase"):
+                self.logged.append(event.get("warning", "no more"))
+
+        globalLogPublisher.addObserver(note)
+        self.addCleanup(globalLogPublisher.removeObserver, note)
+
+    async def test_part(self) -> None:
+        """A part of the data is no answer to any question, and why is said."""
+        window = Window(END_S - 600, END_S)
+        ends = np.array([END_S])
+        vector = {"resultType": "vector", "result": []}
+        matrix = {"resultType": "matrix", "result": []}
+        for data, ask in (
+            (vector, lambda: self.database.instant("x")),
+            (vector, lambda: self.database.labels("x", END_S)),
+            (matrix, lambda: self.database.samples("x", END_S)),
+            (matrix, lambda: self.database.steps("x", ends, 30.0)),
+            ([], lambda: self.database.values_of("x", "{}", window)),
+            ([], lambda: self.database.count_by("x", "{}", window)),
+        ):
+            self.server.said = {"data": data, "isPartial": False}
+            await ask()
+            self.server.said = {
+                "data": data,
+                "isPartial": True,
+                "warnings": ["vmstorage-2 is away"],
+            }
+            error = await self.assertFailure(ask(), StoreError)
+            self.assertIn("has only a part of the data (isPartial)", str(error))
+            self.assertIn("vmstorage-2 is away", str(error))
+
+    async def test_warnings(self) -> None:
+        """What a database warns of with whole data is logged, each once, and not without end."""
+        vector = {"resultType": "vector", "result": []}
+        for warnings in (["a store\nis away", "odd\x1b[2J"], ["a store is away"], []):
+            self.server.said = {"data": vector, "warnings": warnings}
+            await self.database.instant("x")
+        await deferLater(reactor, 0.0)
+        self.assertEqual(self.logged[0], "a store is away")
+        self.assertEqual(len(self.logged), 2)
+        self.assertTrue("".join(self.logged).isprintable(), self.logged)
+        for start in (0, 60, 120):
+            warnings = [f"{start + n} is away" for n in range(60)]
+            self.server.said = {"data": vector, "warnings": warnings}
+            await self.database.instant("x")
+        await deferLater(reactor, 0.0)
+        self.assertEqual(len(self.logged), MOST_WARNINGS + 1)
+        self.assertEqual(self.logged[-1], "no more")
 
 
 class VictoriaPointsTest(RealStoreCase, TestCase):

@@ -17,13 +17,14 @@ from twisted.logger import globalLogBeginner, textFileLogObserver
 
 from llama.cli._options import HttpUrl, Seconds
 from llama.cli.trace import namer
-from llama.config import endpoint
+from llama.config import Mistake, endpoint
 from llama.config.keys import read_secret, read_urls
 from llama.net.steady import count_steadily
 from llama.paths.names import ReverseNames, read_names
 from llama.pinpoint.api import sighting_json
+from llama.pinpoint.files import private
 from llama.pinpoint.judgement import Judgement, judge
-from llama.pinpoint.service import PinpointService, Settings, private
+from llama.pinpoint.service import PinpointService, Settings
 from llama.printable import printable
 
 
@@ -67,7 +68,7 @@ from llama.printable import printable
 )
 @click.option(
     "--state",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=click.Path(dir_okay=False, readable=False, path_type=Path),  # `_check_state` says more
     help="File that keeps incidents over a restart.",
 )
 @click.option(
@@ -130,7 +131,7 @@ def pinpoint(
     running: Any = reactor
     try:
         endpoint(listen)
-        posted = () if webhook_file is None else read_urls(str(webhook_file))
+        posted = () if webhook_file is None else read_urls(str(webhook_file), _doubt)
         settings = Settings(
             collectors=tuple(_url(text) for text in collectors),
             interval_s=interval,
@@ -166,6 +167,11 @@ def pinpoint(
     running.run()
 
 
+def _doubt(mistake: Mistake) -> None:
+    """Say what is suspicious about a file."""
+    click.echo(printable(str(mistake)), err=True)
+
+
 def _url(text: str) -> str:
     """Return a base URL: what was given, or that of a host and port; `ValueError` for others."""
     scheme, there, _ = text.partition("://")
@@ -180,7 +186,12 @@ def _token(path: Path | None) -> str | None:
 
 
 def _check_state(path: Path) -> None:
-    """Refuse a file that could not be replaced, which takes a directory that can be written."""
+    """Refuse a file that cannot be read, or could not be replaced, which its directory must allow."""
+    try:
+        path.read_bytes()
+    except OSError as error:
+        if os.access(path, os.F_OK):
+            raise _unreadable(path, error) from None
     trial = path.with_name(path.name + ".new")  # as `PinpointService.save` does
     try:
         open(trial, "w", opener=private).close()
@@ -195,6 +206,18 @@ def _check_record(path: Path) -> None:
         open(path, "a", opener=private).close()
     except OSError as error:
         raise _unwritable("--record", path, error) from None
+
+
+def _unreadable(state: Path, error: OSError) -> click.ClickException:
+    """Say what is to be done that a state can be read."""
+    if isinstance(error, PermissionError):
+        reason = (
+            "this user may not read it; give it to them (chown), and let its owner read and write it"
+            " (chmod u+rw)"
+        )
+    else:
+        reason = f"cannot be read ({error.strerror}); choose another, or move it away to begin anew"
+    return click.ClickException(f"--state {state}: {reason}")
 
 
 def _unwritable(option: str, path: Path, error: OSError) -> click.ClickException:

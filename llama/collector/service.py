@@ -254,7 +254,7 @@ class ProbingService(Service):
     def reload(self) -> None:
         """Read the configuration file again; a bad one changes nothing."""
         try:
-            config = attrs.evolve(load_collector(self.config.path), **self._changes)
+            config = attrs.evolve(load_collector(self.config.path, again=True), **self._changes)
         except ConfigErrors as errors:
             for mistake in errors.mistakes:
                 self.log.error("not reloaded: {mistake}", mistake=str(mistake))

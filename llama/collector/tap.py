@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 import attrs
 from twisted.application.service import MultiService
 from twisted.python import usage
 
+from llama import hangup
 from llama.collector.service import CollectorService
 from llama.config import CollectorConfig, ConfigErrors, endpoint, load_collector
 from llama.net.steady import count_steadily
@@ -52,11 +52,12 @@ class _Signalled(CollectorService):
     def startService(self) -> None:
         """Start, and take SIGHUP for a request to reload."""
         super().startService()
+        hangup.obey(self._reactor, self.probing.reload)
 
-        def hung_up(_signal: int, _frame: Any) -> None:
-            self._reactor.callFromThread(self.probing.reload)
-
-        signal.signal(signal.SIGHUP, hung_up)
+    def stopService(self) -> Any:
+        """Stop; a signal during that is ignored."""
+        hangup.ignore()
+        return super().stopService()
 
 
 def makeService(options: Options) -> MultiService:

@@ -27,13 +27,16 @@ _SIMPLE_NAME = "simple"
 _SECTION_KEYS = {"summarization": full.SUMMARIZATION, "api": sections.API, "limits": full.LIMITS}
 
 
-def load_collector(path: str, *, port: int = full.DEFAULT_PORT) -> CollectorConfig:
+def load_collector(
+    path: str, *, port: int = full.DEFAULT_PORT, again: bool = False
+) -> CollectorConfig:
     """Read a collector's configuration of either format.
 
-    ``port`` is the reflectors' UDP port for the simple format, which names none. Raises
+    ``port`` is the reflectors' UDP port for the simple format, which names none. With
+    ``again`` that is to take the place of one that is in use: see `read_document`. Raises
     `ConfigErrors` with every mistake in the file.
     """
-    doc = read_document(path)
+    doc = read_document(path, again=again)
     config = read_collector(doc, port)
     doc.finish()
     return config

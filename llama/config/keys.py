@@ -10,7 +10,10 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Callable
+from typing import Any
 
+from llama.config.mistakes import CUT_SHORT, Mistake
 from llama.config.model import Key
 from llama.config.urls import http_url
 
@@ -18,15 +21,21 @@ from llama.config.urls import http_url
 LEAST_OCTETS = 16
 MOST_CHARACTERS = 4096  # of a token or a password
 _COMMENT = re.compile(r"(^|\s)#.*")
+#: Takes what is suspicious about a file, before what is wrong in it is raised. It may raise itself.
+Doubt = Callable[[Mistake], Any]
 
 
-def read_keys(path: str) -> tuple[Key, ...]:
-    """Return the keys of a file in its order.
+def _trust(_: Mistake) -> None:
+    """Think nothing of what is suspicious."""
+
+
+def read_keys(path: str, doubt: Doubt = _trust) -> tuple[Key, ...]:
+    """Return the keys of a file in its order. One that ends amid a line is given to ``doubt``.
 
     Raises `ValueError`, with a message for people that never holds a secret, when the file cannot
     be read, when everyone can read it, and when a line of it is no key.
     """
-    lines = _lines(path, "lines of ID HEX")
+    lines = _lines(path, "lines of ID HEX", doubt)
     keys: dict[str, Key] = {}
     for number, line in enumerate(lines, 1):
         words = line.partition("#")[0].split()
@@ -53,7 +62,8 @@ def read_keys(path: str) -> tuple[Key, ...]:
 def read_secret(path: str) -> str:
     """Return the first line of a file, without blanks at its ends: a token or a password.
 
-    Raises `ValueError` as `read_keys` does, and when the line is empty or too long to be one.
+    Such a file often is one line without an end. Raises `ValueError` as `read_keys` does, and when the
+    line is empty or too long to be one.
     """
     try:
         with open(path, encoding="utf-8") as file:
@@ -68,13 +78,13 @@ def read_secret(path: str) -> str:
     return line
 
 
-def read_urls(path: str) -> tuple[str, ...]:
+def read_urls(path: str, doubt: Doubt = _trust) -> tuple[str, ...]:
     """Return the addresses in a file, in its order. Who knows that of a webhook may post to it.
 
-    A ``#`` within one is part of it. Raises `ValueError` as `read_keys` does, and when a line is no
-    `http_url`, or none is.
+    A ``#`` within one is part of it. A file that ends amid a line is given to ``doubt``. Raises
+    `ValueError` as `read_keys` does, and when a line is no `http_url`, or none is.
     """
-    lines = _lines(path, "a URL a line")
+    lines = _lines(path, "a URL a line", doubt)
     urls: dict[str, None] = {}
     for number, line in enumerate(lines, 1):
         url = _COMMENT.sub("", line).strip()
@@ -89,16 +99,20 @@ def read_urls(path: str) -> tuple[str, ...]:
     return tuple(urls)
 
 
-def _lines(path: str, expected: str) -> list[str]:
+def _lines(path: str, expected: str, doubt: Doubt) -> list[str]:
     """Return the lines of a file of secrets; raises `ValueError` as `read_keys` does."""
     try:
         with open(path, encoding="ascii") as file:
             _refuse_open(file.fileno(), path)
-            return file.read(1 << 20).splitlines()
+            text = file.read(1 << 20)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not ASCII text, expected {expected}") from None
+    lines = text.splitlines()
+    if text and not text.endswith("\n"):
+        doubt(Mistake(path, len(lines), CUT_SHORT))
+    return lines
 
 
 def _refuse_open(descriptor: int, path: str) -> None:

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 
 from attrs import frozen
 
+#: What is said of a file whose last line has no end.
+CUT_SHORT = "ends amid a line: is it still being written? end the last line with a newline"
+
 
 @frozen(order=True)
 class Mistake:

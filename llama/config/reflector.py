@@ -128,9 +128,12 @@ REFLECTOR = {
 }
 
 
-def load_reflector(path: str) -> ReflectorConfig:
-    """Read a reflector's configuration. Raises `ConfigErrors` with every mistake in the file."""
-    doc = read_document(path)
+def load_reflector(path: str, *, again: bool = False) -> ReflectorConfig:
+    """Read a reflector's configuration. Raises `ConfigErrors` with every mistake in the file.
+
+    With ``again`` that is to take the place of one that is in use: see `read_document`.
+    """
+    doc = read_document(path, again=again)
     config = read_reflector(doc)
     doc.finish()
     return config

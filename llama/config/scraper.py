@@ -108,9 +108,12 @@ SCRAPER = {
 }
 
 
-def load_scraper(path: str) -> ScraperConfig:
-    """Read a scraper's configuration. Raises `ConfigErrors` with every mistake in the file."""
-    doc = read_document(path)
+def load_scraper(path: str, *, again: bool = False) -> ScraperConfig:
+    """Read a scraper's configuration. Raises `ConfigErrors` with every mistake in the file.
+
+    With ``again`` that is to take the place of one that is in use: see `read_document`.
+    """
+    doc = read_document(path, again=again)
     config = read_scraper(doc)
     doc.finish()
     return config

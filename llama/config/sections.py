@@ -8,6 +8,7 @@ from llama.config import values
 from llama.config.endpoints import listen
 from llama.config.frozen import FrozenMapping
 from llama.config.keys import read_keys
+from llama.config.mistakes import Mistake
 from llama.config.model import Key
 from llama.config.tree import Document, KeySpec, Node, WrongError, is_null, kind, shown
 
@@ -34,9 +35,18 @@ def api(doc: Document, node: Node) -> tuple[str | None, str | None]:
 
 
 def key_file(doc: Document, node: Node) -> tuple[Key, ...]:
-    """Read the path of a file of keys and return the keys in it."""
+    """Read the path of a file of keys and return the keys in it.
+
+    One that ends amid a line is noted, or refused, as the configuration itself is.
+    """
+
+    def doubt(mistake: Mistake) -> None:
+        if doc.again:
+            raise WrongError(node, str(mistake))
+        doc.notes.add(mistake)
+
     try:
-        return read_keys(values.path(doc, node))
+        return read_keys(values.path(doc, node), doubt)
     except ValueError as error:
         raise WrongError(node, str(error)) from None
 

@@ -15,7 +15,7 @@ import yaml
 from attrs import Factory, define, frozen
 from yaml.reader import Reader as _YamlReader
 
-from llama.config.mistakes import ConfigErrors, Mistake
+from llama.config.mistakes import CUT_SHORT, ConfigErrors, Mistake
 
 T = TypeVar("T")
 Node = yaml.Node
@@ -79,6 +79,8 @@ class Document:
     root: Node
     mistakes: set[Mistake] = Factory(set)  # aliases make the same mistake come up again
     notes: set[Mistake] = Factory(set)
+    #: Whether it is to take the place of what is in use. Then nothing may be that looks unfinished.
+    again: bool = False
     _entries: dict[int, list[Entry]] = Factory(dict)
     _values_read: int = 0
     _merging: int = 0
@@ -268,8 +270,13 @@ def undefined(what: str, name: str, defined: Iterable[str]) -> str:
     return f"{what} {shown(name)} is not defined;{hint} defined: {listed or 'none'}"
 
 
-def read_document(path: str) -> Document:
-    """Read a YAML file into a `Document`. Raises `ConfigErrors` when it is not one."""
+def read_document(path: str, *, again: bool = False) -> Document:
+    """Read a YAML file into a `Document`. Raises `ConfigErrors` when it is not one.
+
+    What ends amid a line may be the first half of a file, which is YAML as well and says less: it lacks
+    an ``allow`` that is still to come, say. Some editors leave every file so, and when a service starts
+    that is noted. A file that is read ``again`` may be being written, and then it is refused.
+    """
 
     def refuse(line: int, message: str) -> ConfigErrors:
         return ConfigErrors([Mistake(path, line, message)])
@@ -283,6 +290,11 @@ def read_document(path: str) -> Document:
         raise refuse(0, "is no file name") from None
     if len(data) > MAX_OCTETS:
         raise refuse(0, f"is larger than {MAX_OCTETS >> 20} MiB, expected a configuration")
+    cut_short: set[Mistake] = set()
+    if data and not data.endswith((b"\n", b"\r")):
+        cut_short.add(Mistake(path, len(data.splitlines()), CUT_SHORT))
+    if again and cut_short:
+        raise ConfigErrors(cut_short)
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -306,7 +318,7 @@ def read_document(path: str) -> Document:
         raise refuse(0, "invalid YAML: " + " ".join(str(error).split())) from None
     if root is None or is_null(root):
         raise refuse(1, "is empty, expected a configuration")
-    return Document(path, root)
+    return Document(path, root, notes=cut_short, again=again)
 
 
 def _better_said(text: str, error: yaml.MarkedYAMLError) -> yaml.MarkedYAMLError:

@@ -164,13 +164,25 @@ class _Body(Protocol):
         self._abort()
 
     def _abort(self) -> None:
-        """Close the connection without waiting for the other side.
+        _close(self.transport)
 
-        Twisted gives a body no `ITCPTransport` but a proxy, which has no ``abortConnection`` and
-        whose ``loseConnection`` would wait, over TLS, for a goodbye that may never come.
-        """
-        if self.transport is not None:
-            self.transport.stopProducing()
+
+def _close(transport: Any) -> None:
+    """Close the connection of a body, if it has one, without waiting for the other side.
+
+    Twisted gives a body no `ITCPTransport` but a proxy, which has no ``abortConnection`` and
+    whose ``loseConnection`` would wait, over TLS, for a goodbye that may never come.
+    """
+    if transport is not None:
+        transport.stopProducing()
+
+
+class _Unread(Protocol):
+    """A body that nobody wants: its connection is closed before any of it is read."""
+
+    def connectionMade(self) -> None:
+        """Close the connection."""
+        _close(self.transport)
 
 
 class _Connection(HTTP11ClientProtocol):
@@ -263,6 +275,7 @@ async def request(
     *,
     timeout_s: float,
     max_octets: int,
+    head_only: bool = False,
     longest_s: float | None = None,
     headers: Mapping[str, str] | None = None,
     body: bytes | None = None,
@@ -275,7 +288,8 @@ async def request(
     `TooLargeError` when the body exceeds ``max_octets``, and whatever connecting raises. None of
     these leaves anything open. With ``longest_s`` an answer may take that long, provided that a
     piece of it comes at least every ``timeout_s``. The limit is on the unpacked body, if that is packed:
-    by gzip, once, or else `UnusableError` is raised, as it is for a body that is damaged.
+    by gzip, once, or else `UnusableError` is raised, as it is for a body that is damaged. With
+    ``head_only`` the body is not read, whatever it is, and empty in the answer.
 
     Only a GET follows redirects: of anything else the place that it was sent to must know what became
     of it. Nor does a GET follow one that leads to another scheme, host or port: who answers decides
@@ -289,6 +303,9 @@ async def request(
             Headers({k: [v] for k, v in {"Accept-Encoding": "gzip", **(headers or {})}.items()}),
             None if body is None else FileBodyProducer(io.BytesIO(body)),
         )
+        if head_only:
+            response.deliverBody(_Unread())
+            return Reply(response.code, response.headers, b"")
         reader = _Body(max_octets, came)
         reader.receive(response)
         return Reply(response.code, response.headers, await reader.done)

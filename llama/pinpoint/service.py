@@ -11,6 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from itertools import takewhile
 from math import ceil
 from pathlib import Path
@@ -24,6 +25,7 @@ from twisted.logger import Logger
 from llama.http.server import HttpService
 from llama.pinpoint import api
 from llama.pinpoint.evidence import Thresholds
+from llama.pinpoint.files import append_line, private
 from llama.pinpoint.fleet import Fleet
 from llama.pinpoint.incidents import Event, Hysteresis, Incidents
 from llama.pinpoint.judgement import Judgement, judge
@@ -55,11 +57,6 @@ class Settings:
     record: Path | None = None  # every judgement, one JSON object a line
     thresholds: Thresholds = field(factory=Thresholds)
     hysteresis: Hysteresis = field(factory=Hysteresis)
-
-
-def private(path: str, flags: int) -> int:
-    """Open a file, as an ``opener``; one that is made is for its owner alone."""
-    return os.open(path, flags, 0o600)
 
 
 class PinpointService(MultiService):
@@ -253,8 +250,7 @@ class PinpointService(MultiService):
             "events": [asdict(event) for event in events],
         }
         try:
-            with open(self.settings.record, "a", opener=private) as file:
-                file.write(json.dumps(line) + "\n")
+            append_line(self.settings.record, json.dumps(line).encode() + b"\n")
         except OSError as e:  # a full disk is no reason not to judge
             self.log.error(
                 "{path}: cannot be written: {why}", path=str(self.settings.record), why=e.strerror
@@ -290,12 +286,19 @@ class PinpointService(MultiService):
         self._saved = text
 
     def _restore(self) -> None:
-        """Read the state; one that cannot be read is put aside and said."""
+        """Read the state; one that makes no sense is put aside and said.
+
+        Raises `OSError` for one that is there and cannot be read: it must not be replaced then.
+        """
         path = self.settings.state
-        if path is None or not path.exists():
+        if path is None:
             return
         try:
-            record = json.loads(path.read_text())
+            octets = path.read_bytes()
+        except FileNotFoundError:
+            return
+        try:
+            record = json.loads(octets.decode())
             if record["version"] != STATE_VERSION:
                 raise ValueError(f"version {record['version']}, expected {STATE_VERSION}")
             self.incidents = Incidents.from_json(record["incidents"], self.settings.hysteresis)
@@ -303,13 +306,22 @@ class PinpointService(MultiService):
                 # Earlier versions kept it under the URL itself.
                 for name in webhook.digest, webhook.url:
                     webhook.waiting.extend(record["waiting"].get(name, []))
-        except (OSError, ValueError, KeyError, TypeError, AttributeError) as e:
-            aside = path.with_name(path.name + ".unreadable")
+        except (ValueError, KeyError, TypeError, AttributeError) as e:
             self.log.error(
-                "{path}: {why}; begun anew, the old file is now {aside}",
+                "{path}: {why}; begun anew, {kept}",
                 path=str(path),
                 why=" ".join(str(e).split()),
-                aside=str(aside),
+                kept=_put_aside(path),
             )
-            path.replace(aside)
-            aside.chmod(0o600)
+
+
+def _put_aside(path: Path) -> str:
+    """Rename a state that makes no sense, and say what became of it."""
+    aside = path.with_name(path.name + ".unreadable")
+    try:
+        path.replace(aside)
+    except OSError as error:
+        return f"and the old file cannot be renamed to {aside}: {error.strerror}"
+    with suppress(OSError):  # which only its owner may; then it stays as open as it was
+        aside.chmod(0o600)
+    return f"the old file is now {aside}"

@@ -2,8 +2,8 @@
 
 Every event has an identifier (header ``Llama-Event`` and member ``id``) that stays the same when
 it is sent again, so that receivers can tell a repetition; we send an event again if no answer said
-that it was taken, or if we were killed before that was saved. Events for one URL go in order, one at
-a time.
+that it was taken, or if we were killed before that was saved. An answer says so by its status; its
+body is not read. Events for one URL go in order, one at a time.
 
 Who knows a webhook's URL may post to it: it is a secret, of which the log tells no more than where
 the receiver is.
@@ -30,7 +30,6 @@ from llama.pinpoint.incidents import Event
 FIRST_PAUSE_S = 2.0
 LONGEST_PAUSE_S = 300.0
 TIMEOUT_S = 10.0
-MOST_OCTETS = 65_536  # of an answer, of which only the status counts
 #: Events that wait for one URL; the oldest goes first when there are more.
 MOST_WAITING = 1000
 
@@ -109,7 +108,8 @@ class Webhook:
             "POST",
             self.url,
             timeout_s=TIMEOUT_S,
-            max_octets=MOST_OCTETS,
+            max_octets=0,
+            head_only=True,
             headers={"Content-Type": "application/json", "Llama-Event": event["id"]},
             body=orjson.dumps(event),
         )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import atexit
 import os
-import signal
 import sys
 from typing import Any
 
@@ -13,6 +12,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred
 from twisted.python import usage
 
+from llama import hangup
 from llama.config import ConfigErrors, ReflectorConfig, load_reflector
 from llama.net.steady import count_steadily
 from llama.reflector import privilege
@@ -82,7 +82,12 @@ class _Daemon(ReflectorService):
                 "can become root again, since --euid changes the effective user alone: start it"
                 " without --euid"
             )
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+        hangup.obey(self._reactor, self._reload)
+
+    def stopService(self) -> Any:
+        """Stop; a signal during that is ignored."""
+        hangup.ignore()
+        return super().stopService()
 
     async def use(self, config: ReflectorConfig) -> None:
         """Go on with another configuration, and without the power to bind a low port once left."""
@@ -102,7 +107,7 @@ class _Daemon(ReflectorService):
             self.log.warn("not reloaded: started without --config")
             return
         try:
-            config = load_reflector(self._path)
+            config = load_reflector(self._path, again=True)
         except ConfigErrors as errors:
             for mistake in errors.mistakes:
                 self.log.error("not reloaded: {mistake}", mistake=str(mistake))

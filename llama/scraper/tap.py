@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 from twisted.application.service import MultiService
@@ -11,7 +10,7 @@ from twisted.python.failure import Failure
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from llama import config
+from llama import config, hangup
 from llama.net.steady import count_steadily
 from llama.scraper.service import ScraperService
 from llama.scraper.spool_file import ForeignFileError
@@ -55,16 +54,16 @@ class _Reloading(MultiService):
     def startService(self) -> None:
         """Start, and listen for the signal."""
         super().startService()
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._reload))
+        hangup.obey(self._reactor, self._reload)
 
     def stopService(self) -> Any:
         """Stop; a signal during that is ignored."""
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        hangup.ignore()
         return super().stopService()
 
     def _reload(self) -> None:
         try:
-            loaded = config.load_scraper(self._path)
+            loaded = config.load_scraper(self._path, again=True)
         except config.ConfigErrors as error:
             self._refuse(str(error))
             return

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import signal
 from typing import Any
 
 from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
-from llama import config
+from llama import config, hangup
 from llama.net.steady import count_steadily
 from llama.web.service import WebService
 from llama.web.store import StoreError
@@ -41,11 +40,11 @@ class _Signalled(WebService):
     def startService(self) -> None:
         """Start, and answer the signal."""
         super().startService()
-        signal.signal(signal.SIGHUP, lambda *_: self._reactor.callFromThread(self._hung_up))
+        hangup.obey(self._reactor, self._hung_up)
 
     def stopService(self) -> Any:
         """Stop; a signal during that is ignored."""
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        hangup.ignore()
         return super().stopService()
 
     def _hung_up(self) -> None:

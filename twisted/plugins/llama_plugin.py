@@ -1,6 +1,6 @@
 """What ``twistd --help`` lists: one line a service, nothing imported until it is asked for."""
 
-from twisted.application.service import ServiceMaker
+from llama.hangup import ServiceMaker
 
 collector = ServiceMaker(
     "LLAMA collector",

@@ -1,4 +1,8 @@
-"""The HTTP API under ``/api/v1`` that databases with PromQL have in common: questions out, arrays in."""
+"""The HTTP API under ``/api/v1`` that databases with PromQL have in common: questions out, arrays in.
+
+One that is spread over machines answers with what it has when some of them are away. That is no
+answer: pairs that it leaves out would look like pairs that nobody measures.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,18 @@ from typing import Any, TypeVar
 import numpy as np
 from attrs import frozen
 from twisted.internet.defer import Deferred
+from twisted.logger import Logger
 
+from llama.printable import printable
 from llama.web.store import Column, Tags, Window, series_key
 from llama.web.stores.database import Database
 from llama.web.stores.promql import NO_TAGS
 
 T = TypeVar("T")
+
+#: So many different warnings of a database are logged, and so many characters of each.
+MOST_WARNINGS = 100
+MOST_CHARACTERS = 300
 
 #: What tells a series from others: `series_key` of its tags.
 Key = tuple[tuple[str, str], ...]
@@ -44,6 +54,12 @@ def tags_of(labels: Labels) -> Tags:
 
 class PrometheusDatabase(Database):
     """A database at ``url``, which is without ``/api/v1``. Every question may fail as `ask` does."""
+
+    log = Logger()
+
+    def __init__(self, reactor: Any, **options: Any) -> None:
+        super().__init__(reactor, **options)
+        self._warned: set[str] = set()
 
     def instant(self, query: str, at_s: float | None = None) -> Deferred[Vector]:
         """Give the values at that Unix time; None: now."""
@@ -107,7 +123,7 @@ class PrometheusDatabase(Database):
         return self.ask(
             f"/api/v1/label/{label}/values",
             _match(selector, window),
-            lambda said: frozenset(map(str, said["data"])),
+            lambda said: frozenset(map(str, self._whole(said))),
             get=True,
         )
 
@@ -119,7 +135,7 @@ class PrometheusDatabase(Database):
 
         def read(said: Any) -> dict[str, int]:
             count: dict[str, int] = {}
-            for each in said["data"]:
+            for each in self._whole(said):
                 value = each.get(label, "")
                 count[value] = count.get(value, 0) + 1
             return count
@@ -127,12 +143,36 @@ class PrometheusDatabase(Database):
         return self.ask("/api/v1/series", _match(selector, window), read, get=True)
 
     def _data(self, said: Any, kind: str) -> list[Any]:
+        data = self._whole(said)
+        if data["resultType"] != kind:
+            raise ValueError(f"a {data['resultType']}, expected a {kind}")
+        found: list[Any] = data["result"]
+        return found
+
+    def _whole(self, said: Any) -> Any:
+        """Return the data of an answer, in a thread; raises `StoreError` when they are not all there."""
         if said["status"] != "success":
             raise self.complain(said.get("error", "no reason given"))
-        if said["data"]["resultType"] != kind:
-            raise ValueError(f"a {said['data']['resultType']}, expected a {kind}")
-        found: list[Any] = said["data"]["result"]
-        return found
+        warnings = [str(each)[:1000] for each in (said.get("warnings") or ())[:MOST_WARNINGS]]
+        if said.get("isPartial"):  # VictoriaMetrics
+            why = f": {'; '.join(warnings[:3])}" if warnings else ""
+            raise self.complain(
+                f"has only a part of the data (isPartial); are all its nodes up{why}"
+            )
+        if warnings:  # of the data, as Thanos's of a store that is away, or of the question
+            self._reactor.callFromThread(self._warn, warnings)
+        return said["data"]
+
+    def _warn(self, warnings: list[str]) -> None:
+        """Log each warning once, as many as there is room for."""
+        for warning in warnings:
+            text = printable(" ".join(warning.split()))[:MOST_CHARACTERS]
+            if text in self._warned or len(self._warned) >= MOST_WARNINGS:
+                continue
+            self._warned.add(text)
+            self.log.warn("{url} warns: {warning}", url=self.url, warning=text)
+            if len(self._warned) == MOST_WARNINGS:
+                self.log.warn("{url}: its further warnings are not logged", url=self.url)
 
 
 def _table(series: Any) -> Any:

@@ -1,0 +1,53 @@
+"""SIGHUP, at which a service reads its files again: from before it runs until it stops.
+
+It may come at any time, and ends a process that has not said what it is to do then. So the plugins
+wait for it before anything of a service is imported, and what came meanwhile is taken up once it runs.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from typing import Any
+
+from twisted.application import service
+
+#: Whether one came that nobody has taken up.
+_came = False
+
+
+class ServiceMaker(service.ServiceMaker):
+    """A plugin of ``twistd`` whose process SIGHUP does not end, once it is the one that is to run."""
+
+    @property
+    def options(self) -> Any:
+        """The class of its options. Importing that takes most of the start, and reads no file yet."""
+        wait()
+        return super().options
+
+
+def wait() -> None:
+    """Do nothing at SIGHUP but remember that it came."""
+    signal.signal(signal.SIGHUP, _note)
+
+
+def obey(reactor: Any, act: Callable[[], Any]) -> None:
+    """Have ``reactor`` call ``act`` at every SIGHUP, and once for all that came while we waited.
+
+    The files may have changed after they were read.
+    """
+    global _came
+    signal.signal(signal.SIGHUP, lambda *_: reactor.callFromThread(act))
+    if _came:
+        _came = False
+        reactor.callFromThread(act)
+
+
+def ignore() -> None:
+    """Do nothing at SIGHUP: what would read its files stops."""
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+
+def _note(_number: int, _frame: Any) -> None:
+    global _came
+    _came = True

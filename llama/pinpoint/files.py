@@ -1,0 +1,33 @@
+"""The files of a `PinpointService`: for their owner alone when they are made, and whole lines in them."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file, as an ``opener``; one that is made is for its owner alone."""
+    return os.open(path, flags, 0o600)
+
+
+def append_line(path: Path, line: bytes) -> None:
+    """Append a line, which ends as one, to a file: all of it or nothing.
+
+    It begins a line, too, whatever somebody who was killed left of one. Raises `OSError`, of a full disk
+    say.
+    """
+    lines = path.is_file()  # and no pipe or terminal, which holds none
+    with open(path, "ab+" if lines else "ab", buffering=0, opener=private) as file:
+        descriptor = file.fileno()
+        length = os.fstat(descriptor).st_size if lines else 0
+        if length and os.pread(descriptor, 1, length - 1) != b"\n":
+            line = b"\n" + line
+        try:
+            while line:  # once, unless there is no room for all of it: the next time says so
+                line = line[os.write(descriptor, line) :]
+        except OSError:
+            with suppress(OSError):  # one that may only be appended to, say
+                file.truncate(length)
+            raise

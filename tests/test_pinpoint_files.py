@@ -1,0 +1,140 @@
+"""Files of ``llama pinpoint``: a record of whole lines, and a state that nobody else may lose."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import resource
+import tempfile
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest import SkipTest
+
+from click.testing import CliRunner
+from twisted.internet.task import Clock
+from twisted.trial.unittest import SynchronousTestCase
+
+from llama.cli import main
+from llama.pinpoint.files import append_line
+from llama.pinpoint.service import PinpointService, Settings
+
+NOBODY = 65534
+
+
+class RecordTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """A record with one line in it."""
+        self.path = Path(self.mktemp())
+        append_line(self.path, b"one\n")
+
+    def full(self, octets: int, line: bytes) -> int:
+        """Append a line where there is room for so many octets more; returns why that failed."""
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        room = self.path.stat().st_size + octets
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, before[1]))
+        try:
+            number = self.assertRaises(OSError, append_line, self.path, line).errno
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        assert number is not None
+        return number
+
+    def test_no_room(self) -> None:
+        """Of a line for which there is no room nothing stays, however much of it there was room for."""
+        for octets in (0, 1, 5):
+            self.assertEqual(self.full(octets, b"two two\n"), errno.EFBIG)
+            self.assertEqual(self.path.read_bytes(), b"one\n")
+        append_line(self.path, b"two two\n")
+        self.assertEqual(self.path.read_bytes(), b"one\ntwo two\n")
+
+    def test_after_half_a_line(self) -> None:
+        """A line begins one, whatever was left there by whoever was killed."""
+        self.path.write_bytes(b"one\ntw")
+        self.assertEqual(self.full(3, b"three\n"), errno.EFBIG)
+        self.assertEqual(self.path.read_bytes(), b"one\ntw")
+        append_line(self.path, b"three\n")
+        append_line(self.path, b"four\n")
+        self.assertEqual(self.path.read_bytes(), b"one\ntw\nthree\nfour\n")
+
+    def test_no_regular_file(self) -> None:
+        """What is no file of lines takes them, too."""
+        append_line(Path(os.devnull), b"one\n")
+
+    def test_judgements(self) -> None:
+        """What a service records goes the same way."""
+        self.path.write_bytes(b'{"time": 1.0, "e')
+        service = PinpointService(
+            Clock(), Settings(collectors=("http://c1",), api=None, record=self.path)
+        )
+        verdict = SimpleNamespace(flows=1, judged=1, lossy=0, unexplained=0, excluded=())
+        judgement: Any = SimpleNamespace(end_s=60.0, verdict=verdict, sightings=())
+        service._write_record(judgement, [])
+        last = self.path.read_text().splitlines()[-1]
+        self.assertEqual(json.loads(last)["end"], 60.0)
+
+
+class StateTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """A state that only root may read, in a directory of nobody's."""
+        if os.geteuid():
+            raise SkipTest("needs root, to be somebody else")
+        directory = tempfile.TemporaryDirectory()
+        self.addCleanup(directory.cleanup)
+        self.there = Path(directory.name)
+        self.path = self.there / "state"
+        self.path.write_text('{"version": 1, "incidents": {}, "waiting": {}}')
+        self.path.chmod(0o600)
+        os.chown(self.there, NOBODY, NOBODY)
+
+    def service(self) -> PinpointService:
+        """Return a service with that state, and what it logs in ``logged``."""
+        service = PinpointService(
+            Clock(), Settings(collectors=("http://c1",), api=None, state=self.path)
+        )
+        self.logged: list[str] = []
+        service.log = SimpleNamespace(  # type: ignore[assignment]
+            error=lambda text, **values: self.logged.append(text.format(**values))
+        )
+        return service
+
+    def as_nobody(self, do: Any, *words: Any) -> Any:
+        """Do something as another user."""
+        os.seteuid(NOBODY)
+        try:
+            return do(*words)
+        finally:
+            os.seteuid(0)
+
+    def test_may_not_be_read(self) -> None:
+        """A state that this user may not read is refused with what to do, and stays where it is."""
+        words = ["pinpoint", "c1:5000", "--state", str(self.path)]
+        CliRunner().invoke(main, ["pinpoint", "--help"])  # imported while we may read all of Python
+        done = self.as_nobody(CliRunner().invoke, main, words)
+        self.assertEqual(done.exit_code, 1)
+        said = f"Error: --state {self.path}: this user may not read it; give it to them (chown)"
+        self.assertIn(said, done.output.splitlines()[-1])
+        service = self.service()
+        self.assertRaises(PermissionError, self.as_nobody, service.startService)
+        self.assertFalse(service.running)
+        self.assertEqual(os.listdir(self.there), ["state"])
+
+    def test_put_aside(self) -> None:
+        """One that makes no sense and is another user's is put aside, and stays as open as it was."""
+        self.path.write_text("[]")
+        self.path.chmod(0o644)
+        service = self.service()
+        self.as_nobody(service.startService)
+        self.addCleanup(service.stopService)
+        self.assertIn("the old file is now", self.logged[0])
+        self.assertEqual((self.there / "state.unreadable").stat().st_mode & 0o777, 0o644)
+
+    def test_cannot_be_put_aside(self) -> None:
+        """Where it cannot be renamed that is said, and the service begins anew."""
+        (self.there / "state.unreadable").mkdir()
+        self.path.write_text("[]")
+        service = self.service()
+        service.startService()
+        self.addCleanup(service.stopService)
+        self.assertIn("begun anew, and the old file cannot be renamed to ", self.logged[0])
