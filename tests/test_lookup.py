@@ -14,13 +14,11 @@ from typing import Any
 from twisted.internet import reactor
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
-from twisted.internet.interfaces import IReactorPluggableNameResolver
 from twisted.internet.task import Clock, deferLater
 from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
-from zope.interface import implementer
 
 from llama.collector.names import Names
 from llama.http import client
@@ -53,7 +51,6 @@ class Receiver:
         self.done.callback(self.addresses)
 
 
-@implementer(IReactorPluggableNameResolver)
 class Timed(Clock):
     """The reactor's threads with timers of the test's own."""
 
