@@ -10,7 +10,8 @@ from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector.answers.history import History
-from llama.collector.service import MEANWHILE_S, ProbingService
+from llama.collector.names import Names
+from llama.collector.service import ProbingService
 from llama.config import load_collector
 
 CONFIG = """
@@ -71,14 +72,14 @@ class DeadResolverTests(ServiceCase):
         """What needs no look-up is probed though not one name is answered for."""
         service = self.service("127.0.0.9", *(f"host{n}.example" for n in range(100)))
         self.assertIn("nothing is probed", service.trouble())
-        self.reactor.advance(MEANWHILE_S)
+        self.reactor.advance(Names.timeout_s)
         self.assertEqual(self.probed(service), {"127.0.0.9"})
         self.assertEqual(service.trouble(), "")
 
     def test_nothing_known_is_said(self) -> None:
         """With no address at all nothing is probed, and the status says so until it is."""
         service = self.service("host.example")
-        self.reactor.advance(MEANWHILE_S)
+        self.reactor.advance(Names.timeout_s)
         self.assertEqual(self.probed(service), set())
         self.assertIn("no target", service.trouble())
         self.resolver.known["host.example"] = "127.0.0.8"

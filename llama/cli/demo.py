@@ -35,7 +35,7 @@ from llama.lab.history import History, Interval, to_show
 from llama.lab.places import Block, NoPlaceError
 from llama.lab.readings import delay_sentence, loss_sentence, suspect_sentence, worst_pair
 from llama.lab.scene import SITES, Scene, address, hosts, scene
-from llama.net.steady import count_steadily
+from llama.net.reactor import prepare
 
 #: ``--once`` ends after so many whole intervals ...
 INTERVALS = 2
@@ -76,7 +76,7 @@ def demo(
     """
     from twisted.internet import reactor
 
-    count_steadily(reactor)
+    prepare(reactor)
     if seed is None:
         seed = random.randrange(10_000)
     if fabric:

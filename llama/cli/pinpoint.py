@@ -19,7 +19,7 @@ from llama.cli._options import HttpUrl, Seconds
 from llama.cli.trace import namer
 from llama.config import Mistake, endpoint
 from llama.config.keys import read_secret, read_urls
-from llama.net.steady import count_steadily
+from llama.net.reactor import prepare
 from llama.paths.names import ReverseNames, read_names
 from llama.pinpoint.api import sighting_json
 from llama.pinpoint.files import private
@@ -123,7 +123,7 @@ def pinpoint(
     """
     from twisted.internet import reactor
 
-    count_steadily(reactor)
+    prepare(reactor)
     if as_json and not once:
         raise click.UsageError("--json goes with --once; else ask /suspects, or give --record")
     if state is not None and not once:  # before what it holds is read

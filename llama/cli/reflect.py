@@ -22,10 +22,10 @@ def reflect(port: int, interface: str | None, api: str) -> None:
     from twisted.internet import reactor
     from twisted.logger import globalLogBeginner, textFileLogObserver
 
-    from llama.net.steady import count_steadily
+    from llama.net.reactor import prepare
     from llama.reflector.service import ReflectorService
 
-    count_steadily(reactor)
+    prepare(reactor)
     addresses = (interface,) if interface else ReflectorConfig().addresses
     config = ReflectorConfig(port=port, addresses=addresses, api=api)
     observer: Any = textFileLogObserver(sys.stderr)

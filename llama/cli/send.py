@@ -24,7 +24,7 @@ from llama.config import dscp_number
 from llama.config.keys import read_keys
 from llama.config.probes import KINDS
 from llama.net.port import LONGEST
-from llama.net.steady import count_steadily
+from llama.net.reactor import prepare
 
 REPLIES, NO_REPLIES, USAGE = 0, 1, 2  # exit statuses, as ping's
 MOST_FLOWS = 1024
@@ -222,7 +222,7 @@ def send(target: str, as_json: bool, **options: Any) -> None:
     from twisted.internet import reactor
     from twisted.internet.task import react
 
-    count_steadily(reactor)
+    prepare(reactor)
     try:
         host, port = parse_target(target, 0 if options["probe"] == "hping3" else 8100)
         if options["source"] is not None:

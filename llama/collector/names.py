@@ -1,7 +1,7 @@
 """Looks names up, and again while running, through Twisted's resolver.
 
 A name that stops resolving keeps its last good addresses, and that is said; a changed address is told
-to whoever asked.
+to whoever asked. How many are looked up at a time is the resolver's business.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.interfaces import IResolutionReceiver
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
@@ -23,50 +23,64 @@ MINUTE = 60 * SECOND
 
 @implementer(IResolutionReceiver)
 class _Receiver:
-    """Gathers the addresses of one look-up."""
+    """Gathers the addresses of one look-up; ``late`` is called if it begins and is not over in time."""
 
-    def __init__(self) -> None:
-        self.found: list[str] = []
+    def __init__(self, reactor: Any, timeout_s: float, late: Callable[[], None]) -> None:
+        self._reactor = reactor
+        self._timeout_s = timeout_s
+        self._late = late
+        self._timer: Any = None
+        self._found: list[str] = []
         self.done: Deferred[list[str]] = Deferred()
 
     def resolutionBegan(self, resolutionInProgress: Any) -> None:
-        """Take note that the look-up runs; it is not cancelled from here."""
+        """Count the time from now on: who waits in the resolver's queue does not fail to resolve."""
+        self._timer = self._reactor.callLater(self._timeout_s, self._late)
 
     def addressResolved(self, address: Any) -> None:
         """Take one address, the best come first."""
-        if isinstance(address, (IPv4Address, IPv6Address)) and address.host not in self.found:
-            self.found.append(address.host)
+        if isinstance(address, IPv4Address | IPv6Address) and address.host not in self._found:
+            self._found.append(address.host)
 
     def resolutionComplete(self) -> None:
         """Give what was found; nothing is a failure."""
-        if not self.done.called:
-            self.done.callback(self.found)
+        if self._timer is not None and self._timer.active():
+            self._timer.cancel()
+        self.done.callback(self._found)
 
 
 class Names:
-    """The addresses of hosts, kept up to date every ``period_s``.
+    """The addresses of hosts, asked for again every ``period_s``.
 
-    ``changed`` is called, without arguments, after a round that found other addresses than before.
-    ``addresses`` maps every host that ever resolved to its addresses, best first.
+    ``changed`` is called, without arguments, when other addresses than before were found, unless
+    `look_up` waits for them. ``addresses`` maps every host that ever resolved to its addresses, best
+    first.
     """
 
     log = Logger()
+    #: Bounds the waiting alone: an answer that comes later is taken as well.
     timeout_s = 5 * SECOND
+    #: What is found within so long is told at once.
+    together_s = 5 * SECOND
 
     def __init__(self, reactor: Any, changed: Callable[[], None], period_s: float = MINUTE) -> None:
         self._reactor = reactor
         self._changed = changed
         self._period_s = period_s
         self._hosts: set[str] = set()
-        # As many as the resolver has threads for: who waits in its queue seems not to resolve.
-        self._slots = DeferredSemaphore(8)
         self._loop = LoopingCall(self._again)
         self._loop.clock = reactor
+        self._looking_up = 0  # calls of look_up() that wait
+        self._told: dict[str, tuple[str, ...]] = {}
+        self._telling: Any = None
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.failing: set[str] = set()
 
     def look_up(self, hosts: Iterable[str]) -> Deferred[Any]:
-        """Keep these hosts' addresses from now on; the Deferred fires when each was asked for once."""
+        """Keep these hosts' addresses from now on.
+
+        The Deferred fires when each has been asked for once, after ``timeout_s`` at the latest.
+        """
         self._hosts = set()
         wanted = set(hosts)
         self.addresses = {h: a for h, a in self.addresses.items() if h in wanted}
@@ -83,37 +97,49 @@ class Names:
             self._loop.start(self._period_s, now=False).addErrback(
                 lambda failure: self.log.failure("names are looked up no more", failure=failure)
             )
-        return gatherResults([self._slots.run(self._one, host) for host in sorted(new)])
+        waiting: Deferred[Any] = Deferred()
+        gatherResults([self._one(host) for host in sorted(new)]).chainDeferred(waiting)
+        self._looking_up += 1
+
+        def over(result: Any) -> Any:
+            self._looking_up -= 1
+            self._told = dict(self.addresses)
+            return result
+
+        waiting.addTimeout(
+            self.timeout_s, self._reactor, onTimeoutCancel=lambda _result, _timeout: None
+        )
+        return waiting.addBoth(over)
 
     def stop(self) -> None:
         """Look nothing up any more."""
         self._hosts = set()
         if self._loop.running:
             self._loop.stop()
+        if self._telling is not None and self._telling.active():
+            self._telling.cancel()
 
-    def _again(self) -> Deferred[Any]:
-        before = dict(self.addresses)
-
-        def done(_: Any) -> None:
-            if self.addresses != before and self._loop.running:
-                try:
-                    self._changed()
-                except Exception:  # the next look-up must come all the same
-                    self.log.failure("new addresses could not be taken up")
-
-        return gatherResults(
-            [self._slots.run(self._one, host) for host in sorted(self._hosts)]
-        ).addCallback(done)
+    def _again(self) -> None:
+        for host in sorted(self._hosts):
+            self._one(host).addErrback(
+                lambda failure: self.log.failure("an answer could not be taken", failure=failure)
+            )
 
     def _one(self, host: str) -> Deferred[None]:
-        receiver = _Receiver()
+        receiver = _Receiver(self._reactor, self.timeout_s, lambda: self._found([], host))
         self._reactor.nameResolver.resolveHostName(
             receiver, host, addressTypes=[IPv4Address, IPv6Address], transportSemantics="UDP"
         )
-        receiver.done.addTimeout(
-            self.timeout_s, self._reactor, onTimeoutCancel=lambda _result, _timeout: []
-        )
         return receiver.done.addCallback(self._found, host)
+
+    def _tell(self) -> None:
+        if self._looking_up or self.addresses == self._told:
+            return
+        self._told = dict(self.addresses)
+        try:
+            self._changed()
+        except Exception:  # the next look-up must come all the same
+            self.log.failure("new addresses could not be taken up")
 
     def _found(self, found: list[str], host: str) -> None:
         if host not in self._hosts:
@@ -134,3 +160,6 @@ class Names:
         # A server may give its addresses in turn: what is probed stays while it is among them.
         kept = [a for a in self.addresses.get(host, ()) if a in found]
         self.addresses[host] = tuple(kept + [a for a in found if a not in kept])
+        changed = self.addresses[host] != self._told.get(host)
+        if changed and (self._telling is None or not self._telling.active()):
+            self._telling = self._reactor.callLater(self.together_s, self._tell)

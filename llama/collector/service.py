@@ -36,8 +36,6 @@ from llama.process import processor_s, raise_open_files, resident_octets
 RETRY_S, LONGEST_RETRY_S = 10.0, 120.0
 #: After which it is looked up whence the kernel sends to a destination, and how many at once.
 SOURCES_S, SOURCES_AT_ONCE = 60.0, 64
-#: Names that do not answer may take hours, all together: what is known by then is probed meanwhile.
-MEANWHILE_S = 5.0
 
 Way = tuple[str, str | None]  # a destination, and the interface that its probes are bound to
 
@@ -75,8 +73,6 @@ class ProbingService(Service):
         self._retry: Any = None
         self._retry_s = RETRY_S
         self._refused: set[tuple[str, str, str]] = set()  # test, whom, why
-        self._meanwhile: Any = None
-        self._planned: dict[str, tuple[str, ...]] = {}  # the addresses that the plan is made of
         self._ticker = Ticker(reactor, self._tick)
         self.prober = Probers(reactor, ids=transmit_ids_supported())
         self.engine = Engine(
@@ -113,26 +109,12 @@ class ProbingService(Service):
         return sorted({target.host for test in self.config.tests for target in test.targets})
 
     def _look_up(self) -> Deferred[None]:
-        """Look all names up, then plan; fires when that is done."""
-        asked = self._names.look_up(self._hosts())
-        if not asked.called:
-            self._meanwhile = self._reactor.callLater(MEANWHILE_S, self._plan_meanwhile)
-        return asked.addCallback(self._plan_all)
-
-    def _plan_meanwhile(self) -> None:
-        """Probe what is known while other names are still being looked up."""
-        self._meanwhile = self._reactor.callLater(self.config.interval_s, self._plan_meanwhile)
-        if self._names.addresses and self._names.addresses != self._planned:
-            self._replan()
+        """Look all names up, then plan with those that were answered for in time; fires then."""
+        return self._names.look_up(self._hosts()).addCallback(self._plan_all)
 
     def _plan_all(self, _: Any) -> None:
-        self._stop_meanwhile()
         if self.running:
             self._replan()
-
-    def _stop_meanwhile(self) -> None:
-        if self._meanwhile is not None and self._meanwhile.active():
-            self._meanwhile.cancel()
 
     def _failed(self, failure: Any) -> None:
         self.log.failure("llama-collector cannot go on", failure=failure)
@@ -148,7 +130,6 @@ class ProbingService(Service):
 
     def _replan(self) -> None:
         """Work out what to probe from the configuration and the addresses known now."""
-        self._planned = dict(self._names.addresses)
         self._known_sources, self._sources = self._sources, {}
         self._groups = make_plan(self.config, self._names.addresses, self._source_address)
         self._known_sources = {}
@@ -290,7 +271,6 @@ class ProbingService(Service):
             self.config = before
             self.log.failure("not reloaded, going on as before", failure=failure)
 
-        self._stop_meanwhile()
         self._look_up().addErrback(not_reloaded)
         self.say_notes()
 
@@ -303,7 +283,6 @@ class ProbingService(Service):
         """Stop probing; fires when no program that was run for it is left."""
         super().stopService()
         self._stop_retry()
-        self._stop_meanwhile()
         if self._sources_call is not None:
             self._sources_call.cancel()
             self._sources_call = None

@@ -11,7 +11,7 @@ from twisted.python import usage
 from llama import hangup
 from llama.collector.service import CollectorService
 from llama.config import CollectorConfig, ConfigErrors, endpoint, load_collector
-from llama.net.steady import count_steadily
+from llama.net.reactor import prepare
 
 
 class Options(usage.Options):
@@ -64,5 +64,5 @@ def makeService(options: Options) -> MultiService:
     """Return the service that ``options`` describe."""
     from twisted.internet import reactor
 
-    count_steadily(reactor)
+    prepare(reactor)
     return _Signalled(reactor, options.collector, options.changes)

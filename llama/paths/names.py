@@ -11,8 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.threads import deferToThreadPool
-
+from llama.net.lookup import apart
 from llama.printable import printable
 
 #: Unanswered questions at a time; those beyond are asked when the address is seen again.
@@ -48,9 +47,9 @@ def ask(address: str) -> str:
 
 
 class ReverseNames:
-    """Names by reverse DNS, asked for in threads: an address is its own name until the answer came.
+    """Names by reverse DNS: an address is its own name until the answer came.
 
-    ``known`` names are never asked for.
+    Each is asked for in a thread of its own, ``known`` ones never.
     """
 
     def __init__(
@@ -70,9 +69,7 @@ class ReverseNames:
         due = self._reactor.seconds() - asked_s >= AGAIN_S
         if due and address not in self._waiting and len(self._waiting) < AT_ONCE:
             self._waiting.add(address)
-            pool = self._reactor.getThreadPool()
-            answered = deferToThreadPool(self._reactor, pool, self._ask, address)
-            answered.addBoth(self._answered, address)
+            apart(self._reactor, self._ask, address).addBoth(self._answered, address)
         return name
 
     def _answered(self, name: Any, address: str) -> None:

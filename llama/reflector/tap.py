@@ -14,7 +14,7 @@ from twisted.python import usage
 
 from llama import hangup
 from llama.config import ConfigErrors, ReflectorConfig, load_reflector
-from llama.net.steady import count_steadily
+from llama.net.reactor import prepare
 from llama.reflector import privilege
 from llama.reflector.service import ReflectorService
 
@@ -126,5 +126,5 @@ def makeService(options: Options) -> MultiService:
     """Return the service that ``options`` describe."""
     from twisted.internet import reactor
 
-    count_steadily(reactor)
+    prepare(reactor)
     return _Daemon(reactor, options.reflector, options.changes)

@@ -36,7 +36,7 @@ class ScraperService(MultiService):
     Raises `WriterConfigError` when what the configuration says of a writer is wrong, and
     `ForeignFileError` when the spool's file is something else. It may be part of any process: it
     uses ``reactor`` alone, and ``unix_time_s`` for the time of day.
-    With Twisted's own reactor that process should call `llama.net.steady.count_steadily` first.
+    With Twisted's own reactor that process should call `llama.net.reactor.prepare` first.
     """
 
     _log = Logger()

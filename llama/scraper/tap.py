@@ -11,7 +11,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from llama import config, hangup
-from llama.net.steady import count_steadily
+from llama.net.reactor import prepare
 from llama.scraper.service import ScraperService
 from llama.scraper.spool_file import ForeignFileError
 from llama.scraper.writers import WriterConfigError, makers
@@ -84,7 +84,7 @@ def makeService(options: Options) -> MultiService:
     """Make the service; what is wrong with a writer or the spool ends the program with its message."""
     from twisted.internet import reactor
 
-    count_steadily(reactor)
+    prepare(reactor)
     try:
         scraper = ScraperService(reactor, options["loaded"])
     except (WriterConfigError, ForeignFileError) as error:

@@ -8,7 +8,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from llama import config, hangup
-from llama.net.steady import count_steadily
+from llama.net.reactor import prepare
 from llama.web.service import WebService
 from llama.web.store import StoreError
 
@@ -57,7 +57,7 @@ def makeService(options: Options) -> WebService:
     """Return the service that ``options`` describe."""
     from twisted.internet import reactor
 
-    count_steadily(reactor)
+    prepare(reactor)
     try:
         return _Signalled(reactor, options["loaded"])
     except StoreError as error:
