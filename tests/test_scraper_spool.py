@@ -391,6 +391,7 @@ class DiskSpoolTests(Contract, TestCase):
     def test_may_be_ours(self) -> None:
         """What is not there, empty, ours or unreadable is no other program's."""
         see_whose(self.path)
+        self.assertEqual(os.listdir(self.directory), [])
         self.path.touch()
         see_whose(self.path)
         self.path.write_bytes(b"not a database " * 1000)
