@@ -131,6 +131,29 @@ class MistakeTests(ProcessCase):
         self.assertEqual(status, 1)
         self.assertIn("Address already in use", said)
 
+    def test_cannot_start(self) -> None:
+        """What goes wrong while it starts ends it, for its supervisor to see."""
+        self.write(
+            collectors=["127.0.0.1"],
+            writers=[{"type": "file", "path": "x"}],
+            api={"bind": f"127.0.0.1:{free_port()}"},
+        )
+        command = twistd("llama-scraper", "--config", str(self.config))
+        at = command.index("-c") + 1
+        command[at] = (
+            "from llama.scraper.delivery import Delivery; Delivery.start = None; " + command[at]
+        )
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("The scraper cannot start, and ends", done.stdout)
+
 
 class SignalTests(ProcessCase):
     """SIGTERM and SIGHUP."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import signal
-import sys
 from typing import Any
 
 import attrs
@@ -14,6 +12,7 @@ from twisted.internet.defer import Deferred
 from twisted.python import usage
 
 from llama.config import ConfigErrors, ReflectorConfig, load_reflector
+from llama.exit_status import end_with_1
 from llama.net.steady import count_steadily
 from llama.reflector import privilege
 from llama.reflector.service import ReflectorService
@@ -93,7 +92,7 @@ class _Daemon(ReflectorService):
 
     def failed(self) -> None:
         """End the program with status 1, for whoever supervises it to start it anew."""
-        atexit.register(_exit_1)  # twistd has no status of its own, and ends with 0
+        end_with_1()
         super().failed()
 
     def _reload(self) -> None:
@@ -109,12 +108,6 @@ class _Daemon(ReflectorService):
             return
         done = Deferred.fromCoroutine(self.use(attrs.evolve(config, **self._changes)))
         done.addErrback(lambda failure: self.log.failure("not reloaded", failure))
-
-
-def _exit_1() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
 
 
 def makeService(options: Options) -> MultiService:

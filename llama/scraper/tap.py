@@ -12,6 +12,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from llama import config
+from llama.exit_status import end_with_1
 from llama.net.steady import count_steadily
 from llama.scraper.service import ScraperService
 from llama.scraper.spool_file import ForeignFileError
@@ -91,4 +92,5 @@ def makeService(options: Options) -> MultiService:
     except (WriterConfigError, ForeignFileError) as error:
         # Not a UsageError: twistd shows that one as a traceback once options are parsed.
         raise SystemExit(str(error)) from None
+    scraper.failing = end_with_1  # for whoever supervises it to start it anew
     return _Reloading(reactor, scraper, options["config"])
