@@ -56,6 +56,7 @@ class ScraperService(MultiService):
         self.counts = Counts()
         self.spool = _spool(reactor, config, unix_time_s)
         self.spool.dropped = self._dropped
+        self.spool.found = self._taken
         self.deliveries: dict[str, Delivery] = {}
         self.http: HttpService | None = None
         self._reactor = reactor
@@ -254,7 +255,7 @@ class ScraperService(MultiService):
 _REASONS = {
     "full": "the spool has reached its size",
     "too_old": "they waited for longer than the spool keeps them",
-    "damaged": "the spool was damaged",
+    "damaged": "the spool was damaged, or its file removed",
     "writer_removed": "no such writer is configured any more",
 }
 
