@@ -545,6 +545,44 @@ class ReloadTests(ServiceCase):
         await until(lambda: sum(c.points for c in spool.chunks.values()) == 9, "all three")
         self.assertEqual(loads, 2)
 
+    async def test_spool_not_open_again(self) -> None:
+        """A spool that cannot be opened again after damage is shown, and holds up no end."""
+        one, url = self.collector("one")
+        service = self.scraper(
+            [url],
+            NOWHERE,
+            spool=SpoolConfig(path=str(self.directory / "spool.db")),
+            api="tcp:0:interface=127.0.0.1",
+        )
+        one.close(NOW)
+        await until(lambda: service.spool.chunks, "the first interval")
+        damaged = sqlite3.DatabaseError("database disk image is malformed")
+        damaged.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        full = sqlite3.OperationalError("database or disk is full")
+        full.sqlite_errorcode = sqlite3.SQLITE_FULL
+
+        def raises(error: Exception) -> Any:
+            raise error
+
+        load = spool_file.load
+        self.patch(spool_file, "insert", lambda *_: raises(damaged))
+        self.patch(spool_file, "load", lambda *_: raises(full))
+        one.close(NOW + 30)
+        await until(lambda: service.spool.trouble, "trouble")
+        said = "it cannot be opened: the disk is full"
+        self.assertEqual(api.state(service)["spool"]["problem"], said)
+        self.assertIn(0.0, [m.samples[0].value for m in api.Gauges(service).collect()
+                            if m.name == "llama_scraper_spool_ok"])  # fmt: skip
+        asked = len(one.questions)
+        await deferLater(reactor, 0.5)
+        self.assertEqual(len(one.questions), asked)  # nobody is asked for what cannot be taken
+        service.poller._retry_spool_at = 0.0  # instead of waiting for it
+        await until(lambda: len(one.questions) > asked, "another question")
+        stopping = Deferred.fromCoroutine(self.stop(service))
+        await until(lambda: stopping.called, "the end")
+        await stopping
+        self.patch(spool_file, "load", load)
+
     async def test_wrong_authorities(self) -> None:
         """A CA file that is none changes nothing, not even the writers."""
         _, url = self.collector("one")

@@ -188,7 +188,7 @@ class DiskSpoolTests(Contract, TestCase):
 
     def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> DiskSpool:
         """Make one on the same file each time."""
-        return DiskSpool(reactor, str(self.path), max_octets, max_age_s)
+        return DiskSpool(reactor, str(self.path), max_octets, max_age_s, lambda: NOW)
 
     def on_disk(self) -> tuple[list[int], list[tuple[int, str]]]:
         """Return the numbers of the chunks in the file, and who waits for which; it must be closed."""
@@ -391,6 +391,7 @@ class DiskSpoolTests(Contract, TestCase):
     def test_may_be_ours(self) -> None:
         """What is not there, empty, ours or unreadable is no other program's."""
         see_whose(self.path)
+        self.assertEqual(os.listdir(self.directory), [])
         self.path.touch()
         see_whose(self.path)
         self.path.write_bytes(b"not a database " * 1000)
@@ -503,6 +504,192 @@ class DiskSpoolTests(Contract, TestCase):
         [new] = await put(spool, "http://c", Taken("2"), some_points(), NOW)
         self.assertEqual(list(spool.chunks.values()), [new])
 
+    def in_the_way(self) -> Path:
+        """Put something where a damaged file would be set aside."""
+        there = self.directory / f"{self.path.name}.corrupt-20231114T221320Z"
+        there.mkdir()
+        return there
+
+    async def test_not_set_aside_at_start(self) -> None:
+        """A damaged file that cannot be set aside is said, and tried again until it can."""
+        self.path.write_bytes(b"not a database " * 1000)
+        there = self.in_the_way()
+        spool = self.spool()
+        opening = spool.open(["a"])
+        await until(lambda: opening.called or spool.trouble, "trouble")
+        self.assertFalse(opening.called)
+        self.assertEqual(
+            spool.trouble,
+            "it cannot be opened: damaged (file is not a database), and it cannot be set aside:"
+            " Is a directory",
+        )
+        there.rmdir()
+        spool._pause.cancel()  # instead of waiting for the next attempt
+        await opening
+        self.addCleanup(spool.close)
+        self.assertIsNone(spool.trouble)
+        await put(spool, "http://c", Taken("c1"), some_points(), NOW)
+        self.assertEqual(there.read_bytes(), b"not a database " * 1000)
+
+    async def test_not_set_aside_while_running(self) -> None:
+        """Meanwhile nothing is taken, nobody waits for it, and it can be closed; then it goes on."""
+        spool = await self.opened()
+        [lost] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        spool._held._ready.clear()
+        batches = await spool.pack(some_points())
+        there = self.in_the_way()
+        with failing(spool_file, "payload", damage()):
+            reading = spool.read(lost)
+            await until(lambda: spool.trouble, "trouble")
+        said = (
+            "it cannot be opened: damaged (database disk image is malformed), and it cannot be set"
+            " aside: Is a directory"
+        )
+        self.assertEqual(spool.trouble, said)
+        self.assertIsNone(await reading)
+        for ask in (
+            lambda: spool.pack([]),
+            lambda: spool.put("http://c", Taken("2"), batches, NOW),
+        ):
+            with self.assertRaises(NotStoredError) as raised:
+                await ask()
+            self.assertEqual(str(raised.exception), said)
+        await spool.acknowledge("a", [lost])
+        await spool.set_writers(["a"])
+        await spool.expire(NOW)
+        self.assertEqual(self.dropped, [("damaged", lost)])
+        there.rmdir()
+        spool._pause.cancel()
+        await until(lambda: spool.trouble is None, "no trouble")
+        [new] = await put(spool, "http://c", Taken("4"), some_points(), NOW)
+        await spool.close()
+        self.assertEqual(self.on_disk(), ([new.number], [(new.number, "a")]))
+
+    async def test_closed_while_not_open(self) -> None:
+        """A spool that cannot be opened anew can be closed at any time."""
+        spool = await self.opened()
+        self.in_the_way()
+        with failing(spool_file, "insert", damage()), self.assertRaises(NotStoredError):
+            await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        await spool.close()
+        with self.assertRaises(NotStoredError):
+            await spool.pack([])
+
+    async def lost(self, spool: DiskSpool, chunk: Chunk, reason: str) -> None:
+        """See that a spool finds its file gone with the next points, and goes on in another."""
+        with self.assertRaises(NotStoredError) as raised:
+            await put(spool, "http://c", Taken("2"), some_points(), NOW)
+        said = "its file was removed or replaced, and a new one is begun"
+        self.assertEqual(str(raised.exception), said)
+        self.assertEqual(self.dropped, [("damaged", chunk)])
+        self.assertIn(f"{reason} while it was in use", self.said[0])
+        self.assertIsNone(spool.trouble)
+
+    async def test_removed_while_running(self) -> None:
+        """What was in a removed file is counted; a new one is begun, its collectors asked for all."""
+        self.path = self.directory / "below" / "spool.db"
+        for remove in (
+            lambda: [file.unlink() for file in self.path.parent.iterdir()],
+            self.path.unlink,
+            lambda: shutil.rmtree(self.path.parent),
+        ):
+            spool = await self.opened()
+            self.said = self.log()
+            [old] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
+            remove()
+            await self.lost(spool, old, f"{self.path} was removed")
+            self.assertEqual(spool.taken("http://c"), Taken())
+            [new] = await put(spool, "http://c", Taken("3"), some_points(), NOW)
+            self.assertGreater(new.number, old.number)
+            await spool.close()
+            self.assertEqual(self.on_disk(), ([new.number], [(new.number, w) for w in "ab"]))
+            self.assertEqual(os.listdir(self.path.parent), [self.path.name])
+            self.path.unlink()
+
+    def log(self) -> list[str]:
+        """Return a list to which all that is logged from now on is added."""
+        said: list[str] = []
+
+        def add(event: Any) -> None:
+            said.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(add)
+        self.addCleanup(globalLogPublisher.removeObserver, add)
+        return said
+
+    async def another(self) -> tuple[Path, list[int]]:
+        """Return the file of another spool, and the numbers of its chunks."""
+        path, self.path = self.path, self.directory / "other.db"
+        spool = await self.opened()
+        chunks = [
+            *await put(spool, "http://d", Taken("d1"), some_points(), NOW),
+            *await put(spool, "http://d", Taken("d2"), some_points(2), NOW),
+        ]
+        await spool.close()
+        other, self.path = self.path, path
+        return other, [chunk.number for chunk in chunks]
+
+    async def test_replaced_while_running(self) -> None:
+        """What is in a spool that takes the place of another is delivered; nothing of it is mixed up."""
+        other, theirs = await self.another()
+        spool = await self.opened()
+        found: list[Chunk] = []
+        spool.found = found.extend
+        self.said = self.log()
+        [old] = await put(spool, "http://c", Taken("1"), some_points(4), NOW)
+        self.assertEqual(old.number, theirs[0])
+        os.replace(other, self.path)
+        batches = await spool.pack(some_points())
+        putting = spool.put("http://c", Taken("2"), batches, NOW)
+        with self.assertRaises(NotStoredError):
+            await putting
+        await spool.acknowledge("a", [old])
+        self.assertIn(f"another file has taken the place of {self.path}", self.said[0])
+        self.assertEqual(self.dropped, [("damaged", old)])
+        self.assertEqual([chunk.number for chunk in found], theirs)
+        self.assertEqual(found, list(spool.chunks.values()))
+        self.assertEqual(
+            [await spool.read(chunk) for chunk in found], [some_points(), some_points(2)]
+        )
+        self.assertEqual((spool.taken("http://c"), spool.taken("http://d")), (Taken(), Taken("d2")))
+        await spool.close()
+        self.assertEqual(self.on_disk(), (theirs, [(n, w) for n in theirs for w in "ab"]))
+
+    async def test_damaged_by_replacing(self) -> None:
+        """Where a file seems damaged since another has taken its place, that one is not touched."""
+        other, theirs = await self.another()
+        spool = await self.opened()
+        [old] = await put(spool, "http://c", Taken("1"), some_points(4), NOW)
+        self.assertEqual(old.number, theirs[0])
+        os.replace(other, self.path)
+        with failing(spool_file, "acknowledge", damage()):
+            await spool.acknowledge("a", [old])
+        self.assertEqual([chunk.waiting for chunk in spool.chunks.values()], [{"a", "b"}] * 2)
+        await spool.close()
+        self.assertEqual(os.listdir(self.directory), [self.path.name])
+        self.assertEqual(self.on_disk(), (theirs, [(n, w) for n in theirs for w in "ab"]))
+
+    async def test_put_right_by_hand(self) -> None:
+        """Whatever stands where a damaged file was that could not be set aside is no longer that file."""
+        other, theirs = await self.another()
+        spool = await self.opened()
+        found: list[Chunk] = []
+        spool.found = found.extend
+        [old] = await put(spool, "http://c", Taken("1"), some_points(4), NOW)
+        self.assertEqual(old.number, theirs[0])
+        there = self.in_the_way()
+        with failing(spool_file, "acknowledge", damage()):
+            await spool.acknowledge("a", [old])
+        self.assertIn("cannot be set aside", spool.trouble or "")
+        os.replace(other, self.path)
+        there.rmdir()
+        spool._pause.cancel()
+        await until(lambda: found, "what the other holds")
+        await spool.acknowledge("b", [old])
+        await spool.close()
+        self.assertEqual(os.listdir(self.directory), [self.path.name])
+        self.assertEqual(self.on_disk(), (theirs, [(n, w) for n in theirs for w in "ab"]))
+
     async def test_locked(self) -> None:
         """A file that another scraper has is waited for, not shared and not set aside."""
         first = await self.opened()
@@ -524,6 +711,7 @@ class DiskSpoolTests(Contract, TestCase):
         opening = spool.open(["a"])
         await deferLater(reactor, 0.3)
         self.assertFalse(opening.called)
+        self.assertIn("cannot be opened: unable to open database file", spool.trouble or "")
         with self.assertRaises(sqlite3.OperationalError) as caught:
             sqlite3.connect(self.path).execute("SELECT 1")
         self.assertIn("user able to write in it", spool_file.explain(caught.exception))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -131,6 +132,29 @@ class MistakeTests(ProcessCase):
         self.assertEqual(status, 1)
         self.assertIn("Address already in use", said)
 
+    def test_cannot_start(self) -> None:
+        """What goes wrong while it starts ends it, for its supervisor to see."""
+        self.write(
+            collectors=["127.0.0.1"],
+            writers=[{"type": "file", "path": "x"}],
+            api={"bind": f"127.0.0.1:{free_port()}"},
+        )
+        command = twistd("llama-scraper", "--config", str(self.config))
+        at = command.index("-c") + 1
+        command[at] = (
+            "from llama.scraper.delivery import Delivery; Delivery.start = None; " + command[at]
+        )
+        done = subprocess.run(
+            command,
+            cwd=self.directory,
+            env=os.environ | {"PYTHONPATH": str(ROOT)},
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        self.assertEqual(done.returncode, 1)
+        self.assertIn("The scraper cannot start, and ends", done.stdout)
+
 
 class SignalTests(ProcessCase):
     """SIGTERM and SIGHUP."""
@@ -168,6 +192,37 @@ class SignalTests(ProcessCase):
         self.assertEqual(one.questions.count(""), 1)
         self.assertEqual(self.end(signal.SIGTERM), -signal.SIGTERM)  # as twistd ends
         self.assertNotIn("Traceback", self.log.read_text())
+
+
+class RemovedTests(ProcessCase):
+    """Files that are removed while the scraper has them open."""
+
+    async def test_store_and_spool(self) -> None:
+        """Both are made anew, with their directory, and every interval arrives there."""
+        one, url = self.collector("one")
+        below = self.directory / "below"
+        store = below / "store.db"
+        self.write(
+            collectors=[url],
+            writers=[{"type": "sqlite", "path": "below/store.db", "name": "db"}],
+            spool={"path": "below/spool.db"},
+            api={"bind": f"127.0.0.1:{free_port()}"},
+        )
+        one.close(NOW)
+        self.start()
+        await until(lambda: sqlite_rows(store, "one") == one.ledger, "the first")
+        shutil.rmtree(below)
+        for n in range(1, 4):
+            one.close(NOW + 30 * n)
+            await deferLater(reactor, 0.3)
+        await until(lambda: sqlite_rows(store, "one") == one.ledger, "all of them, again")
+        self.assertEqual(one.questions.count(""), 2)
+        self.assertEqual(self.end(signal.SIGTERM), -signal.SIGTERM)
+        log = self.log.read_text()
+        self.assertIn(f"Spool: {below}/spool.db was removed while it was in use", log)
+        self.assertIn(f"Writer db cannot write: {store} was removed: it is opened anew", log)
+        self.assertIn("The spool takes points again", log)
+        self.assertNotIn("Traceback", log)
 
 
 class KilledTests(ProcessCase):

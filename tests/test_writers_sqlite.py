@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -149,6 +152,129 @@ class WriteTests(StoreCase):
         db.close()
         await writer.write([point(START, rtt=1.0)])
         self.assertEqual(len(self.rows("SELECT * FROM samples")), 1)
+
+
+class MovedTests(StoreCase):
+    """A file that is no longer where it was, while it is written to."""
+
+    async def refused(self, writer: sqlite.SQLiteWriter, reason: str) -> None:
+        """See that nothing is acknowledged, and why."""
+        with self.assertRaises(NotWrittenError) as raised:
+            await writer.write([point(START + 1, rtt=2.0)])
+        self.assertEqual(str(raised.exception), reason)
+
+    def reader(self) -> subprocess.Popen[bytes]:
+        """Start another process that has the file open, as the web page may for long."""
+        code = (
+            "import sqlite3, sys; db = sqlite3.connect(sys.argv[1]);"
+            "db.execute('BEGIN'); print(db.execute('SELECT 1 FROM samples').fetchall(), flush=True);"
+            "sys.stdin.read()"
+        )
+        process = subprocess.Popen(
+            [sys.executable, "-c", code, self.path], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        self.addCleanup(process.wait)
+        self.addCleanup(process.kill)
+        assert process.stdout is not None
+        process.stdout.readline()
+        return process
+
+    async def test_removed(self) -> None:
+        """What was removed takes nothing; the next write makes it anew, also its directory."""
+        self.path = self.directory / "below" / "store.db"
+        for remove in (
+            lambda: [file.unlink() for file in self.path.parent.iterdir()],
+            self.path.unlink,
+            lambda: shutil.rmtree(self.path.parent),
+        ):
+            writer = await self.opened()
+            await writer.write([point(START, rtt=1.0)])
+            reader = self.reader()
+            for n in range(100):
+                await writer.write([point(START, f"d{n}", rtt=1.0)])
+            remove()
+            await self.refused(writer, f"{self.path} was removed: it is opened anew")
+            await writer._keep_up()
+            await writer.write([point(START + 1, rtt=2.0)])
+            self.assertEqual(self.rows("SELECT rtt FROM samples"), [{"rtt": 2.0}])
+            reader.communicate()
+            await writer.close()
+            self.path.unlink()
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    async def test_directory_cannot_be_made(self) -> None:
+        """Where its directory cannot be made again, writing fails until it can."""
+        self.path = self.directory / "below" / "store.db"
+        writer = await self.opened()
+        shutil.rmtree(self.path.parent)
+        self.path.parent.touch()
+        await self.refused(writer, f"{self.path} was removed: it is opened anew")
+        await self.refused(writer, f"{self.path.parent}: File exists")
+        self.path.parent.unlink()
+        await writer.write([point(START + 1, rtt=2.0)])
+        self.assertEqual(self.rows("SELECT rtt FROM samples"), [{"rtt": 2.0}])
+
+    async def test_replaced(self) -> None:
+        """What is put in its place, a backup say, is neither damaged nor taken for the old one."""
+        writer = await self.opened()
+        await writer.write([point(START - 1, rtt=0.5)])
+        backup = self.directory / "backup"
+        with sqlite3.connect(self.path) as db, sqlite3.connect(backup) as to:
+            db.backup(to)
+        db.close()
+        to.close()
+        for n in range(200):
+            await writer.write([point(START, f"d{n}", rtt=1.0)])
+        os.replace(backup, self.path)
+        there = f"another file has taken the place of {self.path}"
+        await self.refused(writer, f"{there}: it is opened anew")
+        await writer.write([point(START + 1, rtt=2.0)])
+        self.assertEqual(self.rows("SELECT rtt FROM samples"), [{"rtt": 0.5}, {"rtt": 2.0}])
+        self.assertEqual(self.rows("PRAGMA integrity_check"), [{"integrity_check": "ok"}])
+
+    async def test_renamed(self) -> None:
+        """What was acknowledged is in the file that was renamed, whole."""
+        writer = await self.opened()
+        await writer.write([point(START, rtt=1.0)])
+        old = self.path.rename(self.directory / "old.db")
+        await self.refused(writer, f"{self.path} was removed: it is opened anew")
+        await writer.write([point(START + 1, rtt=2.0)])
+        self.assertEqual(self.rows("SELECT rtt FROM samples"), [{"rtt": 2.0}])
+        self.path = old
+        self.assertEqual(self.rows("SELECT rtt FROM samples"), [{"rtt": 1.0}])
+
+    async def test_two_writes(self) -> None:
+        """Of two writes that find it removed neither is acknowledged; it is made anew once."""
+        writer = await self.opened()
+        await writer.write([point(START, rtt=1.0)])
+        made: list[Any] = []
+        self.patch(sqlite, "connect", lambda *a: made.append(connect(*a)) or made[-1])
+        self.path.unlink()
+        for expected in (NotWrittenError, None):
+            both = [writer.write([point(START + n, rtt=2.0)]) for n in (1, 2)]
+            for each in both:
+                if expected:
+                    await self.assertFailure(each, expected)
+                else:
+                    await each
+        self.assertEqual(len(made), 1)
+        self.assertEqual(len(self.rows("SELECT * FROM samples")), 2)
+
+    async def test_none_can_say(self) -> None:
+        """While the file system does not say what is there, nothing is taken and nothing given up."""
+        self.path = self.directory / "below" / "store.db"
+        writer = await self.opened()
+        await writer.write([point(START, rtt=1.0)])
+        below = self.path.parent
+        aside = below.rename(self.directory / "aside")
+        below.symlink_to(below)
+        with self.assertRaises(NotWrittenError) as raised:
+            await writer.write([point(START + 1, rtt=2.0)])
+        self.assertIn("Too many levels of symbolic links", str(raised.exception))
+        below.unlink()
+        aside.rename(below)
+        await writer.write([point(START + 1, rtt=2.0)])
+        self.assertEqual(len(self.rows("SELECT * FROM samples")), 2)
 
 
 class ConcurrencyTests(StoreCase):

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import os
-import sys
 from typing import Any
 
 import attrs
@@ -14,6 +12,7 @@ from twisted.python import usage
 
 from llama import hangup
 from llama.config import ConfigErrors, ReflectorConfig, load_reflector
+from llama.exit_status import end_with_1
 from llama.net.reactor import prepare
 from llama.reflector import privilege
 from llama.reflector.service import ReflectorService
@@ -98,7 +97,7 @@ class _Daemon(ReflectorService):
 
     def failed(self) -> None:
         """End the program with status 1, for whoever supervises it to start it anew."""
-        atexit.register(_exit_1)  # twistd has no status of its own, and ends with 0
+        end_with_1()
         super().failed()
 
     def _reload(self) -> None:
@@ -114,12 +113,6 @@ class _Daemon(ReflectorService):
             return
         done = Deferred.fromCoroutine(self.use(attrs.evolve(config, **self._changes)))
         done.addErrback(lambda failure: self.log.failure("not reloaded", failure))
-
-
-def _exit_1() -> None:
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(1)
 
 
 def makeService(options: Options) -> MultiService:

@@ -75,6 +75,8 @@ class Spool(Protocol):
 
     #: Set before `open`.
     dropped: Dropped
+    #: Set before `open`; called with chunks that were in a file which took the place of another.
+    found: Callable[[Sequence[Chunk]], None]
     #: Why points cannot be kept at present, or None.
     trouble: str | None
 
@@ -93,7 +95,10 @@ class Spool(Protocol):
         """Say how far a collector has been read, which survives with the points themselves."""
 
     def pack(self, points: Sequence[Point], ready: bool = True) -> Deferred[Sequence[Batch]]:
-        """Make batches of points, of a fair size. With ``ready`` the points stay at hand, too."""
+        """Make batches of points, of a fair size. With ``ready`` the points stay at hand, too.
+
+        Fails with `NotStoredError` when they could not be kept.
+        """
 
     def put(
         self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float
@@ -209,6 +214,7 @@ class MemorySpool:
 
     def __init__(self, max_octets: int = 64 * 1024 * 1024, max_age_s: float = 3600.0) -> None:
         self.dropped: Dropped = lambda reason, chunk: None
+        self.found: Callable[[Sequence[Chunk]], None] = lambda chunks: None
         self._held = Held(max_octets, max_age_s)
         self._payloads: dict[int, bytes] = {}
         self._taken: dict[str, Taken] = {}

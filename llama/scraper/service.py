@@ -11,6 +11,7 @@ from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, DeferredLock, gatherResults, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from llama.config import ScraperConfig, WriterConfig
 from llama.http.client import agent_of, connection_pool
@@ -35,7 +36,7 @@ class ScraperService(MultiService):
 
     Raises `WriterConfigError` when what the configuration says of a writer is wrong, and
     `ForeignFileError` when the spool's file is something else. It may be part of any process: it
-    uses ``reactor`` alone, and ``unix_time_s`` for the time of day.
+    uses ``reactor`` alone, and ``unix_time_s`` for the time of day. One that cannot start stops it.
     With Twisted's own reactor that process should call `llama.net.reactor.prepare` first.
     """
 
@@ -50,9 +51,12 @@ class ScraperService(MultiService):
         super().__init__()
         self.config = config
         self._unix_time_s = unix_time_s
+        #: Called before the reactor is stopped because the scraper cannot start.
+        self.failing: Callable[[], None] = lambda: None
         self.counts = Counts()
         self.spool = _spool(reactor, config, unix_time_s)
         self.spool.dropped = self._dropped
+        self.spool.found = self._taken
         self.deliveries: dict[str, Delivery] = {}
         self.http: HttpService | None = None
         self._reactor = reactor
@@ -83,9 +87,13 @@ class ScraperService(MultiService):
         """Open the spool; then deliver what it holds and ask the collectors."""
         super().startService()
         self._starting = Deferred.fromCoroutine(self._start())
-        self._starting.addErrback(
-            lambda failure: self._log.failure("The scraper cannot start", failure)
-        )
+        self._starting.addErrback(self._not_started)
+
+    def _not_started(self, failure: Failure) -> None:
+        self._log.failure("The scraper cannot start, and ends", failure)
+        if self.running:  # it would live and do nothing
+            self.failing()
+            self._reactor.callWhenRunning(self._reactor.stop)  # it may be about to run
 
     async def _start(self) -> None:
         for note in self.config.notes:
@@ -247,7 +255,7 @@ class ScraperService(MultiService):
 _REASONS = {
     "full": "the spool has reached its size",
     "too_old": "they waited for longer than the spool keeps them",
-    "damaged": "the spool was damaged",
+    "damaged": "the spool was damaged, or its file removed",
     "writer_removed": "no such writer is configured any more",
 }
 

@@ -11,8 +11,9 @@ together: they are then asked for, or written, a second time, which changes noth
 disk for every transaction (FULL) would buy only that this happens less often.
 
 The file is locked for as long as it is open, so two scrapers cannot share one. A damaged file is
-set aside and a new one begun; another program's, or another version's, is left alone. A full disk
-makes `put` fail while everything else goes on.
+set aside and a new one begun; another program's, or another version's, is left alone. Where a file
+was removed, or replaced, a new one is begun, or what is there opened. A full disk makes `put` fail
+while everything else goes on; so does a file that cannot be opened anew, until it can.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ from typing import Any, TypeVar
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock, succeed
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
+from twisted.python.failure import Failure
 
 from llama.interfaces import Point
 from llama.scraper import spool_file as file
@@ -44,7 +46,8 @@ from llama.scraper.buffer import (
     new_chunk,
     pack_all,
 )
-from llama.scraper.threads import connect, disconnect, outlasting
+from llama.scraper.threads import connect, disconnect
+from llama.scraper.whereabouts import MovedError, Whereabouts
 
 T = TypeVar("T")
 
@@ -68,6 +71,7 @@ class DiskSpool:
         unix_time_s: Callable[[], float] = time.time,
     ) -> None:
         self.dropped: Dropped = lambda reason, chunk: None
+        self.found: Callable[[Sequence[Chunk]], None] = lambda chunks: None
         self.trouble: str | None = None
         self._reactor = reactor
         self._unix_time_s = unix_time_s
@@ -76,9 +80,13 @@ class DiskSpool:
         self._taken: dict[str, Taken] = {}
         self._writers: set[str] = set()
         self._pool: Any = None
+        self._whereabouts: Any = None  # of the file that is, or was, open; if that went well
         self._unnoted: list[tuple[int, str]] = []  # acknowledged, but not yet so on disk
         self._renewal = DeferredLock()  # held while the file is being opened
         self._renewals = 0
+        self._renewed = ""  # why it was the last time
+        self._not_open: str | None = None  # why the file cannot be opened, while it is being tried
+        self._waiting: list[Deferred[None]] = []  # for an opening to end well, or to fail once
         self._last = 0  # the highest number of a chunk; those of a new file go on from there
         # Held while chunks are added, or the writers that they wait for change.
         self._adding = DeferredLock()
@@ -99,7 +107,7 @@ class DiskSpool:
         """Open or create the file and read what it holds.
 
         Where it cannot be opened (another process has it, no permission, a full disk), the reason
-        is said and it is tried again until it can.
+        is said, and is the spool's trouble, and it is tried again until it can.
         """
         self._writers = set(writers)
 
@@ -109,26 +117,43 @@ class DiskSpool:
 
         return Deferred.fromCoroutine(opened())
 
-    async def _open(self) -> None:
+    async def _open(self, damage: str | None = None) -> None:
+        """Open the file; one that is damaged, and still there when it can be, is set aside first."""
+        try:
+            await self._open_until_it_can(damage)
+        finally:
+            self._tell_waiting()
+
+    async def _open_until_it_can(self, damage: str | None) -> None:
         said = ""
         while not self._is_closed():
             try:
+                if damage is not None:
+                    if self._whereabouts is None or self._whereabouts.is_there():
+                        self._set_aside(damage)
+                    damage = None
                 pool = self._connect()
             except OSError as error:
                 problem = str(error)
+                if damage is not None:
+                    problem = f"damaged ({damage}), and it cannot be set aside: {error.strerror}"
+                    if self._whereabouts is None:
+                        damage = None  # look again: it may be another one by then
             else:
                 try:
-                    self._taken, chunks = await pool.runWithConnection(
-                        file.load, self._path, self._last
-                    )
+                    self._taken, chunks, whereabouts = await pool.runWithConnection(self._load)
                     break
                 except file.DamagedError as error:
                     await disconnect(self._reactor, pool)
-                    self._set_aside(str(error))
+                    damage, self._whereabouts = str(error), None
                     continue
-                except (sqlite3.Error, file.ForeignFileError) as error:
+                except Exception as error:
                     await disconnect(self._reactor, pool)
                     problem = file.explain(error)
+                    expected = isinstance(error, sqlite3.Error | OSError | file.ForeignFileError)
+                    if not expected and problem != said:
+                        self._log.failure("A fault in the scraper itself")
+            self._not_open = self.trouble = f"it cannot be opened: {problem}"
             if problem != said:
                 said = problem
                 self._log.error(
@@ -137,6 +162,7 @@ class DiskSpool:
                     problem=problem,
                     wait=OPEN_RETRY_S,
                 )
+            self._tell_waiting()
             self._pause = deferLater(self._reactor, OPEN_RETRY_S)
             with suppress(CancelledError):
                 await self._pause
@@ -148,7 +174,15 @@ class DiskSpool:
         for chunk in chunks:
             self._held.add(chunk)
             self._last = max(self._last, chunk.number)
-        self._pool = pool
+        self._pool, self._whereabouts = pool, whereabouts
+        self._not_open = self.trouble = None
+        if said:
+            self._log.info("Spool {path} is open", path=self._path)
+
+    def _load(self, db: Any) -> tuple[dict[str, Taken], list[Chunk], Whereabouts]:
+        """Read the file and say which it is; in the spool's thread."""
+        taken, chunks = file.load(db, self._path, self._last)
+        return taken, chunks, Whereabouts(self._path)
 
     def _is_closed(self) -> bool:
         return self._closed  # which can change with every await
@@ -163,7 +197,13 @@ class DiskSpool:
 
     def pack(self, points: Sequence[Point], ready: bool = True) -> Deferred[Sequence[Batch]]:
         """Make batches of points, in the spool's thread."""
-        return Deferred.fromCoroutine(self._run(lambda _: pack_all(points, ready)))
+        return Deferred.fromCoroutine(self._pack(points, ready))
+
+    async def _pack(self, points: Sequence[Point], ready: bool) -> Sequence[Batch]:
+        try:
+            return await self._run(lambda _: pack_all(points, ready))
+        except (sqlite3.Error, OSError) as error:
+            raise NotStoredError(file.explain(error)) from None
 
     def put(
         self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float
@@ -180,6 +220,7 @@ class DiskSpool:
         def insert(cursor: Any) -> None:
             if self._renewals != renewals:
                 return
+            self._whereabouts.see(cursor)
             file.check_room(self._path, octets)
             file.insert(cursor, new, batches)
             file.set_taken(cursor, collector, taken)
@@ -192,7 +233,7 @@ class DiskSpool:
             raise NotStoredError(self.trouble) from None
         if self._renewals != renewals:
             # These points follow on what is lost. Their collector is asked for all that it holds.
-            raise NotStoredError("it was damaged, and a new one is begun")
+            raise NotStoredError(f"{self._renewed}, and a new one is begun")
         self.trouble = None
         for chunk, batch in zip(new, batches, strict=True):
             self._held.add(chunk, batch.points)
@@ -212,7 +253,11 @@ class DiskSpool:
             return None if payload is None else expand(payload)
 
         try:
-            return await self._run(select)
+            return await self._run(self._here(select))
+        except OSError:
+            if self.chunks.get(chunk.number) is chunk:
+                raise
+            return None  # what it was in is lost, and no other can be opened
         except (zlib.error, ValueError, TypeError):
             await self._drop("damaged", [chunk])
             return None
@@ -234,11 +279,12 @@ class DiskSpool:
     async def _note(self) -> None:
         noting, self._unnoted = self._unnoted, []
         shrink = self.trouble is not None
-
+        renewals = self._renewals
         try:
-            await self._run(lambda cursor: file.acknowledge(cursor, noting, shrink))
+            await self._run(self._here(lambda cursor: file.acknowledge(cursor, noting, shrink)))
         except BaseException as error:
-            self._unnoted = noting + self._unnoted
+            if self._renewals == renewals:
+                self._unnoted = noting + self._unnoted
             if not isinstance(error, (sqlite3.Error, OSError)):
                 raise
             self.trouble = self.trouble or file.explain(error)
@@ -288,7 +334,8 @@ class DiskSpool:
             return
         self._forget(reason, chunks)
         try:
-            await self._run(lambda cursor: file.delete(cursor, [c.number for c in chunks]))
+            numbers = [chunk.number for chunk in chunks]
+            await self._run(self._here(lambda cursor: file.delete(cursor, numbers)))
         except (sqlite3.Error, OSError):
             self._unnoted += [(c.number, writer) for c in chunks for writer in c.waiting]
 
@@ -297,38 +344,74 @@ class DiskSpool:
             if self._held.remove(chunk):
                 self.dropped(reason, chunk)
 
-    async def _run(self, interaction: Callable[[Any], T]) -> T:
-        """Run a transaction; if the file turns out damaged, once more in a new one.
+    def _here(self, do: Callable[[Any], T]) -> Callable[[Any], T | None]:
+        """Return a transaction that does nothing in another file, which has numbers of its own."""
+        renewals = self._renewals
+        return lambda cursor: do(cursor) if self._renewals == renewals else None
 
-        Raises `OSError` when the spool is closed, and whatever ``interaction`` raises.
+    async def _run(self, interaction: Callable[[Any], T]) -> T:
+        """Run a transaction; if the file turns out damaged or moved, once more in a new one.
+
+        Raises `OSError` when the spool is closed or cannot be opened at present, and whatever
+        ``interaction`` raises.
         """
         for last in (False, True):
-            if self._pool is None and not last:
-                await self._renewal.run(_nothing)  # wait for an opening under way
+            await self._settled()
             if (pool := self._pool) is None:
-                raise OSError("the spool is closed")
+                raise OSError(self._not_open or "the spool is closed")
             try:
                 result: T = await pool.runInteraction(interaction)
                 return result
-            except sqlite3.DatabaseError as error:
-                if last or not file.is_damage(error):
+            except (sqlite3.DatabaseError, MovedError) as error:
+                if last or not (isinstance(error, MovedError) or file.is_damage(error)):
                     raise
                 # Whoever gives up waiting for this, all others need it.
-                await outlasting(self._renewal.run(self._renew, pool, str(error)))
+                self._renewal.run(self._renew, pool, error).addErrback(self._not_renewed)
         raise AssertionError("unreachable")
 
-    async def _renew(self, damaged: Any, why: str) -> None:
-        """Set a damaged file aside and begin a new one, unless another call has done so."""
-        if self._pool is not damaged:
+    def _not_renewed(self, failure: Failure) -> None:
+        self._not_open = self.trouble = "it cannot be opened: a fault in the scraper itself"
+        self._log.failure("A fault in the scraper itself", failure)
+
+    async def _settled(self) -> None:
+        """Wait for an opening under way, unless it has failed: who knows how long it is tried."""
+        if self._pool is None and self._renewal.locked and self._not_open is None:
+            waiting: Deferred[None] = Deferred()
+            self._waiting.append(waiting)
+            await waiting
+
+    def _tell_waiting(self) -> None:
+        waiting, self._waiting = self._waiting, []
+        for each in waiting:
+            each.callback(None)
+
+    async def _renew(self, lost: Any, error: Exception) -> None:
+        """Leave a damaged file, or one that is not there, for a new one, unless it is done."""
+        if self._pool is not lost:
             return
         self._pool = None
         self._renewals += 1
-        await disconnect(self._reactor, damaged)
-        self._set_aside(why)
         self._unnoted = []
         self._taken = {}
         self._forget("damaged", list(self.chunks.values()))
-        await self._open()
+        try:  # else what the old one has beside it would be taken for that of another in its place
+            await lost.runWithConnection(self._whereabouts.see)
+        except MovedError as gone:
+            error = gone
+        except (sqlite3.Error, OSError):
+            pass  # it is damaged
+        await disconnect(self._reactor, lost)
+        moved = isinstance(error, MovedError)
+        self._renewed = "its file was removed or replaced" if moved else "it was damaged"
+        if moved:
+            self._log.error(
+                "Spool: {problem} while it was in use: what waited in it is given up, and it is"
+                " opened anew; collectors are asked again for what they still hold",
+                problem=str(error),
+            )
+        await self._open(None if moved else str(error))
+        if self.chunks:
+            self.found(list(self.chunks.values()))
 
     def _set_aside(self, why: str) -> None:
         """Rename a damaged file, so that a new one can be begun, and say so."""

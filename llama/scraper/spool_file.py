@@ -54,11 +54,12 @@ class ForeignFileError(Exception):
 def see_whose(path: str | Path) -> None:
     """Raise `ForeignFileError` if the file is another program's or another version's.
 
-    Only looks, and only at what SQLite has put into the file itself: neither a lock nor a file
-    beside it comes of that. What cannot be read is left to `load`.
+    Only looks, and only at what SQLite has put into the file itself: neither a lock nor a file,
+    there or beside it, comes of that. What cannot be read is left to `load`.
     """
     try:
-        db = sqlite3.connect(f"{Path(path).absolute().as_uri()}?immutable=1", uri=True)
+        # mode=ro: else one that is not there is made, and belongs to whoever looks.
+        db = sqlite3.connect(f"{Path(path).absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     except sqlite3.Error:
         return
     try:

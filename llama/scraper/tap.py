@@ -11,6 +11,7 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from llama import config, hangup
+from llama.exit_status import end_with_1
 from llama.net.reactor import prepare
 from llama.scraper.service import ScraperService
 from llama.scraper.spool_file import ForeignFileError
@@ -90,4 +91,5 @@ def makeService(options: Options) -> MultiService:
     except (WriterConfigError, ForeignFileError) as error:
         # Not a UsageError: twistd shows that one as a traceback once options are parsed.
         raise SystemExit(str(error)) from None
+    scraper.failing = end_with_1  # for whoever supervises it to start it anew
     return _Reloading(reactor, scraper, options["config"])

@@ -4,6 +4,7 @@ Used from one thread through `twisted.enterprise.adbapi`, and perhaps by other p
 time: whatever decides by what it has read takes the file's lock first (``BEGIN IMMEDIATE``).
 ``synchronous=NORMAL`` in WAL mode would lose acknowledged points with the power; they are
 acknowledged to the spool, which then forgets them, so commits are synced (``FULL``): one sync a batch.
+A file that was removed or replaced while it was open takes nothing: it is opened anew.
 """
 
 from __future__ import annotations
@@ -15,13 +16,14 @@ from pathlib import Path
 from typing import Any
 
 import orjson
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
-from llama.scraper.threads import connect, disconnect
+from llama.scraper.threads import connect, disconnect, outlasting
+from llama.scraper.whereabouts import MovedError, Whereabouts
 from llama.scraper.writers import sqlite_late as late
 from llama.scraper.writers import sqlite_old as old
 from llama.scraper.writers import sqlite_schema as schema
@@ -59,6 +61,8 @@ class SQLiteWriter:
         self._reactor = reactor
         self._unix_time_s = unix_time_s
         self._pool: Any = None
+        self._changing = DeferredLock()  # held while the file is being opened or closed
+        self._whereabouts: Whereabouts | None = None  # of the file that is open
         # The store's thread alone has these: ids of series that are there, and how many were removed.
         self._series: dict[_SeriesKey, int] = {}
         self._series_removed = 0
@@ -68,7 +72,7 @@ class SQLiteWriter:
 
     def open(self) -> Deferred[None]:
         """Open or create the file; fails with `NotWrittenError` when it is another program's."""
-        return Deferred.fromCoroutine(self._open())
+        return self._changing.run(self._open)
 
     async def _open(self) -> None:
         try:
@@ -77,33 +81,61 @@ class SQLiteWriter:
             raise NotWrittenError(f"{self._path.parent}: {error.strerror}") from None
         pool = connect(self._reactor, self._path, BUSY_S)
         try:
-            await pool.runWithConnection(prepare)
+            whereabouts = await pool.runWithConnection(self._prepare)
         except BaseException as error:
             closed = disconnect(self._reactor, pool)
             if not isinstance(error, CancelledError):  # else its thread is still at it
                 await closed
-            if isinstance(error, sqlite3.Error | NotWrittenError):
+            if isinstance(error, sqlite3.Error | OSError | NotWrittenError):
                 raise NotWrittenError(f"{self._path}: {error}") from None
             raise
-        self._pool = pool
+        self._pool, self._whereabouts = pool, whereabouts
         if not self._upkeep.running:
             self._keeping = self._upkeep.start(MINUTE, now=False).addErrback(
                 lambda failure: failure.trap(CancelledError)
             )
 
+    def _prepare(self, connection: Any) -> Whereabouts:
+        """Prepare the file and say which it is; in the store's thread."""
+        prepare(connection)
+        self._series, self._series_removed = {}, 0
+        return Whereabouts(self._path)
+
+    async def _open_again(self) -> None:
+        if self._pool is None:
+            await self._open()
+
     def write(self, points: Sequence[Point]) -> Deferred[Sequence[Refusal]]:
-        """Write points in one transaction."""
+        """Write points in one transaction.
+
+        When the file was removed or replaced, that is said and nothing is written; the next write
+        opens what is there then.
+        """
         return Deferred.fromCoroutine(self._write(points))
 
     async def _write(self, points: Sequence[Point]) -> Sequence[Refusal]:
+        if self._pool is None:
+            await self._changing.run(self._open_again)
+        pool = self._pool
         try:
-            await self._pool.runWithConnection(self._commit, points)
-        except sqlite3.Error as error:
+            await pool.runWithConnection(self._commit, self._whereabouts, points)
+        except MovedError as error:
+            # Whoever gives up waiting for this, no other may begin before it is done.
+            await outlasting(self._changing.run(self._leave, pool))
+            raise NotWrittenError(f"{error}: it is opened anew") from None
+        except (sqlite3.Error, OSError) as error:
             raise NotWrittenError(f"{self._path}: {error}") from None
         return []
 
-    def _commit(self, connection: Any, points: Sequence[Point]) -> None:
+    async def _leave(self, pool: Any) -> None:
+        """Close a file, unless another call has done so."""
+        if pool is not None and self._pool is pool:
+            self._pool = None
+            await disconnect(self._reactor, pool)
+
+    def _commit(self, connection: Any, whereabouts: Whereabouts, points: Sequence[Point]) -> None:
         """Write points in one transaction; in the store's thread."""
+        whereabouts.see(connection)
         new = self._insert(connection.cursor(), points)
         connection.commit()
         # Not before: an id that is taken back is given to the next new series, whichever that is.
@@ -162,15 +194,11 @@ class SQLiteWriter:
     async def _keep_up(self) -> None:
         """Roll up and remove in small transactions until nothing is left to do."""
         try:
-            while self._upkeep.running and await self._pool.runInteraction(
-                self._roll_up, int(self._unix_time_s() * 1000)
-            ):
+            while await self._some(self._roll_up, int(self._unix_time_s() * 1000)):
                 pass
-            while self._upkeep.running and await self._pool.runInteraction(old.look_back):
+            while await self._some(old.look_back):
                 pass
-            while self._upkeep.running and await self._pool.runInteraction(
-                self._remove, int(self._unix_time_s() * 1000)
-            ):
+            while await self._some(self._remove, int(self._unix_time_s() * 1000)):
                 pass
         except sqlite3.Error as error:
             self._log.warn(
@@ -181,6 +209,12 @@ class SQLiteWriter:
             )
         except Exception:  # the loop would end, and the file grow for ever
             self._log.failure("A fault in the scraper itself, in the store {path}", path=self._path)
+
+    async def _some(self, do: Callable[..., bool], *args: int) -> bool:
+        """Do some of the upkeep, unless the file is closed; says whether there was anything to do."""
+        if not self._upkeep.running or self._pool is None:
+            return False
+        return bool(await self._pool.runInteraction(do, *args))
 
     def _roll_up(self, cursor: Any, now_ms: int) -> bool:
         """Roll up some windows that are over; says whether there was anything to do."""
@@ -237,9 +271,7 @@ class SQLiteWriter:
         if self._upkeep.running:
             self._upkeep.stop()
             await self._keeping
-        if self._pool is not None:
-            pool, self._pool = self._pool, None
-            await disconnect(self._reactor, pool)
+        await self._changing.run(lambda: Deferred.fromCoroutine(self._leave(self._pool)))
 
 
 def prepare(db: Any) -> None:
