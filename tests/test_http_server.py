@@ -638,15 +638,16 @@ class OverLoopback(TestCase):
         with tempfile.TemporaryDirectory() as directory:
             path, lock = Path(directory, "socket"), Path(directory, "socket.lock")
             living = str(os.getppid())  # the number of another process by now
-            for left, holder, age_s in ((True, None, 0), (True, str(os.getpid()), 0),
+            for left, holder, age_s in ((True, None, 60), (True, str(os.getpid()), 0),
                                         (False, str(os.getpid()), 0), (True, living, 60)):  # fmt: skip
                 for option in ("", ":lockfile=0"):
+                    then = time.time() - age_s
                     if left:
                         with socket.socket(socket.AF_UNIX) as killed:
                             killed.bind(str(path))
+                        os.utime(path, (then, then))
                     if holder is not None:
                         lock.symlink_to(holder)
-                        then = time.time() - age_s
                         os.utime(lock, (then, then), follow_symlinks=False)
                     where = f"unix:{path}{option}"
                     service = http.HttpService(reactor, where, http.JsonRoot(), what="test")
@@ -659,6 +660,11 @@ class OverLoopback(TestCase):
             said = self.refusal(f"unix:{path}")
             self.assertTrue(said.endswith(f"there, remove {path}.lock"), said)
             self.assertTrue(lock.is_symlink())
+            lock.unlink()
+            with socket.socket(socket.AF_UNIX) as starting:
+                starting.bind(str(path))
+                self.assertIn("nothing listens there", self.refusal(f"unix:{path}:lockfile=0"))
+                self.assertTrue(path.is_socket())
 
     def test_sockets_of_somebody_else(self):
         """Where this user may not make a socket, with or without a lock, the directory is named."""

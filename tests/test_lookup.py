@@ -7,11 +7,12 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from textwrap import dedent
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.internet._resolver import GAIResolver
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred, ensureDeferred, gatherResults
 from twisted.internet.task import Clock, deferLater
@@ -23,7 +24,17 @@ from twisted.web.server import Site
 from llama.collector.names import Names
 from llama.http import client
 from llama.net import lookup
-from llama.net.lookup import DOUBTFUL_AT_ONCE, LATELY_S, LONGEST_S, MOST_THREADS, SLOW_S, Resolver
+from llama.net.lookup import (
+    AT_ONCE,
+    DOUBTFUL_AT_ONCE,
+    LATELY_S,
+    LONGEST_S,
+    MOST_ASKERS,
+    MOST_DOUBTFUL_HANGING,
+    MOST_HANGING,
+    SLOW_S,
+    Resolver,
+)
 from llama.net.reactor import prepare
 
 DEAD = [f"db{n}.dead.example" for n in range(40)]
@@ -145,41 +156,89 @@ class ResolverTests(Case):
             )
         self.assertEqual(self.asked, {name: 1})
 
-    async def test_doubted_names_have_places_of_their_own(self) -> None:
-        """Names that failed lately take no places of the others."""
-        first = [self.ask(name) for name in DEAD]
+    async def hung(self, names: Sequence[str]) -> None:
+        """Have asked for names that hung, and were not answered for in the end."""
+        asked = [self.ask(name) for name in names]
+        for _ in range(len(names) // DOUBTFUL_AT_ONCE + 1):
+            self.reactor.advance(SLOW_S)
         self.awake.set()
-        await gatherResults([receiver.done for receiver in first])
+        await gatherResults([receiver.done for receiver in asked])
         self.awake.clear()
-        for name in DEAD:
+        self.asked.clear()
+
+    async def test_doubted_names_have_places_of_their_own(self) -> None:
+        """Names that hung lately take no places of the others, and give up their own like these."""
+        await self.hung(DEAD[:30])
+        for name in DEAD[:30]:
             self.ask(name)
         for name in GOOD:  # no place has to become free by time
             await self.ask(name).done
-        again = [name for name in DEAD if self.asked[name] == 2]
+        again = [name for name in DEAD if self.asked[name]]
         self.assertEqual(again, DEAD[:DOUBTFUL_AT_ONCE])
+        most = DOUBTFUL_AT_ONCE + MOST_DOUBTFUL_HANGING
+        for _ in range(2 * most // DOUBTFUL_AT_ONCE):
+            self.reactor.advance(SLOW_S)
+        await self.until(lambda: sum(self.asked[name] for name in DEAD) >= most)
+        await deferLater(reactor, 0.05)
+        self.assertEqual(sum(self.asked[name] for name in DEAD), most)
+
+    async def test_one_lost_packet(self) -> None:
+        """An answer that came late is an answer, and a name that fails at once holds up nobody."""
+        late = "web.dead.example"
+        self.late = self.system("127.0.0.1", 0)
+        asked = self.ask(late)
+        self.reactor.advance(SLOW_S)
+        self.awake.set()
+        self.assertTrue(await asked.done)
+        self.late = []
+        self.assertEqual(await self.ask(late).done, [])
+        self.awake.clear()
+        self.resolver._doubtful.places = 0
+        self.ask(late)
+        await self.until(lambda: self.asked[late] == 3)
+
+    async def test_who_hung_least_often_comes_first(self) -> None:
+        """When the DNS is back, names that it was away for do not wait for those that are always dead."""
+        for _ in range(2):
+            await self.hung(DEAD[:20])
+        once = "web.dead.example"
+        await self.hung([once])
+        for name in [*DEAD[:20], once]:
+            self.ask(name)
+        self.reactor.advance(SLOW_S)
+        await self.until(lambda: sum(self.asked.values()) == 2 * DOUBTFUL_AT_ONCE)
+        self.assertEqual(self.asked[once], 1)
 
     async def test_a_good_answer_ends_the_doubt(self) -> None:
-        """A name that failed is one of the others again when it was answered for, or after a while."""
+        """A name that hung is one of the others again when it was answered for, or after a while."""
         for name in GOOD[:3]:
-            self.resolver._doubt((name, socket.AF_UNSPEC))
+            self.resolver._doubt((name, socket.AF_UNSPEC), True)
         await self.ask(GOOD[0]).done
         self.resolver._doubtful.places = 0
         self.assertEqual(len(await self.ask(GOOD[0]).done), 1)
         self.assertEqual(self.ask(GOOD[1]).begun, 0)
         self.reactor.advance(LATELY_S)
         self.assertEqual(len(await self.ask(GOOD[2]).done), 1)
+        self.assertEqual(self.resolver._doubted, {})
         self.resolver._doubtful.places = DOUBTFUL_AT_ONCE
         await self.ask(GOOD[0]).done
 
     async def test_threads_are_bounded(self) -> None:
-        """A thousand names that hang have so many threads, and the rest of them waits."""
+        """A thousand names that hang have so many threads."""
         for n in range(1000):
             self.ask(f"{n}.dead.example")
         for _ in range(20):
             self.reactor.advance(SLOW_S)
-        await self.until(lambda: len(self.asked) >= MOST_THREADS)
+        await self.until(lambda: len(self.asked) >= AT_ONCE + MOST_HANGING)
         await deferLater(reactor, 0.05)
-        self.assertEqual(len(self.asked), MOST_THREADS)
+        self.assertEqual(len(self.asked), AT_ONCE + MOST_HANGING)
+
+    async def test_threads_are_used_again(self) -> None:
+        """Names that are answered for one after the other have one thread."""
+        before = threading.active_count()
+        for name in GOOD:
+            await self.ask(name).done
+        self.assertLessEqual(threading.active_count(), before + 1)
 
     async def test_nobody_waits_for_ever(self) -> None:
         """Who has waited long is told that there is no address, so those who wait do not add up."""
@@ -189,22 +248,51 @@ class ResolverTests(Case):
         self.assertEqual(self.successResultOf(first.done), [])
         self.assertNoResult(second.done)
 
+    async def test_nobody_is_blamed_for_waiting(self) -> None:
+        """A name that has not been asked for yet is not said to have no address, unless too many wait."""
+        self.resolver._usual.places = 0
+        asked = [self.ask(GOOD[0]) for _ in range(MOST_ASKERS)]
+        self.reactor.advance(LONGEST_S + 1)
+        asked.append(self.ask(GOOD[0]))
+        self.assertEqual(self.successResultOf(asked[0].done), [])
+        for each in asked[1:]:
+            self.assertNoResult(each.done)
+        self.resolver._usual.places = AT_ONCE
+        await self.ask(GOOD[1]).done
+        self.assertEqual(len(await asked[-1].done), 1)
+
+    async def test_asked_again_while_told(self) -> None:
+        """Who is told may ask for the same name at once."""
+        again: list[Receiver] = []
+        first = self.ask(DEAD[0])
+        second = Receiver()
+        for what in ("resolutionBegan", "addressResolved"):
+            self.patch(second, what, lambda _: again.append(self.ask(DEAD[0])))
+        self.resolver.resolveHostName(second, DEAD[0])
+        self.late = self.system("127.0.0.1", 0)
+        self.awake.set()
+        self.assertTrue(await first.done)
+        await second.done
+        self.assertEqual(len(again), 1 + len(self.late))
+        for each in again:
+            self.assertTrue(await each.done)
+
     async def test_addresses_take_no_thread(self) -> None:
         """A literal address is told at once, whatever hangs, as the system writes it."""
-        self.patch(lookup, "MOST_THREADS", 0)
+        self.resolver._usual.places = 0
         for address, types, expected in (
             ("127.0.0.1", None, [IPv4Address("TCP", "127.0.0.1", 80)]),
             ("0:0::1", None, [IPv6Address("TCP", "::1", 80, 0, 0)]),
             ("::1", [IPv4Address], []),
             ("fe80::1%nosuch0", None, []),
+            ("fe80::1%" + "x" * 70, None, []),
         ):
             receiver = self.ask(address, 80, types)
             self.assertEqual(self.successResultOf(receiver.done), expected, address)
 
     async def test_answers_are_those_of_twisted(self) -> None:
         """Twisted's own resolver says the same, in the same order."""
-        twisted = reactor.nameResolver
-        self.assertNotIsInstance(twisted, Resolver)
+        twisted = GAIResolver(reactor)
         for name in ("localhost", "127.0.0.1", "::1"):
             for types in (None, [IPv4Address], [IPv6Address]):
                 for kind in ("TCP", "UDP"):

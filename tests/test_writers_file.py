@@ -96,6 +96,7 @@ class FileTests(FileCase):
         for text in (
             b"s3cret",
             b"s3cret\n",
+            b"# one\n# two",
             b"[main]\nkey = 1\n",
             b"SQLite format 3\0\n\0",
             b"\0" * 99,
@@ -106,7 +107,13 @@ class FileTests(FileCase):
             said = f"{self.path}: begins with no line of ours: is it another program's?"
             self.assertEqual(str(raised.exception), said)
             self.assertEqual(self.path.read_bytes(), text)
-        for text in (b"# of site 7\n", JSON, LINES):  # whatever its format was before
+        for text in (
+            b"\n",
+            b"# of 7\n\n# and 8\n" + LINES,
+            b"# of 7\n",
+            JSON,
+            LINES,
+        ):  # whatever its format was before
             self.path.write_bytes(text)
             await self.writer().write(POINTS)
             self.assertEqual(self.path.read_bytes(), text + JSON)

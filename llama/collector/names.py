@@ -7,7 +7,7 @@ to whoever asked. How many are looked up at a time is the resolver's business.
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from twisted.internet.address import IPv4Address, IPv6Address
@@ -19,6 +19,8 @@ from zope.interface import implementer
 
 SECOND = 1.0
 MINUTE = 60 * SECOND
+#: Names are asked for again so many at a time, s apart: no probe is to wait for thousands of them.
+AT_A_TIME, APART_S = 20, 0.02
 
 
 @implementer(IResolutionReceiver)
@@ -73,6 +75,7 @@ class Names:
         self._looking_up = 0  # calls of look_up() that wait
         self._told: dict[str, tuple[str, ...]] = {}
         self._telling: Any = None
+        self._asking: Any = None
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.failing: set[str] = set()
 
@@ -116,17 +119,25 @@ class Names:
         self._hosts = set()
         if self._loop.running:
             self._loop.stop()
-        if self._telling is not None and self._telling.active():
-            self._telling.cancel()
+        for call in (self._telling, self._asking):
+            if call is not None and call.active():
+                call.cancel()
 
     def _again(self) -> None:
-        for host in sorted(self._hosts):
+        if self._asking is None or not self._asking.active():
+            self._ask(sorted(self._hosts))
+
+    def _ask(self, hosts: Sequence[str]) -> None:
+        """Ask for some of them now and for the others in a moment."""
+        for host in hosts[:AT_A_TIME]:
             self._one(host).addErrback(
                 lambda failure: self.log.failure("an answer could not be taken", failure=failure)
             )
+        if hosts[AT_A_TIME:]:
+            self._asking = self._reactor.callLater(APART_S, self._ask, hosts[AT_A_TIME:])
 
     def _one(self, host: str) -> Deferred[None]:
-        receiver = _Receiver(self._reactor, self.timeout_s, lambda: self._found([], host))
+        receiver = _Receiver(self._reactor, self.timeout_s, lambda: self._late(host))
         self._reactor.nameResolver.resolveHostName(
             receiver, host, addressTypes=[IPv4Address, IPv6Address], transportSemantics="UDP"
         )
@@ -140,6 +151,11 @@ class Names:
             self._changed()
         except Exception:  # the next look-up must come all the same
             self.log.failure("new addresses could not be taken up")
+
+    def _late(self, host: str) -> None:
+        """Say so of a name of which nothing is known; of others the answer does, whenever it comes."""
+        if host not in self.addresses:
+            self._found([], host)
 
     def _found(self, found: list[str], host: str) -> None:
         if host not in self._hosts:

@@ -81,7 +81,7 @@ def socket_file(where: str) -> str | None:
 
 def certificate_files(where: str) -> tuple[str, ...]:
     """Return the paths of the files that an ``ssl:`` endpoint names; none for other endpoints."""
-    kind, *parameters = _PARAMETER.findall(where.strip())
+    kind, *parameters = _PARAMETER.findall(where.strip())[:-1]  # there is an empty match at the end
     if kind != "ssl":
         return ()
     files = []

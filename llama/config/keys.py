@@ -20,6 +20,7 @@ from llama.config.urls import http_url
 #: RFC 2104 section 3 discourages keys shorter than the hash; half of SHA-256 is our least.
 LEAST_OCTETS = 16
 MOST_CHARACTERS = 4096  # of a token or a password
+MOST_OCTETS = 1 << 20  # of a file of keys or URLs
 _COMMENT = re.compile(r"(^|\s)#.*")
 #: Takes what is suspicious about a file, before what is wrong in it is raised. It may raise itself.
 Doubt = Callable[[Mistake], Any]
@@ -104,11 +105,13 @@ def _lines(path: str, expected: str, doubt: Doubt) -> list[str]:
     try:
         with open(path, encoding="ascii") as file:
             _refuse_open(file.fileno(), path)
-            text = file.read(1 << 20)
+            text = file.read(MOST_OCTETS + 1)
     except OSError as error:
         raise ValueError(f"{path} cannot be read: {error.strerror}") from None
     except UnicodeDecodeError:
         raise ValueError(f"{path} is not ASCII text, expected {expected}") from None
+    if len(text) > MOST_OCTETS:
+        raise ValueError(f"{path} is larger than {MOST_OCTETS >> 20} MiB, expected {expected}")
     lines = text.splitlines()
     if text and not text.endswith("\n"):
         doubt(Mistake(path, len(lines), CUT_SHORT))

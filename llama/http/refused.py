@@ -23,7 +23,7 @@ _REMEDIES = {
     errno.EACCES: "; ports below 1024 take CAP_NET_BIND_SERVICE",
 }
 
-#: A lock that is younger may be that of a process that is just about to listen.
+#: A lock, or a socket without one, that is younger may be that of a process that is about to listen.
 STARTING_S = 10.0
 
 
@@ -39,11 +39,12 @@ def clear_left_behind(where: str) -> None:
     lock = f"{path}.lock"
     with contextlib.suppress(OSError):  # then listening fails, and says why
         if os.path.lexists(lock):
-            ours = os.readlink(lock) == str(os.getpid())
-            if not ours and time.time() - os.lstat(lock).st_mtime < STARTING_S:
+            if os.readlink(lock) != str(os.getpid()) and _is_new(lock):
                 return
             os.unlink(lock)
-        if os.path.lexists(path):
+        elif _is_new(path):
+            return
+        if os.path.lexists(path) and not _is_heard(path):
             os.unlink(path)
 
 
@@ -88,14 +89,18 @@ def _is_socket(path: str) -> bool:
         return False
 
 
+def _is_new(path: str) -> bool:
+    return abs(time.time() - os.lstat(path).st_mtime) < STARTING_S
+
+
 def _is_heard(path: str) -> bool:
     """Say whether somebody listens at a socket; when that cannot be told, somebody does."""
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.setblocking(False)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX) as asking:
+            asking.setblocking(False)
             asking.connect(path)
-        except (ConnectionRefusedError, FileNotFoundError):
-            return False
-        except OSError:
-            return True
+    except (ConnectionRefusedError, FileNotFoundError):
+        return False
+    except OSError:
+        return True
     return True

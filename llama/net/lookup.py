@@ -11,7 +11,9 @@ from __future__ import annotations
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
+from heapq import heappop, heappush
 from ipaddress import ip_address
+from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
@@ -30,14 +32,17 @@ from zope.interface import implementer
 
 T = TypeVar("T")
 
-#: Look-ups at a time, and those among them of names that were slow or failed when last asked for.
+#: Look-ups at a time, and beside these, of names that hung when last asked for.
 AT_ONCE, DOUBTFUL_AT_ONCE = 8, 4
-#: Who takes longer, s, keeps its thread but no longer its place; names are doubted for so long.
-SLOW_S, LATELY_S = 2.0, 600.0
-#: Threads at most, with those that have no place.
-MOST_THREADS = 64
-#: Who has waited for so long, s, is told that there is no address when the next asks for that name.
+#: Who takes longer, s, keeps its thread but no longer its place: so many of either at most.
+SLOW_S = 2.0
+MOST_HANGING, MOST_DOUBTFUL_HANGING = 56, 16
+#: Names are doubted for so long, s.
+LATELY_S = 600.0
+#: Who has waited for an answer for so long, s, is told that there is none when the next asks.
 LONGEST_S = 60.0
+#: Who waits for one name, at most; then the first is told so, too.
+MOST_ASKERS = 100
 
 _FAMILIES = {
     frozenset({IPv4Address}): socket.AF_INET,
@@ -56,23 +61,44 @@ def look_up_apart(reactor: Any) -> None:
         reactor.installNameResolver(Resolver(reactor))
 
 
-def apart(reactor: Any, work: Callable[..., T], *args: Any) -> Deferred[T]:
-    """Call ``work`` in a thread of its own, which nobody waits for when the process ends."""
-    done: Deferred[T] = Deferred()
+class DaemonThreads:
+    """Threads that nobody waits for when the process ends; there are as many as were busy at once."""
 
-    def run() -> None:
-        try:
-            result = work(*args)
-        except BaseException:
-            reactor.callFromThread(done.errback, Failure())
-        else:
-            reactor.callFromThread(done.callback, result)
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._work: SimpleQueue[tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]]] = (
+            SimpleQueue()
+        )
+        self._threads = self._busy = 0
 
-    try:
-        Thread(target=run, daemon=True).start()
-    except RuntimeError:  # the system has no thread to spare
-        reactor.callLater(0, done.errback, Failure())
-    return done
+    def call(self, work: Callable[..., T], *args: Any) -> Deferred[T]:
+        """Call ``work`` in one of them; fails as it does, or with `RuntimeError` if none can be had."""
+        done: Deferred[T] = Deferred()
+        if self._busy == self._threads:
+            try:
+                Thread(target=self._run, daemon=True).start()
+            except RuntimeError:
+                self._reactor.callLater(0, done.errback, Failure())
+                return done
+            self._threads += 1
+        self._busy += 1
+        self._work.put((done, work, args))
+        return done
+
+    def _run(self) -> None:
+        while True:
+            done, work, args = self._work.get()
+            try:
+                result = work(*args)
+            except BaseException:
+                self._reactor.callFromThread(self._end, done.errback, Failure())
+            else:
+                self._reactor.callFromThread(self._end, done.callback, result)
+            del done, work, args
+
+    def _end(self, fire: Callable[[Any], None], result: Any) -> None:
+        self._busy -= 1
+        fire(result)
 
 
 @implementer(IHostResolution)
@@ -126,15 +152,6 @@ class _Asker:
 
 
 @define(eq=False)
-class _Lane:
-    """Look-ups that have a thread, and those that wait for one in the order in which they came."""
-
-    places: int
-    running: int = 0
-    waiting: deque[_LookUp] = Factory(deque)
-
-
-@define(eq=False)
 class _LookUp:
     """One question for all who ask it before it is answered."""
 
@@ -143,25 +160,49 @@ class _LookUp:
     lane: _Lane
     askers: deque[_Asker] = Factory(deque)
     begun: bool = False
-    slow: Any = None  # the call that takes its place away
+    slow: Any = None  # the call that looks whether it hangs
+    hangs: bool = False  # it has given up its place
+
+
+@define(eq=False)
+class _Lane:
+    """Look-ups that have a place, and those that wait for one."""
+
+    places: int
+    most_hanging: int
+    running: int = 0
+    hanging: int = 0
+    #: By how often in a row each name hung, then in the order in which they came.
+    waiting: list[tuple[int, int, _LookUp]] = Factory(list)
+
+    def end(self, look_up: _LookUp) -> None:
+        """Note that one has come back."""
+        if look_up.hangs:
+            self.hanging -= 1
+        else:
+            self.running -= 1
 
 
 @implementer(IHostnameResolver)
 class Resolver:
     """Asks the system for names, each once at a time, in threads that no other work needs.
 
-    Names that hang cost the others little: after `SLOW_S` the next gets the place. Those that were
-    slow or failed lately have places of their own, fewer than the others. A literal address takes no
-    thread.
+    Names that hang cost the others little: after `SLOW_S` the next gets the place. Those that hung
+    when they were last asked for, and were not answered for in the end, have places of their own, and
+    who hung least often in a row comes first. A literal address takes no thread.
     """
 
     log = Logger()
 
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
+        self._threads = DaemonThreads(reactor)
         self._under_way: dict[Question, _LookUp] = {}
-        self._doubted: dict[Question, float] = {}  # since when, by reactor.seconds()
-        self._usual, self._doubtful = _Lane(AT_ONCE), _Lane(DOUBTFUL_AT_ONCE)
+        #: Since when, by reactor.seconds(), and how often in a row; the oldest first.
+        self._doubted: dict[Question, tuple[float, int]] = {}
+        self._usual = _Lane(AT_ONCE, MOST_HANGING)
+        self._doubtful = _Lane(DOUBTFUL_AT_ONCE, MOST_DOUBTFUL_HANGING)
+        self._number = 0
 
     def resolveHostName(
         self,
@@ -183,43 +224,49 @@ class Resolver:
             return resolution
         look_up = self._under_way.get(question)
         if look_up is None:
-            doubted = now_s - self._doubted.get(question, float("-inf")) < LATELY_S
-            look_up = _LookUp(question, socket_type, self._doubtful if doubted else self._usual)
-            self._under_way[question] = look_up
-            look_up.lane.waiting.append(look_up)
+            look_up = self._under_way[question] = self._queued(question, socket_type)
         look_up.askers.append(asker)
         if look_up.begun:
             asker.begin()
-        while now_s - look_up.askers[0].since_s > LONGEST_S:
-            look_up.askers.popleft().tell(())
+        askers = look_up.askers
+        while len(askers) > MOST_ASKERS or (
+            look_up.begun and now_s - askers[0].since_s > LONGEST_S
+        ):
+            askers.popleft().tell(())
         self._begin()
         return resolution
 
+    def _queued(self, question: Question, socket_type: int) -> _LookUp:
+        since_s, hung = self._doubted.get(question, (float("-inf"), 0))
+        if self._reactor.seconds() - since_s >= LATELY_S:
+            hung = 0
+        look_up = _LookUp(question, socket_type, self._doubtful if hung else self._usual)
+        self._number += 1
+        heappush(look_up.lane.waiting, (hung, self._number, look_up))
+        return look_up
+
     def _begin(self) -> None:
-        """Begin what there are threads for."""
+        """Begin what there are places for."""
         for lane in (self._usual, self._doubtful):
-            while (
-                lane.waiting
-                and lane.running < lane.places
-                and self._usual.running + self._doubtful.running < MOST_THREADS
-            ):
-                look_up = lane.waiting.popleft()
+            while lane.waiting and lane.running < lane.places:
+                *_, look_up = heappop(lane.waiting)
                 lane.running += 1
                 look_up.begun = True
                 look_up.slow = self._reactor.callLater(SLOW_S, self._slow, look_up)
-                apart(self._reactor, _ask, look_up.question, look_up.socket_type).addBoth(
+                self._threads.call(_ask, look_up.question, look_up.socket_type).addBoth(
                     self._answered, look_up
                 )
-                for asker in look_up.askers:
+                for asker in tuple(look_up.askers):
                     asker.begin()
 
     def _slow(self, look_up: _LookUp) -> None:
-        """Give the place of one that takes long to the next, and doubt it from now on."""
-        self._doubt(look_up.question)
-        look_up.lane.running -= 1
-        look_up.lane = self._doubtful
-        look_up.lane.running += 1
-        self._begin()
+        """Give the place of one that takes long to the next, if not too many hang already."""
+        lane = look_up.lane
+        if lane.hanging < lane.most_hanging:
+            lane.running -= 1
+            lane.hanging += 1
+            look_up.hangs = True
+            self._begin()
 
     def _answered(self, found: Any, look_up: _LookUp) -> None:
         if isinstance(found, Failure):
@@ -229,23 +276,27 @@ class Resolver:
                     name=look_up.question[0], reason=found.getErrorMessage(),
                 )  # fmt: skip
             found = ()
-        look_up.lane.running -= 1
+        look_up.lane.end(look_up)
         del self._under_way[look_up.question]
-        if look_up.slow.active():
+        hung = not look_up.slow.active()
+        if not hung:
             look_up.slow.cancel()
-            self._doubted.pop(look_up.question, None)
-            if not found:
-                self._doubt(look_up.question)
-        else:
-            self._doubt(look_up.question)
-        self._begin()
-        for asker in look_up.askers:
+        self._doubt(look_up.question, hung and not found)
+        for asker in tuple(look_up.askers):
             asker.tell(found)
+        self._begin()
 
-    def _doubt(self, question: Question) -> None:
+    def _doubt(self, question: Question, hung: bool) -> None:
+        """Note whether a name hung, in vain."""
         now_s = self._reactor.seconds()
-        self._doubted = {q: s for q, s in self._doubted.items() if now_s - s < LATELY_S}
-        self._doubted[question] = now_s
+        _, before = self._doubted.pop(question, (0.0, 0))
+        if hung:
+            self._doubted[question] = now_s, before + 1
+        while self._doubted:
+            oldest = next(iter(self._doubted))
+            if now_s - self._doubted[oldest][0] < LATELY_S:
+                return
+            del self._doubted[oldest]
 
 
 def _ask(question: Question, socket_type: int, flags: int = 0) -> Found:
@@ -257,7 +308,7 @@ def _read(address: Question, socket_type: int) -> Found:
     """Return a literal address as `_ask` would, without asking anybody."""
     try:
         return _ask(address, socket_type, socket.AI_NUMERICHOST)
-    except OSError:  # of the other family, or on an interface that there is not
+    except (OSError, ValueError):  # of the other family, or on an interface that there is not
         return ()
 
 

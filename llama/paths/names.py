@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from llama.net.lookup import apart
+from llama.net.lookup import DaemonThreads
 from llama.printable import printable
 
 #: Unanswered questions at a time; those beyond are asked when the address is seen again.
@@ -49,13 +49,14 @@ def ask(address: str) -> str:
 class ReverseNames:
     """Names by reverse DNS: an address is its own name until the answer came.
 
-    Each is asked for in a thread of its own, ``known`` ones never.
+    ``known`` ones are never asked for.
     """
 
     def __init__(
         self, reactor: Any, known: dict[str, str], ask: Callable[[str], str] = ask
     ) -> None:
         self._reactor = reactor
+        self._threads = DaemonThreads(reactor)
         self._known = known
         self._ask = ask
         self._asked: dict[str, tuple[str, float]] = {}  # address -> its name, when that was asked
@@ -69,7 +70,7 @@ class ReverseNames:
         due = self._reactor.seconds() - asked_s >= AGAIN_S
         if due and address not in self._waiting and len(self._waiting) < AT_ONCE:
             self._waiting.add(address)
-            apart(self._reactor, self._ask, address).addBoth(self._answered, address)
+            self._threads.call(self._ask, address).addBoth(self._answered, address)
         return name
 
     def _answered(self, name: Any, address: str) -> None:

@@ -35,8 +35,11 @@ LONGEST_LINE = 64 * 1024 * 1024
 #: Seconds to wait for the lock of another writer, and between two looks at it.
 LOCK_WAIT_S, LOCK_LOOK_S = 5.0, 0.02
 _BLOCK = 1024 * 1024
-#: How our lines begin, of either format; comments may be somebody's own.
-_OURS = re.compile(rb'\{"measurement":|(?:[^\s,\\]|\\.)+[, ](?:[^\s,=\\]|\\.)+=|#')
+#: How our lines begin, of either format, behind blank lines and comments, which may be somebody's own.
+_OURS = re.compile(
+    rb"(?:[ \t\r]*(?:#[^\n]*)?\n)*"
+    rb'(?:\Z|\{"measurement":|(?!#)(?:[^\s,\\]|\\.)+[, ](?:[^\s,=\\]|\\.)+=)'
+)
 _BEGINNING = b'{"measurement":'
 #: What file systems say that have no locks, and of directories that they do not sync.
 _NOT_HAD = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL, errno.EACCES, errno.EPERM)
@@ -120,7 +123,7 @@ def _lock(file: Any) -> None:
 def _see_whose(file: Any) -> None:
     """Raise `OSError` if a file is none of ours, lest points are appended to it, or its end is cut."""
     size = os.fstat(file.fileno()).st_size  # 0 of a device
-    begin = os.pread(file.fileno(), min(size, 4096), 0)
+    begin = os.pread(file.fileno(), min(size, 65536), 0)
     if begin and not _OURS.match(begin) and not _BEGINNING.startswith(begin):
         raise OSError(errno.EEXIST, "begins with no line of ours: is it another program's?")
 
