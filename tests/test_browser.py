@@ -37,7 +37,7 @@ class LookTest(BrowserCase):
     def test_lists(self) -> None:
         """Beside the matrix: no incidents are looked for; sick hosts once; the worst pairs first."""
         page = self.show()
-        self.assertIn("no pinpointing configured", page.locator("#incidents").inner_text())
+        page.locator("#incidents").get_by_text("no pinpointing configured").wait_for()
         sick = page.locator("#sick").inner_text()
         for part in ("fra2 is down", "lax2 reaches nobody", "fra2 is silent"):
             self.assertIn(part, sick)
@@ -228,6 +228,7 @@ class ChooseTest(BrowserCase):
         cells = self.table(page)
         self.assertEqual(cells[NASTY_HOST, "iad1"], "12.5 % (8 of 64 flows)")
         self.assertIn(("lax", "fra"), cells)
+        self.until(page, "document.querySelector('#metric').options.length")  # asked for beside it
         self.assertEqual(page.locator("#metric").input_value(), "loss_reverse")
         self.assertEqual(page.locator("#class").input_value(), "BE")
         page.locator("#drawer .way").nth(1).wait_for()
