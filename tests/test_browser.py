@@ -207,6 +207,7 @@ class ChooseTest(BrowserCase):
     def test_zoom_time(self) -> None:
         """A stretch of history that is dragged over fills the strip; a double click undoes it."""
         page = self.show("range=1h")
+        self.until(page, "document.querySelector('#scrubber').ariaValueText === 'live'")
         box = page.locator("#scrubber").bounding_box()
         page.mouse.move(box["x"] + 200, box["y"] + 20)
         page.mouse.down()
