@@ -277,6 +277,22 @@ class ResolverTests(Case):
         for each in again:
             self.assertTrue(await each.done)
 
+    async def test_cancelled(self) -> None:
+        """Who cancels is told nothing more, also amid an answer; others are."""
+        first, second = Receiver(), self.ask(DEAD[0])
+        resolution = self.resolver.resolveHostName(first, DEAD[0])
+        self.assertEqual(resolution.name, DEAD[0])
+        amid = Receiver()
+        self.patch(amid, "resolutionBegan", lambda begun: begun.cancel())
+        self.resolver.resolveHostName(amid, DEAD[0])
+        resolution.cancel()
+        self.late = self.system("127.0.0.1", 0)
+        self.awake.set()
+        self.assertTrue(await second.done)
+        for cancelled in (first, amid):
+            self.assertEqual(cancelled.addresses, [])
+            self.assertNoResult(cancelled.done)
+
     async def test_addresses_take_no_thread(self) -> None:
         """A literal address is told at once, whatever hangs, as the system writes it."""
         self.resolver._usual.places = 0

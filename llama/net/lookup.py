@@ -17,7 +17,7 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any, TypeVar
 
-from attrs import Factory, define, frozen
+from attrs import Factory, define
 from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
@@ -102,35 +102,29 @@ class DaemonThreads:
 
 
 @implementer(IHostResolution)
-@frozen
-class _Resolution:
-    """What Twisted wants to have of a look-up."""
-
-    name: str
-
-    def cancel(self) -> None:
-        """Do what Twisted's own resolver does: it cannot be."""
-        raise NotImplementedError
-
-
 @define(eq=False)
 class _Asker:
     """Who waits for an answer."""
 
+    name: str
     receiver: Any  #: an `IResolutionReceiver`
-    resolution: _Resolution
     port: int
     transport: Any  #: "TCP" or "UDP"
     since_s: float
     begun: bool = False
+    cancelled: bool = False
 
     log = Logger()
+
+    def cancel(self) -> None:
+        """Be told nothing more. The look-up goes on: no thread can be taken out of the system."""
+        self.cancelled = True
 
     def begin(self) -> None:
         """Tell that the look-up has got a thread."""
         if not self.begun:
             self.begun = True
-            self._call(self.receiver.resolutionBegan, self.resolution)
+            self._call(self.receiver.resolutionBegan, self)
 
     def tell(self, found: Found) -> None:
         """Tell the addresses, the best first, and that these are all."""
@@ -145,10 +139,12 @@ class _Asker:
         self._call(self.receiver.resolutionComplete)
 
     def _call(self, told: Callable[..., object], *args: object) -> None:
+        if self.cancelled:
+            return
         try:
             told(*args)
         except Exception:  # others wait for the same answer
-            self.log.failure("{name} was looked up in vain", name=self.resolution.name)
+            self.log.failure("{name} was looked up in vain", name=self.name)
 
 
 @define(eq=False)
@@ -217,11 +213,10 @@ class Resolver:
         question = hostName, _FAMILIES[frozenset(wanted)]
         socket_type = _TYPES[transportSemantics]
         now_s = self._reactor.seconds()
-        resolution = _Resolution(hostName)
-        asker = _Asker(resolutionReceiver, resolution, portNumber, transportSemantics, now_s)
+        asker = _Asker(hostName, resolutionReceiver, portNumber, transportSemantics, now_s)
         if _is_address(hostName):
             asker.tell(_read(question, socket_type))
-            return resolution
+            return asker
         look_up = self._under_way.get(question)
         if look_up is None:
             look_up = self._under_way[question] = self._queued(question, socket_type)
@@ -234,7 +229,7 @@ class Resolver:
         ):
             askers.popleft().tell(())
         self._begin()
-        return resolution
+        return asker
 
     def _queued(self, question: Question, socket_type: int) -> _LookUp:
         since_s, hung = self._doubted.get(question, (float("-inf"), 0))
