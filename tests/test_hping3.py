@@ -26,6 +26,7 @@ from llama.collector.hping3.prober import Hping3Prober, RunTrack
 from llama.collector.hping3.process import Hping3, Order, find_program, unusable
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
+from llama.collector.rearranging import rearranged
 from llama.collector.summary import Pair, reasons
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.config.probes import default_options
@@ -313,7 +314,7 @@ class LoopbackTests(ProbeCase):
         old = self.prober.tracks[0]
         pids = self.pids()
         more = group.with_pairs([*self.group(["127.0.0.3"], port).pairs, group.pairs[0]])
-        ledger = old.ledger.rearranged(np.zeros(2, np.uint8), np.array([1]), np.array([0]))
+        ledger = rearranged(old.ledger, np.zeros(2, np.uint8), np.array([1]), np.array([0]))
         track = self.prober.track(more, ledger, np.ones(2, np.bool_), time.monotonic())
         track.schedule.limit = 0
         self.prober.arrange([track])

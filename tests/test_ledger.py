@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llama.collector import closing
 from llama.collector.histogram import BINS, RELATIVE_ERROR, bin_of, lower_bound_ns, midpoint_ns
 from llama.collector.ledger import FOLLOWED, Ledger, depth_needed
+from llama.collector.rearranging import rearranged
 from llama.collector.replies import Replies
 from llama.collector.summary import STATS, reasons, suspect_bit
 
@@ -405,7 +406,7 @@ class LedgerTests(SynchronousTestCase):
         book = ledger(pairs=3, ports=2)
         book.send(np.arange(6), EPOCH)
         book.reply(replies([4], [0], [EPOCH], [0], [EPOCH + MS]))
-        other = book.rearranged(np.zeros(2, np.uint8), np.array([1]), np.array([2]))
+        other = rearranged(book, np.zeros(2, np.uint8), np.array([1]), np.array([2]))
         other.reply(replies([3], [0], [EPOCH], [0], [EPOCH + MS]))
         end_of(other)
         stats = close(other).pair_stats
@@ -423,7 +424,7 @@ class LedgerTests(SynchronousTestCase):
                     book.roll(EPOCH + 10 * SECOND, EPOCH + 20 * SECOND, 10.0)
                 book.send(np.array([0, 1]), t1)
             self.assertEqual(book.take_rate(rate), rate < 20)
-            other = book.rearranged(np.zeros(1, np.uint8), np.array([0]), np.array([1]), rate)
+            other = rearranged(book, np.zeros(1, np.uint8), np.array([0]), np.array([1]), rate)
             self.assertNotEqual(other.depth, book.depth)
             for n, t1 in enumerate(times):
                 other.reply(replies([0], [n + 1], [t1], [n], [t1 + MS]))
@@ -440,7 +441,7 @@ class LedgerTests(SynchronousTestCase):
         book.roll(EPOCH, EPOCH + 10 * SECOND, 0.0)
         for n in range(9000):
             book.send(np.array([0]), EPOCH + n * MS)
-        other = book.rearranged(np.zeros(1000, np.uint8), np.array([7]), np.array([0]), 1.0)
+        other = rearranged(book, np.zeros(1000, np.uint8), np.array([7]), np.array([0]), 1.0)
         self.assertLessEqual(other.depth, 2 * depth_needed(1.0, 1.0, 10.0))
         end_of(other)
         row = close(other).pair_stats[7]

@@ -23,6 +23,7 @@ from llama.collector.icmp import ECHO, checksums
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
 from llama.collector.probers import Probers
+from llama.collector.rearranging import rearranged
 from llama.collector.summary import Pair, reasons
 from llama.collector.tcp import TcpProber
 from llama.collector.track import Track
@@ -364,7 +365,7 @@ class ConnectionTests(KindCase):
         while not self.prober.sent:
             self.prober.tick(time.monotonic(), 0.02)
         more = self.group("tcp", ["127.0.0.2", "127.0.0.1"], port)
-        ledger = old.ledger.rearranged(np.zeros(2, np.uint8), np.array([1]), np.array([0]))
+        ledger = rearranged(old.ledger, np.zeros(2, np.uint8), np.array([1]), np.array([0]))
         track = self.prober.track(more, ledger, np.ones(2, np.bool_), time.monotonic())
         track.schedule.limit = 0
         self.prober.arrange([track])

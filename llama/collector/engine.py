@@ -19,10 +19,11 @@ from twisted.logger import Logger
 
 from llama.collector import closing, joining
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
-from llama.collector.ledger import SLACK_S, Ints, Ledger, OpenInterval
+from llama.collector.ledger import SLACK_S, Ledger, OpenInterval
 from llama.collector.plan import Group, places_of, same_groups
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
+from llama.collector.rearranging import call_as_before, rearranged
 from llama.collector.schedule import BURST
 from llama.collector.slices import Job, Slices
 from llama.collector.sockets import require_zone
@@ -187,8 +188,8 @@ class Engine:
         dscps = np.array([pair.dscp for pair in pairs], np.uint8)
         ledger = track.ledger
         if not same_pairs or not ledger.take_rate(group.rate_pps):
-            ledger = ledger.rearranged(dscps, new, origin[new], group.rate_pps)
-        _call_as_before(track, ledger, pairs, new, origin[new])
+            ledger = rearranged(ledger, dscps, new, origin[new], group.rate_pps)
+        call_as_before(track, ledger, pairs, new, origin[new])
         live = np.arange(len(pairs)) < len(group.pairs)
         fresh = self.prober.track(group.with_pairs(pairs), ledger, live, now_s)
         fresh.follow(track, new, origin[new])
@@ -423,21 +424,6 @@ class Engine:
         """Drop what is under way."""
         self._slices.stop()
         self.prober.close()
-
-
-def _call_as_before(
-    track: Track, ledger: Ledger, pairs: Sequence[Pair], new: Ints, old: Ints
-) -> None:
-    """Keep what pairs were called in intervals of before, where that is not what they are called now.
-
-    Pair ``new[i]`` of ``ledger`` is pair ``old[i]`` of ``track``.
-    """
-    for interval, before in zip(ledger.over, track.ledger.over, strict=True):
-        called = track.pairs if before.called is None else before.called
-        names = list(pairs)
-        for to, start in zip(new.tolist(), old.tolist(), strict=True):
-            names[to] = called[start]
-        interval.called = names
 
 
 def _by_zone(group: Group) -> tuple[Group, list[tuple[Group, OSError]]]:

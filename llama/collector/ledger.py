@@ -411,7 +411,7 @@ class Ledger:
             left = ~match
             flows, sequence, number, stamp = flows[left], sequence[left], number[left], stamp[left]
 
-    # Reload
+    # Reload (who goes on with other pairs: `llama.collector.rearranging`)
 
     def take_rate(self, rate_pps: float) -> bool:
         """Go on at another rate; return False, and do not, if flows have too few cells for it."""
@@ -421,77 +421,6 @@ class Ledger:
         self.rate_pps = rate_pps
         self.fastest_pps = max(self.fastest_pps, rate_pps)
         return True
-
-    def rearranged(
-        self,
-        dscp_sent: npt.NDArray[np.uint8],
-        new: Ints,
-        old: Ints,
-        rate_pps: float | None = None,
-    ) -> Ledger:
-        """Return a ledger of other pairs, in which pair ``new[i]`` goes on where ``old[i]`` was.
-
-        At another rate, if one is given. Pairs in neither list begin anew. Everything known of the
-        ones carried over stays, open intervals included. Only if the rate falls to less than half, and
-        memory would be wasted on what a few have on record, some of that may be forgotten: it counts
-        as not sent then, and is marked (see `llama.collector.closing`).
-        """
-        self.settle()
-        to, start = _flows_of(new, self.ports), _flows_of(old, self.ports)
-        rate_pps = self.rate_pps if rate_pps is None else rate_pps
-        needed = depth_needed(rate_pps, self.timeout_s, self.interval_s)
-        held = 0
-        for interval in self.open_intervals()[:1]:
-            held = int((self.next_sequence - interval.first)[start].max(initial=0))
-        held += math.ceil(rate_pps * (self.timeout_s + SLACK_S)) + 2
-        ledger = Ledger(
-            dscp_sent, self.ports, rate_pps, self.timeout_s, self.interval_s, min(held, 2 * needed)
-        )
-        ledger.fastest_pps = max(ledger.rate_pps, self.fastest_pps)
-        for name in (
-            "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
-            "doubt_sequence", "doubted",
-        ):  # fmt: skip
-            getattr(ledger, name)[to] = getattr(self, name)[start]
-        ledger.counting[new] = self.counting[old]
-        self._carry_cells(ledger, to, start)
-        moved = np.full(self.flows, -1, np.int64)
-        moved[start] = to
-
-        def carried(interval: OpenInterval) -> OpenInterval:
-            first = ledger.next_sequence.copy()
-            first[to] = interval.first[start]
-            end = None
-            if interval.end is not None:
-                end = ledger.next_sequence.copy()
-                end[to] = interval.end[start]
-            suspect = np.zeros(ledger.pairs, np.uint32)
-            suspect[new] = interval.pair_suspect[old]
-            return OpenInterval(
-                interval.start_ns, interval.end_ns, first, end, interval.due, interval.suspect,
-                suspect, interval.notes,
-            )  # fmt: skip
-
-        ledger.over = [carried(interval) for interval in self.over]
-        ledger.current = None if self.current is None else carried(self.current)
-        for flows, sequence in self.duplicates:
-            kept = moved[flows] >= 0
-            ledger.duplicates.append((moved[flows[kept]], sequence[kept]))
-        ledger.late_after_close = [moved[f][moved[f] >= 0] for f in self.late_after_close]
-        ledger.strangers = self.strangers
-        return ledger
-
-    def _carry_cells(self, ledger: Ledger, to: Ints, start: Ints) -> None:
-        """Copy the cells of flows ``start`` to another ledger, where they are flows ``to``."""
-        if ledger.depth == self.depth:
-            rows = ledger._cells.reshape(self.depth, ledger.flows)
-            rows[:, to] = self._cells.reshape(self.depth, self.flows)[:, start]
-            return
-        for back in range(1, min(self.depth, ledger.depth) + 1):
-            sequence = self.next_sequence[start] - np.uint32(back)
-            cells = self.cells(start, sequence)
-            sent = (self.t1[cells] != 0) & (self.next_sequence[start] >= back)
-            ledger._cells[ledger.cells(to, sequence)[sent]] = self._cells[cells[sent]]
 
 
 def depth_needed(rate_pps: float, timeout_s: float, interval_s: float, least: int = 0) -> int:
@@ -504,9 +433,3 @@ def depth_needed(rate_pps: float, timeout_s: float, interval_s: float, least: in
     """
     depth = max(least, math.ceil(rate_pps * (interval_s + timeout_s + SLACK_S)) + 2)
     return 1 << (depth - 1).bit_length() if rate_pps >= 10 else depth
-
-
-def _flows_of(rows: Ints, width: int) -> Ints:
-    """Return the numbers of all parts of ``rows`` that have ``width`` parts each."""
-    numbers: Ints = (rows[:, None] * width + np.arange(width)).reshape(-1)
-    return numbers

@@ -1,0 +1,107 @@
+"""Takes what a ledger knows over into one of other pairs, at a reload. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from llama.collector.ledger import SLACK_S, Ints, Ledger, OpenInterval, depth_needed
+from llama.collector.summary import Pair
+from llama.collector.track import Track
+
+
+def rearranged(
+    book: Ledger,
+    dscp_sent: npt.NDArray[np.uint8],
+    new: Ints,
+    old: Ints,
+    rate_pps: float | None = None,
+) -> Ledger:
+    """Return a ledger of other pairs, in which pair ``new[i]`` goes on where ``old[i]`` was.
+
+    At another rate, if one is given. Pairs in neither list begin anew. Everything known of the
+    ones carried over stays, open intervals included. Only if the rate falls to less than half, and
+    memory would be wasted on what a few have on record, some of that may be forgotten: it counts
+    as not sent then, and is marked (see `llama.collector.closing`).
+    """
+    book.settle()
+    to, start = _flows_of(new, book.ports), _flows_of(old, book.ports)
+    rate_pps = book.rate_pps if rate_pps is None else rate_pps
+    needed = depth_needed(rate_pps, book.timeout_s, book.interval_s)
+    held = 0
+    for interval in book.open_intervals()[:1]:
+        held = int((book.next_sequence - interval.first)[start].max(initial=0))
+    held += math.ceil(rate_pps * (book.timeout_s + SLACK_S)) + 2
+    ledger = Ledger(
+        dscp_sent, book.ports, rate_pps, book.timeout_s, book.interval_s, min(held, 2 * needed)
+    )
+    ledger.fastest_pps = max(ledger.rate_pps, book.fastest_pps)
+    for name in (
+        "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
+        "doubt_sequence", "doubted",
+    ):  # fmt: skip
+        getattr(ledger, name)[to] = getattr(book, name)[start]
+    ledger.counting[new] = book.counting[old]
+    _carry_cells(book, ledger, to, start)
+    moved = np.full(book.flows, -1, np.int64)
+    moved[start] = to
+
+    def carried(interval: OpenInterval) -> OpenInterval:
+        first = ledger.next_sequence.copy()
+        first[to] = interval.first[start]
+        end = None
+        if interval.end is not None:
+            end = ledger.next_sequence.copy()
+            end[to] = interval.end[start]
+        suspect = np.zeros(ledger.pairs, np.uint32)
+        suspect[new] = interval.pair_suspect[old]
+        return OpenInterval(
+            interval.start_ns, interval.end_ns, first, end, interval.due, interval.suspect,
+            suspect, interval.notes,
+        )  # fmt: skip
+
+    ledger.over = [carried(interval) for interval in book.over]
+    ledger.current = None if book.current is None else carried(book.current)
+    for flows, sequence in book.duplicates:
+        kept = moved[flows] >= 0
+        ledger.duplicates.append((moved[flows[kept]], sequence[kept]))
+    ledger.late_after_close = [moved[f][moved[f] >= 0] for f in book.late_after_close]
+    ledger.strangers = book.strangers
+    return ledger
+
+
+def call_as_before(
+    track: Track, ledger: Ledger, pairs: Sequence[Pair], new: Ints, old: Ints
+) -> None:
+    """Keep what pairs were called in intervals of before, where that is not what they are called now.
+
+    Pair ``new[i]`` of ``ledger`` is pair ``old[i]`` of ``track``.
+    """
+    for interval, before in zip(ledger.over, track.ledger.over, strict=True):
+        called = track.pairs if before.called is None else before.called
+        names = list(pairs)
+        for to, start in zip(new.tolist(), old.tolist(), strict=True):
+            names[to] = called[start]
+        interval.called = names
+
+
+def _carry_cells(book: Ledger, ledger: Ledger, to: Ints, start: Ints) -> None:
+    """Copy the cells of flows ``start`` to another ledger, where they are flows ``to``."""
+    if ledger.depth == book.depth:
+        rows = ledger._cells.reshape(book.depth, ledger.flows)
+        rows[:, to] = book._cells.reshape(book.depth, book.flows)[:, start]
+        return
+    for back in range(1, min(book.depth, ledger.depth) + 1):
+        sequence = book.next_sequence[start] - np.uint32(back)
+        cells = book.cells(start, sequence)
+        sent = (book.t1[cells] != 0) & (book.next_sequence[start] >= back)
+        ledger._cells[ledger.cells(to, sequence)[sent]] = book._cells[cells[sent]]
+
+
+def _flows_of(rows: Ints, width: int) -> Ints:
+    """Return the numbers of all parts of ``rows`` that have ``width`` parts each."""
+    numbers: Ints = (rows[:, None] * width + np.arange(width)).reshape(-1)
+    return numbers
