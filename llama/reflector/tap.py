@@ -12,8 +12,8 @@ from twisted.python import usage
 
 from llama import hangup
 from llama.config import ConfigErrors, ReflectorConfig, load_reflector
-from llama.exit_status import end_with_1
 from llama.net.reactor import prepare
+from llama.process import end_with_1
 from llama.reflector import privilege
 from llama.reflector.service import ReflectorService
 

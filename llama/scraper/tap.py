@@ -11,8 +11,8 @@ from twisted.python.usage import Options as UsageOptions
 from twisted.python.usage import UsageError
 
 from llama import config, hangup
-from llama.exit_status import end_with_1
 from llama.net.reactor import prepare
+from llama.process import end_with_1
 from llama.scraper.service import ScraperService
 from llama.scraper.spool_file import ForeignFileError
 from llama.scraper.writers import WriterConfigError, makers
