@@ -21,7 +21,7 @@ from benchmarks.figures import Claim, Report, ratio
 from benchmarks.programs import Program, free_port, run_json, running, twistd, wait_for_reflector
 
 SOURCES = 64  # source ports that the load comes from
-WINDOW = 512  # probes on their way at saturation: two of the largest batches
+WINDOW = 1024  # probes on their way at saturation: two of the largest batches
 SINGLE_RATE = 2000  # probes/s where each one wakes the reflector up
 BUFFER = 4 << 20
 

@@ -32,7 +32,7 @@ from llama.net.mmsg import Layout, Messages
 
 HEAD = 256  # octets of each datagram that are looked at by column
 LONGEST = 9216  # octets of UDP payload: a jumbo frame's
-SLOTS = 256
+SLOTS = 512
 RECEIVE_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.rmem_max
 
 
@@ -175,29 +175,26 @@ class BatchPort(FileDescriptor):
         return -1 if self._socket is None else self._epoll.fileno()
 
     def doRead(self) -> None:
-        """Read at most two batches, so that a flood never keeps the reactor from its other duties."""
-        for _ in range(2):
-            if self.stamps_due > 0:
-                self.read_transmit_stamps()
-            if self._socket is None:
-                return
-            try:
-                count = self.inbound.receive(self.fd)
-            except OSError as reason:
-                # An error that an earlier reply met on its way; reading it has cleared it.
-                if reason.errno not in _PASSING_ERRORS:
-                    self.log.error("cannot read from the socket: {reason}", reason=reason)
-                continue
-            if not count:
-                # Woken for the error queue: by a stamp that came late, or one nobody waits for.
-                self.read_transmit_stamps()
-                return
-            try:
-                self.protocol.batchReceived(self, count)
-            except Exception:  # the reactor would close the port
-                self.log.failure("a batch of {count} datagrams failed", count=count)
-            if count < SLOTS:
-                return
+        """Read one batch, so that a flood never keeps the reactor from its other duties."""
+        if self.stamps_due > 0:
+            self.read_transmit_stamps()
+        if self._socket is None:
+            return
+        try:
+            count = self.inbound.receive(self.fd)
+        except OSError as reason:
+            # An error that an earlier reply met on its way; reading it has cleared it.
+            if reason.errno not in _PASSING_ERRORS:
+                self.log.error("cannot read from the socket: {reason}", reason=reason)
+            return
+        if not count:
+            # Woken for the error queue: by a stamp that came late, or one nobody waits for.
+            self.read_transmit_stamps()
+            return
+        try:
+            self.protocol.batchReceived(self, count)
+        except Exception:  # the reactor would close the port
+            self.log.failure("a batch of {count} datagrams failed", count=count)
 
     def read_transmit_stamps(self) -> None:
         """Empty the error queue and hand the transmit stamps in it to the protocol."""

@@ -13,12 +13,15 @@ from llama.reflector.allow import MAPPED
 from llama.wire import stamp
 
 # The ancillary data of an IPv4 datagram as it nearly always comes: stamp, PKTINFO, TTL, TOS.
-_USUAL_V4 = struct.Struct("<qiiqq32xqii4xI4s4xqiii4xqiiB")
-_USUAL_KINDS_V4 = (
-    16 + 48, mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, 16 + 12, mmsg.SOL_IP, mmsg.IP_PKTINFO,
-    16 + 4, mmsg.SOL_IP, mmsg.IP_TTL, 16 + 1, mmsg.SOL_IP, mmsg.IP_TOS,
-)  # fmt: skip
-_PKTINFO_V4 = struct.Struct("<II4s")
+_USUAL_V4 = struct.Struct("<16sqq32x16s4xII4x16si4x16sB")
+_USUAL_HEADERS_V4 = tuple(
+    struct.pack("<qii", 16 + octets, level, kind)
+    for level, kind, octets in mmsg.receive_layout(socket.AF_INET, stamping=True).kinds
+)
+_PKTINFO_V4 = struct.Struct("<4xII")
+# Of a sockaddr_in and a sockaddr_in6: port and address.
+_NAME_V4 = struct.Struct(">2xHI")
+_NAME_V6 = struct.Struct(">2xH4xQQ")
 _PAIR = struct.Struct(">QQ")
 
 
@@ -57,22 +60,24 @@ def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
     inbound = port.inbound
     v4 = port.family == socket.AF_INET
     name = row * mmsg.NAME_ROOM
+    first = row * inbound.control_room
     if v4:
-        source_port, address = struct.unpack_from(">HI", inbound.names_view, name + 2)
+        source_port, address = _NAME_V4.unpack_from(inbound.names_view, name)
+        if inbound.control_room >= _USUAL_V4.size:
+            a, seconds, ns, b, asked, destination, c, ttl, d, tos = _USUAL_V4.unpack_from(
+                inbound.control_view, first
+            )
+            if (a, b, c, d) == _USUAL_HEADERS_V4:
+                received = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
+                arrival = Arrival(
+                    0, MAPPED | address, source_port, asked, received, ttl, tos,
+                    asked == destination,
+                )  # fmt: skip
+                return arrival, _PKTINFO_V4.pack(asked, destination)
         arrival = Arrival(0, MAPPED | address, source_port)
     else:
-        source_port, high, low = struct.unpack_from(">H4xQQ", inbound.names_view, name + 2)
+        source_port, high, low = _NAME_V6.unpack_from(inbound.names_view, name)
         arrival = Arrival(high, low, source_port)
-    first = row * inbound.control_room
-    if v4 and inbound.control_room >= _USUAL_V4.size:
-        (
-            *stamp_kind, seconds, ns, a, b, c, asked, destination, d, e, f, ttl, g, h, i, tos
-        ) = _USUAL_V4.unpack_from(inbound.control_view, first)  # fmt: skip
-        if (*stamp_kind, a, b, c, d, e, f, g, h, i) == _USUAL_KINDS_V4:
-            arrival.received_ntp = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
-            arrival.local, arrival.ttl, arrival.tos = asked, ttl, tos
-            arrival.unicast = destination == asked.to_bytes(4, "little")
-            return arrival, _PKTINFO_V4.pack(0, asked, destination)
     control = inbound.control_view[first : first + inbound.control_room]
     reply_from = bytes(12 if v4 else 20)
     for level, kind, data in mmsg.walk_control(control, int(inbound.controllen[row])):

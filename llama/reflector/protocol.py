@@ -35,6 +35,7 @@ _COUNTED = np.uint8(255)  # refused, for a reason that is not the guard's
 CHUNK = 8  # replies that share one T3: it is read, then at most so many are sent
 # With so much waiting, replies are late by whole batches, and Follow-Up tells when they left.
 MANY, LARGE_CHUNK = 128, 32
+_TOS = struct.Struct("<i")
 FEW = 3  # up to so many datagrams are answered one at a time
 _V4 = 0xFFFF << 32  # ::ffff:0:0/96, under which IPv4 addresses are counted
 _FULL = (errno.EAGAIN, errno.ENOBUFS)
@@ -125,8 +126,8 @@ class Reflector(Answerer, DatagramProtocol):
     def _answer_row(self, port: BatchPort, row: int) -> None:
         """Answer one datagram of a batch through `answer`, with what the kernel said of it."""
         inbound, outbound = port.inbound, port.outbound
-        length = int(inbound.length[row])
-        if length > LONGEST or int(inbound.flags[row]) & mmsg.MSG_TRUNC:
+        length, flags = inbound.received(row)
+        if length > LONGEST or flags & mmsg.MSG_TRUNC:
             self.tally.received += 1
             self.tally.drop("oversize")
             return
@@ -144,21 +145,17 @@ class Reflector(Answerer, DatagramProtocol):
         if answer.ttl is not None:
             self._send_echo(port, row, answer, reply_from)
             return
-        control = row * outbound.control_room
-        struct.pack_into(
-            "<i", outbound.control_view, control + port.reply_layout.offsets[port.tos],
-            answer.tos,
-        )  # fmt: skip
-        pktinfo = control + 16
+        pktinfo = row * outbound.control_room + 16
         outbound.control_view[pktinfo : pktinfo + len(reply_from)] = reply_from
         wanted = answer.place >= 0 and port.stamped
+        control = port.plain_control  # best effort is what the socket sends by itself
+        if answer.tos or wanted:
+            control = port.reply_layout.room if wanted else port.classed_control
+            tos = pktinfo - 16 + port.reply_layout.offsets[port.tos]
+            _TOS.pack_into(outbound.control_view, tos, answer.tos)
         if wanted:
             self._tag(port, row, answer.place)
-        outbound.controllen[row] = port.reply_layout.room if wanted else port.classed_control
-        outbound.iov_length[row] = min(answer.length, HEAD)
-        outbound.tail_length[row] = max(answer.length - HEAD, 0)
-        outbound.iovlen[row] = 2 if answer.length > HEAD else 1
-        outbound.namelen[row] = inbound.namelen[row]
+        outbound.describe(row, answer.length, control, inbound)
         if answer.timed:
             answer.depart(octets)
         self.tally.answered[answer.format] += self._send(port, row, 1, picked=False)

@@ -58,7 +58,7 @@ class Sessions:
         self._used_view = self._flat_used.data
         self.sent_view = self.sent.data
         self._secret = [secrets.randbits(32) for _ in range(8)]
-        self._secrets = np.array(self._secret, np.uint32)
+        self._secrets = np.array(self._secret, np.uint32).reshape(-1, 2)
         self._no_high = np.uint64(self._secret[6] * self._secret[7])
 
     def __len__(self) -> int:
@@ -75,19 +75,17 @@ class Sessions:
         ``low`` and ``high`` are the source address (None: all IPv4), ``ends`` packs source port, local
         port and SSID, ``local`` is the address asked, folded to 64 bits. All are (N,) uint64.
         """
-        h = self._product(low, 0) + self._product(ends, 2) + self._product(local, 4)
-        h += self._no_high if high is None else self._product(high, 6)
+        columns = (low, ends, local) if high is None else (low, ends, local, high)
+        halves = np.array(columns, "<u8").view("<u4")
+        lower = halves[:, 0::2] + self._secrets[: len(columns), :1]
+        upper = halves[:, 1::2] + self._secrets[: len(columns), 1:]
+        h: U64 = np.multiply(lower, upper, dtype=np.uint64).sum(axis=0)
+        if high is None:
+            h += self._no_high
         h ^= h >> np.uint64(32)
         h *= np.uint64(_MIX)
         h ^= h >> np.uint64(32)
         return h | np.uint64(1)
-
-    def _product(self, column: U64, at: int) -> U64:
-        """Return the part of a hash that 64 bits of the session's name have."""
-        halves = np.ascontiguousarray(column, "<u8").view("<u4").reshape(-1, 2)
-        halves = halves + self._secrets[at : at + 2]
-        product: U64 = np.multiply(halves[:, 0], halves[:, 1], dtype=np.uint64)
-        return product
 
     def key(self, high: int, low: int, ends: int, local: int) -> int:
         """Return what `keys` returns, for one session; ``high`` is 0 for IPv4."""
@@ -198,17 +196,13 @@ class Sessions:
         numbers = self.sent[places]
         rows = np.arange(len(places), dtype=np.uint32)
         self._last_turn[places] = rows
-        if (self._last_turn[places] == rows).all():  # no session twice
-            self.sent[places] = numbers + np.uint32(1)
-            return numbers
-        order = np.argsort(places, kind="stable")
-        ordered = places[order]
-        begins = np.empty(len(places), np.bool_)
-        begins[0] = True
-        np.not_equal(ordered[1:], ordered[:-1], out=begins[1:])
-        numbers[order] += rows - np.maximum.accumulate(np.where(begins, rows, np.uint32(0)))
-        if self.crowded:
-            numbers[places == self._nowhere] = 0  # each of these begins anew, every time
-        last = order[np.append(begins[1:], True)]  # of each session in this batch
-        self.sent[places[last]] = numbers[last] + np.uint32(1)
+        if (self._last_turn[places] != rows).any():  # some session more than once
+            ordered = np.sort(places << 32 | rows)
+            begins = np.empty(len(places), np.bool_)
+            begins[0] = True
+            np.not_equal(ordered[1:] >> 32, ordered[:-1] >> 32, out=begins[1:])
+            numbers[ordered & _HALF] += rows - np.maximum.accumulate(rows * begins)
+            if self.crowded:
+                numbers[places == self._nowhere] = 0  # each of these begins anew, every time
+        self.sent[places] = numbers + np.uint32(1)  # of one session's several the last remains
         return numbers
