@@ -6,10 +6,15 @@ import time
 
 from peers_case import PeersCase
 from test_reflector_hostile import need_root, send, spoof
+from twisted.internet import reactor
+from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import LoopingCall
+from twisted.trial.unittest import TestCase
+from wire_packets import KEY
 
+from llama.collector.oneshot import OneShot, Wanted
 from llama.config import CollectorConfig, SourcePort, Target, Test
-from llama.wire import stamp
+from llama.wire import auth, scalar, stamp
 
 
 class ForgedReplyTests(PeersCase):
@@ -58,3 +63,51 @@ class ForgedReplyTests(PeersCase):
                 self.assertEqual(row["sent"], row["received"])
                 self.assertEqual((0, 0, 0), (row["lost"], row["duplicate"], row["late"]))
                 self.assertGreater(row["rtt_min_ns"], 0)
+
+
+class WithoutKey(DatagramProtocol):
+    """Answers authenticated probes in every way that takes no key, and, if ``honest``, as it should."""
+
+    honest = False
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        """Send the replies: plain ones, badly signed ones, and well signed ones that are cut."""
+        probe = scalar.auth_probe(datagram)
+        assert probe is not None
+        now = stamp.ntp_from_unix_ns(time.time_ns())
+        plain = stamp.REFLECTOR_STRUCT.pack(
+            probe.sequence, now, 0x8001, probe.ssid, now,
+            probe.sequence, probe.timestamp, probe.error_estimate, 0, 64,
+        )  # fmt: skip
+        signed = []
+        for key in (b"another key, not ours", KEY):
+            packet = bytearray(datagram)
+            auth.answer(packet, probe.sequence, now, 0x8001, now, 64, key)
+            signed.append(bytes(packet))
+        bad, good = signed
+        unsigned = good[: auth.BASE_SIZE - 16] + bytes(16)
+        replies = [plain, plain + bytes(200), bad, unsigned, good[: auth.BASE_SIZE - 1]]
+        for reply in [*replies, good] if self.honest else replies:
+            self.transport.write(reply, addr)
+
+
+class WithoutKeyTests(TestCase):
+    async def ask(self, honest: bool) -> tuple[int, int, int]:
+        """Run an authenticated test; return (probes sent, replies believed, strangers counted)."""
+        peer = WithoutKey()
+        peer.honest = honest
+        port = reactor.listenUDP(0, peer, interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        wanted = Wanted(
+            address="127.0.0.1", port=port.getHost().port, probe="stamp-auth", key=KEY,
+            flows=2, count=5, interval_s=0.02, timeout_s=0.5,
+        )  # fmt: skip
+        shot = OneShot(reactor, wanted, lambda _: None)
+        result = await shot.run()
+        [pair] = result.pair_stats
+        return int(pair["sent"]), int(pair["received"]), shot.prober.strangers
+
+    async def test_who_cannot_sign_is_a_stranger(self) -> None:
+        """Nothing that the key has not signed is a reply, though it repeats all that a probe says."""
+        self.assertEqual((10, 0, 50), await self.ask(honest=False))
+        self.assertEqual((10, 10, 50), await self.ask(honest=True))

@@ -48,6 +48,7 @@ class Intake:
         self._first_cells = np.zeros(1, np.int64)
         self._base, self._cells = 0, 0  # the numbers of cells begin here; how many there are
         self._formatted: list[Track] = []  # the tracks whose probes are not plain STAMP
+        self._has_format = np.ones(1, np.bool_)  # of each flow, and of `NO_FLOW`
         self.received = 0
         self.strangers = 0
         #: Who traces flows, if anybody does: takes what is not a probe's.
@@ -62,6 +63,9 @@ class Intake:
         self._base = (self._base + self._cells) & 0xFFFFFFFF
         self.tracks = list(tracks)
         self._formatted = [track for track in self.tracks if track.format is not None]
+        has_format = [track.format is not None for track in self.tracks]
+        flows_of = [track.ledger.flows for track in self.tracks]
+        self._has_format = np.append(np.repeat(has_format, flows_of), True).astype(np.bool_)
         flows = cells = 0
         for track in self.tracks:
             track.first_flow, track.first_cell = flows, self._base + cells
@@ -213,7 +217,8 @@ class Intake:
             dscp = (tos >> np.uint64(2)).astype(np.uint8) & np.uint8(0x3F)
             arrivals = formats.Arrived(t4_ns, stamped, dscp, ttl.astype(np.uint8))
             taken = self._take_formatted(lane, count, arrivals)
-            flow[taken] = NO_FLOW
+            # Of a flow in another format nothing else is a reply: who cannot sign is a stranger.
+            flow[taken | self._has_format[flow]] = NO_FLOW
         lost = flow == NO_FLOW
         if lost.any():
             self._find_bare(lane, count, flow, numbered, taken)
