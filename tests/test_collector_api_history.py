@@ -11,16 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector.answers.history import History
 from llama.collector.answers.series import Series, label_text
+from llama.collector.slices import at_once
 from llama.testing import closed_interval, pair
-
-
-def finish(job):
-    """Do a job at once and return its result."""
-    while True:
-        try:
-            next(job)
-        except StopIteration as end:
-            return end.value
 
 
 class Holding(SynchronousTestCase):
@@ -168,8 +160,8 @@ class Rows(SynchronousTestCase):
     def test_kept_through_reloads(self):
         """A series keeps its row when the same tag set comes again in other objects."""
         series = Series()
-        first = finish(series.rows_of([pair(0), pair(1)], 0.0))
-        second = finish(series.rows_of([pair(2), pair(1), pair(0)], 1.0))
+        first = at_once(series.rows_of([pair(0), pair(1)], 0.0))
+        second = at_once(series.rows_of([pair(2), pair(1), pair(0)], 1.0))
         self.assertEqual(second[1:].tolist(), first[::-1].tolist())
         self.assertEqual(len(series), 3)
 
@@ -177,12 +169,12 @@ class Rows(SynchronousTestCase):
         """A series that is not measured any more gives its row to another."""
         series = Series()
         stays = pair(0)
-        goes = finish(series.rows_of([stays, pair(1)], 0.0))[1]
-        finish(series.rows_of([stays], 100.0))
+        goes = at_once(series.rows_of([stays, pair(1)], 0.0))[1]
+        at_once(series.rows_of([stays], 100.0))
         self.assertEqual(series.end(50.0).tolist(), [goes])
         self.assertEqual(series.live().tolist(), [True, False])
         self.assertEqual(series.end(50.0).tolist(), [])
-        comes = finish(series.rows_of([stays, pair(2)], 100.0))[1]
+        comes = at_once(series.rows_of([stays, pair(2)], 100.0))[1]
         self.assertEqual(comes, goes)
         self.assertEqual(series.live().tolist(), [True, True])
 
@@ -190,9 +182,9 @@ class Rows(SynchronousTestCase):
         """A series that ended and comes back, even as the same object, gets a row of its own."""
         series = Series()
         member = pair(0)
-        finish(series.rows_of([member, pair(1)], 0.0))
+        at_once(series.rows_of([member, pair(1)], 0.0))
         self.assertEqual(series.end(1.0).tolist(), [0, 1])
-        rows = finish(series.rows_of([pair(2), member], 2.0))
+        rows = at_once(series.rows_of([pair(2), member], 2.0))
         self.assertEqual(sorted(rows.tolist()), [0, 1])
         self.assertEqual(series.labels[rows[1]], label_text(member))
 
@@ -201,13 +193,13 @@ class Rows(SynchronousTestCase):
         series = Series()
         member = pair(0)
         gone = weakref.ref(member)
-        finish(series.rows_of([member], 0.0))
+        at_once(series.rows_of([member], 0.0))
         del member
         self.assertIsNone(gone())
-        self.assertEqual(finish(series.rows_of([pair(0)], 1.0)).tolist(), [0])
+        self.assertEqual(at_once(series.rows_of([pair(0)], 1.0)).tolist(), [0])
 
     def test_tags_change(self):
         """A changed tag is another series."""
         series = Series()
-        rows = finish(series.rows_of([pair(0), pair(0, tags={"rack": "other"})], 0.0))
+        rows = at_once(series.rows_of([pair(0), pair(0, tags={"rack": "other"})], 0.0))
         self.assertEqual(len(set(rows.tolist())), 2)

@@ -13,7 +13,7 @@ from attrs import evolve
 from engine_case import EngineCase, pair
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector import closing, sockets
+from llama.collector import closing, joining, sockets
 from llama.collector.engine import MOST_TRIES
 from llama.collector.lane import ARENA
 from llama.collector.ledger import RECEIVED, STAMPED
@@ -425,6 +425,33 @@ class DrainTests(EngineCase):
         before = self.closed[-1]
         self.assertGreater(self.newest(1).start_ns, before.end_ns)  # there is one between
         self.assertEqual(self.engine.trouble(), "")
+
+    def test_fails_once(self) -> None:
+        """Wherever closing fails, with some tests of a window closed already, nothing of it is lost."""
+        self.engine.use([self.group(), evolve(self.group(rate=20), test="second")])
+        self.newest(1)
+        for module, name, good in ((closing, "close", 1), (joining, "joined", 0)):
+            calls = itertools.count()
+            do = getattr(module, name)
+
+            def failing(*given: Any, calls=calls, do=do, good=good) -> Any:  # type: ignore
+                if next(calls) == good:
+                    raise ZeroDivisionError
+                return do(*given)
+
+            patch = self.patch(module, name, failing)
+            self.newest(2)
+            patch.restore()
+            self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1, name)
+        numbers = [interval.close_number for interval in self.closed]
+        self.assertEqual(numbers, list(range(1, len(numbers) + 1)))
+        ends = [interval.end_ns for interval in self.closed]
+        self.assertEqual({b - a for a, b in itertools.pairwise(ends)}, {SECOND})
+        for interval in self.closed[1:]:
+            self.assertEqual(len(interval.pairs), 2)
+            self.assertGreater(interval.pair_stats["received"].min(), 0)
+            self.assertEqual(interval.pair_stats["lost"].sum(), 0)
+        self.assertEqual(self.engine.unclosed, 0)
 
 
 class StayingTests(EngineCase):

@@ -27,6 +27,7 @@ from llama.collector.hping3.process import Hping3, Order, find_program, unusable
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
 from llama.collector.rearranging import rearranged
+from llama.collector.slices import at_once
 from llama.collector.summary import Pair, reasons
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.config.probes import default_options
@@ -120,13 +121,7 @@ class ProbeCase(TestCase):
     def closed(self, track: RunTrack) -> closing.Figures:
         """The figures of all that was probed."""
         track.ledger.roll(1, 2, 0.0)
-        steps = closing.close(track.ledger, track.ledger.over[0])
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                figures: closing.Figures = stop.value
-                return figures
+        return at_once(closing.close(track.ledger, track.ledger.over[0]))
 
     async def measure(self, group: Group, count: int = 2) -> closing.Figures:
         """Probe a group to its end."""

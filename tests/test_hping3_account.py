@@ -15,6 +15,7 @@ from llama.collector.hping3.account import Account
 from llama.collector.hping3.cycle import KNOWN_AFTER_S, Turns, spacing_s, stretches
 from llama.collector.hping3.output import Answer, Summary
 from llama.collector.ledger import Ledger
+from llama.collector.slices import at_once
 
 SECOND_NS = 1_000_000_000
 NOW_NS = 1_700_000_000 * SECOND_NS
@@ -53,13 +54,9 @@ class AccountCase(SynchronousTestCase):
         self.ledger.roll(NOW_NS + 10 * SECOND_NS, NOW_NS + 20 * SECOND_NS, 200.0)
         rows = []
         while self.ledger.over:
-            steps = closing.close(self.ledger, self.ledger.over[0])
-            while True:
-                try:
-                    next(steps)
-                except StopIteration as stop:
-                    rows.append(stop.value.pair_stats[0])
-                    break
+            figures = at_once(closing.close(self.ledger, self.ledger.over[0]))
+            figures.take_off()
+            rows.append(figures.pair_stats[0])
         return rows
 
 

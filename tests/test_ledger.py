@@ -14,6 +14,7 @@ from llama.collector.histogram import BINS, RELATIVE_ERROR, bin_of, lower_bound_
 from llama.collector.ledger import FOLLOWED, Ledger, depth_needed
 from llama.collector.rearranging import rearranged
 from llama.collector.replies import Replies
+from llama.collector.slices import at_once
 from llama.collector.summary import STATS, reasons, suspect_bit
 
 SECOND = 1_000_000_000
@@ -68,13 +69,9 @@ def end_of(book: Ledger) -> None:
 
 def close(book: Ledger, clock_error_ns: float | None = None) -> closing.Figures:
     """Close the oldest window that is over, all slices at once."""
-    steps = closing.close(book, book.over[0], clock_error_ns)
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            figures: closing.Figures = stop.value
-            return figures
+    figures = at_once(closing.close(book, book.over[0], clock_error_ns))
+    figures.take_off()
+    return figures
 
 
 class LedgerTests(SynchronousTestCase):
@@ -211,6 +208,35 @@ class LedgerTests(SynchronousTestCase):
         end_of(book)
         flow = close(book).flow_stats[0]
         self.assertEqual((flow["received"], flow["duplicate"]), (1, 2))
+
+    def test_closed_again(self) -> None:
+        """Figures that were not taken off the ledger come again, with what has come meanwhile."""
+        book = ledger()
+        first, second = self.probe(book, 2)
+        book.reply(replies([0, 0], [0, 0], [first] * 2, [0, 1], [first + MS, first + 2 * MS]))
+        end_of(book)
+        again = replies([0], [1], [second], [2], [second + MS])
+        book.reply(again)
+        for duplicates in (1, 2):
+            flow = at_once(closing.close(book, book.over[0])).flow_stats[0]
+            self.assertEqual((flow["received"], flow["duplicate"]), (2, duplicates))
+            book.reply(again)
+        self.assertEqual(close(book).flow_stats[0]["duplicate"], 3)
+        end_of(book)
+        self.assertEqual(close(book).flow_stats[0]["duplicate"], 0)
+
+    def test_comes_while_closing(self) -> None:
+        """What comes after figures were made and before they are taken off counts with the next."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        end_of(book)
+        figures = at_once(closing.close(book, book.over[0]))
+        reply = replies([0], [0], [t1], [0], [t1 + MS])
+        book.reply(reply)
+        book.reply(reply)
+        figures.take_off()
+        end_of(book)
+        self.assertEqual(close(book).flow_stats[0]["duplicate"], 1)
 
     def test_reordered(self) -> None:
         """A reply that a later probe's reply has overtaken is reordered."""

@@ -24,6 +24,7 @@ from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
 from llama.collector.probers import Probers
 from llama.collector.rearranging import rearranged
+from llama.collector.slices import at_once
 from llama.collector.summary import Pair, reasons
 from llama.collector.tcp import TcpProber
 from llama.collector.track import Track
@@ -125,13 +126,7 @@ class KindCase(SynchronousTestCase):
     def closed(self, track: Track) -> closing.Figures:
         """The figures of all that was probed."""
         track.ledger.roll(1, 2, 0.0)
-        steps = closing.close(track.ledger, track.ledger.over[0])
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                figures: closing.Figures = stop.value
-                return figures
+        return at_once(closing.close(track.ledger, track.ledger.over[0]))
 
     def measure(self, group: Group) -> closing.Figures:
         """Probe a group to its end."""

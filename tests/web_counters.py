@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
 from servers import Server
@@ -13,7 +12,7 @@ from web_data import Fleet
 from llama.collector import histogram
 from llama.collector.answers.exposition import Totals
 from llama.collector.answers.series import Series, label_text
-from llama.collector.slices import Job
+from llama.collector.slices import at_once
 from llama.collector.summary import FLOW, STATS, ClosedInterval, Pair
 from llama.interfaces import Point
 
@@ -64,15 +63,6 @@ class Prometheus(Server):
         path.unlink()
 
 
-def finish(job: Job[Any]) -> Any:
-    """Run a job of slices to its end."""
-    while True:
-        try:
-            next(job)
-        except StopIteration as done:
-            return done.value
-
-
 def exposed(fleet: Fleet, start_s: float, end_s: float) -> Iterator[tuple[float, str]]:
     """Yield what all collectors together expose after each interval, for those that speak."""
     series = Series()
@@ -91,11 +81,11 @@ def exposed(fleet: Fleet, start_s: float, end_s: float) -> Iterator[tuple[float,
             spoke.add(key)
             members.append(pairs[key])
         closed = _closed(number, time_ns, fleet.interval_s, members, points)
-        rows = finish(series.rows_of(members, number * fleet.interval_s))
+        rows = at_once(series.rows_of(members, number * fleet.interval_s))
         flows = np.array([point.fields["flows"] for point in points]).astype(np.int64)
         lossy = np.array([point.fields["flows_lossy"] for point in points]).astype(np.int64)
-        finish(totals.add(closed, rows, flows, lossy))
-        packed = finish(totals.text())
+        at_once(totals.add(closed, rows, flows, lossy))
+        packed = at_once(totals.text())
         text = b"".join(packed.plain()).decode()
         absent = [label_text(pair) for key, pair in pairs.items() if key not in spoke]
         if absent:  # a collector that is gone exposes nothing

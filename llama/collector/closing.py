@@ -55,13 +55,21 @@ _AVERAGED = (
 class Figures:
     """What `close` gives: flow and pair rows of STATS, and the pairs' histograms."""
 
-    def __init__(self, book: Ledger) -> None:
+    def __init__(self, book: Ledger, interval: OpenInterval) -> None:
+        self._book, self._interval = book, interval
+        self.oddities = _Oddities(book, interval)
         # Each slice fills in its own rows.
         self.flow_stats: Stats = memory.rows(book.flows, STATS)
         self.pair_stats: Stats = memory.rows(book.pairs, STATS)
         self.histogram_start = np.zeros(book.pairs + 1, np.uint32)
         self.histogram_bin: npt.NDArray[np.uint16] = np.zeros(0, np.uint16)
         self.histogram_count: npt.NDArray[np.uint32] = np.zeros(0, np.uint32)
+
+    def take_off(self) -> None:
+        """Have the ledger done with the interval: the figures are where they belong."""
+        self._book.over.remove(self._interval)
+        self.oddities.take_off(self._book)
+        self._book.forget_doubts()
 
 
 def close(
@@ -70,12 +78,12 @@ def close(
     """Close the oldest window that is over, a slice of pairs at each step; return its `Figures`.
 
     ``clock_error_ns`` is what our own clock may be off by, None if it is not synchronised; without
-    it no one-way delay is stated. `interval` must be ``book.over[0]``; it is taken off when done.
+    it no one-way delay is stated. `interval` must be ``book.over[0]``, and stays there until the
+    figures are safe (see `Figures.take_off`): what fails before can be closed again.
     """
     assert interval.end is not None
-    figures = Figures(book)
+    figures = Figures(book, interval)
     span = (interval.end - interval.first).astype(np.int64)
-    oddities = _Oddities(book, interval)
     widest = int(span.max(initial=0))
     step = max(1, SLICE // max(1, book.ports * min(book.depth, widest + 2)))
     bins: list[npt.NDArray[np.uint16]] = []
@@ -84,7 +92,7 @@ def close(
         yield
         end = min(pair + step, book.pairs)
         slice_bins, slice_counts, per_pair = _close_pairs(
-            book, interval, figures, oddities, pair, end, clock_error_ns
+            book, interval, figures, pair, end, clock_error_ns
         )
         bins.append(slice_bins)
         counts.append(slice_counts)
@@ -93,8 +101,6 @@ def close(
     np.cumsum(figures.histogram_start, out=figures.histogram_start)
     figures.histogram_bin = np.concatenate(bins) if bins else figures.histogram_bin
     figures.histogram_count = np.concatenate(counts) if counts else figures.histogram_count
-    book.over.remove(interval)
-    book.forget_doubts()
     return figures
 
 
@@ -104,18 +110,24 @@ class _Oddities:
     def __init__(self, book: Ledger, interval: OpenInterval) -> None:
         assert interval.end is not None
         none = [np.zeros(0, np.int64)]
-        duplicates, left = [], []
+        duplicates = []
+        self._left = []  # of the next intervals
+        self._seen = len(book.duplicates), len(book.late_after_close)
         for flows, sequence in book.duplicates:
             ours = (sequence - interval.end[flows]).astype(np.int32) < 0
             duplicates.append(flows[ours])
             if not ours.all():
-                left.append((flows[~ours], sequence[~ours]))
+                self._left.append((flows[~ours], sequence[~ours]))
         self._columns = (
             ("duplicate", *np.unique(np.concatenate(none + duplicates), return_counts=True)),
             ("late", *np.unique(np.concatenate(none + book.late_after_close), return_counts=True)),
         )
-        book.duplicates = left
-        book.late_after_close = []
+
+    def take_off(self, book: Ledger) -> None:
+        """Take what is told of here off the ledger, but not what has come since."""
+        duplicates, late = self._seen
+        book.duplicates = self._left + book.duplicates[duplicates:]
+        book.late_after_close = book.late_after_close[late:]
 
     def add_to(self, stats: Stats, first: int, end: int) -> None:
         """Add those of flows ``first`` to ``end``, whose rows ``stats`` are."""
@@ -128,7 +140,6 @@ def _close_pairs(
     book: Ledger,
     interval: OpenInterval,
     figures: Figures,
-    oddities: _Oddities,
     first_pair: int,
     end_pair: int,
     clock_error_ns: float | None,
@@ -148,7 +159,7 @@ def _close_pairs(
         first, span = first + gone.astype(np.uint32), span - gone
         stats["suspect"] |= np.uint32(suspect_bit("late_ticks"))
     stats["sent"] = span
-    oddities.add_to(stats, int(flows[0]), int(flows[-1]) + 1)
+    figures.oddities.add_to(stats, int(flows[0]), int(flows[-1]) + 1)
     # A column a flow, a row a turn. What there is more of lies side by side, here and in all that is
     # made of it: numpy is slow to reduce many short stretches.
     width = max(1, int(span.max(initial=0)))

@@ -373,19 +373,21 @@ class Engine:
 
     def _close(self, due: Sequence[tuple[Track, OpenInterval]]) -> Job[ClosedInterval]:
         """Close one window of the tracks that share a timeout, bit by bit."""
-        parts = []
+        parts, closed = [], []
         for track, interval in due:
             figures = yield from closing.close(track.ledger, interval, self._clock_error_ns())
-            self._listen(track, figures.pair_stats)
+            closed.append((track, figures))
             yield None
             flows = yield from joining.flow_rows(track)
             parts.append(joining.part_of(track, interval, figures, flows))
             yield None
         interval = due[0][1]
-        self.close_number += 1
-        joined = yield from joining.joined(
-            parts, self.close_number, interval, [i.notes for _, i in due]
-        )
+        number = self.close_number + 1
+        joined = yield from joining.joined(parts, number, interval, [i.notes for _, i in due])
+        self.close_number = number
+        for track, figures in closed:  # all of them, or none: whatever failed is tried again
+            figures.take_off()
+            self._listen(track, figures.pair_stats)
         return joined
 
     def _listen(self, track: Track, pair_stats: Stats) -> None:

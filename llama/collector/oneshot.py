@@ -29,6 +29,7 @@ from llama.collector.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
 from llama.collector.probers import Probers
 from llama.collector.refusals import Refusal, Refusals
 from llama.collector.replies import UNKNOWN_DSCP
+from llama.collector.slices import at_once
 from llama.collector.sockets import require_zone
 from llama.collector.summary import Pair, suspect_bit
 from llama.config import class_name
@@ -308,13 +309,7 @@ class OneShot:
         assert book.current is not None
         notes = tuple(sorted(book.current.notes))
         book.roll(self._wall_ns(), 0, 0.0)
-        steps = closing.close(book, book.over[0])
-        while True:
-            try:
-                next(steps)
-            except StopIteration as stop:
-                figures = stop.value
-                break
+        figures = at_once(closing.close(book, book.over[0]))
         result = Result(
             pairs=self._track.pairs, pair_stats=figures.pair_stats, flow_stats=figures.flow_stats,
             histogram=(figures.histogram_bin, figures.histogram_count), ports=self.ports,

@@ -48,6 +48,16 @@ class Pace:
 Job = Generator[Pace | None, None, T]
 
 
+def at_once(job: Job[T]) -> T:
+    """Do a job to its end, for who has nothing else to do, and return what it gives."""
+    while True:
+        try:
+            next(job)
+        except StopIteration as end:
+            result: T = end.value
+            return result
+
+
 class _Task(Generic[T]):
     """A job that was handed in."""
 
