@@ -409,6 +409,23 @@ class BatchTests(ProtocolTests, ReflectorCase):
         self.ask(probe(1))
         self.answer()
 
+    def test_failed_stamps_are_not_the_last(self) -> None:
+        """Nor does what goes wrong with transmit stamps close the port: what waits is read next time."""
+        broken = self.patch(self.port, "read_transmit_stamps", lambda: 1 // 0)
+        self.port.stamps_due = 1
+        self.ask(probe(0))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        broken.restore()
+        self.ask(probe(1))
+        self.answer()
+        self.answer()
+
+    def test_stopped_twice(self) -> None:
+        """All who wait for the end are told of it."""
+        stopped = [self.port.stopListening() for _ in range(2)]
+        self.reactor.advance(0)
+        self.assertEqual([self.successResultOf(each) for each in stopped], [None, None])
+
     def test_flood_leaves_the_reactor_its_turn(self) -> None:
         """However much waits, one reading takes one batch."""
         for n in range(2 * SLOTS):

@@ -135,7 +135,7 @@ class BatchPort(FileDescriptor):
         self._interface = interface
         self._receive_buffer = receive_buffer
         self._socket: socket.socket | None = None
-        self._stopped: defer.Deferred[None] | None = None
+        self._stopped: list[defer.Deferred[None]] = []  # those who wait for it
 
     def startListening(self) -> None:
         """Bind, connect the protocol, and begin to read."""
@@ -153,12 +153,12 @@ class BatchPort(FileDescriptor):
                 flags |= mmsg.SOF_OPT_ID | mmsg.SOF_OPT_TSONLY | mmsg.SOF_OPT_CMSG
             sock.setsockopt(mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, flags)
             sock.bind(self._name())
+            self._epoll = select.epoll()
         except OSError as reason:
             sock.close()
             raise error.CannotListenError(*self._bind, reason) from None
         self._socket = sock
         self.fd = sock.fileno()
-        self._epoll = select.epoll()
         self._epoll.register(self.fd, select.EPOLLIN)
         self.connected = True
         self.protocol.makeConnection(self)
@@ -176,31 +176,31 @@ class BatchPort(FileDescriptor):
 
     def doRead(self) -> None:
         """Read one batch, so that a flood never keeps the reactor from its other duties."""
-        if self.stamps_due > 0:
-            self.read_transmit_stamps()
-        if self._socket is None:
-            return
         try:
-            count = self.inbound.receive(self.fd)
-        except OSError as reason:
-            # An error that an earlier reply met on its way; reading it has cleared it.
-            if reason.errno not in _PASSING_ERRORS:
-                self.log.error("cannot read from the socket: {reason}", reason=reason)
-            return
-        if not count:
-            # Woken for the error queue: by a stamp that came late, or one nobody waits for.
-            self.read_transmit_stamps()
-            return
-        try:
-            self.protocol.batchReceived(self, count)
+            if self.stamps_due > 0:
+                self.read_transmit_stamps()
+            if self._socket is None:
+                return
+            try:
+                count = self.inbound.receive(self.fd)
+            except OSError as reason:
+                # An error that an earlier reply met on its way; reading it has cleared it.
+                if reason.errno not in _PASSING_ERRORS:
+                    self.log.error("cannot read from the socket: {reason}", reason=reason)
+                return
+            if count:
+                self.protocol.batchReceived(self, count)
+            else:  # woken for the error queue: by a stamp that came late, or one nobody waits for
+                self.read_transmit_stamps()
         except Exception:  # the reactor would close the port
-            self.log.failure("a batch of {count} datagrams failed", count=count)
+            self.log.failure("a batch of datagrams, or of transmit stamps, failed")
 
     def read_transmit_stamps(self) -> None:
         """Empty the error queue and hand the transmit stamps in it to the protocol."""
         stamps = self._stamps
         if stamps is None or self._socket is None:
             return
+        self.stamps_due = 0
         while count := stamps.receive(self.fd, flags=mmsg.MSG_DONTWAIT | mmsg.MSG_ERRQUEUE):
             if count == 1:
                 self._read_one_stamp(stamps)
@@ -214,7 +214,6 @@ class BatchPort(FileDescriptor):
             self.protocol.transmitStampsReceived(identifier, words[:, 2], words[:, 3])
             if count < stamps.slots:
                 break
-        self.stamps_due = 0
 
     def _read_one_stamp(self, stamps: Messages) -> None:
         """Hand over a stamp that came alone, in a third of the time that columns would take."""
@@ -269,10 +268,11 @@ class BatchPort(FileDescriptor):
         """Stop reading and close; the Deferred fires when the socket is closed."""
         if self._socket is None:
             return defer.succeed(None)
-        self._stopped = defer.Deferred()
+        stopped: defer.Deferred[None] = defer.Deferred()
+        self._stopped.append(stopped)
         self.stopReading()
         self.reactor.callLater(0, self.connectionLost, failure.Failure(error.ConnectionDone()))
-        return self._stopped
+        return stopped
 
     def connectionLost(self, reason: failure.Failure) -> None:
         """Close the socket and tell the protocol."""
@@ -283,8 +283,9 @@ class BatchPort(FileDescriptor):
         self._socket.close()
         self._socket = None
         self.protocol.doStop()
-        if self._stopped is not None:
-            self._stopped.callback(None)
+        waiting, self._stopped = self._stopped, []
+        for stopped in waiting:
+            stopped.callback(None)
 
     def logPrefix(self) -> str:
         """Return what stands before this port's log lines."""
