@@ -238,6 +238,112 @@ class LedgerTests(SynchronousTestCase):
         end_of(book)
         self.assertEqual(close(book).flow_stats[0]["duplicate"], 1)
 
+    def test_what_waited_here_is_not_late(self) -> None:
+        """The time in this host's own queue is no part of what a reply may take."""
+        book = ledger()
+        times = self.probe(book, 2)
+        cells = [book.cell(0, n) for n in range(2)]
+        book.transmitted(np.array(cells), np.array([times[0] + 900 * MS, times[1] + 10_000]))
+        came = [t + SECOND + 500 * MS for t in times]
+        book.reply(replies([0, 0], [0, 1], times, [0, 1], came, t2_ns=[t - MS for t in came],
+                           t3_ns=[t - MS for t in came]))  # fmt: skip
+        end_of(book)
+        interval = book.over[0]
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["sent"], flow["received"], flow["late"]), (2, 1, 1))
+        self.assertEqual(flow["rtt_max_ns"], 600 * MS)
+        self.assertIn(closing.WAITED, interval.notes)
+
+    def test_never_left(self) -> None:
+        """Without a stamp where others have one a probe was not sent, late reply or none."""
+        for reason in ("", "receive_drops", "late_ticks", "clock_step"):
+            book = ledger()
+            times = self.probe(book, 4)
+            for n in (0, 3):
+                book.transmitted(np.array([book.cell(0, n)]), np.array([times[n] + 9000]))
+                book.reply(replies([0], [n], [times[n]], [n], [times[n] + MS]))
+            book.reply(replies([0], [1], [times[1]], [1], [times[1] + 2 * SECOND]))
+            if reason:
+                book.mark(suspect_bit(reason))
+            end_of(book)
+            flow = close(book).flow_stats[0]
+            told = tuple(int(flow[n]) for n in ("sent", "received", "lost", "late"))
+            self.assertEqual(told, (4, 2, 2, 1) if reason else (2, 2, 0, 0), reason)
+            self.assertEqual(reasons(int(flow["suspect"])), (reason or "send_failed",))
+
+    def test_stamps_that_do_not_always_come_prove_nothing(self) -> None:
+        """What has no stamp is lost where probes without one were answered."""
+        book = ledger()
+        times = self.probe(book, 3)
+        book.transmitted(np.array([book.cell(0, 0)]), np.array([times[0] + 9000]))
+        for n in (0, 2):
+            book.reply(replies([0], [n], [times[n]], [n], [times[n] + MS]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["sent"], flow["lost"], flow["suspect"]), (3, 1, 0))
+
+    def test_failed_sends_mark_the_current_window_only(self) -> None:
+        """Windows that only wait for replies have nothing to do with it."""
+        book = ledger()
+        end_of(book)
+        book.mark_current(suspect_bit("send_failed"), "why", pairs=np.array([0]))
+        end_of(book)
+        suspect = [reasons(int(close(book).pair_stats[0]["suspect"])) for _ in range(2)]
+        self.assertEqual(suspect, [(), ("send_failed",)])
+
+    def test_a_long_queue_at_the_reflector(self) -> None:
+        """Its transmit stamps are told many probes later, and find their replies; some were lost."""
+        book = ledger()
+        times = self.probe(book, 40, every=10 * MS)
+        reached = [n for n in range(40) if n not in (10, 11)]
+        for number, n in enumerate(reached):
+            told = number - 25
+            left = times[reached[told]] + 300 * MS if told >= 0 else 0
+            book.reply(
+                replies(
+                    [0], [n], [times[n]], [number], [times[n] + 301 * MS],
+                    follow_number=[max(told, 0)], follow_ns=[left],
+                )
+            )  # fmt: skip
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["received"], flow["rtt_min_ns"]), (38, MS + 10_000))
+        followed = (book.flags[[book.cell(0, n) for n in range(40)]] & FOLLOWED) != 0
+        self.assertEqual(np.flatnonzero(followed).tolist(), reached[:13])
+
+    def test_clocks_that_stand_still_tell_nothing_of_one_way(self) -> None:
+        """T2 that is always the same, or zero, makes no variation; one that goes on does."""
+        for t2, known in ((0, False), (EPOCH, False), (None, True)):
+            book = ledger()
+            for n, t1 in enumerate(self.probe(book, 4)):
+                at = t1 + 20_000 * (n + 1) if t2 is None else t2
+                book.reply(replies([0], [n], [t1], [n], [t1 + MS], t2_ns=[at], t3_ns=[at]))
+            end_of(book)
+            flow = close(book).flow_stats[0]
+            for name in ("ipdv_forward_ns", "ipdv_reverse_ns"):
+                self.assertEqual(not np.isnan(flow[name]), known, (t2, name))
+            self.assertEqual(flow["samples"], 4)
+
+    def test_a_duplicated_reply_casts_no_doubt(self) -> None:
+        """It has the same number: the reflector counted once. Another number, and it did not."""
+        for batch in (True, False):
+            for again, forward in ((1, 1), (7, 0)):
+                book = ledger()
+                book.counting[:] = True
+                times = self.probe(book, 6)
+                for n in (0, 1, 3, 4):  # 2 is lost on its way there
+                    number = n if n < 2 else n - 1
+                    twice = 2 if n == 1 and batch else 1
+                    numbers = [number, again][:twice]
+                    came = [times[n] + MS, times[n] + 2 * MS][:twice]
+                    book.reply(replies([0] * twice, [n] * twice, times[n : n + 1] * twice,
+                                       numbers, came))  # fmt: skip
+                    if n == 1 and not batch:
+                        book.reply(replies([0], [n], [times[n]], [again], [times[n] + 2 * MS]))
+                end_of(book)
+                flow = close(book).flow_stats[0]
+                self.assertEqual((flow["duplicate"], flow["lost_forward"]), (1, forward))
+
     def test_reordered(self) -> None:
         """A reply that a later probe's reply has overtaken is reordered."""
         book = ledger()

@@ -21,6 +21,13 @@ from llama.collector.replies import UNKNOWN_DSCP
 from llama.collector.summary import STATS, Stats, suspect_bit
 
 SLICE = 4000  # cells looked at in a step, of which a step takes about a millisecond
+#: Noted of intervals in which this host held probes that it had accepted.
+NEVER_LEFT = "probes never left this host: its own queue, firewall or interface kept them"
+WAITED = "probes waited in this host's own queue, for so long that replies came after their timeout"
+#: Then stamps may be lost, not be read yet, or be by another clock than T1.
+UNRELIABLE_STAMPS = (
+    suspect_bit("receive_drops") | suspect_bit("late_ticks") | suspect_bit("clock_step")
+)
 P999_SAMPLES = 1000  # fewer samples than this have no meaningful p99.9
 JITTER_GAIN = 1 / 16  # RFC 3550 section 6.4.1
 #: What a difference weighs, by how many came after it; the oldest less than 1e-7.
@@ -167,7 +174,12 @@ def _close_pairs(
     sequence = np.asarray(first + turn.astype(np.uint32), order="C" if width < len(flows) else "F")
     cells = book.cells(flows, sequence)
     flags = np.where(sequence - first < span, book.flags[cells], np.uint8(0))
+    pairs = slice(first_pair, end_pair)
+    book.stamping[pairs] |= _any_of_pair(flags[:1] & cell.STAMPED != 0, ports)
     received = (flags & cell.RECEIVED) != 0
+    if np.count_nonzero(received) < stats["sent"].sum():
+        _take_ours_off(book, interval, stats, pairs, turn < span, cells, flags)
+        received = (flags & cell.RECEIVED) != 0
     stats["received"] = received.sum(axis=0)
     stats["lost"] = stats["sent"] - stats["received"]
     stats["late"] += ((flags & cell.LATE) != 0).sum(axis=0, dtype=np.uint32)
@@ -191,6 +203,7 @@ def _close_pairs(
     _jitter(stats, rtt, known)
     there = (book.forward[cells] - transmit).astype(np.float64)
     there[~known if book.stamps_there else ...] = np.nan
+    _forget_still_clocks(book, cells, there)
     back = rtt - there
     _variation(stats, "ipdv_forward_ns", there)
     _variation(stats, "ipdv_reverse_ns", back)
@@ -218,6 +231,66 @@ def _close_pairs(
     ordered = np.sort(by_flow.reshape(end_pair - first_pair, -1), axis=1)
     _quantiles(pair_stats, ordered)
     return _histograms(ordered)
+
+
+def _any_of_pair(which: npt.NDArray[np.bool_], ports: int) -> npt.NDArray[np.bool_]:
+    """Return which pairs have any of ``which``, (probes, flows)."""
+    by_pair = which.any(axis=0).reshape(-1, ports)
+    found: npt.NDArray[np.bool_] = np.logical_or.reduce(by_pair, axis=1)
+    return found
+
+
+def _take_ours_off(
+    book: Ledger,
+    interval: OpenInterval,
+    stats: Stats,
+    pairs: slice,
+    sent: npt.NDArray[np.bool_],
+    cells: Ints,
+    flags: npt.NDArray[np.uint8],
+) -> None:
+    """Take off what is missing, or late, for what this host did to probes it had accepted.
+
+    They get the kernel's transmit stamp as the driver takes them: behind the host's own firewall and
+    queue. Probes that waited there are late only by what they took from then on. Those without a stamp
+    never left, where others of the pair have theirs, and every one that was answered: they count as
+    not sent. ``flags``, of ``cells`` (probes, flows), are changed, in the ledger as well; ``sent``
+    tells where there is one.
+    """
+    stamped = (flags & cell.STAMPED) != 0
+    late = (flags & cell.LATE) != 0
+    waited = late & stamped & (book.elapsed[cells] - book.transmit[cells] <= book.timeout_ns)
+    flags[waited] ^= np.uint8(cell.LATE | cell.RECEIVED)
+    if waited.any():
+        interval.notes.add(WAITED)
+    missing = sent & ((flags & cell.RECEIVED) == 0) & ~stamped
+    if missing.any() and not interval.suspect & UNRELIABLE_STAMPS:
+        ports = book.ports
+        some = _any_of_pair(stamped, ports)
+        bare = _any_of_pair((flags & cell.RECEIVED != 0) & ~stamped, ports)
+        kept: npt.NDArray[np.bool_] = missing & np.repeat(some & ~bare, ports)
+        # A pair of which all is missing may have been led to another interface, which tells nothing.
+        silent = _any_of_pair(missing, ports) & ~some & book.stamping[pairs]
+        flags[kept] = flags[kept] & ~np.uint8(cell.LATE) | np.uint8(cell.NEVER_LEFT)
+        stats["sent"] -= kept.sum(axis=0, dtype=np.uint32)
+        ours = np.repeat(silent, ports) | kept.any(axis=0)
+        stats["suspect"] |= np.where(ours, np.uint32(suspect_bit("send_failed")), np.uint32(0))
+        if ours.any():
+            interval.notes.add(NEVER_LEFT)
+    book.flags[cells[sent]] = flags[sent]
+
+
+def _forget_still_clocks(book: Ledger, cells: Ints, there: npt.NDArray[np.float64]) -> None:
+    """Take back what seemed to be delays to peers whose T2 stands still: the time between probes.
+
+    ``there`` are those of ``cells`` (probes, flows), NaN for none.
+    """
+    spread = np.fmax.reduce(there, axis=0) - np.fmin.reduce(there, axis=0)
+    for flow in np.flatnonzero(spread >= 0.5e9 / book.fastest_pps).tolist():
+        known = cells[~np.isnan(there[:, flow]), flow]
+        t2_ns = book.t1[known] + book.forward[known]
+        if (t2_ns == t2_ns[0]).all():
+            there[:, flow] = np.nan
 
 
 def _quantiles(stats: Stats, ordered: npt.NDArray[np.float64]) -> None:

@@ -117,4 +117,6 @@ class PortHolder:
         new = track.schedule.skipped - before
         if new:
             self.skipped += new
-            track.ledger.mark(suspect_bit("late_ticks"), "probes were skipped: too late to send")
+            track.ledger.mark_current(
+                suspect_bit("late_ticks"), "probes were skipped: too late to send"
+            )

@@ -50,7 +50,10 @@ USER_TIMES = 8  # T4 is a user-space stamp: our own delay is in it
 NO_RTT = 16  # received, but the clock was stepped in between, or the stamps make no sense
 LATE = 32  # a reply came after the timeout
 DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID returned
+NEVER_LEFT = 128  # it got no transmit stamp though others did: lost in this host, and not sent
 
+#: So many places are looked at for the probe whose reply's transmit stamp is told.
+MOST_BEHIND = 14
 SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 #: Noted of an interval in which replies came to what was not sent.
 FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
@@ -84,6 +87,15 @@ class OpenInterval:
     notes: set[str] = field(factory=set)
     #: What the pairs were called then, if not as they are now: the ledger's owner knows.
     called: Any = None
+
+    def mark(self, bits: int, note: str = "", pairs: Any = None) -> None:
+        """Mark it as suspect for ``bits``: for some ``pairs`` (any index), or for all."""
+        if pairs is None:
+            self.suspect |= bits
+        else:
+            self.pair_suspect[pairs] |= np.uint32(bits)
+        if note:
+            self.notes.add(note)
 
 
 class Ledger:
@@ -143,6 +155,8 @@ class Ledger:
         self.anchored = np.zeros(flows, np.bool_)
         #: Which pairs' reflectors have said that they count, so that their numbers are no echo.
         self.counting = np.zeros(pairs, np.bool_)
+        #: Of which pairs probes were seen to get the kernel's transmit stamp.
+        self.stamping = np.zeros(pairs, np.bool_)
         # The next probe when a reflector was last seen to answer what we did not send, flow by flow.
         self.doubt_sequence = np.zeros(flows, np.uint32)
         self.doubted = np.zeros(flows, np.bool_)
@@ -194,12 +208,12 @@ class Ledger:
     def mark(self, bits: int, note: str = "", pairs: Any = None) -> None:
         """Mark all open windows as suspect for ``bits``: for some ``pairs`` (any index), or for all."""
         for interval in self.open_intervals():
-            if pairs is None:
-                interval.suspect |= bits
-            else:
-                interval.pair_suspect[pairs] |= np.uint32(bits)
-            if note:
-                interval.notes.add(note)
+            interval.mark(bits, note, pairs)
+
+    def mark_current(self, bits: int, note: str = "", pairs: Any = None) -> None:
+        """Mark only the window that probes are sent in: what befell sending concerns no other."""
+        if self.current is not None:
+            self.current.mark(bits, note, pairs)
 
     def clock_stepped(self) -> None:
         """Take back the RTTs of all probes in flight: their T4 will be on another clock than T1."""
@@ -309,7 +323,7 @@ class Ledger:
             again = genuine & ~fresh
             if again.any():
                 self.duplicates.append((replies.flow[again], replies.sequence[again]))
-                self.flags[cells[again]] |= DOUBTED
+                self._doubt_twins(cells[again], replies.number[again], self.number[cells[again]])
             replies = replies.rows(fresh)
             cells, t1, known = cells[fresh], t1[fresh], known[fresh]
         if len(cells) > 1:
@@ -317,11 +331,11 @@ class Ledger:
             turns = np.arange(len(cells), dtype=np.uint32)
             self.number[cells] = turns
             if (self.number[cells] != turns).any():
-                _, first = np.unique(cells, return_index=True)
+                _, first, which = np.unique(cells, return_index=True, return_inverse=True)
                 keep = np.zeros(len(cells), np.bool_)
                 keep[first] = True
                 self.duplicates.append((replies.flow[~keep], replies.sequence[~keep]))
-                self.flags[cells[~keep]] |= DOUBTED
+                self._doubt_twins(cells, replies.number, replies.number[first[which]])
                 known = self.flags[cells]
                 replies = replies.rows(keep)
                 cells, t1, known = cells[keep], t1[keep], known[keep]
@@ -357,6 +371,15 @@ class Ledger:
                 )
         self._follow_up(replies)
         return len(cells)
+
+    def _doubt_twins(
+        self, cells: Ints, number: npt.NDArray[np.uint32], before: npt.NDArray[np.uint32]
+    ) -> None:
+        """Doubt probes that were answered twice, with another number: they were counted twice.
+
+        With the same number it was the reply that was duplicated, which nobody counts.
+        """
+        self.flags[cells[number != before]] |= DOUBTED
 
     def doubt(self, flows: Ints, note: str = FORGED) -> None:
         """Note that the reflectors of some flows answered other packets than probes in their name.
@@ -396,20 +419,40 @@ class Ledger:
         sequence = replies.sequence[told]
         number = replies.follow_number[told]
         stamp = replies.follow_ns[told]
-        for back in range(1, min(self.depth, 8)):
-            cells = self.cells(flows, sequence - np.uint32(back))
-            match = (self.number[cells] == number) & ((self.flags[cells] & RECEIVED) != 0)
-            found = cells[match]
-            residence = stamp[match] - (self.t1[found] + self.forward[found])
-            sane = (residence >= 0) & (residence < 2**31)
-            if not sane.all():
-                found, residence = found[sane], residence[sane]
-            self.residence[found] = residence
-            self.flags[found] |= FOLLOWED
+        # As many probes ago as replies, and more if probes were lost on their way; where numbers
+        # count others, too, one of the last few.
+        counted = (replies.number[told] - number).astype(np.int64)
+        for more in range(MOST_BEHIND):
+            back = counted + more if more < MOST_BEHIND // 2 else more - MOST_BEHIND // 2 + 1
+            match = self._correct(flows, sequence, number, stamp, back)
             if match.all():
                 return
             left = ~match
             flows, sequence, number, stamp = flows[left], sequence[left], number[left], stamp[left]
+            counted = counted[left]
+
+    def _correct(
+        self,
+        flows: Ints,
+        sequence: npt.NDArray[np.uint32],
+        number: npt.NDArray[np.uint32],
+        stamp: Ints,
+        back: Ints | int,
+    ) -> npt.NDArray[np.bool_]:
+        """Correct the replies so many probes ``back`` if they are those numbered so: which are, (N,)."""
+        cells = self.cells(flows, sequence - np.asarray(back).astype(np.uint32))
+        match: npt.NDArray[np.bool_] = (self.number[cells] == number) & (
+            (self.flags[cells] & RECEIVED) != 0
+        )
+        match &= (np.asarray(back) > 0) & (np.asarray(back) < self.depth)
+        found = cells[match]
+        residence = stamp[match] - (self.t1[found] + self.forward[found])
+        sane = (residence >= 0) & (residence < 2**31)
+        if not sane.all():
+            found, residence = found[sane], residence[sane]
+        self.residence[found] = residence
+        self.flags[found] |= FOLLOWED
+        return match
 
     # Reload (who goes on with other pairs: `llama.collector.rearranging`)
 

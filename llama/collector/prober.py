@@ -275,7 +275,7 @@ class UdpProber:
                 self._send(track, burst)
             if schedule.skipped != skipped:
                 self.skipped += schedule.skipped - skipped
-                track.ledger.mark(
+                track.ledger.mark_current(
                     suspect_bit("late_ticks"), "probes were skipped: too late to send"
                 )
 
@@ -317,7 +317,7 @@ class UdpProber:
         failed = flows[at:end]
         track.ledger.unsend(failed, cells[at:end])
         pairs = failed // track.ports
-        track.ledger.mark(
+        track.ledger.mark_current(
             suspect_bit("send_failed"), f"probes could not be sent: {name}", pairs=pairs
         )
         pair = track.pairs[int(pairs[0])]

@@ -45,6 +45,7 @@ def rearranged(
     ):  # fmt: skip
         getattr(ledger, name)[to] = getattr(book, name)[start]
     ledger.counting[new] = book.counting[old]
+    ledger.stamping[new] = book.stamping[old]
     _carry_cells(book, ledger, to, start)
     moved = np.full(book.flows, -1, np.int64)
     moved[start] = to

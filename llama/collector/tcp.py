@@ -309,7 +309,7 @@ class TcpProber(PortHolder):
                 target=track.pairs[pair].target, ip=track.pairs[pair].dst_ip, error=name,
             )  # fmt: skip
         self.failed_sends[name] += 1
-        track.ledger.mark(
+        track.ledger.mark_current(
             suspect_bit("send_failed"),
             f"probes could not be sent: {name}",
             pairs=np.array([pair]),

@@ -242,7 +242,7 @@ class Hping3Prober(PortHolder):
             for run in due:
                 if run in track.waiting:
                     self._not_sent("EALREADY", len(track.stretches[run[1]]))
-                    track.ledger.mark(
+                    track.ledger.mark_current(
                         suspect_bit("send_failed"),
                         "a run of hping3 was left out: the one before still waits",
                         pairs=np.array([run[0]]),
