@@ -21,6 +21,7 @@ from llama.cli._coverage import PATHS, expected_share, flows_to_cover
 from llama.cli._demand import demand
 from llama.cli._host import Host
 from llama.cli._plan import warnings
+from llama.pinpoint.answers import MOST_TAGS
 
 TESTDATA = Path(__file__).parent / "testdata"
 
@@ -388,6 +389,26 @@ class LoadTests(CheckCase):
         ):
             self.assertIn(part, said)
         self.assertEqual(self.check(path).stdout.count("\n  test '"), 4)
+
+    def test_names_of_tags(self) -> None:
+        """More names of tags than are read later are warned of, however few each target has."""
+
+        def warned(names: int) -> list[str]:
+            hosts = "".join(
+                f"  - {{ip: 10.0.{n >> 6}.{n & 63}, tags: {{rack: r1, serial{n}: x}}}}\n"
+                for n in range(names - 4)  # besides rack, site, src_hostname and dst_hostname
+            )
+            text = "source_tags: {site: s1}\ntests: [{targets: lab}, {targets: lab, probe: tcp}]\n"
+            path = self.file(f"{text}targets:\n  lab:\n{hosts}")
+            said = self.answer(path)["warnings"]
+            return [line.replace(path, "FILE") for line in said if "names of tags" in line]
+
+        self.assertEqual(warned(MOST_TAGS), [])
+        (said,) = warned(MOST_TAGS + 1)
+        self.assertTrue(said.startswith("FILE: its targets have 251 names of tags together,"), said)
+        self.assertIn("such as 'serial", said)
+        self.assertIn("llama pinpoint leaves out all beyond 250", said)
+        self.assertIn("name tags alike at every target", said)
 
     def test_icmp_covers_nothing(self) -> None:
         """No coverage of equal-cost paths is promised for probes that do not spread over them."""

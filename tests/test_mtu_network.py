@@ -80,6 +80,8 @@ class SendTests(Narrow):
             [{"class": "BE", "size": 1400, "by": self.router(), "refusal": "packet too big",
               "mtu": 1300, "probes": 3, "proven": True}],
         )  # fmt: skip
+        text = self.send("--probe", "icmp", "-s", "1400", "--df")
+        self.assertIn(f"{self.router()} {said}", text)
         llama = str(Path(sys.executable).parent / "llama")
         trace = (llama, "trace", str(self.lab.fabric.address("h2-1")), "--flows", "2", "--no-dns")
         text = self.lab.run("h1-1", *trace, "--size", "1400", "--df", check=False)
@@ -90,6 +92,12 @@ class SendTests(Narrow):
         said = "says: administratively prohibited for 3 of 3 probes of 96 octets"
         self.assertIn(f"{self.router()} {said}", text)
         self.assertNotIn("does a reflector run there", text)
+        for probe in ("icmp", "tcp"):
+            text = self.send("--probe", probe)
+            said = "says: administratively prohibited for 3 of 3 probes of"
+            self.assertIn(f"{self.router()} {said}", text)
+            self.assertIn("3 sent, 0 received", text)
+            self.assertNotIn("is the host up", text)
         text = self.lab.run("h1-1", *trace, check=False)
         self.assertIn(f"administratively prohibited, says {self.router()}\n", text)
         self.assertNotIn("is a reflector running there", text)
@@ -97,9 +105,11 @@ class SendTests(Narrow):
 
 def reject(lab):
     """Have leaf2 refuse all probes that it should forward."""
-    lab.run("leaf2", "nft", "add table ip refuse; add chain ip refuse forward"
-            " { type filter hook forward priority 0; }; add rule ip refuse forward udp dport"
-            f" {hosts.REFLECTOR_PORT} reject with icmp type admin-prohibited")  # fmt: skip
+    chain = "add chain ip refuse forward { type filter hook forward priority 0; }"
+    probes = f"{{ udp . {hosts.REFLECTOR_PORT}, tcp . {hosts.REFLECTOR_PORT} }}"
+    for what in (f"meta l4proto . th dport {probes}", "icmp type echo-request"):
+        rule = f"add rule ip refuse forward {what} reject with icmp type admin-prohibited"
+        lab.run("leaf2", "nft", f"add table ip refuse; {chain}; {rule}")
 
 
 class TooLargeTests(Narrow):

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import resource
+import subprocess
 import tempfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import SkipTest
 
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
+from services import BIN
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.cli import main
-from llama.pinpoint.files import append_line
+from llama.pinpoint.files import append_line, locked
 from llama.pinpoint.service import PinpointService, Settings
 
 NOBODY = 65534
@@ -75,6 +78,64 @@ class RecordTests(SynchronousTestCase):
         self.assertEqual(json.loads(last)["end"], 60.0)
 
 
+class LockTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """A state that is being written."""
+        self.there = Path(self.mktemp())
+        self.there.mkdir()
+        self.path = self.there / "state"
+        self.new = self.there / "state.new"
+
+    def start(self) -> Result:
+        """Start ``llama pinpoint``, which if it may have the state is refused for its collector."""
+        return CliRunner().invoke(main, ["pinpoint", "ftp://c1", "--state", str(self.path)])
+
+    def test_two_processes(self) -> None:
+        """The second is refused and touches nothing; a killed one keeps nobody out."""
+        words = [BIN / "llama", "pinpoint", "c1:5000", "--listen", "127.0.0.1:0"]
+        first = subprocess.Popen([*words, "--state", self.path], stderr=subprocess.PIPE)
+        self.addCleanup(first.wait)
+        self.addCleanup(first.kill)
+        assert first.stderr is not None
+        self.addCleanup(first.stderr.close)
+        first.stderr.readline()  # then it listens
+        self.new.write_text("half a st")
+        done = self.start()
+        self.assertEqual(done.exit_code, 1)
+        said = (
+            f"Error: --state {self.path}: another llama pinpoint is keeping its incidents there; end"
+            " that one, or choose another file"
+        )
+        self.assertEqual(done.output.splitlines(), [said])
+        self.assertEqual(self.new.read_text(), "half a st")
+        first.kill()
+        first.wait()
+        self.assertIn("ftp://c1: expected", self.start().output)
+        self.assertEqual(os.listdir(self.there), [])
+
+    def test_ended(self) -> None:
+        """One that ends leaves no lock behind."""
+        with locked(self.path):
+            self.assertEqual(os.listdir(self.there), ["state.lock"])
+            self.assertIn("another llama pinpoint", self.start().output)
+        self.assertEqual(os.listdir(self.there), [])
+
+    def test_removed_meanwhile(self) -> None:
+        """Who opens a lock that is removed before it is taken has it not, but takes the next one."""
+        flock, removed = fcntl.flock, []
+
+        def late(descriptor: int, how: int) -> None:
+            if not removed:
+                removed.append(os.listdir(self.there))
+                (self.there / "state.lock").unlink()
+            flock(descriptor, how)
+
+        self.patch(fcntl, "flock", late)
+        with locked(self.path):
+            self.assertEqual((removed, os.listdir(self.there)), ([["state.lock"]], ["state.lock"]))
+            self.assertIn("another llama pinpoint", self.start().output)
+
+
 class StateTests(SynchronousTestCase):
     def setUp(self) -> None:
         """A state that only root may read, in a directory of nobody's."""
@@ -119,6 +180,18 @@ class StateTests(SynchronousTestCase):
         self.assertRaises(PermissionError, self.as_nobody, service.startService)
         self.assertFalse(service.running)
         self.assertEqual(os.listdir(self.there), ["state"])
+
+    def test_lock_of_another_user(self) -> None:
+        """A lock that this user may not open is named, with what to do."""
+        lock = self.there / "state.lock"
+        lock.touch(0o600)
+        words = ["pinpoint", "c1:5000", "--state", str(self.path)]
+        CliRunner().invoke(main, ["pinpoint", "--help"])
+        done = self.as_nobody(CliRunner().invoke, main, words)
+        said = (
+            f"Error: --state {self.path}: this user may not write {lock}; give it to them (chown)"
+        )
+        self.assertIn(said, done.output.splitlines()[-1])
 
     def test_put_aside(self) -> None:
         """One that makes no sense and is another user's is put aside, and stays as open as it was."""

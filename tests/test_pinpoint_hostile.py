@@ -167,6 +167,25 @@ class Hostile(TestCase):
         yield deferLater(reactor, 0, lambda: None)
 
     @inlineCallbacks
+    def test_many_paths(self):
+        """However many paths somebody tells, others have their turn after each part of them."""
+        self.patch(fleet, "PART", 7)
+        add, parts, turns = self.service.measured.add_paths, [], []
+
+        def adding(url, rows):
+            if url == self.fleet.urls[0]:
+                parts.append(len(rows))
+                reactor.callLater(0, lambda: turns.append(len(parts)))
+            add(url, rows)
+
+        self.patch(self.service.measured, "add_paths", adding)
+        yield self.judged()
+        self.assertEqual(self.problem, "")
+        self.assertEqual(sum(parts), 5 * 12)
+        self.assertEqual(parts, [7] * 8 + [4])
+        self.assertEqual(turns[:8], list(range(1, 9)))
+
+    @inlineCallbacks
     def test_wrong_flows(self):
         """Flows with wrong types, numbers that cannot be, or of which some come twice."""
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import random
+import shutil
 import socket
 import subprocess
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,9 +17,10 @@ from attrs import evolve
 from network import alone
 from services import BIN
 from test_prober_icmp import flood, unreachable
-from twisted.trial.unittest import SynchronousTestCase
+from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from llama.cli._report import Report, summary
+from llama.collector.icmp import IcmpProber
 from llama.collector.ledger import Ledger
 from llama.collector.oneshot import Result, Wanted
 from llama.collector.plan import NATURAL_SIZE, Group, Source
@@ -178,6 +181,79 @@ class Believed(SynchronousTestCase):
         )
 
 
+class Echoes(SynchronousTestCase):
+    """Real echo requests, through raw sockets, and errors about them."""
+
+    def probe(self) -> None:
+        """Send three requests of each flow to ourselves; keep what they look like."""
+        sink = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        self.addCleanup(sink.close)
+        sink.settimeout(10)
+        self.prober = IcmpProber(ids=transmit_ids_supported(), chance=random.Random(1))
+        self.addCleanup(self.prober.close)
+        every = pairs(0, "icmp", 56, 600)
+        sources = tuple(
+            Source(version=4, address="127.0.0.1", interface=None, number=0, owner=str(n),
+                   df=False, protocol="icmp")
+            for n in range(2)
+        )  # fmt: skip
+        group = Group(
+            test="send", probe="icmp", version=4, sources=sources, rate_pps=100, timeout_s=1.0,
+            pairs=every,
+        )  # fmt: skip
+        ledger = Ledger(np.array([p.dscp for p in every], np.uint8), 2, 100.0, 1.0, 1.0)
+        track = self.prober.track(group, ledger, np.ones(len(every), np.bool_), time.monotonic())
+        track.schedule.limit = 6 * len(every)
+        self.prober.arrange([track])
+        track.schedule.begin(time.monotonic())
+        while self.prober.sent < track.schedule.limit:
+            self.prober.tick(time.monotonic(), 0.01)
+            time.sleep(0.002)
+        self.sent: list[bytes] = []
+        while len(self.sent) < self.prober.sent:
+            packet = sink.recv(2048)[20:]
+            if packet[0] == 8:
+                self.sent.append(packet)
+        self.refusals = Refusals(track)
+        self.prober.told_errors = self.refusals.error
+
+    def say(self, request: bytes) -> None:
+        """Have an error about a request reach every socket, as the kernel gives it to raw ones."""
+        error = IcmpError(4, 3, 13, ROUTER, "127.0.0.1", 0, request[:32])
+        for sock in self.prober.sockets.values():
+            self.prober._hand_over(sock, error)
+
+    @alone
+    def test_believed(self) -> None:
+        """A quote of a whole request names its class and size, once, whoever else hears of it."""
+        self.probe()
+        for request in self.sent * 2:
+            self.say(request)
+        told = [(one.pair, one.by, one.probes, one.proven) for one in self.refusals.found()]
+        self.assertEqual(told, [(n, ROUTER, 6, True) for n in range(4)])
+        self.assertEqual(self.refusals.forged, 0)
+
+    @alone
+    def test_forged(self) -> None:
+        """No octet may be another, but of the checksum; what is of another program is no forgery."""
+        self.probe()
+        identifier, checksum = (4, 5), (2, 3)
+        for place in set(range(24)) - set(checksum):
+            changed = bytearray(self.sent[0])
+            changed[place] ^= 1
+            self.say(bytes(changed))
+        self.assertEqual(self.refusals.found(), [])
+        self.assertEqual(self.refusals.forged, 24 - len(identifier) - len(checksum))
+
+    @alone
+    def test_old_routers(self) -> None:
+        """What quotes no more than identifier and number is told apart."""
+        self.probe()
+        self.say(self.sent[0][:8])
+        bare = Refusal(None, ROUTER, "administratively prohibited", 0, 1, proven=False)
+        self.assertEqual(self.refusals.found(), [bare])
+
+
 class Heard(SynchronousTestCase):
     """``llama send`` on a machine where nobody answers."""
 
@@ -200,6 +276,39 @@ class Heard(SynchronousTestCase):
                     (row["by"], row["refusal"], row["probes"], row["proven"]),
                     (by, "port unreachable", 3, True),
                 )
+
+    @alone
+    def test_without_a_reflector(self) -> None:
+        """What is said of echo requests, through either kind of socket, and of SYNs is heard, too."""
+        if not shutil.which("nft"):
+            raise SkipTest("needs nftables")
+        for rule in (
+            "table inet refuse",
+            "chain inet refuse input { type filter hook input priority 0; }",
+            "rule inet refuse input tcp dport 9 reject with icmpx type admin-prohibited",
+            "rule inet refuse input tcp dport 10 reject with icmpx type port-unreachable",
+            "rule inet refuse input icmp type echo-request reject with icmpx type admin-prohibited",
+            "rule inet refuse input icmpv6 type echo-request reject with icmpx type admin-prohibited",
+        ):
+            subprocess.run(["nft", f"add {rule}"], check=True)
+        for limit in "ipv4/icmp_ratelimit", "ipv6/icmp/ratelimit":
+            Path("/proc/sys/net", limit).write_text("0")
+        for groups in "1 0", "0 2147483647":  # raw sockets, and those for everybody
+            Path("/proc/sys/net/ipv4/ping_group_range").write_text(groups)
+            for target, by in ("127.0.0.1:9", "127.0.0.1"), ("[::1]:9", "::1"):
+                for probe in "icmp", "tcp":
+                    summary = self.send(target, "--probe", probe, "-c", "3", "-i", "0.02", "-f", "2",
+                                        "-W", "0.3")  # fmt: skip
+                    (row,) = summary["refusals"]
+                    self.assertEqual(
+                        (row["by"], row["refusal"], row["probes"], row["proven"]),
+                        (by, "administratively prohibited", 6, True),
+                    )
+                    self.assertEqual(summary["total"]["lost"], 6)
+        # This is a closed port as well as one that a firewall refuses: it counts, and is told.
+        summary = self.send("127.0.0.1:10", "--probe", "tcp", "-c", "3", "-i", "0.02")
+        (row,) = summary["refusals"]
+        self.assertEqual((row["refusal"], summary["total"]["received"]), ("port unreachable", 3))
 
     @alone
     def test_a_flood(self) -> None:

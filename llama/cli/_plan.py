@@ -17,6 +17,8 @@ from llama.collector.plan import cycle_of
 from llama.config import CollectorConfig, Test, class_name
 from llama.config.offered import Offered, offered, offered_to, share_of_rate
 from llama.config.probes import KINDS
+from llama.config.tree import shown
+from llama.pinpoint.answers import MOST_TAGS
 
 #: What a run of hping3 takes besides sending, s, when all is answered.
 _START_S = 0.06
@@ -120,6 +122,7 @@ def warnings(config: CollectorConfig) -> list[str]:
                 f"{where}: a flow sends {test.rate_pps * config.interval_s:g} probes an interval,"
                 " so that most intervals have nothing to say of it"
             )
+    said += _tag_names(config)
     wanted = offered(config)
     share = share_of_rate(config, wanted)
     said += [line for test in config.tests for line in _runs(test, share)]
@@ -129,6 +132,19 @@ def warnings(config: CollectorConfig) -> list[str]:
             f" {wanted.pps * share:,.6g} packets/s instead of {wanted.pps:,.6g}"
         )
     return said
+
+
+def _tag_names(config: CollectorConfig) -> Iterator[str]:
+    """Say whether all targets have more names of tags together than ``llama pinpoint`` reads."""
+    targets = [target for test in config.tests for target in test.targets]
+    times = Counter(name for target in targets for name in target.tags)
+    if len(times) > MOST_TAGS:
+        seldom = min(times, key=lambda name: times[name])
+        yield (
+            f"{config.path}: its targets have {len(times)} names of tags together, such as"
+            f" {shown(seldom)}: llama pinpoint leaves out all beyond {MOST_TAGS} of a collector; name"
+            " tags alike at every target, and let their texts say what differs"
+        )
 
 
 def _runs(test: Test, share: float) -> Iterator[str]:

@@ -22,7 +22,7 @@ from llama.config.keys import read_secret, read_urls
 from llama.net.reactor import prepare
 from llama.paths.names import ReverseNames, read_names
 from llama.pinpoint.api import sighting_json
-from llama.pinpoint.files import private
+from llama.pinpoint.files import locked, private
 from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.service import PinpointService, Settings
 from llama.printable import printable
@@ -127,6 +127,7 @@ def pinpoint(
     if as_json and not once:
         raise click.UsageError("--json goes with --once; else ask /suspects, or give --record")
     if state is not None and not once:  # before what it holds is read
+        _lock_state(state)
         _check_state(state)
     running: Any = reactor
     try:
@@ -185,6 +186,19 @@ def _token(path: Path | None) -> str | None:
     return None if path is None else read_secret(str(path))
 
 
+def _lock_state(path: Path) -> None:
+    """Keep a file until this command ends; refuse one that another process keeps."""
+    try:
+        click.get_current_context().with_resource(locked(path))
+    except BlockingIOError:
+        raise click.ClickException(
+            f"--state {path}: another llama pinpoint is keeping its incidents there; end that one,"
+            " or choose another file"
+        ) from None
+    except OSError as error:
+        raise _unwritable("--state", path, error) from None
+
+
 def _check_state(path: Path) -> None:
     """Refuse a file that cannot be read, or could not be replaced, which its directory must allow."""
     try:
@@ -226,8 +240,9 @@ def _unwritable(option: str, path: Path, error: OSError) -> click.ClickException
     where = f"the directory {directory}"
     if isinstance(error, FileNotFoundError):
         reason = f"there is no directory {directory}; make it"
-    elif isinstance(error, PermissionError) and option == "--record" and os.access(path, os.F_OK):
-        reason = "this user may not write it; give it to them (chown), or choose another"
+    elif isinstance(error, PermissionError) and os.access(error.filename, os.F_OK):
+        what = "it" if error.filename == str(path) else error.filename
+        reason = f"this user may not write {what}; give it to them (chown), or choose another"
     elif isinstance(error, PermissionError):
         reason = (
             f"this user may not make files in {where}; give it to them (chown), or choose another"

@@ -38,6 +38,7 @@ from llama.collector.sockets import ProbeSocket
 from llama.collector.track import Track
 from llama.net import bpf
 from llama.net.bpf import Step
+from llama.net.errors import IcmpError
 from llama.wire.rows import records
 
 ECHO = np.dtype(
@@ -106,6 +107,27 @@ class _EchoLane(Lane):
     def answers(self, before: int) -> npt.NDArray[Any]:
         """Return what was received as ECHO rows, ``before`` octets into each message."""
         return records(self.back.octets, ECHO, before)
+
+
+class _EchoTrack(Track):
+    """A track of echo requests; ``secret`` is what their tokens are mixed with."""
+
+    def __init__(self, secret: np.uint64, *given: Any) -> None:
+        super().__init__(*given)
+        self._secret = secret
+
+    def left_as(self, flow: int, sequence: int, t1_ns: Ints, quote: bytes) -> bool:
+        """Tell whether a request of ours began with ``quote``, all of it but the padding."""
+        pair, port = divmod(flow, self.ports)
+        sock = self.sockets[port]
+        (echo,) = np.frombuffer(quote, ECHO)
+        ours = np.zeros(1, ECHO)
+        ours["type"], ours["identifier"] = REQUEST[sock.family], sock.number
+        ours["number"], ours["sequence"] = sequence & 0xFFFF, sequence
+        ours["token"] = t1_ns.astype(np.uint64) ^ self._secret
+        ours["ssid"] = self.ssids[self.variant[pair]]
+        ours["checksum"] = echo["checksum"]  # the kernel's, where it writes it
+        return bool(ours[0] == echo)
 
 
 class _EchoOutbox(Outbox):
@@ -211,6 +233,9 @@ class IcmpProber(UdpProber):
     def _new_lane(self, family: int) -> Lane:
         return _EchoLane(family, ids=self._ids)
 
+    def _new_track(self, *given: Any) -> Track:
+        return _EchoTrack(self._secret, *given)
+
     def _new_outbox(self, track: Track) -> Outbox:
         return _EchoOutbox(track, ids=self._ids, padding=self._padding, secret=self._secret)
 
@@ -230,6 +255,11 @@ class IcmpProber(UdpProber):
         echo["type"] = REQUEST[track.sockets[0].family]
         echo["ssid"] = track.ssids
         return track
+
+    def _hand_over(self, sock: ProbeSocket, error: IcmpError) -> None:
+        """Give an error to whoever wants it; raw sockets hear of the requests of others, too."""
+        if int.from_bytes(error.payload[4:6], "big") == sock.number:
+            super()._hand_over(sock, error)
 
 
 def _is_raw(sock: ProbeSocket) -> bool:

@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred
 from llama.collector import closing
 from llama.collector.health import ClockWatch, Starvation, step_note
 from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle
+from llama.collector.hping3.prober import Hping3Prober
 from llama.collector.ledger import (
     FOLLOWED,
     LATE,
@@ -32,6 +33,7 @@ from llama.collector.replies import UNKNOWN_DSCP
 from llama.collector.slices import at_once
 from llama.collector.sockets import require_zone
 from llama.collector.summary import Pair, suspect_bit
+from llama.collector.tcp import TcpProber
 from llama.config import class_name
 from llama.net.port import transmit_ids_supported
 from llama.net.ticker import Ticker
@@ -95,7 +97,7 @@ class Result:
     notes: tuple[str, ...]
     failed_sends: dict[str, int]
     seconds: float
-    refusals: Sequence[Refusal] = ()  # what was said by ICMP of UDP probes
+    refusals: Sequence[Refusal] = ()  # what was said by ICMP of the probes
 
 
 class OneShot:
@@ -181,11 +183,15 @@ class OneShot:
         self._stopping = False
 
     def _hear_refusals(self) -> Refusals | None:
-        """Listen to what is said by ICMP of our probes, if they are of UDP."""
-        if self._track.group.sources[0].protocol != "udp":
+        """Listen to what is said by ICMP of our probes; that of hping3 is heard by hping3 alone."""
+        prober = self.prober.of(self._track.group)
+        if isinstance(prober, Hping3Prober):
             return None
         refusals = Refusals(self._track)
-        self.prober.udp.told_errors = refusals.error
+        if isinstance(prober, TcpProber):
+            prober.told_errors = refusals.of_attempt
+            return refusals
+        prober.told_errors = refusals.error
         for sock in self._track.sockets:
             sock.hear_errors()
         return refusals

@@ -114,6 +114,9 @@ class UdpProber:
     def _new_lane(self, family: int) -> Lane:
         return Lane(family, ids=self._ids)
 
+    def _new_track(self, *given: Any) -> Track:
+        return Track(*given)
+
     def _new_outbox(self, track: Track) -> Outbox:
         return Outbox(track, ids=self._ids, padding=self._padding)
 
@@ -129,7 +132,7 @@ class UdpProber:
         for variant in group.variants:
             if variant not in ssids:
                 ssids[variant] = self.reserve_ssid()
-        return Track(group, ledger, live, sockets, ssids, self.chance, now_s)
+        return self._new_track(group, ledger, live, sockets, ssids, self.chance, now_s)
 
     def reserve_ssid(self) -> int:
         """Return an SSID that no probe bears."""
@@ -401,10 +404,14 @@ class UdpProber:
             error = errors.from_control(control, endpoint(stamps.names[row].tobytes()), payload)
             if error is None:
                 continue
-            if self.tracing is not None:
-                self.tracing.error(self._by_fd[fd], error)
-            if self.told_errors is not None:
-                self.told_errors(self._by_fd[fd], error)
+            self._hand_over(self._by_fd[fd], error)
+
+    def _hand_over(self, sock: ProbeSocket, error: errors.IcmpError) -> None:
+        """Give an ICMP error about what left a socket to whoever wants it."""
+        if self.tracing is not None:
+            self.tracing.error(sock, error)
+        if self.told_errors is not None:
+            self.told_errors(sock, error)
 
     def hear_no_errors(self, sock: ProbeSocket) -> None:
         """Be told of no ICMP errors at a socket any more, once the transmit stamps there are read."""

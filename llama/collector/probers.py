@@ -64,6 +64,10 @@ class Probers:
             return Hping3Prober(self._reactor, **times)
         return IcmpProber(ids=self._ids, kernel_stamps=self._kernel_stamps, **times)
 
+    def of(self, group: Group) -> AnyProber:
+        """Return the prober of a group."""
+        return self._prober(_protocol(group))
+
     def open(self, source: Source) -> ProbeSocket:
         """Return the socket of a source, opened if need be; raises `OSError` if it cannot be."""
         return self._prober(source.protocol).open(source)
@@ -81,7 +85,7 @@ class Probers:
         self, group: Group, ledger: Ledger, live: npt.NDArray[np.bool_], now_s: float
     ) -> Track:
         """Return a track for a group, to be handed to `arrange`."""
-        return self._prober(_protocol(group)).track(group, ledger, live, now_s)
+        return self.of(group).track(group, ledger, live, now_s)
 
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""

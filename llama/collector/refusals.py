@@ -1,9 +1,10 @@
 """What routers and hosts say by ICMP about the probes of one track: who, what, about how many.
 
 Anybody can send ICMP errors. One that quotes number and time of a probe as it left here comes from that
-probe's way, and is told as a fact. One that quotes less, as old IPv4 routers do (RFC 792 asks for the UDP
-header alone), fits whoever knows ports and target: it is told apart, and only while nothing that was
-heard is forged. Here nothing is sent, and no path is found: that is `llama.collector.tracing`.
+probe's way, and is told as a fact; so is one that the kernel gives a TCP attempt. One that quotes less,
+as old IPv4 routers do (RFC 792 asks for the UDP header alone), fits whoever knows ports and target: it is
+told apart, and only while nothing that was heard is forged. Here nothing is sent, and no path is found:
+that is `llama.collector.tracing`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,6 @@ from llama.collector.sockets import ProbeSocket, endpoint
 from llama.collector.track import Track
 from llama.net.errors import IcmpError
 from llama.paths.trace import meaning
-from llama.wire import stamp
 
 #: Of so many at most is remembered what they say.
 MOST = 64
@@ -54,6 +54,10 @@ def _python_token(quote: bytes) -> int:
     return int(token) & 0xFFFFFFFF if 0 <= token < 1 << 48 else -1
 
 
+def _echo_number(quote: bytes) -> int:
+    return int.from_bytes(quote[16:20], "big")
+
+
 #: By kind of probe: how many octets show number and time, and the number that a quote of so many has.
 _PROOF: dict[str, tuple[int, Callable[[bytes], int]]] = {
     "stamp": (12, _first_word),
@@ -61,6 +65,7 @@ _PROOF: dict[str, tuple[int, Callable[[bytes], int]]] = {
     "stamp-auth": (24, _first_word),
     "llama-go": (25, _go_token),
     "llama-python": (27, _python_token),
+    "icmp": (24, _echo_number),
 }
 
 
@@ -77,11 +82,9 @@ class Refusals:
 
     def error(self, sock: ProbeSocket, error: IcmpError) -> None:
         """Take an ICMP error about something that left one of the prober's sockets."""
-        said = meaning(error.version, error.kind, error.code)
-        if said is None or sock not in self._track.sockets:
+        words = _words(error)
+        if words is None or sock not in self._track.sockets:
             return
-        final, refusal = said
-        words = refusal or (NO_PORT if final else EXPIRED)
         target = error.destination.partition("%")[0], error.port
         pairs = [n for n, one in enumerate(self._targets) if one == target]
         octets, number = _PROOF[self._track.group.probe]
@@ -96,14 +99,27 @@ class Refusals:
         port = self._track.sockets.index(sock)
         for pair in pairs:
             cell = self._cell(pair * self._track.ports + port, number(quote), quote)
-            if cell is None:
-                continue
-            key = pair, error.offender, words, error.mtu
-            if not self._known[cell] and _has_room(self._proven, key):
-                self._proven[key] += 1
-                self._known[cell] = True
-            return
+            if cell is not None:
+                self._enter(cell, (pair, error.offender, words, error.mtu))
+                return
         self.forged += 1
+
+    def of_attempt(self, flow: int, sequence: int, error: IcmpError) -> None:
+        """Take an ICMP error about one of our SYNs.
+
+        The kernel gives none that does not quote the number of that SYN, 32 bits by chance.
+        """
+        words = _words(error)
+        if words is not None:
+            cell = self._track.ledger.cell(flow, sequence)
+            pair = flow // self._track.ports
+            self._enter(cell, (pair, error.offender, words, error.mtu))
+
+    def _enter(self, cell: int, key: tuple[int, str, str, int]) -> None:
+        """Count what is proven to be said of a probe, if it is the first thing that is."""
+        if not self._known[cell] and _has_room(self._proven, key):
+            self._proven[key] += 1
+            self._known[cell] = True
 
     def _cell(self, flow: int, sequence: int, quote: bytes) -> int | None:
         """Return the cell of the probe of a flow that begins as quoted; None if none does."""
@@ -116,16 +132,7 @@ class Refusals:
         t1_ns = book.t1[cell : cell + 1]
         if not t1_ns[0]:
             return None
-        variant = track.variant[flow // track.ports]
-        head = track.templates[variant : variant + 1].copy()
-        if track.format is None:
-            probe = stamp.sender_view(head)
-            probe["sequence"] = sequence
-            probe["timestamp"] = stamp.ntp_column(t1_ns)
-        else:
-            numbers = np.full(1, sequence, np.uint32)
-            track.format.write(head, track.ssids[variant : variant + 1], numbers, t1_ns)
-        return cell if head[0, : len(quote)].tobytes() == quote else None
+        return cell if track.left_as(flow, sequence, t1_ns, quote) else None
 
     def found(self) -> Sequence[Refusal]:
         """Return what was said, pair by pair; without proof only if nothing was forged."""
@@ -141,6 +148,15 @@ class Refusals:
             for (by, refusal), times in sorted(self._bare.items())
             if (by, refusal) not in known
         ]
+
+
+def _words(error: IcmpError) -> str | None:
+    """Return what an ICMP error says of a probe in words; None if nothing."""
+    said = meaning(error.version, error.kind, error.code)
+    if said is None:
+        return None
+    final, refusal = said
+    return refusal or (NO_PORT if final else EXPIRED)
 
 
 def _has_room(counts: Counter[Any], key: object) -> bool:

@@ -46,7 +46,7 @@ from llama.collector.sockets import (
 )
 from llama.collector.summary import Pair, suspect_bit
 from llama.collector.track import Track
-from llama.net import mmsg
+from llama.net import errors, mmsg
 
 #: Attempts end after so long, s: a second after the first SYN the kernel sends another (RFC 6298).
 GIVE_UP_S = 0.95
@@ -146,6 +146,8 @@ class TcpProber(PortHolder):
         self._waiting: list[tuple[float, int, _Attempt]] = []  # a heap, by when to give up
         self._numbers = itertools.count()
         self._ticked_s: float | None = None
+        #: Who is told of ICMP errors about SYNs: flow and number of the probe, and the error.
+        self.told_errors: Callable[[int, int, errors.IcmpError], None] | None = None
 
     # What to probe
 
@@ -241,6 +243,8 @@ class TcpProber(PortHolder):
             sock.setsockopt(mmsg.SOL_IP, mmsg.IP_TOS, pair.dscp << 2)
         else:
             sock.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_TCLASS, pair.dscp << 2)
+        if self.told_errors is not None:
+            errors.enable(sock)
         t1_ns = self._wall_ns()
         cells, sequence = track.ledger.send(np.array([flow]), t1_ns)
         self.sent += 1
@@ -338,6 +342,9 @@ class TcpProber(PortHolder):
         for fd, _ in events:
             attempt = self._attempts[fd]
             code = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if self.told_errors is not None:
+                for error in errors.read(attempt.sock):
+                    self.told_errors(attempt.flow, attempt.sequence, error)
             if code in (0, errno.ECONNREFUSED):
                 self._answered(attempt, refused=code != 0, late=late)
             # Anything else is an ICMP error or a SYN that had to be repeated: no answer.

@@ -19,6 +19,7 @@ from llama.collector.schedule import Schedule
 from llama.collector.sockets import ProbeSocket, interface_number, sockaddr, zone_of
 from llama.collector.summary import Pair
 from llama.net import mmsg
+from llama.wire import stamp
 
 
 class Track:
@@ -111,6 +112,19 @@ class Track:
         self.names_in_order = self.names[self.schedule.order]
         self.scopes = now
         return True
+
+    def left_as(self, flow: int, sequence: int, t1_ns: Ints, quote: bytes) -> bool:
+        """Tell whether a probe that was sent at ``t1_ns``, (1,), began with ``quote``."""
+        variant = self.variant[flow // self.ports]
+        head = self.templates[variant : variant + 1].copy()
+        if self.format is None:
+            probe = stamp.sender_view(head)
+            probe["sequence"] = sequence
+            probe["timestamp"] = stamp.ntp_column(t1_ns)
+        else:
+            numbers = np.full(1, sequence, np.uint32)
+            self.format.write(head, self.ssids[variant : variant + 1], numbers, t1_ns)
+        return head[0, : len(quote)].tobytes() == quote
 
     def has_done_with(self) -> bool:
         """Tell whether pairs that are not probed any more have no interval left to close."""

@@ -1,9 +1,10 @@
-"""The error queue of a UDP socket: ICMP errors about its own packets, without root (ip(7)).
+"""The error queue of a socket: ICMP errors about its own packets, without root (ip(7)).
 
 With `IP_RECVERR` the kernel keeps every ICMP error that quotes a packet of the socket: who sent it,
 what it says, and what of our payload it quotes. An error also makes one later call on the socket
 fail with its errno, whatever that call was about. Without it the kernel tells an unconnected socket
-nothing of ICMP, in neither way.
+nothing of ICMP, in neither way. Raw sockets hear of others' packets, too; TCP sockets hear until they are
+connected, from Linux 5.8 on.
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class IcmpError:
 
 
 def enable(sock: socket.socket) -> None:
-    """Have a UDP socket keep the ICMP errors about its packets."""
+    """Have a socket keep the ICMP errors about its packets."""
     if sock.family == socket.AF_INET:
         sock.setsockopt(mmsg.SOL_IP, mmsg.IP_RECVERR, 1)
     else:
@@ -66,7 +67,7 @@ def enable(sock: socket.socket) -> None:
 
 
 def disable(sock: socket.socket) -> None:
-    """Have a UDP socket hear nothing of ICMP any more, and forget what it has heard.
+    """Have a socket hear nothing of ICMP any more, and forget what it has heard.
 
     Before Linux 6.7 the transmit stamps that wait in its error queue are lost, too.
     """

@@ -1,15 +1,46 @@
-"""The files of a `PinpointService`: for their owner alone when they are made, and whole lines in them."""
+"""The files of ``llama pinpoint``: for their owner alone when they are made, whole lines, one writer."""
 
 from __future__ import annotations
 
+import fcntl
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 def private(path: str, flags: int) -> int:
     """Open a file, as an ``opener``; one that is made is for its owner alone."""
     return os.open(path, flags, 0o600)
+
+
+@contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep a file that is replaced, and may not be there yet, from other processes that do this, too.
+
+    The lock is on ``path`` + ".lock", which is removed at the end. The kernel lets go of it with the
+    process: what somebody who was killed left there holds up nobody. Raises `BlockingIOError` if another
+    has it, and `OSError` if there can be none.
+    """
+    beside = path.with_name(path.name + ".lock")
+    while True:
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # Who had it before may have removed it since it was opened: then it is nobody's any more.
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(descriptor), beside.stat()):
+                    break
+        except OSError:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # what is left holds up nobody
+            beside.unlink()
+        os.close(descriptor)
 
 
 def append_line(path: Path, line: bytes) -> None:

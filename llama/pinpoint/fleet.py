@@ -314,8 +314,10 @@ class Fleet:
         now_s = int(answers.number(answer, "time", LATEST_S))
         paths = answers.rows(answer, "paths", MOST_FLOWS)
         found = await self._in_parts(source, paths, answers.paths)
-        with self._working(source):
-            self.measured.add_paths(source.url, found)
+        for at in range(0, len(found), PART):
+            await deferLater(self._reactor, 0)
+            with self._working(source):
+                self.measured.add_paths(source.url, found[at : at + PART])
         source.paths_s = now_s
 
 
