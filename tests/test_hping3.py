@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import struct
+import termios
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -360,6 +361,24 @@ class NotStartedTests(SynchronousTestCase):
             self.assertRaises(OSError, Hping3(reactor, order, None).start)  # type: ignore[arg-type]
             patched.restore()
             self.assertEqual(len(os.listdir("/proc/self/fd")), before, what)
+
+    def test_terminal_that_cannot_be_set(self) -> None:
+        """A terminal that cannot be set up is none, and is closed."""
+
+        def fails(*_: Any) -> Any:
+            raise termios.error(errno.EIO, "no")
+
+        before = len(os.listdir("/proc/self/fd"))
+        self.patch(termios, "tcsetattr", fails)
+        wrong = self.assertRaises(OSError, process._open_terminal)
+        self.assertEqual(wrong.errno, errno.EIO)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_terminal_is_not_inherited(self) -> None:
+        """No other program that is begun has either end of a terminal."""
+        for fd in process._open_terminal():
+            self.addCleanup(os.close, fd)
+            self.assertFalse(os.get_inheritable(fd))
 
 
 class TerminalTests(SynchronousTestCase):

@@ -7,7 +7,6 @@ involved, and no name: only addresses, numbers and a device stand on the command
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import subprocess
@@ -256,12 +255,15 @@ class Hping3(ProcessProtocol):
 
 
 def _open_terminal() -> tuple[int, int]:
-    """Return our end and the program's end of a terminal that changes nothing."""
+    """Return our end and the program's end of a terminal that changes nothing; raises `OSError`."""
     ours, its = os.openpty()
-    attributes = termios.tcgetattr(its)
-    attributes[1] &= ~termios.OPOST
-    attributes[3] &= ~(termios.ECHO | termios.ISIG | termios.ICANON)
-    termios.tcsetattr(its, termios.TCSANOW, attributes)
-    for fd in (ours, its):
-        fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+    try:
+        attributes = termios.tcgetattr(its)
+        attributes[1] &= ~termios.OPOST
+        attributes[3] &= ~(termios.ECHO | termios.ISIG | termios.ICANON)
+        termios.tcsetattr(its, termios.TCSANOW, attributes)
+    except termios.error as reason:  # which is no OSError
+        os.close(ours)
+        os.close(its)
+        raise OSError(*reason.args) from None
     return ours, its
