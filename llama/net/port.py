@@ -114,7 +114,7 @@ class BatchPort(FileDescriptor):
         self.protocol = protocol
         self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.stamped = stamped
-        self.layout = mmsg.receive_layout(self.family, stamping=True)
+        self.layout = mmsg.receive_layout(self.family)
         self.reply_layout = reply_layout(self.family, stamped)
         self.inbound = Messages(SLOTS, HEAD, self.layout.room, tail=LONGEST - HEAD)
         self.outbound = Messages(SLOTS, HEAD, self.reply_layout.room, share=self.inbound)
