@@ -37,7 +37,13 @@ RECEIVE_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.
 
 
 class BatchProtocol(Protocol):
-    """What a `BatchPort` asks of its protocol, besides Twisted's ``makeConnection`` and ``doStop``."""
+    """What a `BatchPort` asks of its protocol."""
+
+    def makeConnection(self, transport: Any) -> object:
+        """Take note that the port is bound, before the first batch."""
+
+    def doStop(self) -> object:
+        """Take note that the port is closed."""
 
     def batchReceived(self, port: BatchPort, count: int) -> None:
         """Take the first ``count`` datagrams of ``port.inbound``."""
@@ -102,7 +108,7 @@ class BatchPort(FileDescriptor):
     def __init__(
         self,
         reactor: Any,
-        protocol: Any,
+        protocol: BatchProtocol,
         address: str,
         port: int,
         *,
