@@ -514,7 +514,9 @@ class NameTests(SynchronousTestCase):
             ("ssl:443:privateKey=k.pem", "ssl:443:privateKey=k.pem"),
         ):
             self.assertEqual(config.endpoint(bind), expected)
-        for wrong in ("", "host", "h:5000", "1.2.3.4", "1.2.3.4:http", "tcp:http", "1.2.3.4:70000"):
+        for wrong in (
+            "", "host", "h:5000", "1.2.3.4", "1.2.3.4:http", "tcp:http", "1.2.3.4:70000", "stdio:",
+        ):  # fmt: skip
             self.assertRaises(ValueError, config.endpoint, wrong)
 
 
@@ -533,6 +535,13 @@ class EndpointFileTests(SynchronousTestCase):
         """Return the configuration with this ``bind``."""
         self.file.write_text(f"api: {{bind: '{bind}'}}\n")
         return config.load_reflector(str(self.file))
+
+    def test_not_installed(self) -> None:
+        """An endpoint that this Twisted does not have takes a package."""
+        self.assertEqual(self.load("haproxy:tcp:80").api, "haproxy:tcp:80")
+        self.patch(config.endpoints, "_installed", set)
+        wrong = self.assertRaises(config.ConfigErrors, self.load, "haproxy:tcp:80")
+        self.assertIn("takes a package with endpoints of type haproxy", str(wrong))
 
     def test_files_are_beside_the_configuration(self) -> None:
         """Files of an endpoint are found from the configuration's directory, like any other."""

@@ -18,8 +18,8 @@ from llama.collector.engine import MOST_TRIES
 from llama.collector.lane import ARENA
 from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.plan import Group, cap_factor, chosen_addresses, make_plan
-from llama.collector.prober import SMALLEST_ROOM
 from llama.collector.schedule import LATEST_S, Schedule
+from llama.collector.sockets import SMALLEST_ROOM
 from llama.collector.summary import suspect_bit
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net import mmsg

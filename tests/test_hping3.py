@@ -9,6 +9,7 @@ import shutil
 import signal
 import socket
 import struct
+import termios
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -18,9 +19,11 @@ import numpy as np
 from attrs import evolve
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
+from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase, TestCase
 
 from llama.collector import closing
+from llama.collector.hping3 import process
 from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle
 from llama.collector.hping3.prober import Hping3Prober, RunTrack
 from llama.collector.hping3.process import Hping3, Order, find_program, unusable
@@ -353,6 +356,61 @@ class NotStartedTests(SynchronousTestCase):
             self.assertRaises(OSError, Hping3(reactor, order, None).start)  # type: ignore[arg-type]
             patched.restore()
             self.assertEqual(len(os.listdir("/proc/self/fd")), before, what)
+
+    def test_terminal_that_cannot_be_set(self) -> None:
+        """A terminal that cannot be set up is none, and is closed."""
+
+        def fails(*_: Any) -> Any:
+            raise termios.error(errno.EIO, "no")
+
+        before = len(os.listdir("/proc/self/fd"))
+        self.patch(termios, "tcsetattr", fails)
+        wrong = self.assertRaises(OSError, process._open_terminal)
+        self.assertEqual(wrong.errno, errno.EIO)
+        self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+
+    def test_terminal_is_not_inherited(self) -> None:
+        """No other program that is begun has either end of a terminal."""
+        for fd in process._open_terminal():
+            self.addCleanup(os.close, fd)
+            self.assertFalse(os.get_inheritable(fd))
+
+
+class TerminalTests(SynchronousTestCase):
+    """What is read of a program at once."""
+
+    def setUp(self) -> None:
+        """Have a terminal that a program may write to."""
+        ours, self.its = process._open_terminal()
+        self.pieces: list[bytes] = []
+        reader: Any = self
+        self.terminal = process._Terminal(MemoryReactor(), ours, reader, reader)
+        self.addCleanup(self.terminal.close)
+
+    def feed(self, octets: bytes) -> Sequence[Any]:
+        """Read a piece, one of a few."""
+        self.pieces.append(octets)
+        assert len(self.pieces) < 1000, "the reactor is kept for ever"
+        return ()
+
+    def test_some(self) -> None:
+        """A piece at a time, so that the reactor gets to its other duties; at the end all of it."""
+        said = bytes(range(32, 127)) * 60
+        os.write(self.its, said)
+        os.close(self.its)
+        self.terminal.doRead()
+        self.assertEqual(len(self.pieces), 1)
+        self.terminal.finish()
+        self.assertEqual(b"".join(self.pieces), said)
+        self.assertGreater(len(self.pieces), 1)
+
+    def test_endless(self) -> None:
+        """What somebody goes on to write after the program's end is not waited for."""
+        os.close(self.its)
+        patched = self.patch(os, "read", lambda *_: b"more")
+        self.terminal.finish()
+        patched.restore()
+        self.assertEqual(self.terminal.fileno(), -1)
 
 
 class PortTests(ProbeCase):

@@ -610,6 +610,22 @@ class OverLoopback(TestCase):
         self.assertNotIn("\n", str(wrong))
         return str(wrong).removeprefix(beginning)
 
+    def test_bound_later(self):
+        """An endpoint that is not bound at once is refused, and told to give up."""
+
+        class Later:
+            """An endpoint that takes its time."""
+
+            def listen(self, factory):
+                self.port = Deferred()
+                return self.port
+
+        later = Later()
+        self.patch(http, "serverFromString", lambda *_: later)
+        said = self.refusal("haproxy:later:80")
+        self.assertIn("bound only later", said)
+        self.assertIsNone(self.successResultOf(later.port))  # the failure was taken
+
     def test_sockets_in_files(self):
         """Of a unix endpoint it says what can be done about a file, nothing about ports."""
         with tempfile.TemporaryDirectory() as directory:

@@ -16,9 +16,10 @@ from typing import Any
 
 import numpy as np
 from services import BIN
+from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from llama.collector import closing
+from llama.collector import closing, tcp
 from llama.collector.icmp import ECHO, checksums
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
@@ -26,7 +27,7 @@ from llama.collector.probers import Probers
 from llama.collector.rearranging import rearranged
 from llama.collector.slices import at_once
 from llama.collector.summary import Pair, reasons
-from llama.collector.tcp import TcpProber
+from llama.collector.tcp import TcpProber, attempt_socket
 from llama.collector.track import Track
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net.port import transmit_ids_supported
@@ -351,6 +352,40 @@ class ConnectionTests(KindCase):
         self.assertEqual(figures.flow_stats["received"].tolist(), sent)
         self.prober.close()
         self.assertLessEqual(len(os.listdir("/proc/self/fd")), files)
+
+    def test_sockets_of_a_program_that_is_begun(self) -> None:
+        """A child that has a copy of an ended attempt's socket changes nothing for the next ones."""
+        made, silent = attempt_socket, self.silent()
+
+        def copied(source: Source, number: int) -> socket.socket:
+            sock = made(source, number)
+            self.addCleanup(os.close, os.dup(sock.fileno()))
+            return sock
+
+        patched = self.patch(tcp, "attempt_socket", copied)
+        (row,) = self.measure(self.group("tcp", ["127.0.0.1"], self.closed_port())).pair_stats
+        self.assertEqual((row["sent"], row["lost"]), (COUNT, 0))
+        patched.restore()
+        # The next one has the same descriptor.
+        self.begin(self.group("tcp", ["127.0.0.1"], silent))
+        while self.prober.sent == COUNT:
+            self.prober.tick(time.monotonic(), 0.02)
+        self.prober.tick(time.monotonic(), 0.02)
+        self.assertEqual((self.prober.sent, self.prober.received), (COUNT + 1, COUNT))
+
+    def test_answer_that_cannot_be_taken(self) -> None:
+        """It is logged, once, and the reactor, which drops who raises, is told of nothing."""
+        self.prober.close()
+        reactor: Any = MemoryReactor()
+        self.prober = TcpProber(reactor=reactor, chance=random.Random(5))
+        track = self.begin(self.group("tcp", ["127.0.0.1"], self.closed_port()))
+        self.patch(self.prober, "_answered", lambda *_, **__: 1 / 0)
+        self.prober._attempt(track, 0)
+        (reader,) = reactor.getReaders()
+        for _ in range(2):
+            reader.doRead()
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+        self.assertEqual(self.prober._attempts, {})
 
     def test_under_way_at_a_reload(self) -> None:
         """An attempt goes on in the ledger that takes the place of the old one."""

@@ -535,6 +535,26 @@ class Mistakes(SynchronousTestCase):
         self.assertIn("ulimit -n", self.said())
 
 
+class Ports(SynchronousTestCase):
+    """The source ports of ``llama trace``."""
+
+    def test_taken(self):
+        """One that somebody else has leaves no socket open."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            taken.bind(("127.0.0.1", 0))
+            info = (socket.AF_INET, socket.SOCK_DGRAM, 17, "", taken.getsockname())
+            tracer = Tracer(info, 0, 44, "127.0.0.1")
+            self.addCleanup(tracer.close)
+            before = len(os.listdir("/proc/self/fd"))
+            try:
+                tracer.add(1, taken.getsockname()[1])
+            except OSError as reason:  # what it leaves is kept as long as this is
+                self.assertEqual(reason.errno, errno.EADDRINUSE)
+                self.assertEqual(len(os.listdir("/proc/self/fd")), before)
+            else:
+                self.fail("the port was had twice")
+
+
 class Forgeries(SynchronousTestCase):
     """What others send to the sockets of ``llama trace``."""
 

@@ -7,14 +7,11 @@ from collections import Counter
 from attrs import frozen
 
 from llama.collector.hping3.process import programs_of
-from llama.collector.sockets import zone_of
+from llama.collector.sockets import SMALLEST_ROOM, zone_of
 from llama.collector.summary import FLOW, STATS
 from llama.config import CollectorConfig, Test
 from llama.config.offered import offered, packet_octets, versions
 
-#: Octets that the kernel charges a socket for one small packet or transmit stamp: 212,992, the
-#: stock buffer, hold 256 of them.
-SMALL_PACKET = 832
 #: For so long a collector may be kept from reading before replies are dropped.
 STALL_S = 0.25
 #: Octets of a process without targets, of a series' names, of a series' histogram in a closed
@@ -105,10 +102,10 @@ def _receive_buffer(test: Test) -> float:
     if test.probe in ("tcp", "hping3"):
         return 0.0
     octets = max(packet_octets(test, size, 6) for size in test.sizes or (None,))
-    reply = SMALL_PACKET if octets < 500 else 2 * octets + SMALL_PACKET
+    reply = SMALLEST_ROOM if octets < 500 else 2 * octets + SMALLEST_ROOM
     busiest = max(len(port.dscps) for port in test.source_ports)
     pps = len(test.targets) * busiest * max(1, len(test.sizes)) * test.rate_pps
-    return pps * STALL_S * (reply + SMALL_PACKET)
+    return pps * STALL_S * (reply + SMALLEST_ROOM)
 
 
 def _ranges(numbers: list[int]) -> list[tuple[int, int]]:

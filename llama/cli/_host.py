@@ -16,9 +16,8 @@ from attrs import field, frozen
 
 from llama.cli._demand import Demand
 from llama.collector.hping3.process import find_program, unusable
+from llama.collector.sockets import SOCKET_BUFFER
 
-#: Octets of receive buffer that the collector asks for on every socket.
-ASKED_BUFFER = 4 << 20
 #: Descriptors that a service needs besides its probing sockets.
 _OTHER_FILES = 64
 
@@ -87,12 +86,12 @@ class Host:
         if not most or not demand.receive_buffer:
             return
         # Linux doubles what a program asks for, within rmem_max.
-        have = 2 * min(most[0], ASKED_BUFFER)
+        have = 2 * min(most[0], SOCKET_BUFFER)
         what = f"the busiest socket fills {demand.receive_buffer:,} octets in a quarter second"
-        if demand.receive_buffer > 2 * ASKED_BUFFER:
+        if demand.receive_buffer > 2 * SOCKET_BUFFER:
             yield Finding(
                 "net.core.rmem_max", str(most[0]), False,
-                f"{what}, more than the {2 * ASKED_BUFFER:,} that LLAMA asks for: spread its"
+                f"{what}, more than the {2 * SOCKET_BUFFER:,} that LLAMA asks for: spread its"
                 " targets over more source ports",
             )  # fmt: skip
         else:

@@ -88,11 +88,15 @@ class Tracer:
         """Add flows from further source ports; raises `OSError` if a port cannot be had."""
         for n in range(count):
             sock = socket.socket(self.family, socket.SOCK_DGRAM)
-            sock.setblocking(False)
-            if self._whole:
-                mmsg.forbid_fragments(sock)
-            sock.bind((self._source, 0 if first_port is None else first_port + n))
-            errors.enable(sock)
+            try:
+                sock.setblocking(False)
+                if self._whole:
+                    mmsg.forbid_fragments(sock)
+                sock.bind((self._source, 0 if first_port is None else first_port + n))
+                errors.enable(sock)
+            except OSError:
+                sock.close()
+                raise
             flow = Flow(sock, FlowTrace(self._draw, most_hops))
             self.flows.append(flow)
             self._by_fd[sock.fileno()] = flow

@@ -24,7 +24,7 @@ from llama.collector.plan import Group, places_of, same_groups
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.rearranging import call_as_before, rearranged
-from llama.collector.schedule import BURST
+from llama.collector.schedule import BURST, LATEST_S
 from llama.collector.slices import Job, Slices
 from llama.collector.sockets import require_zone
 from llama.collector.summary import ClosedInterval, Pair, Stats, suspect_bit
@@ -40,7 +40,6 @@ MOST_DRAINS = 64
 STALLED_S = 5.0
 #: So often an interval is tried to be closed: one that cannot be must not keep others from it.
 MOST_TRIES = 3
-LATE_TICK_S = 50 * MILLISECOND  # as `llama.collector.schedule.LATEST_S`: then probes are skipped
 
 
 class Engine:
@@ -227,8 +226,7 @@ class Engine:
             lag = now_s - self._last_tick_s - self._tick_s
             if lag > self.lag_s:
                 self.lag_s = lag
-            if lag > LATE_TICK_S:
-                # Late reading is harmless, as the kernel stamps what comes.
+            if lag > LATEST_S:  # probes are skipped; late reading is harmless, the kernel stamps
                 for track in self.prober.tracks:
                     track.ledger.mark_current(
                         suspect_bit("late_ticks"), f"the collector was {lag:.3f} s late"

@@ -22,7 +22,7 @@ class Lane:
     def __init__(self, family: int, *, ids: bool) -> None:
         self.family = family
         v4 = family == socket.AF_INET
-        self.layout = mmsg.receive_layout(family, stamping=True)
+        self.layout = mmsg.receive_layout(family)
         self.back = Messages(ARENA, HEAD, self.layout.room)
         self.socket_of = np.zeros(ARENA, np.uint64)
         self.replies = stamp.reflector_view(self.back.octets)

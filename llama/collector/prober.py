@@ -33,17 +33,13 @@ from llama.collector.ledger import Ints, Ledger
 from llama.collector.outbox import Outbox
 from llama.collector.plan import Group, Source, Variant
 from llama.collector.schedule import BURST, Burst
-from llama.collector.sockets import ProbeSocket, endpoint, interface_number
+from llama.collector.sockets import SMALLEST_ROOM, ProbeSocket, endpoint, interface_number
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
 from llama.net import errors, mmsg
 from llama.net.port import LONGEST
 
 SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
-#: Octets of receive buffer that a small packet takes. Each probe puts two there, a transmit stamp
-#: and its reply, and large replies take up to twice their size more, as do stamps that come with
-#: their packet, for want of an identifier.
-SMALLEST_ROOM = 832
 
 
 class UdpProber:

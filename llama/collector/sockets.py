@@ -12,6 +12,10 @@ from llama.net import errors, mmsg
 
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # how addresses of fe80::/10 begin
 SOCKET_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.rmem_max
+#: Octets of receive buffer that a small packet takes: 212,992, the stock buffer, hold 256 of them. Each
+#: probe puts two there, a transmit stamp and its reply, and large replies take up to twice their size
+#: more, as do stamps that come with their packet, for want of an identifier.
+SMALLEST_ROOM = 832
 SPARE_FILES = 32  # that probing leaves to all else: HTTP, names, programs
 
 

@@ -102,6 +102,8 @@ class _Attempt:
 class _Wakeup(FileDescriptor):
     """Tells the reactor of the prober's epoll object, so that a RST is timed when it comes."""
 
+    log = Logger()
+
     def __init__(self, reactor: Any, fd: int, look: Callable[[], object]) -> None:
         super().__init__(reactor)
         self._fd, self._look = fd, look
@@ -114,7 +116,10 @@ class _Wakeup(FileDescriptor):
 
     def doRead(self) -> None:
         """See what happened."""
-        self._look()
+        try:
+            self._look()
+        except Exception:  # the reactor would not look again
+            self.log.failure("answers to connection attempts could not be taken")
 
 
 class TcpProber(PortHolder):
@@ -253,11 +258,11 @@ class TcpProber(PortHolder):
         attempt = _Attempt(
             sock, track.ledger, group.identity, pair, way, flow, int(sequence[0]), t1_ns,
         )  # fmt: skip
+        self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
         self._attempts[sock.fileno()] = attempt
         self._ways.add(way)
         self._in_flight[group.identity] += 1
         if code == errno.EINPROGRESS:
-            self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
             heapq.heappush(self._waiting, (until_s, next(self._numbers), attempt))
         elif code in (0, errno.ECONNREFUSED):
             self._answered(attempt, refused=code != 0, late=False)
@@ -340,15 +345,19 @@ class TcpProber(PortHolder):
 
     def _take(self, events: Sequence[tuple[int, int]], late: bool) -> None:
         for fd, _ in events:
-            attempt = self._attempts[fd]
-            code = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-            if self.told_errors is not None:
-                for error in errors.read(attempt.sock):
-                    self.told_errors(attempt.flow, attempt.sequence, error)
-            if code in (0, errno.ECONNREFUSED):
-                self._answered(attempt, refused=code != 0, late=late)
-            # Anything else is an ICMP error or a SYN that had to be repeated: no answer.
-            self._end(attempt)
+            attempt = self._attempts.get(fd)
+            if attempt is None:
+                continue
+            try:
+                code = attempt.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                if self.told_errors is not None:
+                    for error in errors.read(attempt.sock):
+                        self.told_errors(attempt.flow, attempt.sequence, error)
+                if code in (0, errno.ECONNREFUSED):
+                    self._answered(attempt, refused=code != 0, late=late)
+                # Anything else is an ICMP error or a SYN that had to be repeated: no answer.
+            finally:  # else the reactor would be told of it again, and again
+                self._end(attempt)
 
     def _answered(self, attempt: _Attempt, *, refused: bool, late: bool) -> None:
         """Enter a SYN+ACK, or a RST, that was ``late`` to be looked at."""
@@ -373,10 +382,14 @@ class TcpProber(PortHolder):
         if attempt.over:
             return
         attempt.over = True
-        del self._attempts[attempt.sock.fileno()]
+        fd = attempt.sock.fileno()
+        del self._attempts[fd]
         self._ways.discard(attempt.way)
         self._in_flight[attempt.group] -= 1
-        attempt.sock.close()  # which the epoll object forgets by itself
+        # The epoll object forgets a closed socket only when nobody has it any more: a program that is
+        # about to be run has a copy. Until then it would tell of a number that is another attempt's.
+        self._epoll.unregister(fd)
+        attempt.sock.close()
 
 
 def _way(track: Track, flow: int) -> tuple[object, ...]:

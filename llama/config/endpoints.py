@@ -25,7 +25,7 @@ _PARAMETERS = {
 #: Which of them are paths.
 _PATHS = ("privateKey", "certKey", "extraCertChain", "dhParameters", "address")
 #: How other endpoint strings begin, of the kinds that make sense here.
-_OTHERS = ("tls", "systemd", "stdio", "haproxy", "onion")
+_OTHERS = ("tls", "systemd", "haproxy")
 _KINDS = (*_PARAMETERS, *_OTHERS)
 #: A parameter of an endpoint string: a colon in it has a backslash before it.
 _NO_PATH = re.compile(r"(mode|backlog|lockfile)=")

@@ -342,11 +342,16 @@ class HttpService(Service):
         clear_left_behind(self.where)
         listening = server.listen(self.site)
         listening.addCallbacks(self._listens, self._refused)
-        # Every endpoint of Twisted's own is bound, or refused, by now.
         failed: list[Failure] = []
         listening.addErrback(failed.append)
         if failed:
             failed[0].raiseException()
+        if self.port is None:  # as no endpoint of Twisted's own is
+            listening.cancel()
+            raise CannotListen(
+                f"{self._what}: cannot listen on {self.where}: an endpoint that is bound only later"
+                " does not do here; give ADDRESS:PORT, ssl: or unix:"
+            )
 
     def _listens(self, port: Any) -> None:
         self.port = port

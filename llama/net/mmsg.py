@@ -65,11 +65,9 @@ IP_PMTUDISC_PROBE = 3
 IPV6_MTU_DISCOVER, IPV6_RECVERR = 23, 25
 IPV6_RECVPKTINFO, IPV6_PKTINFO, IPV6_RECVHOPLIMIT, IPV6_HOPLIMIT = 49, 50, 51, 52
 IPV6_RECVTCLASS, IPV6_TCLASS = 66, 67
-SO_TIMESTAMPNS = 35
 SO_TIMESTAMPING = 37
 SCM_TS_OPT_ID = 81
 SO_MEMINFO = 55
-SO_RXQ_OVFL = 40
 SOF_TX_SOFTWARE, SOF_RX_SOFTWARE, SOF_SOFTWARE = 1 << 1, 1 << 3, 1 << 4
 SOF_OPT_ID, SOF_OPT_CMSG, SOF_OPT_TSONLY = 1 << 7, 1 << 10, 1 << 11
 MSG_DONTWAIT, MSG_ERRQUEUE, MSG_TRUNC = 0x40, 0x2000, 0x20
@@ -298,9 +296,9 @@ def walk_control(control: memoryview, length: int) -> Iterator[tuple[int, int, m
         offset += octets + 7 & ~7
 
 
-def receive_layout(family: int, stamping: bool = False) -> Layout:
-    """Return the ancillary layout of a socket set up by `enable_receive_options`."""
-    stamp = (SOL_SOCKET, SO_TIMESTAMPING, 48) if stamping else (SOL_SOCKET, SO_TIMESTAMPNS, 16)
+def receive_layout(family: int) -> Layout:
+    """Return the ancillary layout of a socket with ``SO_TIMESTAMPING`` and `enable_receive_options`."""
+    stamp = (SOL_SOCKET, SO_TIMESTAMPING, 48)
     if family == socket.AF_INET:
         return Layout([stamp, (SOL_IP, IP_PKTINFO, 12), (SOL_IP, IP_TTL, 4), (SOL_IP, IP_TOS, 1)])
     return Layout(

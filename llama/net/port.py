@@ -37,7 +37,13 @@ RECEIVE_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.
 
 
 class BatchProtocol(Protocol):
-    """What a `BatchPort` asks of its protocol, besides Twisted's ``makeConnection`` and ``doStop``."""
+    """What a `BatchPort` asks of its protocol."""
+
+    def makeConnection(self, transport: Any) -> object:
+        """Take note that the port is bound, before the first batch."""
+
+    def doStop(self) -> object:
+        """Take note that the port is closed."""
 
     def batchReceived(self, port: BatchPort, count: int) -> None:
         """Take the first ``count`` datagrams of ``port.inbound``."""
@@ -102,7 +108,7 @@ class BatchPort(FileDescriptor):
     def __init__(
         self,
         reactor: Any,
-        protocol: Any,
+        protocol: BatchProtocol,
         address: str,
         port: int,
         *,
@@ -114,7 +120,7 @@ class BatchPort(FileDescriptor):
         self.protocol = protocol
         self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.stamped = stamped
-        self.layout = mmsg.receive_layout(self.family, stamping=True)
+        self.layout = mmsg.receive_layout(self.family)
         self.reply_layout = reply_layout(self.family, stamped)
         self.inbound = Messages(SLOTS, HEAD, self.layout.room, tail=LONGEST - HEAD)
         self.outbound = Messages(SLOTS, HEAD, self.reply_layout.room, share=self.inbound)

@@ -16,7 +16,7 @@ from llama.wire import stamp
 _USUAL_V4 = struct.Struct("<16sqq32x16s4xII4x16si4x16sB")
 _USUAL_HEADERS_V4 = tuple(
     struct.pack("<qii", 16 + octets, level, kind)
-    for level, kind, octets in mmsg.receive_layout(socket.AF_INET, stamping=True).kinds
+    for level, kind, octets in mmsg.receive_layout(socket.AF_INET).kinds
 )
 _PKTINFO_V4 = struct.Struct("<4xII")
 # Of a sockaddr_in and a sockaddr_in6: port and address.

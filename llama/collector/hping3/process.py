@@ -7,7 +7,6 @@ involved, and no name: only addresses, numbers and a device stand on the command
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import shutil
 import subprocess
@@ -24,6 +23,9 @@ from llama.config import CollectorConfig
 
 #: What is kept, in octets, of what the program complains.
 _MOST_ERRORS = 4096
+#: So often what a terminal holds after its program's end is read. It holds some 20 KiB and yields 4 at
+#: once; a child of the program may go on to write.
+_MOST_READS = 64
 #: Where administrators' programs are, which an ordinary user's PATH may lack.
 _SYSTEM_PLACES = "/usr/local/sbin:/usr/sbin:/sbin"
 _ENVIRONMENT = {"LC_ALL": "C"}
@@ -153,23 +155,35 @@ class _Terminal(FileDescriptor):
         return self._fd
 
     def doRead(self) -> None:
-        """Pass on what is there."""
-        while self._fd >= 0:
-            try:
-                octets = os.read(self._fd, 65536)
-            except BlockingIOError:
-                return
-            except OSError:  # EIO: nobody has the other end open any more
-                octets = b""
-            if not octets:
-                self.close()
-                return
-            for event in self._output.feed(octets):
-                self._owner.heard(event)
+        """Pass on some of what is there, so that no program keeps the reactor from its other duties."""
+        self._read()
+
+    def _read(self) -> bool:
+        """Pass on some of what is there; return whether there may be more."""
+        if self._fd < 0:
+            return False
+        try:
+            octets = os.read(self._fd, 65536)
+        except BlockingIOError:
+            return False
+        except OSError:  # EIO: nobody has the other end open any more
+            octets = b""
+        if not octets:
+            self.close()
+            return False
+        for event in self._output.feed(octets):
+            self._owner.heard(event)
+        return True
 
     def connectionLost(self, reason: Any) -> None:
         """Read what was written before the other end was closed."""
-        self.doRead()
+        self.finish()
+
+    def finish(self) -> None:
+        """Pass on all that the terminal holds, and let go of it."""
+        for _ in range(_MOST_READS):
+            if not self._read():
+                break
         self.close()
 
     def close(self) -> None:
@@ -233,8 +247,7 @@ class Hping3(ProcessProtocol):
     def processEnded(self, reason: Any) -> None:
         """Read the rest and tell."""
         if self._terminal is not None:
-            self._terminal.doRead()
-            self._terminal.close()
+            self._terminal.finish()
         self.reader.end()
         value = reason.value
         status = None if getattr(value, "signal", None) else getattr(value, "exitCode", None)
@@ -242,12 +255,15 @@ class Hping3(ProcessProtocol):
 
 
 def _open_terminal() -> tuple[int, int]:
-    """Return our end and the program's end of a terminal that changes nothing."""
+    """Return our end and the program's end of a terminal that changes nothing; raises `OSError`."""
     ours, its = os.openpty()
-    attributes = termios.tcgetattr(its)
-    attributes[1] &= ~termios.OPOST
-    attributes[3] &= ~(termios.ECHO | termios.ISIG | termios.ICANON)
-    termios.tcsetattr(its, termios.TCSANOW, attributes)
-    for fd in (ours, its):
-        fcntl.fcntl(fd, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
+    try:
+        attributes = termios.tcgetattr(its)
+        attributes[1] &= ~termios.OPOST
+        attributes[3] &= ~(termios.ECHO | termios.ISIG | termios.ICANON)
+        termios.tcsetattr(its, termios.TCSANOW, attributes)
+    except termios.error as reason:  # which is no OSError
+        os.close(ours)
+        os.close(its)
+        raise OSError(*reason.args) from None
     return ours, its
