@@ -46,8 +46,8 @@ from llama.scraper.buffer import (
     new_chunk,
     pack_all,
 )
-from llama.scraper.threads import connect, disconnect
 from llama.scraper.whereabouts import MovedError, Whereabouts
+from llama.threads import connect, disconnect
 
 T = TypeVar("T")
 
