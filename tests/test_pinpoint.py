@@ -1057,22 +1057,26 @@ class Schedule(SynchronousTestCase):
         self.assertEqual(judged, [(1000, 1004), (1010, 1014), (1020, 1024)])
 
     def test_stopped_while_it_reads(self):
-        """A reading that stopping breaks off is no failure, and no other follows it."""
+        """A reading that stopping breaks off is no failure, nothing is judged, and no other follows."""
         clock = Clock()
         clock.advance(1003.0)
         settings = Settings(collectors=(), interval_s=10, settle_s=4, api=None)
         service = PinpointService(clock, settings, unix_time_s=clock.seconds)
-        reading = Deferred()
+        judged = []
+        service.take = judged.append
+        for end in (None, lambda reading: reading.callback(None)):  # to the end, just then
+            reading = Deferred(end)
 
-        async def read():
-            await reading
+            async def read(reading=reading):
+                await reading
 
-        service.fleet.read = read
-        service.startService()
-        clock.pump([1.0] * 2)
-        self.assertIsNotNone(service._reading)
-        self.successResultOf(service.stopService())
-        self.assertEqual(clock.getDelayedCalls(), [])
+            service.fleet.read = read
+            service.startService()
+            clock.pump([1.0] * 10)
+            self.assertIsNotNone(service._reading)
+            self.successResultOf(service.stopService())
+            self.assertEqual(clock.getDelayedCalls(), [])
+            self.assertEqual(judged, [])
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_goes_on_when_the_wall_clock_is_set_back(self):
