@@ -1034,6 +1034,9 @@ class Service(TestCase):
         self.assertEqual((answer["configured"], answer["total"]), (True, 1))
         before = yield Deferred.fromCoroutine(source.incidents(10.0, None, 10))
         self.assertEqual(before["total"], 0)
+        self.assertTrue(source._pool._connections)
+        yield source.stop()
+        self.assertFalse(source._pool._connections)
         yield service.stopService()
         with self.assertRaisesRegex(StoreError, "connection refused"):
             yield Deferred.fromCoroutine(source.incidents(None, None, 10))
