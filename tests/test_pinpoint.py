@@ -19,10 +19,12 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from llama.http.server import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
+from llama.paths.table import FlowKey
 from llama.pinpoint import answers, windows
 from llama.pinpoint.api import AMONG, incidents_at, read_silence, sighting_json
 from llama.pinpoint.evidence import NOT_TRACED
 from llama.pinpoint.fleet import PAIRS_AGAIN, Fleet
+from llama.pinpoint.flow_table import FlowTable
 from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.service import PinpointService, Settings
@@ -510,6 +512,21 @@ class Fed(SynchronousTestCase):
         self.assertEqual(self.measured.forget(self.fleet.end_s + 10_000), count)
         self.step()
         self.assertEqual(len(self.measured.window(self.fleet.end_s).flows), count)
+
+    def test_rows_that_are_used_again(self):
+        """A row is let go of once, and its next flow is as new as that of a new row."""
+        table = FlowTable()
+        keys = [FlowKey("10.0.0.2", 8100, 20000 + n, 0, 44) for n in range(3)]
+        rows = [table.row((0, key), 1, "h1") for key in keys]
+        table.note(np.array(rows), 100.0)
+        table.note(np.array(rows[:1]), 130.0)
+        self.assertEqual(table.forget(100.0), [])
+        self.assertEqual(table.forget(130.0), rows[1:])
+        self.assertEqual(table.forget(130.0), [])
+        again = table.row((0, keys[1]), 1, "h1")
+        self.assertIn(again, rows[1:])
+        self.assertEqual(table.forget(1.0), [again])
+        self.assertEqual(list(table.rows), [(0, keys[0])])
 
     def test_hosts_that_come_and_go(self):
         """What is known of hosts, pairs and paths does not grow while hosts come and go for weeks."""
