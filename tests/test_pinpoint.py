@@ -1167,6 +1167,7 @@ class Requests(SynchronousTestCase):
             (b'{"tag": "a", "value": "b", "seconds": "9"}', "seconds: expected"),
             (b'{"tag": "a", "value": "b", "seconds": true}', "seconds: expected"),
             (b'{"tag": "a", "value": "b", "seconds": -1}', "over before it begins"),
+            (b'{"tag": "a", "value": "b", "begin": 1e308, "seconds": 1e308}', "never be over"),
             (b'{"tag": "a", "value": "b", "comment": 1}', "comment"),
             (b'"' + b"x" * 10_000 + b'"', "shorter"),
         ):
