@@ -1,13 +1,17 @@
 """Names of router addresses: from a file, and from a DNS that takes its time."""
 
 import threading
+import weakref
 from pathlib import Path
+from types import SimpleNamespace
 
 from twisted.internet import reactor
-from twisted.internet.defer import inlineCallbacks
-from twisted.internet.task import deferLater
+from twisted.internet.defer import inlineCallbacks, succeed
+from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
+from llama.cli.trace import namer
+from llama.paths import names as names_module
 from llama.paths.names import ReverseNames, ask, read_names
 
 
@@ -58,3 +62,32 @@ class Names(TestCase):
         while names._waiting:
             yield deferLater(reactor, 0.01, lambda: None)
         self.assertEqual((names("10.0.0.1"), asked), ("10.0.0.1", ["10.0.0.1"]))
+
+    def test_many(self):
+        """What is no address is not asked for; of many, that asked for the longest ago is forgotten."""
+        self.patch(names_module, "MOST_NAMES", 3)
+        clock, asked = Clock(), []
+        names = ReverseNames(clock, {}, lambda address: asked.append(address) or f"r{address[-1]}")
+        names._threads = SimpleNamespace(call=lambda ask, address: succeed(ask(address)))
+        for text in ("hop-1", "10.0.0", "x" * 1000):
+            self.assertEqual((names(text), asked), (text, []))
+        for last in (1, 2, 3):
+            names(f"10.0.0.{last}")
+        clock.advance(names_module.AGAIN_S)
+        names("10.0.0.1")  # is asked for again
+        names("fd00::4")
+        self.assertEqual([names(f"10.0.0.{last}") for last in (1, 3)], ["r1", "r3"])
+        self.assertEqual(names("10.0.0.2"), "10.0.0.2")
+
+    def test_none_to_ask(self):
+        """Without DNS nothing is kept of what others say that hops are called."""
+
+        class Hop(str):
+            __slots__ = ("__weakref__",)
+
+        hop = Hop("10.0.0.1")
+        kept = weakref.ref(hop)
+        name = namer(None, resolve=False)
+        self.assertEqual(name(hop), "10.0.0.1")
+        del hop
+        self.assertIsNone(kept())

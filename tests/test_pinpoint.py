@@ -19,10 +19,12 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from llama.http.server import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
+from llama.paths.table import FlowKey
 from llama.pinpoint import answers, windows
 from llama.pinpoint.api import AMONG, incidents_at, read_silence, sighting_json
 from llama.pinpoint.evidence import NOT_TRACED
 from llama.pinpoint.fleet import PAIRS_AGAIN, Fleet
+from llama.pinpoint.flow_table import FlowTable
 from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.service import PinpointService, Settings
@@ -510,6 +512,21 @@ class Fed(SynchronousTestCase):
         self.assertEqual(self.measured.forget(self.fleet.end_s + 10_000), count)
         self.step()
         self.assertEqual(len(self.measured.window(self.fleet.end_s).flows), count)
+
+    def test_rows_that_are_used_again(self):
+        """A row is let go of once, and its next flow is as new as that of a new row."""
+        table = FlowTable()
+        keys = [FlowKey("10.0.0.2", 8100, 20000 + n, 0, 44) for n in range(3)]
+        rows = [table.row((0, key), 1, "h1") for key in keys]
+        table.note(np.array(rows), 100.0)
+        table.note(np.array(rows[:1]), 130.0)
+        self.assertEqual(table.forget(100.0), [])
+        self.assertEqual(table.forget(130.0), rows[1:])
+        self.assertEqual(table.forget(130.0), [])
+        again = table.row((0, keys[1]), 1, "h1")
+        self.assertIn(again, rows[1:])
+        self.assertEqual(table.forget(1.0), [again])
+        self.assertEqual(list(table.rows), [(0, keys[0])])
 
     def test_hosts_that_come_and_go(self):
         """What is known of hosts, pairs and paths does not grow while hosts come and go for weeks."""
@@ -1034,6 +1051,9 @@ class Service(TestCase):
         self.assertEqual((answer["configured"], answer["total"]), (True, 1))
         before = yield Deferred.fromCoroutine(source.incidents(10.0, None, 10))
         self.assertEqual(before["total"], 0)
+        self.assertTrue(source._pool._connections)
+        yield source.stop()
+        self.assertFalse(source._pool._connections)
         yield service.stopService()
         with self.assertRaisesRegex(StoreError, "connection refused"):
             yield Deferred.fromCoroutine(source.incidents(None, None, 10))
@@ -1057,22 +1077,26 @@ class Schedule(SynchronousTestCase):
         self.assertEqual(judged, [(1000, 1004), (1010, 1014), (1020, 1024)])
 
     def test_stopped_while_it_reads(self):
-        """A reading that stopping breaks off is no failure, and no other follows it."""
+        """A reading that stopping breaks off is no failure, nothing is judged, and no other follows."""
         clock = Clock()
         clock.advance(1003.0)
         settings = Settings(collectors=(), interval_s=10, settle_s=4, api=None)
         service = PinpointService(clock, settings, unix_time_s=clock.seconds)
-        reading = Deferred()
+        judged = []
+        service.take = judged.append
+        for end in (None, lambda reading: reading.callback(None)):  # to the end, just then
+            reading = Deferred(end)
 
-        async def read():
-            await reading
+            async def read(reading=reading):
+                await reading
 
-        service.fleet.read = read
-        service.startService()
-        clock.pump([1.0] * 2)
-        self.assertIsNotNone(service._reading)
-        self.successResultOf(service.stopService())
-        self.assertEqual(clock.getDelayedCalls(), [])
+            service.fleet.read = read
+            service.startService()
+            clock.pump([1.0] * 10)
+            self.assertIsNotNone(service._reading)
+            self.successResultOf(service.stopService())
+            self.assertEqual(clock.getDelayedCalls(), [])
+            self.assertEqual(judged, [])
         self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_goes_on_when_the_wall_clock_is_set_back(self):
@@ -1143,6 +1167,7 @@ class Requests(SynchronousTestCase):
             (b'{"tag": "a", "value": "b", "seconds": "9"}', "seconds: expected"),
             (b'{"tag": "a", "value": "b", "seconds": true}', "seconds: expected"),
             (b'{"tag": "a", "value": "b", "seconds": -1}', "over before it begins"),
+            (b'{"tag": "a", "value": "b", "begin": 1e308, "seconds": 1e308}', "never be over"),
             (b'{"tag": "a", "value": "b", "comment": 1}', "comment"),
             (b'"' + b"x" * 10_000 + b'"', "shorter"),
         ):

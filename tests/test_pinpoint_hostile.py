@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from simulated_collectors import INTERVAL_S, Collectors, utc
 from twisted.internet import reactor
-from twisted.internet.defer import Deferred, inlineCallbacks
+from twisted.internet.defer import CancelledError, Deferred, FirstError, inlineCallbacks
+from twisted.internet.error import ConnectionLost
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -418,6 +419,33 @@ class Turns(SynchronousTestCase):
         clock.advance(0.5)
         self.assertEqual(one.problem, "was not read to the end within 30 s")
         self.successResultOf(done)
+        self.assertEqual(clock.getDelayedCalls(), [])
+
+    def test_cancelled(self):
+        """Whatever becomes of requests that are broken off then, nothing is noted of any collector."""
+        ends = {
+            "http://c1": lambda _: None,
+            "http://c2": lambda asked: asked.errback(ConnectionLost()),
+            "http://c3": lambda asked: asked.callback(None),
+        }
+        clock = Clock()
+        measured = windows.Measured()
+        three = fleet.Fleet(clock, tuple(ends), measured)
+        cancelled = []
+
+        async def asked(source):
+            try:
+                await Deferred(ends[source.url])
+            finally:
+                cancelled.append(source)
+
+        three._source = asked
+        reading = Deferred.fromCoroutine(three.read())
+        reading.cancel()
+        self.failureResultOf(reading, FirstError).value.subFailure.trap(CancelledError)
+        self.assertEqual(cancelled, three.sources)
+        self.assertEqual([source.problem for source in three.sources], [""] * 3)
+        self.assertEqual(measured.silent, set())
         self.assertEqual(clock.getDelayedCalls(), [])
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from scraped import FakeCollector
 from scraper_case import NOW, until
 from twisted.internet import reactor
-from twisted.internet.defer import fail
+from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 from twisted.logger import formatEvent, globalLogPublisher
 from twisted.trial.unittest import TestCase
@@ -589,3 +589,24 @@ class MisbehavedTests(PollCase):
         await until(lambda: collector.questions, "the question")
         await self.poller.stop()
         self.assertEqual(self.poller.collectors, {})
+
+    async def test_stop_beside_a_slow_disk(self) -> None:
+        """Stopping waits for what is put, also if its collector is asked no more."""
+        collector, url = self.collector("one")
+        collector.close(NOW, pairs=1)
+        on_disk: Deferred[None] = Deferred()
+        begun, put = [], self.spool.put
+
+        def slow(*given: Any) -> Deferred[Sequence[Chunk]]:
+            begun.append(given)
+            return on_disk.addCallback(lambda _: put(*given))
+
+        self.spool.put = slow  # type: ignore[method-assign]
+        self.poller.set_collectors([url])
+        await until(lambda: begun, "points")
+        self.poller.set_collectors([])
+        stopping = Deferred.fromCoroutine(self.poller.stop())
+        self.assertNoResult(stopping)
+        on_disk.callback(None)
+        await stopping
+        self.assertEqual(len(self.chunks), 1)

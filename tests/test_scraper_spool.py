@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -574,6 +575,24 @@ class DiskSpoolTests(Contract, TestCase):
         await spool.close()
         with self.assertRaises(NotStoredError):
             await spool.pack([])
+
+    async def test_closed_while_it_fails_to_open(self) -> None:
+        """An attempt to open that fails once the spool is being closed is followed by no pause."""
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        def full(*_: Any) -> None:
+            go_on.wait(20)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        self.patch(spool_file, "load", full)
+        spool = self.spool()
+        pause = spool._pause
+        opening = spool.open(["a"])
+        closing = spool.close()
+        go_on.set()
+        await gatherResults([opening, closing])
+        self.assertIs(spool._pause, pause)
 
     async def lost(self, spool: DiskSpool, chunk: Chunk, reason: str) -> None:
         """See that a spool finds its file gone with the next points, and goes on in another."""

@@ -151,11 +151,17 @@ class AnswerTest(ApiCase):
             async def incidents(self, at_s: Any, cursor: Any, limit: int) -> dict[str, Any]:
                 return {"configured": True, "incidents": [{"at": at_s, "n": limit}], "next": cursor}
 
-        self.start(self.store, incidents=Known())
+            def stop(self) -> None:
+                stopped.append(self)
+
+        stopped: list[Known] = []
+        service = self.start(self.store, incidents=Known())
         said = await self.api("incidents", limit=7, cursor="x")
         self.assertEqual(
             said, {"configured": True, "incidents": [{"at": END_S, "n": 7}], "next": "x"}
         )
+        await service.stopService()
+        self.assertEqual(stopped, [service.incidents])
 
     async def test_packed(self) -> None:
         """A big answer is packed for whoever takes it so, and for nobody else."""

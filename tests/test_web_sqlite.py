@@ -5,10 +5,14 @@ from __future__ import annotations
 import socket
 import sqlite3
 import tempfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from scraper_case import until
 from twisted.internet import reactor
+from twisted.internet.defer import gatherResults
+from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from web_data import Fleet
 from web_memory import MemoryStore
@@ -277,6 +281,35 @@ class SQLiteFileTest(TestCase):
         self.assertEqual(await store.newest(), END_S + 60)
         activity = await store.activity(Window(END_S, END_S + 60))
         self.assertEqual({tags["src_hostname"] for tags in activity.series}, {"a", "b"})
+
+    async def test_let_go_beside_a_slow_disk(self) -> None:
+        """Neither another file nor stopping waits in the reactor for what a thread is still at."""
+        path, other = Path(self.mktemp()), Path(self.mktemp())
+        for file in (path, other):
+            await write(file, fleet_points(hours=0.1)[1])
+        go_on, busy = threading.Event(), []
+        self.addCleanup(go_on.set)
+
+        def slow(reader: sqlite_reader.Reader, now_s: float) -> float:
+            busy.append(threading.get_ident())
+            go_on.wait(5)
+            return now_s
+
+        self.patch(sqlite_questions, "newest", slow)
+        store = SQLiteStore(reactor, path=str(path))
+        asked = [store.newest(), store.newest()]
+        await until(lambda: len(busy) == 2, "two threads at work")
+        other.rename(path)
+        asked.append(store.newest())
+        await until(lambda: len(busy) == 3, "a third one, of the file that is there now")
+        stopped = store.stop()
+        await deferLater(reactor, 0.1)
+        self.assertEqual([one.called for one in (*asked, stopped)], [False] * 4)
+        go_on.set()
+        await stopped
+        await gatherResults(asked)
+        threads = {thread.ident for thread in threading.enumerate()}
+        self.assertFalse(threads & set(busy))
 
     async def test_foreign(self) -> None:
         """Another program's database, or none at all, is refused by name."""

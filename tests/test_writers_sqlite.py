@@ -23,8 +23,8 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from llama.interfaces import NotWrittenError, Point
-from llama.scraper.threads import connect
 from llama.scraper.writers import sqlite, sqlite_schema
+from llama.threads import connect
 
 DAY_MS = 86_400_000
 WINDOW_MS = sqlite_schema.WINDOW_MS

@@ -43,9 +43,9 @@ def namer(names: File | None, resolve: bool) -> Callable[[str], str]:
         raise click.ClickException(f"{names}: {e.strerror}") from None
 
     def name(address: str) -> str:
-        if address not in known:
-            known[address] = ask(address) if resolve else address
-        return known[address]
+        if resolve and address not in known:
+            known[address] = ask(address)
+        return known.get(address, address)
 
     return name
 

@@ -214,7 +214,7 @@ class Resolver:
         socket_type = _TYPES[transportSemantics]
         now_s = self._reactor.seconds()
         asker = _Asker(hostName, resolutionReceiver, portNumber, transportSemantics, now_s)
-        if _is_address(hostName):
+        if is_address(hostName):
             asker.tell(_read(question, socket_type))
             return asker
         look_up = self._under_way.get(question)
@@ -307,7 +307,8 @@ def _read(address: Question, socket_type: int) -> Found:
         return ()
 
 
-def _is_address(host: str) -> bool:
+def is_address(host: str) -> bool:
+    """Return whether that is a literal address, of IPv4 or IPv6."""
     try:
         ip_address(host)
     except ValueError:

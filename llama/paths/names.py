@@ -11,13 +11,15 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from llama.net.lookup import DaemonThreads
+from llama.net.lookup import DaemonThreads, is_address
 from llama.printable import printable
 
 #: Unanswered questions at a time; those beyond are asked when the address is seen again.
 AT_ONCE = 8
 #: A name is asked for again after so long, s, and where there was none.
 AGAIN_S = 3600.0
+#: Names that are remembered; beyond, that which was asked for the longest ago is forgotten.
+MOST_NAMES = 100_000
 
 
 def read_names(path: Path) -> dict[str, str]:
@@ -49,7 +51,8 @@ def ask(address: str) -> str:
 class ReverseNames:
     """Names by reverse DNS: an address is its own name until the answer came.
 
-    ``known`` ones are never asked for.
+    ``known`` ones are never asked for, nor is what is no address. What others say that hops are called
+    may be anything, and without end.
     """
 
     def __init__(
@@ -68,7 +71,8 @@ class ReverseNames:
             return self._known[address]
         name, asked_s = self._asked.get(address, (address, float("-inf")))
         due = self._reactor.seconds() - asked_s >= AGAIN_S
-        if due and address not in self._waiting and len(self._waiting) < AT_ONCE:
+        may_ask = address not in self._waiting and len(self._waiting) < AT_ONCE
+        if due and may_ask and is_address(address):
             self._waiting.add(address)
             self._threads.call(self._ask, address).addBoth(self._answered, address)
         return name
@@ -77,4 +81,7 @@ class ReverseNames:
         """Remember a name; whatever else the resolver did means that there is none."""
         self._waiting.discard(address)
         known = name if isinstance(name, str) else address
+        self._asked.pop(address, None)  # so that they stay in the order of asking
         self._asked[address] = known, self._reactor.seconds()
+        if len(self._asked) > MOST_NAMES:
+            del self._asked[next(iter(self._asked))]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from math import isinf
 from typing import TYPE_CHECKING, Any
 
 import orjson
@@ -212,6 +213,8 @@ def read_silence(body: bytes, now: float) -> Silence:
     end = seconds("end", begin + seconds("seconds", DAY_S))
     if end <= max(begin, now):
         raise BadRequestError("it would be over before it begins")
+    if isinf(end):
+        raise BadRequestError("it would never be over")
     comment = wanted.get("comment", "")
     if not isinstance(comment, str) or len(comment) > 1000:
         raise BadRequestError("comment: expected text of at most 1,000 characters")

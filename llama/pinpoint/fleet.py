@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import orjson
 from attrs import define
-from twisted.internet.defer import Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
@@ -20,6 +20,7 @@ from llama.pinpoint import answers
 from llama.pinpoint.answers import LARGEST, LATEST_S, MOST_FLOWS, MOST_GROUPS, AnswerError
 from llama.pinpoint.windows import Measured
 from llama.printable import printable
+from llama.threads import outlasting
 
 PAGE = 10_000
 MOST_OCTETS = 64 << 20  # of one answer
@@ -103,10 +104,12 @@ class Fleet:
     async def read(self) -> None:
         """Read every collector; those that fail are noted in `measured.silent`, never raised.
 
-        Those that failed the last time come last, so that they keep no others waiting.
+        Those that failed the last time come last, so that they keep no others waiting. If it is
+        cancelled, nothing is noted of those that were being read.
         """
         order = sorted(self.sources, key=lambda source: source.problem != "")
-        await gatherResults([self._turns.run(self._begin, source) for source in order])
+        turns = [self._turns.run(self._begin, source) for source in order]
+        await gatherResults(turns, consumeErrors=True)
 
     def whole(self, end_s: float) -> bool:
         """Return whether every collector that answers has handed in all of that interval."""
@@ -155,10 +158,13 @@ class Fleet:
         deadline = self._reactor.callLater(self._turn_s, give_up)
         reading = Deferred.fromCoroutine(self._source(source))
         try:
-            await reading
+            await outlasting(reading)  # or nobody could tell what becomes of being cancelled
         except Exception as problem:
-            if late:  # whatever became of being cancelled
+            if late:
                 why = f"was not read to the end within {self._turn_s:g} s"
+            elif isinstance(problem, CancelledError):
+                reading.cancel()
+                raise
             elif isinstance(problem, AnswerError):
                 why = str(problem)
             else:

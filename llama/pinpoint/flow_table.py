@@ -15,6 +15,9 @@ import numpy as np
 from llama.paths.table import FlowKey
 from llama.pinpoint.evidence import FLOWS, Indices
 
+#: Stands for when the flow of a row that has none was measured: never before any time.
+_FREE = np.iinfo(np.int64).max
+
 #: The host that sends a flow, by its number, and what the flow is called there.
 Flow = tuple[int, FlowKey]
 
@@ -51,6 +54,7 @@ class FlowTable:
         if self._free:
             row = self._free.pop()
             self._flows[row] = flow
+            self._measured[row] = 0
         else:
             row = len(self._flows)
             self._flows.append(flow)
@@ -93,11 +97,8 @@ class FlowTable:
 
     def forget(self, before_s: float) -> list[int]:
         """Forget the flows that were last measured before that Unix time; return their rows."""
-        gone = [
-            row
-            for row, flow in enumerate(self._flows)
-            if flow is not None and self._measured[row] < before_s
-        ]
+        gone: list[int] = np.flatnonzero(self._measured[: len(self._flows)] < before_s).tolist()
+        self._measured[gone] = _FREE
         for row in gone:
             source, key = flow = self.flow(row)
             self._flows[row] = None

@@ -171,6 +171,8 @@ class PinpointService(MultiService):
             self._set_back(end_s)
         self.measured.due_s = end_s
         await self.fleet.read()
+        if not self.running:  # it may have been read to the end just then
+            return
         ends = sorted({*self.measured.ends, end_s})
         self._give_up(end_s, again=end_s > self._looked_s)
         self._looked_s = max(end_s, self._looked_s)

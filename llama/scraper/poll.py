@@ -99,6 +99,7 @@ class Poller:
         self.sound = Lane(clock, concurrency, timeout_s)
         self.doubtful = Lane(clock, max(1, concurrency // 4), timeout_s)
         self.names = Names()
+        self._leaving: list[Deferred[None]] = []  # the ends of those that are asked no more
         self._phase = random.random()
         self._retry_spool_at = 0.0
         self._said_full = False
@@ -107,8 +108,9 @@ class Poller:
     def set_collectors(self, urls: Iterable[str]) -> None:
         """Ask exactly these collectors from now on; those asked already go on undisturbed."""
         wanted = dict.fromkeys(urls)
+        self._leaving = [ending for ending in self._leaving if not ending.called]
         for url in [url for url in self.collectors if url not in wanted]:
-            self.collectors.pop(url).stop()
+            self._leaving.append(self.collectors.pop(url).stop())
             self.names.forget(url)
         for url in wanted:
             if url not in self.collectors:
@@ -118,8 +120,9 @@ class Poller:
 
     async def stop(self) -> None:
         """Ask no more; returns when nothing is under way."""
-        for ending in [collector.stop() for collector in self.collectors.values()]:
-            await ending
+        ending = [collector.stop() for collector in self.collectors.values()]
+        for ended in [*ending, *self._leaving]:
+            await ended
         self.collectors = {}
 
     def may_take(self) -> bool:

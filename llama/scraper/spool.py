@@ -46,8 +46,8 @@ from llama.scraper.buffer import (
     new_chunk,
     pack_all,
 )
-from llama.scraper.threads import connect, disconnect
 from llama.scraper.whereabouts import MovedError, Whereabouts
+from llama.threads import connect, disconnect
 
 T = TypeVar("T")
 
@@ -153,6 +153,8 @@ class DiskSpool:
                     expected = isinstance(error, sqlite3.Error | OSError | file.ForeignFileError)
                     if not expected and problem != said:
                         self._log.failure("A fault in the scraper itself")
+            if self._is_closed():
+                return
             self._not_open = self.trouble = f"it cannot be opened: {problem}"
             if problem != said:
                 said = problem

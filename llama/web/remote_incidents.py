@@ -6,6 +6,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import orjson
+from twisted.internet.defer import Deferred
 from twisted.internet.endpoints import UNIXClientEndpoint
 from twisted.web.client import Agent
 from twisted.web.iweb import IAgentEndpointFactory
@@ -42,12 +43,18 @@ class RemoteIncidents:
     ) -> None:
         self._reactor = reactor
         self._headers = authorization(token)
+        self._pool = connection_pool(reactor)
         if url.startswith("unix:"):
             self._url = "http://localhost"
             self._agent = Agent.usingEndpointFactory(reactor, _UnixSocket(reactor, url[5:]))
         else:
             self._url = url.rstrip("/")
-            self._agent = agent_of(reactor, connection_pool(reactor), TIMEOUT_S, ca_file)
+            self._agent = agent_of(reactor, self._pool, TIMEOUT_S, ca_file)
+
+    def stop(self) -> Deferred[None]:
+        """Close the connections."""
+        closed: Deferred[None] = self._pool.closeCachedConnections()
+        return closed
 
     async def incidents(self, at_s: float | None, cursor: str | None, limit: int) -> dict[str, Any]:
         """Return what the service says; raises `llama.web.store.StoreError` when it says nothing."""

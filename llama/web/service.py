@@ -51,6 +51,7 @@ class WebService(MultiService):
                 if config.pinpoint
                 else NoIncidents()
             )
+        self.incidents = incidents
         answers = Answers(reactor, self.store, config.remember_s, frozenset(config.forget))
         api = WebApi(answers, self.flows, incidents)
         self.http = HttpService(
@@ -70,11 +71,8 @@ class WebService(MultiService):
             self.log.warn("{note}", note=str(note))
 
     def stopService(self) -> Deferred[Any]:
-        """Stop serving, then let go of the store."""
+        """Stop serving, then let go of the store and of all that is asked besides."""
         stopped = maybeDeferred(super().stopService)
-        stopped.addCallback(
-            lambda _: gatherResults(
-                [maybeDeferred(self.store.stop), maybeDeferred(self.flows.stop)]
-            )
-        )
+        asked = self.store, self.flows, self.incidents
+        stopped.addCallback(lambda _: gatherResults([maybeDeferred(one.stop) for one in asked]))
         return stopped

@@ -26,9 +26,9 @@ from twisted.internet.threads import deferToThreadPool
 from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
-from llama.scraper.threads import outlasting
 from llama.scraper.writers.line_protocol import lines
 from llama.scraper.writers.options import Options
+from llama.threads import outlasting
 
 #: Octets of an unfinished line, at most; what is longer was not written here.
 LONGEST_LINE = 64 * 1024 * 1024

@@ -22,12 +22,12 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
-from llama.scraper.threads import connect, disconnect, outlasting
 from llama.scraper.whereabouts import MovedError, Whereabouts
 from llama.scraper.writers import sqlite_late as late
 from llama.scraper.writers import sqlite_old as old
 from llama.scraper.writers import sqlite_schema as schema
 from llama.scraper.writers.options import Options
+from llama.threads import connect, disconnect, outlasting
 
 DAY = 86400.0
 MINUTE = 60.0

@@ -18,6 +18,7 @@ from twisted.internet.defer import Deferred, fail, succeed
 from twisted.python.failure import Failure
 
 from llama.scraper.writers import sqlite_schema as schema
+from llama.threads import disconnect
 from llama.web.store import (
     Activity,
     History,
@@ -58,18 +59,20 @@ class SQLiteStore:
         self._timeout_s = timeout_s
         self._threads = threads
         self._pool: Any = None
+        self._closed: Deferred[None] = succeed(None)  # when all that were let go are closed
         self._file: tuple[int, int] | None = None
         self._series = SeriesCache()
 
     def stop(self) -> Deferred[None]:
         """Break off what is being asked and close the connections."""
         self._close()
-        return succeed(None)
+        return self._closed
 
     def _close(self) -> None:
         if self._pool is not None:
             pool, self._pool = self._pool, None  # which breaks off its questions
-            pool.close()
+            before = self._closed
+            self._closed = disconnect(self._reactor, pool).addCallback(lambda _: before)
 
     def _opened(self) -> Any:
         """Return the connections to the file that is there now; raises `StoreError`."""

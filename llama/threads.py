@@ -1,16 +1,17 @@
 """What goes on in a thread cannot be cancelled: giving up waiting for it, and closing after it.
 
-A SQLite file has one connection and one thread, through `twisted.enterprise.adbapi`: what it is
-asked to do is done one after the other, in the order of asking.
+Who writes a SQLite file has one connection and one thread, through `twisted.enterprise.adbapi`: what
+it is asked to do is done one after the other, in the order of asking.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Barrier
 from typing import Any, TypeVar
 
 from twisted.enterprise import adbapi
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.threads import deferToThreadPool
 
 T = TypeVar("T")
@@ -40,7 +41,7 @@ def connect(reactor: Any, path: Path, busy_s: float) -> Any:
 
 
 def disconnect(reactor: Any, pool: Any) -> Deferred[None]:
-    """Close a pool of `connect` once its thread has done all that it was asked to, and fire then.
+    """Close a pool of connections once its threads have done all that they were asked to, and fire then.
 
     ``pool.close()`` alone would hold up the reactor for as long. Whoever cancels this no longer
     waits, and the pool is closed all the same.
@@ -50,13 +51,19 @@ def disconnect(reactor: Any, pool: Any) -> Deferred[None]:
         if pool.running:  # else the reactor's end was faster
             pool.close()
 
-    return outlasting(
-        deferToThreadPool(reactor, pool.threadpool, _let_go, pool).addBoth(idle),
-    )
+    idling = Barrier(pool.max)
+    threads = [
+        deferToThreadPool(reactor, pool.threadpool, _let_go, pool, idling) for _ in range(pool.max)
+    ]
+    return outlasting(DeferredList(threads, consumeErrors=True).addBoth(idle))
 
 
-def _let_go(pool: Any) -> None:
-    """Close the connection, which may sync the disk, in the thread that has it."""
+def _let_go(pool: Any, idling: Barrier) -> None:
+    """Close the connection, which may sync the disk, in the thread that has it.
+
+    As each waits until all have nothing else to do, no thread does so twice.
+    """
+    idling.wait()
     connection = pool.connections.get(pool.threadID())
     if connection is not None:
         pool.disconnect(connection)
