@@ -312,14 +312,14 @@ class OneShot:
         seconds = time.monotonic() - self._began_s
         if self._starvation.waited_s() > 0.25 * seconds:
             book.mark(suspect_bit("cpu_starved"), "this program had to wait for a processor")
-        assert book.current is not None
-        notes = tuple(sorted(book.current.notes))
         book.roll(self._wall_ns(), 0, 0.0)
-        figures = at_once(closing.close(book, book.over[0]))
+        interval = book.over[0]
+        figures = at_once(closing.close(book, interval))
         result = Result(
             pairs=self._track.pairs, pair_stats=figures.pair_stats, flow_stats=figures.flow_stats,
             histogram=(figures.histogram_bin, figures.histogram_count), ports=self.ports,
-            notes=notes, failed_sends=dict(self.prober.failed_sends), seconds=seconds,
+            notes=tuple(sorted(interval.notes)), failed_sends=dict(self.prober.failed_sends),
+            seconds=seconds,
             refusals=self._refusals.found() if self._refusals else (),
         )  # fmt: skip
         self.prober.close()
