@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import attrs
@@ -85,6 +85,8 @@ class ProbingService(Service):
         self._known_sources: dict[Way, str] = {}  # the same, while a plan is made anew
         self._sources_call: Any = None
         self._newest = config  # read last; in use once it is known that its programs run
+        #: Called before the reactor is stopped because nothing can be probed at all.
+        self.failing: Callable[[], None] = lambda: None
 
     def startService(self) -> None:
         """Look all names up, then begin to probe."""
@@ -118,7 +120,9 @@ class ProbingService(Service):
 
     def _failed(self, failure: Any) -> None:
         self.log.failure("llama-collector cannot go on", failure=failure)
-        self._reactor.stop()
+        if self.running:  # it would live and do nothing
+            self.failing()
+            self._reactor.callWhenRunning(self._reactor.stop)  # it may be about to run
 
     def _interval_closed(self, closed: ClosedInterval) -> None:
         self._history.append(closed)
