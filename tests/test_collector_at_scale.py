@@ -9,10 +9,13 @@ from typing import Any
 
 from attrs import evolve
 from engine_case import EngineCase, pair
+from twisted.trial.unittest import SynchronousTestCase
 
+from llama.collector import plan
 from llama.collector.engine import Engine
-from llama.collector.plan import Group
+from llama.collector.plan import Group, places_of
 from llama.collector.prober import UdpProber
+from llama.collector.summary import Pair
 from llama.collector.tracing import Tracing
 
 
@@ -129,3 +132,24 @@ class SessionTests(EngineCase):
         before = self.prober.open(first).ordinal
         self.prober.let_go(first)
         self.assertNotEqual(self.prober.open(second).ordinal, before)
+
+
+class StayingPairsTests(SynchronousTestCase):
+    """Pairs that a reload leaves as they are."""
+
+    def test_pairs_that_stay_are_found_cheaply(self) -> None:
+        """Series are told apart by all their tags only where a pair has changed."""
+        present = [pair(f"127.0.0.{n}", 9) for n in range(1, 101)]
+        wanted = [evolve(each) for each in present]
+        wanted[7] = evolve(wanted[7], tags={"dst_hostname": "other"})
+        del wanted[50]
+        looked: list[Pair] = []
+        identity_of = plan.identity_of
+
+        def counted(pair: Pair) -> tuple[object, ...]:
+            looked.append(pair)
+            return identity_of(pair)
+
+        self.patch(plan, "identity_of", counted)
+        self.assertEqual(places_of(wanted, present), [*range(50), *range(51, 100)])
+        self.assertLess(len(looked), 10)
