@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from llama.collector import plan, rereading
 from llama.collector import service as service_module
-from llama.collector.plan import AT_A_TIME, make_plan, plan_slowly
+from llama.collector.plan import AT_A_TIME, as_before, make_plan, plan_slowly
 from llama.collector.rereading import RereadingError, read_again
 from llama.collector.service import ProbingService
 from llama.config import CollectorConfig, ConfigErrors, SourcePort, Target, Test, load_collector
@@ -117,6 +117,7 @@ class ReloadTests(ServiceCase):
         self.resolver.known["host.example"] = "127.0.0.8"
         service.reload()
         self.readings[0].callback(config_of(*["host.example"] * 3 * AT_A_TIME))
+        self.reactor.advance(service_module.BETWEEN_S)
         self.reactor.advance(0)
         service._names._found(["127.0.0.5"], "host.example")
         self.go_on()
@@ -159,6 +160,25 @@ class SliceTests(SynchronousTestCase):
             most = max(most, asked)
         self.assertEqual(most, AT_A_TIME)
         self.assertTrue(plan.same_groups(groups, wanted))
+
+    def test_pairs_that_stay(self) -> None:
+        """They are the very same as before, which is soon found when the plan is taken up."""
+        hosts = [f"10.0.{n >> 8}.{n & 255}" for n in range(2 * AT_A_TIME + 1)]
+        known = {host: (host,) for host in [*hosts, "10.9.9.9"]}
+        groups = make_plan(config_of(*hosts), known, lambda *_: "127.0.0.1")
+        others = make_plan(config_of("10.9.9.9", *hosts[1:]), known, lambda *_: "127.0.0.1")
+        planning, bits = as_before(others, groups), 0
+        while True:
+            try:
+                next(planning)
+            except StopIteration as end:
+                found = end.value
+                break
+            bits += 1
+        self.assertEqual(bits, 7)
+        self.assertTrue(plan.same_groups(found, others))
+        same = [one is other for one, other in zip(groups[0].pairs, found[0].pairs, strict=True)]
+        self.assertEqual(same, [False] + [True] * 2 * AT_A_TIME)
 
 
 class ReadingTests(TestCase):

@@ -140,17 +140,47 @@ def places_of(wanted: Sequence[Pair], present: Sequence[Pair]) -> list[int]:
 def _same_places(wanted: Sequence[Pair], present: Sequence[Pair]) -> tuple[list[int], list[int]]:
     """Return where those wanted pairs are that have not changed at all, else -1, and what is left.
 
-    They are most, and cost little: to tell series by their tags takes ten times as long.
+    They are most, and cost little, least where they are the very same (see `as_before`): to tell
+    series by their tags takes ten times as long.
     """
+    at = {id(pair): n for n, pair in enumerate(present)}
+    places = [at.pop(id(pair), -1) for pair in wanted]
     known: dict[tuple[object, ...], list[int]] = {}
-    for n in reversed(range(len(present))):
-        known.setdefault((*_on_the_wire(present[n]), present[n].target), []).append(n)
-    places = []
-    for pair in wanted:
-        alike = known.get((*_on_the_wire(pair), pair.target))
-        same = alike and _same_pair(pair, present[alike[-1]])
-        places.append(alike.pop() if alike and same else -1)
+    for n in sorted(at.values(), reverse=True):
+        known.setdefault(_called(present[n]), []).append(n)
+    for n, pair in enumerate(wanted if known else ()):
+        alike = known.get(_called(pair)) if places[n] < 0 else None
+        if alike and _same_pair(pair, present[alike[-1]]):
+            places[n] = alike.pop()
     return places, sorted(n for alike in known.values() for n in alike)
+
+
+def as_before(groups: Sequence[Group], before: Sequence[Group]) -> Job[tuple[Group, ...]]:
+    """Return ``groups`` with those pairs of ``before`` that are equal to theirs, bit by bit.
+
+    To take them up, which no probe leaves meanwhile, is a matter of milliseconds then.
+    """
+    present = {group.identity: group.pairs for group in before}
+    found = []
+    for group in groups:
+        known: dict[tuple[object, ...], Pair] = {}
+        for some in _portions(present.get(group.identity, ())):
+            known.update((_called(pair), pair) for pair in some)
+            yield None
+        pairs: list[Pair] = []
+        for some in _portions(group.pairs):
+            for pair in some:
+                one = known.get(_called(pair), pair)
+                pairs.append(one if _same_pair(one, pair) else pair)
+            yield None
+        found.append(group.with_pairs(pairs))
+        found[-1].variants  # noqa: B018  they are kept
+        yield None
+    return tuple(found)
+
+
+def _called(pair: Pair) -> tuple[object, ...]:
+    return pair.target, pair.dst_ip, pair.dst_port, pair.dscp, pair.size
 
 
 def _on_the_wire(pair: Pair) -> tuple[object, ...]:

@@ -6,6 +6,7 @@ A thread would not do, see `llama.collector.slices`. The other process is `llama
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import pickle
 import sys
@@ -81,7 +82,11 @@ def _too_late(_result: Any, timeout_s: float) -> Any:
 
 
 def _understood(said: bytes) -> CollectorConfig:
-    config: Any = pickle.loads(said)  # noqa: S301  it is our own code that said it
+    gc.disable()  # it would look for garbage again and again in what is made here
+    try:
+        config: Any = pickle.loads(said)  # noqa: S301  it is our own code that said it
+    finally:
+        gc.enable()
     if isinstance(config, CollectorConfig):
         return config
     raise ConfigErrors(config)

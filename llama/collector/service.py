@@ -9,6 +9,7 @@ from typing import Any
 import attrs
 from twisted.application.service import MultiService, Service
 from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -18,7 +19,7 @@ from llama.collector.engine import Engine
 from llama.collector.hping3.process import programs_of, unusable_in
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
-from llama.collector.plan import Group, Source, make_plan, plan_slowly
+from llama.collector.plan import Group, Source, as_before, make_plan, plan_slowly
 from llama.collector.probers import Probers
 from llama.collector.rereading import RereadingError, read_again
 from llama.collector.slices import Job, Slices
@@ -38,6 +39,9 @@ from llama.process import processor_s, raise_open_files, resident_octets
 RETRY_S, LONGEST_RETRY_S = 10.0, 120.0
 #: After which it is looked up whence the kernel sends to a destination, and how many at once.
 SOURCES_S, SOURCES_AT_ONCE = 60.0, 64
+
+#: Parts of a reload come so long after one another, for ticks to come between.
+BETWEEN_S = 0.01
 
 Way = tuple[str, str | None]  # a destination, and the interface that its probes are bound to
 
@@ -266,6 +270,7 @@ class ProbingService(Service):
         except RereadingError as error:
             self.log.error("not reloaded: {error}", error=str(error))
             return
+        await deferLater(self._reactor, BETWEEN_S)  # for a tick to come between
         if {*programs_of(config)} - {*programs_of(self.config)}:
             # Running a program to see whether it runs takes longer than a tick may.
             refused = await deferToThreadPool(
@@ -287,6 +292,8 @@ class ProbingService(Service):
             groups, sources = await self._slices.asked(self._planned(config, known))
             if known == self._names.addresses:
                 self._take_up(config, groups, sources)
+                await deferLater(self._reactor, BETWEEN_S)
+                settle()  # lest the garbage collector does when the next interval begins
                 return
 
     def _planned(
@@ -297,6 +304,7 @@ class ProbingService(Service):
         groups = yield from plan_slowly(
             config, known, partial(_source_address, sources, self._sources)
         )
+        groups = yield from as_before(groups, self._groups)
         return groups, sources
 
     def _take_up(
