@@ -194,6 +194,12 @@ class BombTests(SynchronousTestCase):
         )
         return error
 
+    def accepted(self, text: str) -> config.CollectorConfig:
+        """Return what a collector's file with this text says."""
+        path = self.mktemp()
+        Path(path).write_text(text)
+        return config.load_collector(path)
+
     def test_lists_of_aliases(self) -> None:
         """A billion laughs are one mistake: nothing unfolds what it does not need."""
         lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x]"]
@@ -250,6 +256,30 @@ class BombTests(SynchronousTestCase):
         error = self.refused(f"{groups}tests:\n{tests}targets:\n  lab:\n{targets}")
         (mistake,) = error.mistakes
         self.assertIn("expected at most 4,000,000", mistake.message)
+
+    def test_classes_times_sizes(self) -> None:
+        """Tests end at the most sessions that replies can be told apart by, and a reload's besides."""
+        classes, sizes = list(range(64)), list(range(44, 172))
+        tests = [
+            f"{{targets: lab, dscp: {classes}, sizes: {sizes}, port_group: g{n}}}" for n in range(5)
+        ]
+        groups = [f"g{n}: [{{port: default, count: 1}}]" for n in range(5)]
+        start = f"port_groups: {{{', '.join(groups)}}}\n"
+
+        def text(tests: list[str], targets: str) -> str:
+            lines = "".join(f"  - {test}\n" for test in tests)
+            return f"{start}targets: {{lab: [{targets}]}}\ntests:\n{lines}"
+
+        one = "{ip: 192.0.2.1}"
+        (mistake,) = self.refused(text(tests[:4], one)).mistakes
+        self.assertEqual(mistake.line, 7)
+        self.assertIn("UDP tests up to this one have 32,768 sessions", mistake.message)
+        self.assertIn("expected at most 32,767; give them fewer classes or sizes", mistake.message)
+        others = tests[:3] + [test.replace("targets", "probe: icmp, targets") for test in tests[3:]]
+        self.accepted(text(others, one))
+        for more in ("{ip: '2001:db8::1'}", "{ip: 192.0.2.1, tags: {rack: '2'}}"):
+            self.assertIn("sessions", str(self.refused(text(tests[:2], f"{one}, {more}"))))
+        self.accepted(text(tests[:2], f"{one}, {{ip: 192.0.2.2}}"))
 
     def test_prefixes_times_ssids(self) -> None:
         """Keys for many prefixes with many SSIDs end at what a reflector remembers of them."""

@@ -213,6 +213,20 @@ class Picking(SynchronousTestCase):
         self.turn()
         self.assertEqual(len(self.tracing._going), IDLE_A_TURN + 4)
 
+    def test_sockets_are_looked_through_once(self):
+        """However many flows a turn begins with, and there may be thousands of sockets."""
+        looked = []
+
+        class Counted(dict):
+            def items(self):
+                looked.append(0)
+                return super().items()
+
+        self.kernel.sockets = Counted(self.kernel.sockets)
+        self.tracing.closed(self.lossy(slice(None)))
+        self.turn()
+        self.assertEqual((len(self.tracing._going), len(looked)), (12, 1))
+
     def test_lossy_while_it_is_traced(self):
         """What begins to lose while it is traced for no reason has its next turn soon, too."""
         self.tracing.closed(self.closed)
@@ -320,9 +334,9 @@ class Picking(SynchronousTestCase):
         self.kernel.tracks[0].sockets, self.kernel.tracks[0].targets = [second], targets
         self.kernel.tracks[1].sockets, self.kernel.tracks[1].targets = [first], set()
         (key,) = keys(self.closed, [0])
-        self.assertIs(self.tracing._socket(key), second)
+        self.assertIs(self.tracing._socket(key, self.tracing._by_port()), second)
         self.kernel.tracks[1].targets = targets
-        self.assertIsNone(self.tracing._socket(key))
+        self.assertIsNone(self.tracing._socket(key, self.tracing._by_port()))
 
     def test_how_far_a_dead_flow_comes(self):
         """A dead flow keeps its path and tells how far it comes; it is not asked all the time."""

@@ -190,7 +190,9 @@ class Engine:
             ledger = rearranged(ledger, dscps, new, origin[new], group.rate_pps)
         call_as_before(track, ledger, pairs, new, origin[new])
         live = np.arange(len(pairs)) < len(group.pairs)
-        fresh = self.prober.track(group.with_pairs(pairs), ledger, live, now_s)
+        if gone:
+            group = group.with_pairs(pairs)
+        fresh = self.prober.track(group, ledger, live, now_s)
         fresh.follow(track, new, origin[new])
         if track in self._new:
             self._new.append(fresh)

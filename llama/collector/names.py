@@ -79,23 +79,21 @@ class Names:
         self.addresses: dict[str, tuple[str, ...]] = {}
         self.failing: set[str] = set()
 
-    def look_up(self, hosts: Iterable[str]) -> Deferred[Any]:
-        """Keep these hosts' addresses from now on.
+    def look_up(self, hosts: Iterable[str], besides: Iterable[str] = ()) -> Deferred[Any]:
+        """Keep these hosts' addresses from now on, and what is known of others ``besides``.
 
         The Deferred fires when each has been asked for once, after ``timeout_s`` at the latest.
         """
-        self._hosts = set()
         wanted = set(hosts)
-        self.addresses = {h: a for h, a in self.addresses.items() if h in wanted}
-        for host in wanted:
+        self.keep(wanted.union(besides))
+        for host in wanted - self._hosts - self.addresses.keys():
             try:
                 self.addresses[host] = (str(ipaddress.ip_address(host)),)
             except ValueError:
                 self._hosts.add(host)
-        self.failing &= self._hosts
         if not self._hosts:
             return succeed(None)
-        new = [host for host in self._hosts if host not in self.addresses]
+        new = (wanted & self._hosts) - self.addresses.keys()
         if not self._loop.running:
             self._loop.start(self._period_s, now=False).addErrback(
                 lambda failure: self.log.failure("names are looked up no more", failure=failure)
@@ -113,6 +111,14 @@ class Names:
             self.timeout_s, self._reactor, onTimeoutCancel=lambda _result, _timeout: None
         )
         return waiting.addBoth(over)
+
+    def keep(self, hosts: Iterable[str]) -> None:
+        """Forget all other hosts than these."""
+        kept = set(hosts)
+        self._hosts &= kept
+        self.failing &= kept
+        self.addresses = {h: a for h, a in self.addresses.items() if h in kept}
+        self._told = {h: a for h, a in self._told.items() if h in kept}
 
     def stop(self) -> None:
         """Look nothing up any more."""

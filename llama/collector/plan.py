@@ -9,12 +9,14 @@ from __future__ import annotations
 import ipaddress
 import math
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property
+from typing import TypeVar
 
 from attrs import evolve, field, frozen
 
 from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
+from llama.collector.slices import Job
 from llama.collector.summary import Pair
 from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_name
 from llama.config.offered import IP_HEADER, port_of
@@ -25,8 +27,11 @@ NATURAL_SIZE = {name: kind.natural_size for name, kind in KINDS.items()}
 BARE_SIZE = {"stamp": 44, "stamp-auth": 112}  # likewise, without TLVs
 #: What probes are sent over; UDP for all other kinds.
 PROTOCOLS = {"icmp": "icmp", "tcp": "tcp", "hping3": "hping3"}
+#: Targets that are planned at once; see `plan_slowly`.
+AT_A_TIME = 200
 #: Class, size, and how many pairs alike come before.
 Variant = tuple[int, int, int]
+T = TypeVar("T")
 
 
 @frozen(kw_only=True)
@@ -117,16 +122,65 @@ def places_of(wanted: Sequence[Pair], present: Sequence[Pair]) -> list[int]:
     It is where its series is, or else where a pair is that is the same on the wire: then it is only
     called otherwise, since our own address or a tag is another.
     """
-    series = {identity_of(pair): n for n, pair in enumerate(present)}
-    places = [series.pop(identity_of(pair), -1) for pair in wanted]
+    places, left = _same_places(wanted, present)
+    series = {identity_of(present[n]): n for n in left}
+    for n, pair in enumerate(wanted if series else ()):
+        if places[n] < 0:
+            places[n] = series.pop(identity_of(pair), -1)
     if series:
         alike: dict[tuple[object, ...], list[int]] = {}
         for n in sorted(series.values(), reverse=True):
             alike.setdefault(_on_the_wire(present[n]), []).append(n)
         for n, pair in enumerate(wanted):
-            if places[n] < 0 and (left := alike.get(_on_the_wire(pair))):
-                places[n] = left.pop()
+            if places[n] < 0 and (others := alike.get(_on_the_wire(pair))):
+                places[n] = others.pop()
     return places
+
+
+def _same_places(wanted: Sequence[Pair], present: Sequence[Pair]) -> tuple[list[int], list[int]]:
+    """Return where those wanted pairs are that have not changed at all, else -1, and what is left.
+
+    They are most, and cost little, least where they are the very same (see `as_before`): to tell
+    series by their tags takes ten times as long.
+    """
+    at = {id(pair): n for n, pair in enumerate(present)}
+    places = [at.pop(id(pair), -1) for pair in wanted]
+    known: dict[tuple[object, ...], list[int]] = {}
+    for n in sorted(at.values(), reverse=True):
+        known.setdefault(_called(present[n]), []).append(n)
+    for n, pair in enumerate(wanted if known else ()):
+        alike = known.get(_called(pair)) if places[n] < 0 else None
+        if alike and _same_pair(pair, present[alike[-1]]):
+            places[n] = alike.pop()
+    return places, sorted(n for alike in known.values() for n in alike)
+
+
+def as_before(groups: Sequence[Group], before: Sequence[Group]) -> Job[tuple[Group, ...]]:
+    """Return ``groups`` with those pairs of ``before`` that are equal to theirs, bit by bit.
+
+    To take them up, which no probe leaves meanwhile, is a matter of milliseconds then.
+    """
+    present = {group.identity: group.pairs for group in before}
+    found = []
+    for group in groups:
+        known: dict[tuple[object, ...], Pair] = {}
+        for some in _portions(present.get(group.identity, ())):
+            known.update((_called(pair), pair) for pair in some)
+            yield None
+        pairs: list[Pair] = []
+        for some in _portions(group.pairs):
+            for pair in some:
+                one = known.get(_called(pair), pair)
+                pairs.append(one if _same_pair(one, pair) else pair)
+            yield None
+        found.append(group.with_pairs(pairs))
+        found[-1].variants  # noqa: B018  they are kept
+        yield None
+    return tuple(found)
+
+
+def _called(pair: Pair) -> tuple[object, ...]:
+    return pair.target, pair.dst_ip, pair.dst_port, pair.dscp, pair.size
 
 
 def _on_the_wire(pair: Pair) -> tuple[object, ...]:
@@ -170,10 +224,25 @@ def make_plan(
     ``source_address(destination, source)`` tells whence the kernel would send. Where the
     total is above a cap of the configuration, all rates are lowered by the same factor.
     """
+    planning = plan_slowly(config, addresses, source_address)
+    while True:
+        try:
+            next(planning)
+        except StopIteration as end:
+            groups: tuple[Group, ...] = end.value
+            return groups
+
+
+def plan_slowly(
+    config: CollectorConfig,
+    addresses: Mapping[str, Sequence[str]],
+    source_address: SourceAddress,
+) -> Job[tuple[Group, ...]]:
+    """Return what `make_plan` does, bit by bit."""
     groups = []
     for test in config.tests:
         for version in (4, 6):
-            groups += _groups(config, test, version, addresses, source_address)
+            groups += yield from _groups(config, test, version, addresses, source_address)
     factor = cap_factor(config, groups)
     if factor < 1:
         groups = [evolve(group, rate_pps=group.rate_pps * factor) for group in groups]
@@ -239,7 +308,7 @@ def _groups(
     version: int,
     addresses: Mapping[str, Sequence[str]],
     source_address: SourceAddress,
-) -> list[Group]:
+) -> Job[list[Group]]:
     """Return the groups of one test in one address family: classes sent from the same ports."""
     ports_of: dict[int, list[tuple[int, SourcePort]]] = {}
     for ordinal, port in enumerate(test.source_ports):
@@ -248,24 +317,30 @@ def _groups(
     kinds: dict[tuple[tuple[int, SourcePort], ...], list[int]] = {}
     for dscp, members in ports_of.items():
         kinds.setdefault(tuple(members), []).append(dscp)
-    reached = [
-        (target, address)
-        for target in test.targets
-        for address in chosen_addresses(test.family, addresses.get(target.host, ()))
-        if ipaddress.ip_address(address).version == version
-    ]
+    reached = []
+    for targets in _portions(test.targets):
+        reached += [
+            (target, address)
+            for target in targets
+            for address in chosen_addresses(test.family, addresses.get(target.host, ()))
+            if ipaddress.ip_address(address).version == version
+        ]
+        yield None
     groups = []
     for ports, dscps in kinds.items():
         sources = tuple(_source(test, version, ordinal, port) for ordinal, port in ports)
         if not reached or not all(_fits(source, version) for source in sources):
             continue
-        pairs = tuple(
-            _pair(config, test, target, address, source_address(address, sources[0]),
-                  dscp, size)
-            for target, address in reached
-            for dscp in dscps
-            for size in test.sizes or (natural_size(test),)
-        )  # fmt: skip
+        pairs: list[Pair] = []
+        for some in _portions(reached):
+            pairs += (
+                _pair(config, test, target, address, source_address(address, sources[0]),
+                      dscp, size)
+                for target, address in some
+                for dscp in dscps
+                for size in test.sizes or (natural_size(test),)
+            )  # fmt: skip
+            yield None
         timeout_s = max(port.timeout_s for _, port in ports)
         cycle = cycle_of(test)
         if cycle is not None:
@@ -274,12 +349,18 @@ def _groups(
             Group(
                 test=test.name, probe=test.probe, version=version, sources=sources,
                 rate_pps=test.rate_pps, timeout_s=timeout_s, cycle=cycle,
-                pairs=pairs, reply_dscp=test.options.get("reply_dscp"),
+                pairs=tuple(pairs), reply_dscp=test.options.get("reply_dscp"),
                 tlvs=test.options.get("tlvs", True), key=secret_of(test),
                 in_flight=test.options.get("in_flight", 256),
             )
         )  # fmt: skip
     return groups
+
+
+def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
+    """Yield so many of a test's targets at a time that they take a few milliseconds."""
+    for first in range(0, len(items), AT_A_TIME):
+        yield items[first : first + AT_A_TIME]
 
 
 def natural_size(test: Test) -> int:

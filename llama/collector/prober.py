@@ -15,10 +15,11 @@ every single packet and stamp.
 from __future__ import annotations
 
 import errno
+import itertools
 import random
 import select
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -68,6 +69,7 @@ class UdpProber:
         self._lanes: dict[int, Lane] = {}
         self.sockets: dict[Source, ProbeSocket] = {}
         self._by_ordinal: dict[int, ProbeSocket] = {}
+        self._ordinals = itertools.count()  # there is room for 48 bits of them
         self._by_fd: dict[int, ProbeSocket] = {}
         self._intake = self._new_intake(self._by_ordinal)
         self._poll = select.poll()
@@ -76,6 +78,7 @@ class UdpProber:
         self.tracks: list[Track] = []
         self._outboxes: dict[Track, Outbox] = {}  # of those that are probed
         self._ssids: dict[tuple[object, ...], dict[Variant, int]] = {}
+        self._taken: set[int] = set()  # SSIDs: all of these, and what was reserved beside them
         self.sent = 0
         self.skipped = 0
         self.receive_drops = 0
@@ -92,7 +95,7 @@ class UdpProber:
         if sock is None:
             sock = self._new_socket(source)
             self.sockets[source] = sock
-            sock.ordinal = max(self._by_ordinal, default=-1) + 1
+            sock.ordinal = next(self._ordinals)
             self._by_ordinal[sock.ordinal] = sock
             self._by_fd[sock.fd] = sock
             self._poll.register(sock.fd, select.POLLIN)
@@ -132,14 +135,13 @@ class UdpProber:
 
     def reserve_ssid(self) -> int:
         """Return an SSID that no probe bears."""
-        taken = {ssid for ssids in self._ssids.values() for ssid in ssids.values()}
-        if self.tracing is not None:
-            taken.add(self.tracing.ssid)
-        for _ in range(65535):
-            ssid, self._ssid = self._ssid, self._ssid % 65535 + 1
-            if ssid not in taken:
-                return ssid
-        raise ValueError("tests, classes and sizes come to more than 65,535 sessions")
+        if len(self._taken) == 65535:
+            raise ValueError("tests, classes and sizes come to more than 65,535 sessions")
+        while self._ssid in self._taken:
+            self._ssid = self._ssid % 65535 + 1
+        ssid, self._ssid = self._ssid, self._ssid % 65535 + 1
+        self._taken.add(ssid)
+        return ssid
 
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""
@@ -152,6 +154,9 @@ class UdpProber:
         self.tracks = list(tracks)
         kept = {track.group.identity for track in self.tracks}
         self._ssids = {group: ssids for group, ssids in self._ssids.items() if group in kept}
+        self._taken = {ssid for ssids in self._ssids.values() for ssid in ssids.values()}
+        if self.tracing is not None:
+            self._taken.add(self.tracing.ssid)
         self._intake.arrange(self.tracks)
         before, self._outboxes = self._outboxes, {}
         for track in self.tracks:
@@ -244,16 +249,14 @@ class UdpProber:
 
         What is read together costs least, up to an arena full; one that waits costs nothing.
         """
-        busiest = 0.0
         with_packet = 4 if self._kernel_stamps and not self._ids else 2
-        for source, sock in self.sockets.items():
-            # While it is a source port's turn, it sends all of its track's probes.
-            octets_per_s = sum(
-                track.schedule.probes_per_s * (2 * SMALLEST_ROOM + with_packet * track.mean_size)
-                for track in self.tracks
-                if source in track.group.sources
-            )
-            busiest = max(busiest, octets_per_s / sock.buffer)
+        octets_per_s: defaultdict[ProbeSocket, float] = defaultdict(float)
+        for track in self.tracks:
+            room = 2 * SMALLEST_ROOM + with_packet * track.mean_size
+            for sock in track.sockets:
+                # While it is a source port's turn, it sends all of its track's probes.
+                octets_per_s[sock] += track.schedule.probes_per_s * room
+        busiest = max((octets / sock.buffer for sock, octets in octets_per_s.items()), default=0.0)
         if not busiest:
             return LONGEST_DRAIN_S
         filled_s = min(LONGEST_DRAIN_S, max(SHORTEST_DRAIN_S, 0.9 * ARENA / self.probes_per_s))
@@ -425,17 +428,13 @@ class UdpProber:
 
         Returns how many there were since this was last called.
         """
-        total = 0
-        for source, sock in self.sockets.items():
-            new = sock.new_drops()
-            if not new:
-                continue
-            total += new
-            for track in self.tracks:
-                if source in track.group.sources:
-                    track.ledger.mark(
-                        suspect_bit("receive_drops"),
-                        "the kernel dropped packets at a full receive buffer of ours",
-                    )
+        new = {sock: drops for sock in self.sockets.values() if (drops := sock.new_drops())}
+        for track in self.tracks if new else ():
+            if not new.keys().isdisjoint(track.sockets):
+                track.ledger.mark(
+                    suspect_bit("receive_drops"),
+                    "the kernel dropped packets at a full receive buffer of ours",
+                )
+        total = sum(new.values())
         self.receive_drops += total
         return total

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import attrs
 from twisted.application.service import MultiService, Service
-from twisted.internet.defer import CancelledError, Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, DeferredLock
+from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 
@@ -17,13 +19,14 @@ from llama.collector.engine import Engine
 from llama.collector.hping3.process import programs_of, unusable_in
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
-from llama.collector.plan import Group, Source, make_plan
+from llama.collector.plan import Group, Source, as_before, make_plan, plan_slowly
 from llama.collector.probers import Probers
+from llama.collector.rereading import RereadingError, read_again
 from llama.collector.slices import Job, Slices
 from llama.collector.sockets import zone_of
 from llama.collector.summary import ClosedInterval
 from llama.collector.tracing import Tracing
-from llama.config import CollectorConfig, ConfigErrors, load_collector
+from llama.config import CollectorConfig, ConfigErrors
 from llama.http.server import CannotListen, HttpService
 from llama.net import mmsg
 from llama.net.clock import clock_error_ns
@@ -37,6 +40,9 @@ RETRY_S, LONGEST_RETRY_S = 10.0, 120.0
 #: After which it is looked up whence the kernel sends to a destination, and how many at once.
 SOURCES_S, SOURCES_AT_ONCE = 60.0, 64
 
+#: Parts of a reload come so long after one another, for ticks to come between.
+BETWEEN_S = 0.01
+
 Way = tuple[str, str | None]  # a destination, and the interface that its probes are bound to
 
 
@@ -47,6 +53,27 @@ def _local_address(way: Way) -> str | None:
     if zone is not None:
         destination = f"{destination.partition('%')[0]}%{zone}"
     return local_address(destination, interface)
+
+
+def _source_address(
+    found: dict[Way, str], before: Mapping[Way, str], destination: str, source: Source
+) -> str:
+    """Return whence the kernel sends to a destination: nothing is sent to find out.
+
+    It is asked if that is neither ``found``, where it is noted, nor known from ``before``.
+    """
+    if source.address is not None and source.address not in ("0.0.0.0", "::"):  # noqa: S104
+        return source.address
+    way = destination, source.interface
+    if way not in found:
+        # Without a route the series is named all the same, by the unspecified address.
+        unspecified = "::" if source.version == 6 else "0.0.0.0"  # noqa: S104
+        found[way] = before.get(way) or _local_address(way) or unspecified
+    return found[way]
+
+
+def _hosts(config: CollectorConfig) -> set[str]:
+    return {target.host for test in config.tests for target in test.targets}
 
 
 class ProbingService(Service):
@@ -82,9 +109,11 @@ class ProbingService(Service):
         self.tracing = Tracing(self.prober.udp)
         self._slices = Slices(reactor)
         self._sources: dict[Way, str] = {}  # whence the kernel sends
-        self._known_sources: dict[Way, str] = {}  # the same, while a plan is made anew
         self._sources_call: Any = None
-        self._newest = config  # read last; in use once it is known that its programs run
+        self._reloading = DeferredLock()  # held while the file is read and planned
+        self._underway: Deferred[CollectorConfig] | None = None  # its reading
+        #: Called before the reactor is stopped because nothing can be probed at all.
+        self.failing: Callable[[], None] = lambda: None
 
     def startService(self) -> None:
         """Look all names up, then begin to probe."""
@@ -105,12 +134,9 @@ class ProbingService(Service):
         self._sources_call = self._reactor.callLater(SOURCES_S, self._look_for_sources)
         self._look_up().addErrback(self._failed)
 
-    def _hosts(self) -> list[str]:
-        return sorted({target.host for test in self.config.tests for target in test.targets})
-
     def _look_up(self) -> Deferred[None]:
         """Look all names up, then plan with those that were answered for in time; fires then."""
-        return self._names.look_up(self._hosts()).addCallback(self._plan_all)
+        return self._names.look_up(_hosts(self.config)).addCallback(self._plan_all)
 
     def _plan_all(self, _: Any) -> None:
         if self.running:
@@ -118,7 +144,9 @@ class ProbingService(Service):
 
     def _failed(self, failure: Any) -> None:
         self.log.failure("llama-collector cannot go on", failure=failure)
-        self._reactor.stop()
+        if self.running:  # it would live and do nothing
+            self.failing()
+            self._reactor.callWhenRunning(self._reactor.stop)  # it may be about to run
 
     def _interval_closed(self, closed: ClosedInterval) -> None:
         self._history.append(closed)
@@ -130,9 +158,10 @@ class ProbingService(Service):
 
     def _replan(self) -> None:
         """Work out what to probe from the configuration and the addresses known now."""
-        self._known_sources, self._sources = self._sources, {}
-        self._groups = make_plan(self.config, self._names.addresses, self._source_address)
-        self._known_sources = {}
+        sources: dict[Way, str] = {}
+        source_address = partial(_source_address, sources, self._sources)
+        self._groups = make_plan(self.config, self._names.addresses, source_address)
+        self._sources = sources
         self._retry_s = RETRY_S
         self._probe()
 
@@ -185,18 +214,6 @@ class ProbingService(Service):
             rate=sum(group.load()[0] for group in groups),
         )
 
-    def _source_address(self, destination: str, source: Source) -> str:
-        """Return whence the kernel sends to a destination: nothing is sent to find out."""
-        if source.address is not None and source.address not in ("0.0.0.0", "::"):  # noqa: S104
-            return source.address
-        way = destination, source.interface
-        if way not in self._sources:
-            # Without a route the series is named all the same, by the unspecified address.
-            unspecified = "::" if source.version == 6 else "0.0.0.0"  # noqa: S104
-            known = self._known_sources.get(way) or _local_address(way)
-            self._sources[way] = known or unspecified
-        return self._sources[way]
-
     def _look_for_sources(self) -> None:
         """Find out whether the kernel sends from other addresses by now."""
         self._sources_call = None
@@ -234,45 +251,84 @@ class ProbingService(Service):
 
     def reload(self) -> None:
         """Read the configuration file again; a bad one changes nothing."""
+        if self._reloading.waiting:
+            return  # it has yet to be read
+        reloaded = self._reloading.run(lambda: Deferred.fromCoroutine(self._reload()))
+        reloaded.addErrback(self._not_reloaded)
+
+    async def _reload(self) -> None:
+        """Probe what the file says now from the next interval on; no probe waits for that."""
+        if not self.running:
+            return
         try:
-            config = attrs.evolve(load_collector(self.config.path, again=True), **self._changes)
+            self._underway = read_again(self._reactor, self.config.path)
+            config = attrs.evolve(await self._underway, **self._changes)
         except ConfigErrors as errors:
             for mistake in errors.mistakes:
                 self.log.error("not reloaded: {mistake}", mistake=str(mistake))
             return
-        programs = {p for p in programs_of(config) if p not in programs_of(self.config)}
-        checked: Deferred[str | None] = (
-            # Running a program to see whether it runs takes longer than a tick may.
-            deferToThreadPool(self._reactor, self._reactor.getThreadPool(), unusable_in, config)
-            if programs
-            else succeed(None)
-        )
-        self._newest = config
-        checked.addCallback(self._take_up, config)
-        checked.addErrback(lambda failure: self.log.failure("not reloaded", failure=failure))
-
-    def _take_up(self, refused: str | None, config: CollectorConfig) -> None:
-        """Probe what a new configuration says, from the next interval on."""
-        if refused is not None:
-            self.log.error("not reloaded: {mistake}", mistake=refused)
+        except RereadingError as error:
+            self.log.error("not reloaded: {error}", error=str(error))
             return
-        if not self.running or config is not self._newest:
+        await deferLater(self._reactor, BETWEEN_S)  # for a tick to come between
+        if {*programs_of(config)} - {*programs_of(self.config)}:
+            # Running a program to see whether it runs takes longer than a tick may.
+            refused = await deferToThreadPool(
+                self._reactor, self._reactor.getThreadPool(), unusable_in, config
+            )
+            if refused is not None:
+                self.log.error("not reloaded: {mistake}", mistake=refused)
+                return
+        if not self.running:
             return
         if (config.interval_s, config.keep_intervals, config.api) != (
             self.config.interval_s, self.config.keep_intervals, self.config.api,
         ):  # fmt: skip
             self.log.warn("interval, keep and api take effect only when the collector is restarted")
-        before, self.config = self.config, config
+        # Until all is known, what is probed goes by the configuration and the names of before.
+        await self._names.look_up(_hosts(config), besides=_hosts(self.config))
+        while self.running:
+            known = dict(self._names.addresses)
+            groups, sources = await self._slices.asked(self._planned(config, known))
+            if known == self._names.addresses:
+                self._take_up(config, groups, sources)
+                await deferLater(self._reactor, BETWEEN_S)
+                settle()  # lest the garbage collector does when the next interval begins
+                return
+
+    def _planned(
+        self, config: CollectorConfig, known: Mapping[str, Sequence[str]]
+    ) -> Job[tuple[Sequence[Group], dict[Way, str]]]:
+        """Return what to probe by another configuration, and whence the kernel sends."""
+        sources: dict[Way, str] = {}
+        groups = yield from plan_slowly(
+            config, known, partial(_source_address, sources, self._sources)
+        )
+        groups = yield from as_before(groups, self._groups)
+        return groups, sources
+
+    def _take_up(
+        self, config: CollectorConfig, groups: Sequence[Group], sources: dict[Way, str]
+    ) -> None:
+        before = self.config, self._groups, self._sources
+        self.config, self._groups, self._sources = config, groups, sources
+        self._retry_s = RETRY_S
+        try:
+            self._probe()
+        except Exception:
+            self.config, self._groups, self._sources = before
+            raise
+        self._names.keep(_hosts(config))
         self.log.info(
             "{path} reloaded: takes effect when the next interval begins", path=config.path
         )
-
-        def not_reloaded(failure: Any) -> None:
-            self.config = before
-            self.log.failure("not reloaded, going on as before", failure=failure)
-
-        self._look_up().addErrback(not_reloaded)
         self.say_notes()
+
+    def _not_reloaded(self, failure: Any) -> None:
+        if not self.running:  # that is our stop
+            return
+        self._names.keep(_hosts(self.config))
+        self.log.failure("not reloaded, going on as before", failure=failure)
 
     def say_notes(self) -> None:
         """Say what is suspicious about the configuration."""
@@ -286,6 +342,8 @@ class ProbingService(Service):
         if self._sources_call is not None:
             self._sources_call.cancel()
             self._sources_call = None
+        if self._underway is not None:
+            self._underway.cancel()
         self._slices.stop()
         self._names.stop()
         self._ticker.stop()
@@ -294,7 +352,7 @@ class ProbingService(Service):
 
     def trouble(self) -> str:
         """Return what is the matter, if anything; else an empty text."""
-        if not self.prober.tracks and self._hosts():
+        if not self.prober.tracks and _hosts(self.config):
             return "nothing is probed: no target could be so far; see the log"
         return self.engine.trouble()
 

@@ -12,6 +12,7 @@ from llama import hangup
 from llama.collector.service import CollectorService
 from llama.config import CollectorConfig, ConfigErrors, endpoint, load_collector
 from llama.net.reactor import prepare
+from llama.process import end_with_1
 
 
 class Options(usage.Options):
@@ -47,6 +48,7 @@ class _Signalled(CollectorService):
 
     def __init__(self, reactor: Any, config: CollectorConfig, changes: dict[str, Any]) -> None:
         super().__init__(reactor, config, changes)
+        self.probing.failing = end_with_1  # for whoever supervises it to start it anew
         self._reactor = reactor
 
     def startService(self) -> None:

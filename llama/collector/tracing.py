@@ -12,8 +12,8 @@ import math
 import socket
 import struct
 import time
-from collections import OrderedDict, deque
-from collections.abc import Callable, Collection
+from collections import OrderedDict, defaultdict, deque
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from twisted.logger import Logger
@@ -161,14 +161,18 @@ class Tracing:
         except Exception:
             self._failed(self._monotonic_s())
 
-    def _socket(self, key: FlowKey) -> ProbeSocket | None:
+    def _by_port(self) -> Mapping[tuple[int, int], list[ProbeSocket]]:
+        """Return the prober's sockets by IP version and number."""
+        sockets: defaultdict[tuple[int, int], list[ProbeSocket]] = defaultdict(list)
+        for source, sock in self._prober.sockets.items():
+            sockets[source.version, sock.number].append(sock)
+        return sockets
+
+    def _socket(
+        self, key: FlowKey, by_port: Mapping[tuple[int, int], list[ProbeSocket]]
+    ) -> ProbeSocket | None:
         """Return the socket that a flow's probes leave from; None if it is gone, or not clear."""
-        version = 6 if ":" in key.dst_ip else 4
-        found = [
-            sock
-            for source, sock in self._prober.sockets.items()
-            if sock.number == key.source_port and source.version == version
-        ]
+        found = by_port.get((6 if ":" in key.dst_ip else 4, key.source_port), [])
         if len(found) > 1:  # as of two interfaces: it is that of the test that probes this target
             target = key.dst_ip, key.dst_port, key.dscp, key.size
             tests = [track for track in self._prober.tracks if target in track.targets]
@@ -191,6 +195,7 @@ class Tracing:
 
     def _begin(self, now: float) -> None:
         """Begin to trace what is urgent, and of the rest what is due."""
+        by_port: Mapping[tuple[int, int], list[ProbeSocket]] = {}
         idle = 0
         if now - self._idle_s >= IDLE_PERIOD_S - PERIOD_S / 2:
             self._idle_s, idle = now, IDLE_A_TURN
@@ -211,7 +216,8 @@ class Tracing:
             if key in self._going:
                 self._going[key].idle &= not urgent
                 continue
-            sock = self._socket(key)
+            by_port = by_port or self._by_port()
+            sock = self._socket(key, by_port)
             if sock is None:
                 continue
             trace = FlowTrace(self._draw, MOST_HOPS, ATTEMPTS, expected, self._proven(key, now))

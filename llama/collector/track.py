@@ -47,7 +47,6 @@ class Track:
         self.ports = len(group.sources)
         self.first_flow = 0  # within the prober; set when the tracks are lined up
         self.first_cell = 0
-        self.names = np.zeros((len(self.pairs), mmsg.NAME_ROOM), np.uint8)
         variants = sorted(set(group.variants))
         place = {variant: n for n, variant in enumerate(variants)}
         #: What flows are told apart by; replies without one are told by their times.
@@ -73,10 +72,12 @@ class Track:
         #: The numbers of the interfaces that link-local addresses are behind; 0: there is none.
         self.scopes = {zone: interface_number(zone) for zone in zones if zone is not None}
         self._zones = zones
-        for n, pair in enumerate(self.pairs):
-            scope = self.scopes.get(zones[n] or "", 0)
+        names = bytearray()
+        for pair, zone in zip(self.pairs, zones, strict=True):
+            scope = self.scopes.get(zone or "", 0)
             name = sockaddr(group.version, pair.dst_ip, pair.dst_port, scope)
-            self.names[n, : len(name)] = np.frombuffer(name, np.uint8)
+            names += name.ljust(mmsg.NAME_ROOM, b"\0")
+        self.names = np.frombuffer(names, np.uint8).reshape(-1, mmsg.NAME_ROOM)
         self.schedule = Schedule(np.flatnonzero(live), self.ports, group.rate_pps, now_s, chance)
         #: Rows of ``names`` in the order in which probes are sent to them.
         self.names_in_order = self.names[self.schedule.order]

@@ -19,6 +19,7 @@ from llama.config.model import CollectorConfig, Target, Test
 from llama.config.ports import DEFAULT_SOURCE_PORTS
 from llama.config.probes import default_options
 from llama.config.series import refuse_collisions
+from llama.config.sessions import refuse_too_many_sessions
 from llama.config.shared import refuse_shared_ports
 from llama.config.tree import Document, Entry, Node, WrongError, is_null, kind, read_document
 
@@ -88,6 +89,7 @@ def read_collector(doc: Document, port: int = full.DEFAULT_PORT) -> CollectorCon
     if not doc.mistakes:
         refuse_collisions(doc, tests)
         refuse_shared_ports(doc, tests)
+        refuse_too_many_sessions(doc, tests)
     bind, token = given["api"]
     interval_s = given["summarization"]["interval"]
     defaults = CollectorConfig(path=doc.path, tests=())

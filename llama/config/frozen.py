@@ -37,5 +37,8 @@ class FrozenMapping(Mapping[K, V], Generic[K, V]):
             self._hash = hash(frozenset(self._items.items()))
         return self._hash
 
+    def __reduce__(self) -> tuple[type, tuple[dict[K, V]]]:
+        return type(self), (self._items,)  # not its hash: another process has other ones of strings
+
     def __repr__(self) -> str:
         return repr(self._items)
