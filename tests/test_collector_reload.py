@@ -212,6 +212,9 @@ class ReadingTests(TestCase):
         """Who does not want it any more has the process ended: this one would wait for ever."""
         path = self.mktemp()
         subprocess.run(["mkfifo", path], check=True)
+        ended: Deferred[None] = Deferred()
+        self.patch(rereading._Reader, "processEnded", lambda *_: ended.callback(None))
         reading = read_again(reactor, path)
         reading.cancel()
         await self.assertFailure(reading, CancelledError)
+        await ended.addTimeout(30, reactor)
