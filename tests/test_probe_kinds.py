@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from attrs import evolve
+from network import alone
 from services import BIN
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from llama.collector import closing, tcp
-from llama.collector.icmp import ECHO, checksums
+from llama.collector.icmp import ECHO, REPLY, REQUEST, checksums
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
 from llama.collector.probers import Probers
@@ -195,6 +197,81 @@ class EchoTests(KindCase):
             self.prober.drain()
         (row,) = self.closed(track).pair_stats
         self.assertEqual((row["sent"], row["received"], row["duplicate"]), (COUNT, COUNT, 0))
+
+
+class DamageTests(KindCase):
+    """Echo replies that arrive damaged, at raw sockets: the kernel hands them over all the same."""
+
+    damage: dict[int, int]  # by sequence number, which octet of the message
+    note = "replies arrived damaged, which counts as loss"
+
+    def answer(self) -> None:
+        """Answer in the kernel's place, with sums of our own, and damage what is to be damaged."""
+        while True:
+            try:
+                packet, sender = self.echoing.recvfrom(65535)
+            except BlockingIOError:
+                return
+            message = bytearray(packet[20:])
+            if message[0] != REQUEST[socket.AF_INET]:
+                continue
+            message[0], message[2:4] = REPLY[socket.AF_INET], bytes(2)
+            even = bytes(message) + bytes(len(message) % 2)
+            message[2:4] = int(checksums(np.frombuffer(even, np.uint8)[None])[0]).to_bytes(2)
+            (sequence,) = struct.unpack_from("!I", message, ECHO.fields["sequence"][1])
+            if sequence in self.damage:
+                message[self.damage[sequence]] ^= 0x55
+            self.echoing.sendto(message, sender)
+
+    def probe(self, *sizes: int) -> Track:
+        """Probe `COUNT` times with each so many octets after the header."""
+        Path("/proc/sys/net/ipv4/icmp_echo_ignore_all").write_text("1")
+        self.echoing = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        self.addCleanup(self.echoing.close)
+        self.echoing.setblocking(False)
+        drain = self.prober.drain
+
+        def answered() -> bool:
+            self.answer()
+            return bool(drain())
+
+        self.patch(self.prober, "drain", answered)
+        self.icmp = self.prober._prober("icmp")
+        self.icmp._padding[:] = 0xA5  # what is left behind in a room must tell
+        group = self.group("icmp", ["127.0.0.1"])
+        (pair,) = group.pairs
+        track = self.begin(group.with_pairs([evolve(pair, size=size) for size in sizes]))
+        self.assertTrue(track.sockets[0].raw)
+        self.run_through(track)
+        return track
+
+    def check(self, damage: dict[int, int], *sizes: int) -> None:
+        """What is damaged is lost, counted and noted; the rest is received, and none is strange."""
+        self.damage = damage
+        track = self.probe(*sizes)
+        assert track.ledger.current is not None
+        self.assertEqual(self.note in track.ledger.current.notes, bool(damage))
+        for row in self.closed(track).pair_stats:
+            self.assertEqual((row["sent"], row["lost"]), (COUNT, len(damage)), sizes)
+            self.assertEqual(row["suspect"], 0)
+        self.assertEqual((self.icmp.damaged, self.icmp.strangers), (len(damage) * len(sizes), 0))
+        self.prober.close()
+        self.setUp()
+
+    @alone
+    def test_damaged(self) -> None:
+        """Wherever it is, in the padding of small and large ones, odd ones too, or in what is ours."""
+        for size in (56, 57, 164, 165, 1400, 1401, 9216):
+            last = 8 + size - 1
+            self.check({}, size)
+            self.check({1: last, 3: 8 + size // 2, 4: 8}, size)
+        self.check({2: 7, 3: 16}, 56)
+
+    @alone
+    def test_in_turn(self) -> None:
+        """What a longer one left behind in the same room is no part of a shorter one."""
+        for damage in ({}, {2: 9}):
+            self.check(damage, 9001, 56, 3001, 57, 200)
 
 
 class ConnectionTests(KindCase):
