@@ -96,6 +96,7 @@ class Engine:
         self._closing = False
         self._tries = 0  # at closing the same interval, that failed
         self.unclosed = 0  # intervals that could not be closed
+        self.refused: Sequence[tuple[Group, OSError]] = ()  #: not in use: what cannot be, and why
         self._silent: set[tuple[object, ...]] = set()  # groups of which no probe could be sent
         self._hindered = False  # by an error, from taking up what is wanted
         self.close_number = 0
@@ -109,10 +110,12 @@ class Engine:
         """Probe these groups: at once if nothing is probed yet, else from the next interval on.
 
         Returns what of them cannot be probed, and why: groups of which a socket cannot be had, and
-        groups of the pairs whose interface is not there.
+        groups of the pairs whose interface is not there. It is remembered, and told by `trouble`, until
+        this is called again.
         """
         self.prober.follow_interfaces()
-        usable, refused = [], []
+        usable: list[Group] = []
+        refused: list[tuple[Group, OSError]] = []
         for group in groups:
             try:
                 self._open(group)
@@ -123,6 +126,7 @@ class Engine:
             refused += missing
             if there.pairs:
                 usable.append(there)
+        self.refused = refused
         if self._wanted is not None or not same_groups(usable, self.groups):
             self._wanted = tuple(usable)
         if self._wanted is not None and not self.prober.tracks:
@@ -401,21 +405,27 @@ class Engine:
             self._silent.discard(track.group.identity)
 
     def _silent_test(self) -> str:
-        """Return the name of a test of which nothing could be sent for an interval, if any."""
-        silent: dict[str, bool] = {}
+        """Say of which test nothing is sent, if of any."""
+        silent = {group.test: True for group, _ in self.refused}
         for track in self.prober.tracks:
             if track.live.any():
                 test, mute = track.group.test, track.group.identity in self._silent
                 silent[test] = silent.get(test, True) and mute
-        return next((test for test, mute in silent.items() if mute), "")
+        for group, reason in self.refused:
+            if silent[group.test]:
+                return f"test {group.test} is not probed: {reason.strerror or reason}"
+        for test, mute in silent.items():
+            if mute:
+                return f"no probe of test {test} could be sent for an interval"
+        return ""
 
     def trouble(self) -> str:
         """Return what is the matter with probing or closing, if anything; else an empty text."""
         now_s = self._now_s()
         if self._well_s is not None and now_s - self._well_s > STALLED_S:
             return f"probing has not worked for {now_s - self._well_s:.0f} s; see the log"
-        if test := self._silent_test():
-            return f"no probe of test {test} could be sent for an interval; see the log"
+        if silent := self._silent_test():
+            return f"{silent}; see the log"
         if self._hindered:
             return "what is to be probed could not be taken up; see the log"
         due = [i.due for track in self.prober.tracks for i in track.ledger.over]

@@ -313,6 +313,7 @@ class ProbingService(Service):
             "tick_lag_seconds": max(engine.lag_s, engine.last_lag_s),
             "pairs": sum(len(track.pairs) for track in prober.tracks),
             "flows": sum(track.ledger.flows for track in prober.tracks),
+            "groups_refused": len(engine.refused),
             "names_failing": len(self._names.failing),
             "config_generation": engine.generation,
             "resident_bytes": resident_octets(),
