@@ -513,6 +513,83 @@ class ConnectionTests(KindCase):
         self.assertEqual(classes, {4: {46}, 6: {46}})
 
 
+class OwnHostTests(KindCase):
+    """SYNs that do not leave this host, or not at once: the kernel takes them all the same."""
+
+    def setUp(self) -> None:
+        """Skip where queues cannot be made."""
+        if not all(map(shutil.which, ("tc", "nft"))):
+            raise SkipTest("needs iproute2 and nftables")
+        super().setUp()
+
+    def queue(self, kind: str, backlog: int = 0) -> None:
+        """Have what leaves over loopback wait in such a queue, behind so many octets."""
+        done = subprocess.run(
+            ["tc", "qdisc", "add", "dev", "lo", "root", *kind.split()], capture_output=True
+        )
+        if done.returncode:
+            raise SkipTest(f"needs the queue {kind}")
+        with (
+            socket.socket(type=socket.SOCK_DGRAM) as hole,
+            socket.socket(type=socket.SOCK_DGRAM) as sock,
+        ):
+            hole.bind(("127.0.0.1", 0))
+            for _ in range(backlog // 1000):
+                sock.sendto(bytes(1000 - 42), hole.getsockname())
+            self.once()
+
+    def once(self) -> None:
+        """Have one SYN sent, to a port where nobody listens, and wait for what becomes of it."""
+        port = ConnectionTests.closed_port()
+        track = self.begin(self.group("tcp", ["127.0.0.1"], port))
+        track.schedule.limit = 1
+        give_up = time.monotonic() + 60
+        while not self.prober.sent + self.prober.failed_sends.total() or self.pending(track):
+            assert time.monotonic() < give_up, "it did not end"
+            self.prober.tick(time.monotonic(), 0.02)
+            self.prober.drain()
+        assert track.ledger.current is not None
+        self.notes = track.ledger.current.notes
+        (self.row,) = self.closed(track).pair_stats
+        self.reasons = reasons(int(self.row["suspect"]))
+
+    @alone
+    def test_refused(self) -> None:
+        """What a full queue refuses was not sent."""
+        self.queue("pfifo limit 0")
+        self.assertEqual((self.row["sent"], self.reasons), (0, ("send_failed",)))
+        self.assertEqual(self.prober.failed_sends, {"ENOBUFS": 1})
+        self.assertEqual(self.notes, {"probes could not be sent: ENOBUFS"})
+
+    @alone
+    def test_waited(self) -> None:
+        """The time in a queue of ours is no round trip."""
+        self.queue("tbf rate 80kbit burst 1600 latency 10s", backlog=3000)  # for 140 ms
+        self.assertEqual((self.row["received"], self.row["samples"]), (1, 0))
+        note = "SYNs waited in this host's own queue, and have no round trip"
+        self.assertEqual(self.notes, {note})
+
+    @alone
+    def test_did_not_leave(self) -> None:
+        """What waits there until its time is over may have been lost by nobody else."""
+        self.queue("tbf rate 8kbit burst 1600 latency 10s", backlog=3000)
+        self.assertEqual((self.row["lost"], self.reasons), (1, ("send_failed",)))
+        self.assertIn("SYNs waited in this host's own queue, and had no answer in time", self.notes)
+
+    @alone
+    def test_lost_elsewhere(self) -> None:
+        """Neither what is lost beyond, nor what this host's firewall dropped, is told for such."""
+        for hook in ("input", "output"):
+            rules = "add table inet t; add chain inet t c { type filter hook "
+            rules += hook + " priority 0; }; add rule inet t c tcp flags syn drop"
+            subprocess.run(["nft", rules], check=True)
+            self.once()
+            self.assertEqual((self.row["lost"], self.reasons, self.notes), (1, (), set()))
+            subprocess.run(["nft", "delete table inet t"], check=True)
+            self.prober.close()
+            self.setUp()
+
+
 class PlanTests(SynchronousTestCase):
     """What a configuration makes of these kinds."""
 
