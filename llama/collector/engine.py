@@ -24,6 +24,7 @@ from llama.collector.plan import Group, places_of, same_groups
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.rearranging import call_as_before, rearranged
+from llama.collector.reassembly import Reassembly
 from llama.collector.schedule import BURST, LATEST_S
 from llama.collector.slices import Job, Slices
 from llama.collector.sockets import require_zone
@@ -77,6 +78,7 @@ class Engine:
         self._slices = Slices(clock)
         self._watch = ClockWatch(wall_ns, monotonic_ns)
         self._starvation = Starvation()
+        self._reassembly = Reassembly()
         self._wanted: Sequence[Group] | None = None
         self.groups: Sequence[Group] = ()  #: in use
         self._start_ns = 0  # of the current window
@@ -253,11 +255,16 @@ class Engine:
         """Once a second, ask: were packets dropped or interfaces made anew, had we to wait."""
         elapsed = now_s - self._watched_s
         self._watched_s, self._next_watch_s = now_s, now_s + 1
-        self.prober.check_drops()
+        self._check_drops()
         self.prober.follow_interfaces()
         waited = self._starvation.waited_s()
         if math.isfinite(elapsed) and waited > STARVED_SHARE * elapsed:
             self._mark("cpu_starved", "the collector had to wait for a processor")
+
+    def _check_drops(self) -> None:
+        """Ask for packets that came to this host, and were dropped here."""
+        self.prober.check_drops()
+        self._reassembly.check(self.prober.tracks)
 
     def _look_at_the_clock(self, now_s: float) -> None:
         """Find out, before replies are read, whether the clock they are stamped by was stepped."""
@@ -340,7 +347,7 @@ class Engine:
                     due[interval.end_ns, track.group.timeout_s].append((track, interval))
         if not due:
             return
-        self.prober.check_drops()  # what befell the last of its probes is known by now
+        self._check_drops()  # what befell the last of its probes is known by now
         first = due[min(due)]
         if not empty:
             for _, interval in first:
