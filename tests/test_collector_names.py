@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
@@ -12,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llama.collector.answers.history import History
 from llama.collector.names import Names
 from llama.collector.service import ProbingService
-from llama.config import load_collector
+from llama.config import CollectorConfig, Test, load_collector
 
 CONFIG = """
 summarization: {{interval: 10}}
@@ -87,6 +88,28 @@ class DeadResolverTests(ServiceCase):
             self.reactor.advance(5)
         self.assertEqual(self.probed(service), {"127.0.0.8"})
         self.assertEqual(service.trouble(), "")
+
+    def test_nothing_known_of_a_whole_test(self) -> None:
+        """Nor is that well, though another test is probed."""
+        service = self.service("127.0.0.9")
+        (probed,) = service.config.tests
+        target = evolve(probed.targets[0], host="host.example")
+        other = evolve(probed, name="other", targets=(target,))
+        service._take_up(None, self.reloaded(service, probed, other))
+        self.assertEqual(service.trouble(), "")  # it is being looked up
+        self.reactor.advance(Names.timeout_s)
+        told = "test other is not probed: no address of a target is known; see the log"
+        self.assertEqual(service.trouble(), told)
+        self.resolver.known["host.example"] = "127.0.0.8"
+        for _ in range(13):
+            self.reactor.advance(5)
+        self.assertEqual(service.trouble(), "")
+
+    @staticmethod
+    def reloaded(service: ProbingService, *tests: Test) -> CollectorConfig:
+        """The configuration of these tests, read again."""
+        service._newest = evolve(service.config, tests=tests)
+        return service._newest
 
     def test_all_known_is_planned_at_once(self) -> None:
         """Names that are answered for are probed without a pause, in one plan."""

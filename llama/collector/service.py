@@ -70,6 +70,7 @@ class ProbingService(Service):
         self._history = history
         self._names = Names(reactor, self._replan)
         self._groups: Sequence[Group] = ()  # planned
+        self._unplanned: Sequence[str] = ()  # tests of which there is nothing in the plan
         self._retry: Any = None
         self._retry_s = RETRY_S
         self._refused: set[tuple[str, str, str]] = set()  # test, whom, why
@@ -133,6 +134,8 @@ class ProbingService(Service):
         self._known_sources, self._sources = self._sources, {}
         self._groups = make_plan(self.config, self._names.addresses, self._source_address)
         self._known_sources = {}
+        planned = {group.test for group in self._groups}
+        self._unplanned = [t.name for t in self.config.tests if t.targets and t.name not in planned]
         self._retry_s = RETRY_S
         self._probe()
 
@@ -296,6 +299,9 @@ class ProbingService(Service):
         """Return what is the matter, if anything; else an empty text."""
         if not self.prober.tracks and self._hosts():
             return "nothing is probed: no target could be so far; see the log"
+        if self._unplanned:
+            test = self._unplanned[0]
+            return f"test {test} is not probed: no address of a target is known; see the log"
         return self.engine.trouble()
 
     def health(self) -> dict[str, Any]:
