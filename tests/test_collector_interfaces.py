@@ -50,6 +50,7 @@ class MissingTests(EngineCase):
         )
         probed = {p.dst_ip for track in self.prober.tracks for p in track.pairs}
         self.assertEqual(probed, {"127.0.0.1", "::1"})
+        self.assertEqual((self.engine.refused, self.engine.trouble()), (refused, ""))
 
     def test_gone_before_it_is_taken_up(self) -> None:
         """An interface that goes between a plan and the next interval hinders nothing else."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from attrs import evolve
 from twisted.internet.address import IPv4Address
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
@@ -86,6 +87,23 @@ class DeadResolverTests(ServiceCase):
         for _ in range(13):
             self.reactor.advance(5)
         self.assertEqual(self.probed(service), {"127.0.0.8"})
+        self.assertEqual(service.trouble(), "")
+
+    def test_nothing_known_of_a_whole_test(self) -> None:
+        """Nor is that well, though another test is probed."""
+        config = self.service("127.0.0.9").config
+        (probed,) = config.tests
+        target = evolve(probed.targets[0], host="host.example")
+        tests = probed, evolve(probed, name="other", targets=(target,))
+        service = ProbingService(self.reactor, evolve(config, tests=tests), History(2))
+        service.startService()
+        self.addCleanup(service.stopService)
+        self.reactor.advance(Names.timeout_s)
+        told = "test other is not probed: no address of a target is known; see the log"
+        self.assertEqual(service.trouble(), told)
+        self.resolver.known["host.example"] = "127.0.0.8"
+        for _ in range(13):
+            self.reactor.advance(5)
         self.assertEqual(service.trouble(), "")
 
     def test_all_known_is_planned_at_once(self) -> None:

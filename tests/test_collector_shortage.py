@@ -124,6 +124,18 @@ class RetryTests(SynchronousTestCase):
         self.assertEqual((self.service.engine.generation, len(self.settled)), (2, 2))
         self.assertEqual([c for c in self.reactor.getDelayedCalls() if "_probe" in str(c)], [])
 
+    def test_it_is_told(self) -> None:
+        """As long as nothing of a test is probed that is trouble, though others are."""
+        self.assertEqual(self.tests_probed(), {"good"})
+        told = "test bad is not probed: Address already in use; see the log"
+        self.assertEqual(self.service.trouble(), told)
+        self.assertEqual(self.service.health()["groups_refused"], 1)
+        self.taken.close()
+        self.reactor.advance(10)
+        self.assertEqual(self.tests_probed(), {"good", "bad"})
+        self.assertEqual(self.service.trouble(), "")
+        self.assertEqual(self.service.health()["groups_refused"], 0)
+
     def test_an_error_does_not_end_the_trying(self) -> None:
         """Whatever goes wrong with one attempt, there is another."""
         use = self.service.engine.use

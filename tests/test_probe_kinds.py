@@ -15,12 +15,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from attrs import evolve
+from network import alone
 from services import BIN
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from llama.collector import closing, tcp
-from llama.collector.icmp import ECHO, checksums
+from llama.collector.icmp import ECHO, REPLY, REQUEST, checksums
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Group, Source, make_plan
 from llama.collector.probers import Probers
@@ -195,6 +197,81 @@ class EchoTests(KindCase):
             self.prober.drain()
         (row,) = self.closed(track).pair_stats
         self.assertEqual((row["sent"], row["received"], row["duplicate"]), (COUNT, COUNT, 0))
+
+
+class DamageTests(KindCase):
+    """Echo replies that arrive damaged, at raw sockets: the kernel hands them over all the same."""
+
+    damage: dict[int, int]  # by sequence number, which octet of the message
+    note = "replies arrived damaged, which counts as loss"
+
+    def answer(self) -> None:
+        """Answer in the kernel's place, with sums of our own, and damage what is to be damaged."""
+        while True:
+            try:
+                packet, sender = self.echoing.recvfrom(65535)
+            except BlockingIOError:
+                return
+            message = bytearray(packet[20:])
+            if message[0] != REQUEST[socket.AF_INET]:
+                continue
+            message[0], message[2:4] = REPLY[socket.AF_INET], bytes(2)
+            even = bytes(message) + bytes(len(message) % 2)
+            message[2:4] = int(checksums(np.frombuffer(even, np.uint8)[None])[0]).to_bytes(2)
+            (sequence,) = struct.unpack_from("!I", message, ECHO.fields["sequence"][1])
+            if sequence in self.damage:
+                message[self.damage[sequence]] ^= 0x55
+            self.echoing.sendto(message, sender)
+
+    def probe(self, *sizes: int) -> Track:
+        """Probe `COUNT` times with each so many octets after the header."""
+        Path("/proc/sys/net/ipv4/icmp_echo_ignore_all").write_text("1")
+        self.echoing = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
+        self.addCleanup(self.echoing.close)
+        self.echoing.setblocking(False)
+        drain = self.prober.drain
+
+        def answered() -> bool:
+            self.answer()
+            return bool(drain())
+
+        self.patch(self.prober, "drain", answered)
+        self.icmp = self.prober._prober("icmp")
+        self.icmp._padding[:] = 0xA5  # what is left behind in a room must tell
+        group = self.group("icmp", ["127.0.0.1"])
+        (pair,) = group.pairs
+        track = self.begin(group.with_pairs([evolve(pair, size=size) for size in sizes]))
+        self.assertTrue(track.sockets[0].raw)
+        self.run_through(track)
+        return track
+
+    def check(self, damage: dict[int, int], *sizes: int) -> None:
+        """What is damaged is lost, counted and noted; the rest is received, and none is strange."""
+        self.damage = damage
+        track = self.probe(*sizes)
+        assert track.ledger.current is not None
+        self.assertEqual(self.note in track.ledger.current.notes, bool(damage))
+        for row in self.closed(track).pair_stats:
+            self.assertEqual((row["sent"], row["lost"]), (COUNT, len(damage)), sizes)
+            self.assertEqual(row["suspect"], 0)
+        self.assertEqual((self.icmp.damaged, self.icmp.strangers), (len(damage) * len(sizes), 0))
+        self.prober.close()
+        self.setUp()
+
+    @alone
+    def test_damaged(self) -> None:
+        """Wherever it is, in the padding of small and large ones, odd ones too, or in what is ours."""
+        for size in (56, 57, 164, 165, 1400, 1401, 9216):
+            last = 8 + size - 1
+            self.check({}, size)
+            self.check({1: last, 3: 8 + size // 2, 4: 8}, size)
+        self.check({2: 7, 3: 16}, 56)
+
+    @alone
+    def test_in_turn(self) -> None:
+        """What a longer one left behind in the same room is no part of a shorter one."""
+        for damage in ({}, {2: 9}):
+            self.check(damage, 9001, 56, 3001, 57, 200)
 
 
 class ConnectionTests(KindCase):
@@ -434,6 +511,83 @@ class ConnectionTests(KindCase):
         except TimeoutError:
             pass
         self.assertEqual(classes, {4: {46}, 6: {46}})
+
+
+class OwnHostTests(KindCase):
+    """SYNs that do not leave this host, or not at once: the kernel takes them all the same."""
+
+    def setUp(self) -> None:
+        """Skip where queues cannot be made."""
+        if not all(map(shutil.which, ("tc", "nft"))):
+            raise SkipTest("needs iproute2 and nftables")
+        super().setUp()
+
+    def queue(self, kind: str, backlog: int = 0) -> None:
+        """Have what leaves over loopback wait in such a queue, behind so many octets."""
+        done = subprocess.run(
+            ["tc", "qdisc", "add", "dev", "lo", "root", *kind.split()], capture_output=True
+        )
+        if done.returncode:
+            raise SkipTest(f"needs the queue {kind}")
+        with (
+            socket.socket(type=socket.SOCK_DGRAM) as hole,
+            socket.socket(type=socket.SOCK_DGRAM) as sock,
+        ):
+            hole.bind(("127.0.0.1", 0))
+            for _ in range(backlog // 1000):
+                sock.sendto(bytes(1000 - 42), hole.getsockname())
+            self.once()
+
+    def once(self) -> None:
+        """Have one SYN sent, to a port where nobody listens, and wait for what becomes of it."""
+        port = ConnectionTests.closed_port()
+        track = self.begin(self.group("tcp", ["127.0.0.1"], port))
+        track.schedule.limit = 1
+        give_up = time.monotonic() + 60
+        while not self.prober.sent + self.prober.failed_sends.total() or self.pending(track):
+            assert time.monotonic() < give_up, "it did not end"
+            self.prober.tick(time.monotonic(), 0.02)
+            self.prober.drain()
+        assert track.ledger.current is not None
+        self.notes = track.ledger.current.notes
+        (self.row,) = self.closed(track).pair_stats
+        self.reasons = reasons(int(self.row["suspect"]))
+
+    @alone
+    def test_refused(self) -> None:
+        """What a full queue refuses was not sent."""
+        self.queue("pfifo limit 0")
+        self.assertEqual((self.row["sent"], self.reasons), (0, ("send_failed",)))
+        self.assertEqual(self.prober.failed_sends, {"ENOBUFS": 1})
+        self.assertEqual(self.notes, {"probes could not be sent: ENOBUFS"})
+
+    @alone
+    def test_waited(self) -> None:
+        """The time in a queue of ours is no round trip."""
+        self.queue("tbf rate 80kbit burst 1600 latency 10s", backlog=3000)  # for 140 ms
+        self.assertEqual((self.row["received"], self.row["samples"]), (1, 0))
+        note = "SYNs waited in this host's own queue, and have no round trip"
+        self.assertEqual(self.notes, {note})
+
+    @alone
+    def test_did_not_leave(self) -> None:
+        """What waits there until its time is over may have been lost by nobody else."""
+        self.queue("tbf rate 8kbit burst 1600 latency 10s", backlog=3000)
+        self.assertEqual((self.row["lost"], self.reasons), (1, ("send_failed",)))
+        self.assertIn("SYNs waited in this host's own queue, and had no answer in time", self.notes)
+
+    @alone
+    def test_lost_elsewhere(self) -> None:
+        """Neither what is lost beyond, nor what this host's firewall dropped, is told for such."""
+        for hook in ("input", "output"):
+            rules = "add table inet t; add chain inet t c { type filter hook "
+            rules += hook + " priority 0; }; add rule inet t c tcp flags syn drop"
+            subprocess.run(["nft", rules], check=True)
+            self.once()
+            self.assertEqual((self.row["lost"], self.reasons, self.notes), (1, (), set()))
+            subprocess.run(["nft", "delete table inet t"], check=True)
+            self.prober.close()
+            self.setUp()
 
 
 class PlanTests(SynchronousTestCase):

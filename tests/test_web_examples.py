@@ -29,6 +29,8 @@ OWN = """
 up{job="llama-collector",instance="iad1:5000"} 1
 up{job="llama-collector",instance="fra2:5000"} 0
 llama_collector_tick_lag_seconds{job="llama-collector",instance="iad1:5000"} 0.2
+llama_collector_groups_refused{job="llama-collector",instance="iad1:5000"} 0
+llama_collector_groups_refused{job="llama-collector",instance="fra2:5000"} 2
 llama_reflector_tick_lag_seconds{job="llama-reflector",instance="iad1:5001"} 2.97
 llama_reflector_tick_lag_seconds{job="llama-reflector",instance="fra2:5001"} 0.01
 llama_scraper_writer_lag_seconds{job="llama-scraper",instance="x:5003",writer="influxdb"} 700
@@ -217,6 +219,7 @@ class PrometheusExamplesTest(SynchronousTestCase):
         self.assertEqual(remarked, {("fra1", "EF", "forward")})
         self.assertEqual(names("LlamaCollectorSilent", "instance"), {("fra2:5000",)})
         self.assertEqual(names("LlamaCollectorLate", "instance"), {("iad1:5000",)})
+        self.assertEqual(names("LlamaTestRefused", "instance"), {("fra2:5000",)})
         self.assertEqual(names("LlamaIntervalLost", "instance"), {("rises:5000",)})
         self.assertEqual(names("LlamaReflectorLate", "instance"), {("iad1:5001",)})
         self.assertEqual(names("LlamaDatabaseBehind", "writer"), {("influxdb",)})

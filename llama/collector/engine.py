@@ -24,6 +24,7 @@ from llama.collector.plan import Group, places_of, same_groups
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.rearranging import call_as_before, rearranged
+from llama.collector.reassembly import Reassembly
 from llama.collector.schedule import BURST, LATEST_S
 from llama.collector.slices import Job, Slices
 from llama.collector.sockets import require_zone
@@ -77,6 +78,7 @@ class Engine:
         self._slices = Slices(clock)
         self._watch = ClockWatch(wall_ns, monotonic_ns)
         self._starvation = Starvation()
+        self._reassembly = Reassembly()
         self._wanted: Sequence[Group] | None = None
         self.groups: Sequence[Group] = ()  #: in use
         self._start_ns = 0  # of the current window
@@ -96,6 +98,7 @@ class Engine:
         self._closing = False
         self._tries = 0  # at closing the same interval, that failed
         self.unclosed = 0  # intervals that could not be closed
+        self.refused: Sequence[tuple[Group, OSError]] = ()  #: not in use: what cannot be, and why
         self._silent: set[tuple[object, ...]] = set()  # groups of which no probe could be sent
         self._hindered = False  # by an error, from taking up what is wanted
         self.close_number = 0
@@ -109,10 +112,12 @@ class Engine:
         """Probe these groups: at once if nothing is probed yet, else from the next interval on.
 
         Returns what of them cannot be probed, and why: groups of which a socket cannot be had, and
-        groups of the pairs whose interface is not there.
+        groups of the pairs whose interface is not there. It is remembered, and told by `trouble`, until
+        this is called again.
         """
         self.prober.follow_interfaces()
-        usable, refused = [], []
+        usable: list[Group] = []
+        refused: list[tuple[Group, OSError]] = []
         for group in groups:
             try:
                 self._open(group)
@@ -123,6 +128,7 @@ class Engine:
             refused += missing
             if there.pairs:
                 usable.append(there)
+        self.refused = refused
         if self._wanted is not None or not same_groups(usable, self.groups):
             self._wanted = tuple(usable)
         if self._wanted is not None and not self.prober.tracks:
@@ -251,11 +257,16 @@ class Engine:
         """Once a second, ask: were packets dropped or interfaces made anew, had we to wait."""
         elapsed = now_s - self._watched_s
         self._watched_s, self._next_watch_s = now_s, now_s + 1
-        self.prober.check_drops()
+        self._check_drops()
         self.prober.follow_interfaces()
         waited = self._starvation.waited_s()
         if math.isfinite(elapsed) and waited > STARVED_SHARE * elapsed:
             self._mark("cpu_starved", "the collector had to wait for a processor")
+
+    def _check_drops(self) -> None:
+        """Ask for packets that came to this host, and were dropped here."""
+        self.prober.check_drops()
+        self._reassembly.check(self.prober.tracks)
 
     def _look_at_the_clock(self, now_s: float) -> None:
         """Find out, before replies are read, whether the clock they are stamped by was stepped."""
@@ -338,7 +349,7 @@ class Engine:
                     due[interval.end_ns, track.group.timeout_s].append((track, interval))
         if not due:
             return
-        self.prober.check_drops()  # what befell the last of its probes is known by now
+        self._check_drops()  # what befell the last of its probes is known by now
         first = due[min(due)]
         if not empty:
             for _, interval in first:
@@ -403,21 +414,27 @@ class Engine:
             self._silent.discard(track.group.identity)
 
     def _silent_test(self) -> str:
-        """Return the name of a test of which nothing could be sent for an interval, if any."""
-        silent: dict[str, bool] = {}
+        """Say of which test nothing is sent, if of any."""
+        silent = {group.test: True for group, _ in self.refused}
         for track in self.prober.tracks:
             if track.live.any():
                 test, mute = track.group.test, track.group.identity in self._silent
                 silent[test] = silent.get(test, True) and mute
-        return next((test for test, mute in silent.items() if mute), "")
+        for group, reason in self.refused:
+            if silent[group.test]:
+                return f"test {group.test} is not probed: {reason.strerror or reason}"
+        for test, mute in silent.items():
+            if mute:
+                return f"no probe of test {test} could be sent for an interval"
+        return ""
 
     def trouble(self) -> str:
         """Return what is the matter with probing or closing, if anything; else an empty text."""
         now_s = self._now_s()
         if self._well_s is not None and now_s - self._well_s > STALLED_S:
             return f"probing has not worked for {now_s - self._well_s:.0f} s; see the log"
-        if test := self._silent_test():
-            return f"no probe of test {test} could be sent for an interval; see the log"
+        if silent := self._silent_test():
+            return f"{silent}; see the log"
         if self._hindered:
             return "what is to be probed could not be taken up; see the log"
         due = [i.due for track in self.prober.tracks for i in track.ledger.over]

@@ -9,8 +9,10 @@ them (``net.ipv4.ping_group_range``), raw ones otherwise. An echo request is, in
      4 identifier    20 SSID: tells the classes and sizes of a source apart
      6 number        22 zero, then padding
 
-A reply counts if it brings all of it back. Nobody stamps anything at the other end, so the time spent
-there is in the RTT, and no direction of a loss or a delay is known. RFC 792, RFC 4443 section 4.
+A reply counts if it brings all of it back, undamaged. Raw sockets of IPv4 are given messages whose
+checksum the kernel has not looked at, so there it is looked at here; all others are given good ones
+alone. Nobody stamps anything at the other end, so the time spent there is in the RTT, and no direction
+of a loss or a delay is known. RFC 792, RFC 4443 section 4.
 """
 
 from __future__ import annotations
@@ -39,6 +41,8 @@ from llama.collector.track import Track
 from llama.net import bpf
 from llama.net.bpf import Step
 from llama.net.errors import IcmpError
+from llama.net.mmsg import Messages
+from llama.net.port import LONGEST
 from llama.wire.rows import records
 
 ECHO = np.dtype(
@@ -102,7 +106,11 @@ def _only_identifier(sock: socket.socket, number: int) -> None:
 
 
 class _EchoLane(Lane):
-    """The message rooms of one address family, seen as echo replies."""
+    """The message rooms of one address family, seen as echo replies, whole where that is needed."""
+
+    def __init__(self, family: int, *, ids: bool) -> None:
+        rest = IPV4_HEADER + HEADER + LONGEST - HEAD
+        super().__init__(family, ids=ids, tail=rest if family == socket.AF_INET else 0)
 
     def answers(self, before: int) -> npt.NDArray[Any]:
         """Return what was received as ECHO rows, ``before`` octets into each message."""
@@ -158,13 +166,21 @@ class _EchoOutbox(Outbox):
 
 
 class _EchoIntake(Intake):
-    """Takes echo replies; ``secret`` is what their tokens are mixed with."""
+    """Takes echo replies; ``secret`` is what their tokens are mixed with.
+
+    ``count_damaged`` is told how many more of them arrived with a wrong checksum.
+    """
 
     def __init__(
-        self, sockets: Mapping[int, ProbeSocket], wall_ns: Callable[[], int], secret: np.uint64
+        self,
+        sockets: Mapping[int, ProbeSocket],
+        wall_ns: Callable[[], int],
+        secret: np.uint64,
+        count_damaged: Callable[[int], object],
     ) -> None:
         super().__init__(sockets, wall_ns)
         self._secret = secret
+        self._count_damaged = count_damaged
 
     def take(self, lane: Lane, count: int) -> None:
         """Enter the first ``count`` messages of a lane's arena into the ledgers."""
@@ -182,11 +198,16 @@ class _EchoIntake(Intake):
         flow = self._index.find(flow_keys(back.names[:count], ends))
         sequence = answers["sequence"].astype(np.uint32)
         lost = (flow == NO_FLOW) | (back.length[:count] < before + ECHO.itemsize)
+        damaged = ~lost & with_header
         lost |= (answers["type"] != REPLY[lane.family]) | (answers["code"] != 0)
         lost |= answers["number"] != sequence & np.uint32(0xFFFF)
         # An IP header with options is longer: nobody sends such replies.
         lost |= with_header & (back.octets[:count, 0] != 0x45)
-        self.strangers += int(np.count_nonzero(lost))
+        damaged &= back.octets[:count, 0] == 0x45
+        damaged[damaged] = are_damaged(back, np.flatnonzero(damaged))
+        self._note_damaged(flow[damaged])
+        lost |= damaged
+        self.strangers += int(np.count_nonzero(lost & ~damaged))
         sent_ns = (answers["token"].astype(np.uint64) ^ self._secret).astype(np.int64)
         dscp = np.where(stamped, (tos >> np.uint64(2)) & np.uint64(0x3F), UNKNOWN_DSCP)
         # A stack answers in the class of the request, or in none.
@@ -202,6 +223,12 @@ class _EchoIntake(Intake):
             strangers = track.ledger.strangers
             self.received += track.ledger.reply(own._replace(flow=own.flow - track.first_flow))
             self.strangers += track.ledger.strangers - strangers
+
+    def _note_damaged(self, flow: Ints) -> None:
+        """Count replies to these flows that arrived damaged: it is loss, and no fault of ours."""
+        self._count_damaged(len(flow))
+        for n in np.unique(np.searchsorted(self._first_flows, flow, side="right") - 1).tolist():
+            self.tracks[n].ledger.mark(0, "replies arrived damaged, which counts as loss")
 
 
 class IcmpProber(UdpProber):
@@ -220,6 +247,7 @@ class IcmpProber(UdpProber):
         chance: random.Random | None = None,
     ) -> None:
         self._secret = np.uint64(random.SystemRandom().getrandbits(64))
+        self.damaged = 0  #: replies that arrived with a wrong checksum
         super().__init__(
             ids=ids, kernel_stamps=kernel_stamps and ids, wall_ns=wall_ns, chance=chance
         )
@@ -228,7 +256,10 @@ class IcmpProber(UdpProber):
         return EchoSocket(source, kernel_stamps=self._kernel_stamps, ids=self._ids)
 
     def _new_intake(self, sockets: Mapping[int, ProbeSocket]) -> Intake:
-        return _EchoIntake(sockets, self._wall_ns, self._secret)
+        return _EchoIntake(sockets, self._wall_ns, self._secret, self._count_damaged)
+
+    def _count_damaged(self, count: int) -> None:
+        self.damaged += count
 
     def _new_lane(self, family: int) -> Lane:
         return _EchoLane(family, ids=self._ids)
@@ -266,10 +297,40 @@ def _is_raw(sock: ProbeSocket) -> bool:
     return isinstance(sock, EchoSocket) and sock.raw
 
 
+def are_damaged(back: Messages, rows: npt.NDArray[np.intp]) -> npt.NDArray[np.bool_]:
+    """Return which ICMP messages that came with a plain IP header have a wrong checksum: (rows,).
+
+    What there was no room for is taken for zeros.
+    """
+    length = back.length[rows].astype(np.int64) - IPV4_HEADER
+    total = _sums(back.octets[rows, IPV4_HEADER:], length)
+    room = back.size - IPV4_HEADER
+    long = np.flatnonzero(length > room)
+    if long.size:
+        rest = length[long] - room
+        total[long] += _sums(back.tails[rows[long], : rest.max() + 1], rest)
+    # All words, and the checksum, come to nothing, whatever the order of octets (RFC 1071 section 2).
+    wrong: npt.NDArray[np.bool_] = _folded(total) != 0xFFFF
+    return wrong
+
+
+def _sums(octets: npt.NDArray[np.uint8], length: Ints) -> npt.NDArray[np.uint32]:
+    """Return the sum of the 16-bit words in the first ``length`` octets of each row: (N,)."""
+    reach = min(int(length.max(initial=0)) + 1, octets.shape[1]) & ~1
+    ends = length.astype(np.uint16)[:, np.newaxis]
+    within = octets[:, :reach] * (np.arange(reach, dtype=np.uint16) < ends)
+    total: npt.NDArray[np.uint32] = within.view(np.uint16).sum(axis=1, dtype=np.uint32)
+    return total
+
+
 def checksums(octets: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint32]:
     """Return the Internet checksum (RFC 1071) of each row; its own two octets must be zero."""
-    total = octets.view(">u2").sum(axis=1, dtype=np.uint32)
+    total: npt.NDArray[np.uint32] = octets.view(">u2").sum(axis=1, dtype=np.uint32)
+    return ~_folded(total) & np.uint32(0xFFFF)
+
+
+def _folded(total: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+    """Return sums of 16-bit words in 16 bits, with all that was carried added."""
     for _ in range(2):
         total = (total >> np.uint32(16)) + (total & np.uint32(0xFFFF))
-    checksum: npt.NDArray[np.uint32] = ~total & np.uint32(0xFFFF)
-    return checksum
+    return total

@@ -17,13 +17,13 @@ QUOTED = 32  # octets of what an ICMP error quotes of a packet that are looked a
 
 
 class Lane:
-    """The message rooms of one address family."""
+    """The message rooms of one address family; of a reply `HEAD` octets are kept, and ``tail`` more."""
 
-    def __init__(self, family: int, *, ids: bool) -> None:
+    def __init__(self, family: int, *, ids: bool, tail: int = 0) -> None:
         self.family = family
         v4 = family == socket.AF_INET
         self.layout = mmsg.receive_layout(family)
-        self.back = Messages(ARENA, HEAD, self.layout.room)
+        self.back = Messages(ARENA, HEAD, self.layout.room, tail=tail)
         self.socket_of = np.zeros(ARENA, np.uint64)
         self.replies = stamp.reflector_view(self.back.octets)
         level = mmsg.SOL_IP if v4 else mmsg.SOL_IPV6

@@ -28,6 +28,7 @@ from llama.collector.ledger import (
 )
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
 from llama.collector.probers import Probers
+from llama.collector.reassembly import Reassembly
 from llama.collector.refusals import Refusal, Refusals
 from llama.collector.replies import UNKNOWN_DSCP
 from llama.collector.slices import at_once
@@ -177,6 +178,7 @@ class OneShot:
         self._sent_s = np.zeros(len(ledger.t1))  # when each was, on the monotonic clock; by cell
         self._ticker = Ticker(reactor, self._tick)
         self._starvation = Starvation()
+        self._reassembly = Reassembly()
         self._watch = ClockWatch(wall_ns, time.monotonic_ns)
         self._done: Deferred[Result] = Deferred()
         self._began_s = self._ticked_s = 0.0
@@ -309,6 +311,7 @@ class OneShot:
         self._ticker.stop()
         book = self._track.ledger
         self.prober.check_drops()
+        self._reassembly.check([self._track])
         seconds = time.monotonic() - self._began_s
         if self._starvation.waited_s() > 0.25 * seconds:
             book.mark(suspect_bit("cpu_starved"), "this program had to wait for a processor")

@@ -354,6 +354,12 @@ class ProbingService(Service):
         """Return what is the matter, if anything; else an empty text."""
         if not self.prober.tracks and _hosts(self.config):
             return "nothing is probed: no target could be so far; see the log"
+        planned = {group.test for group in self._groups}
+        for test in self.config.tests:
+            if test.targets and test.name not in planned:
+                return (
+                    f"test {test.name} is not probed: no address of a target is known; see the log"
+                )
         return self.engine.trouble()
 
     def health(self) -> dict[str, Any]:
@@ -371,6 +377,7 @@ class ProbingService(Service):
             "tick_lag_seconds": max(engine.lag_s, engine.last_lag_s),
             "pairs": sum(len(track.pairs) for track in prober.tracks),
             "flows": sum(track.ledger.flows for track in prober.tracks),
+            "groups_refused": len(engine.refused),
             "names_failing": len(self._names.failing),
             "config_generation": engine.generation,
             "resident_bytes": resident_octets(),

@@ -10,6 +10,10 @@ A SYN that had to be sent again counts as lost; so an attempt is given up before
 do that, after `GIVE_UP_S`. Attempts are bounded: one at a time for each source port and
 destination, and in all as many as the test's ``in_flight``; what is due above that is not sent,
 and counted among failed sends.
+
+``connect`` says nothing of what became of the SYN here. One that the queue of a device refused shows in
+``TCP_INFO`` and counts as not sent; one that still waits in such a queue, or in the device, shows in
+``SO_MEMINFO``. One that this host's own firewall dropped shows nowhere, and is lost.
 """
 
 from __future__ import annotations
@@ -22,7 +26,7 @@ import select
 import socket
 import struct
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -50,6 +54,8 @@ from llama.net import errors, mmsg
 
 #: Attempts end after so long, s: a second after the first SYN the kernel sends another (RFC 6298).
 GIVE_UP_S = 0.95
+#: A SYN that is so old, s, and still here is kept up: devices tell within a millisecond that it is sent.
+KEPT_UP_S = 0.005
 #: A tick that comes so long after the one before, s, was late: 5 ms beyond the longest period.
 LATE_S = 0.025
 
@@ -57,6 +63,9 @@ _ABORT = struct.pack("=ii", 1, 0)  # struct linger: close with RST
 _TCP_SYNCNT = 7
 _RTT_AT, _RETRANSMITS_AT = 68, 100  # tcpi_rtt (us) and tcpi_total_retrans in struct tcp_info
 _INFO_SIZE = 104
+#: The first octets of struct tcp_info, state and congestion state (SYN_SENT, CWR), of a SYN refused here.
+_SYN_REFUSED = bytes([2, 2])
+_WRITE_AT = 8  # SK_MEMINFO_WMEM_ALLOC: octets that are neither sent nor dropped
 _EVENTS = 256  # taken at once
 #: Flows in line for a turn that are looked at for one who can have it.
 _LOOKED_AT = 16
@@ -97,6 +106,7 @@ class _Attempt:
     sequence: int
     t1_ns: int
     over: bool = False
+    kept_up: bool = False  # the SYN waited in this host
 
 
 class _Wakeup(FileDescriptor):
@@ -149,6 +159,8 @@ class TcpProber(PortHolder):
         #: Flows that were refused a turn, by what they waited for: a way, or a group.
         self._lines: dict[tuple[object, ...], dict[tuple[Track, int], None]] = {}
         self._waiting: list[tuple[float, int, _Attempt]] = []  # a heap, by when to give up
+        #: The sockets of the youngest, by when to look whether their SYNs have left.
+        self._young: deque[tuple[float, socket.socket]] = deque()
         self._numbers = itertools.count()
         self._ticked_s: float | None = None
         #: Who is told of ICMP errors about SYNs: flow and number of the probe, and the error.
@@ -254,6 +266,10 @@ class TcpProber(PortHolder):
         cells, sequence = track.ledger.send(np.array([flow]), t1_ns)
         self.sent += 1
         code = sock.connect_ex(address)
+        if code == errno.EINPROGRESS:
+            self._young.append((self._monotonic_s() + KEPT_UP_S, sock))
+            if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 2) == _SYN_REFUSED:
+                code = errno.ENOBUFS
         until_s = self._monotonic_s() + min(group.timeout_s, GIVE_UP_S)
         attempt = _Attempt(
             sock, track.ledger, group.identity, pair, way, flow, int(sequence[0]), t1_ns,
@@ -330,9 +346,28 @@ class TcpProber(PortHolder):
         """Look at all that happened, give up what took too long; return True: nothing waits."""
         self._look()
         now_s = self._monotonic_s()
+        while self._young and self._young[0][0] <= now_s:
+            self._look_whether_kept_up(self._young.popleft()[1])
         while self._waiting and self._waiting[0][0] <= now_s:
-            self._end(heapq.heappop(self._waiting)[2])
+            self._give_up(heapq.heappop(self._waiting)[2])
         return True
+
+    def _look_whether_kept_up(self, sock: socket.socket) -> None:
+        """Note it if an attempt is under way whose SYN has not left this host yet."""
+        attempt = self._attempts.get(sock.fileno())
+        if attempt is not None and _waits_here(sock):
+            attempt.kept_up = True
+            attempt.ledger.mark(0, "SYNs waited in this host's own queue, and have no round trip")
+
+    def _give_up(self, attempt: _Attempt) -> None:
+        """End an attempt that was not answered; whether the SYN left in time, if at all, is told."""
+        if not attempt.over and (attempt.kept_up or _waits_here(attempt.sock)):
+            attempt.ledger.mark(
+                suspect_bit("send_failed"),
+                "SYNs waited in this host's own queue, and had no answer in time",
+                pairs=np.array([attempt.flow // attempt.ledger.ports]),
+            )
+        self._end(attempt)
 
     def _look(self) -> None:
         """Take the answers that have come."""
@@ -371,7 +406,7 @@ class TcpProber(PortHolder):
         flow: Ints = np.array([attempt.flow])
         sequence = np.array([attempt.sequence], np.uint32)
         timed = not refused and rtt_us > 0
-        if not timed and late:
+        if attempt.kept_up or (not timed and late):
             ledger.flags[ledger.cells(flow, sequence)] |= NO_RTT
         t1 = np.array([attempt.t1_ns])
         t4 = t1 + rtt_us * 1000 if timed else np.array([arrived_ns])
@@ -390,6 +425,12 @@ class TcpProber(PortHolder):
         # about to be run has a copy. Until then it would tell of a number that is another attempt's.
         self._epoll.unregister(fd)
         attempt.sock.close()
+
+
+def _waits_here(sock: socket.socket) -> bool:
+    """Return whether a SYN is still in a queue of this host, or of its device."""
+    memory = sock.getsockopt(socket.SOL_SOCKET, mmsg.SO_MEMINFO, _WRITE_AT + 4)
+    return any(memory[_WRITE_AT:])
 
 
 def _way(track: Track, flow: int) -> tuple[object, ...]:
