@@ -21,7 +21,7 @@ SLACK_NS = 1_000_000_000
 
 RESTARTED = "a reflector was started anew"
 OVERFLOWED = "a reflector's receive buffer overflowed"
-LIMITED = "a reflector's rate limit refused probes"
+LIMITED = "a reflector refused probes, or its host their replies (a limit, a firewall, no route)"
 SEVERAL = "several reflectors answer at one address"
 
 Counters = npt.NDArray[np.uint32]
