@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from attrs import evolve
 from engine_case import EngineCase, pair
 from twisted.trial.unittest import SynchronousTestCase
@@ -20,12 +21,28 @@ from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.plan import Group, cap_factor, chosen_addresses, make_plan
 from llama.collector.prober import SMALLEST_ROOM
 from llama.collector.schedule import LATEST_S, Schedule
-from llama.collector.summary import suspect_bit
+from llama.collector.summary import reasons, suspect_bit
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net import mmsg
-from llama.reflector.guard import Guard
+from llama.reflector.guard import ADMITTED, TOTAL_RATE, Guard
 
 SECOND = 1_000_000_000
+
+
+class OneRefused(Guard):
+    """A limit on all that happens to refuse the probes from one source port."""
+
+    port = -1
+
+    def admit_one(self, high: int, low: int, port: int, now_s: float) -> int:
+        """Refuse those."""
+        return TOTAL_RATE if port == self.port else ADMITTED
+
+    def admit(
+        self, high: Any, low: Any, port: npt.NDArray[np.uint16], now_s: float
+    ) -> npt.NDArray[np.uint8]:
+        """Likewise."""
+        return np.where(port == self.port, TOTAL_RATE, ADMITTED).astype(np.uint8)
 
 
 class EngineTests(EngineCase):
@@ -175,6 +192,33 @@ class EngineTests(EngineCase):
         self.run_until(lambda: any("reflector_limit" in self.reasons(i) for i in self.closed))
         lossy = next(i for i in self.closed if "reflector_limit" in self.reasons(i))
         self.assertGreater(lossy.pair_stats[0]["lost"], 0)
+
+    def test_reflector_limit_is_marked_where_nothing_was_heard(self) -> None:
+        """A pair that loses all its probes to the limit is marked with those that hear of it."""
+        self.protocol.guard = guard = OneRefused()
+        elsewhere = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # nobody answers there
+        self.addCleanup(elsewhere.close)
+        elsewhere.bind(("127.0.0.1", 0))
+        dead = pair("127.0.0.1", elsewhere.getsockname()[1])
+        lossy = pair("127.0.0.1", self.number, dscp=46)
+        other = evolve(
+            self.group(rate=45, ports=1), test="other", sources=self.group(ports=3).sources[2:]
+        )
+        self.engine.use([self.group(rate=50, ports=1), other.with_pairs([lossy, dead])])
+        self.newest(1)
+        (refused,) = (s for s in self.prober.sockets.values() if s.source.owner == "2")
+        guard.port = refused.number
+        interval = self.newest(3)
+        rows = dict(zip(interval.pairs, interval.pair_stats, strict=True))
+        self.assertEqual(rows[lossy]["received"], 0)
+        marked = {p for p, row in rows.items() if "reflector_limit" in reasons(int(row["suspect"]))}
+        self.assertEqual(marked, set(interval.pairs) - {dead})
+        guard.port = -1
+        self.newest(2)  # whoever could not hear it for so long is told old news now
+        interval = self.newest(1)
+        answered = [p is not dead for p in interval.pairs]
+        self.assertEqual(interval.pair_stats["lost"][answered].tolist(), [0, 0])
+        self.assertNotIn("reflector_limit", self.reasons(interval))
 
     def test_reflector_restart_is_marked(self) -> None:
         """A reflector started anew is noticed by its start time."""

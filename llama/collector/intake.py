@@ -16,6 +16,7 @@ from llama.collector import formats
 from llama.collector.flow_index import NO_FLOW, FlowIndex, flow_keys
 from llama.collector.lane import HEAD, Lane
 from llama.collector.ledger import FORGED, Ints
+from llama.collector.reflectors import Doubt, Reflectors
 from llama.collector.replies import UNKNOWN_DSCP, Replies
 from llama.collector.sockets import ProbeSocket, endpoint
 from llama.collector.track import Track
@@ -49,6 +50,7 @@ class Intake:
         self._base, self._cells = 0, 0  # the numbers of cells begin here; how many there are
         self._formatted: list[Track] = []  # the tracks whose probes are not plain STAMP
         self._has_format = np.ones(1, np.bool_)  # of each flow, and of `NO_FLOW`
+        self._reflectors = Reflectors()
         self.received = 0
         self.strangers = 0
         #: Who traces flows, if anybody does: takes what is not a probe's.
@@ -76,6 +78,11 @@ class Intake:
             [track.first_cell - self._base for track in self.tracks], np.int64
         )
         self._cells = cells
+        before = self._reflectors
+        self._reflectors = Reflectors(end for track in self.tracks for end in track.ends)
+        self._reflectors.follow(before)
+        for track in self.tracks:
+            track.reflector = np.array([self._reflectors.rows[end] for end in track.ends], np.intp)
         keys = [track.flow_keys() for track in self.tracks if len(track.pairs)]
         self._index = FlowIndex(np.concatenate(keys) if keys else np.zeros(0, np.uint64))
 
@@ -365,11 +372,24 @@ class Intake:
         strangers = track.ledger.strangers
         self.received += track.ledger.reply(replies._replace(dscp_asked=asked))
         self.strangers += track.ledger.strangers - strangers
-        news = track.reflectors.news(pairs, tlvs)
+        counting = tlvs.started_ns != 0
+        news = self._reflectors.news(track.reflector[pairs], tlvs)
+        news |= track.ledger.counting[pairs] != counting
         if not news.any():
             return
         news &= track.ledger.genuine(replies)
+        track.ledger.counting[pairs[news]] = counting[news]
+        news &= counting
         told = tlv.Answer(*(column[news] for column in tlvs))
-        track.reflectors.hear(
-            track.ledger, pairs[news], told, replies.t2_ns[news], replies.t4_ns[news]
-        )
+        for doubt in self._reflectors.hear(
+            track.ledger, track.reflector[pairs[news]], told,
+            replies.t2_ns[news], replies.t4_ns[news],
+        ):  # fmt: skip
+            self._mark(doubt)
+
+    def _mark(self, doubt: Doubt) -> None:
+        """Mark the open windows of all pairs that a doubt concerns, whoever of them has heard of it."""
+        for track in self.tracks:
+            pairs = np.flatnonzero(np.isin(track.reflector, list(doubt.rows)))
+            if pairs.size:
+                track.ledger.mark(doubt.bits, doubt.note, pairs=pairs)
