@@ -38,6 +38,7 @@ from llama.collector.sockets import ProbeSocket
 from llama.collector.track import Track
 from llama.net import bpf
 from llama.net.bpf import Step
+from llama.net.drops import Causes
 from llama.wire.rows import records
 
 ECHO = np.dtype(
@@ -204,6 +205,11 @@ class IcmpProber(UdpProber):
 
     def _new_socket(self, source: Source) -> ProbeSocket:
         return EchoSocket(source, kernel_stamps=self._kernel_stamps, ids=self._ids)
+
+    def _new_causes(self, sock: ProbeSocket) -> Causes | None:
+        # Others are given nothing that is damaged, or, raw ones of IPv4, all of it.
+        raw_v6 = _is_raw(sock) and sock.family == socket.AF_INET6
+        return Causes(sock.family, raw=True) if raw_v6 else None
 
     def _new_intake(self, sockets: Mapping[int, ProbeSocket]) -> Intake:
         return _EchoIntake(sockets, self._wall_ns, self._secret)
