@@ -21,7 +21,7 @@ from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.plan import Group, cap_factor, chosen_addresses, make_plan
 from llama.collector.prober import SMALLEST_ROOM
 from llama.collector.schedule import LATEST_S, Schedule
-from llama.collector.summary import reasons, suspect_bit
+from llama.collector.summary import ClosedInterval, reasons, suspect_bit
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net import mmsg
 from llama.reflector.guard import ADMITTED, TOTAL_RATE, Guard
@@ -274,6 +274,41 @@ class EngineTests(EngineCase):
         self.run_until(lambda: time.monotonic() > give_up, answering=False)
         self.newest(2)
         self.assertGreater(sum(int(i.pair_stats[0]["late"]) for i in self.closed), 0)
+
+
+class RestartTests(EngineCase):
+    """A reflector that is gone while one interval ends, and back while the next one runs."""
+
+    timeout_s = 0.9
+
+    def killed(self, *, until_closed: bool) -> ClosedInterval:
+        """Return the interval that it was killed in; it is back when that is over, or has closed."""
+        self.engine.use([self.group()])
+        self.newest(2)
+        (track,) = self.prober.tracks
+        killed_in = track.ledger.current
+        assert killed_in is not None
+        self.run_until(lambda: track.ledger.current is not killed_in, answering=False)
+        if until_closed:
+            self.run_until(lambda: self.closed[-1].start_ns == killed_in.start_ns, answering=False)
+        while self.port.inbound.receive(self.port.fd):  # what came while it was gone is gone
+            pass
+        self.protocol.started_ns = time.time_ns()
+        self.run_until(lambda: self.closed[-1].start_ns > killed_in.start_ns)
+        self.assertIn("reflector_restart", self.reasons(self.closed[-1]))
+        (found,) = (i for i in self.closed if i.start_ns == killed_in.start_ns)
+        self.assertGreater(found.pair_stats[0]["lost"], 0)
+        return found
+
+    def test_while_it_is_held_open(self) -> None:
+        """An interval that waits for its last replies when the start is learnt is marked as well."""
+        interval = self.killed(until_closed=False)
+        self.assertIn("reflector_restart", self.reasons(interval))
+
+    def test_once_it_has_closed(self) -> None:
+        """One that has been told already is not, whatever is learnt later."""
+        interval = self.killed(until_closed=True)
+        self.assertNotIn("reflector_restart", self.reasons(interval))
 
 
 class DrainTests(EngineCase):
