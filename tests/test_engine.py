@@ -240,6 +240,39 @@ class EngineTests(EngineCase):
         self.assertEqual(interval.pair_stats[0]["duplicate"], 0)
         self.assertGreaterEqual(self.prober.strangers, 5)
 
+    def test_answers_from_elsewhere_are_noted(self) -> None:
+        """A responder that answers from another of its addresses is no reflector, but is named."""
+        responder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(responder.close)
+        responder.setblocking(False)
+        responder.bind(("0.0.0.0", 0))  # the kernel chooses where replies come from
+        number = responder.getsockname()[1]
+        echoes = 0
+
+        def answer() -> bool:
+            nonlocal echoes
+            while True:
+                try:
+                    packet, whom = responder.recvfrom(2048)
+                except BlockingIOError:
+                    return len(self.closed) > 2
+                reply = bytearray(packet)
+                reply[24:38] = packet[:14]
+                reply[24 + echoes % 14] ^= echoes % 3  # most of them repeat what was never sent
+                responder.sendto(reply, whom)
+                echoes += 1
+
+        self.engine.use([self.group(pair("127.0.0.2", number), pair("127.0.0.1", 9))])
+        self.run_until(answer)
+        row = self.closed[-1].pair_stats[0]
+        self.assertEqual((row["received"], row["suspect"]), (0, 0))
+        self.assertEqual(
+            self.closed[-1].notes,
+            (f"127.0.0.1 port {number} answered probes that were sent to another address or port",),
+        )
+        self.prober.drain()
+        self.assertEqual(self.prober.strangers, echoes)
+
     def test_strangers_take_no_ones_place(self) -> None:
         """What is read together with a stranger's packets keeps its own times."""
         self.engine.use([self.group(ports=1)])

@@ -30,6 +30,9 @@ Octets = npt.NDArray[np.uint8]
 
 _UDP = np.dtype([("source", ">u2"), ("to", ">u2"), ("length", ">u2"), ("checksum", ">u2")])
 _REACH = 18 + 40 + _UDP.itemsize + HEAD  # octets of a packet with its headers that are looked at
+#: Noted of an interval with replies from another place than was asked, behind that place.
+ELSEWHERE = "answered probes that were sent to another address or port"
+MOST_ELSEWHERE = 4  # strangers looked at for that at a time, and places noted of an interval
 SHORTEST = 38  # octets of a reply: some TWAMP-Light responders end before the TTL
 
 
@@ -238,6 +241,7 @@ class Intake:
             if self.tracing is not None:
                 traced = np.flatnonzero(strange & (ssid == self.tracing.ssid))
                 self.strangers -= sum(self._hand_over_replies(lane, traced))
+            self._look_elsewhere(lane, np.flatnonzero(strange & (length >= SHORTEST)))
             # The rest is packed together, so that there are whole columns to work on.
             rows = np.flatnonzero(~lost)
             if not rows.size:
@@ -363,6 +367,32 @@ class Intake:
                 flows = found[there & strange & which] - track.first_flow
                 if flows.size:
                     track.ledger.doubt(flows, note)
+
+    def _look_elsewhere(self, lane: Lane, rows: npt.NDArray[np.intp]) -> None:
+        """Note of strangers who repeat number and time of a probe of ours: its answer, from elsewhere.
+
+        Only a few ``rows`` are looked at, since anybody can send any number of packets, and each is
+        compared with all probes of its number. They stay strangers.
+        """
+        for row in rows[:MOST_ELSEWHERE].tolist():
+            reply = lane.replies[row]
+            sent_ns = stamp.unix_ns_from_ntp(int(reply["sender_timestamp"]))
+            place = endpoint(lane.back.names[row].tobytes())
+            for track in self.tracks:
+                (port,) = np.nonzero(track.ordinal == lane.socket_of[row])
+                if not port.size or track.format is not None:
+                    continue
+                flows = np.arange(len(track.pairs)) * track.ports + port[0]
+                number = np.full(len(flows), reply["sender_sequence"], np.uint32)
+                meant = np.flatnonzero(
+                    track.ledger.t1[track.ledger.cells(flows, number)] == sent_ns
+                )
+                asked = {endpoint(track.names[pair].tobytes()) for pair in meant.tolist()}
+                current = track.ledger.current
+                if not asked or place in asked or current is None:
+                    continue
+                if sum(note.endswith(ELSEWHERE) for note in current.notes) < MOST_ELSEWHERE:
+                    track.ledger.mark(0, f"{place[0]} port {place[1]} {ELSEWHERE}")
 
     def _enter(self, track: Track, replies: Replies, tlvs: tlv.Answer) -> None:
         """Enter replies that belong to one track, and what their reflectors say of themselves."""
