@@ -9,6 +9,7 @@ import time
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from attrs import evolve
 from engine_case import EngineCase, pair
 from twisted.trial.unittest import SynchronousTestCase
@@ -20,12 +21,28 @@ from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.plan import Group, cap_factor, chosen_addresses, make_plan
 from llama.collector.schedule import LATEST_S, Schedule
 from llama.collector.sockets import SMALLEST_ROOM
-from llama.collector.summary import suspect_bit
+from llama.collector.summary import ClosedInterval, reasons, suspect_bit
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net import mmsg
-from llama.reflector.guard import Guard
+from llama.reflector.guard import ADMITTED, TOTAL_RATE, Guard
 
 SECOND = 1_000_000_000
+
+
+class OneRefused(Guard):
+    """A limit on all that happens to refuse the probes from one source port."""
+
+    port = -1
+
+    def admit_one(self, high: int, low: int, port: int, now_s: float) -> int:
+        """Refuse those."""
+        return TOTAL_RATE if port == self.port else ADMITTED
+
+    def admit(
+        self, high: Any, low: Any, port: npt.NDArray[np.uint16], now_s: float
+    ) -> npt.NDArray[np.uint8]:
+        """Likewise."""
+        return np.where(port == self.port, TOTAL_RATE, ADMITTED).astype(np.uint8)
 
 
 class EngineTests(EngineCase):
@@ -176,6 +193,33 @@ class EngineTests(EngineCase):
         lossy = next(i for i in self.closed if "reflector_limit" in self.reasons(i))
         self.assertGreater(lossy.pair_stats[0]["lost"], 0)
 
+    def test_reflector_limit_is_marked_where_nothing_was_heard(self) -> None:
+        """A pair that loses all its probes to the limit is marked with those that hear of it."""
+        self.protocol.guard = guard = OneRefused()
+        elsewhere = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)  # nobody answers there
+        self.addCleanup(elsewhere.close)
+        elsewhere.bind(("127.0.0.1", 0))
+        dead = pair("127.0.0.1", elsewhere.getsockname()[1])
+        lossy = pair("127.0.0.1", self.number, dscp=46)
+        other = evolve(
+            self.group(rate=45, ports=1), test="other", sources=self.group(ports=3).sources[2:]
+        )
+        self.engine.use([self.group(rate=50, ports=1), other.with_pairs([lossy, dead])])
+        self.newest(1)
+        (refused,) = (s for s in self.prober.sockets.values() if s.source.owner == "2")
+        guard.port = refused.number
+        interval = self.newest(3)
+        rows = dict(zip(interval.pairs, interval.pair_stats, strict=True))
+        self.assertEqual(rows[lossy]["received"], 0)
+        marked = {p for p, row in rows.items() if "reflector_limit" in reasons(int(row["suspect"]))}
+        self.assertEqual(marked, set(interval.pairs) - {dead})
+        guard.port = -1
+        self.newest(2)  # whoever could not hear it for so long is told old news now
+        interval = self.newest(1)
+        answered = [p is not dead for p in interval.pairs]
+        self.assertEqual(interval.pair_stats["lost"][answered].tolist(), [0, 0])
+        self.assertNotIn("reflector_limit", self.reasons(interval))
+
     def test_reflector_restart_is_marked(self) -> None:
         """A reflector started anew is noticed by its start time."""
         self.engine.use([self.group()])
@@ -195,6 +239,39 @@ class EngineTests(EngineCase):
         self.assertEqual(interval.pair_stats[0]["lost"], 0)
         self.assertEqual(interval.pair_stats[0]["duplicate"], 0)
         self.assertGreaterEqual(self.prober.strangers, 5)
+
+    def test_answers_from_elsewhere_are_noted(self) -> None:
+        """A responder that answers from another of its addresses is no reflector, but is named."""
+        responder = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(responder.close)
+        responder.setblocking(False)
+        responder.bind(("0.0.0.0", 0))  # the kernel chooses where replies come from
+        number = responder.getsockname()[1]
+        echoes = 0
+
+        def answer() -> bool:
+            nonlocal echoes
+            while True:
+                try:
+                    packet, whom = responder.recvfrom(2048)
+                except BlockingIOError:
+                    return len(self.closed) > 2
+                reply = bytearray(packet)
+                reply[24:38] = packet[:14]
+                reply[24 + echoes % 14] ^= echoes % 3  # most of them repeat what was never sent
+                responder.sendto(reply, whom)
+                echoes += 1
+
+        self.engine.use([self.group(pair("127.0.0.2", number), pair("127.0.0.1", 9))])
+        self.run_until(answer)
+        row = self.closed[-1].pair_stats[0]
+        self.assertEqual((row["received"], row["suspect"]), (0, 0))
+        self.assertEqual(
+            self.closed[-1].notes,
+            (f"127.0.0.1 port {number} answered probes that were sent to another address or port",),
+        )
+        self.prober.drain()
+        self.assertEqual(self.prober.strangers, echoes)
 
     def test_strangers_take_no_ones_place(self) -> None:
         """What is read together with a stranger's packets keeps its own times."""
@@ -230,6 +307,41 @@ class EngineTests(EngineCase):
         self.run_until(lambda: time.monotonic() > give_up, answering=False)
         self.newest(2)
         self.assertGreater(sum(int(i.pair_stats[0]["late"]) for i in self.closed), 0)
+
+
+class RestartTests(EngineCase):
+    """A reflector that is gone while one interval ends, and back while the next one runs."""
+
+    timeout_s = 0.9
+
+    def killed(self, *, until_closed: bool) -> ClosedInterval:
+        """Return the interval that it was killed in; it is back when that is over, or has closed."""
+        self.engine.use([self.group()])
+        self.newest(2)
+        (track,) = self.prober.tracks
+        killed_in = track.ledger.current
+        assert killed_in is not None
+        self.run_until(lambda: track.ledger.current is not killed_in, answering=False)
+        if until_closed:
+            self.run_until(lambda: self.closed[-1].start_ns == killed_in.start_ns, answering=False)
+        while self.port.inbound.receive(self.port.fd):  # what came while it was gone is gone
+            pass
+        self.protocol.started_ns = time.time_ns()
+        self.run_until(lambda: self.closed[-1].start_ns > killed_in.start_ns)
+        self.assertIn("reflector_restart", self.reasons(self.closed[-1]))
+        (found,) = (i for i in self.closed if i.start_ns == killed_in.start_ns)
+        self.assertGreater(found.pair_stats[0]["lost"], 0)
+        return found
+
+    def test_while_it_is_held_open(self) -> None:
+        """An interval that waits for its last replies when the start is learnt is marked as well."""
+        interval = self.killed(until_closed=False)
+        self.assertIn("reflector_restart", self.reasons(interval))
+
+    def test_once_it_has_closed(self) -> None:
+        """One that has been told already is not, whatever is learnt later."""
+        interval = self.killed(until_closed=True)
+        self.assertNotIn("reflector_restart", self.reasons(interval))
 
 
 class DrainTests(EngineCase):

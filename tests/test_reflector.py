@@ -393,6 +393,9 @@ class BatchTests(ProtocolTests, ReflectorCase):
                 self.assertEqual(tally.answered["stamp"] + refused, count)
                 full = reason == "send_buffer_full"  # our own doing: collectors are told
                 self.assertEqual(tally.limited, refused if full else 0)
+                own = reason in ("send_forbidden", "send_no_route")  # its source is told
+                source = packed_address(self.server)
+                self.assertEqual(tally.unsent.count(*source), refused if own else 0)
                 for _ in range(outbound.taken):
                     self.answer()
         self.port.send_row = RefusingSends(self.port.outbound, every=1, code=errno.EPERM).send_row

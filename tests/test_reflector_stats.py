@@ -39,6 +39,10 @@ class Ports:
         """Return a number that is known."""
         return 3
 
+    def damaged(self) -> int:
+        """Likewise."""
+        return 2
+
 
 class WindowsTests(SynchronousTestCase):
     def setUp(self) -> None:
@@ -112,8 +116,8 @@ class StatsTests(SynchronousTestCase):
         expected = {
             "received_total": 230, "answered_total": 115, "answered_total_stamp": 100,
             "answered_total_stamp_auth": 15, "dropped_total": 115, "dropped_total_loop": 115,
-            "limited_total": 4, "receive_drops_total": 3, "sessions": 0, "sessions_evicted_total": 0,
-            "config_generation": 1,
+            "limited_total": 4, "receive_drops_total": 3, "damaged_total": 2, "sessions": 0,
+            "sessions_evicted_total": 0, "config_generation": 1,
         }  # fmt: skip
         self.assertEqual(expected, {name: fields[name] for name in expected})
         self.assertAlmostEqual(10.0, fields["received_per_second"], 3)

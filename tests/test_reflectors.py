@@ -21,7 +21,7 @@ class ReflectorsTests(SynchronousTestCase):
         """Begin an interval ten seconds ago."""
         self.ledger = Ledger(np.zeros(2, np.uint8), 1, 10.0, 1.0, 30.0)
         self.ledger.roll(EPOCH, EPOCH + 30 * SECOND, 0.0)
-        self.reflectors = Reflectors(2)
+        self.reflectors = Reflectors(range(2))
 
     def hear(
         self, *said: tuple[int, int, int], pairs: tuple[int, ...] = (), clock_s: float = 0.0
@@ -49,7 +49,10 @@ class ReflectorsTests(SynchronousTestCase):
         now = np.full(count, EPOCH + 10 * SECOND, np.int64)
         news = self.reflectors.news(of, tlv.Answer(**columns))
         told = tlv.Answer(**{name: column[news] for name, column in columns.items()})
-        self.reflectors.hear(self.ledger, of[news], told, now[news] + ahead, now[news])
+        for doubt in self.reflectors.hear(
+            self.ledger, of[news], told, now[news] + ahead, now[news]
+        ):
+            self.ledger.mark(doubt.bits, doubt.note, pairs=sorted(doubt.rows))
         self.assertEqual(current.pair_suspect[1], 0)
         return reasons(int(current.pair_suspect[0]))
 
@@ -62,7 +65,7 @@ class ReflectorsTests(SynchronousTestCase):
     def test_started_anew(self) -> None:
         """One that has been up for less than the interval is new, by its own clock."""
         for clock_s in (0.0, -86400.0, 86400.0):
-            self.reflectors = Reflectors(2)
+            self.reflectors = Reflectors(range(2))
             self.assertEqual(self.hear((5, 7, 7), clock_s=clock_s), ())
             self.assertEqual(self.hear((3608, 0, 0), clock_s=clock_s), ("reflector_restart",))
             self.assertEqual(self.hear((3608, 0, 0), clock_s=clock_s), ())
@@ -73,8 +76,9 @@ class ReflectorsTests(SynchronousTestCase):
         self.assertEqual(self.hear((5, 8, 9)), ("reflector_drops",))
         self.assertEqual(self.hear((5, 8, 2**32 - 1)), ())  # fewer, by the way that counts go
         self.assertEqual(self.hear((5, 8, 0)), ("reflector_limit",))
-        self.assertEqual(self.hear((0, 0, 0)), ())
-        self.assertEqual(self.hear((5, 99, 99)), ())
+        self.assertEqual(self.hear((0, 0, 0)), ())  # says nothing, and nothing is forgotten
+        self.assertEqual(self.hear((5, 8, 0)), ())
+        self.assertEqual(self.hear((5, 99, 99)), ("reflector_drops", "reflector_limit"))
 
     def test_several(self) -> None:
         """Several that take turns are none of them new, and each has counts of its own."""
@@ -88,8 +92,8 @@ class ReflectorsTests(SynchronousTestCase):
         self.assertEqual(self.hear((3605, 0, 0), one, (9, 4, 50)), ("reflector_restart",))
         self.assertEqual(self.hear((3605, 0, 0), one, (9, 4, 50)), ())
 
-    def test_of_each_pair(self) -> None:
-        """What is heard of one pair is not taken for another's."""
+    def test_of_each_end(self) -> None:
+        """What is heard at one end is not taken for another's."""
         self.hear((5, 1, 1), (6, 2, 2), pairs=(0, 1))
         self.assertEqual(self.hear((5, 1, 1), (6, 2, 2), pairs=(0, 1)), ())
         self.assertEqual(self.hear((6, 1, 1), (6, 2, 2), pairs=(0, 1)), ())
@@ -101,10 +105,13 @@ class ReflectorsTests(SynchronousTestCase):
         self.assertLessEqual(len(self.reflectors._others[0]), MOST_OTHERS)
 
     def test_followed(self) -> None:
-        """After a reload a pair's reflectors are known by its new number."""
+        """After a reload the reflectors at an end are known by its new row."""
         self.hear((5, 1, 1))
         self.hear((9, 1, 1))
-        before, self.reflectors = self.reflectors, Reflectors(2)
-        self.reflectors.follow(before, np.array([0]), np.array([0]))
+        before, self.reflectors = self.reflectors, Reflectors((7, 0))
+        self.reflectors.follow(before)
+        self.assertEqual(self.reflectors.started[0], 0)
+        before, self.reflectors = self.reflectors, Reflectors((0,))
+        self.reflectors.follow(before)
         self.assertEqual(self.hear((5, 1, 1)), ())
         self.assertEqual(self.noted(), {SEVERAL})

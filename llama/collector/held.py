@@ -81,6 +81,7 @@ class PortHolder:
         self.received = 0
         self.strangers = 0
         self.receive_drops = 0
+        self.damaged = 0
         self.failed_sends: Counter[str] = Counter()
         self._complaints = Complaints()
 

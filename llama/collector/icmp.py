@@ -34,12 +34,13 @@ from llama.collector.lane import HEAD, Lane
 from llama.collector.ledger import Ints, Ledger
 from llama.collector.outbox import Outbox
 from llama.collector.plan import Group, Source
-from llama.collector.prober import UdpProber
+from llama.collector.prober import DAMAGED, UdpProber, note_more
 from llama.collector.replies import UNKNOWN_DSCP, Replies
 from llama.collector.sockets import ProbeSocket
 from llama.collector.track import Track
 from llama.net import bpf
 from llama.net.bpf import Step
+from llama.net.drops import Causes
 from llama.net.errors import IcmpError
 from llama.net.mmsg import Messages
 from llama.net.port import LONGEST
@@ -227,8 +228,9 @@ class _EchoIntake(Intake):
     def _note_damaged(self, flow: Ints) -> None:
         """Count replies to these flows that arrived damaged: it is loss, and no fault of ours."""
         self._count_damaged(len(flow))
-        for n in np.unique(np.searchsorted(self._first_flows, flow, side="right") - 1).tolist():
-            self.tracks[n].ledger.mark(0, "replies arrived damaged, which counts as loss")
+        owner = np.searchsorted(self._first_flows, flow, side="right") - 1
+        for n, count in zip(*np.unique(owner, return_counts=True), strict=True):
+            note_more(self.tracks[n].ledger, int(count), DAMAGED.format(protocol="ICMP"))
 
 
 class IcmpProber(UdpProber):
@@ -247,13 +249,17 @@ class IcmpProber(UdpProber):
         chance: random.Random | None = None,
     ) -> None:
         self._secret = np.uint64(random.SystemRandom().getrandbits(64))
-        self.damaged = 0  #: replies that arrived with a wrong checksum
         super().__init__(
             ids=ids, kernel_stamps=kernel_stamps and ids, wall_ns=wall_ns, chance=chance
         )
 
     def _new_socket(self, source: Source) -> ProbeSocket:
         return EchoSocket(source, kernel_stamps=self._kernel_stamps, ids=self._ids)
+
+    def _new_causes(self, sock: ProbeSocket) -> Causes | None:
+        # Others are given nothing that is damaged, or, raw ones of IPv4, all of it.
+        raw_v6 = _is_raw(sock) and sock.family == socket.AF_INET6
+        return Causes(sock.family, raw=True) if raw_v6 else None
 
     def _new_intake(self, sockets: Mapping[int, ProbeSocket]) -> Intake:
         return _EchoIntake(sockets, self._wall_ns, self._secret, self._count_damaged)

@@ -16,6 +16,7 @@ from llama.collector import formats
 from llama.collector.flow_index import NO_FLOW, FlowIndex, flow_keys
 from llama.collector.lane import HEAD, Lane
 from llama.collector.ledger import FORGED, Ints
+from llama.collector.reflectors import Doubt, Reflectors
 from llama.collector.replies import UNKNOWN_DSCP, Replies
 from llama.collector.sockets import ProbeSocket, endpoint
 from llama.collector.track import Track
@@ -29,6 +30,9 @@ Octets = npt.NDArray[np.uint8]
 
 _UDP = np.dtype([("source", ">u2"), ("to", ">u2"), ("length", ">u2"), ("checksum", ">u2")])
 _REACH = 18 + 40 + _UDP.itemsize + HEAD  # octets of a packet with its headers that are looked at
+#: Noted of an interval with replies from another place than was asked, behind that place.
+ELSEWHERE = "answered probes that were sent to another address or port"
+MOST_ELSEWHERE = 4  # strangers looked at for that at a time, and places noted of an interval
 SHORTEST = 38  # octets of a reply: some TWAMP-Light responders end before the TTL
 
 
@@ -49,6 +53,7 @@ class Intake:
         self._base, self._cells = 0, 0  # the numbers of cells begin here; how many there are
         self._formatted: list[Track] = []  # the tracks whose probes are not plain STAMP
         self._has_format = np.ones(1, np.bool_)  # of each flow, and of `NO_FLOW`
+        self._reflectors = Reflectors()
         self.received = 0
         self.strangers = 0
         #: Who traces flows, if anybody does: takes what is not a probe's.
@@ -76,6 +81,11 @@ class Intake:
             [track.first_cell - self._base for track in self.tracks], np.int64
         )
         self._cells = cells
+        before = self._reflectors
+        self._reflectors = Reflectors(end for track in self.tracks for end in track.ends)
+        self._reflectors.follow(before)
+        for track in self.tracks:
+            track.reflector = np.array([self._reflectors.rows[end] for end in track.ends], np.intp)
         keys = [track.flow_keys() for track in self.tracks if len(track.pairs)]
         self._index = FlowIndex(np.concatenate(keys) if keys else np.zeros(0, np.uint64))
 
@@ -231,6 +241,7 @@ class Intake:
             if self.tracing is not None:
                 traced = np.flatnonzero(strange & (ssid == self.tracing.ssid))
                 self.strangers -= sum(self._hand_over_replies(lane, traced))
+            self._look_elsewhere(lane, np.flatnonzero(strange & (length >= SHORTEST)))
             # The rest is packed together, so that there are whole columns to work on.
             rows = np.flatnonzero(~lost)
             if not rows.size:
@@ -357,6 +368,32 @@ class Intake:
                 if flows.size:
                     track.ledger.doubt(flows, note)
 
+    def _look_elsewhere(self, lane: Lane, rows: npt.NDArray[np.intp]) -> None:
+        """Note of strangers who repeat number and time of a probe of ours: its answer, from elsewhere.
+
+        Only a few ``rows`` are looked at, since anybody can send any number of packets, and each is
+        compared with all probes of its number. They stay strangers.
+        """
+        for row in rows[:MOST_ELSEWHERE].tolist():
+            reply = lane.replies[row]
+            sent_ns = stamp.unix_ns_from_ntp(int(reply["sender_timestamp"]))
+            place = endpoint(lane.back.names[row].tobytes())
+            for track in self.tracks:
+                (port,) = np.nonzero(track.ordinal == lane.socket_of[row])
+                if not port.size or track.format is not None:
+                    continue
+                flows = np.arange(len(track.pairs)) * track.ports + port[0]
+                number = np.full(len(flows), reply["sender_sequence"], np.uint32)
+                meant = np.flatnonzero(
+                    track.ledger.t1[track.ledger.cells(flows, number)] == sent_ns
+                )
+                asked = {endpoint(track.names[pair].tobytes()) for pair in meant.tolist()}
+                current = track.ledger.current
+                if not asked or place in asked or current is None:
+                    continue
+                if sum(note.endswith(ELSEWHERE) for note in current.notes) < MOST_ELSEWHERE:
+                    track.ledger.mark(0, f"{place[0]} port {place[1]} {ELSEWHERE}")
+
     def _enter(self, track: Track, replies: Replies, tlvs: tlv.Answer) -> None:
         """Enter replies that belong to one track, and what their reflectors say of themselves."""
         pairs = replies.flow // track.ports
@@ -365,11 +402,24 @@ class Intake:
         strangers = track.ledger.strangers
         self.received += track.ledger.reply(replies._replace(dscp_asked=asked))
         self.strangers += track.ledger.strangers - strangers
-        news = track.reflectors.news(pairs, tlvs)
+        counting = tlvs.started_ns != 0
+        news = self._reflectors.news(track.reflector[pairs], tlvs)
+        news |= track.ledger.counting[pairs] != counting
         if not news.any():
             return
         news &= track.ledger.genuine(replies)
+        track.ledger.counting[pairs[news]] = counting[news]
+        news &= counting
         told = tlv.Answer(*(column[news] for column in tlvs))
-        track.reflectors.hear(
-            track.ledger, pairs[news], told, replies.t2_ns[news], replies.t4_ns[news]
-        )
+        for doubt in self._reflectors.hear(
+            track.ledger, track.reflector[pairs[news]], told,
+            replies.t2_ns[news], replies.t4_ns[news],
+        ):  # fmt: skip
+            self._mark(doubt)
+
+    def _mark(self, doubt: Doubt) -> None:
+        """Mark the open windows of all pairs that a doubt concerns, whoever of them has heard of it."""
+        for track in self.tracks:
+            pairs = np.flatnonzero(np.isin(track.reflector, list(doubt.rows)))
+            if pairs.size:
+                track.ledger.mark(doubt.bits, doubt.note, pairs=pairs)

@@ -38,9 +38,11 @@ from llama.collector.sockets import SMALLEST_ROOM, ProbeSocket, endpoint, interf
 from llama.collector.summary import suspect_bit
 from llama.collector.track import Track
 from llama.net import errors, mmsg
+from llama.net.drops import Causes
 from llama.net.port import LONGEST
 
 SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
+DAMAGED = "packets of {protocol} arrived damaged: their checksums are wrong"
 
 
 class UdpProber:
@@ -67,6 +69,7 @@ class UdpProber:
         self.chance = random.Random() if chance is None else chance
         self._padding = np.zeros(LONGEST, np.uint8)
         self._lanes: dict[int, Lane] = {}
+        self._causes: dict[int, Causes | None] = {}  # by address family, as lanes are
         self.sockets: dict[Source, ProbeSocket] = {}
         self._by_ordinal: dict[int, ProbeSocket] = {}
         self._ordinals = itertools.count()  # there is room for 48 bits of them
@@ -82,6 +85,7 @@ class UdpProber:
         self.sent = 0
         self.skipped = 0
         self.receive_drops = 0
+        self.damaged = 0
         self.failed_sends: Counter[str] = Counter()
         self._complaints = Complaints()
         #: Who else is told of ICMP errors at sockets that hear them, besides `tracing`.
@@ -102,10 +106,15 @@ class UdpProber:
             family = sock.sock.family
             if family not in self._lanes:
                 self._lanes[family] = self._new_lane(family)
+                self._causes[family] = self._new_causes(sock)
         return sock
 
     def _new_socket(self, source: Source) -> ProbeSocket:
         return ProbeSocket(source, kernel_stamps=self._kernel_stamps, ids=self._ids)
+
+    def _new_causes(self, sock: ProbeSocket) -> Causes | None:
+        """Return what tells why packets are dropped at sockets like this one; None: for want of room."""
+        return Causes(sock.family)
 
     def _new_intake(self, sockets: Mapping[int, ProbeSocket]) -> Intake:
         return Intake(sockets, self._wall_ns)
@@ -426,15 +435,38 @@ class UdpProber:
     def check_drops(self) -> int:
         """Ask the kernel for packets dropped at full buffers; mark what they may have touched.
 
-        Returns how many there were since this was last called.
+        Returns how many there were since this was last called. What was dropped since it had arrived
+        damaged is noted and counted, and marks nothing: that was not our doing.
         """
-        new = {sock: drops for sock in self.sockets.values() if (drops := sock.new_drops())}
-        for track in self.tracks if new else ():
-            if not new.keys().isdisjoint(track.sockets):
-                track.ledger.mark(
-                    suspect_bit("receive_drops"),
-                    "the kernel dropped packets at a full receive buffer of ours",
-                )
-        total = sum(new.values())
+        total = 0
+        dropped: dict[int, dict[ProbeSocket, int]] = {}
+        for sock in self.sockets.values():
+            new = sock.new_drops()
+            if new:
+                dropped.setdefault(sock.family, {})[sock] = new
+        for family, drops in dropped.items():
+            causes = self._causes[family]
+            if causes is not None and (damaged := causes.damaged(drops.values())):
+                self.damaged += damaged
+                for track in self.tracks:
+                    if track.sockets[0].family == family:
+                        note = DAMAGED.format(protocol=causes.protocol)
+                        note_more(track.ledger, damaged, note)
+                continue
+            total += sum(drops.values())
+            for track in self.tracks:
+                if not drops.keys().isdisjoint(track.sockets):
+                    track.ledger.mark(
+                        suspect_bit("receive_drops"),
+                        "the kernel dropped packets at a full receive buffer of ours",
+                    )
         self.receive_drops += total
         return total
+
+
+def note_more(ledger: Ledger, count: int, what: str) -> None:
+    """Note ``count`` more of something in all open windows, in one note each that begins with the sum."""
+    for interval in ledger.open_intervals():
+        before = next((note for note in interval.notes if note.endswith(what)), "0")
+        interval.notes.discard(before)
+        interval.notes.add(f"{int(before.split()[0]) + count} {what}")

@@ -162,6 +162,11 @@ class Probers:
         return sum(prober.receive_drops for prober in self._probers.values())
 
     @property
+    def damaged(self) -> int:
+        """How many packets arrived damaged."""
+        return sum(prober.damaged for prober in self._probers.values())
+
+    @property
     def failed_sends(self) -> Counter[str]:
         """How many probes could not be sent, by the name of the error."""
         total: Counter[str] = Counter()

@@ -370,6 +370,7 @@ class ProbingService(Service):
             "replies_received_total": prober.received,
             "stranger_packets_total": prober.strangers,
             "receive_drops_total": prober.receive_drops,
+            "damaged_packets_total": prober.damaged,
             "send_failures_total": dict(prober.failed_sends),
             "probes_skipped_total": prober.skipped,
             "probes_per_second": prober.probes_per_s,

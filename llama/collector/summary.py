@@ -61,7 +61,7 @@ SUSPECT_REASONS = (
     "cpu_starved",  # the process was runnable but not run
     "clock_step",  # the wall clock was stepped within the interval
     "reflector_drops",  # the reflector's socket buffer overflowed
-    "reflector_limit",  # the reflector's own rate limit dropped probes
+    "reflector_limit",  # the reflector or its host refused probes or replies: limit, firewall, no route
     "reflector_restart",  # the reflector was started anew within the interval
     "user_timestamps",  # RTTs from user-space stamps, which contain our own scheduling delay
     "reflector_late",  # the reflector held probes until their time was over

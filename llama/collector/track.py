@@ -14,7 +14,6 @@ from llama.collector.flow_index import flow_keys
 from llama.collector.lane import HEAD
 from llama.collector.ledger import Ints, Ledger
 from llama.collector.plan import Group, Variant
-from llama.collector.reflectors import Reflectors
 from llama.collector.schedule import Schedule
 from llama.collector.sockets import ProbeSocket, interface_number, sockaddr, zone_of
 from llama.collector.summary import Pair
@@ -88,11 +87,11 @@ class Track:
             [pair.dscp if group.reply_dscp is None else group.reply_dscp for pair in self.pairs],
             np.uint8,
         )
-        self.reflectors = Reflectors(len(self.pairs))
+        #: Of each pair, its row of the prober's `Reflectors`; set when the tracks are lined up.
+        self.reflector = np.zeros(len(self.pairs), np.intp)
 
     def follow(self, before: Track, pairs: Ints, others: Ints) -> None:
         """Go on where ``before`` was: its pair ``others[i]`` is ``pairs[i]`` here."""
-        self.reflectors.follow(before.reflectors, pairs, others)
         both = before.live[others] & self.live[pairs]
         moved = dict(zip(others[both].tolist(), pairs[both].tolist(), strict=True))
         self._follow_schedule(before, moved)
@@ -136,6 +135,15 @@ class Track:
         ends = self.ordinal[None, :] << np.uint64(16)
         ends = ends | self.ssids[self.variant].astype(np.uint64)[:, None]
         return flow_keys(np.repeat(self.names, self.ports, axis=0), ends.reshape(-1))
+
+    @cached_property
+    def ends(self) -> list[tuple[object, ...]]:
+        """Of each pair, what it shares with others that hear of the same reflector's state as it does.
+
+        Whoever sees plain probes can answer them: signed ones believe only others of the same key.
+        """
+        asked_by = self.group.key, self.group.sources[0].interface
+        return [(*asked_by, pair.src_ip, pair.dst_ip, pair.dst_port) for pair in self.pairs]
 
     @cached_property
     def targets(self) -> frozenset[tuple[str, int, int, int]]:

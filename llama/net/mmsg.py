@@ -335,7 +335,7 @@ def receive_drops(sock: socket.socket) -> int:
     """Return how many datagrams the kernel has dropped at this socket since it was opened.
 
     From ``SO_MEMINFO``'s ``SK_MEMINFO_DROPS``, which, unlike ``SO_RXQ_OVFL``, needs no later packet
-    to tell. Counts modulo 2**32.
+    to tell. Counts modulo 2**32. They found no room, or arrived damaged: see `llama.net.drops`.
     """
     words = sock.getsockopt(SOL_SOCKET, SO_MEMINFO, 36)
     drops: int = struct.unpack_from("<I", words, 32)[0]

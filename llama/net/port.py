@@ -28,6 +28,7 @@ from twisted.python import failure
 from zope.interface import implementer
 
 from llama.net import mmsg
+from llama.net.drops import Causes
 from llama.net.mmsg import Layout, Messages
 
 HEAD = 256  # octets of each datagram that are looked at by column
@@ -141,6 +142,7 @@ class BatchPort(FileDescriptor):
         self._interface = interface
         self._receive_buffer = receive_buffer
         self._socket: socket.socket | None = None
+        self._drops = self._no_room = self._damaged = 0  # as the kernel tells; of these, why
         self._stopped: list[defer.Deferred[None]] = []  # those who wait for it
 
     def startListening(self) -> None:
@@ -164,6 +166,7 @@ class BatchPort(FileDescriptor):
             sock.close()
             raise error.CannotListenError(*self._bind, reason) from None
         self._socket = sock
+        self._causes = Causes(self.family)
         self.fd = sock.fileno()
         self._epoll.register(self.fd, select.EPOLLIN)
         self.connected = True
@@ -258,8 +261,24 @@ class BatchPort(FileDescriptor):
         )
 
     def receive_drops(self) -> int:
-        """Return how many datagrams the kernel has dropped at this socket (modulo 2**32)."""
-        return 0 if self._socket is None else mmsg.receive_drops(self._socket)
+        """Return how many datagrams the kernel has dropped at this socket since they found no room."""
+        return self._dropped()[0]
+
+    def damaged(self) -> int:
+        """Return how many datagrams have arrived here with a wrong checksum, see `llama.net.drops`."""
+        return self._dropped()[1]
+
+    def _dropped(self) -> tuple[int, int]:
+        if self._socket is None:
+            return 0, 0
+        drops = mmsg.receive_drops(self._socket)
+        new = drops - self._drops & 0xFFFFFFFF
+        if new:
+            self._drops = drops
+            damaged = self._causes.damaged([new])
+            self._damaged += damaged
+            self._no_room += new - damaged
+        return self._no_room, self._damaged
 
     def getHost(self) -> IPv4Address | IPv6Address:
         """Return the bound address."""

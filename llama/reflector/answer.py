@@ -278,6 +278,7 @@ class Answerer:
             high, low = np.array([[arrival.high], [arrival.low]], np.uint64)
             own = self.guard.refusals(high, low) if self.guard.limits_sources else None
             limited += 0 if own is None else int(own[0])
+            limited += self.tally.unsent.count(arrival.high, arrival.low)
         return tlv.State(self.started_ns, self._receive_drops, limited)
 
     def _follow_up(self, place: int) -> tlv.FollowUp:

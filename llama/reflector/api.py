@@ -20,6 +20,7 @@ _PLAIN = {
     "received_total": "Datagrams received",
     "limited_total": "Probes that its own limits or its full send buffer cost",
     "receive_drops_total": "Datagrams that the kernel dropped at a full socket buffer",
+    "damaged_total": "Datagrams of more than 76 octets that arrived with a wrong checksum",
     "sessions": "Sessions remembered",
     "sessions_evicted_total": "Sessions forgotten to make room for others",
     "config_generation": "How many configurations were in use so far",

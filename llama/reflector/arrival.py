@@ -55,6 +55,15 @@ def presentable(arrival: Arrival) -> str:
     return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{arrival.port}"
 
 
+def read_source(port: BatchPort, row: int) -> tuple[int, int]:
+    """Return the two halves of the address that one datagram of a batch came from, IPv4 mapped."""
+    name = row * mmsg.NAME_ROOM
+    if port.family == socket.AF_INET:
+        return 0, MAPPED | _NAME_V4.unpack_from(port.inbound.names_view, name)[1]
+    _, high, low = _NAME_V6.unpack_from(port.inbound.names_view, name)
+    return high, low
+
+
 def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
     """Return what the kernel said of one datagram of a batch, and the PKTINFO to answer it with."""
     inbound = port.inbound

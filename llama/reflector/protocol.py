@@ -22,7 +22,7 @@ from twisted.internet.protocol import DatagramProtocol
 from llama.net import mmsg
 from llama.net.port import HEAD, LONGEST, BatchPort
 from llama.reflector.answer import Answer, Answerer, ntp_now
-from llama.reflector.arrival import Arrival, packed_address, read_arrival
+from llama.reflector.arrival import Arrival, packed_address, read_arrival, read_source
 from llama.reflector.guard import REASONS, TOTAL_RATE
 from llama.reflector.loops import looks_like_stamp_reply
 from llama.wire import llama_go, stamp, tlv
@@ -50,6 +50,8 @@ _NOT_SENT = {
     errno.EINVAL: "send_no_route",  # a source on loopback, and the way to it leads elsewhere
     errno.EMSGSIZE: "send_too_long",
 }
+#: Of these, what this host denies to one destination. How long a packet may be is the network's doing.
+_DENIED = frozenset({"send_forbidden", "send_no_route"})
 
 
 class Reflector(Answerer, DatagramProtocol):
@@ -83,9 +85,9 @@ class Reflector(Answerer, DatagramProtocol):
         try:
             self.transport.write(bytes(octets), addr)
         except OSError as reason:
-            self._not_sent(reason.errno)
+            self._not_sent(reason.errno, (high, low))
         except MessageLengthError:
-            self._not_sent(errno.EMSGSIZE)
+            self._not_sent(errno.EMSGSIZE, (high, low))
         else:
             self.tally.answered[answer.format] += 1
 
@@ -158,7 +160,7 @@ class Reflector(Answerer, DatagramProtocol):
         outbound.describe(row, answer.length, control, inbound)
         if answer.timed:
             answer.depart(octets)
-        self.tally.answered[answer.format] += self._send(port, row, 1, picked=False)
+        self.tally.answered[answer.format] += self._send(port, row, 1)
         if wanted:
             port.stamps_due += 1
             port.read_transmit_stamps()
@@ -175,7 +177,7 @@ class Reflector(Answerer, DatagramProtocol):
         try:
             port.send_row(row, answer.length, ancillary)
         except OSError as reason:
-            self._not_sent(reason.errno)
+            self._not_sent(reason.errno, read_source(port, row))
         else:
             self.tally.answered[answer.format] += 1
 
@@ -285,9 +287,9 @@ class Reflector(Answerer, DatagramProtocol):
             reply_tos, wanted = self._answer_tlvs_by_column(
                 port, which, length, tos.astype(np.uint8), places
             )
-            own = self.guard.refusals(high, low)
-            if own is not None and own.any():
-                self._tell_refusals(octets, which, own)
+            for own in (self.guard.refusals(high, low), self.tally.unsent.counts(high, low)):
+                if own is not None and own.any():
+                    self._tell_own(octets, which, own)
         else:
             reply_tos = tos & np.uint64(0xFC)
         outbound.words[which, port.reply_layout.offsets[port.tos] // 8] = reply_tos
@@ -344,10 +346,8 @@ class Reflector(Answerer, DatagramProtocol):
         port.stamps_due += len(rows)
 
     @staticmethod
-    def _tell_refusals(
-        octets: npt.NDArray[np.uint8], which: Any, own: npt.NDArray[np.uint32]
-    ) -> None:
-        """Add each source's own refusals to the state that its reply carries, in our layout."""
+    def _tell_own(octets: npt.NDArray[np.uint8], which: Any, own: npt.NDArray[np.uint32]) -> None:
+        """Add what is each source's own to the refusals that its reply tells of, in our layout."""
         told = octets[:, _STATE_LIMITED : _STATE_LIMITED + 4].view(">u4")[:, 0]
         ours = (octets[which, _STATE_TYPE] == tlv.STATE) & (octets[which, _STATE_TYPE - 1] == 0)
         told[which] += np.where(ours, own, np.uint32(0))
@@ -360,7 +360,6 @@ class Reflector(Answerer, DatagramProtocol):
         timestamp: npt.NDArray[Any],
     ) -> None:
         """Stamp T3 and send, a chunk at a time."""
-        picked = rows is not None
         if rows is not None:
             port.outbound.pick(rows)
             count = len(rows)
@@ -370,31 +369,49 @@ class Reflector(Answerer, DatagramProtocol):
             end = min(first + size, count)
             chunk: Any = slice(first, end) if rows is None else rows[first:end]
             timestamp[chunk] = ntp_now()
-            taken += self._send(port, first, end - first, picked=picked)
+            taken += self._send(port, first, end - first, rows)
         self.tally.answered["stamp"] += taken
 
-    def _send(self, port: BatchPort, first: int, count: int, *, picked: bool) -> int:
-        """Hand replies to the kernel and return how many it took; the others are never queued."""
+    def _send(
+        self,
+        port: BatchPort,
+        first: int,
+        count: int,
+        rows: npt.NDArray[np.intp] | None = None,
+    ) -> int:
+        """Hand replies to the kernel and return how many it took; the others are never queued.
+
+        With ``rows``, which are picked, ``first`` counts in these.
+        """
         end = first + count
         failed = 0
         while first < end:
             try:
-                first += port.outbound.send(port.fd, first, end - first, picked=picked)
+                first += port.outbound.send(port.fd, first, end - first, picked=rows is not None)
             except OSError as reason:
+                row = first if rows is None else int(rows[first])
+                source = read_source(port, row)
                 if reason.errno in _FULL:
-                    self._not_sent(reason.errno, end - first)
+                    self._not_sent(reason.errno, source, end - first)
                     return count - failed - (end - first)
                 # One reply could not go (EPERM of a firewall, no route); the others can.
-                self._not_sent(reason.errno)
+                self._not_sent(reason.errno, source)
                 failed += 1
                 first += 1
         return count - failed
 
-    def _not_sent(self, number: int | None, count: int = 1) -> None:
-        """Count replies that the kernel did not take, by its reason, an ``errno``."""
-        self.tally.drop(_NOT_SENT.get(number or 0, "send_failed"), count)
-        if number in _FULL:  # our own doing, as a limit is: nobody is to blame the network for it
+    def _not_sent(self, number: int | None, source: tuple[int, int], count: int = 1) -> None:
+        """Count replies that the kernel did not take, by its reason, an ``errno``.
+
+        ``source`` are the halves of the address that the first of them was for.
+        """
+        reason = _NOT_SENT.get(number or 0, "send_failed")
+        self.tally.drop(reason, count)
+        # Our own doing, as a limit is: nobody is to blame the network for it.
+        if number in _FULL:
             self.tally.limited += count
+        elif reason in _DENIED:
+            self.tally.unsent.add(*source)
 
     def _count_refusals(self, refused: npt.NDArray[np.uint8]) -> None:
         codes, counts = np.unique(refused[(refused > 0) & (refused < _COUNTED)], return_counts=True)

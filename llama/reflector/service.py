@@ -65,6 +65,7 @@ class PortService(Service):
         self._by_address: dict[str, Any] = {}
         self._number = config.port
         self._past_drops: Counter[str] = Counter()  # of sockets that are closed, by address
+        self._past_damaged = 0
         self._rules = self._new_rules(config, self._new_guard(config, config.port))
 
     @property
@@ -169,6 +170,7 @@ class PortService(Service):
         for address, port in closing.items():
             if isinstance(port, BatchPort):
                 self._past_drops[address] += port.receive_drops()
+                self._past_damaged += port.damaged()
         return gatherResults([port.stopListening() for port in closing.values()])
 
     def _open(self, config: ReflectorConfig, address: str, number: int) -> Any:
@@ -254,6 +256,11 @@ class PortService(Service):
         """Return how many datagrams the kernel dropped because they were not read in time."""
         now = sum(port.receive_drops() for port in self.ports if isinstance(port, BatchPort))
         return self._past_drops.total() + now
+
+    def damaged(self) -> int:
+        """Return how many datagrams arrived with a wrong checksum, as far as that is seen here."""
+        now = sum(port.damaged() for port in self.ports if isinstance(port, BatchPort))
+        return self._past_damaged + now
 
 
 class ReflectorService(MultiService):

@@ -39,6 +39,9 @@ class Watched(Protocol):
     def receive_drops(self) -> int:
         """Return how many datagrams the kernel dropped at a full receive buffer."""
 
+    def damaged(self) -> int:
+        """Return how many datagrams it dropped since their checksum was wrong."""
+
 
 class Stats(Service):
     """Closes a window after the other of what ``ports`` do, into ``windows``.
@@ -141,6 +144,7 @@ def figures(ports: Watched) -> dict[str, float]:
         "dropped_total": tally.dropped.total(),
         "limited_total": tally.limited,
         "receive_drops_total": ports.receive_drops(),
+        "damaged_total": ports.damaged(),
         "sessions": len(sessions),
         "sessions_evicted_total": sessions.evicted,
         "config_generation": ports.generation,

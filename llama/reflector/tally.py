@@ -6,6 +6,8 @@ from collections import Counter
 
 from attrs import define, field
 
+from llama.reflector.unsent import Unsent
+
 
 @define(eq=False)
 class Tally:
@@ -16,6 +18,8 @@ class Tally:
     dropped: Counter[str] = field(factory=Counter)
     #: Packets refused by a rate limit: told to collectors, since this loss is not the network's.
     limited: int = 0
+    #: Replies that this host would not send: each source is told of its own, likewise.
+    unsent: Unsent = field(factory=Unsent)
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count ``count`` datagrams dropped for ``reason``."""
