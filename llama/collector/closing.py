@@ -22,12 +22,7 @@ from llama.collector.summary import STATS, Stats, suspect_bit
 
 SLICE = 4000  # cells looked at in a step, of which a step takes about a millisecond
 #: Noted of intervals in which this host held probes that it had accepted.
-NEVER_LEFT = "probes never left this host: its own queue, firewall or interface kept them"
 WAITED = "probes waited in this host's own queue, for so long that replies came after their timeout"
-#: Then stamps may be lost, not be read yet, or be by another clock than T1.
-UNRELIABLE_STAMPS = (
-    suspect_bit("receive_drops") | suspect_bit("late_ticks") | suspect_bit("clock_step")
-)
 P999_SAMPLES = 1000  # fewer samples than this have no meaningful p99.9
 JITTER_GAIN = 1 / 16  # RFC 3550 section 6.4.1
 #: What a difference weighs, by how many came after it; the oldest less than 1e-7.
@@ -77,6 +72,11 @@ class Figures:
         self._book.over.remove(self._interval)
         self.oddities.take_off(self._book)
         self._book.forget_doubts()
+
+
+def give_up(book: Ledger, interval: OpenInterval) -> None:
+    """Have the ledger done with an interval that cannot be closed, and with what was kept for it."""
+    Figures(book, interval).take_off()
 
 
 def close(
@@ -176,10 +176,15 @@ def _close_pairs(
     flags = np.where(sequence - first < span, book.flags[cells], np.uint8(0))
     pairs = slice(first_pair, end_pair)
     book.stamping[pairs] |= _any_of_pair(flags[:1] & cell.STAMPED != 0, ports)
+    if np.count_nonzero(flags & cell.LATE):
+        late = cells[(flags & cell.LATE) != 0]
+        if book.wait_here(late).any():
+            interval.notes.add(WAITED)
+            flags = np.where(turn < span, book.flags[cells], np.uint8(0))
     received = (flags & cell.RECEIVED) != 0
-    if np.count_nonzero(received) < stats["sent"].sum():
-        _take_ours_off(book, interval, stats, pairs, turn < span, cells, flags)
-        received = (flags & cell.RECEIVED) != 0
+    if interval.silently_refused:
+        missing = (turn < span) & ((flags & (cell.RECEIVED | cell.LATE)) == 0)
+        _mark_silent_refusals(book, interval, stats, pairs, missing, flags)
     stats["received"] = received.sum(axis=0)
     stats["lost"] = stats["sent"] - stats["received"]
     stats["late"] += ((flags & cell.LATE) != 0).sum(axis=0, dtype=np.uint32)
@@ -240,48 +245,34 @@ def _any_of_pair(which: npt.NDArray[np.bool_], ports: int) -> npt.NDArray[np.boo
     return found
 
 
-def _take_ours_off(
+def _mark_silent_refusals(
     book: Ledger,
     interval: OpenInterval,
     stats: Stats,
     pairs: slice,
-    sent: npt.NDArray[np.bool_],
-    cells: Ints,
+    missing: npt.NDArray[np.bool_],
     flags: npt.NDArray[np.uint8],
 ) -> None:
-    """Take off what is missing, or late, for what this host did to probes it had accepted.
+    """Mark pairs that may have lost probes in this host: behind the socket's back.
 
-    They get the kernel's transmit stamp as the driver takes them: behind the host's own firewall and
-    queue. Probes that waited there are late only by what they took from then on. Those without a stamp
-    never left, where others of the pair have theirs, and every one that was answered: they count as
-    not sent. ``flags``, of ``cells`` (probes, flows), are changed, in the ledger as well; ``sent``
-    tells where there is one.
+    The kernel's transmit stamp is made behind the host's own firewall and queue, so what was dropped
+    there has none; but nor has what found no neighbour or carrier, which is the network's. So the
+    kernel must have counted such drops as well. ``missing`` tells which probes were not answered at
+    all; they and their ``flags`` are (probes, flows).
     """
-    stamped = (flags & cell.STAMPED) != 0
-    late = (flags & cell.LATE) != 0
-    waited = late & stamped & (book.elapsed[cells] - book.transmit[cells] <= book.timeout_ns)
-    flags[waited] ^= np.uint8(cell.LATE | cell.RECEIVED)
-    if waited.any():
-        interval.notes.add(WAITED)
-    missing = sent & ((flags & cell.RECEIVED) == 0) & ~stamped
-    if missing.any() and not interval.suspect & UNRELIABLE_STAMPS:
-        ports = book.ports
-        some = _any_of_pair(stamped, ports)
-        bare = _any_of_pair((flags & cell.RECEIVED != 0) & ~stamped, ports)
-        kept: npt.NDArray[np.bool_] = missing & np.repeat(some & ~bare, ports)
-        # A pair of which all is missing may have been led to another interface, which tells nothing.
-        silent = _any_of_pair(missing, ports) & ~some & book.stamping[pairs]
-        flags[kept] = flags[kept] & ~np.uint8(cell.LATE) | np.uint8(cell.NEVER_LEFT)
-        stats["sent"] -= kept.sum(axis=0, dtype=np.uint32)
-        ours = np.repeat(silent, ports) | kept.any(axis=0)
-        stats["suspect"] |= np.where(ours, np.uint32(suspect_bit("send_failed")), np.uint32(0))
-        if ours.any():
-            interval.notes.add(NEVER_LEFT)
-    book.flags[cells[sent]] = flags[sent]
+    ours = _any_of_pair(missing & ((flags & cell.STAMPED) == 0), book.ports)
+    ours &= book.stamping[pairs]
+    if ours.any():
+        bit = np.uint32(suspect_bit("send_failed"))
+        stats["suspect"] |= np.where(np.repeat(ours, book.ports), bit, np.uint32(0))
+        interval.notes.add(
+            f"{interval.silently_refused} datagrams of this host were dropped in its own queue or"
+            " firewall, probes among them perhaps"
+        )
 
 
 def _forget_still_clocks(book: Ledger, cells: Ints, there: npt.NDArray[np.float64]) -> None:
-    """Take back what seemed to be delays to peers whose T2 stands still: the time between probes.
+    """Take back what seemed to be delays to peers whose T2 mostly stands still: the time between probes.
 
     ``there`` are those of ``cells`` (probes, flows), NaN for none.
     """
@@ -289,7 +280,7 @@ def _forget_still_clocks(book: Ledger, cells: Ints, there: npt.NDArray[np.float6
     for flow in np.flatnonzero(spread >= 0.5e9 / book.fastest_pps).tolist():
         known = cells[~np.isnan(there[:, flow]), flow]
         t2_ns = book.t1[known] + book.forward[known]
-        if (t2_ns == t2_ns[0]).all():
+        if 2 * len(np.unique(t2_ns)) < len(t2_ns):
             there[:, flow] = np.nan
 
 

@@ -38,16 +38,15 @@ class _Record:
     """What is on record of some flows, a row each, by order of sending.
 
     Column 0 of `received`, `position` and `distance` is the last reply before all that follow,
-    where there is one to start from: they are of shape (flows, depth + 1), `cells`, `sent_at` and
-    `kept` of (flows, depth).
+    where there is one to start from: they are of shape (flows, depth + 1), `cells` and `sent_at` of
+    (flows, depth).
     """
 
     oldest: npt.NDArray[np.uint32]  # sequence number of the first cell, by flow
     cells: Ints
-    sent_at: Ints  # T1 of each cell, 0 where there was no probe, or none that left
+    sent_at: Ints  # T1 of each cell, 0 where there was no probe
     received: npt.NDArray[np.bool_]
-    kept: npt.NDArray[np.bool_]  # probes that never left this host
-    position: Ints  # of a probe, counted from `oldest`; those that never left do not count
+    position: Ints  # of a probe, counted from `oldest`
     number: npt.NDArray[np.uint32]  # the reflector's
     distance: Ints  # of these from the flow's first
     trusted: npt.NDArray[np.bool_]  # by flow: the reflector counts, and nothing casts doubt on it
@@ -64,8 +63,6 @@ def _record(book: Ledger, which: Ints) -> _Record:
     # as lost, of unknown direction, and its number counts here.
     known = (flags & (cell.RECEIVED | cell.LATE)) != 0
     sent_at = book.t1[cells]
-    kept = ~known & ((flags & cell.NEVER_LEFT) != 0)
-    sent_at[kept] = 0
     if book.depth & (book.depth - 1):
         # Numbers below 0, before the first, do not lead to cells of their own; above they never come
         # round (see `depth_needed`).
@@ -83,13 +80,13 @@ def _record(book: Ledger, which: Ints) -> _Record:
     received = np.concatenate([anchored[:, None], known], axis=1)
     position = np.empty(received.shape, np.int64)
     position[:, 0] = np.where(anchored, anchor, -1)
-    position[:, 1:] = turn - np.cumsum(kept, axis=1)
+    position[:, 1:] = turn
     number = np.concatenate([book.anchor_number[which][:, None], book.number[cells]], axis=1)
     # Numbers come round at 2**32: they are compared as distances from the row's first.
     start = np.take_along_axis(number, received.argmax(axis=1)[:, None], axis=1)
     distance = (number - start).astype(np.int32).astype(np.int64)
     return _Record(
-        oldest, cells, sent_at, received, kept, position, number, distance, counting & ~doubted
+        oldest, cells, sent_at, received, position, number, distance, counting & ~doubted
     )
 
 
@@ -151,7 +148,7 @@ def tell(
     first = (interval.first[which] - oldest).astype(np.int32)[:, None]
     end = (interval.end[which] - oldest).astype(np.int32)[:, None]
     inside = np.zeros(received.shape, np.bool_)
-    inside[:, 1:] = (turn >= first) & (turn < end) & ~record.kept
+    inside[:, 1:] = (turn >= first) & (turn < end)
     lost_here = since_left(np.cumsum(inside & ~received, axis=1))
     believed = closes & (lost_here > 0) & (forward >= 0) & (reverse >= 0)
     # What was counted beyond what was asked for since a cut was sent before it: so it is none.

@@ -19,12 +19,12 @@ from twisted.logger import Logger
 
 from llama.collector import closing, joining
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
+from llama.collector.host_watch import HostWatch
 from llama.collector.ledger import SLACK_S, Ledger, OpenInterval
 from llama.collector.plan import Group, places_of, same_groups
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers
 from llama.collector.rearranging import call_as_before, rearranged
-from llama.collector.reassembly import Reassembly
 from llama.collector.schedule import BURST, LATEST_S
 from llama.collector.slices import Job, Slices
 from llama.collector.sockets import require_zone
@@ -78,7 +78,7 @@ class Engine:
         self._slices = Slices(clock)
         self._watch = ClockWatch(wall_ns, monotonic_ns)
         self._starvation = Starvation()
-        self._reassembly = Reassembly()
+        self._host = HostWatch()
         self._wanted: Sequence[Group] | None = None
         self.groups: Sequence[Group] = ()  #: in use
         self._start_ns = 0  # of the current window
@@ -264,9 +264,9 @@ class Engine:
             self._mark("cpu_starved", "the collector had to wait for a processor")
 
     def _check_drops(self) -> None:
-        """Ask for packets that came to this host, and were dropped here."""
+        """Ask for packets that were dropped in this host, on their way in or out."""
         self.prober.check_drops()
-        self._reassembly.check(self.prober.tracks)
+        self._host.check(self.prober.tracks)
 
     def _look_at_the_clock(self, now_s: float) -> None:
         """Find out, before replies are read, whether the clock they are stamped by was stepped."""
@@ -380,7 +380,7 @@ class Engine:
         self.log.error("the interval is given up after {tries} tries", tries=MOST_TRIES)
         for track, interval in due:
             if interval in track.ledger.over:
-                track.ledger.over.remove(interval)
+                closing.give_up(track.ledger, interval)
 
     def _finished(self) -> None:
         self._closing = False

@@ -184,9 +184,11 @@ class Intake:
 
         ``names`` are the other ends, (N, 32); ``ordinal`` (N,) are the numbers of our sockets.
         Yields a track, flows (N,), which of them there are and which are the right ones, as often
-        as some may be. None of a track in another format is right.
+        as some may be. Tracks in other formats have nothing to do with it.
         """
         for track in self.tracks:
+            if track.format is not None:
+                continue
             for ssid in track.ssids.tolist():
                 ends = ordinal << np.uint64(16) | np.uint64(ssid)
                 flow = self._index.find(flow_keys(names, ends))
@@ -195,7 +197,7 @@ class Intake:
                 if there.any():
                     cells = track.ledger.cells(np.where(there, inside, 0), sequence)
                     right = there & (track.ledger.t1[cells] == t1_ns)
-                    yield track, flow, there, right & (track.format is None)
+                    yield track, flow, there, right
 
     # Replies
 

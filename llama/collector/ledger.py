@@ -50,7 +50,6 @@ USER_TIMES = 8  # T4 is a user-space stamp: our own delay is in it
 NO_RTT = 16  # received, but the clock was stepped in between, or the stamps make no sense
 LATE = 32  # a reply came after the timeout
 DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID returned
-NEVER_LEFT = 128  # it got no transmit stamp though others did: lost in this host, and not sent
 
 #: So many places are looked at for the probe whose reply's transmit stamp is told.
 MOST_BEHIND = 14
@@ -85,6 +84,7 @@ class OpenInterval:
     suspect: int = 0  # bits of SUSPECT_REASONS that hold for all pairs
     pair_suspect: npt.NDArray[np.uint32] = field(factory=lambda: np.zeros(0, np.uint32))
     notes: set[str] = field(factory=set)
+    silently_refused: int = 0  # datagrams of this whole host, meanwhile: `note_silent_refusals`
     #: What the pairs were called then, if not as they are now: the ledger's owner knows.
     called: Any = None
 
@@ -215,6 +215,25 @@ class Ledger:
         if self.current is not None:
             self.current.mark(bits, note, pairs)
 
+    def note_silent_refusals(self, count: int) -> None:
+        """Note that the kernel dropped so many datagrams of this host, anybody's, that it calls sent.
+
+        It was in the current window, or at the end of the one before.
+        """
+        for interval in self.open_intervals()[-2:]:
+            interval.silently_refused += count
+
+    def wait_here(self, cells: Ints) -> npt.NDArray[np.bool_]:
+        """Take probes as received in time that are late by what they waited in this host: which, (N,).
+
+        The kernel's transmit stamp tells when the driver got them, behind this host's own queue.
+        """
+        flags = self.flags[cells]
+        waited: npt.NDArray[np.bool_] = ((flags & LATE) != 0) & ((flags & STAMPED) != 0)
+        waited &= self.elapsed[cells] - self.transmit[cells] <= self.timeout_ns
+        self.flags[cells[waited]] ^= np.uint8(LATE | RECEIVED)
+        return waited
+
     def clock_stepped(self) -> None:
         """Take back the RTTs of all probes in flight: their T4 will be on another clock than T1."""
         self.settle()
@@ -290,7 +309,7 @@ class Ledger:
         self.settle()
         delta = stamp_ns - self.t1[cells]
         # Seen without a sign, what is negative is too large.
-        sane = delta.view(np.uint64) <= min(self.timeout_ns, 2_000_000_000)
+        sane = delta.view(np.uint64) <= np.iinfo(np.int32).max
         if np.count_nonzero(sane) < len(sane):
             cells, delta = cells[sane], delta[sane]
         self.transmit[cells] = delta

@@ -15,6 +15,7 @@ from twisted.internet.defer import Deferred
 
 from llama.collector import closing
 from llama.collector.health import ClockWatch, Starvation, step_note
+from llama.collector.host_watch import HostWatch
 from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle
 from llama.collector.hping3.prober import Hping3Prober
 from llama.collector.ledger import (
@@ -28,7 +29,6 @@ from llama.collector.ledger import (
 )
 from llama.collector.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
 from llama.collector.probers import Probers
-from llama.collector.reassembly import Reassembly
 from llama.collector.refusals import Refusal, Refusals
 from llama.collector.replies import UNKNOWN_DSCP
 from llama.collector.slices import at_once
@@ -178,7 +178,7 @@ class OneShot:
         self._sent_s = np.zeros(len(ledger.t1))  # when each was, on the monotonic clock; by cell
         self._ticker = Ticker(reactor, self._tick)
         self._starvation = Starvation()
-        self._reassembly = Reassembly()
+        self._host = HostWatch()
         self._watch = ClockWatch(wall_ns, time.monotonic_ns)
         self._done: Deferred[Result] = Deferred()
         self._began_s = self._ticked_s = 0.0
@@ -268,9 +268,10 @@ class OneShot:
         """Return whether the fate of a probe that was sent does not change any more."""
         book = self._track.ledger
         cell = book.cell(flow, seq)
-        if now_s - self._sent_s[cell] > book.timeout_s:
-            return True
         flags = int(book.flags[cell])
+        waited_s = book.transmit[cell] / 1e9 if flags & STAMPED else 0.0  # in this host's own queue
+        if now_s - self._sent_s[cell] - waited_s > book.timeout_s:
+            return True
         if not flags & RECEIVED:
             return False
         if flags & FOLLOWED or seq == self.wanted.count:
@@ -283,6 +284,8 @@ class OneShot:
     def _outcome(self, flow: int, seq: int, cell: int) -> Outcome:
         book, track = self._track.ledger, self._track
         pair = track.pairs[flow // track.ports]
+        if book.flags[cell] & LATE:
+            book.wait_here(np.array([cell]))
         flags = int(book.flags[cell])
         residence = int(book.residence[cell])
         rtt: int | None = None
@@ -311,7 +314,7 @@ class OneShot:
         self._ticker.stop()
         book = self._track.ledger
         self.prober.check_drops()
-        self._reassembly.check([self._track])
+        self._host.check([self._track])
         seconds = time.monotonic() - self._began_s
         if self._starvation.waited_s() > 0.25 * seconds:
             book.mark(suspect_bit("cpu_starved"), "this program had to wait for a processor")

@@ -179,23 +179,28 @@ class UdpProber:
         """Go on through interfaces that were made anew: neither sockets nor scopes do by themselves."""
         bound = {s.source.interface for s in self.sockets.values() if s.source.interface}
         numbers = {name: interface_number(name) for name in bound}
+        left_behind = [
+            sock
+            for sock in self.sockets.values()
+            if numbers.get(sock.source.interface or "", 0) not in (0, sock.device)
+        ]
+        if left_behind:
+            self.drain()  # what waits at them goes with the sockets of before
         moved = set()
-        for sock in self.sockets.values():
-            device = numbers.get(sock.source.interface or "", 0)
-            if device and device != sock.device:
-                try:
-                    sock.follow_interface()
-                except OSError as reason:  # it is tried again; what is sent meanwhile is told of
-                    if not sock.cannot_follow:
-                        self.log.error(
-                            "{name} was made anew, and cannot be bound to yet: {error}",
-                            name=sock.source.interface,
-                            error=reason.strerror,
-                        )
-                    sock.cannot_follow = True
-                    continue
-                moved.add(sock)
-                self.log.info("{name} was made anew: bound to it again", name=sock.source.interface)
+        for sock in left_behind:
+            try:
+                sock.follow_interface()
+            except OSError as reason:  # it is tried again; what is sent meanwhile is told of
+                if not sock.cannot_follow:
+                    self.log.error(
+                        "{name} was made anew, and cannot be bound to yet: {error}",
+                        name=sock.source.interface,
+                        error=reason.strerror,
+                    )
+                sock.cannot_follow = True
+                continue
+            moved.add(sock)
+            self.log.info("{name} was made anew: bound to it again", name=sock.source.interface)
         concerned = [
             track
             for track in self.tracks

@@ -204,5 +204,8 @@ class Sessions:
             numbers[ordered & _HALF] += rows - np.maximum.accumulate(rows * begins)
             if self.crowded:
                 numbers[places == self._nowhere] = 0  # each of these begins anew, every time
-        self.sent[places] = numbers + np.uint32(1)  # of one session's several the last remains
+            last = (ordered & _HALF)[np.append(begins[1:], True)]  # of each session in this batch
+            self.sent[places[last]] = numbers[last] + np.uint32(1)
+        else:
+            self.sent[places] = numbers + np.uint32(1)
         return numbers

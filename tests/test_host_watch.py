@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from engine_case import EngineCase, pair
 from network import alone, ip
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from llama.collector.reassembly import NOTE, Reassembly
+from llama.collector.host_watch import NOTE, HostWatch
 from llama.collector.summary import reasons
 
 IPV4 = Path("/proc/sys/net/ipv4")
@@ -24,7 +23,7 @@ class FragmentsTests(EngineCase):
         """Have both probed."""
         ip("link set lo mtu 1500")
         self.answer_everywhere()
-        self.patch(self.engine, "_reassembly", Reassembly())  # of this network
+        self.patch(self.engine, "_host", HostWatch())  # of this network
         small, large = (pair("127.0.0.1", self.number, size=size) for size in (96, 3000))
         self.engine.use([self.group(small, large)])
         self.newest(2)
@@ -71,10 +70,20 @@ class CountersTests(SynchronousTestCase):
 
     def test_not_there(self) -> None:
         """Without counters, of IPv6 or at all, nothing is known to fail."""
-        directory = Path(tempfile.mkdtemp())
-        self.addCleanup(shutil.rmtree, directory)
-        watch = Reassembly(str(directory))
-        self.assertEqual(watch._read(), {})
-        (directory / "snmp").write_text("Ip: ReasmTimeout ReasmFails\nIp: 3 7\nIcmp: x\n")
+        files: dict[str, str] = {}
+
+        def read(name: str) -> str:
+            if name not in files:
+                raise FileNotFoundError(name)
+            return files[name]
+
+        watch = HostWatch(read)
+        self.assertEqual(watch._last, {})
+        files["snmp"] = (
+            "Ip: ReasmTimeout ReasmFails\nIp: 3 7\nUdp: InErrors SndbufErrors\nUdp: 2 5\n"
+        )
         watch.check([])
-        self.assertEqual(watch._last, {4: 4})
+        self.assertEqual(watch._last, {4: (4, 5)})
+        files["snmp"] = "something else"
+        watch.check([])
+        self.assertEqual(watch._last, {})

@@ -1,0 +1,71 @@
+"""Watches what the kernel counts of this whole host and tells no socket: packets that it dropped here.
+
+- *Fragments.* The kernel gives them up when they take more memory than it may use
+  (``ipfrag_high_thresh``), or do not fit together. A packet of which one never came is the network's
+  loss, and counted apart.
+- *Silent refusals.* A datagram that the queue of an interface has no room for, or that a firewall behind
+  it drops, counts as sent unless its socket hears of ICMP errors: only ``SndbufErrors`` tells.
+
+Nobody knows whose packets they were, so a mark says that loss *may* be ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from llama.collector.summary import suspect_bit
+from llama.collector.track import Track
+from llama.net.drops import counters, read_text
+
+#: Probes of more octets may come in fragments: links of IPv6 have an MTU of 1,280 or more (RFC 8200).
+LARGE = 1280 - 40 - 8
+NOTE = "the kernel could not put together packets that came in fragments"
+
+# Of each version of IP: the file, and the beginnings of the names of its counters.
+_PLACES = {4: ("snmp", "Ip", "Udp"), 6: ("snmp6", "Ip6", "Udp6")}
+
+
+class _Dropped(NamedTuple):
+    """How many packets the host has dropped since boot, of one version of IP."""
+
+    fragments: int
+    refused: int
+
+
+class HostWatch:
+    """Watches the counters in the network namespace of the thread that asks.
+
+    ``read`` returns the text of ``snmp`` or ``snmp6``, or raises `OSError`.
+    """
+
+    def __init__(self, read: Callable[[str], str] = read_text) -> None:
+        self._read_text = read
+        self._last = self._read()
+
+    def _read(self) -> dict[int, _Dropped]:
+        """Return what is counted so far, by version of IP; what is not known is left out."""
+        found = {}
+        for version, (file, ip, udp) in _PLACES.items():
+            try:
+                counts = counters(self._read_text(file))
+            except (OSError, ValueError):  # without IPv6 there is no such file
+                continue
+            failed = counts.get(f"{ip}ReasmFails", 0) - counts.get(f"{ip}ReasmTimeout", 0)
+            found[version] = _Dropped(failed, counts.get(f"{udp}SndbufErrors", 0))
+        return found
+
+    def check(self, tracks: Sequence[Track]) -> None:
+        """Mark the probes of those tracks that may have been among what was dropped since last asked."""
+        now, before = self._read(), self._last
+        self._last = now
+        for track in tracks:
+            version = track.group.version
+            if version not in now or version not in before:
+                continue
+            fragments, refused = (n - b for n, b in zip(now[version], before[version], strict=True))
+            if refused > 0:
+                track.ledger.note_silent_refusals(refused)
+            large = (track.head + track.tail)[track.variant] > LARGE
+            if fragments > 0 and large.any():
+                track.ledger.mark(suspect_bit("receive_drops"), NOTE, pairs=large)
