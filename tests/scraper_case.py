@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import sqlite3
@@ -117,9 +118,13 @@ def small_disk(case: TestCase) -> Path:
 
 def fill(directory: Path) -> None:
     """Let something else take all that is left of a disk."""
-    disk = os.statvfs(directory)
-    with open(directory / "others", "ab") as file:
-        file.write(bytes(disk.f_bavail * disk.f_frsize))
+    with open(directory / "others", "ab", buffering=0) as file:
+        try:
+            while True:  # whoever else writes meanwhile
+                file.write(bytes(1 << 16))
+        except OSError as reason:
+            if reason.errno != errno.ENOSPC:
+                raise
 
 
 class ServiceCase(TestCase):

@@ -16,7 +16,7 @@ from typing import TypeVar
 from attrs import evolve, field, frozen
 
 from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
-from llama.collector.slices import Job
+from llama.collector.slices import Job, at_once
 from llama.collector.summary import Pair
 from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_name
 from llama.config.offered import IP_HEADER, port_of
@@ -224,13 +224,7 @@ def make_plan(
     ``source_address(destination, source)`` tells whence the kernel would send. Where the
     total is above a cap of the configuration, all rates are lowered by the same factor.
     """
-    planning = plan_slowly(config, addresses, source_address)
-    while True:
-        try:
-            next(planning)
-        except StopIteration as end:
-            groups: tuple[Group, ...] = end.value
-            return groups
+    return at_once(plan_slowly(config, addresses, source_address))
 
 
 def plan_slowly(
