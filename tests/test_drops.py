@@ -19,7 +19,6 @@ from llama.collector import sockets
 from llama.collector.icmp import IcmpProber
 from llama.collector.ledger import Ledger
 from llama.collector.plan import Source
-from llama.collector.prober import note_more
 from llama.config import ReflectorConfig
 from llama.net import drops
 from llama.net.drops import Causes, counters
@@ -136,10 +135,10 @@ class NoteTests(SynchronousTestCase):
         ledger = Ledger(np.zeros(1, np.uint8), 1, 10.0, 1.0, 30.0)
         ledger.roll(0, 30, 0.0)
         ledger.mark(0, "another")
-        note_more(ledger, 3, "packets")
-        note_more(ledger, 4, "packets")
+        ledger.note_more(3, "packets")
+        ledger.note_more(4, "packets")
         ledger.roll(30, 60, 30.0)
-        note_more(ledger, 5, "packets")
+        ledger.note_more(5, "packets")
         self.assertEqual(
             [i.notes for i in ledger.open_intervals()],
             [{"another", "12 packets"}, {"5 packets"}],

@@ -16,7 +16,8 @@ import numpy.typing as npt
 from llama.collector import direction, memory
 from llama.collector import ledger as cell
 from llama.collector.histogram import bin_of
-from llama.collector.ledger import Ints, Ledger, OpenInterval
+from llama.collector.ledger import Ints, Ledger
+from llama.collector.open_interval import OpenInterval
 from llama.collector.replies import UNKNOWN_DSCP
 from llama.collector.summary import STATS, Stats, suspect_bit
 

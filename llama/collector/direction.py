@@ -26,7 +26,8 @@ import numpy.typing as npt
 from attrs import frozen
 
 from llama.collector import ledger as cell
-from llama.collector.ledger import Ints, Ledger, OpenInterval
+from llama.collector.ledger import Ints, Ledger
+from llama.collector.open_interval import OpenInterval
 from llama.collector.summary import Stats
 
 #: What is missing may have been so many times slower than the slowest probe that was answered.

@@ -20,7 +20,8 @@ from twisted.logger import Logger
 from llama.collector import closing, joining
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.host_watch import HostWatch
-from llama.collector.ledger import SLACK_S, Ledger, OpenInterval
+from llama.collector.ledger import SLACK_S, Ledger
+from llama.collector.open_interval import OpenInterval
 from llama.collector.plan import Group, places_of, same_groups
 from llama.collector.prober import UdpProber
 from llama.collector.probers import Probers

@@ -34,7 +34,7 @@ from llama.collector.lane import HEAD, Lane
 from llama.collector.ledger import Ints, Ledger
 from llama.collector.outbox import Outbox
 from llama.collector.plan import Group, Source
-from llama.collector.prober import DAMAGED, UdpProber, note_more
+from llama.collector.prober import DAMAGED, UdpProber
 from llama.collector.replies import UNKNOWN_DSCP, Replies
 from llama.collector.sockets import ProbeSocket
 from llama.collector.track import Track
@@ -230,7 +230,7 @@ class _EchoIntake(Intake):
         self._count_damaged(len(flow))
         owner = np.searchsorted(self._first_flows, flow, side="right") - 1
         for n, count in zip(*np.unique(owner, return_counts=True), strict=True):
-            note_more(self.tracks[n].ledger, int(count), DAMAGED.format(protocol="ICMP"))
+            self.tracks[n].ledger.note_more(int(count), DAMAGED.format(protocol="ICMP"))
 
 
 class IcmpProber(UdpProber):

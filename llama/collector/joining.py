@@ -9,7 +9,7 @@ import numpy as np
 from attrs import evolve
 
 from llama.collector import closing, memory
-from llama.collector.ledger import OpenInterval
+from llama.collector.open_interval import OpenInterval
 from llama.collector.slices import Job
 from llama.collector.summary import FLOW, STATS, ClosedInterval, Stats
 from llama.collector.track import Track

@@ -24,9 +24,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from attrs import define, field
 
 from llama.collector import memory
+from llama.collector.open_interval import OpenInterval
 from llama.collector.replies import Replies
 from llama.collector.summary import suspect_bit
 
@@ -70,32 +70,6 @@ class Probes(NamedTuple):
     cells: Ints
     sequence: npt.NDArray[np.uint32]
     t1_ns: Ints  # written when they are sent
-
-
-@define(eq=False)
-class OpenInterval:
-    """A window not closed yet: its bounds in wall time and, flow by flow, in sequence numbers."""
-
-    start_ns: int
-    end_ns: int
-    first: npt.NDArray[np.uint32]  # (flows,) sequence number of the first probe
-    end: npt.NDArray[np.uint32] | None = None  # one past the last, once the window is over
-    due: float = math.inf  # when it may be closed, on the monotonic clock
-    suspect: int = 0  # bits of SUSPECT_REASONS that hold for all pairs
-    pair_suspect: npt.NDArray[np.uint32] = field(factory=lambda: np.zeros(0, np.uint32))
-    notes: set[str] = field(factory=set)
-    silently_refused: int = 0  # datagrams of this whole host, meanwhile: `note_silent_refusals`
-    #: What the pairs were called then, if not as they are now: the ledger's owner knows.
-    called: Any = None
-
-    def mark(self, bits: int, note: str = "", pairs: Any = None) -> None:
-        """Mark it as suspect for ``bits``: for some ``pairs`` (any index), or for all."""
-        if pairs is None:
-            self.suspect |= bits
-        else:
-            self.pair_suspect[pairs] |= np.uint32(bits)
-        if note:
-            self.notes.add(note)
 
 
 class Ledger:
@@ -214,6 +188,11 @@ class Ledger:
         """Mark only the window that probes are sent in: what befell sending concerns no other."""
         if self.current is not None:
             self.current.mark(bits, note, pairs)
+
+    def note_more(self, count: int, what: str) -> None:
+        """Note ``count`` more of something in all open windows."""
+        for interval in self.open_intervals():
+            interval.note_more(count, what)
 
     def note_silent_refusals(self, count: int) -> None:
         """Note that the kernel dropped so many datagrams of this host, anybody's, that it calls sent.

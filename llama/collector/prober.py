@@ -456,7 +456,7 @@ class UdpProber:
                 for track in self.tracks:
                     if track.sockets[0].family == family:
                         note = DAMAGED.format(protocol=causes.protocol)
-                        note_more(track.ledger, damaged, note)
+                        track.ledger.note_more(damaged, note)
                 continue
             total += sum(drops.values())
             for track in self.tracks:
@@ -467,11 +467,3 @@ class UdpProber:
                     )
         self.receive_drops += total
         return total
-
-
-def note_more(ledger: Ledger, count: int, what: str) -> None:
-    """Note ``count`` more of something in all open windows, in one note each that begins with the sum."""
-    for interval in ledger.open_intervals():
-        before = next((note for note in interval.notes if note.endswith(what)), "0")
-        interval.notes.discard(before)
-        interval.notes.add(f"{int(before.split()[0]) + count} {what}")

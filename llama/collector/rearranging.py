@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.ledger import SLACK_S, Ints, Ledger, OpenInterval, depth_needed
+from llama.collector.ledger import SLACK_S, Ints, Ledger, depth_needed
+from llama.collector.open_interval import OpenInterval
 from llama.collector.summary import Pair
 from llama.collector.track import Track
 
