@@ -319,7 +319,9 @@ class RestartTests(EngineCase):
         self.engine.use([self.group()])
         self.newest(2)
         (track,) = self.prober.tracks
-        killed_in = track.ledger.current
+        before = track.ledger.current
+        self.run_until(lambda: track.ledger.current is not before)
+        killed_in = track.ledger.current  # all of it is left
         assert killed_in is not None
         self.run_until(lambda: track.ledger.current is not killed_in, answering=False)
         if until_closed:
