@@ -16,6 +16,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import closing, joining, sockets
 from llama.collector.engine import MOST_TRIES
+from llama.collector.intake import MOST_ELSEWHERE
 from llama.collector.lane import ARENA
 from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.plan import Group, cap_factor, chosen_addresses, make_plan
@@ -272,6 +273,42 @@ class EngineTests(EngineCase):
         )
         self.prober.drain()
         self.assertEqual(self.prober.strangers, echoes)
+
+    def test_traces_hide_no_answers_from_elsewhere(self) -> None:
+        """Only so many strangers are looked at in one go, and the answers to traces are none."""
+
+        class Traces:
+            ssid = self.prober.reserve_ssid()
+            heard = 0
+
+            def reply(self, *_: object) -> bool:
+                self.heard += 1
+                return True
+
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as responder:
+            responder.bind(("0.0.0.0", 0))  # answers from 127.0.0.1, wherever it was asked
+            number = responder.getsockname()[1]
+            self.engine.use([self.group(pair("127.0.0.2", number), ports=1)])
+            self.prober.tracing = traces = Traces()
+            (track,) = self.prober.tracks
+            track.schedule.begin(time.monotonic() - 0.02)
+            self.prober.tick(time.monotonic(), 0.02)
+            packet, whom = responder.recvfrom(2048)
+            answer = bytearray(packet)
+            answer[24:38] = packet[:14]
+            of_a_trace = bytearray(answer)
+            of_a_trace[14:16] = traces.ssid.to_bytes(2, "big")
+            of_a_trace[24:28] = b"\xaa" * 4  # a number of its own
+            for reply in (*[of_a_trace] * 2 * MOST_ELSEWHERE, answer):
+                responder.sendto(reply, whom)
+        self.prober.drain()
+        current = track.ledger.current
+        assert current is not None
+        self.assertEqual(
+            current.notes,
+            {f"127.0.0.1 port {number} answered probes that were sent to another address or port"},
+        )
+        self.assertEqual((traces.heard, self.prober.strangers), (2 * MOST_ELSEWHERE, 1))
 
     def test_strangers_take_no_ones_place(self) -> None:
         """What is read together with a stranger's packets keeps its own times."""

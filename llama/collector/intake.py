@@ -232,17 +232,19 @@ class Intake:
             # Of a flow in another format nothing else is a reply: who cannot sign is a stranger.
             flow[taken | self._has_format[flow]] = NO_FLOW
         lost = flow == NO_FLOW
+        # Whose they are is known, though they are no replies in STAMP's own format.
+        known = np.zeros(count, np.bool_) if taken is None else taken
         if lost.any():
-            self._find_bare(lane, count, flow, numbered, taken)
+            known[self._find_bare(lane, count, flow, numbered, taken)] = True
             lost = flow == NO_FLOW
         lost |= length < SHORTEST
         octets = back.octets[:count]
         if lost.any():
-            strange = lost if taken is None else lost & ~taken
-            self.strangers += int(np.count_nonzero(strange))
             if self.tracing is not None:
-                traced = np.flatnonzero(strange & (ssid == self.tracing.ssid))
-                self.strangers -= sum(self._hand_over_replies(lane, traced))
+                traced = np.flatnonzero(lost & ~known & (ssid == self.tracing.ssid))
+                known[traced] = self._hand_over_replies(lane, traced)
+            strange = lost & ~known
+            self.strangers += int(np.count_nonzero(strange))
             self._look_elsewhere(lane, np.flatnonzero(strange & (length >= SHORTEST)))
             # The rest is packed together, so that there are whole columns to work on.
             rows = np.flatnonzero(~lost)
@@ -336,16 +338,16 @@ class Intake:
         flow: Ints,
         numbered: npt.NDArray[np.bool_],
         taken: npt.NDArray[np.bool_] | None,
-    ) -> None:
+    ) -> Ints:
         """Find the flows of replies without an SSID, from peers that know RFC 8762 alone.
 
         Their numbers count all that comes from a source port together, so they say nothing unless
-        that is one flow.
+        that is one flow. Returns which rows answer traces.
         """
         unknown = (flow == NO_FLOW) & (lane.replies["ssid"][:count] == 0)
         bare = np.flatnonzero(unknown if taken is None else unknown & ~taken)
         if not bare.size:
-            return
+            return bare
         names = lane.back.names[bare]
         echoed = stamp.unix_ns_column(lane.replies["sender_timestamp"][bare].astype(np.uint64))
         sequence = lane.replies["sender_sequence"][bare].astype(np.uint32)
@@ -357,18 +359,18 @@ class Intake:
             candidates.append((track, found, there))
         numbered[bare] = sharing == 1
         strange = flow[bare] == NO_FLOW
-        if not strange.any():
-            return
-        # Traces are counted with the probes by such a peer, and what others send in our name.
         traced = np.zeros(len(bare), np.bool_)
+        if not strange.any():
+            return bare[traced]
+        # Traces are counted with the probes by such a peer, and what others send in our name.
         if self.tracing is not None:
             traced[strange] = self._hand_over_replies(lane, bare[strange])
-            self.strangers -= int(np.count_nonzero(traced))
         for track, found, there in candidates:
             for which, note in ((traced, ""), (~traced, FORGED)):
                 flows = found[there & strange & which] - track.first_flow
                 if flows.size:
                     track.ledger.doubt(flows, note)
+        return bare[traced]
 
     def _look_elsewhere(self, lane: Lane, rows: npt.NDArray[np.intp]) -> None:
         """Note of strangers who repeat number and time of a probe of ours: its answer, from elsewhere.
