@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from test_reflector import StillReactor
+from reflector_case import StillReactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 

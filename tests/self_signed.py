@@ -9,29 +9,35 @@ from pathlib import Path
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 
-def self_signed(key_path: Path, certificate_path: Path) -> None:
-    """Write a new key, and a certificate for 127.0.0.1 signed with itself."""
+def self_signed_pem(name: str) -> tuple[bytes, bytes]:
+    """Return a certificate for a name and 127.0.0.1 that is its own authority, and its key, as PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+    names = [x509.DNSName(name), x509.IPAddress(ip_address("127.0.0.1"))]
     now = datetime.now(UTC)
     certificate = (
         x509.CertificateBuilder()
-        .subject_name(name)
-        .issuer_name(name)
+        .subject_name(subject)
+        .issuer_name(subject)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(days=1))
         .not_valid_after(now + timedelta(days=1))
-        .add_extension(
-            x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), False
-        )
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
         .sign(key, hashes.SHA256())
     )
-    pem = serialization.Encoding.PEM
-    key_path.write_bytes(
-        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    pem, no_password = serialization.Encoding.PEM, serialization.NoEncryption()
+    return (
+        certificate.public_bytes(pem),
+        key.private_bytes(pem, serialization.PrivateFormat.PKCS8, no_password),
     )
-    certificate_path.write_bytes(certificate.public_bytes(pem))
+
+
+def self_signed(key_path: Path, certificate_path: Path) -> None:
+    """Write a new certificate and its key into files."""
+    certificate, key = self_signed_pem("localhost")
+    key_path.write_bytes(key)
+    certificate_path.write_bytes(certificate)

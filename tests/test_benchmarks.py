@@ -9,38 +9,21 @@ import socket
 import struct
 import subprocess
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
+from benchmark_programs import compiled, directory_for
 from twisted.trial.unittest import SynchronousTestCase
 
 from benchmarks import accuracy, collector, figures, kinds, machine, reflector, veth
-from benchmarks.programs import BenchmarkError, build, running
+from benchmarks.programs import BenchmarkError, running
 from llama import config
 from llama.reflector.loops import looks_like_stamp_reply_one
 from llama.wire import scalar, stamp
 
 NTP_1970 = 2_208_988_800
-
-
-def compiled() -> dict[str, Path]:
-    """Return the C programs, compiled once for all tests of this file."""
-    if not hasattr(compiled, "programs"):
-        if shutil.which("cc") is None:
-            raise SkipTest("needs a C compiler: apt install gcc libc6-dev")
-        compiled.work = tempfile.TemporaryDirectory()  # removed when the interpreter ends
-        compiled.programs = build(Path(compiled.work.name))
-    return compiled.programs
-
-
-def directory_for(test: SynchronousTestCase) -> Path:
-    """Return a new directory that lasts as long as ``test``."""
-    work = tempfile.TemporaryDirectory()
-    test.addCleanup(work.cleanup)
-    return Path(work.name)
 
 
 class Case(SynchronousTestCase):

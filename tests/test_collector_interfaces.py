@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
+from collector_case import ServiceCase
 from engine_case import EngineCase, pair
 from network import alone, ip
-from test_collector_names import ServiceCase
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import sockets, track

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from attrs import evolve
+from collector_case import ServiceCase
 from engine_case import EngineCase, pair
 from network import alone, ip
-from test_collector_names import ServiceCase
 
 from llama.collector.service import SOURCES_S, ProbingService
 from llama.net import route

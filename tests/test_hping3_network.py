@@ -11,8 +11,8 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from hping3_case import require_hping3
 from services import BIN, Collector, configuration, until
-from test_hping3 import require_hping3
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 NOBODY = "setpriv --reuid 65534 --regid 65534 --clear-groups --bounding-set=-all"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from test_hping3 import ProbeCase, require_hping3
+from hping3_case import ProbeCase, require_hping3
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector.hping3.witness import Seen, Witness

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from scraper_case import until
-from test_writers_tls import self_signed
+from self_signed import self_signed_pem
 from twisted.internet import reactor
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.protocol import Factory, Protocol
@@ -297,7 +297,7 @@ class StallTests(TestCase):
         """Listen with and without TLS."""
         self.directory = Path(tempfile.mkdtemp(prefix="llama-http-client-"))
         self.addCleanup(shutil.rmtree, self.directory)
-        certificate, key = self_signed("localhost")
+        certificate, key = self_signed_pem("localhost")
         (self.directory / "ca.pem").write_bytes(certificate)
         self.factory: Any = Factory.forProtocol(Stalling)
         self.factory.open = set()

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 from hypothesis import given
 from hypothesis import strategies as st
 from klein import Klein
+from sightings import seen
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.protocol import Factory, Protocol
@@ -24,31 +25,7 @@ from llama.pinpoint.incidents import (
     Incidents,
     Silence,
 )
-from llama.pinpoint.sighting import Sighting
 from llama.pinpoint.webhook import FIRST_PAUSE_S, TIMEOUT_S, Webhook
-
-
-def seen(name="spine3 -> leaf2", kind="link", flows=range(10), hit=None, **rest):
-    """Return a sighting."""
-    figures = {
-        "symptom": "loss",
-        "direction": "forward",
-        "only": {},
-        "evidence": f"{kind} {name}: evidence",
-        "rate": 0.3,
-        "explains": 10,
-        "confidence": 1.0,
-        "pairs": (("h1", "h2"),),
-        "tags": {"rack": "r1"},
-    }
-    return Sighting(
-        key=f"{kind} {name}",
-        kind=kind,
-        name=name,
-        flows=frozenset(flows),
-        hit=frozenset(flows if hit is None else hit),
-        **{**figures, **rest},
-    )
 
 
 def play(incidents, rounds, begin=100.0, length=5.0):

@@ -8,8 +8,8 @@ from urllib.parse import urlsplit
 
 import numpy as np
 from self_signed import self_signed
+from sightings import seen
 from simulated_collectors import INTERVAL_S, Collectors, utc
-from test_incidents import seen
 from twisted.internet import endpoints, reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import Clock

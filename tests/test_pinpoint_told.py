@@ -4,7 +4,7 @@ from io import StringIO
 
 import numpy as np
 from rich.console import Console
-from test_incidents import seen
+from sightings import seen
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.cli.pinpoint import tell

@@ -6,9 +6,9 @@ import ipaddress
 import time
 from typing import Any
 
+from forged import need_root, send, settle, spoof, stamp_probe
 from peers_case import PeersCase
 from servers import free_udp_port
-from test_reflector_hostile import need_root, send, settle, spoof, stamp_probe
 from twisted.trial.unittest import SkipTest
 from wire_packets import golden
 

@@ -14,7 +14,7 @@ import subprocess
 from contextlib import ExitStack
 from typing import Any
 
-from test_benchmarks import compiled, directory_for
+from benchmark_programs import compiled, directory_for
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from benchmarks import hostile

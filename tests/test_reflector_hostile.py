@@ -6,54 +6,23 @@ Packets from another's port are sent through a raw socket and so need root.
 from __future__ import annotations
 
 import ipaddress
-import os
 import random
 import socket
 import struct
-import time
 
 import numpy as np
+from forged import send, settle, spoof, stamp_probe
 from peers_case import PeersCase
-from scapy.layers.inet import UDP
 from twisted.internet import reactor
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import deferLater
-from twisted.trial.unittest import SkipTest
 from wire_packets import KEY, golden
 
 from llama.process import resident_octets
 from llama.reflector.guard import Guard
 from llama.reflector.service import PortService
 from llama.reflector.sessions import Sessions
-from llama.wire import auth, stamp
-
-
-def need_root() -> None:
-    """Skip the test unless it may forge packets."""
-    if os.geteuid() != 0:
-        raise SkipTest("needs root, to send from a port that another program has")
-
-
-def spoof(payload: bytes, sport: int, dport: int) -> None:
-    """Send a datagram over loopback that says it comes from ``sport``."""
-    need_root()
-    with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
-        header = bytes(UDP(sport=sport, dport=dport, len=8 + len(payload), chksum=0))
-        raw.sendto(header + payload, ("127.0.0.1", 0))
-
-
-def send(payload: bytes, port: int, sock: socket.socket | None = None) -> None:
-    """Send a datagram over loopback from a port of our own."""
-    own = sock or socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    own.sendto(payload, ("127.0.0.1", port))
-    if sock is None:
-        own.close()
-
-
-def stamp_probe(ssid: int = 5) -> bytes:
-    """Return a probe sent now."""
-    now = stamp.ntp_from_unix_ns(time.time_ns())
-    return stamp.SENDER_STRUCT.pack(1, now, 0x8001, ssid)
+from llama.wire import auth
 
 
 class _Echo(DatagramProtocol):
@@ -64,17 +33,6 @@ class _Echo(DatagramProtocol):
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
         self.echoed += 1
         self.transport.write(datagram, addr)
-
-
-async def settle(*services: PortService) -> int:
-    """Wait until the reflectors have had nothing to do for a while; return what all received."""
-    before = -1
-    while True:
-        received = sum(service.tally.received for service in services)
-        if received == before:
-            return received
-        before = received
-        await deferLater(reactor, 0.25)
 
 
 class LoopTests(PeersCase):

@@ -14,9 +14,9 @@ from typing import Any
 
 import numpy as np
 from attrs import evolve
+from icmp_flood import flood, unreachable
 from network import alone
 from services import BIN
-from test_prober_icmp import flood, unreachable
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from llama.cli._report import Report, summary

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from test_web_sqlite import roll_up, write
 from twisted.internet import reactor
 from twisted.trial.unittest import TestCase
 from web_data import Fleet
+from web_sqlite import roll_up, write
 from web_store_case import END_S, whole_matrix
 
 from llama.interfaces import Point

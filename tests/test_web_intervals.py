@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from attrs import evolve
-from test_web_sqlite import roll_up
 from twisted.internet import reactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import TestCase
 from web_data import Fault, Fleet
 from web_site import fill
+from web_sqlite import roll_up
 from web_store_case import whole_matrix
 
 from llama.interfaces import Point

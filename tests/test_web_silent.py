@@ -6,12 +6,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from test_web_sqlite import roll_up, write
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from web_data import Fleet
+from web_sqlite import roll_up, write
 from web_store_case import whole_matrix
 
 from llama.interfaces import Point

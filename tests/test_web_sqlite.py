@@ -16,49 +16,17 @@ from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from web_data import Fleet
 from web_memory import MemoryStore
+from web_sqlite import roll_up, write
 from web_store_case import COLUMNS, END_S, SLOW, RealStoreCase, fleet_points, whole_matrix
 
 from llama.interfaces import Point
 from llama.scraper.writers import sqlite as writer
-from llama.scraper.writers import sqlite_schema as schema
 from llama.web.answers import Answers
 from llama.web.store import Snapshot, StoreError, StoreTimeoutError, Window
 from llama.web.stores import sqlite, sqlite_questions, sqlite_reader
 from llama.web.stores.sqlite import SQLiteStore
 
-CENTURY_S = 100 * 365 * 86400.0
 _directory = tempfile.TemporaryDirectory(prefix="llama-test-")
-
-
-async def write(path: Path, points: Sequence[Point]) -> None:
-    """Write points with the scraper's writer, which keeps them for ever."""
-    database = writer.make(reactor, {"path": str(path), "raw": CENTURY_S, "rollup": CENTURY_S})
-    await database.open()
-    try:
-        await database.write(points)
-    finally:
-        await database.close()
-
-
-def roll_up(path: Path, forget_before_s: float | None = None, note: bool = False) -> None:
-    """Do what the writer does every minute, and forget raw samples.
-
-    ``note`` when each series was heard, as writers before did not.
-    """
-    db = sqlite3.connect(path)
-    with db:
-        for (end,) in db.execute("SELECT time_ms FROM unrolled").fetchall():
-            db.execute(schema.ROLL_UP, {"end": end})
-            if note:
-                db.execute(schema.HEARD, {"end": end})
-        db.execute("DELETE FROM unrolled")
-        if forget_before_s is not None:
-            db.execute("DELETE FROM samples WHERE time_ms <= ?", (forget_before_s * 1000,))
-            db.execute(
-                "INSERT OR REPLACE INTO facts VALUES ('removed_to_ms', ?)",
-                (int(forget_before_s * 1000),),
-            )
-    db.close()
 
 
 class SQLiteTest(RealStoreCase, TestCase):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from typing import Any
 
-from test_writers_sqlite import DAY_MS, START, WINDOW_MS, StoreCase, point
+from sqlite_case import DAY_MS, START, WINDOW_MS, StoreCase, point
 
 from llama.interfaces import NotWrittenError
 from llama.scraper.writers import sqlite_old

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
+from self_signed import self_signed_pem
 from twisted.internet import reactor
 from twisted.internet.ssl import PrivateCertificate
 from twisted.trial.unittest import TestCase
@@ -46,7 +43,7 @@ class TlsTests(TestCase):
         """Listen with a certificate for localhost that nobody knows."""
         self.directory = Path(tempfile.mkdtemp(prefix="llama-tls-"))
         self.addCleanup(shutil.rmtree, self.directory)
-        certificate, key = self_signed("localhost")
+        certificate, key = self_signed_pem("localhost")
         self.ca_file = self.directory / "ca.pem"
         self.ca_file.write_bytes(certificate)
         pair = PrivateCertificate.loadPEM(certificate + key)
@@ -87,30 +84,3 @@ class TlsTests(TestCase):
                     reactor, {"url": self.url, "bucket": "b", "ca_file": str(self.ca_file)}
                 )
             self.assertIn(message, str(raised.exception))
-
-
-def self_signed(name: str) -> tuple[bytes, bytes]:
-    """Return a certificate for a name that is its own authority, and its key, as PEM."""
-    key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-    now = datetime.now(UTC)
-    certificate = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - timedelta(hours=1))
-        .not_valid_after(now + timedelta(hours=1))
-        .add_extension(x509.SubjectAlternativeName([x509.DNSName(name)]), critical=False)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
-        .sign(key, hashes.SHA256())
-    )
-    return (
-        certificate.public_bytes(serialization.Encoding.PEM),
-        key.private_bytes(
-            serialization.Encoding.PEM,
-            serialization.PrivateFormat.PKCS8,
-            serialization.NoEncryption(),
-        ),
-    )
