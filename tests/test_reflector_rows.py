@@ -19,8 +19,8 @@ SECONDS, NS = 1_714_564_800, 250_000_000
 class LateStampTests(ReflectorCase):
     def told(self, place: int, number: int, *, alone: bool) -> tuple[int, int]:
         """Hand over the transmit stamp of a reply; return what its place knows then."""
-        shift = self.protocol._turn_shift
-        identifier = place | (number & self.protocol._turn_mask) << shift
+        shift = self.protocol.departures.shift
+        identifier = place | (number & self.protocol.departures.mask) << shift
         if alone:
             self.protocol.transmitStampReceived(identifier, SECONDS, NS)
         else:
@@ -44,10 +44,28 @@ class LateStampTests(ReflectorCase):
 
     def test_numbers_of_many_turns(self) -> None:
         """A session that outlasted the identifiers' bits is told the whole number."""
-        sent = (self.protocol._turn_mask + 1) * 3 + 7
+        sent = (self.protocol.departures.mask + 1) * 3 + 7
         for alone in (True, False):
             self.protocol.sessions.sent[9] = sent
             self.assertEqual(sent - 2, self.told(9, sent - 2, alone=alone)[0])
+
+    def test_several_of_one_session(self) -> None:
+        """Of several stamps of one session that are read together the latest is told."""
+        departures, sessions = self.protocol.departures, self.protocol.sessions
+        sessions.sent[[3, 7]] = 40
+        places = [3, 7, 3, 3, 7]
+        numbers = [34, 38, 36, 37, 39]
+        identifiers = [
+            place | (number & departures.mask) << departures.shift
+            for place, number in zip(places, numbers, strict=True)
+        ]
+        seconds = range(SECONDS, SECONDS + len(places))
+        columns = (identifiers, seconds, [NS] * len(places))
+        self.protocol.transmitStampsReceived(*(np.array(each, np.uint64) for each in columns))
+        for place, number, second in ((3, 37, SECONDS + 3), (7, 39, SECONDS + 4)):
+            self.assertEqual(number, sessions.follow_sequence[place])
+            left = stamp.ntp_from_unix_ns(second * 10**9 + NS)
+            self.assertEqual(left, sessions.follow_stamp[place])
 
 
 class UntoldTests(ReflectorCase):

@@ -19,6 +19,7 @@ from twisted.logger import Logger
 from llama.net.port import BatchPort
 from llama.reflector import signed
 from llama.reflector.arrival import Arrival, presentable
+from llama.reflector.departures import Departures
 from llama.reflector.guard import REASONS, TOTAL_RATE, Guard
 from llama.reflector.keyring import KeyRing
 from llama.reflector.legacy import echo_class
@@ -80,6 +81,7 @@ class Answerer:
     ) -> None:
         self._seconds = seconds
         self.sessions = sessions
+        self.departures = Departures(sessions)
         self.tally = Tally() if tally is None else tally
         self._clock_error_ns = clock_error_ns
         self.use(guard, **rules)

@@ -195,8 +195,7 @@ class Sessions:
         """Return the next number of each session and count it: (N,), repeats within a batch in order."""
         numbers = self.sent[places]
         rows = np.arange(len(places), dtype=np.uint32)
-        self._last_turn[places] = rows
-        if (self._last_turn[places] != rows).any():  # some session more than once
+        if self.repeated(places, rows):
             ordered = np.sort(places << 32 | rows)
             begins = np.empty(len(places), np.bool_)
             begins[0] = True
@@ -209,3 +208,8 @@ class Sessions:
         else:
             self.sent[places] = numbers + np.uint32(1)
         return numbers
+
+    def repeated(self, places: npt.NDArray[np.intp], rows: npt.NDArray[np.uint32]) -> bool:
+        """Tell whether some place comes more than once; ``rows`` are 0, 1, 2, …: (N,) each."""
+        self._last_turn[places] = rows
+        return bool((self._last_turn[places] != rows).any())
