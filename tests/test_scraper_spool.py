@@ -79,6 +79,7 @@ class Contract:
     """What every spool does. ``spool()`` makes one that is not open."""
 
     dropped: list[tuple[str, Chunk]]
+    passed_s = 0.0  # of the clock that nobody sets
 
     def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> Any:
         """Make one."""
@@ -139,19 +140,38 @@ class Contract:
     async def test_age(self) -> None:
         """What has waited too long is dropped."""
         spool = await self.opened(max_age_s=60)
+        self.assertEqual(spool.age_s, 0)
         [old] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        self.passed_s += 30
         [new] = await put(spool, "http://c", Taken("2"), some_points(), NOW + 30)
-        await spool.expire(NOW + 60)
+        self.passed_s += 30
+        await spool.expire()
         self.assertEqual(self.dropped, [])
-        await spool.expire(NOW + 61)
+        self.assertEqual(spool.age_s, 60)
+        self.passed_s += 1
+        await spool.expire()
         self.assertEqual(self.dropped, [("too_old", old)])
+        self.assertEqual(spool.age_s, 31)
         self.assertEqual(list(spool.chunks.values()), [new])
+
+    async def test_wall_clock_is_wrong(self) -> None:
+        """What waits is as old as it is, whatever the wall clock says when it is taken."""
+        spool = await self.opened(max_age_s=60)
+        [first] = await put(spool, "http://c", Taken("1"), some_points(), 0.0)
+        [second] = await put(spool, "http://c", Taken("2"), some_points(), NOW + 10**9)
+        self.passed_s += 60
+        await spool.expire()
+        self.assertEqual(self.dropped, [])
+        self.passed_s += 1
+        await spool.expire()
+        self.assertEqual(self.dropped, [("too_old", first), ("too_old", second)])
 
     async def test_late_acknowledgement(self) -> None:
         """Acknowledging what was dropped meanwhile changes nothing."""
         spool = await self.opened(max_age_s=60)
         [old] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
-        await spool.expire(NOW + 61)
+        self.passed_s += 61
+        await spool.expire()
         [new] = await put(spool, "http://c", Taken("2"), some_points(), NOW + 61)
         await spool.acknowledge("a", [old])
         await spool.acknowledge("b", [old])
@@ -175,11 +195,13 @@ class MemorySpoolTests(Contract, TestCase):
 
     def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> MemorySpool:
         """Make one."""
-        return MemorySpool(max_octets, max_age_s)
+        return MemorySpool(max_octets, max_age_s, lambda: self.passed_s)
 
 
 class DiskSpoolTests(Contract, TestCase):
     """The contract on disk, and what a disk brings with it."""
+
+    now_s = NOW  # of the wall clock
 
     def setUp(self) -> None:
         """Make a directory for the file."""
@@ -189,7 +211,45 @@ class DiskSpoolTests(Contract, TestCase):
 
     def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> DiskSpool:
         """Make one on the same file each time."""
-        return DiskSpool(reactor, str(self.path), max_octets, max_age_s, lambda: NOW)
+        return DiskSpool(
+            reactor,
+            str(self.path),
+            max_octets,
+            max_age_s,
+            lambda: self.now_s,
+            lambda: self.passed_s,
+        )
+
+    async def test_left_for_long(self) -> None:
+        """What an earlier run left has an hour more, however old it is or seems to be."""
+        for off_s in (8 * 86400, 10**9, -(10**9)):
+            spool = await self.opened(max_age_s=7 * 86400)
+            await put(spool, "http://c", Taken("1"), some_points(), self.now_s)
+            await spool.close()
+            self.now_s += off_s
+            spool = await self.opened(max_age_s=7 * 86400)
+            self.passed_s += 3600
+            await spool.expire()
+            self.assertEqual(self.dropped, [])
+            self.passed_s += 7 * 86400
+            await spool.expire()
+            [(reason, _)] = self.dropped
+            self.assertEqual(reason, "too_old")
+            await spool.close()
+
+    async def test_age_over_a_restart(self) -> None:
+        """What waited before a restart counts."""
+        spool = await self.opened(max_age_s=7 * 86400)
+        await put(spool, "http://c", Taken("1"), some_points(), self.now_s)
+        await spool.close()
+        self.now_s += 5 * 86400
+        spool = await self.opened(max_age_s=7 * 86400)
+        self.passed_s += 2 * 86400
+        await spool.expire()
+        self.assertEqual((self.dropped, spool.age_s), ([], 7 * 86400))
+        self.passed_s += 1
+        await spool.expire()
+        self.assertEqual(len(self.dropped), 1)
 
     def on_disk(self) -> tuple[list[int], list[tuple[int, str]]]:
         """Return the numbers of the chunks in the file, and who waits for which; it must be closed."""
@@ -557,7 +617,7 @@ class DiskSpoolTests(Contract, TestCase):
             self.assertEqual(str(raised.exception), said)
         await spool.acknowledge("a", [lost])
         await spool.set_writers(["a"])
-        await spool.expire(NOW)
+        await spool.expire()
         self.assertEqual(self.dropped, [("damaged", lost)])
         there.rmdir()
         spool._pause.cancel()

@@ -38,13 +38,12 @@ class Gauges:
     def collect(self) -> Iterable[Metric]:
         """Give every gauge as it stands now."""
         scraper = self._scraper
-        oldest = next(iter(scraper.spool.chunks.values()), None)
         plain = {
             "spool_chunks": ("Chunks in the spool.", len(scraper.spool.chunks)),
             "spool_bytes": ("Octets in the spool.", scraper.spool.octets),
             "spool_age_seconds": (
-                "Age of the oldest chunk in the spool; 0 when it is empty.",
-                scraper.now_s() - oldest.taken_s if oldest else 0.0,
+                "How long the oldest chunk in the spool has waited; 0 when it is empty.",
+                scraper.spool.age_s,
             ),
             "spool_ok": ("1 when the spool takes points.", scraper.spool.trouble is None),
         }
@@ -79,7 +78,6 @@ def _family(name: str, text: str, label: str) -> GaugeMetricFamily:
 
 def state(scraper: Scraper) -> dict[str, Any]:
     """Return what ``/state`` shows: who does not answer, who does not write, what waits."""
-    oldest = next(iter(scraper.spool.chunks.values()), None)
     return {
         "collectors": {
             url: {
@@ -95,7 +93,7 @@ def state(scraper: Scraper) -> dict[str, Any]:
             "problem": scraper.spool.trouble,
             "chunks": len(scraper.spool.chunks),
             "bytes": scraper.spool.octets,
-            "age_s": scraper.now_s() - oldest.taken_s if oldest else 0.0,
+            "age_s": scraper.spool.age_s,
         },
         "writers": {
             name: {

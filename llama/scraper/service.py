@@ -249,7 +249,7 @@ class ScraperService(MultiService):
 
     def _look_after_spool(self) -> Deferred[None]:
         self._say_dropped()
-        return self.spool.expire(self.now_s())
+        return self.spool.expire()
 
 
 _REASONS = {
@@ -262,7 +262,7 @@ _REASONS = {
 
 def _spool(reactor: Any, config: ScraperConfig, unix_time_s: Callable[[], float]) -> Spool:
     if config.spool is None:
-        return MemorySpool()
+        return MemorySpool(seconds=reactor.seconds)
     see_whose(config.spool.path)
     return DiskSpool(
         reactor, config.spool.path, config.spool.max_bytes, config.spool.max_age_s, unix_time_s

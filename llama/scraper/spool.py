@@ -58,7 +58,10 @@ OPEN_RETRY_S = 5.0
 
 
 class DiskSpool:
-    """A spool in a SQLite file. ``reactor`` needs `IReactorThreads` and time."""
+    """A spool in a SQLite file. ``reactor`` needs `IReactorThreads` and time.
+
+    How long chunks wait is counted by the reactor's time, unless ``seconds`` is another clock.
+    """
 
     _log = Logger()
 
@@ -69,6 +72,7 @@ class DiskSpool:
         max_octets: int,
         max_age_s: float,
         unix_time_s: Callable[[], float] = time.time,
+        seconds: Callable[[], float] | None = None,
     ) -> None:
         self.dropped: Dropped = lambda reason, chunk: None
         self.found: Callable[[Sequence[Chunk]], None] = lambda chunks: None
@@ -76,7 +80,7 @@ class DiskSpool:
         self._reactor = reactor
         self._unix_time_s = unix_time_s
         self._path = Path(path)
-        self._held = Held(max_octets, max_age_s)
+        self._held = Held(max_octets, max_age_s, seconds or reactor.seconds)
         self._taken: dict[str, Taken] = {}
         self._writers: set[str] = set()
         self._pool: Any = None
@@ -102,6 +106,11 @@ class DiskSpool:
     def octets(self) -> int:
         """What they take."""
         return self._held.octets
+
+    @property
+    def age_s(self) -> float:
+        """How long the oldest has waited."""
+        return self._held.age_s()
 
     def open(self, writers: Collection[str]) -> Deferred[None]:
         """Open or create the file and read what it holds.
@@ -173,8 +182,9 @@ class DiskSpool:
         if self._is_closed():
             await disconnect(self._reactor, pool)
             return
+        now_s = self._unix_time_s()
         for chunk in chunks:
-            self._held.add(chunk)
+            self._held.add(chunk, age_s=now_s - chunk.taken_s)
             self._last = max(self._last, chunk.number)
         self._pool, self._whereabouts = pool, whereabouts
         self._not_open = self.trouble = None
@@ -313,9 +323,9 @@ class DiskSpool:
             self._unnoted += gone
             self.trouble = self.trouble or file.explain(error)
 
-    def expire(self, now_s: float) -> Deferred[None]:
+    def expire(self) -> Deferred[None]:
         """Drop what has waited for too long."""
-        return Deferred.fromCoroutine(self._drop("too_old", self._held.old(now_s)))
+        return Deferred.fromCoroutine(self._drop("too_old", self._held.old()))
 
     def close(self) -> Deferred[None]:
         """Note what is not yet noted, and close the file."""
