@@ -45,6 +45,8 @@ class Gauges:
                 "How long the oldest chunk in the spool has waited; 0 when it is empty.",
                 scraper.spool.age_s,
             ),
+            "spool_max_bytes": ("Beyond it the oldest are dropped.", scraper.spool.max_octets),
+            "spool_max_age_seconds": ("What waited longer is dropped.", scraper.spool.max_age_s),
             "spool_ok": ("1 when the spool takes points.", scraper.spool.trouble is None),
         }
         for name, (text, value) in plain.items():
@@ -93,7 +95,9 @@ def state(scraper: Scraper) -> dict[str, Any]:
             "problem": scraper.spool.trouble,
             "chunks": len(scraper.spool.chunks),
             "bytes": scraper.spool.octets,
+            "max_bytes": scraper.spool.max_octets,
             "age_s": scraper.spool.age_s,
+            "max_age_s": scraper.spool.max_age_s,
         },
         "writers": {
             name: {

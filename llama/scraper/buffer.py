@@ -89,6 +89,14 @@ class Spool(Protocol):
     trouble: str | None
 
     @property
+    def max_octets(self) -> int:
+        """What `octets` never exceeds."""
+
+    @property
+    def max_age_s(self) -> float:
+        """For how many seconds a chunk may wait."""
+
+    @property
     def chunks(self) -> Mapping[int, Chunk]:
         """All chunks held by their numbers, oldest first."""
 
@@ -248,6 +256,16 @@ class MemorySpool:
         self._taken: dict[str, Taken] = {}
         self._writers: set[str] = set()
         self._last = 0
+
+    @property
+    def max_octets(self) -> int:
+        """The most that it holds."""
+        return self._held.max_octets
+
+    @property
+    def max_age_s(self) -> float:
+        """For how long at most."""
+        return self._held.max_age_s
 
     @property
     def chunks(self) -> OrderedDict[int, Chunk]:

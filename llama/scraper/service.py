@@ -29,6 +29,8 @@ from llama.scraper.writers import WriterConfigError, make_writers
 GRACE_S = 5.0
 #: Seconds between looks for chunks that are too old.
 EXPIRE_EVERY_S = 30.0
+#: Part of what the spool may hold, or of the time that points may wait, from which on this is said.
+HALF = 0.5
 
 
 class ScraperService(MultiService):
@@ -69,6 +71,7 @@ class ScraperService(MultiService):
         self._expiry.clock = reactor
         self._unsaid: dict[str, tuple[int, int]] = {}  # dropped, not yet logged: points, chunks
         self._said: set[str] = set()  # reasons logged lately
+        self._said_filling = False
         self._starting: Deferred[None] = succeed(None)
         self._leaving: dict[str, Delivery] = {}  # those that a reload takes away, by name
         self._endings: list[Deferred[None]] = []  # theirs
@@ -249,7 +252,31 @@ class ScraperService(MultiService):
 
     def _look_after_spool(self) -> Deferred[None]:
         self._say_dropped()
+        self._say_filling()
         return self.spool.expire()
+
+    def _say_filling(self) -> None:
+        """Say that the spool is half full, or what is in it half as old as may be, before it drops."""
+        spool = self.spool
+        full, old = spool.octets / spool.max_octets, spool.age_s / spool.max_age_s
+        if max(full, old) < HALF / 2:
+            self._said_filling = False
+        if max(full, old) < HALF or self._said_filling:
+            return
+        self._said_filling = True
+        left_s = min(spool.age_s * (1 / full - 1), spool.max_age_s - spool.age_s)
+        self._log.error(
+            "{full:.0%} of the spool is taken, and the oldest points wait for {age:.1f} hours: in some"
+            " {left:.1f} hours the first will be dropped, unless {writers} can write by then",
+            full=full,
+            age=spool.age_s / 3600,
+            left=left_s / 3600,
+            writers=", ".join(
+                f"{name} ({delivery.trouble or 'which is behind'})"
+                for name, delivery in self.deliveries.items()
+                if delivery.waiting[0]
+            ),
+        )
 
 
 _REASONS = {

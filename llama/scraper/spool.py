@@ -98,6 +98,16 @@ class DiskSpool:
         self._pause: Deferred[None] = succeed(None)
 
     @property
+    def max_octets(self) -> int:
+        """The most that it holds."""
+        return self._held.max_octets
+
+    @property
+    def max_age_s(self) -> float:
+        """For how long at most."""
+        return self._held.max_age_s
+
+    @property
     def chunks(self) -> OrderedDict[int, Chunk]:
         """All chunks held."""
         return self._held.chunks
