@@ -474,6 +474,44 @@ class DiskSpoolTests(Contract, TestCase):
         self.assertEqual(again.taken("http://c"), Taken())
         self.assertEqual(len(list(self.directory.glob("*.corrupt-*"))), 1)
 
+    async def test_damaged_names(self) -> None:
+        """Names that are no text any more keep nobody from what is sound."""
+        spool = await self.opened()
+        chunks = []
+        for n in range(3):
+            chunks += await put(spool, f"http://{n}", Taken(str(n)), some_points(), NOW)
+        await spool.close()
+        db = sqlite3.connect(self.path)
+        db.execute(
+            "UPDATE chunks SET collector = CAST(x'ff' AS TEXT), taken_s = 'x' WHERE number = 1"
+        )
+        db.execute("UPDATE waiting SET writer = CAST(x'ff' || writer AS TEXT) WHERE chunk = 2")
+        db.execute("UPDATE cursors SET cursor = CAST(x'ff' AS TEXT) WHERE collector = 'http://0'")
+        db.execute("UPDATE cursors SET newest_ns = x'ff' WHERE collector = 'http://1'")
+        db.commit()
+        db.close()
+        see_whose(self.path)
+        again = await self.opened()
+        self.assertEqual([chunk.number for chunk in again.chunks.values()], [1, 3])
+        self.assertEqual([(reason, chunk.number) for reason, chunk in self.dropped],
+                         [("writer_removed", 2)])  # fmt: skip
+        for chunk in again.chunks.values():
+            self.assertEqual(await again.read(chunk), some_points())
+        self.assertEqual(again.taken("http://2"), Taken("2"))
+        self.assertNotEqual(again.taken("http://0").cursor, "0")
+
+    async def test_damaged_schema(self) -> None:
+        """One whose tables have names that are no text is damaged, and set aside."""
+        spool = await self.opened()
+        await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        await spool.close()
+        octets = self.path.read_bytes()
+        self.path.write_bytes(octets.replace(b"CREATE TABLE", b"CREATE \xf2ABLE"))
+        see_whose(self.path)
+        again = await self.opened()
+        self.assertEqual(len(again.chunks), 0)
+        self.assertEqual(len(list(self.directory.glob("*.corrupt-*"))), 1)
+
     async def test_damaged_while_running(self) -> None:
         """Damage that shows up later costs what was there, is counted, and nothing else."""
         spool = await self.opened()
