@@ -295,6 +295,29 @@ class ApiTests(ServiceCase):
         self.assertIn("75% of the spool is taken", said()[1])
         self.assertIn("in some 0.2 hours", said()[1])
 
+    async def test_said_what_ends_with_the_process(self) -> None:
+        """A scraper without a spool on disk says what it takes with it; with one it takes nothing."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+
+        def said() -> list[str]:
+            texts = [formatEvent(event) or "" for event in events]
+            return [text for text in texts if "end with this process" in text]
+
+        collector, url = self.collector("ends")
+        collector.close(NOW)
+        on_disk = SpoolConfig(path=str(self.directory / "spool.db"))
+        for spool, count in ((on_disk, 0), (None, 1)):
+            service = self.scraper([url], NOWHERE, spool=spool)
+            await until(lambda s=service: s.spool.chunks, "points")
+            await self.stop(service)
+            self.assertEqual(len(said()), count)
+        self.assertIn(
+            "3 points of the last 0 minutes that influxdb http://127.0.0.1:1/x did not take",
+            said()[0],
+        )
+
 
 class RealCollectorTests(ServiceCase):
     """LLAMA's own collector on the other side."""

@@ -136,9 +136,24 @@ class ScraperService(MultiService):
         ending = [delivery.stop(GRACE_S) for delivery in self.deliveries.values()]
         for ended in ending + self._endings:
             await ended
+        if self.config.spool is None:
+            self._say_given_up()
         await self.spool.close()
         await self._starting
         await self._pool.closeCachedConnections()
+
+    def _say_given_up(self) -> None:
+        """Say what ends with this process, which has no disk to leave it on."""
+        chunks = list(self.spool.chunks.values())
+        if not chunks:
+            return
+        self._log.error(
+            "{points} points of the last {minutes:.0f} minutes that {writers} did not take end with this"
+            " process; only what the collectors still hold is fetched anew: configure a 'spool' on disk",
+            points=sum(chunk.points for chunk in chunks),
+            minutes=self.spool.age_s / 60,
+            writers=", ".join(sorted({name for chunk in chunks for name in chunk.waiting})),
+        )
 
     def reload(self, config: ScraperConfig) -> Deferred[None]:
         """Apply the difference to a new configuration, after those that are still being applied.
