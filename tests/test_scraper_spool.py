@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from llama.scraper import buffer, spool_file
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.spool import DiskSpool
 from llama.scraper.spool_file import ForeignFileError, see_whose
+from llama.scraper.whereabouts import forbidden
 from llama.scraper.writers import sqlite as store
 
 NOW = 1_700_000_000.0
@@ -831,9 +833,53 @@ class DiskSpoolTests(Contract, TestCase):
         self.assertIn("cannot be opened: unable to open database file", spool.trouble or "")
         with self.assertRaises(sqlite3.OperationalError) as caught:
             sqlite3.connect(self.path).execute("SELECT 1")
-        self.assertIn("user able to write in it", spool_file.explain(caught.exception))
+        self.assertIn("user able to write in it", spool_file.explain(caught.exception, self.path))
         await spool.close()
         await opening
+
+
+class ForbiddenTests(SynchronousTestCase):
+    """Files that another user has made."""
+
+    def said_by_another(self, path: Path, open_it: Callable[[], object]) -> str:
+        """Return what a process of another user, or one like it, is told that cannot write a file."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
+                open_it()
+            except sqlite3.Error as error:
+                os.write(writing, f"{error}: {spool_file.explain(error, path)}".encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            said = pipe.read()
+        os.waitpid(child, 0)
+        return said
+
+    def test_said(self) -> None:
+        """Both stores name the file and its owner; SQLite says something about the disk."""
+        directory = Path(tempfile.mkdtemp(prefix="llama-spool-"))
+        self.addCleanup(shutil.rmtree, directory)
+        directory.chmod(0o777)
+        for name, prepare in (
+            ("spool.db", lambda path: spool_file.load(sqlite3.connect(path), path)),
+            ("store.db", lambda path: store.prepare(sqlite3.connect(path))),
+        ):
+            path = directory / name
+            prepare(path)
+            gc.collect()  # its connection
+            path.chmod(0o444)
+            said = self.said_by_another(path, lambda do=prepare, path=path: do(path))
+            self.assertRegex(said, f"{path} is .+'s, and may not be written by this user$")
+        with self.assertRaises(sqlite3.OperationalError) as caught:
+            sqlite3.connect(directory / "none" / "x").execute("SELECT 1")
+        self.assertIsNone(forbidden(caught.exception, directory / "none" / "x"))
 
 
 class RoomTests(SynchronousTestCase):

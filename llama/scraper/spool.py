@@ -168,7 +168,7 @@ class DiskSpool:
                     continue
                 except Exception as error:
                     await disconnect(self._reactor, pool)
-                    problem = file.explain(error)
+                    problem = file.explain(error, self._path)
                     expected = isinstance(error, sqlite3.Error | OSError | file.ForeignFileError)
                     if not expected and problem != said:
                         self._log.failure("A fault in the scraper itself")
@@ -225,7 +225,7 @@ class DiskSpool:
         try:
             return await self._run(lambda _: pack_all(points, ready))
         except (sqlite3.Error, OSError) as error:
-            raise NotStoredError(file.explain(error)) from None
+            raise NotStoredError(file.explain(error, self._path)) from None
 
     def put(
         self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float
@@ -251,7 +251,7 @@ class DiskSpool:
             await self._drop("full", self._held.excess(octets))
             await self._run(insert)
         except (sqlite3.Error, OSError) as error:
-            self.trouble = file.explain(error)
+            self.trouble = file.explain(error, self._path)
             raise NotStoredError(self.trouble) from None
         if self._renewals != renewals:
             # These points follow on what is lost. Their collector is asked for all that it holds.
@@ -309,7 +309,7 @@ class DiskSpool:
                 self._unnoted = noting + self._unnoted
             if not isinstance(error, (sqlite3.Error, OSError)):
                 raise
-            self.trouble = self.trouble or file.explain(error)
+            self.trouble = self.trouble or file.explain(error, self._path)
 
     def set_writers(self, writers: Collection[str]) -> Deferred[None]:
         """Change the writers that chunks wait for; what no remaining one lacks is dropped."""
@@ -331,7 +331,7 @@ class DiskSpool:
             await self._run(lambda cursor: file.keep_writers(cursor, writers))
         except (sqlite3.Error, OSError) as error:
             self._unnoted += gone
-            self.trouble = self.trouble or file.explain(error)
+            self.trouble = self.trouble or file.explain(error, self._path)
 
     def expire(self) -> Deferred[None]:
         """Drop what has waited for too long."""

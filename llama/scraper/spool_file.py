@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llama.scraper.buffer import Batch, Chunk, Taken
+from llama.scraper.whereabouts import forbidden
 from llama.scraper.writers import sqlite_schema as store
 
 MIB = 1024 * 1024
@@ -244,13 +245,15 @@ def _is(error: sqlite3.Error, *codes: int) -> bool:
     return code is not None and code & 0xFF in codes
 
 
-def explain(error: Exception) -> str:
-    """Say why storing failed, for a person."""
+def explain(error: Exception, path: Path) -> str:
+    """Say why storing in ``path`` failed, for a person."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         said = str(error.strerror)
         return said if said.startswith(_FULL) else _FULL
     if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_FULL):
         return _FULL
+    if not_ours := forbidden(error, path):
+        return not_ours
     if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_CANTOPEN):
         return f"{error}; its directory must be there, and the scraper's user able to write in it"
     return str(error)

@@ -27,7 +27,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
-from llama.scraper.whereabouts import MovedError, Whereabouts
+from llama.scraper.whereabouts import MovedError, Whereabouts, forbidden
 from llama.scraper.writers import sqlite_late as late
 from llama.scraper.writers import sqlite_old as old
 from llama.scraper.writers import sqlite_schema as schema
@@ -96,7 +96,7 @@ class SQLiteWriter:
             if not isinstance(error, CancelledError):  # else its thread is still at it
                 await closed
             if isinstance(error, sqlite3.Error | OSError | NotWrittenError):
-                raise NotWrittenError(f"{self._path}: {error}") from None
+                raise NotWrittenError(self._explain(error)) from None
             raise
         self._pool, self._whereabouts = pool, whereabouts
         if not self._upkeep.running:
@@ -133,10 +133,13 @@ class SQLiteWriter:
             await outlasting(self._changing.run(self._leave, pool))
             raise NotWrittenError(f"{error}: it is opened anew") from None
         except (sqlite3.Error, OSError) as error:
-            raise NotWrittenError(f"{self._path}: {error}") from None
+            raise NotWrittenError(self._explain(error)) from None
         if points:
             self._middles_ms.append(median_high(point.time_ns for point in points) // 1_000_000)
         return []
+
+    def _explain(self, error: Exception) -> str:
+        return forbidden(error, self._path) or f"{self._path}: {error}"
 
     async def _leave(self, pool: Any) -> None:
         """Close a file, unless another call has done so."""
