@@ -27,6 +27,9 @@ from llama.scraper.writers import WriterConfigError, make_writers
 
 #: Seconds that writes under way are given when the service stops.
 GRACE_S = 5.0
+#: Seconds for which a connection to a collector is kept for its next question: that of a backlog. With
+#: thousands of collectors most of those that wait for the next turn would be open files for nothing.
+CACHED_S = 5
 #: Seconds between looks for chunks that are too old.
 EXPIRE_EVERY_S = 30.0
 #: Part of what the spool may hold, or of the time that points may wait, from which on this is said.
@@ -63,6 +66,7 @@ class ScraperService(MultiService):
         self.http: HttpService | None = None
         self._reactor = reactor
         self._pool = connection_pool(reactor)
+        self._pool.cachedConnectionTimeout = CACHED_S
         self.poller = self._make_poller(config)
         self._writers = dict(zip(config.writers, make_writers(reactor, config), strict=True))
         for writer in self._writers.values():
