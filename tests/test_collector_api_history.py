@@ -77,6 +77,29 @@ class Holding(SynchronousTestCase):
         self.assertEqual(len(lines), 1)
         self.assertIn("(3 so far)", lines[0])
 
+    def test_said_what_ends_unfetched(self):
+        """What nobody has fetched when the collector ends is told, unless nobody ever does."""
+        events = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+
+        def told():
+            found = [
+                event["count"] for event in events if "end with this" in str(event["log_format"])
+            ]
+            events.clear()
+            return found
+
+        for asked, after, count in ((False, 2, []), (True, 0, []), (True, 2, [2])):
+            served = Served()
+            served.close()
+            if asked:
+                served.get("/influxdata?since=")
+            for _ in range(after):
+                served.close()
+            served.api.stop()
+            self.assertEqual(told(), count)
+
     def test_flows_of_the_last_two(self):
         """Flows are whole for the last two intervals, and lossy ones kept for the others."""
         served = Served(keep=10)

@@ -60,7 +60,7 @@ class DeliveryTests(SynchronousTestCase):
         """Begin with an empty spool and a database that takes everything."""
         self.clock = Clock()
         self.counts = Counts()
-        self.spool = MemorySpool(max_octets=10**7)
+        self.spool = MemorySpool(max_octets=10**7, seconds=self.clock.seconds)
         self.spool.open(["db"])
         self.database = Database()
         self.delivery = Delivery(
@@ -281,7 +281,7 @@ class DeliveryTests(SynchronousTestCase):
         self.offer()
         self.delivery.offer(self.take())
         self.clock.advance(3700)
-        self.spool.expire(self.clock.seconds())
+        self.spool.expire()
         self.assertEqual(self.sample("points_dropped", writer="db", reason="too_old"), 4)
         self.assertEqual(self.delivery.waiting, (0, 0))
         self.pass_time(300)

@@ -47,6 +47,31 @@ class LaneTests(SynchronousTestCase):
         place.leave()
         self.assertEqual(len(self.clock.getDelayedCalls()), 2)
 
+    def test_thousands_leave_at_once(self) -> None:
+        """Those who get in only to leave, as when a scraper stops, are as many as they are."""
+        lane = Lane(self.clock, 2, 10.0)
+        left = []
+
+        async def pass_through() -> None:
+            place = await lane.enter()
+            left.append(place)
+            place.leave()
+
+        places = [self.successResultOf(Deferred.fromCoroutine(lane.enter())) for _ in range(2)]
+        passing = [Deferred.fromCoroutine(pass_through()) for _ in range(5000)]
+        places[0].leave()
+        for one in passing:
+            self.successResultOf(one)
+        self.assertEqual(len(left), 5000)
+        places[1].leave()
+
+    def test_given_up(self) -> None:
+        """Who no longer waits takes no place."""
+        self.entered[2].cancel()
+        self.failureResultOf(self.entered[2])
+        self.place(0).leave()
+        self.successResultOf(self.entered[3])
+
     def test_kept(self) -> None:
         """A place that is kept is held until it is left."""
         place = self.place(0)

@@ -20,7 +20,7 @@ from llama.http.client import agent_of
 from llama.scraper import poll
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.counts import Counts
-from llama.scraper.poll import Poller
+from llama.scraper.poll import CollectorPoll, Poller
 from llama.scraper.remarks import Remarks
 
 
@@ -578,6 +578,45 @@ class MisbehavedTests(PollCase):
             self.poller.set_collectors(urls)
         self.assertEqual(self.polls(url, "error"), 0)
         self.assertEqual([self.polls(url, "no_answer") for url in urls], [1.0] * 4)
+
+    async def test_among_many_dead(self) -> None:
+        """One among many that hang has its turns soon: the first, and the next after it failed once."""
+        await self.poller.stop()
+        self.poller = self.make(timeout_s=1.0)
+        dead, dead_url = self.collector("dead")
+        dead.behave = "hang"
+        good, good_url = self.collector("good")
+        good.close(NOW, pairs=1)
+        many = [f"{dead_url}/{n}" for n in range(60)]
+        self.poller.set_collectors(many)
+        await until(lambda: dead.questions, "their turns")
+        self.poller.set_collectors([*many, good_url])
+        await until(lambda: self.polls(good_url, "ok"), "its first turn", 10)  # not 15 s
+        await until(lambda: all(self.polls(url, "no_answer") for url in many), "trouble")
+        good.behave = "error"
+        await until(lambda: self.polls(good_url, "garbage"), "its trouble")
+        good.behave = "well"
+        asked = self.polls(good_url, "ok")
+        await until(lambda: self.polls(good_url, "ok") > asked, "its next turn", 30)  # not 60 s
+
+    async def test_thousands_wait_for_a_spool(self) -> None:
+        """Where nothing can be taken, all that wait for a turn get it, however many they are."""
+        await self.poller.stop()
+        self.poller = self.make(timeout_s=1000.0, interval_s=60.0, concurrency=1)
+        collector, url = self.collector("slow")
+        collector.behave = "hang"
+        many = [f"{url}/{n}" for n in range(300)]
+        for n, each in enumerate(many):
+            self.poller.collectors[each] = CollectorPoll(each, self.poller, 0.0)
+            self.poller.collectors[each]._turn(1)
+            if n == 0:
+                await until(lambda: collector.questions, "the question")
+        self.spool.trouble = "the disk is full"
+        collector.behave = "error"
+        collector.hanging[0].transport.abortConnection()
+        await until(lambda: self.polls(many[-1], "spool_full"), "its turn")
+        self.assertEqual([self.polls(each, "error") for each in many], [0.0] * len(many))
+        self.assertEqual([self.polls(each, "spool_full") for each in many[2:]], [1.0] * 298)
 
     async def test_stop_while_hanging(self) -> None:
         """Stopping does not wait for collectors that do not answer."""

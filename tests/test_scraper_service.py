@@ -24,6 +24,7 @@ from servers import Influx, Victoria
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.internet.task import deferLater
+from twisted.logger import formatEvent, globalLogPublisher
 from twisted.web.client import Agent
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -252,10 +253,70 @@ class ApiTests(ServiceCase):
             'llama_scraper_collector_up{collector="http://127.0.0.1:1"} 0.0',
             "llama_scraper_spool_chunks 1.0",
             "llama_scraper_spool_ok 1.0",
+            "llama_scraper_spool_max_bytes 6.7108864e+07",
+            "llama_scraper_spool_max_age_seconds 3600.0",
         ):
             self.assertIn(line, metrics.splitlines())
         self.assertRegex(metrics, r'collector_lag_seconds\{collector="[^"]+"\} [0-9.e+]+\n')
         self.assertRegex(metrics, r"spool_bytes [1-9]")
+
+    async def test_said_before_points_are_dropped(self) -> None:
+        """A spool that is half full, or half as old as may be, is told once, with the time left."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+
+        def said() -> list[str]:
+            texts = [formatEvent(event) or "" for event in events]
+            return [text for text in texts if "will be dropped" in text]
+
+        collector, url = self.collector("fills")
+        collector.close(NOW)
+        service = self.scraper([url], NOWHERE)
+        await until(lambda: service.deliveries["influxdb http://127.0.0.1:1/x"].trouble, "trouble")
+        held = service.spool._held
+        began = held.seconds()
+        for passed_s in (0.0, 1700.0, 1801.0, 2000.0):
+            held.seconds = lambda passed_s=passed_s: began + passed_s
+            service._look_after_spool()
+        [text] = said()
+        self.assertRegex(
+            text, r"^0% of the spool is taken, and the oldest points wait for 0\.5 hours: in some"
+            r" 0\.5 hours the first will be dropped, unless influxdb http://127\.0\.0\.1:1/x"
+            r" \(connection refused\) can write by then$",
+        )  # fmt: skip
+        held.max_age_s, held.max_octets = 1e6, round(held.octets / 0.75)
+        service._look_after_spool()
+        self.assertEqual(len(said()), 1)
+        held.max_octets *= 10
+        service._look_after_spool()  # it was over
+        held.max_octets //= 10
+        service._look_after_spool()
+        self.assertIn("75% of the spool is taken", said()[1])
+        self.assertIn("in some 0.2 hours", said()[1])
+
+    async def test_said_what_ends_with_the_process(self) -> None:
+        """A scraper without a spool on disk says what it takes with it; with one it takes nothing."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+
+        def said() -> list[str]:
+            texts = [formatEvent(event) or "" for event in events]
+            return [text for text in texts if "end with this process" in text]
+
+        collector, url = self.collector("ends")
+        collector.close(NOW)
+        on_disk = SpoolConfig(path=str(self.directory / "spool.db"))
+        for spool, count in ((on_disk, 0), (None, 1)):
+            service = self.scraper([url], NOWHERE, spool=spool)
+            await until(lambda s=service: s.spool.chunks, "points")
+            await self.stop(service)
+            self.assertEqual(len(said()), count)
+        self.assertIn(
+            "3 points of the last 0 minutes that influxdb http://127.0.0.1:1/x did not take",
+            said()[0],
+        )
 
 
 class RealCollectorTests(ServiceCase):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
 import shutil
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,6 +27,7 @@ from llama.scraper import buffer, spool_file
 from llama.scraper.buffer import Chunk, MemorySpool, NotStoredError, Taken
 from llama.scraper.spool import DiskSpool
 from llama.scraper.spool_file import ForeignFileError, see_whose
+from llama.scraper.whereabouts import forbidden
 from llama.scraper.writers import sqlite as store
 
 NOW = 1_700_000_000.0
@@ -79,6 +81,7 @@ class Contract:
     """What every spool does. ``spool()`` makes one that is not open."""
 
     dropped: list[tuple[str, Chunk]]
+    passed_s = 0.0  # of the clock that nobody sets
 
     def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> Any:
         """Make one."""
@@ -139,19 +142,38 @@ class Contract:
     async def test_age(self) -> None:
         """What has waited too long is dropped."""
         spool = await self.opened(max_age_s=60)
+        self.assertEqual(spool.age_s, 0)
         [old] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        self.passed_s += 30
         [new] = await put(spool, "http://c", Taken("2"), some_points(), NOW + 30)
-        await spool.expire(NOW + 60)
+        self.passed_s += 30
+        await spool.expire()
         self.assertEqual(self.dropped, [])
-        await spool.expire(NOW + 61)
+        self.assertEqual(spool.age_s, 60)
+        self.passed_s += 1
+        await spool.expire()
         self.assertEqual(self.dropped, [("too_old", old)])
+        self.assertEqual(spool.age_s, 31)
         self.assertEqual(list(spool.chunks.values()), [new])
+
+    async def test_wall_clock_is_wrong(self) -> None:
+        """What waits is as old as it is, whatever the wall clock says when it is taken."""
+        spool = await self.opened(max_age_s=60)
+        [first] = await put(spool, "http://c", Taken("1"), some_points(), 0.0)
+        [second] = await put(spool, "http://c", Taken("2"), some_points(), NOW + 10**9)
+        self.passed_s += 60
+        await spool.expire()
+        self.assertEqual(self.dropped, [])
+        self.passed_s += 1
+        await spool.expire()
+        self.assertEqual(self.dropped, [("too_old", first), ("too_old", second)])
 
     async def test_late_acknowledgement(self) -> None:
         """Acknowledging what was dropped meanwhile changes nothing."""
         spool = await self.opened(max_age_s=60)
         [old] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
-        await spool.expire(NOW + 61)
+        self.passed_s += 61
+        await spool.expire()
         [new] = await put(spool, "http://c", Taken("2"), some_points(), NOW + 61)
         await spool.acknowledge("a", [old])
         await spool.acknowledge("b", [old])
@@ -175,11 +197,13 @@ class MemorySpoolTests(Contract, TestCase):
 
     def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> MemorySpool:
         """Make one."""
-        return MemorySpool(max_octets, max_age_s)
+        return MemorySpool(max_octets, max_age_s, lambda: self.passed_s)
 
 
 class DiskSpoolTests(Contract, TestCase):
     """The contract on disk, and what a disk brings with it."""
+
+    now_s = NOW  # of the wall clock
 
     def setUp(self) -> None:
         """Make a directory for the file."""
@@ -189,7 +213,45 @@ class DiskSpoolTests(Contract, TestCase):
 
     def spool(self, max_octets: int = 10**7, max_age_s: float = 3600) -> DiskSpool:
         """Make one on the same file each time."""
-        return DiskSpool(reactor, str(self.path), max_octets, max_age_s, lambda: NOW)
+        return DiskSpool(
+            reactor,
+            str(self.path),
+            max_octets,
+            max_age_s,
+            lambda: self.now_s,
+            lambda: self.passed_s,
+        )
+
+    async def test_left_for_long(self) -> None:
+        """What an earlier run left has an hour more, however old it is or seems to be."""
+        for off_s in (8 * 86400, 10**9, -(10**9)):
+            spool = await self.opened(max_age_s=7 * 86400)
+            await put(spool, "http://c", Taken("1"), some_points(), self.now_s)
+            await spool.close()
+            self.now_s += off_s
+            spool = await self.opened(max_age_s=7 * 86400)
+            self.passed_s += 3600
+            await spool.expire()
+            self.assertEqual(self.dropped, [])
+            self.passed_s += 7 * 86400
+            await spool.expire()
+            [(reason, _)] = self.dropped
+            self.assertEqual(reason, "too_old")
+            await spool.close()
+
+    async def test_age_over_a_restart(self) -> None:
+        """What waited before a restart counts."""
+        spool = await self.opened(max_age_s=7 * 86400)
+        await put(spool, "http://c", Taken("1"), some_points(), self.now_s)
+        await spool.close()
+        self.now_s += 5 * 86400
+        spool = await self.opened(max_age_s=7 * 86400)
+        self.passed_s += 2 * 86400
+        await spool.expire()
+        self.assertEqual((self.dropped, spool.age_s), ([], 7 * 86400))
+        self.passed_s += 1
+        await spool.expire()
+        self.assertEqual(len(self.dropped), 1)
 
     def on_disk(self) -> tuple[list[int], list[tuple[int, str]]]:
         """Return the numbers of the chunks in the file, and who waits for which; it must be closed."""
@@ -414,6 +476,44 @@ class DiskSpoolTests(Contract, TestCase):
         self.assertEqual(again.taken("http://c"), Taken())
         self.assertEqual(len(list(self.directory.glob("*.corrupt-*"))), 1)
 
+    async def test_damaged_names(self) -> None:
+        """Names that are no text any more keep nobody from what is sound."""
+        spool = await self.opened()
+        chunks = []
+        for n in range(3):
+            chunks += await put(spool, f"http://{n}", Taken(str(n)), some_points(), NOW)
+        await spool.close()
+        db = sqlite3.connect(self.path)
+        db.execute(
+            "UPDATE chunks SET collector = CAST(x'ff' AS TEXT), taken_s = 'x' WHERE number = 1"
+        )
+        db.execute("UPDATE waiting SET writer = CAST(x'ff' || writer AS TEXT) WHERE chunk = 2")
+        db.execute("UPDATE cursors SET cursor = CAST(x'ff' AS TEXT) WHERE collector = 'http://0'")
+        db.execute("UPDATE cursors SET newest_ns = x'ff' WHERE collector = 'http://1'")
+        db.commit()
+        db.close()
+        see_whose(self.path)
+        again = await self.opened()
+        self.assertEqual([chunk.number for chunk in again.chunks.values()], [1, 3])
+        self.assertEqual([(reason, chunk.number) for reason, chunk in self.dropped],
+                         [("writer_removed", 2)])  # fmt: skip
+        for chunk in again.chunks.values():
+            self.assertEqual(await again.read(chunk), some_points())
+        self.assertEqual(again.taken("http://2"), Taken("2"))
+        self.assertNotEqual(again.taken("http://0").cursor, "0")
+
+    async def test_damaged_schema(self) -> None:
+        """One whose tables have names that are no text is damaged, and set aside."""
+        spool = await self.opened()
+        await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        await spool.close()
+        octets = self.path.read_bytes()
+        self.path.write_bytes(octets.replace(b"CREATE TABLE", b"CREATE \xf2ABLE"))
+        see_whose(self.path)
+        again = await self.opened()
+        self.assertEqual(len(again.chunks), 0)
+        self.assertEqual(len(list(self.directory.glob("*.corrupt-*"))), 1)
+
     async def test_damaged_while_running(self) -> None:
         """Damage that shows up later costs what was there, is counted, and nothing else."""
         spool = await self.opened()
@@ -557,7 +657,7 @@ class DiskSpoolTests(Contract, TestCase):
             self.assertEqual(str(raised.exception), said)
         await spool.acknowledge("a", [lost])
         await spool.set_writers(["a"])
-        await spool.expire(NOW)
+        await spool.expire()
         self.assertEqual(self.dropped, [("damaged", lost)])
         there.rmdir()
         spool._pause.cancel()
@@ -733,9 +833,53 @@ class DiskSpoolTests(Contract, TestCase):
         self.assertIn("cannot be opened: unable to open database file", spool.trouble or "")
         with self.assertRaises(sqlite3.OperationalError) as caught:
             sqlite3.connect(self.path).execute("SELECT 1")
-        self.assertIn("user able to write in it", spool_file.explain(caught.exception))
+        self.assertIn("user able to write in it", spool_file.explain(caught.exception, self.path))
         await spool.close()
         await opening
+
+
+class ForbiddenTests(SynchronousTestCase):
+    """Files that another user has made."""
+
+    def said_by_another(self, path: Path, open_it: Callable[[], object]) -> str:
+        """Return what a process of another user, or one like it, is told that cannot write a file."""
+        reading, writing = os.pipe()
+        child = os.fork()
+        if child == 0:
+            try:
+                if os.geteuid() == 0:
+                    os.setgroups([])
+                    os.setgid(65534)
+                    os.setuid(65534)
+                open_it()
+            except sqlite3.Error as error:
+                os.write(writing, f"{error}: {spool_file.explain(error, path)}".encode())
+            finally:
+                os._exit(0)
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            said = pipe.read()
+        os.waitpid(child, 0)
+        return said
+
+    def test_said(self) -> None:
+        """Both stores name the file and its owner; SQLite says something about the disk."""
+        directory = Path(tempfile.mkdtemp(prefix="llama-spool-"))
+        self.addCleanup(shutil.rmtree, directory)
+        directory.chmod(0o777)
+        for name, prepare in (
+            ("spool.db", lambda path: spool_file.load(sqlite3.connect(path), path)),
+            ("store.db", lambda path: store.prepare(sqlite3.connect(path))),
+        ):
+            path = directory / name
+            prepare(path)
+            gc.collect()  # its connection
+            path.chmod(0o444)
+            said = self.said_by_another(path, lambda do=prepare, path=path: do(path))
+            self.assertRegex(said, f"{path} is .+'s, and may not be written by this user$")
+        with self.assertRaises(sqlite3.OperationalError) as caught:
+            sqlite3.connect(directory / "none" / "x").execute("SELECT 1")
+        self.assertIsNone(forbidden(caught.exception, directory / "none" / "x"))
 
 
 class RoomTests(SynchronousTestCase):

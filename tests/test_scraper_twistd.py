@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import resource
 import shutil
 import signal
 import sqlite3
@@ -15,10 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from scraped import FakeCollector
 from scraper_case import NOW, Ledger, ServiceCase, influx_rows, sqlite_rows, until
 from servers import Influx, die_with_parent, free_port
 from twisted.internet import reactor
 from twisted.internet.task import LoopingCall, deferLater
+from twisted.web.server import Site
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -48,7 +51,7 @@ class ProcessCase(ServiceCase):
         """Write a configuration."""
         self.config.write_text(yaml.safe_dump({"interval": 0.2} | sections))
 
-    def start(self) -> None:
+    def start(self, prepare: Callable[[], None] = die_with_parent) -> None:
         """Start twistd."""
         with open(self.log, "ab") as log:
             self.process = subprocess.Popen(
@@ -57,7 +60,7 @@ class ProcessCase(ServiceCase):
                 env=os.environ | {"PYTHONPATH": str(ROOT)},
                 stdout=log,
                 stderr=log,
-                preexec_fn=die_with_parent,
+                preexec_fn=prepare,
             )
 
     def end(self, how: int) -> int:
@@ -72,6 +75,45 @@ class ProcessCase(ServiceCase):
     async def logged(self, text: str) -> None:
         """Wait until the log says something."""
         await until(lambda: text in self.log.read_text(), f"{text!r} in the log")
+
+
+class Everywhere(FakeCollector):
+    """A collector at all loopback addresses, which notes at which it was asked."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.addresses: set[str] = set()
+
+    def render_GET(self, request: Any) -> Any:
+        """Answer."""
+        self.addresses.add(request.getHost().host)
+        return super().render_GET(request)
+
+
+class ManyTests(ProcessCase):
+    """More collectors than a process may have files open by default."""
+
+    async def test_all_are_asked(self) -> None:
+        """The limit that needs no privilege is raised: each has a connection at the same time."""
+        collector = Everywhere("many")
+        self.collectors.append(collector)
+        collector.port = reactor.listenTCP(0, Site(collector, reactor=reactor))
+        port = collector.port.getHost().port
+        urls = [f"http://127.9.{n // 100}.{n % 100 + 1}:{port}" for n in range(200)]
+        self.write(
+            collectors=urls,
+            writers=[{"type": "file", "path": "x"}],
+            interval=2,
+            api={"bind": f"127.0.0.1:{free_port()}"},
+        )
+
+        def few_files() -> None:
+            die_with_parent()
+            resource.setrlimit(resource.RLIMIT_NOFILE, (100, 1000))
+
+        self.start(few_files)
+        await until(lambda: len(collector.addresses) == len(urls), "a question to each")
+        self.assertNotIn("Too many open files", self.log.read_text())
 
 
 class MistakeTests(ProcessCase):

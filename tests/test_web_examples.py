@@ -40,6 +40,20 @@ llama_scraper_collector_up{job="llama-scraper",instance="x:5003",collector="http
 llama_scraper_collector_up{job="llama-scraper",instance="x:5003",collector="http://fra2:5000"} 0
 llama_scraper_spool_ok{job="llama-scraper",instance="x:5003"} 1
 llama_scraper_spool_ok{job="llama-scraper",instance="scraper3:5003"} 0
+llama_scraper_writer_up{job="llama-scraper",instance="x:5003",writer="influxdb"} 1
+llama_scraper_writer_up{job="llama-scraper",instance="x:5003",writer="sqlite"} 0
+llama_scraper_spool_bytes{job="llama-scraper",instance="x:5003"} 500
+llama_scraper_spool_max_bytes{job="llama-scraper",instance="x:5003"} 1000
+llama_scraper_spool_age_seconds{job="llama-scraper",instance="x:5003"} 300000
+llama_scraper_spool_max_age_seconds{job="llama-scraper",instance="x:5003"} 604800
+llama_scraper_spool_bytes{job="llama-scraper",instance="full:5003"} 501
+llama_scraper_spool_max_bytes{job="llama-scraper",instance="full:5003"} 1000
+llama_scraper_spool_age_seconds{job="llama-scraper",instance="full:5003"} 0
+llama_scraper_spool_max_age_seconds{job="llama-scraper",instance="full:5003"} 604800
+llama_scraper_spool_bytes{job="llama-scraper",instance="old:5003"} 0
+llama_scraper_spool_max_bytes{job="llama-scraper",instance="old:5003"} 1000
+llama_scraper_spool_age_seconds{job="llama-scraper",instance="old:5003"} 302401
+llama_scraper_spool_max_age_seconds{job="llama-scraper",instance="old:5003"} 604800
 """
 #: What was lost until then, and by when: counted by one scraper before its first answer, and by another
 #: that had been asked before. A third has lost nothing.
@@ -230,6 +244,8 @@ class PrometheusExamplesTest(SynchronousTestCase):
         self.assertEqual(fired["LlamaNothingProbed"], [])
         self.assertEqual(names("LlamaScraperSilent", "instance"), {("scraper2:5003",)})
         self.assertEqual(names("LlamaNotScraped", "collector"), {("http://fra2:5000",)})
+        self.assertEqual(names("LlamaNotWritten", "writer"), {("sqlite",)})
+        self.assertEqual(names("LlamaSpoolFills", "instance"), {("full:5003",), ("old:5003",)})
         self.assertEqual(names("LlamaSpoolRefuses", "instance"), {("scraper3:5003",)})
         self.assertEqual(
             names("LlamaIntervalsMissed", "instance", "collector"),

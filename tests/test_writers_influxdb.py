@@ -157,6 +157,27 @@ class FakeDatabaseTests(TestCase):
                 await self.writer().write(some_points(3))
             self.assertIn(str(status), str(raised.exception))
 
+    async def test_said_of_every_point(self) -> None:
+        """What InfluxDB says of any request, as of one without an organisation, lets no point go."""
+        told = b'{"code":"invalid","message":"Please provide either orgID or org"}'
+        self.database.answer = lambda lines: (400, told)
+        for count in (1, 2, 3, 2000):
+            self.database.bodies.clear()
+            with self.assertRaises(NotWrittenError) as raised:
+                await self.writer(org="").write(some_points(count))
+            self.assertIn("HTTP 400: Please provide either orgID or org;", str(raised.exception))
+            self.assertLessEqual(len(self.database.bodies), http.MAX_REQUESTS)
+
+    async def test_the_only_point_is_bad(self) -> None:
+        """A point without company is refused when what is said is said of points."""
+        for said in (
+            b"unable to parse 'x': invalid field format",
+            b"failure writing points to database: partial write: field type conflict dropped=1",
+            b"partial write of line protocol occurred",
+        ):
+            self.database.answer = lambda lines, said=said: (400, b'{"error":"%s"}' % said)
+            self.assertEqual(len(await self.writer().write(some_points(1))), 1)
+
     async def test_login_page(self) -> None:
         """Pages that answer 200 to anything, or lead to one, acknowledge nothing; it is said where."""
         remedy = "is 'url' the database itself, without a login page or another program before it?"

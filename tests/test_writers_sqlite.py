@@ -10,6 +10,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from typing import Any
 
 from hypothesis import given, settings
@@ -23,6 +24,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama.interfaces import NotWrittenError, Point
 from llama.scraper.writers import sqlite, sqlite_schema
+from llama.scraper.writers.options import Options
 from llama.threads import connect
 
 
@@ -426,6 +428,40 @@ class UpkeepTests(StoreCase):
         self.assertEqual(self.rows("SELECT * FROM samples"), [])
         self.assertEqual(self.rows("SELECT count(*) AS n FROM samples_5m")[0]["n"], 4)
 
+    async def test_wall_clock_far_ahead(self) -> None:
+        """A clock that is years ahead removes nothing, also where one collector has that clock, too."""
+        now_s = (START + DAY_MS) / 1000
+        options = Options({"path": str(self.path)})
+        writer = sqlite.SQLiteWriter(reactor, options, lambda: now_s)
+        await writer.open()
+        self.addCleanup(writer.close)
+        await writer.write([point(START + 1, sent=1.0)])
+        for n in range(3):
+            await writer.write([point(START + DAY_MS + n, f"c{n}", sent=1.0)])
+        await writer._keep_up()
+        before = self.rows("SELECT time_ms, sent FROM samples_5m")
+        now_s += 10 * 365 * 86400
+        await writer._keep_up()
+        await writer.write([point(int(now_s * 1000), "d", sent=1.0)])
+        await writer._keep_up()
+        self.assertEqual(self.rows("SELECT count(*) AS n FROM samples"), [{"n": 5}])
+        self.assertEqual(self.rows("SELECT time_ms, sent FROM samples_5m")[: len(before)], before)
+        for n in range(sqlite.BATCHES_KNOWN):
+            await writer.write([point(int(now_s * 1000) + n, "d", sent=1.0)])
+        await writer._keep_up()
+        [row] = self.rows("SELECT min(time_ms) AS oldest FROM samples")
+        self.assertEqual(row["oldest"], int(now_s * 1000))
+
+    async def test_only_removed_while_something_comes(self) -> None:
+        """Where nothing is measured any more the last that was stays."""
+        writer = await self.opened()
+        await writer.write([point(START + 1, sent=1.0)])
+        await writer._keep_up()
+        await writer.close()
+        writer = await self.opened()
+        await writer._keep_up()
+        self.assertEqual(self.rows("SELECT count(*) AS n FROM samples"), [{"n": 1}])
+
     async def test_later_than_raw(self) -> None:
         """What comes when its window's samples are gone is added to the five-minute row."""
         writer = await self.opened()
@@ -565,11 +601,14 @@ class UpkeepTests(StoreCase):
     async def test_by_itself(self) -> None:
         """The upkeep that a running writer does every minute removes what is long past."""
         writer = await self.opened()
+        now_ms = int(time.time() * 1000)
         await writer.write([point(START + 1, sent=1.0)])
+        await writer.write([point(now_ms, sent=1.0)])
+        await writer.write([point(now_ms, "c", sent=1.0)])
         self.assertTrue(writer._upkeep.running)
         await writer._keep_up()
-        self.assertEqual(self.rows("SELECT * FROM samples"), [])
-        self.assertEqual(self.rows("SELECT * FROM unrolled"), [])
+        self.assertEqual(self.rows("SELECT DISTINCT time_ms FROM samples"), [{"time_ms": now_ms}])
+        self.assertEqual(self.rows("SELECT * FROM unrolled WHERE time_ms < ?", [now_ms]), [])
 
 
 class AggregateTests(SynchronousTestCase):

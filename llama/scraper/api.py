@@ -38,14 +38,15 @@ class Gauges:
     def collect(self) -> Iterable[Metric]:
         """Give every gauge as it stands now."""
         scraper = self._scraper
-        oldest = next(iter(scraper.spool.chunks.values()), None)
         plain = {
             "spool_chunks": ("Chunks in the spool.", len(scraper.spool.chunks)),
             "spool_bytes": ("Octets in the spool.", scraper.spool.octets),
             "spool_age_seconds": (
-                "Age of the oldest chunk in the spool; 0 when it is empty.",
-                scraper.now_s() - oldest.taken_s if oldest else 0.0,
+                "How long the oldest chunk in the spool has waited; 0 when it is empty.",
+                scraper.spool.age_s,
             ),
+            "spool_max_bytes": ("Beyond it the oldest are dropped.", scraper.spool.max_octets),
+            "spool_max_age_seconds": ("What waited longer is dropped.", scraper.spool.max_age_s),
             "spool_ok": ("1 when the spool takes points.", scraper.spool.trouble is None),
         }
         for name, (text, value) in plain.items():
@@ -79,7 +80,6 @@ def _family(name: str, text: str, label: str) -> GaugeMetricFamily:
 
 def state(scraper: Scraper) -> dict[str, Any]:
     """Return what ``/state`` shows: who does not answer, who does not write, what waits."""
-    oldest = next(iter(scraper.spool.chunks.values()), None)
     return {
         "collectors": {
             url: {
@@ -95,7 +95,9 @@ def state(scraper: Scraper) -> dict[str, Any]:
             "problem": scraper.spool.trouble,
             "chunks": len(scraper.spool.chunks),
             "bytes": scraper.spool.octets,
-            "age_s": scraper.now_s() - oldest.taken_s if oldest else 0.0,
+            "max_bytes": scraper.spool.max_octets,
+            "age_s": scraper.spool.age_s,
+            "max_age_s": scraper.spool.max_age_s,
         },
         "writers": {
             name: {

@@ -3,10 +3,14 @@
 Points wait in *chunks*: what one collector answered, or a part of it when that was much. A chunk
 is let go once every writer has acknowledged it. `llama.scraper.spool` keeps chunks on disk; here
 they stay in memory, compressed, and are lost with the process.
+
+How long a chunk has waited is counted by a clock that nobody sets, `time.monotonic` for one: the wall
+clock may be wrong by years for a while, and what waits for a database would be gone for it.
 """
 
 from __future__ import annotations
 
+import time
 import zlib
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -24,6 +28,9 @@ CHUNK_POINTS = 2500
 CHUNK_OVERHEAD = 512
 #: Points that stand ready for writing without being unpacked again.
 READY_POINTS = 50_000
+#: Seconds that chunks of an earlier run are kept at least, however old they seem to be: the clock may
+#: be wrong, and a database that was away for as long as they waited may be back.
+GRACE_S = 3600.0
 
 #: Called with the reason and the chunk whenever one is let go before all writers had it.
 Dropped = Callable[[str, "Chunk"], None]
@@ -40,6 +47,7 @@ class Chunk:
     octets: int  # of payload
     newest_ns: int  # Unix time of its newest point
     waiting: set[str]  # names of the writers that have not acknowledged it
+    since_s: float = 0.0  # it waits since then, by the spool's own clock
 
 
 @frozen
@@ -81,12 +89,24 @@ class Spool(Protocol):
     trouble: str | None
 
     @property
+    def max_octets(self) -> int:
+        """What `octets` never exceeds."""
+
+    @property
+    def max_age_s(self) -> float:
+        """For how many seconds a chunk may wait."""
+
+    @property
     def chunks(self) -> Mapping[int, Chunk]:
         """All chunks held by their numbers, oldest first."""
 
     @property
     def octets(self) -> int:
         """Sum of payload and overhead of all chunks held."""
+
+    @property
+    def age_s(self) -> float:
+        """How long the oldest chunk has waited, in seconds; 0 when there is none."""
 
     def open(self, writers: Collection[str]) -> Deferred[None]:
         """Open; chunks left from an earlier run wait for those of ``writers`` that lack them."""
@@ -117,7 +137,7 @@ class Spool(Protocol):
     def set_writers(self, writers: Collection[str]) -> Deferred[None]:
         """Change the writers that new chunks wait for; what only others lacked is dropped."""
 
-    def expire(self, now_s: float) -> Deferred[None]:
+    def expire(self) -> Deferred[None]:
         """Drop the chunks that have waited for too long."""
 
     def close(self) -> Deferred[None]:
@@ -159,13 +179,19 @@ class Held:
 
     max_octets: int
     max_age_s: float
+    seconds: Callable[[], float]  # a clock that nobody sets
     chunks: OrderedDict[int, Chunk] = field(factory=OrderedDict)
     octets: int = 0
     _ready: OrderedDict[int, Sequence[Point]] = field(factory=OrderedDict)
     _ready_points: int = 0
 
-    def add(self, chunk: Chunk, points: Sequence[Point] = ()) -> None:
-        """Hold a chunk, newest; its points stand ready for a while."""
+    def add(self, chunk: Chunk, points: Sequence[Point] = (), age_s: float = 0.0) -> None:
+        """Hold a chunk, newest; its points stand ready for a while.
+
+        ``age_s`` is how long it has waited already. It is kept for `GRACE_S` all the same.
+        """
+        most_s = max(0.0, self.max_age_s - GRACE_S)
+        chunk.since_s = self.seconds() - min(max(0.0, age_s), most_s)
         self.chunks[chunk.number] = chunk
         self.octets += chunk.octets + CHUNK_OVERHEAD
         if points:
@@ -197,11 +223,16 @@ class Held:
             leave.append(chunk)
         return leave
 
-    def old(self, now_s: float) -> list[Chunk]:
+    def age_s(self) -> float:
+        """Return how long the oldest has waited, in seconds; 0 when there is none."""
+        oldest = next(iter(self.chunks.values()), None)
+        return 0.0 if oldest is None else self.seconds() - oldest.since_s
+
+    def old(self) -> list[Chunk]:
         """Return the chunks that have waited for longer than they may."""
         leave = []
         for chunk in self.chunks.values():
-            if now_s - chunk.taken_s <= self.max_age_s:
+            if self.seconds() - chunk.since_s <= self.max_age_s:
                 break
             leave.append(chunk)
         return leave
@@ -212,14 +243,29 @@ class MemorySpool:
 
     trouble: str | None = None
 
-    def __init__(self, max_octets: int = 64 * 1024 * 1024, max_age_s: float = 3600.0) -> None:
+    def __init__(
+        self,
+        max_octets: int = 64 * 1024 * 1024,
+        max_age_s: float = 3600.0,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.dropped: Dropped = lambda reason, chunk: None
         self.found: Callable[[Sequence[Chunk]], None] = lambda chunks: None
-        self._held = Held(max_octets, max_age_s)
+        self._held = Held(max_octets, max_age_s, seconds)
         self._payloads: dict[int, bytes] = {}
         self._taken: dict[str, Taken] = {}
         self._writers: set[str] = set()
         self._last = 0
+
+    @property
+    def max_octets(self) -> int:
+        """The most that it holds."""
+        return self._held.max_octets
+
+    @property
+    def max_age_s(self) -> float:
+        """For how long at most."""
+        return self._held.max_age_s
 
     @property
     def chunks(self) -> OrderedDict[int, Chunk]:
@@ -230,6 +276,11 @@ class MemorySpool:
     def octets(self) -> int:
         """What they take."""
         return self._held.octets
+
+    @property
+    def age_s(self) -> float:
+        """How long the oldest has waited."""
+        return self._held.age_s()
 
     def open(self, writers: Collection[str]) -> Deferred[None]:
         """Remember the writers."""
@@ -284,9 +335,9 @@ class MemorySpool:
             chunk.waiting &= self._writers
         return succeed(None)
 
-    def expire(self, now_s: float) -> Deferred[None]:
+    def expire(self) -> Deferred[None]:
         """Drop what has waited for too long."""
-        self._drop("too_old", self._held.old(now_s))
+        self._drop("too_old", self._held.old())
         return succeed(None)
 
     def close(self) -> Deferred[None]:

@@ -5,9 +5,10 @@ Who is in a lane for as long as its places may be held goes on beside it, and th
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
-from twisted.internet.defer import DeferredSemaphore
+from twisted.internet.defer import Deferred
 
 
 class Lane:
@@ -16,19 +17,42 @@ class Lane:
     def __init__(self, clock: Any, places: int, longest_s: float) -> None:
         self._clock = clock
         self._longest_s = longest_s
-        self._places = DeferredSemaphore(places)
+        self._free = places
+        self._waiting: deque[Deferred[None]] = deque()
+        self._letting_in = False
 
     async def enter(self) -> Place:
         """Return a place once it is one's turn."""
-        await self._places.acquire()
-        return Place(self._clock, self._places, self._longest_s)
+        turn: Deferred[None] = Deferred(self._waiting.remove)
+        self._waiting.append(turn)
+        self._let_in()
+        await turn
+        return Place(self, self._clock, self._longest_s)
+
+    def free(self) -> None:
+        """Have a place for the next."""
+        self._free += 1
+        self._let_in()
+
+    def _let_in(self) -> None:
+        # Who gets in may leave at once, and so the next, and so on: by recursion some dozens could
+        # do so, and there are thousands of them when a scraper stops or its disk is full.
+        if self._letting_in:
+            return
+        self._letting_in = True
+        try:
+            while self._free and self._waiting:
+                self._free -= 1
+                self._waiting.popleft().callback(None)
+        finally:
+            self._letting_in = False
 
 
 class Place:
     """A place in a lane."""
 
-    def __init__(self, clock: Any, places: DeferredSemaphore, longest_s: float) -> None:
-        self._places = places
+    def __init__(self, lane: Lane, clock: Any, longest_s: float) -> None:
+        self._lane = lane
         self._held = True
         self._end = clock.callLater(longest_s, self.leave)
 
@@ -42,4 +66,4 @@ class Place:
         self.keep()
         if self._held:
             self._held = False
-            self._places.release()
+            self._lane.free()

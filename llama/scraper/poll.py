@@ -3,10 +3,11 @@
 Every collector has a `LoopingCall` with a phase of its own. It is asked for what it closed after
 the cursor that was last spooled, so nothing is missed and nothing lost when either side was away.
 It is asked for a few intervals at a time, which are safe once they are here: so a backlog comes
-through the narrowest link, piece by piece. Collectors that do not answer wait for each other in a
-lane of their own, and so never hold up those that do. A place in a lane is for one question, and
-for as long as a collector may be silent: an answer that takes longer, and keeps coming, goes on
-beside the lane and holds up nobody.
+through the narrowest link, piece by piece. Collectors that do not answer, or never did, wait for each
+other in a lane of their own, and so never hold up those that do. A place in a lane is for one question,
+and for as long as a collector may be silent: an answer that takes longer, and keeps coming, goes on
+beside the lane and holds up nobody. In the lane of those that do not answer it is for much less: where
+hundreds of them are dead, each of the others among them would be asked too seldom to lose nothing.
 """
 
 from __future__ import annotations
@@ -53,6 +54,8 @@ LONGEST_ANSWER_S = 600.0
 STALE_S = 900.0
 #: Seconds between attempts to take something while the spool cannot.
 SPOOL_RETRY_S = 5.0
+#: Part of the timeout for which a collector that does not answer holds its place.
+DOUBTFUL_PART = 20
 _GOLDEN = 0.6180339887498949  # its multiples, modulo one, spread evenly however many there are
 
 
@@ -97,7 +100,7 @@ class Poller:
         self.headers = authorization(token)
         self.collectors: dict[str, CollectorPoll] = {}
         self.sound = Lane(clock, concurrency, timeout_s)
-        self.doubtful = Lane(clock, max(1, concurrency // 4), timeout_s)
+        self.doubtful = Lane(clock, max(1, concurrency // 4), timeout_s / DOUBTFUL_PART)
         self.names = Names()
         self._leaving: list[Deferred[None]] = []  # the ends of those that are asked no more
         self._phase = random.random()
@@ -156,6 +159,7 @@ class CollectorPoll:
     def __init__(self, url: str, poller: Poller, phase_s: float) -> None:
         self.url = url
         self.trouble: str | None = None  # why the last question failed
+        self._heard = False  # it has answered
         self._failing = ""  # in which way: another way is said anew, other words are not
         self.plain = False  # it knows no cursors
         self._poller = poller
@@ -254,7 +258,8 @@ class CollectorPoll:
 
     async def _ask_in_lane(self) -> bool:
         """Ask once, when it is this collector's turn; says whether to ask again."""
-        lane = self._poller.sound if self.trouble is None else self._poller.doubtful
+        sound = self._heard and self.trouble is None
+        lane = self._poller.sound if sound else self._poller.doubtful
         place = await lane.enter()
         try:
             if self._stopped:
@@ -271,6 +276,7 @@ class CollectorPoll:
     def _answered(self, more: bool) -> None:
         """End what trouble there was; less is asked for at a time until there is no ``more``."""
         self._count("ok")
+        self._heard = True
         if self.trouble is not None:
             self.trouble = None
             self._log.info(

@@ -27,8 +27,13 @@ from llama.scraper.writers import WriterConfigError, make_writers
 
 #: Seconds that writes under way are given when the service stops.
 GRACE_S = 5.0
+#: Seconds for which a connection to a collector is kept for its next question: that of a backlog. With
+#: thousands of collectors most of those that wait for the next turn would be open files for nothing.
+CACHED_S = 5
 #: Seconds between looks for chunks that are too old.
 EXPIRE_EVERY_S = 30.0
+#: Part of what the spool may hold, or of the time that points may wait, from which on this is said.
+HALF = 0.5
 
 
 class ScraperService(MultiService):
@@ -61,6 +66,7 @@ class ScraperService(MultiService):
         self.http: HttpService | None = None
         self._reactor = reactor
         self._pool = connection_pool(reactor)
+        self._pool.cachedConnectionTimeout = CACHED_S
         self.poller = self._make_poller(config)
         self._writers = dict(zip(config.writers, make_writers(reactor, config), strict=True))
         for writer in self._writers.values():
@@ -69,6 +75,7 @@ class ScraperService(MultiService):
         self._expiry.clock = reactor
         self._unsaid: dict[str, tuple[int, int]] = {}  # dropped, not yet logged: points, chunks
         self._said: set[str] = set()  # reasons logged lately
+        self._said_filling = False
         self._starting: Deferred[None] = succeed(None)
         self._leaving: dict[str, Delivery] = {}  # those that a reload takes away, by name
         self._endings: list[Deferred[None]] = []  # theirs
@@ -133,9 +140,24 @@ class ScraperService(MultiService):
         ending = [delivery.stop(GRACE_S) for delivery in self.deliveries.values()]
         for ended in ending + self._endings:
             await ended
+        if self.config.spool is None:
+            self._say_given_up()
         await self.spool.close()
         await self._starting
         await self._pool.closeCachedConnections()
+
+    def _say_given_up(self) -> None:
+        """Say what ends with this process, which has no disk to leave it on."""
+        chunks = list(self.spool.chunks.values())
+        if not chunks:
+            return
+        self._log.error(
+            "{points} points of the last {minutes:.0f} minutes that {writers} did not take end with this"
+            " process; only what the collectors still hold is fetched anew: configure a 'spool' on disk",
+            points=sum(chunk.points for chunk in chunks),
+            minutes=self.spool.age_s / 60,
+            writers=", ".join(sorted({name for chunk in chunks for name in chunk.waiting})),
+        )
 
     def reload(self, config: ScraperConfig) -> Deferred[None]:
         """Apply the difference to a new configuration, after those that are still being applied.
@@ -249,7 +271,31 @@ class ScraperService(MultiService):
 
     def _look_after_spool(self) -> Deferred[None]:
         self._say_dropped()
-        return self.spool.expire(self.now_s())
+        self._say_filling()
+        return self.spool.expire()
+
+    def _say_filling(self) -> None:
+        """Say that the spool is half full, or what is in it half as old as may be, before it drops."""
+        spool = self.spool
+        full, old = spool.octets / spool.max_octets, spool.age_s / spool.max_age_s
+        if max(full, old) < HALF / 2:
+            self._said_filling = False
+        if max(full, old) < HALF or self._said_filling:
+            return
+        self._said_filling = True
+        left_s = min(spool.age_s * (1 / full - 1), spool.max_age_s - spool.age_s)
+        self._log.error(
+            "{full:.0%} of the spool is taken, and the oldest points wait for {age:.1f} hours: in some"
+            " {left:.1f} hours the first will be dropped, unless {writers} can write by then",
+            full=full,
+            age=spool.age_s / 3600,
+            left=left_s / 3600,
+            writers=", ".join(
+                f"{name} ({delivery.trouble or 'which is behind'})"
+                for name, delivery in self.deliveries.items()
+                if delivery.waiting[0]
+            ),
+        )
 
 
 _REASONS = {
@@ -262,7 +308,7 @@ _REASONS = {
 
 def _spool(reactor: Any, config: ScraperConfig, unix_time_s: Callable[[], float]) -> Spool:
     if config.spool is None:
-        return MemorySpool()
+        return MemorySpool(seconds=reactor.seconds)
     see_whose(config.spool.path)
     return DiskSpool(
         reactor, config.spool.path, config.spool.max_bytes, config.spool.max_age_s, unix_time_s

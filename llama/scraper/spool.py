@@ -58,7 +58,10 @@ OPEN_RETRY_S = 5.0
 
 
 class DiskSpool:
-    """A spool in a SQLite file. ``reactor`` needs `IReactorThreads` and time."""
+    """A spool in a SQLite file. ``reactor`` needs `IReactorThreads` and time.
+
+    How long chunks wait is counted by the reactor's time, unless ``seconds`` is another clock.
+    """
 
     _log = Logger()
 
@@ -69,6 +72,7 @@ class DiskSpool:
         max_octets: int,
         max_age_s: float,
         unix_time_s: Callable[[], float] = time.time,
+        seconds: Callable[[], float] | None = None,
     ) -> None:
         self.dropped: Dropped = lambda reason, chunk: None
         self.found: Callable[[Sequence[Chunk]], None] = lambda chunks: None
@@ -76,7 +80,7 @@ class DiskSpool:
         self._reactor = reactor
         self._unix_time_s = unix_time_s
         self._path = Path(path)
-        self._held = Held(max_octets, max_age_s)
+        self._held = Held(max_octets, max_age_s, seconds or reactor.seconds)
         self._taken: dict[str, Taken] = {}
         self._writers: set[str] = set()
         self._pool: Any = None
@@ -94,6 +98,16 @@ class DiskSpool:
         self._pause: Deferred[None] = succeed(None)
 
     @property
+    def max_octets(self) -> int:
+        """The most that it holds."""
+        return self._held.max_octets
+
+    @property
+    def max_age_s(self) -> float:
+        """For how long at most."""
+        return self._held.max_age_s
+
+    @property
     def chunks(self) -> OrderedDict[int, Chunk]:
         """All chunks held."""
         return self._held.chunks
@@ -102,6 +116,11 @@ class DiskSpool:
     def octets(self) -> int:
         """What they take."""
         return self._held.octets
+
+    @property
+    def age_s(self) -> float:
+        """How long the oldest has waited."""
+        return self._held.age_s()
 
     def open(self, writers: Collection[str]) -> Deferred[None]:
         """Open or create the file and read what it holds.
@@ -149,7 +168,7 @@ class DiskSpool:
                     continue
                 except Exception as error:
                     await disconnect(self._reactor, pool)
-                    problem = file.explain(error)
+                    problem = file.explain(error, self._path)
                     expected = isinstance(error, sqlite3.Error | OSError | file.ForeignFileError)
                     if not expected and problem != said:
                         self._log.failure("A fault in the scraper itself")
@@ -173,8 +192,9 @@ class DiskSpool:
         if self._is_closed():
             await disconnect(self._reactor, pool)
             return
+        now_s = self._unix_time_s()
         for chunk in chunks:
-            self._held.add(chunk)
+            self._held.add(chunk, age_s=now_s - chunk.taken_s)
             self._last = max(self._last, chunk.number)
         self._pool, self._whereabouts = pool, whereabouts
         self._not_open = self.trouble = None
@@ -205,7 +225,7 @@ class DiskSpool:
         try:
             return await self._run(lambda _: pack_all(points, ready))
         except (sqlite3.Error, OSError) as error:
-            raise NotStoredError(file.explain(error)) from None
+            raise NotStoredError(file.explain(error, self._path)) from None
 
     def put(
         self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float
@@ -231,7 +251,7 @@ class DiskSpool:
             await self._drop("full", self._held.excess(octets))
             await self._run(insert)
         except (sqlite3.Error, OSError) as error:
-            self.trouble = file.explain(error)
+            self.trouble = file.explain(error, self._path)
             raise NotStoredError(self.trouble) from None
         if self._renewals != renewals:
             # These points follow on what is lost. Their collector is asked for all that it holds.
@@ -289,7 +309,7 @@ class DiskSpool:
                 self._unnoted = noting + self._unnoted
             if not isinstance(error, (sqlite3.Error, OSError)):
                 raise
-            self.trouble = self.trouble or file.explain(error)
+            self.trouble = self.trouble or file.explain(error, self._path)
 
     def set_writers(self, writers: Collection[str]) -> Deferred[None]:
         """Change the writers that chunks wait for; what no remaining one lacks is dropped."""
@@ -311,11 +331,11 @@ class DiskSpool:
             await self._run(lambda cursor: file.keep_writers(cursor, writers))
         except (sqlite3.Error, OSError) as error:
             self._unnoted += gone
-            self.trouble = self.trouble or file.explain(error)
+            self.trouble = self.trouble or file.explain(error, self._path)
 
-    def expire(self, now_s: float) -> Deferred[None]:
+    def expire(self) -> Deferred[None]:
         """Drop what has waited for too long."""
-        return Deferred.fromCoroutine(self._drop("too_old", self._held.old(now_s)))
+        return Deferred.fromCoroutine(self._drop("too_old", self._held.old()))
 
     def close(self) -> Deferred[None]:
         """Note what is not yet noted, and close the file."""

@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from llama.scraper.buffer import Batch, Chunk, Taken
+from llama.scraper.whereabouts import forbidden
 from llama.scraper.writers import sqlite_schema as store
 
 MIB = 1024 * 1024
@@ -64,7 +65,7 @@ def see_whose(path: str | Path) -> None:
         return
     try:
         _check_ours(db, path)
-    except sqlite3.Error:
+    except (sqlite3.Error, UnicodeDecodeError):  # the latter of what SQLite says of a broken schema
         return
     finally:
         db.close()
@@ -118,25 +119,39 @@ def load(db: Any, path: str | Path, last: int = 0) -> tuple[dict[str, Taken], li
         db.executescript(_SCHEMA)
         if last:
             _number_from(db, last)
-        taken = db.execute("SELECT collector, cursor, newest_ns FROM cursors").fetchall()
+        taken = db.execute(
+            "SELECT CAST(collector AS BLOB), CAST(cursor AS BLOB), CAST(newest_ns AS INTEGER)"
+            " FROM cursors"
+        ).fetchall()
         chunks = {
-            row[0]: Chunk(row[0], row[1], row[2], row[3], row[4], row[5], set())
+            row[0]: Chunk(row[0], _text(row[1]), row[2], row[3], row[4], row[5], set())
             for row in db.execute(
-                "SELECT number, collector, taken_s, points, length(payload), newest_ns"
+                "SELECT number, CAST(collector AS BLOB), CAST(taken_s AS REAL),"
+                " CAST(points AS INTEGER), length(payload), CAST(newest_ns AS INTEGER)"
                 " FROM chunks ORDER BY number"
             )
         }
-        for writer, number in db.execute("SELECT writer, chunk FROM waiting"):
+        for writer, number in db.execute("SELECT CAST(writer AS BLOB), chunk FROM waiting"):
             if number in chunks:
-                chunks[number].waiting.add(writer)
+                chunks[number].waiting.add(_text(writer))
     except sqlite3.DatabaseError as error:
         if is_damage(error):
             raise DamagedError(str(error)) from None
         raise
+    except UnicodeDecodeError as error:
+        raise DamagedError(f"what SQLite says of it is no text: {error}") from None
     return (
-        {collector: Taken(cursor, newest) for collector, cursor, newest in taken},
+        {
+            _text(collector): Taken(None if cursor is None else _text(cursor), newest)
+            for collector, cursor, newest in taken
+        },
         list(chunks.values()),
     )
+
+
+def _text(octets: bytes) -> str:
+    """Return a name; one that is damaged must not keep all the rest from being read."""
+    return octets.decode(errors="replace")
 
 
 def _number_from(db: Any, last: int) -> None:
@@ -230,13 +245,15 @@ def _is(error: sqlite3.Error, *codes: int) -> bool:
     return code is not None and code & 0xFF in codes
 
 
-def explain(error: Exception) -> str:
-    """Say why storing failed, for a person."""
+def explain(error: Exception, path: Path) -> str:
+    """Say why storing in ``path`` failed, for a person."""
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
         said = str(error.strerror)
         return said if said.startswith(_FULL) else _FULL
     if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_FULL):
         return _FULL
+    if not_ours := forbidden(error, path):
+        return not_ours
     if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_CANTOPEN):
         return f"{error}; its directory must be there, and the scraper's user able to write in it"
     return str(error)

@@ -12,7 +12,7 @@ from twisted.python.usage import UsageError
 
 from llama import config, hangup
 from llama.net.reactor import prepare
-from llama.process import end_with_1
+from llama.process import end_with_1, raise_open_files
 from llama.scraper.service import ScraperService
 from llama.scraper.spool_file import ForeignFileError
 from llama.scraper.writers import WriterConfigError, makers
@@ -86,6 +86,7 @@ def makeService(options: Options) -> MultiService:
     from twisted.internet import reactor
 
     prepare(reactor)
+    raise_open_files()  # a connection to each of a thousand collectors
     try:
         scraper = ScraperService(reactor, options["loaded"])
     except (WriterConfigError, ForeignFileError) as error:

@@ -89,8 +89,15 @@ class CollectorApi:
         history.observers.append(self._closed)
 
     def stop(self) -> None:
-        """Drop the work that is not finished."""
+        """Drop the work that is not finished, and say what ends with the process."""
         self._slices.stop()
+        left = sum(not held.fetched for held in self._history.held)
+        if self._history.walked and left:
+            _log.warn(
+                "{count} closed intervals that no scraper had fetched end with this process: what they"
+                " measured is in no database",
+                count=left,
+            )
 
     def health(self) -> dict[str, Any]:
         """Return the collector's health, with what this side of it adds."""

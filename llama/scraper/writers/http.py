@@ -2,7 +2,8 @@
 
 InfluxDB answers 400 (2.x also 422) when *some* points of a request are bad, having written the
 others. Which ones it does not say, so the request is halved until they stand alone; writing the
-good ones again changes nothing. Only the bad ones are refused.
+good ones again changes nothing. Only the bad ones are refused. It also answers so when no point is at
+fault (2.x: "Please provide either orgID or org"): where it takes none, and speaks of none, all are kept.
 
 A write is acknowledged with 204, which is what every one of these databases says, and nothing else:
 a login page, a proxy or another program answers 200 to anything, and the points would be gone.
@@ -36,6 +37,8 @@ MAX_ANSWER = 1024 * 1024
 #: Requests that one write may take to find bad points among those of a partial write.
 MAX_REQUESTS = 200
 _DROPPED = re.compile(r"dropped=(\d+)")
+#: Found in what any InfluxDB says of bad points.
+_OF_POINTS = re.compile(r"partial write|unable to parse|dropped=\d")
 
 
 @implementer(ITimeSeriesWriter)
@@ -74,6 +77,7 @@ class LineProtocolWriter:
     async def _write(self, points: Sequence[Point]) -> Sequence[Refusal]:
         refusals: list[Refusal] = []
         requests = 0
+        told = False  # it took some, or spoke of points
         todo = [points]
         while todo:
             part = todo.pop()
@@ -84,7 +88,9 @@ class LineProtocolWriter:
             requests += 1
             problem = self._problem(reply)
             if problem is None:
+                told = True
                 continue
+            told = told or _OF_POINTS.search(problem) is not None
             all_bad = (found := _DROPPED.search(problem)) and int(found[1]) >= len(part)
             if len(part) == 1 and reply.status == 413:
                 raise NotWrittenError(f"HTTP 413 for a single point: {problem}")
@@ -97,6 +103,10 @@ class LineProtocolWriter:
             else:
                 middle = len(part) // 2
                 todo += [part[middle:], part[:middle]]
+            if not told and (requests >= MAX_REQUESTS or not todo):
+                raise NotWrittenError(
+                    f"HTTP {reply.status}: {problem}; this is said of every point, so that all are kept"
+                )
         return refusals
 
     async def _post(self, body: bytes) -> Reply:

@@ -5,14 +5,19 @@ time: whatever decides by what it has read takes the file's lock first (``BEGIN 
 ``synchronous=NORMAL`` in WAL mode would lose acknowledged points with the power; they are
 acknowledged to the spool, which then forgets them, so commits are synced (``FULL``): one sync a batch.
 A file that was removed or replaced while it was open takes nothing: it is opened anew.
+
+What is past its time is told by when most of what comes was measured, unless that is in the future: a
+wall clock that is years ahead for a minute would have all of the history removed in it.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from statistics import median_high, median_low
 from typing import Any
 
 import orjson
@@ -22,7 +27,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
-from llama.scraper.whereabouts import MovedError, Whereabouts
+from llama.scraper.whereabouts import MovedError, Whereabouts, forbidden
 from llama.scraper.writers import sqlite_late as late
 from llama.scraper.writers import sqlite_old as old
 from llama.scraper.writers import sqlite_schema as schema
@@ -37,6 +42,8 @@ BUSY_S = 30.0
 WINDOWS_AT_ONCE = 4
 #: Old rows removed in one transaction; likewise.
 ROWS_AT_ONCE = 20_000
+#: Batches by whose times it is known what is old.
+BATCHES_KNOWN = 64
 #: Series whose number is remembered.
 SERIES_KNOWN = 200_000
 
@@ -66,6 +73,8 @@ class SQLiteWriter:
         # The store's thread alone has these: ids of series that are there, and how many were removed.
         self._series: dict[_SeriesKey, int] = {}
         self._series_removed = 0
+        # When the points of each batch that was written lately were measured, in the middle.
+        self._middles_ms: deque[int] = deque(maxlen=BATCHES_KNOWN)
         self._upkeep = LoopingCall(self._keep_up)
         self._upkeep.clock = reactor
         self._keeping: Deferred[None] = succeed(None)
@@ -87,7 +96,7 @@ class SQLiteWriter:
             if not isinstance(error, CancelledError):  # else its thread is still at it
                 await closed
             if isinstance(error, sqlite3.Error | OSError | NotWrittenError):
-                raise NotWrittenError(f"{self._path}: {error}") from None
+                raise NotWrittenError(self._explain(error)) from None
             raise
         self._pool, self._whereabouts = pool, whereabouts
         if not self._upkeep.running:
@@ -124,8 +133,13 @@ class SQLiteWriter:
             await outlasting(self._changing.run(self._leave, pool))
             raise NotWrittenError(f"{error}: it is opened anew") from None
         except (sqlite3.Error, OSError) as error:
-            raise NotWrittenError(f"{self._path}: {error}") from None
+            raise NotWrittenError(self._explain(error)) from None
+        if points:
+            self._middles_ms.append(median_high(point.time_ns for point in points) // 1_000_000)
         return []
+
+    def _explain(self, error: Exception) -> str:
+        return forbidden(error, self._path) or f"{self._path}: {error}"
 
     async def _leave(self, pool: Any) -> None:
         """Close a file, unless another call has done so."""
@@ -198,7 +212,7 @@ class SQLiteWriter:
                 pass
             while await self._some(old.look_back):
                 pass
-            while await self._some(self._remove, int(self._unix_time_s() * 1000)):
+            while await self._some(self._remove, self._measured_ms()):
                 pass
         except sqlite3.Error as error:
             self._log.warn(
@@ -215,6 +229,11 @@ class SQLiteWriter:
         if not self._upkeep.running or self._pool is None:
             return False
         return bool(await self._pool.runInteraction(do, *args))
+
+    def _measured_ms(self) -> int:
+        """Return when most of what was written lately was measured; never in the future."""
+        measured_ms = median_low(self._middles_ms) if self._middles_ms else 0
+        return min(int(self._unix_time_s() * 1000), measured_ms)
 
     def _roll_up(self, cursor: Any, now_ms: int) -> bool:
         """Roll up some windows that are over; says whether there was anything to do."""
