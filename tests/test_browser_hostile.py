@@ -1,4 +1,4 @@
-"""The page in a real Chromium: what one collector calls itself and its hosts keeps nobody from the rest."""
+"""The page in a real Chromium: a name that one collector gives keeps nobody from the rest."""
 
 from __future__ import annotations
 
