@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from llama.web import present
 from llama.web.fold import Open, fold, lay_out, reduce_to_pairs
+from llama.web.groups import in_ranges
 from llama.web.heat import heat_map
 from llama.web.mesh import (
     KNOWN_INTERVALS,
@@ -110,8 +111,10 @@ class Answers:
         self.store = store
         self._remember_s = remember_s
         self._forget = forget
-        # A snapshot of 40,000 series with a dozen columns is some 20 MB.
+        # A snapshot of 40,000 series with a dozen columns is some 20 MB; what these are is some 50 MB
+        # where a database tells their tags anew.
         self._snapshots = SharedAnswers(reactor, 6)
+        self._meshes = SharedAnswers(reactor, 12)
         self._others = SharedAnswers(reactor, 64)
 
     def now_s(self) -> float:
@@ -139,7 +142,7 @@ class Answers:
             remembered = await self._within(REMEMBERED_WITHIN_S, self._remembered(end, sources))
             return await self.in_thread(together, active, sources, remembered)
 
-        return self._others.get(
+        return self._meshes.get(
             ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
 
@@ -159,7 +162,7 @@ class Answers:
             # What failed is not asked again by everyone who looks.
             return REMEMBERED_AGAIN_S if found is None else 3600.0
 
-        return self._others.get(
+        return self._meshes.get(
             ("remembered", end, sources), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
 
@@ -191,7 +194,7 @@ class Answers:
             # Less than an hour of history is the only usual there is.
             return await self.store.baseline(Window(at_s - 86400.0, at_s))
 
-        return self._others.get(
+        return self._meshes.get(
             ("baseline", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
 
@@ -263,7 +266,7 @@ class Answers:
             wait_s = min(due_s(some, found, at_s) - at_s, LONGEST_INTERVAL_S)
             return max(lookback_s(usual_s, usual_s) / 2, wait_s)
 
-        return self._others.get(
+        return self._meshes.get(
             ("latest of", None if live else at_s, columns, *about),
             good_for_s,
             lambda: self.store.latest_of(window, columns, some),
@@ -374,14 +377,10 @@ def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
     loss = METRICS["loss"]
     losses = pairs if question.metric is loss else reduce_to_pairs(mesh, loss, chosen)
     health = judge(mesh)
-    rows = lay_out(
-        mesh.sources, [mesh.places.source_path(host, keys) for host in mesh.sources], question.rows
-    )
-    cols = lay_out(
-        mesh.destinations,
-        [mesh.places.destination_path(host, keys) for host in mesh.destinations],
-        question.cols,
-    )
+    sources = [mesh.places.source_path(host, keys) for host in mesh.sources]
+    destinations = [mesh.places.destination_path(host, keys) for host in mesh.destinations]
+    rows = lay_out(mesh.sources, in_ranges(mesh.sources, sources), question.rows)
+    cols = lay_out(mesh.destinations, in_ranges(mesh.destinations, destinations), question.cols)
     for name, axis in (("rows", rows), ("cols", cols)):
         if len(axis.entries) > MAX_ENTRIES:
             raise TooWideError(
@@ -395,10 +394,10 @@ def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
         "group": keys,
         "rows": present.entries(rows, mesh.sources, health, "src"),
         "cols": present.entries(cols, mesh.destinations, health, "dst"),
-        "cells": present.cells(cells, pairs, mesh),
+        "cells": present.cells(question.metric, cells, pairs, mesh),
         "sick": present.sick(mesh, health),
         "summary": present.summary(pairs, losses, mesh, health, moment.activity.dropped),
-        "worst": present.pairs(mesh, pairs, present.rank(pairs, health)[:12]),
+        "worst": present.pairs(question.metric, mesh, pairs, present.rank(pairs, health)[:12]),
     }
 
 
@@ -410,7 +409,7 @@ def _pairs(question: MatrixQuestion, moment: _Moment, offset: int, limit: int) -
     return {
         **present.moment(moment.at_s, moment.span_s, moment.window, mesh, moment.activity),
         "metric": question.metric.describe(),
-        "pairs": present.pairs(mesh, pairs, order[offset:end]),
+        "pairs": present.pairs(question.metric, mesh, pairs, order[offset:end]),
         "total": len(order),
         "next": str(end) if end < len(order) else None,
     }

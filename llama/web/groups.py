@@ -7,6 +7,7 @@ failing that, where it stands when others probe it. Pure.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -46,11 +47,15 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key by which ``r2`` comes before ``r10``, and nothing (no group) comes last."""
     if not text:
         return ((2, 0, ""),)
-    return tuple(
-        (0, int(part), part) if part.isdecimal() and part.isascii() else (1, 0, part)
-        for part in re.split(r"([0-9]+)", text)
-        if part
-    )
+    return tuple(_natural(part) for part in re.split(r"([0-9]+)", text) if part)
+
+
+def _natural(part: str) -> tuple[int, int, str]:
+    if not (part.isdecimal() and part.isascii()):
+        return 1, 0, part
+    # By length and digits: a number as such may have no more of them than Python cares to read.
+    digits = part.lstrip("0")
+    return 0, len(digits), f"{digits} {part}"
 
 
 def natural_path(path: Path) -> tuple[tuple[tuple[int, int, str], ...], ...]:
@@ -126,6 +131,44 @@ def find_places(series: Iterable[Tags]) -> Places:
             }
             destinations[destination] = {**plain, **prefixed}
     return Places(sources, destinations)
+
+
+#: More hosts or groups than this side by side stand in ranges.
+CROWD = 300
+
+
+def in_ranges(hosts: Sequence[str], paths: Sequence[Path]) -> list[Path]:
+    """Return the paths of hosts, with a range in them wherever too many would stand side by side.
+
+    Tags need not group anything: ten thousand hosts without any are a hundred ranges, by name.
+    """
+    ranged: list[Path] = [()] * len(hosts)
+    for level in range(max(map(len, paths), default=0) + 1):
+        beside: dict[Path, dict[str, list[int]]] = {}  # hosts by where they are and go on to
+        for n, path in enumerate(paths):
+            if level <= len(path):
+                name = path[level] if level < len(path) else hosts[n]
+                beside.setdefault(ranged[n], {}).setdefault(name, []).append(n)
+        for members in beside.values():
+            names = _ranges(list(members)) if len(members) > CROWD else {}
+            for name, numbers in members.items():
+                for n in numbers:
+                    ranged[n] += (names[name],) if names else ()
+                    ranged[n] += (name,) if level < len(paths[n]) else ()
+    return ranged
+
+
+def _ranges(names: list[str]) -> dict[str, str]:
+    """Return which range each name is in; as many as there are names in each."""
+    names.sort(key=natural)
+    size = math.isqrt(len(names) - 1) + 1
+    one_domain = len({name.partition(".")[2] for name in names}) == 1
+    found: dict[str, str] = {}
+    for start in range(0, len(names), size):
+        some = names[start : start + size]
+        ends = [name.partition(".")[0] if one_domain else name for name in (some[0], some[-1])]
+        found |= dict.fromkeys(some, " … ".join(ends))
+    return found
 
 
 # --- group paths in a URL ---------------------------------------------------------------------
