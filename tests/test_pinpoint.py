@@ -434,9 +434,10 @@ class Fed(SynchronousTestCase):
     def test_what_the_last_router_refuses(self):
         """Then all routers answer, but it is forward, and behind that router."""
         plain = self.too_large("leaf2 -> h2-1", refused=False)
-        self.assertEqual((plain.key, plain.direction), ("host h2-1", "unknown"))
+        self.assertEqual((plain.key, plain.direction), ("host h2-1, size 1400 only", "unknown"))
         told = self.too_large("leaf2 -> h2-1", refused=True)
-        self.assertEqual(told.key, "link leaf2 -> h2-1, size 1400 only")
+        self.assertEqual(told.key, "host h2-1 receiving, size 1400 only")
+        self.assertEqual(told.also, ("link leaf2 -> h2-1",))
         self.assertEqual(told.direction, "forward")
         self.assertIn("; leaf2 refuses them: packet too big", told.evidence)
 
