@@ -322,6 +322,38 @@ class Fed(SynchronousTestCase):
         window = self.measured.window(self.fleet.end_s)
         self.assertEqual(window.paths.answered.max(), 1)
 
+    def flap(self, bad):
+        """Judge an interval in which a link from spine1 lost some, until its flows took spine2."""
+        end = self.fleet.step(*bad)
+        for host, name in enumerate(self.fleet.names):
+            self.feed(host)
+            rows = list(self.fleet.paths(host))
+            for row in rows if bad else ():
+                if row["hops"][1:3] == ["spine1", "leaf2"]:
+                    row["hops"][1] = "spine2"
+            self.measured.add_paths(name, rows)
+        return judge(self.measured, end)
+
+    def test_a_way_around_in_the_middle_of_an_interval(self):
+        """Flows that have another path since are no reason to suspect that, however often it changes."""
+        self.begin()
+        self.step()
+        bad = fault(kind="loss", on="spine1 -> leaf2", percent=20)
+        for faults in ((bad,), ()) * 4:
+            judgement = self.flap(faults)
+            keys = {sighting.key for sighting in judgement.sightings}
+            self.assertLessEqual(keys, {"link spine1 -> leaf2"})
+            if faults:
+                (sighting,) = judgement.sightings
+                for path in sighting.paths:
+                    self.assertIn("leaf2", path)
+                    self.assertEqual(len(path), 5)
+        # Nothing is held against either way once the path is known of a whole interval.
+        links = self.measured.window(self.fleet.end_s).paths
+        self.assertGreater(np.diff(links.start).max(), 4)
+        self.step(paths=False)
+        self.assertEqual(np.diff(self.measured.window(self.fleet.end_s).paths.start).max(), 4)
+
     def on_another_way(self, bad, known_over="spine1"):
         """Judge flows over spine4 whose known paths are of when they crossed another spine."""
         self.begin()

@@ -2,6 +2,8 @@
 
 A trace that meets a flow dead ends early. Then the flow's path is the one that is known of it, or of
 another class or size of it, unless the trace met other hops: then what it met.
+
+A flow that was found on another way since a window began may have lost on any: it has the links of all.
 """
 
 from __future__ import annotations
@@ -22,6 +24,9 @@ from llama.pinpoint.flow_table import Flow, FlowTable, flow_key
 #: dead, s before a window in which they still are.
 MET_DEAD_S = 60.0
 
+#: Paths that a flow has left which are remembered.
+LEFT = 8
+
 #: Stands in a path for what lies between the last hop that answered and the destination's router.
 UNKNOWN = "?"
 
@@ -36,6 +41,10 @@ class TracedPaths:
         #: known one, `UNKNOWN` and the destination follow what it met.
         self._paths: dict[Flow, tuple[Hops, int, float]] = {}
         self._by_tuple: dict[tuple[int, tuple[str, int, int]], Hops] = {}
+        #: Flow -> hops of the paths that it was found to have left, and when, the newest last; and of
+        #: all classes and sizes of a flow together, as `_by_tuple`.
+        self._left: dict[Flow, dict[Hops, float]] = {}
+        self._left_by_tuple: dict[tuple[int, tuple[str, int, int]], dict[Hops, float]] = {}
         #: Flow -> hops of the last path that came through, which its ordinary RTT belongs to.
         self._whole: dict[Flow, Hops] = {}
         #: Source and destination's address -> the router before it, how many hops away it is, and the
@@ -139,6 +148,16 @@ class TracedPaths:
             source, key = flow
             router = hops[-2] if len(hops) > 1 else None
             self._ends[source, key.dst_ip] = router, len(hops), _last_answering(hops)
+            before = self._whole.get(flow, hops)
+            if not same_way(before, hops):
+                for left in (
+                    self._left.setdefault(flow, {}),
+                    self._left_by_tuple.setdefault((source, key.tuple5), {}),
+                ):
+                    left.pop(before, None)
+                    left[before] = traced_s
+                    while len(left) > LEFT:
+                        del left[next(iter(left))]
             self._by_tuple[source, key.tuple5] = hops
             self._whole[flow] = hops
 
@@ -157,7 +176,7 @@ class TracedPaths:
         flow that was forgotten.
         """
         numbers: dict[tuple[str, str], int] = {}
-        cache: dict[tuple[int, int, Hops], list[int]] = {}
+        cache: dict[tuple[int, int, Hops, tuple[Hops, ...]], list[int]] = {}
         links: list[int] = []
         crossed: Indices = np.zeros(len(flows) + 1, np.int64)  # links, by flow, after a 0
         answered: npt.NDArray[np.int16] = np.full(len(flows), -1, np.int16)
@@ -170,11 +189,16 @@ class TracedPaths:
             known = self._paths.get(flow)
             hops = (known[0] if known else ()) or self._by_tuple.get((source, key.tuple5), ())
             if hops:
-                way = source, destination, hops
+                if known and known[0]:
+                    left = self._left.get(flow, {})
+                else:
+                    left = self._left_by_tuple.get((source, key.tuple5), {})
+                before = tuple(old for old, found_s in left.items() if found_s > begin_s)
+                way = source, destination, hops, before
                 if way not in cache:
                     cache[way] = [
                         numbers.setdefault(link, len(numbers))
-                        for link in self._links(source, destination, hops, names)
+                        for link in self._links_of_all(*way, names)
                     ]
                 links += cache[way]
                 crossed[n + 1] = len(cache[way])
@@ -198,6 +222,18 @@ class TracedPaths:
             answered=answered,
             refusals=refused.refusals,
         )
+
+    def _links_of_all(
+        self, source: int, destination: int, hops: Hops, left: Sequence[Hops], names: Sequence[str]
+    ) -> list[tuple[str, str]]:
+        """Return the links along the hops; after the first those of ways that were left, if any were."""
+        links = list(self._links(source, destination, hops, names))
+        if left and len(links) > 1:
+            others = dict.fromkeys(
+                link for way in left for link in self._links(source, destination, way, names)
+            )
+            links[1:1] = [link for link in others if link not in links]
+        return links
 
     def _links(
         self, source: int, destination: int, hops: Hops, names: Sequence[str]
@@ -228,10 +264,12 @@ class TracedPaths:
             del self._paths[flow]
             self._count[source] -= 1
             self._whole.pop(flow, None)
+            self._left.pop(flow, None)
             self._unconfirmed.pop(flow, None)
             self._refusals.pop(flow, None)
             if not flows.likes(source, key):
                 self._by_tuple.pop((source, key.tuple5), None)
+                self._left_by_tuple.pop((source, key.tuple5), None)
         there = {(source, key.dst_ip) for source, key in (*flows.rows, *self._paths)}
         self._ends = {end: how for end, how in self._ends.items() if end in there}
 
