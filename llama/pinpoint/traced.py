@@ -3,7 +3,7 @@
 A trace that meets a flow dead ends early. Then the flow's path is the one that is known of it, or of
 another class or size of it, unless the trace met other hops: then what it met.
 
-A flow that was found on another way since a window began may have lost on any: it has the links of all.
+A flow that was found on another way lately may have lost on any of them: it has the links of all.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from llama.pinpoint.flow_table import Flow, FlowTable, flow_key
 #: dead, s before a window in which they still are.
 MET_DEAD_S = 60.0
 
-#: Paths that a flow has left which are remembered.
-LEFT = 8
+#: Paths that a flow has left which are remembered; so long before a window it may have been back on them
+#: unseen, s: collectors trace every flow again by then.
+LEFT, RETURN_S = 8, 300.0
 
 #: Stands in a path for what lies between the last hop that answered and the destination's router.
 UNKNOWN = "?"
@@ -193,7 +194,7 @@ class TracedPaths:
                     left = self._left.get(flow, {})
                 else:
                     left = self._left_by_tuple.get((source, key.tuple5), {})
-                before = tuple(old for old, found_s in left.items() if found_s > begin_s)
+                before = tuple(old for old, found_s in left.items() if found_s > begin_s - RETURN_S)
                 way = source, destination, hops, before
                 if way not in cache:
                     cache[way] = [
