@@ -20,6 +20,7 @@ from llama.http.server import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.paths.table import FlowKey
+from llama.paths.trace import LOOP
 from llama.pinpoint import answers, windows
 from llama.pinpoint.api import AMONG, incidents_at, read_silence, sighting_json
 from llama.pinpoint.evidence import NOT_TRACED
@@ -481,6 +482,27 @@ class Fed(SynchronousTestCase):
         self.assertEqual(told.also, ("link leaf2 -> h2-1",))
         self.assertEqual(told.direction, "forward")
         self.assertIn("; leaf2 refuses them: packet too big", told.evidence)
+
+    def test_a_loop(self):
+        """What goes in circles is dead from the first router of the loop on, and in no way back."""
+        self.begin()
+        self.step()
+        # spine3 sends to leaf2 by way of leaf1, which sends to spine3.
+        bad = fault(kind="loss", on="spine3 -> leaf2", percent=100)
+        for _ in range(2):
+            self.step(bad, paths=False)
+            for host, name in enumerate(self.fleet.names):
+                rows = list(self.fleet.paths(host))
+                for row in rows:
+                    if row["reach"] is not None:
+                        first = row["hops"][0]
+                        way = [first, "spine3", "leaf1", "spine3"]
+                        told = {"refusal": LOOP, "refused_by": "spine3"}
+                        row.update(told, hops=way, reach=4, complete=False)
+                self.measured.add_paths(name, rows)
+        (sighting,) = judge(self.measured, self.fleet.end_s).sightings
+        self.assertEqual(sighting.key, "link spine3 -> leaf2")
+        self.assertIn("; a routing loop has them: leaf1, spine3", sighting.evidence)
 
     def test_one_traced_for_all(self):
         """What a router refuses of one flow it refuses of those that are like it up to the next hop."""

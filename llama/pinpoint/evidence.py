@@ -122,7 +122,7 @@ class Thresholds:
 class Refusal:
     """What a router said of flows that it did not forward. No judgement: a fact beside one."""
 
-    by: str  # its name, or the address that it said so from
+    by: str  # its name, or the address that it said so from; of a loop, all that are in it
     refusal: str  # "packet too big", "administratively prohibited", ...
     refused: int  # flows
 

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.paths.table import FlowKey, Hops, agree, same_way
+from llama.paths.trace import LOOP
 from llama.pinpoint.answers import MOST_FLOWS, AnswerError
 from llama.pinpoint.evidence import NOT_TRACED, Indices, Paths
 from llama.pinpoint.flow_table import Flow, FlowTable, flow_key
@@ -54,8 +55,9 @@ class TracedPaths:
         #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
         #: lives on. Not every reflector answers a trace.
         self._unconfirmed: dict[Flow, tuple[Hops, float]] = {}
-        #: Who refused to forward the newest trace, an address, and why: of flows whose trace was.
-        self._refusals: dict[Flow, tuple[str, str]] = {}
+        #: Who refused to forward the newest trace, an address or those of a loop, and why: of flows
+        #: whose trace was.
+        self._refusals: dict[Flow, tuple[tuple[str, ...], str]] = {}
         self._count: Counter[int] = Counter()  # of `_paths`, by source
 
     def __len__(self) -> int:
@@ -91,7 +93,11 @@ class TracedPaths:
         self._unconfirmed.pop(flow, None)
         self._refusals.pop(flow, None)
         if reach >= 0 and row.get("refusal") and row.get("refused_by"):
-            self._refusals[flow] = row["refused_by"], row["refusal"]
+            by: tuple[str, ...] = (row["refused_by"],)
+            if row["refusal"] == LOOP:
+                hops, by = self._before_loop(hops, by)
+                reach = len(hops)
+            self._refusals[flow] = by, row["refusal"]
         if not row["complete"]:
             met = hops
             hops = self._of_dead(source, key, met)
@@ -102,6 +108,15 @@ class TracedPaths:
             left = self._whole[flow]
         self._know(flow, hops, reach, row["traced"])
         return left
+
+    def _before_loop(self, hops: Hops, by: tuple[str, ...]) -> tuple[Hops, tuple[str, ...]]:
+        """Return the hops up to the first router of a loop, and all that are in it."""
+        named = [self.called(hop) for hop in hops]
+        for n, name in enumerate(named):
+            first = named.index(name)
+            if name is not None and first < n:
+                return hops[: first + 1], tuple(hop for hop in hops[first:n] if hop)
+        return hops, by
 
     def confirm(self, alive: Iterable[Flow], begin_s: float) -> None:
         """Take what traces found of flows that were alive in an interval which began after them.
@@ -209,7 +224,8 @@ class TracedPaths:
                 answered[n] = _answered(*known[1:], _last_answering(hops), begin_s)
             if known and flow in self._refusals and known[2] >= begin_s - MET_DEAD_S:
                 by, refusal = self._refusals[flow]
-                refused.add(n, flow, hops, known[1], (self._name(by), refusal))
+                who = ", ".join(sorted(set(map(self._name, by))))
+                refused.add(n, flow, hops, known[1], (who, refusal))
                 if not hops or known[1] < len(hops):  # where it lies is no question then
                     answered[n] = known[1]
             elif not known or answered[n] == NOT_TRACED:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from llama.paths.trace import LOOP
 from llama.pinpoint.evidence import Refusal, Suspect
 
 #: What a flow with a symptom is.
@@ -49,8 +50,11 @@ def sentence(suspect: Suspect) -> str:
 
 def refused(refusals: Iterable[Refusal], flows: int) -> str:
     """Return what routers said of these flows, so many in all, as further words of a sentence."""
-    return "".join(
-        f"; {one.by} refuses {'them' if one.refused == flows else f'{one.refused} of them'}:"
-        f" {one.refusal}"
-        for one in refusals
-    )
+    words = ""
+    for one in refusals:
+        them = "them" if one.refused == flows else f"{one.refused} of them"
+        if one.refusal == LOOP:
+            words += f"; a {LOOP} has {them}: {one.by}"
+        else:
+            words += f"; {one.by} refuses {them}: {one.refusal}"
+    return words
