@@ -364,6 +364,32 @@ class Fed(SynchronousTestCase):
         self.step(paths=False)
         self.assertEqual(np.diff(self.measured.window(self.fleet.end_s).paths.start).max(), 4)
 
+    def test_packets_that_are_spread_one_by_one(self):
+        """A flow that is met on ever other ways votes on what these have in common, and with tags."""
+        self.begin()
+        chance = np.random.default_rng(4)
+        for _ in range(8):
+            self.fleet.step()
+            flows = self.fleet.window.flows
+            racks = np.array([FABRIC.hosts[name] for name in self.fleet.names])
+            into = (racks[flows["destination"]] == "leaf2") & (racks[flows["source"]] != "leaf2")
+            flows["lost_forward"] = np.where(into, chance.binomial(flows["sent"], 0.02), 0)
+            for host, name in enumerate(self.fleet.names):
+                self.feed(host)
+                rows = list(self.fleet.paths(host))
+                for row in rows:
+                    if len(row["hops"]) == 4:
+                        row["hops"][1] = f"spine{chance.integers(1, 5)}"
+                self.measured.add_paths(name, rows)
+        kinds = [one.kind for one in judge(self.measured, self.fleet.end_s).sightings]
+        self.assertTrue(kinds)
+        self.assertLessEqual(set(kinds), {"pair", "tag"})
+        # The cable of a host is sure.
+        bad = fault(kind="loss", on="h1-1 -> leaf1", percent=30)
+        (suspect,) = self.step(bad, paths=False).verdict.suspects
+        self.assertEqual(suspect.key, "host h1-1 sending")
+        self.assertEqual(suspect.also, ("link h1-1 -> leaf1",))
+
     def on_another_way(self, bad, known_over="spine1"):
         """Judge flows over spine4 whose known paths are of when they crossed another spine."""
         self.begin()

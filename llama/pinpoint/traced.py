@@ -25,9 +25,10 @@ from llama.pinpoint.flow_table import Flow, FlowTable, flow_key
 #: dead, s before a window in which they still are.
 MET_DEAD_S = 60.0
 
-#: Paths that a flow has left which are remembered; so long before a window it may have been back on them
-#: unseen, s: collectors trace every flow again by then.
-LEFT, RETURN_S = 8, 300.0
+#: So long before a window a flow may have been back unseen on a path that it was found to have left, s:
+#: collectors trace every flow again by then. One that has left more paths than so many may take any,
+#: packet by packet, and a trace does not show the path of its probes.
+RETURN_S, MOST_LEFT = 300.0, 1
 
 #: Stands in a path for what lies between the last hop that answered and the destination's router.
 UNKNOWN = "?"
@@ -170,9 +171,10 @@ class TracedPaths:
                     self._left.setdefault(flow, {}),
                     self._left_by_tuple.setdefault((source, key.tuple5), {}),
                 ):
-                    left.pop(before, None)
+                    for way in [way for way in left if same_way(way, before)]:
+                        del left[way]
                     left[before] = traced_s
-                    while len(left) > LEFT:
+                    while len(left) > MOST_LEFT + 2:
                         del left[next(iter(left))]
             self._by_tuple[source, key.tuple5] = hops
             self._whole[flow] = hops
@@ -204,12 +206,9 @@ class TracedPaths:
             source, key = flow
             known = self._paths.get(flow)
             hops = (known[0] if known else ()) or self._by_tuple.get((source, key.tuple5), ())
+            own = known is not None and bool(known[0])
+            before = self._lately_left(flow, hops, own, begin_s)
             if hops:
-                if known and known[0]:
-                    left = self._left.get(flow, {})
-                else:
-                    left = self._left_by_tuple.get((source, key.tuple5), {})
-                before = tuple(old for old, found_s in left.items() if found_s > begin_s - RETURN_S)
                 way = source, destination, hops, before
                 if way not in cache:
                     cache[way] = [
@@ -240,16 +239,32 @@ class TracedPaths:
             refusals=refused.refusals,
         )
 
+    def _lately_left(self, flow: Flow, hops: Hops, own: bool, begin_s: float) -> tuple[Hops, ...]:
+        """Return the other paths that a flow, or all of its like, may have been back on since then."""
+        source, key = flow
+        like = source, key.tuple5
+        left = self._left.get(flow) if own else self._left_by_tuple.get(like)
+        return tuple(
+            way
+            for way, at_s in (left or {}).items()
+            if at_s > begin_s - RETURN_S and not same_way(way, hops)
+        )
+
     def _links_of_all(
         self, source: int, destination: int, hops: Hops, left: Sequence[Hops], names: Sequence[str]
     ) -> list[tuple[str, str]]:
-        """Return the links along the hops; after the first those of ways that were left, if any were."""
-        links = list(self._links(source, destination, hops, names))
-        if left and len(links) > 1:
-            others = dict.fromkeys(
-                link for way in left for link in self._links(source, destination, way, names)
-            )
-            links[1:1] = [link for link in others if link not in links]
+        """Return the links along the hops; after the first those of ways that were left, if any were.
+
+        After too many ways only what they have in common is certain.
+        """
+        links, *others = (
+            list(self._links(source, destination, way, names)) for way in (hops, *left)
+        )
+        if len(left) > MOST_LEFT:
+            return [link for link in links if all(link in other for other in others)]
+        if len(links) > 1:
+            more = dict.fromkeys(link for other in others for link in other)
+            links[1:1] = [link for link in more if link not in links]
         return links
 
     def _links(
