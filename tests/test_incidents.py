@@ -3,6 +3,7 @@
 import json
 from types import SimpleNamespace
 
+from attrs import evolve
 from hypothesis import given
 from hypothesis import strategies as st
 from klein import Klein
@@ -47,6 +48,17 @@ class Titles(SynchronousTestCase):
         for rate, told in rates.items():
             title = seen("spine3", "node", rate=rate).title
             self.assertEqual(title, f"node spine3 loses {told}")
+
+    def test_all_that_it_may_be(self):
+        """What cannot be told apart is all in the headline, a host with its cable, up to four names."""
+        for kind, name, also, told in (
+            ("link", "a -> b", ("link b -> c",), "link a -> b or link b -> c"),
+            ("host", "h1 sending", ("link h1 -> a",), "host h1 sending or link h1 -> a"),
+            ("host", "h1", ("node a",), "host h1 or its cable or node a"),
+            ("node", "a", tuple("bcdef"), "node a or b or c or 3 others"),
+        ):
+            title = evolve(seen(name, kind, rate=1.0), also=also).title
+            self.assertEqual(title, f"{told} loses everything")
 
 
 class OpeningAndClosing(SynchronousTestCase):

@@ -216,6 +216,22 @@ class Links(SynchronousTestCase):
         self.assertLessEqual({"leaf1 -> spine1", "spine1 -> leaf2"}, names)
         self.assertLess(len(names), 5)
 
+    def test_the_same_flows_of_one_size(self):
+        """Nor can it where only one size is lost: one of the two would be a guess."""
+        for seed in range(10):
+            verdict = judge(
+                fault(kind="mtu", on="leaf1 -> spine1", octets=1000),
+                fabric=Fabric(2, 3, 3),
+                seed=seed,
+                sizes=(44, 1400),
+                per_pair=8,
+            )
+            (suspect,) = verdict.suspects
+            names = {suspect.name, *(name.removeprefix("link ") for name in suspect.also)}
+            self.assertEqual(names, {"leaf1 -> spine1", "spine1 -> leaf2"})
+            self.assertEqual(suspect.only, {"size": "1400"})
+            self.assertAlmostEqual(suspect.confidence, 1.0)
+
     def test_with_some_paths_unknown(self):
         """Seven tenths of the paths suffice; flows of unknown path raise no suspect of their own."""
         for percent in (100, 5):
@@ -329,10 +345,34 @@ class Ends(SynchronousTestCase):
         self.assertIn("all of its 3 hosts", verdict.suspects[0].evidence)
 
     def test_a_host_link(self):
-        """Loss on the last link is the link, and the host is named beside it."""
+        """Loss on the last link may be the host's own: that is named, and the link beside it."""
         (suspect,) = judge(fault(kind="loss", on="leaf1 -> h1-2", percent=10)).suspects
-        self.assertEqual(suspect.key, "link leaf1 -> h1-2")
-        self.assertEqual(suspect.also, ("host h1-2 receiving",))
+        self.assertEqual(suspect.key, "host h1-2 receiving")
+        self.assertEqual(suspect.also, ("link leaf1 -> h1-2",))
+
+    def test_a_host_that_loses_large_packets(self):
+        """So it is where only one size is lost, in one direction or both."""
+        bad = [fault(kind="mtu", on=on, octets=1000) for on in ("h1-2 -> leaf1", "leaf1 -> h1-2")]
+        for faults, traced, key in (
+            (bad[:1], 1.0, "host h1-2 sending, size 1400 only"),
+            (bad[1:], 1.0, "host h1-2 receiving, size 1400 only"),
+            (bad, 0.0, "host h1-2, size 1400 only"),
+        ):
+            verdict = judge(*faults, sizes=(44, 1400), per_pair=8, traced=traced)
+            self.assertEqual(keys(verdict), [key])
+
+    def test_a_slow_host(self):
+        """A host of which all flows are late is named, not its cables, nor its rack's only leaf."""
+
+        def edit(window):
+            flows = window.flows
+            flows["late"] = (flows["source"] == 0) | (flows["destination"] == 0)
+
+        for fabric, also in ((FABRIC, ()), (Fabric(4, 3, 1), ("node leaf1",))):
+            (suspect,) = judge(fabric=fabric, edit=edit).suspects
+            self.assertEqual((suspect.key, suspect.symptom), ("host h1-1", "late"))
+            self.assertEqual(suspect.also, also)
+            self.assertIn("its cable", suspect.evidence)
 
     def test_everybody_blind(self):
         """If nobody sees anything, nobody is named: it is everywhere."""

@@ -20,6 +20,7 @@ from llama.http.server import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.paths.table import FlowKey
+from llama.paths.trace import LOOP
 from llama.pinpoint import answers, windows
 from llama.pinpoint.api import AMONG, incidents_at, read_silence, sighting_json
 from llama.pinpoint.evidence import NOT_TRACED
@@ -28,6 +29,7 @@ from llama.pinpoint.flow_table import FlowTable
 from llama.pinpoint.incidents import Incidents, Silence
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.service import PinpointService, Settings
+from llama.pinpoint.traced import RETURN_S
 from llama.pinpoint.windows import FORGET, KEEP, Measured
 from llama.web.remote_incidents import RemoteIncidents
 from llama.web.store import StoreError
@@ -322,6 +324,72 @@ class Fed(SynchronousTestCase):
         window = self.measured.window(self.fleet.end_s)
         self.assertEqual(window.paths.answered.max(), 1)
 
+    def flap(self, bad):
+        """Judge an interval in which a link from spine1 lost some, until its flows took spine2."""
+        end = self.fleet.step(*bad)
+        for host, name in enumerate(self.fleet.names):
+            self.feed(host)
+            rows = list(self.fleet.paths(host))
+            for row in rows if bad else ():
+                if row["hops"][1:3] == ["spine1", "leaf2"]:
+                    row["hops"][1] = "spine2"
+            self.measured.add_paths(name, rows)
+        return judge(self.measured, end)
+
+    def test_a_way_around_in_the_middle_of_an_interval(self):
+        """Flows that have another path since are no reason to suspect that, however often it changes."""
+        self.begin()
+        self.step()
+        bad = fault(kind="loss", on="spine1 -> leaf2", percent=20)
+        for faults in ((bad,), ()) * 4:
+            judgement = self.flap(faults)
+            keys = {sighting.key for sighting in judgement.sightings}
+            self.assertLessEqual(keys, {"link spine1 -> leaf2"})
+            if faults:
+                (sighting,) = judgement.sightings
+                for path in sighting.paths:
+                    self.assertIn("leaf2", path)
+                    self.assertEqual(len(path), 5)
+        # It may return unseen: even if it looks as if it had not, and has the path of before.
+        for _ in range(3):
+            self.fleet.step()
+            for host in range(len(self.fleet.names)):
+                self.feed(host)
+        self.flap((bad,))
+        (sighting,) = self.flap((bad,)).sightings
+        self.assertEqual(sighting.key, "link spine1 -> leaf2")
+        # Nothing is held against the ways of long ago.
+        self.assertGreater(np.diff(self.measured.window(self.fleet.end_s).paths.start).max(), 4)
+        self.fleet.number += int(RETURN_S) // INTERVAL_S
+        self.step(paths=False)
+        self.assertEqual(np.diff(self.measured.window(self.fleet.end_s).paths.start).max(), 4)
+
+    def test_packets_that_are_spread_one_by_one(self):
+        """A flow that is met on ever other ways votes on what these have in common, and with tags."""
+        self.begin()
+        chance = np.random.default_rng(4)
+        for _ in range(8):
+            self.fleet.step()
+            flows = self.fleet.window.flows
+            racks = np.array([FABRIC.hosts[name] for name in self.fleet.names])
+            into = (racks[flows["destination"]] == "leaf2") & (racks[flows["source"]] != "leaf2")
+            flows["lost_forward"] = np.where(into, chance.binomial(flows["sent"], 0.02), 0)
+            for host, name in enumerate(self.fleet.names):
+                self.feed(host)
+                rows = list(self.fleet.paths(host))
+                for row in rows:
+                    if len(row["hops"]) == 4:
+                        row["hops"][1] = f"spine{chance.integers(1, 5)}"
+                self.measured.add_paths(name, rows)
+        kinds = [one.kind for one in judge(self.measured, self.fleet.end_s).sightings]
+        self.assertTrue(kinds)
+        self.assertLessEqual(set(kinds), {"pair", "tag"})
+        # The cable of a host is sure.
+        bad = fault(kind="loss", on="h1-1 -> leaf1", percent=30)
+        (suspect,) = self.step(bad, paths=False).verdict.suspects
+        self.assertEqual(suspect.key, "host h1-1 sending")
+        self.assertEqual(suspect.also, ("link h1-1 -> leaf1",))
+
     def on_another_way(self, bad, known_over="spine1"):
         """Judge flows over spine4 whose known paths are of when they crossed another spine."""
         self.begin()
@@ -434,11 +502,33 @@ class Fed(SynchronousTestCase):
     def test_what_the_last_router_refuses(self):
         """Then all routers answer, but it is forward, and behind that router."""
         plain = self.too_large("leaf2 -> h2-1", refused=False)
-        self.assertEqual((plain.key, plain.direction), ("host h2-1", "unknown"))
+        self.assertEqual((plain.key, plain.direction), ("host h2-1, size 1400 only", "unknown"))
         told = self.too_large("leaf2 -> h2-1", refused=True)
-        self.assertEqual(told.key, "link leaf2 -> h2-1, size 1400 only")
+        self.assertEqual(told.key, "host h2-1 receiving, size 1400 only")
+        self.assertEqual(told.also, ("link leaf2 -> h2-1",))
         self.assertEqual(told.direction, "forward")
         self.assertIn("; leaf2 refuses them: packet too big", told.evidence)
+
+    def test_a_loop(self):
+        """What goes in circles is dead from the first router of the loop on, and in no way back."""
+        self.begin()
+        self.step()
+        # spine3 sends to leaf2 by way of leaf1, which sends to spine3.
+        bad = fault(kind="loss", on="spine3 -> leaf2", percent=100)
+        for _ in range(2):
+            self.step(bad, paths=False)
+            for host, name in enumerate(self.fleet.names):
+                rows = list(self.fleet.paths(host))
+                for row in rows:
+                    if row["reach"] is not None:
+                        first = row["hops"][0]
+                        way = [first, "spine3", "leaf1", "spine3"]
+                        told = {"refusal": LOOP, "refused_by": "spine3"}
+                        row.update(told, hops=way, reach=4, complete=False)
+                self.measured.add_paths(name, rows)
+        (sighting,) = judge(self.measured, self.fleet.end_s).sightings
+        self.assertEqual(sighting.key, "link spine3 -> leaf2")
+        self.assertIn("; a routing loop has them: leaf1, spine3", sighting.evidence)
 
     def test_one_traced_for_all(self):
         """What a router refuses of one flow it refuses of those that are like it up to the next hop."""

@@ -34,6 +34,7 @@ from llama.paths.trace import (
     AHEAD,
     BARE_S,
     HEAD,
+    LOOP,
     SILENT_HOPS,
     TIMEOUT_S,
     FlowTrace,
@@ -120,6 +121,27 @@ class Flows(SynchronousTestCase):
         self.assertEqual((path.hops, path.complete, path.reach), (("r1", "r2"), False, 2))
         self.assertLessEqual(max(ttl for ttl, _ in network.sent), 2 + SILENT_HOPS)
         self.assertLess(network.now, 10 * TIMEOUT_S)
+
+    def test_a_loop(self):
+        """A trace that goes in circles ends where the second round begins."""
+        for before, circle in (
+            (["r1"], ["r2", "r3"]),
+            ([], ["r1", "r2"]),
+            (["r1"], ["a", "b", "c"]),
+        ):
+            network = Network([*before, *circle * 12])
+            network.hops.append("host")
+            path = network.run(FlowTrace())
+            self.assertEqual(path.hops, (*before, *circle, circle[0]))
+            self.assertEqual((path.complete, path.reach), (False, len(path.hops)))
+            self.assertEqual((path.refusal, path.refused_by), (LOOP, circle[0]))
+            self.assertLess(len(network.sent), 20)
+
+    def test_what_is_no_loop(self):
+        """One address behind which all hops hide, and a router that is met twice, end no trace."""
+        for hops in (["nat"] * 9, ["r1", "r2", "r1", "r2", "r3"], ["r1", "r2", "r3", "r2"]):
+            path = Network([*hops, "host"]).run(FlowTrace())
+            self.assertEqual((path.hops, path.complete), ((*hops, "host"), True))
 
     def refused(self, hops, by, at, answered=()):
         """Return the path of a trace that somebody refuses from a TTL on; some get no answer."""
@@ -789,6 +811,21 @@ class OnNamespaces(SynchronousTestCase):
         words = [llama, "trace", target, "--no-dns", "--flows", "2", "--probes", "0"]
         why = self.assertRaises(LabError, self.lab.run, "h1-1", *words)
         self.assertIn("0 flows reached", str(why))
+
+    def test_a_loop(self):
+        """Flows that go in circles end where they begin to, and the others are whole."""
+        fabric, leaf2 = self.lab.fabric, "10.1.2.0/24"
+        back = fabric.direction("spine2 -> leaf1").receiver.ipv4
+        good = fabric.direction("spine2 -> leaf2").receiver.ipv4
+        self.lab.run("spine2", "ip", "route", "replace", leaf2, "via", str(back))
+        self.addCleanup(self.lab.run, "spine2", "ip", "route", "replace", leaf2, "via", str(good))
+        said = self.trace("--flows", "32", "--probes", "0")  # all three ways, by any hash
+        for flow in said["flows"]:
+            names = [hop["name"] for hop in flow["hops"]]
+            looped = names == ["leaf1", "spine2", "leaf1", "spine2"]
+            self.assertEqual(flow["refusal"] == LOOP, looped, names)
+            self.assertEqual(flow["complete"], not looped)
+        self.assertTrue(any(flow["refusal"] for flow in said["flows"]))
 
     def test_a_silent_router_is_no_loss(self):
         """A router without ICMP is a hop without a name, and nothing is lossy for that."""

@@ -18,9 +18,7 @@ from llama.config.dscp import dscp_number
 from llama.net import mmsg
 from llama.paths import multipath
 from llama.paths.names import ask, read_names
-from llama.paths.trace import (
-    Path,
-)
+from llama.paths.trace import LOOP, Path
 from llama.printable import printable
 
 #: Flows at most, whatever the stopping rule wants.
@@ -280,7 +278,8 @@ def _summary(tracer: Tracer, made: multipath.Graph, probes: int) -> None:
             for flow in tracer.flows
             if flow.trace.path().refusal == refusal
         }
-        click.echo(f"{refusal}, says {', '.join(sorted(who))}")
+        says = "by way of" if refusal == LOOP else "says"
+        click.echo(f"{refusal}, {says} {', '.join(sorted(who))}")
     lossy = [flow for flow in tracer.flows if flow.received < flow.sent]
     refused = all(flow.trace.path().refusal for flow in tracer.flows)
     none_received = len(lossy) == count and not any(flow.received for flow in tracer.flows)

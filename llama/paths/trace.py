@@ -29,6 +29,8 @@ SILENT_HOPS = 4
 PROOF = 12
 #: Octets of each packet that are remembered: those, the error estimate and the SSID.
 HEAD = 16
+#: What is said of a trace that comes through the same routers again and again.
+LOOP = "routing loop"
 #: An answer that quotes less than that comes so soon, s, or counts as somebody else's.
 BARE_S = 0.5
 
@@ -204,6 +206,20 @@ class FlowTrace:
             self._under_way = {
                 n: p for n, p in self._under_way.items() if p.ttl <= self._destination
             }
+        elif not final and not self._destination:
+            self._look_for_loop()
+
+    def _look_for_loop(self) -> None:
+        """End the trace where the second round of a loop begins, if it has come to the third."""
+        hops = [hop.addresses[0] if hop.addresses else None for hop in self.hops]
+        for length in range(2, (len(hops) - 1) // 2 + 1):
+            for first in range(len(hops) - 2 * length):
+                one, two, again = (hops[first + n * length :][:length] for n in range(3))
+                if None not in one and len(set(one)) > 1 and one == two and one[0] == again[0]:
+                    self._destination, self._refusal = first + length + 1, LOOP
+                    self._refused_by = one[0] or ""
+                    self._under_way.clear()
+                    return
 
     def heard_bare(self, address: str, now_s: float, quote: bytes = b"") -> bool:
         """Take an answer that quotes too little to prove anything; return whether it can be true.
@@ -280,7 +296,7 @@ class FlowTrace:
         reach = max((n for n, hop in enumerate(self.hops, 1) if hop.rtts), default=0)
         hops = self.hops[: self._destination or reach]
         for n, hop in enumerate(hops, 1):
-            if self._refusal and self._refused_by in hop.addresses:
+            if self._refusal not in ("", LOOP) and self._refused_by in hop.addresses:
                 hops = hops[:n]
                 break
         return Path(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import itertools
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,9 @@ from llama.config.dscp import class_name
 from llama.pinpoint.evidence import Hosts, Indices, Paths
 from llama.pinpoint.scan import Family
 
-#: Of sets that contain the same flows, the physical thing is named before the tag.
-_RANK = {"link": 0, "node": 1, "host": 2, "class": 3, "size": 3, "tag": 4, "pair": 5}
+#: Of sets that contain the same flows, the physical thing is named before the tag, and a host before the
+#: cable to it: the network is not blamed for what may be a host's own slowness.
+_RANK = {"host": 0, "link": 1, "node": 2, "class": 3, "size": 3, "tag": 4, "pair": 5}
 #: Nats. A tag, and more so a pair of tags or a link in one class only, must fit clearly better
 #: than the plain thing: there are so many of them that some fit well by chance.
 _HANDICAP = {"tag": 0.5, "pair": 1.5, "confined": 2.0}
@@ -36,14 +38,20 @@ def path_families(flows: npt.NDArray[np.void], paths: Paths) -> list[Family]:
         rank=_RANK["link"],
     )
     families = [links, _nodes(paths, start, link, owner, depth)]
+    for key, values, which in _kinds(flows):
+        families.append(_confined(links, key, values, which[owner]))
+    return families
+
+
+def _kinds(flows: npt.NDArray[np.void]) -> Iterator[tuple[str, list[str], Indices]]:
+    """Yield classes and sizes, where there are several: what they are, and which each flow has."""
     for key, column, name in (
         ("class", flows["dscp"], class_name),
         ("size", flows["size"], str),
     ):
         values, which = np.unique(column, return_inverse=True)
         if len(values) > 1:
-            families.append(_confined(links, key, [name(int(v)) for v in values], which[owner]))
-    return families
+            yield key, [name(int(value)) for value in values], which.astype(np.int64)
 
 
 def _nodes(
@@ -73,27 +81,37 @@ def _nodes(
     )
 
 
-def _confined(links: Family, key: str, values: Sequence[str], which: Indices) -> Family:
-    """Return every link in every class, or size, alone; `which` has that of each member."""
+def _confined(whole: Family, key: str, values: Sequence[str], which: Indices) -> Family:
+    """Return every link or host in every class, or size, alone; `which` has that of each member."""
     many = len(values)
     return evolve(
-        links,
-        label=lambda c: links.label(c // many),
-        size=links.size * many,
-        member=links.member * many + which,
+        whole,
+        label=lambda c: whole.label(c // many),
+        size=whole.size * many,
+        member=whole.member * many + which,
         handicap=_HANDICAP["confined"],
         confined=lambda c: {key: values[c % many]},
     )
 
 
-def tag_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
-    """Return hosts as sources, destinations or either, tags likewise, pairs of tags, classes, sizes."""
+def host_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
+    """Return hosts as sources, destinations or either, also in one class or size if there are several."""
     source, destination = flows["source"].astype(np.int64), flows["destination"].astype(np.int64)
     families = [
         _column("host", source, _labels(hosts.names, "{} sending")),
         _column("host", destination, _labels(hosts.names, "{} receiving")),
         _either("host", source, destination, _labels(hosts.names, "{}")),
     ]
+    for family, (key, values, which) in itertools.product(families[:], list(_kinds(flows))):
+        _, owner = family.entries(np.arange(len(flows)))
+        families.append(_confined(family, key, values, which[owner]))
+    return families
+
+
+def tag_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
+    """Return hosts, tags of sources, destinations or either, pairs of tags, classes, sizes."""
+    source, destination = flows["source"].astype(np.int64), flows["destination"].astype(np.int64)
+    families = host_families(flows, hosts)
     for key in sorted({key for tags in hosts.tags for key in tags}):
         values = sorted({tags[key] for tags in hosts.tags if key in tags})
         if len(values) < 2:
@@ -107,14 +125,8 @@ def tag_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
         families.append(_pairs(key, values, a, b, "->"))
         there_and_back = np.where(a == b, -1, np.minimum(a, b))
         families.append(_pairs(key, values, there_and_back, np.maximum(a, b), "<->"))
-    for kind, column, name in (
-        ("class", flows["dscp"], class_name),
-        ("size", flows["size"], str),
-    ):
-        found, which = np.unique(column, return_inverse=True)
-        if len(found) > 1:
-            labels = [f"{kind} {name(int(value))}" for value in found]
-            families.append(_column(kind, which.astype(np.int64), labels.__getitem__))
+    for kind, values, which in _kinds(flows):
+        families.append(_column(kind, which, _labels(values, f"{kind} {{}}")))
     return families
 
 

@@ -75,7 +75,8 @@ class Paths:
     """The links that each flow crosses, where they are known.
 
     Flow f crosses ``link[start[f]:start[f + 1]]`` in this order, from its source to its
-    destination; an empty range is an unknown path. Links are directed: `links[n]` is
+    destination; an empty range is an unknown path. Of one that took other ways meanwhile, their links
+    stand after the first. Links are directed: `links[n]` is
     ``(sender, receiver)``, by names or addresses of nodes.
     """
 
@@ -121,7 +122,7 @@ class Thresholds:
 class Refusal:
     """What a router said of flows that it did not forward. No judgement: a fact beside one."""
 
-    by: str  # its name, or the address that it said so from
+    by: str  # its name, or the address that it said so from; of a loop, all that are in it
     refusal: str  # "packet too big", "administratively prohibited", ...
     refused: int  # flows
 

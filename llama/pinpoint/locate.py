@@ -27,7 +27,7 @@ from attrs import evolve
 
 from llama.config.dscp import class_name
 from llama.pinpoint import ends, scan, symptoms
-from llama.pinpoint.candidates import path_families, tag_families
+from llama.pinpoint.candidates import host_families, path_families, tag_families
 from llama.pinpoint.ends import Sick
 from llama.pinpoint.evidence import (
     HOSTS_DELAYED,
@@ -196,8 +196,9 @@ class _Case:
         if traced.any() and symptom.forward.any():
             by_path = path_families(self.flows, self.paths)
             if symptom.name == "late":
-                # Of unknown direction: only a link whose flows are all late can be the cause.
-                families, least_share = by_path, self.limits.late
+                # Of unknown direction: only what makes all of its flows late can be the cause.
+                by_host = host_families(self.flows, self.hosts)
+                families, least_share = [*by_path, *by_host], self.limits.late
             else:
                 families, least_share = [*by_path, *by_tag], 0.0
             located = self._rounds(

@@ -45,7 +45,7 @@ class Family:
     handicap: float = 0.0
     rank: int = 0  # of two that contain the same flows, the lower is named
     #: Whether its candidates have both directions in them: one with flows of a single direction is
-    #: that direction's, and not told beside it.
+    #: that direction's.
     both: bool = False
     #: What each candidate is confined to, for families of links in one class or size.
     confined: Callable[[int], dict[str, str]] | None = None
@@ -225,12 +225,12 @@ def ranked(
         family = counted[n].family
         hits, inside = int(counted[n].hits[chosen]), int(counted[n].inside[chosen])
         flows = family.contains(chosen, active)
-        equals = tuple(
+        alike = [
             (other, candidate)
             for other, candidate in _of_same_counts(counted, hits, inside)
-            if (other, candidate) != (family, chosen)
-            and np.array_equal(other.contains(candidate, active), flows)
-        )
+            if np.array_equal(other.contains(candidate, active), flows)
+        ]
+        equals = tuple(_worth_telling(alike, family, chosen))
         p = tail_probability(hits, inside, len(troubled), len(active))
         if chance is not None:
             outside = np.setdiff1d(active, flows, assume_unique=True)
@@ -242,7 +242,7 @@ def ranked(
             inside=inside,
             gain=top,
             p_value=min(1.0, max(p * looked_at, TINY)),
-            confidence=min(1.0, (1 + len(equals)) / likelihood),
+            confidence=min(1.0, len(alike) / likelihood),
             looked_at=looked_at,
             equals=equals,
         )
@@ -282,11 +282,28 @@ def _counted(
 def _of_same_counts(
     counted: Sequence[_Counted], hits: int, inside: int
 ) -> Iterator[tuple[Family, int]]:
-    """Yield the candidates of these counts that are worth telling beside another one."""
+    """Yield the candidates of these counts."""
     for each in counted:
-        if not each.family.confined and not each.family.both:
-            for candidate in np.flatnonzero((each.hits == hits) & (each.inside == inside)).tolist():
-                yield each.family, candidate
+        for candidate in np.flatnonzero((each.hits == hits) & (each.inside == inside)).tolist():
+            yield each.family, candidate
+
+
+def _worth_telling(
+    alike: Sequence[tuple[Family, int]], family: Family, chosen: int
+) -> Iterator[tuple[Family, int]]:
+    """Yield those of some candidates of the same flows that are worth telling beside the chosen one.
+
+    What is confined to a class or size is so beside its own kind alone, and what has both directions
+    in it unless its single direction is told.
+    """
+    only = family.confined(chosen) if family.confined else None
+    one_way = {other.kind for other, _ in alike if not other.both}
+    for other, candidate in alike:
+        if (other, candidate) == (family, chosen):
+            continue
+        same = other.confined is None or other.confined(candidate) == only
+        if same and not (other.both and other.kind in one_way):
+            yield other, candidate
 
 
 def _as_large_as(

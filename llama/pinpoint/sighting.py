@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from attrs import field, frozen
 
 from llama.pinpoint.evidence import Hosts, Refusal, Suspect
-from llama.pinpoint.words import called, refused
+from llama.pinpoint.words import refused, together
 
 #: Flows, and pairs, that an incident lists.
 LISTED = 512
@@ -82,7 +82,7 @@ class Sighting:
         if self.symptom == "rerouted":
             return f"path changed: {self.name}"
         everywhere = self.kind == "everywhere"
-        what = "the whole network" if everywhere else called(self.kind, self.name)
+        what = "the whole network" if everywhere else together(self.kind, self.name, self.also)
         only = "".join(f", {key} {value} only" for key, value in sorted(self.only.items()))
         # What is less than all is not written as all: whether anything passes is what matters most.
         percent = (

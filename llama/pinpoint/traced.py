@@ -2,6 +2,8 @@
 
 A trace that meets a flow dead ends early. Then the flow's path is the one that is known of it, or of
 another class or size of it, unless the trace met other hops: then what it met.
+
+A flow that was found on another way lately may have lost on any of them: it has the links of all.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.paths.table import FlowKey, Hops, agree, same_way
+from llama.paths.trace import LOOP
 from llama.pinpoint.answers import MOST_FLOWS, AnswerError
 from llama.pinpoint.evidence import NOT_TRACED, Indices, Paths
 from llama.pinpoint.flow_table import Flow, FlowTable, flow_key
@@ -21,6 +24,11 @@ from llama.pinpoint.flow_table import Flow, FlowTable, flow_key
 #: Flows that stay dead are traced again only now and then: so long it counts where they were met
 #: dead, s before a window in which they still are.
 MET_DEAD_S = 60.0
+
+#: So long before a window a flow may have been back unseen on a path that it was found to have left, s:
+#: collectors trace every flow again by then. One that has left more paths than so many may take any,
+#: packet by packet, and a trace does not show the path of its probes.
+RETURN_S, MOST_LEFT = 300.0, 1
 
 #: Stands in a path for what lies between the last hop that answered and the destination's router.
 UNKNOWN = "?"
@@ -36,6 +44,10 @@ class TracedPaths:
         #: known one, `UNKNOWN` and the destination follow what it met.
         self._paths: dict[Flow, tuple[Hops, int, float]] = {}
         self._by_tuple: dict[tuple[int, tuple[str, int, int]], Hops] = {}
+        #: Flow -> hops of the paths that it was found to have left, and when, the newest last; and of
+        #: all classes and sizes of a flow together, as `_by_tuple`.
+        self._left: dict[Flow, dict[Hops, float]] = {}
+        self._left_by_tuple: dict[tuple[int, tuple[str, int, int]], dict[Hops, float]] = {}
         #: Flow -> hops of the last path that came through, which its ordinary RTT belongs to.
         self._whole: dict[Flow, Hops] = {}
         #: Source and destination's address -> the router before it, how many hops away it is, and the
@@ -44,8 +56,9 @@ class TracedPaths:
         #: Hops of traces that did not come through, and when: the path nevertheless, if the flow
         #: lives on. Not every reflector answers a trace.
         self._unconfirmed: dict[Flow, tuple[Hops, float]] = {}
-        #: Who refused to forward the newest trace, an address, and why: of flows whose trace was.
-        self._refusals: dict[Flow, tuple[str, str]] = {}
+        #: Who refused to forward the newest trace, an address or those of a loop, and why: of flows
+        #: whose trace was.
+        self._refusals: dict[Flow, tuple[tuple[str, ...], str]] = {}
         self._count: Counter[int] = Counter()  # of `_paths`, by source
 
     def __len__(self) -> int:
@@ -81,7 +94,11 @@ class TracedPaths:
         self._unconfirmed.pop(flow, None)
         self._refusals.pop(flow, None)
         if reach >= 0 and row.get("refusal") and row.get("refused_by"):
-            self._refusals[flow] = row["refused_by"], row["refusal"]
+            by: tuple[str, ...] = (row["refused_by"],)
+            if row["refusal"] == LOOP:
+                hops, by = self._before_loop(hops, by)
+                reach = len(hops)
+            self._refusals[flow] = by, row["refusal"]
         if not row["complete"]:
             met = hops
             hops = self._of_dead(source, key, met)
@@ -92,6 +109,15 @@ class TracedPaths:
             left = self._whole[flow]
         self._know(flow, hops, reach, row["traced"])
         return left
+
+    def _before_loop(self, hops: Hops, by: tuple[str, ...]) -> tuple[Hops, tuple[str, ...]]:
+        """Return the hops up to the first router of a loop, and all that are in it."""
+        named = [self.called(hop) for hop in hops]
+        for n, name in enumerate(named):
+            first = named.index(name)
+            if name is not None and first < n:
+                return hops[: first + 1], tuple(hop for hop in hops[first:n] if hop)
+        return hops, by
 
     def confirm(self, alive: Iterable[Flow], begin_s: float) -> None:
         """Take what traces found of flows that were alive in an interval which began after them.
@@ -139,6 +165,17 @@ class TracedPaths:
             source, key = flow
             router = hops[-2] if len(hops) > 1 else None
             self._ends[source, key.dst_ip] = router, len(hops), _last_answering(hops)
+            before = self._whole.get(flow, hops)
+            if not same_way(before, hops):
+                for left in (
+                    self._left.setdefault(flow, {}),
+                    self._left_by_tuple.setdefault((source, key.tuple5), {}),
+                ):
+                    for way in [way for way in left if same_way(way, before)]:
+                        del left[way]
+                    left[before] = traced_s
+                    while len(left) > MOST_LEFT + 2:
+                        del left[next(iter(left))]
             self._by_tuple[source, key.tuple5] = hops
             self._whole[flow] = hops
 
@@ -157,7 +194,7 @@ class TracedPaths:
         flow that was forgotten.
         """
         numbers: dict[tuple[str, str], int] = {}
-        cache: dict[tuple[int, int, Hops], list[int]] = {}
+        cache: dict[tuple[int, int, Hops, tuple[Hops, ...]], list[int]] = {}
         links: list[int] = []
         crossed: Indices = np.zeros(len(flows) + 1, np.int64)  # links, by flow, after a 0
         answered: npt.NDArray[np.int16] = np.full(len(flows), -1, np.int16)
@@ -169,12 +206,14 @@ class TracedPaths:
             source, key = flow
             known = self._paths.get(flow)
             hops = (known[0] if known else ()) or self._by_tuple.get((source, key.tuple5), ())
+            own = known is not None and bool(known[0])
+            before = self._lately_left(flow, hops, own, begin_s)
             if hops:
-                way = source, destination, hops
+                way = source, destination, hops, before
                 if way not in cache:
                     cache[way] = [
                         numbers.setdefault(link, len(numbers))
-                        for link in self._links(source, destination, hops, names)
+                        for link in self._links_of_all(*way, names)
                     ]
                 links += cache[way]
                 crossed[n + 1] = len(cache[way])
@@ -184,7 +223,8 @@ class TracedPaths:
                 answered[n] = _answered(*known[1:], _last_answering(hops), begin_s)
             if known and flow in self._refusals and known[2] >= begin_s - MET_DEAD_S:
                 by, refusal = self._refusals[flow]
-                refused.add(n, flow, hops, known[1], (self._name(by), refusal))
+                who = ", ".join(sorted(set(map(self._name, by))))
+                refused.add(n, flow, hops, known[1], (who, refusal))
                 if not hops or known[1] < len(hops):  # where it lies is no question then
                     answered[n] = known[1]
             elif not known or answered[n] == NOT_TRACED:
@@ -198,6 +238,34 @@ class TracedPaths:
             answered=answered,
             refusals=refused.refusals,
         )
+
+    def _lately_left(self, flow: Flow, hops: Hops, own: bool, begin_s: float) -> tuple[Hops, ...]:
+        """Return the other paths that a flow, or all of its like, may have been back on since then."""
+        source, key = flow
+        like = source, key.tuple5
+        left = self._left.get(flow) if own else self._left_by_tuple.get(like)
+        return tuple(
+            way
+            for way, at_s in (left or {}).items()
+            if at_s > begin_s - RETURN_S and not same_way(way, hops)
+        )
+
+    def _links_of_all(
+        self, source: int, destination: int, hops: Hops, left: Sequence[Hops], names: Sequence[str]
+    ) -> list[tuple[str, str]]:
+        """Return the links along the hops; after the first those of ways that were left, if any were.
+
+        After too many ways only what they have in common is certain.
+        """
+        links, *others = (
+            list(self._links(source, destination, way, names)) for way in (hops, *left)
+        )
+        if len(left) > MOST_LEFT:
+            return [link for link in links if all(link in other for other in others)]
+        if len(links) > 1:
+            more = dict.fromkeys(link for other in others for link in other)
+            links[1:1] = [link for link in more if link not in links]
+        return links
 
     def _links(
         self, source: int, destination: int, hops: Hops, names: Sequence[str]
@@ -228,10 +296,12 @@ class TracedPaths:
             del self._paths[flow]
             self._count[source] -= 1
             self._whole.pop(flow, None)
+            self._left.pop(flow, None)
             self._unconfirmed.pop(flow, None)
             self._refusals.pop(flow, None)
             if not flows.likes(source, key):
                 self._by_tuple.pop((source, key.tuple5), None)
+                self._left_by_tuple.pop((source, key.tuple5), None)
         there = {(source, key.dst_ip) for source, key in (*flows.rows, *self._paths)}
         self._ends = {end: how for end, how in self._ends.items() if end in there}
 

@@ -2,17 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
+from llama.paths.trace import LOOP
 from llama.pinpoint.evidence import Refusal, Suspect
 
 #: What a flow with a symptom is.
 VERB = {"loss": "lossy", "remark": "re-marked", "late": "late"}
+#: Names in a headline of what cannot be told apart.
+MOST_NAMES = 4
 
 
 def called(kind: str, name: str) -> str:
     """Return what a suspect is called in words; the names of some kinds say which kind it is."""
     return name if kind in ("tag", "pair", "class", "size") else f"{kind} {name}"
+
+
+def alike(kind: str, also: Sequence[str]) -> list[str]:
+    """Return what a suspect cannot be told apart from: a host never from the cable to it."""
+    linked = any(other.startswith("link ") for other in also)
+    cable = ["its cable"] if kind == "host" and not linked else []
+    return [*cable, *also]
+
+
+def together(kind: str, name: str, also: Sequence[str]) -> str:
+    """Return what a suspect is called with all that it cannot be told apart from."""
+    names = [called(kind, name), *alike(kind, also)]
+    if len(names) > MOST_NAMES:
+        names[MOST_NAMES - 1 :] = [f"{len(names) - MOST_NAMES + 1} others"]
+    return " or ".join(names)
 
 
 def sentence(suspect: Suspect) -> str:
@@ -26,13 +44,17 @@ def sentence(suspect: Suspect) -> str:
         f"{what}{confined}{how}: explains {suspect.explains} of {suspect.troubled} {verb} flows,"
         f" {suspect.crossing_healthy} of {suspect.healthy} healthy ones {crosses}"
     )
-    return words + (f"; the same flows: {', '.join(suspect.also)}" if suspect.also else "")
+    also = alike(suspect.kind, suspect.also)
+    return words + (f"; the same flows: {', '.join(also)}" if also else "")
 
 
 def refused(refusals: Iterable[Refusal], flows: int) -> str:
     """Return what routers said of these flows, so many in all, as further words of a sentence."""
-    return "".join(
-        f"; {one.by} refuses {'them' if one.refused == flows else f'{one.refused} of them'}:"
-        f" {one.refusal}"
-        for one in refusals
-    )
+    words = ""
+    for one in refusals:
+        them = "them" if one.refused == flows else f"{one.refused} of them"
+        if one.refusal == LOOP:
+            words += f"; a {LOOP} has {them}: {one.by}"
+        else:
+            words += f"; {one.by} refuses {them}: {one.refusal}"
+    return words
