@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from llama.cli._options import warn_of_refused
 from llama.cli._tracer import Flow, Tracer
 from llama.config.dscp import dscp_number
 from llama.net import mmsg
@@ -252,6 +253,7 @@ def _trace(
             first = None if from_port is None else from_port + len(tracer.flows)
             tracer.add(more, first)
             new = tracer.flows[-more:]
+            warn_of_refused(flow.port for flow in new)
             tracer.run(new)
             if probes:
                 tracer.measure(new, probes)
