@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -14,7 +13,7 @@ import attrs
 import click
 import orjson
 
-from llama.cli import _report
+from llama.cli import _output, _report
 from llama.cli._options import Seconds, warn_of_refused
 from llama.collector.hping3.process import unusable
 from llama.collector.names import Names
@@ -272,8 +271,14 @@ async def _main(reactor: Any, wanted: Wanted, family: str, as_json: bool) -> Non
         result = await test.run()
         report.end(result)
     except BrokenPipeError:  # whoever read our output (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _output.give_up()
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except OSError as problem:
+        why = _output.unwritten(problem)
+        if why is None:
+            raise
+        _output.give_up()
+        _fail(why)
     received = int(result.pair_stats["received"].sum())
     if not received:
         raise SystemExit(NO_REPLIES)

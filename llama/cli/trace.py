@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from llama.cli._options import warn_of_refused
+from llama.cli._output import unwritten
 from llama.cli._tracer import Flow, Tracer
 from llama.config.dscp import dscp_number
 from llama.net import mmsg
@@ -226,6 +227,8 @@ def trace(
         if not any(flow.trace.path().complete for flow in tracer.flows):
             raise click.exceptions.Exit(1)
     except OSError as e:
+        if unwritten(e):
+            raise
         raise click.ClickException(f"{e.strerror}; {_advice(e)}") from None
     finally:
         tracer.close()
