@@ -332,6 +332,7 @@ class LoadTests(CheckCase):
         west, east = answer["tests"]
         self.assertEqual(west["per_target"], {"series": 1, "flows": 4, "pps": 16.0, "bps": 15872.0})
         self.assertEqual((east["classes"], east["source_ports"]), (["BE", "EF"], 5))
+        self.assertEqual(west["per_interval"], {"flow_probes": 120.0, "series_probes": 480.0})
         self.assertEqual((answer["total"]["flows"], answer["total"]["pps"]), (13, 33.0))
         self.assertEqual(answer["caps"]["share_of_rate"], 1.0)
         self.assertEqual(answer["sockets"], 4 + 2 + 3)
@@ -348,6 +349,28 @@ class LoadTests(CheckCase):
         self.assertEqual(answer["caps"]["effective_pps"], 4.0)
         self.assertIn("the caps leave 25.0%", answer["warnings"][0])
         self.assertIn("4 packets/s and 10 kbit/s, which leave 25.0%", self.check(path).stdout)
+
+    def test_least_loss(self) -> None:
+        """Half a file's rate shows loss from twice as much on; a probe in ten intervals shows all."""
+        text = (
+            "{rest}rate_limits: {{default: {{cps: {cps}}}}}\ntests: [{{targets: lab}}]\n"
+            "targets: {{lab: [{{ip: 192.0.2.1}}]}}\n"
+        )
+        for cps, rest, said in (
+            (4, "", "0.21 % of a target's 480 probes of a class and size, 0.83 % of a flow's 120"),
+            (4, "limits: {pps: 8}\n", "0.42 % of a target's 240 probes of a class and size, 1.7 %"),
+            (0.0033, "", "100 % of a target's 0.396 probes of a class and size, 100 % of a flow's"),
+        ):
+            path = self.file(text.format(cps=cps, rest=rest))
+            self.assertIn(f"  least loss an interval shows: {said}", self.check(path).stdout)
+
+    def test_more_than_was_measured(self) -> None:
+        """10,000 hosts in the simple format are 160,000 packets/s, which nobody has seen sent."""
+        hosts = "".join(f"10.0.{n >> 8}.{n & 255}: {{}}\n" for n in range(10_000))
+        (warning,) = self.answer(self.file(hosts))["warnings"]
+        self.assertIn("160,000 packets/s are more than a collector was measured with", warning)
+        hosts = "".join(f"10.0.{n >> 8}.{n & 255}: {{}}\n" for n in range(3000))
+        self.assertEqual(self.answer(self.file(hosts))["warnings"], [])
 
     def test_memory_grows(self) -> None:
         """More targets, flows or held intervals need more memory; 10,000 x 16 fit in 250 MB."""
