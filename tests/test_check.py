@@ -9,6 +9,7 @@ import sys
 from fractions import Fraction
 from math import comb
 from pathlib import Path
+from threading import Event
 
 from click.testing import CliRunner, Result
 from hypothesis import given
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
-from llama.cli import COMMANDS, main
+from llama.cli import COMMANDS, _resolved, main
 from llama.cli._coverage import PATHS, expected_share, flows_to_cover
 from llama.cli._demand import demand
 from llama.cli._host import Host
@@ -162,21 +163,28 @@ class CommandTests(CheckCase):
         self.assertIn("'nosuch.invalid' does not", self.check(path, "--resolve").stdout)
 
     def resolved(self, text: str) -> list[str]:
-        """Return the warnings of ``--resolve``, without the file, in a world of three hosts."""
+        """Return the warnings of ``--resolve``, without the file, in a world of few hosts."""
         path = self.file(text)
-        families = {"four": [socket.AF_INET], "six": [socket.AF_INET6]}
-        families["both"] = families["four"] + families["six"]
+        known = {
+            "four": ["192.0.2.4"],
+            "six": ["2001:db8::6"],
+            "both": ["192.0.2.5", "2001:db8::5"],
+        }
+        known |= {"here": ["127.0.1.1"], "localhost": ["::1", "127.0.0.1"]}
+        known |= {"partly": ["127.0.1.1", "192.0.2.9"]}
 
-        def look_up(name: str, *_: object, **__: object) -> list[tuple[int]]:
-            if name not in families:
-                raise socket.gaierror(socket.EAI_NONAME, "unknown")
-            return [(family,) for family in families[name]]
+        def look_up(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+            if name not in known:
+                silent = name.startswith("silent")
+                raise socket.gaierror(socket.EAI_AGAIN if silent else socket.EAI_NONAME, "unknown")
+            families = {False: socket.AF_INET, True: socket.AF_INET6}
+            return [(families[":" in place], 2, 17, "", (place, 0)) for place in known[name]]
 
         self.patch(socket, "getaddrinfo", look_up)
         result = self.check(path, "--resolve", "--json")
         self.assertEqual(result.exit_code, 0, result.output)
         warnings = json.loads(result.stdout)["warnings"]
-        return [text.replace(path, "FILE") for text in warnings if "on this machine (" in text]
+        return [text.replace(path, "FILE") for text in warnings if "on this machine" in text]
 
     def test_names_of_databases(self) -> None:
         """The names of a page's store and locator, and of a scraper's writers, are looked up, too."""
@@ -224,6 +232,34 @@ class CommandTests(CheckCase):
             f"tests:\n  - targets: t\n  - {{targets: t, family: '4', probe: icmp}}\n{targets}"
         )
         self.assertEqual([text.split("'")[1] for text in said], ["gone", "six"])
+
+    def test_own_name_that_is_loopback(self) -> None:
+        """Where a host's own name is 127.0.1.1, as on Debian, its collector is asked in vain."""
+        writers = "writers: [{type: sqlite, path: x}]\n"
+        (said,) = self.resolved(f"collectors: [here, localhost, partly, 127.0.0.1]\n{writers}")
+        self.assertTrue(said.startswith("FILE: 'here' is 127.0.1.1 on this machine, which is "))
+        self.assertEqual(self.resolved("here: {}\n"), [])  # probing oneself so is as good
+
+    def test_silent_servers(self) -> None:
+        """All names that no server answers for are one line, and none is called unknown."""
+        self.assertEqual(
+            self.resolved("silent1: {}\nfour: {}\nsilent2: {}\nnosuch: {}\nsilent3: {}\n"),
+            [
+                "FILE: 'nosuch' does not resolve on this machine (test 'simple')",
+                "FILE: 'silent1' and 2 more names: no server of the DNS answers on this machine"
+                " (test 'simple')",
+            ],
+        )
+
+    def test_servers_that_hang(self) -> None:
+        """Thousands of names take no longer than a few when nobody answers for any, nor does the end."""
+        path = self.file("".join(f"host{n}: {{}}\n" for n in range(1000)))
+        hang = Event()
+        self.addCleanup(hang.set)
+        self.patch(_resolved, "SILENCE_S", 0.05)
+        self.patch(socket, "getaddrinfo", lambda *_, **__: hang.wait() and [])
+        said = self.check(path, "--resolve").stdout.splitlines()[-1]
+        self.assertIn("'host0' and 999 more names: no server of the DNS answers", said)
 
     def test_forced_service(self) -> None:
         """``--service`` says whose file it is where the keys do not."""

@@ -289,7 +289,11 @@ class CollectorPoll:
             self._log.warn(
                 "Collector {url}: {problem}; asked again every {interval:g} s",
                 url=self.url,
-                problem=problem,
+                problem=problem
+                + (
+                    "; does it run, and listen there (api.bind, --api)?"
+                    * problem.endswith("refused")
+                ),
                 interval=self._poller.interval_s,
             )
         self.trouble = problem
