@@ -10,6 +10,7 @@ from fractions import Fraction
 from math import comb
 from pathlib import Path
 from threading import Event
+from unittest.mock import patch
 
 from click.testing import CliRunner, Result
 from hypothesis import given
@@ -22,6 +23,8 @@ from llama.cli._coverage import PATHS, expected_share, flows_to_cover
 from llama.cli._demand import demand
 from llama.cli._host import Host
 from llama.cli._plan import warnings
+from llama.config.urls import NO_TLS
+from llama.http.client import explain
 from llama.pinpoint.answers import MOST_TAGS
 
 TESTDATA = Path(__file__).parent / "testdata"
@@ -232,6 +235,26 @@ class CommandTests(CheckCase):
             f"tests:\n  - targets: t\n  - {{targets: t, family: '4', probe: icmp}}\n{targets}"
         )
         self.assertEqual([text.split("'")[1] for text in said], ["gone", "six"])
+
+    def test_without_tls(self) -> None:
+        """Whoever asks over https is told that TLS is not installed, wherever a URL stands."""
+        writers = "collectors: [c1]\nwriters: [{type: influxdb, database: d, url: "
+        store = "store: {type: sqlite, path: x}\n"
+        for text in (
+            "collectors: ['https://c1']\nwriters: [{type: sqlite, path: x}]\n",
+            f"{writers}'https://db1'}}]\n",
+            "store: {type: prometheus, url: 'https://db1'}\n",
+            f"{store}pinpoint: https://p1\n",
+            f"{store}collectors: [c1, 'HTTPS://c2']\n",
+        ):
+            path = self.file(text)
+            self.assertEqual(self.answer(path)["warnings"], [], text)
+            with patch.dict(sys.modules, {"OpenSSL": None}):
+                (said,) = self.answer(path)["warnings"]
+            self.assertTrue(said.endswith(f"not asked: {NO_TLS}"), said)
+        with patch.dict(sys.modules, {"OpenSSL": None}):
+            self.assertEqual(self.answer(self.file(f"{writers}'http://db1'}}]\n"))["warnings"], [])
+        self.assertEqual(explain(NotImplementedError("SSL support unavailable"), 1.0), NO_TLS)
 
     def test_own_name_that_is_loopback(self) -> None:
         """Where a host's own name is 127.0.1.1, as on Debian, its collector is asked in vain."""
