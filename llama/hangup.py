@@ -47,9 +47,25 @@ class ServiceMaker(service.ServiceMaker):
 
 
 def _interruptible(reactor: Any) -> None:
-    """Have the reactor take Ctrl-C, as it does by itself where nobody else has said what to do."""
-    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
-        signal.signal(signal.SIGINT, reactor.sigInt)
+    """Have the reactor take Ctrl-C, and the first alone of all signals that end it.
+
+    Another would be a traceback in the log: a reactor that stops cannot be stopped.
+    """
+    stopping = False
+
+    def once(stop: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
+        def handle(number: int, frame: Any) -> None:
+            nonlocal stopping
+            if not stopping:
+                stopping = True
+                stop(number, frame)
+
+        return handle
+
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, reactor.sigInt):
+        signal.signal(signal.SIGINT, once(reactor.sigInt))
+    if signal.getsignal(signal.SIGTERM) == reactor.sigTerm:
+        signal.signal(signal.SIGTERM, once(reactor.sigTerm))
 
 
 def wait() -> None:
