@@ -17,13 +17,55 @@ _came = False
 
 
 class ServiceMaker(service.ServiceMaker):
-    """A plugin of ``twistd`` whose process SIGHUP does not end, once it is the one that is to run."""
+    """A plugin of ``twistd`` whose process SIGHUP does not end, once it is the one that is to run.
+
+    Until the reactor runs, Ctrl-C ends the process at once: as an exception it would be printed, or
+    come to nothing in whatever catches all of these.
+    """
 
     @property
     def options(self) -> Any:
         """The class of its options. Importing that takes most of the start, and reads no file yet."""
         wait()
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
         return super().options
+
+    @property
+    def makeService(self) -> Any:
+        """What makes the service, from its options. Once the reactor runs, Ctrl-C is its business."""
+        make = super().makeService
+
+        def made(options: Any) -> Any:
+            from twisted.internet import reactor
+
+            running: Any = reactor
+            running.callWhenRunning(_interruptible, running)
+            return make(options)
+
+        return made
+
+
+def _interruptible(reactor: Any) -> None:
+    """Have the reactor take Ctrl-C, and the first alone of all signals that end it.
+
+    Another would be a traceback in the log: a reactor that stops cannot be stopped.
+    """
+    stopping = False
+
+    def once(stop: Callable[[int, Any], None]) -> Callable[[int, Any], None]:
+        def handle(number: int, frame: Any) -> None:
+            nonlocal stopping
+            if not stopping:
+                stopping = True
+                stop(number, frame)
+
+        return handle
+
+    if signal.getsignal(signal.SIGINT) in (signal.SIG_DFL, reactor.sigInt):
+        signal.signal(signal.SIGINT, once(reactor.sigInt))
+    if signal.getsignal(signal.SIGTERM) == reactor.sigTerm:
+        signal.signal(signal.SIGTERM, once(reactor.sigTerm))
 
 
 def wait() -> None:

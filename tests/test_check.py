@@ -9,6 +9,8 @@ import sys
 from fractions import Fraction
 from math import comb
 from pathlib import Path
+from threading import Event
+from unittest.mock import patch
 
 from click.testing import CliRunner, Result
 from hypothesis import given
@@ -16,11 +18,13 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
-from llama.cli import COMMANDS, main
+from llama.cli import COMMANDS, _resolved, main
 from llama.cli._coverage import PATHS, expected_share, flows_to_cover
 from llama.cli._demand import demand
 from llama.cli._host import Host
 from llama.cli._plan import warnings
+from llama.config.urls import NO_TLS
+from llama.http.client import explain
 from llama.pinpoint.answers import MOST_TAGS
 
 TESTDATA = Path(__file__).parent / "testdata"
@@ -162,21 +166,28 @@ class CommandTests(CheckCase):
         self.assertIn("'nosuch.invalid' does not", self.check(path, "--resolve").stdout)
 
     def resolved(self, text: str) -> list[str]:
-        """Return the warnings of ``--resolve``, without the file, in a world of three hosts."""
+        """Return the warnings of ``--resolve``, without the file, in a world of few hosts."""
         path = self.file(text)
-        families = {"four": [socket.AF_INET], "six": [socket.AF_INET6]}
-        families["both"] = families["four"] + families["six"]
+        known = {
+            "four": ["192.0.2.4"],
+            "six": ["2001:db8::6"],
+            "both": ["192.0.2.5", "2001:db8::5"],
+        }
+        known |= {"here": ["127.0.1.1"], "localhost": ["::1", "127.0.0.1"]}
+        known |= {"partly": ["127.0.1.1", "192.0.2.9"]}
 
-        def look_up(name: str, *_: object, **__: object) -> list[tuple[int]]:
-            if name not in families:
-                raise socket.gaierror(socket.EAI_NONAME, "unknown")
-            return [(family,) for family in families[name]]
+        def look_up(name: str, *_: object, **__: object) -> list[tuple[object, ...]]:
+            if name not in known:
+                silent = name.startswith("silent")
+                raise socket.gaierror(socket.EAI_AGAIN if silent else socket.EAI_NONAME, "unknown")
+            families = {False: socket.AF_INET, True: socket.AF_INET6}
+            return [(families[":" in place], 2, 17, "", (place, 0)) for place in known[name]]
 
         self.patch(socket, "getaddrinfo", look_up)
         result = self.check(path, "--resolve", "--json")
         self.assertEqual(result.exit_code, 0, result.output)
         warnings = json.loads(result.stdout)["warnings"]
-        return [text.replace(path, "FILE") for text in warnings if "on this machine (" in text]
+        return [text.replace(path, "FILE") for text in warnings if "on this machine" in text]
 
     def test_names_of_databases(self) -> None:
         """The names of a page's store and locator, and of a scraper's writers, are looked up, too."""
@@ -224,6 +235,54 @@ class CommandTests(CheckCase):
             f"tests:\n  - targets: t\n  - {{targets: t, family: '4', probe: icmp}}\n{targets}"
         )
         self.assertEqual([text.split("'")[1] for text in said], ["gone", "six"])
+
+    def test_without_tls(self) -> None:
+        """Whoever asks over https is told that TLS is not installed, wherever a URL stands."""
+        writers = "collectors: [c1]\nwriters: [{type: influxdb, database: d, url: "
+        store = "store: {type: sqlite, path: x}\n"
+        for text in (
+            "collectors: ['https://c1']\nwriters: [{type: sqlite, path: x}]\n",
+            f"{writers}'https://db1'}}]\n",
+            "store: {type: prometheus, url: 'https://db1'}\n",
+            f"{store}pinpoint: https://p1\n",
+            f"{store}collectors: [c1, 'HTTPS://c2']\n",
+        ):
+            path = self.file(text)
+            self.assertEqual(self.answer(path)["warnings"], [], text)
+            with patch.dict(sys.modules, {"OpenSSL": None}):
+                (said,) = self.answer(path)["warnings"]
+            self.assertTrue(said.endswith(f"not asked: {NO_TLS}"), said)
+        with patch.dict(sys.modules, {"OpenSSL": None}):
+            self.assertEqual(self.answer(self.file(f"{writers}'http://db1'}}]\n"))["warnings"], [])
+        self.assertEqual(explain(NotImplementedError("SSL support unavailable"), 1.0), NO_TLS)
+
+    def test_own_name_that_is_loopback(self) -> None:
+        """Where a host's own name is 127.0.1.1, as on Debian, its collector is asked in vain."""
+        writers = "writers: [{type: sqlite, path: x}]\n"
+        (said,) = self.resolved(f"collectors: [here, localhost, partly, 127.0.0.1]\n{writers}")
+        self.assertTrue(said.startswith("FILE: 'here' is 127.0.1.1 on this machine, which is "))
+        self.assertEqual(self.resolved("here: {}\n"), [])  # probing oneself so is as good
+
+    def test_silent_servers(self) -> None:
+        """All names that no server answers for are one line, and none is called unknown."""
+        self.assertEqual(
+            self.resolved("silent1: {}\nfour: {}\nsilent2: {}\nnosuch: {}\nsilent3: {}\n"),
+            [
+                "FILE: 'nosuch' does not resolve on this machine (test 'simple')",
+                "FILE: 'silent1' and 2 more names: no server of the DNS answers on this machine"
+                " (test 'simple')",
+            ],
+        )
+
+    def test_servers_that_hang(self) -> None:
+        """Thousands of names take no longer than a few when nobody answers for any, nor does the end."""
+        path = self.file("".join(f"host{n}: {{}}\n" for n in range(1000)))
+        hang = Event()
+        self.addCleanup(hang.set)
+        self.patch(_resolved, "SILENCE_S", 0.05)
+        self.patch(socket, "getaddrinfo", lambda *_, **__: hang.wait() and [])
+        said = self.check(path, "--resolve").stdout.splitlines()[-1]
+        self.assertIn("'host0' and 999 more names: no server of the DNS answers", said)
 
     def test_forced_service(self) -> None:
         """``--service`` says whose file it is where the keys do not."""
@@ -332,6 +391,7 @@ class LoadTests(CheckCase):
         west, east = answer["tests"]
         self.assertEqual(west["per_target"], {"series": 1, "flows": 4, "pps": 16.0, "bps": 15872.0})
         self.assertEqual((east["classes"], east["source_ports"]), (["BE", "EF"], 5))
+        self.assertEqual(west["per_interval"], {"flow_probes": 120.0, "series_probes": 480.0})
         self.assertEqual((answer["total"]["flows"], answer["total"]["pps"]), (13, 33.0))
         self.assertEqual(answer["caps"]["share_of_rate"], 1.0)
         self.assertEqual(answer["sockets"], 4 + 2 + 3)
@@ -348,6 +408,28 @@ class LoadTests(CheckCase):
         self.assertEqual(answer["caps"]["effective_pps"], 4.0)
         self.assertIn("the caps leave 25.0%", answer["warnings"][0])
         self.assertIn("4 packets/s and 10 kbit/s, which leave 25.0%", self.check(path).stdout)
+
+    def test_least_loss(self) -> None:
+        """Half a file's rate shows loss from twice as much on; a probe in ten intervals shows all."""
+        text = (
+            "{rest}rate_limits: {{default: {{cps: {cps}}}}}\ntests: [{{targets: lab}}]\n"
+            "targets: {{lab: [{{ip: 192.0.2.1}}]}}\n"
+        )
+        for cps, rest, said in (
+            (4, "", "0.21 % of a target's 480 probes of a class and size, 0.83 % of a flow's 120"),
+            (4, "limits: {pps: 8}\n", "0.42 % of a target's 240 probes of a class and size, 1.7 %"),
+            (0.0033, "", "100 % of a target's 0.396 probes of a class and size, 100 % of a flow's"),
+        ):
+            path = self.file(text.format(cps=cps, rest=rest))
+            self.assertIn(f"  least loss an interval shows: {said}", self.check(path).stdout)
+
+    def test_more_than_was_measured(self) -> None:
+        """10,000 hosts in the simple format are 160,000 packets/s, which nobody has seen sent."""
+        hosts = "".join(f"10.0.{n >> 8}.{n & 255}: {{}}\n" for n in range(10_000))
+        (warning,) = self.answer(self.file(hosts))["warnings"]
+        self.assertIn("160,000 packets/s are more than a collector was measured with", warning)
+        hosts = "".join(f"10.0.{n >> 8}.{n & 255}: {{}}\n" for n in range(3000))
+        self.assertEqual(self.answer(self.file(hosts))["warnings"], [])
 
     def test_memory_grows(self) -> None:
         """More targets, flows or held intervals need more memory; 10,000 x 16 fit in 250 MB."""

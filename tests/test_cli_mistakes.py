@@ -12,6 +12,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama.cli import main
 from llama.config.keys import read_urls
+from llama.reflector.tap import Options
 
 NOBODY = 65534
 
@@ -137,6 +138,15 @@ class MistakesTests(SynchronousTestCase):
         words = ("--no-dns", "--probes", "0", "--flows", "1")
         done = CliRunner().invoke(main, ("trace", "127.0.0.1:9", *words))
         self.assertIn("1 flows reached 127.0.0.1", done.output)
+
+    def test_reflector_port(self) -> None:
+        """What is no port is named as it was written."""
+        for text in ("abc", "99999", "-1", "80.5"):
+            refused = self.assertRaises(SystemExit, Options().parseOptions, [f"--port={text}"])
+            self.assertEqual(str(refused), f"--port: {text!r} is no port, expected 0-65535")
+        options = Options()
+        options.parseOptions(["--port", "862"])
+        self.assertEqual(options.reflector.port, 862)
 
     def test_demo(self) -> None:
         """A directory that cannot be made is named."""

@@ -12,6 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import evolve
 from engine_case import EngineCase, pair
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import closing, joining, sockets
@@ -20,6 +21,7 @@ from llama.collector.intake import MOST_ELSEWHERE
 from llama.collector.lane import ARENA
 from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.plan import Group, cap_factor, chosen_addresses, make_plan
+from llama.collector.probers import Probers
 from llama.collector.schedule import LATEST_S, Schedule
 from llama.collector.sockets import SMALLEST_ROOM
 from llama.collector.summary import ClosedInterval, reasons, suspect_bit
@@ -475,6 +477,21 @@ class DrainTests(EngineCase):
         self.assertEqual(self.prober.check_drops(), 0)
         self.assertEqual(self.prober.received, self.prober.sent)
         self.assertEqual(np.count_nonzero(track.ledger.flags & STAMPED), self.prober.sent)
+
+    def test_what_was_skipped_is_told(self) -> None:
+        """The log tells of an interval with probes left out, and again only after a good one."""
+        prober = Probers(ids=False)
+        self.addCleanup(prober.close)
+        told = []
+        with capturedLogs() as logs:
+            for sent, skipped in ((970, 30), (500, 500), (1000, 9), (990, 11)):
+                prober.udp.sent += sent
+                prober.udp.skipped += skipped
+                prober.next_interval()
+                told.append([formatEvent(event) for event in logs])
+                logs.clear()
+        self.assertEqual([len(lines) for lines in told], [1, 0, 0, 1])
+        self.assertTrue(told[0][0].startswith("30 of 1000 probes of an interval were left out"))
 
     def test_what_was_skipped_stays_counted(self) -> None:
         """The count of skipped probes outlasts the schedules that skipped them."""

@@ -15,8 +15,9 @@ from wire_packets import PROPERTIES, arena, batches, golden
 from llama.reflector import guard as guards
 from llama.reflector.allow import AllowList, parse
 from llama.reflector.arrival import packed_address
-from llama.reflector.guard import REASONS, REFUSED_PORTS, Guard
+from llama.reflector.guard import REASONS, Guard
 from llama.reflector.loops import Echoes, looks_like_stamp_reply, looks_like_stamp_reply_one
+from llama.wire.source_ports import REFUSED_PORTS
 
 HERE = packed_address("192.0.2.1")
 NOW_NTP = 0xE98AF040_80000000  # of the golden packets

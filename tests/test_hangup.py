@@ -83,6 +83,32 @@ class HangUpTests(SynchronousTestCase):
         self.assertEqual((done.returncode, done.stdout), (0, b"alive\n"), done.stderr)
 
 
+class InterruptTests(SynchronousTestCase):
+    def test_while_it_starts(self) -> None:
+        """Ctrl-C ends a service that is being imported, without a word; then the reactor takes it."""
+        words = "import signal, sys; from twisted.plugins.llama_plugin import reflector\n"
+        words += "class Finder:\n  def find_spec(self, name, *_):\n"
+        words += "    if name == 'llama.reflector': signal.raise_signal(signal.SIGINT)\n"
+        words += "sys.meta_path.insert(0, Finder()); reflector.options; print('alive')"
+        done = subprocess.run([sys.executable, "-c", words], capture_output=True, timeout=60)
+        self.assertEqual((done.returncode, done.stdout, done.stderr), (-signal.SIGINT, b"", b""))
+
+    def test_once_it_runs(self) -> None:
+        """Then the service is stopped, by the first of all signals that end it."""
+        service = Service("llama-web", "--config", "service.yaml")
+        self.addCleanup(shutil.rmtree, service.directory)
+        text = f"store: {{type: sqlite, path: x}}\nlisten: '127.0.0.1:{free_port()}'\n"
+        (service.directory / "service.yaml").write_text(text)
+        self.addCleanup(service.stop)
+        service.start()
+        until(lambda: "http://" in service.text(), service.text())
+        for number in (signal.SIGINT, signal.SIGTERM):  # impatience changes nothing
+            service.send_signal(number)
+        until(lambda: "Server Shut Down" in service.text(), service.text())
+        self.assertEqual(service.text().count("Received SIG"), 1)
+        self.assertNotIn("Traceback", service.text())
+
+
 class EarlyService(Service):
     """A service that SIGHUP comes to before it reads its file, which changes then."""
 

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from network import alone
 from servers import free_udp_port
 from services import BIN, Service, until
 from twisted.internet import reactor
@@ -127,6 +128,22 @@ class SendTests(TestCase):
         self.assertIn("3 sent, 0 received, 3 lost (100 %)", done.stdout)
         self.assertIn("does a reflector run there", done.stdout)
         self.assertNotIn("rtt min", done.stdout)
+
+    @alone
+    def test_what_does_not_leave(self) -> None:
+        """What this host itself keeps from leaving is said so, in words; nothing of it is loss."""
+        rules = (
+            "table inet t { chain c { type filter hook output priority 0; udp dport 9 drop; }; }"
+        )
+        subprocess.run(["nft", "-f", "-"], input=rules.encode(), check=True)
+        for words, said in (
+            (("192.0.2.1",), "ENETUNREACH: this host has no route there"),
+            (("127.0.0.1:9",), "EPERM: a firewall of this host forbids them"),
+        ):
+            done = send(*words, "-c", "1", "-f", "2", "-W", "0.1")
+            self.assertIn(f"not sent: 2 probes ({said}); they are not counted", done.stdout)
+            self.assertNotIn("flows loses", done.stdout)
+            self.assertEqual((done.returncode, done.stderr), (1, ""))
 
     def test_wrong_usage(self) -> None:
         """Bad arguments, and names that do not resolve, give one line and exit status 2."""

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import importlib
+from typing import Any
 
 import click
+
+from llama.cli import _output
 
 #: Name -> (``module:function`` of its click command, one line for ``llama --help``).
 COMMANDS = {
@@ -20,6 +23,19 @@ COMMANDS = {
 
 class _Table(click.Group):
     """A group that lists its commands without importing them."""
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run a command; output that cannot be written ends it with a line and status 2."""
+        _output.prepare()
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as problem:
+            why = _output.unwritten(problem)
+            if why is None:
+                raise
+            _output.give_up()
+            click.echo(f"llama: {why}", err=True)
+            raise SystemExit(2) from None
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands."""

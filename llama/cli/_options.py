@@ -1,13 +1,15 @@
-"""Kinds of values that click's own take too loosely."""
+"""Kinds of values that click's own take too loosely, and what is to be said of some."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from llama.config.urls import http_url
+from llama.wire.source_ports import REFUSED_PORTS, named
 
 if TYPE_CHECKING:
     _TextType = click.ParamType[str]
@@ -38,3 +40,14 @@ class HttpUrl(_TextType):
             return http_url(text)
         except ValueError as error:
             self.fail(f"{text!r} {error}", param, ctx)
+
+
+def warn_of_refused(source_ports: Iterable[int]) -> None:
+    """Say on standard error which source ports our reflectors refuse, if any."""
+    refused = REFUSED_PORTS.keys() & set(source_ports)
+    if refused:
+        click.echo(
+            f"LLAMA's reflectors refuse probes from port {named(refused)}, as a guard against loops:"
+            " what is sent from there seems to be lost; choose other source ports",
+            err=True,
+        )

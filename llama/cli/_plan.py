@@ -20,6 +20,8 @@ from llama.config.probes import KINDS
 from llama.config.tree import shown
 from llama.pinpoint.answers import MOST_TAGS
 
+#: Probes/s that a collector was measured with, of half a core (docs/performance.rst).
+_MEASURED_PPS = 60_000
 #: What a run of hping3 takes besides sending, s, when all is answered.
 _START_S = 0.06
 
@@ -35,7 +37,7 @@ def plan(config: CollectorConfig, host: Host) -> dict[str, Any]:
         "keep_intervals": config.keep_intervals,
         "api": config.api,
         "src_hostname": config.src_hostname,
-        "tests": [_test(test) for test in config.tests],
+        "tests": [_test(test, config.interval_s, share) for test in config.tests],
         "total": _figures(wanted),
         "caps": {
             "pps": config.max_pps,
@@ -69,8 +71,9 @@ def _figures(figures: Offered) -> dict[str, float]:
     }
 
 
-def _test(test: Test) -> dict[str, Any]:
+def _test(test: Test, interval_s: float, share: float) -> dict[str, Any]:
     ports = len(test.source_ports)
+    probes = test.rate_pps * share * interval_s
     each = Counter(offered_to(test, target) for target in test.targets)
     one = max(each, key=lambda figures: figures.bps)
     classes = sorted({dscp for port in test.source_ports for dscp in port.dscps})
@@ -84,6 +87,7 @@ def _test(test: Test) -> dict[str, Any]:
         "rate_pps": test.rate_pps,
         "timeout_s": test.timeout_s,
         "per_target": _figures(one),
+        "per_interval": {"flow_probes": probes, "series_probes": probes * ports},
         "coverage": [
             {
                 "paths": paths,
@@ -126,6 +130,12 @@ def warnings(config: CollectorConfig) -> list[str]:
     wanted = offered(config)
     share = share_of_rate(config, wanted)
     said += [line for test in config.tests for line in _runs(test, share)]
+    if wanted.pps * share > _MEASURED_PPS:
+        said.append(
+            f"{wanted.pps * share:,.6g} packets/s are more than a collector was measured with,"
+            f" {_MEASURED_PPS:,}: what it cannot send in time it leaves out, and marks the interval for;"
+            " lower `cps`, or set `limits: {pps: ...}`, which takes the full format"
+        )
     if share < 1:
         said.append(
             f"the caps leave {share:.1%} of the configured rate:"

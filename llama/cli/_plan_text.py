@@ -72,6 +72,11 @@ def _test(test: Mapping[str, Any]) -> Iterator[str]:
         f" {sizes} octets; {test['rate_pps']:g}/s of every flow; timeout {test['timeout_s']:g} s"
     )
     yield f"  to each target: {_figures(test['per_target'])}"
+    flow, series = (test["per_interval"][f"{of}_probes"] for of in ("flow", "series"))
+    yield (
+        f"  least loss an interval shows: {_least(series)} of a target's {series:,.4g} probes of a"
+        f" class and size, {_least(flow)} of a flow's {flow:,.4g}"
+    )
     if test["coverage"]:
         yield from _coverage(test["coverage"], test["source_ports"])
 
@@ -88,6 +93,11 @@ def _coverage(rows: Sequence[Mapping[str, Any]], ports: int) -> Iterator[str]:
     width = max(len(title) for title, _ in columns)
     for title, cells in columns:
         yield f"  {title:<{width}}" + "".join(f"{cell:>6}" for cell in cells)
+
+
+def _least(probes: float) -> str:
+    """Return the smallest loss that so many probes can show: of one of them."""
+    return f"{float(f'{min(100.0, 100 / probes):.2g}'):g} %"
 
 
 def _share(share: float) -> str:

@@ -21,6 +21,14 @@ COUNTS = (
     "reordered", "remarked_forward", "remarked_reverse",
 )  # fmt: skip
 TIMES = ("rtt_min_ns", "rtt_p50_ns", "rtt_p90_ns", "rtt_p99_ns", "rtt_p999_ns", "rtt_max_ns")
+#: What keeps probes from leaving this host, for people; by its name, as errno(3) has it.
+_WHY_NOT = {
+    "EPERM": "a firewall of this host forbids them",
+    "ENETUNREACH": "this host has no route there",
+    "EHOSTUNREACH": "this host has no way there",
+    "EMSGSIZE": "they are larger than the link out of this host takes at once; see --size and --df",
+    "ENOBUFS": "the queue out of this host is full",
+}
 VARIATIONS = ("jitter_ns", "ipdv_ns", "ipdv_forward_ns", "ipdv_reverse_ns")
 
 
@@ -174,10 +182,11 @@ class Report:
                 yield f"--- {pair.class_name}, {pair.size} octets ---"
             yield from _pair_lines(pair, row)
             yield ""
-        if len(result.ports) > 1:
+        if len(result.ports) > 1 and result.pair_stats["sent"].any():
             yield from self._flow_lines(result)
         for error, count in sorted(result.failed_sends.items()):
-            yield f"not sent: {count} probes ({error}); they are not counted as lost"
+            why = f": {_WHY_NOT[error]}" if error in _WHY_NOT else ""
+            yield f"not sent: {count} probes ({error}{why}); they are not counted as lost"
         if self._wanted.probe in ("llama-go", "llama-python"):
             yield "the reflector tells no times: these round trips contain what it took itself"
         for note in result.notes:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import os
 import signal
 import sys
 from collections.abc import Callable, Iterable
@@ -14,8 +13,8 @@ import attrs
 import click
 import orjson
 
-from llama.cli import _report
-from llama.cli._options import Seconds
+from llama.cli import _output, _report
+from llama.cli._options import Seconds, warn_of_refused
 from llama.collector.hping3.process import unusable
 from llama.collector.names import Names
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
@@ -23,6 +22,7 @@ from llama.collector.plan import NATURAL_SIZE, chosen_addresses
 from llama.config import dscp_number
 from llama.config.keys import read_keys
 from llama.config.probes import KINDS
+from llama.config.refused import ANSWERED_BY_OURS
 from llama.net.port import LONGEST
 from llama.net.reactor import prepare
 
@@ -262,6 +262,8 @@ async def _main(reactor: Any, wanted: Wanted, family: str, as_json: bool) -> Non
         test = OneShot(reactor, wanted, report.told)
     except OSError as error:
         _fail(f"cannot open a socket to send from: {error.strerror}")
+    if wanted.probe in ANSWERED_BY_OURS:
+        warn_of_refused(test.ports)
     # The reactor has taken SIGINT for its own; the first Ctrl-C ends the test, with its summary.
     signal.signal(signal.SIGINT, lambda _number, _frame: reactor.callFromThread(test.finish))
     try:
@@ -269,8 +271,14 @@ async def _main(reactor: Any, wanted: Wanted, family: str, as_json: bool) -> Non
         result = await test.run()
         report.end(result)
     except BrokenPipeError:  # whoever read our output (head, less) has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _output.give_up()
         raise SystemExit(128 + signal.SIGPIPE) from None
+    except OSError as problem:
+        why = _output.unwritten(problem)
+        if why is None:
+            raise
+        _output.give_up()
+        _fail(why)
     received = int(result.pair_stats["received"].sum())
     if not received:
         raise SystemExit(NO_REPLIES)

@@ -13,6 +13,8 @@ import click
 from rich.console import Console
 from rich.text import Text
 
+from llama.cli._options import warn_of_refused
+from llama.cli._output import unwritten
 from llama.cli._tracer import Flow, Tracer
 from llama.config.dscp import dscp_number
 from llama.net import mmsg
@@ -223,6 +225,8 @@ def trace(
         if not any(flow.trace.path().complete for flow in tracer.flows):
             raise click.exceptions.Exit(1)
     except OSError as e:
+        if unwritten(e):
+            raise
         raise click.ClickException(f"{e.strerror}; {_advice(e)}") from None
     finally:
         tracer.close()
@@ -250,6 +254,7 @@ def _trace(
             first = None if from_port is None else from_port + len(tracer.flows)
             tracer.add(more, first)
             new = tracer.flows[-more:]
+            warn_of_refused(flow.port for flow in new)
             tracer.run(new)
             if probes:
                 tracer.measure(new, probes)

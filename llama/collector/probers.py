@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from twisted.internet.defer import Deferred, succeed
+from twisted.logger import Logger
 
 from llama.collector.hping3.prober import Hping3Prober
 from llama.collector.icmp import IcmpProber
@@ -27,6 +28,9 @@ from llama.collector.track import Track
 
 AnyProber = UdpProber | TcpProber | Hping3Prober
 
+#: From this share of an interval's probes on the log tells that they were left out.
+_WORTH_TELLING = 0.01
+
 
 class Probers:
     """Probes groups of every kind; `udp` is the one that probes by UDP.
@@ -34,6 +38,8 @@ class Probers:
     ``reactor`` is told of sockets whose answers must be timed in user space; without one they are
     timed at the next tick. It runs hping3, which cannot do without. The rest is as for `UdpProber`.
     """
+
+    log = Logger()
 
     def __init__(
         self,
@@ -50,6 +56,8 @@ class Probers:
         self.udp = UdpProber(ids=ids, kernel_stamps=kernel_stamps, wall_ns=wall_ns, chance=chance)
         self._probers: dict[str, AnyProber] = {"udp": self.udp}
         self.tracks: list[Track] = []
+        self._before = 0, 0  # sent and skipped when this interval began
+        self._too_late = False  # in the interval before, and it was told
 
     def _prober(self, protocol: str) -> AnyProber:
         if protocol not in self._probers:
@@ -123,9 +131,19 @@ class Probers:
             prober.follow_interfaces()
 
     def next_interval(self) -> None:
-        """Take note that another interval begins."""
+        """Take note that another interval begins; say once if probes of this one were left out."""
         for prober in self._probers.values():
             prober.next_interval()
+        sent, skipped = self.sent - self._before[0], self.skipped - self._before[1]
+        self._before = self.sent, self.skipped
+        too_late = skipped > _WORTH_TELLING * (sent + skipped)
+        if too_late and not self._too_late:
+            self.log.warn(
+                "{skipped} of {due} probes of an interval were left out, as it was too late to send"
+                " them: this host has too much else to do, or too much is asked of it (llama check)",
+                skipped=skipped, due=sent + skipped,
+            )  # fmt: skip
+        self._too_late = too_late
 
     def check_drops(self) -> int:
         """Ask the kernel for packets dropped at full buffers; return how many are new."""

@@ -9,6 +9,7 @@ import socket
 
 from llama.collector.plan import Source
 from llama.net import errors, mmsg
+from llama.wire.source_ports import REFUSED_PORTS
 
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # how addresses of fe80::/10 begin
 SOCKET_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.rmem_max
@@ -72,6 +73,11 @@ class ProbeSocket:
         except OSError:
             sock.close()
             raise
+        if not number and self.number in REFUSED_PORTS:
+            try:
+                return self._made(0, beside=beside)  # another one, as this is taken meanwhile
+            finally:
+                sock.close()
         self.device = device
         return sock
 

@@ -15,9 +15,11 @@ from attrs import evolve
 
 from llama.config import full, sections, values
 from llama.config.frozen import FrozenMapping
+from llama.config.link_local import refuse_without_interface
 from llama.config.model import CollectorConfig, Target, Test
 from llama.config.ports import DEFAULT_SOURCE_PORTS
 from llama.config.probes import default_options
+from llama.config.refused import note_refused_ports
 from llama.config.series import refuse_collisions
 from llama.config.sessions import refuse_too_many_sessions
 from llama.config.shared import refuse_shared_ports
@@ -90,6 +92,8 @@ def read_collector(doc: Document, port: int = full.DEFAULT_PORT) -> CollectorCon
         refuse_collisions(doc, tests)
         refuse_shared_ports(doc, tests)
         refuse_too_many_sessions(doc, tests)
+        refuse_without_interface(doc, tests)
+        note_refused_ports(doc, tests)
     bind, token = given["api"]
     interval_s = given["summarization"]["interval"]
     defaults = CollectorConfig(path=doc.path, tests=())

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 from llama.config.tree import Document, Node, WrongError, shown, unknown
+from llama.config.urls import NO_TLS
 from llama.config.values import text
 
 #: The parameters of Twisted's own endpoints, in order.
@@ -165,7 +166,8 @@ def _try(doc: Document, node: Node, where: str, written: str) -> None:
     except OSError as error:
         raise WrongError(node, f"{error.filename} cannot be read: {error.strerror}") from None
     except ImportError as error:
-        raise WrongError(node, f"{shown(written)} takes a package: {error}") from None
+        problem = NO_TLS if written.startswith("ssl:") else str(error)
+        raise WrongError(node, f"{shown(written)} takes a package: {problem}") from None
     except (ValueError, TypeError, AttributeError) as error:
         reason = " ".join(str(error).split())
         raise WrongError(node, f"{shown(written)} is no endpoint: {reason}") from None

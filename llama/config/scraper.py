@@ -11,6 +11,7 @@ from llama.config.mistakes import Mistake
 from llama.config.model import ScraperConfig, SpoolConfig, WriterConfig
 from llama.config.tree import Document, KeySpec, Node, WrongError, kind, read_document
 from llama.config.typed import untyped
+from llama.config.urls import NO_TLS, lacks_tls
 
 COLLECTOR_PORT = 5000
 
@@ -126,6 +127,9 @@ def read_scraper(doc: Document) -> ScraperConfig:
         return ScraperConfig(path=doc.path, collectors=(), writers=())
     if given["spool"] is not None:
         _check_paths(doc, given["spool"], given["writers"])
+    options = [value for each in given["writers"] for value in each.options.values()]
+    if lacks_tls([*given["collectors"], *options]):
+        doc.note(doc.root, f"https servers are not asked: {NO_TLS}")
     bind, token = given["api"]
     return ScraperConfig(
         path=doc.path,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from llama.printable import printable
+
+#: What to do where Twisted lacks the packages that https and ``ssl:`` take.
+NO_TLS = "TLS is not installed: pip install pyOpenSSL service-identity"
 
 
 def http_url(text: str) -> str:
@@ -21,3 +26,15 @@ def http_url(text: str) -> str:
             "has letters beyond ASCII in it: they are written as xn-- in a host's name, as %XX after it"
         )
     return text
+
+
+def lacks_tls(urls: Iterable[object]) -> bool:
+    """Tell whether any is of https, which cannot be asked here since TLS is not installed."""
+    if not any(isinstance(url, str) and url.lower().startswith("https://") for url in urls):
+        return False
+    try:
+        import OpenSSL  # noqa: F401
+        import service_identity  # noqa: F401
+    except ImportError:
+        return True
+    return False

@@ -234,6 +234,10 @@ def is_host(value: str) -> bool:
     return True
 
 
+#: A host as it is written where a port may follow: HOST:PORT, [IPv6], [IPv6]:PORT.
+_WITH_PORT = re.compile(r"[^:\[\]/]+:\d*|\[[0-9A-Fa-f:.%]+\](:\d*)?")
+
+
 def host(doc: Document, node: Node) -> str:
     """Read a hostname or a unicast IP address."""
     value = written(node, "a hostname or an IP address")
@@ -242,7 +246,14 @@ def host(doc: Document, node: Node) -> str:
     except ValueError:
         if is_hostname(value):
             return value
-        raise WrongError(node, f"{kind(node)} is neither a hostname nor an IP address") from None
+        problem = f"{kind(node)} is neither a hostname nor an IP address"
+        if _WITH_PORT.fullmatch(value):
+            problem = (
+                f"{kind(node)}: expected a host alone, without brackets; a port is a key of its own"
+            )
+        raise WrongError(node, problem) from None
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
+        raise WrongError(node, f"{kind(node)} is an IPv4 address, expected {ip.ipv4_mapped}")
     if ip.is_multicast or ip.is_unspecified or str(ip) == "255.255.255.255":
         raise WrongError(node, f"{kind(node)} is no address of one host, expected a unicast one")
     return str(ip)

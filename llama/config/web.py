@@ -9,6 +9,7 @@ from llama.config.scraper import base_url, collector_url
 from llama.config.sections import TOKEN_FILE
 from llama.config.tree import Document, KeySpec, Node, read_document
 from llama.config.typed import typed
+from llama.config.urls import NO_TLS, lacks_tls
 
 _TEXT = values.text("text")
 _USER = {
@@ -70,6 +71,8 @@ def read_web(doc: Document) -> WebConfig:
     store = given.get("store") or DEFAULTS.store
     if not given:
         return WebConfig(path=doc.path, store=store)
+    if lacks_tls([*given["collectors"], given["pinpoint"], *store.options.values()]):
+        doc.note(doc.root, f"https servers are not asked: {NO_TLS}")
     return WebConfig(
         path=doc.path,
         listen=given["listen"],

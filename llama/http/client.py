@@ -35,6 +35,7 @@ from twisted.web.client import (
 from twisted.web.http import PotentialDataLoss
 from twisted.web.http_headers import Headers
 
+from llama.config.urls import NO_TLS
 from llama.http.gunzip import DamagedError, Gunzip
 from llama.printable import printable
 
@@ -238,7 +239,7 @@ def agent_of(
     try:
         from twisted.internet.ssl import Certificate, trustRootFromCertificates
     except ImportError:
-        raise ValueError("TLS is not installed: pip install 'llama-mesh[tls]'") from None
+        raise ValueError(NO_TLS) from None
     try:
         blocks = _PEM.findall(Path(ca_file).read_bytes())
         roots = [Certificate.loadPEM(block) for block in blocks]
@@ -392,6 +393,8 @@ def explain(problem: BaseException, timeout_s: float) -> str:
         return f"no answer within {problem.args[0] if problem.args else timeout_s:g} s"
     if isinstance(problem, ResponseFailed | RequestTransmissionFailed) and problem.reasons:
         return explain(problem.reasons[0].value, timeout_s)
+    if isinstance(problem, NotImplementedError):  # Twisted's, of https
+        return NO_TLS
     if isinstance(problem, error.ConnectionRefusedError):
         return "connection refused"
     if isinstance(problem, error.DNSLookupError):

@@ -15,47 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.reflector.allow import AllowList
-
-#: Source ports that no prober uses and that something may answer from: a reply to one of these may
-#: be answered, and the answer be taken for a probe.
-REFUSED_PORTS = {
-    0: "reserved: nothing can be answered there",
-    7: "echo",
-    11: "systat",
-    13: "daytime",
-    17: "quote of the day",
-    19: "character generator",
-    37: "time",
-    53: "DNS",
-    69: "TFTP",
-    111: "portmapper",
-    123: "NTP",
-    137: "NetBIOS name service",
-    138: "NetBIOS datagrams",
-    161: "SNMP",
-    177: "XDMCP",
-    389: "CLDAP",
-    427: "service location",
-    500: "IKE",
-    520: "RIP",
-    623: "IPMI",
-    862: "STAMP: another reflector",
-    1434: "SQL Server browser",
-    1604: "Citrix browser",
-    1701: "L2TP",
-    1900: "SSDP",
-    3283: "Apple remote desktop",
-    3478: "STUN",
-    3702: "WS-Discovery",
-    5060: "SIP",
-    5093: "Sentinel licence manager",
-    5353: "multicast DNS",
-    5683: "CoAP",
-    8100: "LLAMA: another reflector",
-    11211: "memcached",
-    27960: "Quake",
-}
-
+from llama.wire.source_ports import REFUSED_PORTS
 
 #: What the numbers that `Guard.admit` returns mean.
 REASONS = ("admitted", "source_port", "not_allowed", "source_rate", "total_rate")

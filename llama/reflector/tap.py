@@ -27,7 +27,7 @@ class Options(usage.Options):
     )
     optParameters = [
         ["config", "c", None, "configuration file (see etc/reflector.yaml)"],
-        ["port", "p", None, "UDP port to answer on [default: 8100]", int],
+        ["port", "p", None, "UDP port to answer on [default: 8100]"],
         ["interface", "i", None, "address to answer on [default: all, IPv4 and IPv6]"],
         ["api", None, None, "where its own figures are served [default: 127.0.0.1:5002]"],
     ]
@@ -42,9 +42,10 @@ class Options(usage.Options):
                 raise SystemExit(str(errors)) from None
         changes: dict[str, Any] = {}
         if self["port"] is not None:
-            if not 0 <= self["port"] <= 65535:
-                raise SystemExit(f"--port: {self['port']} is no port, expected 0-65535")
-            changes["port"] = self["port"]
+            port = str(self["port"])
+            if not (port.isascii() and port.isdigit() and int(port) <= 65535):
+                raise SystemExit(f"--port: {port!r} is no port, expected 0-65535")
+            changes["port"] = int(port)
         if self["interface"] is not None:
             changes["addresses"] = (self["interface"],)
         if self["api"] is not None:

@@ -292,10 +292,12 @@ class CollectorPoll:
         if self.trouble is None:
             self._since = self._poller.clock.seconds()
         if self._failing != result or self.trouble is None:
+            refused = problem == "connection refused"
+            hint = " (does it run, and listen there? api.bind, --api)" if refused else ""
             self._log.warn(
                 "Collector {url}: {problem}; asked again every {interval:g} s",
                 url=self.url,
-                problem=problem,
+                problem=problem + hint,
                 interval=self._poller.interval_s,
             )
         self.trouble = problem
