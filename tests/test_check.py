@@ -344,10 +344,10 @@ class LoadTests(CheckCase):
             "targets: {lab: [{ip: 192.0.2.1}]}\n"
         )
         answer = self.answer(path)
-        self.assertEqual(answer["caps"]["share_of_rate"], 0.25)
-        self.assertEqual(answer["caps"]["effective_pps"], 4.0)
-        self.assertIn("the caps leave 25.0%", answer["warnings"][0])
-        self.assertIn("4 packets/s and 10 kbit/s, which leave 25.0%", self.check(path).stdout)
+        self.assertEqual(answer["caps"]["share_of_rate"], 0.225)
+        self.assertEqual(answer["caps"]["effective_pps"], 3.6)
+        self.assertIn("the caps leave 22.5%", answer["warnings"][0])
+        self.assertIn("4 packets/s and 10 kbit/s, which leave 22.5%", self.check(path).stdout)
 
     def test_memory_grows(self) -> None:
         """More targets, flows or held intervals need more memory; 10,000 x 16 fit in 250 MB."""
