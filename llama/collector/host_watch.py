@@ -5,6 +5,8 @@
   loss, and counted apart.
 - *Silent refusals.* A datagram that the queue of an interface has no room for, or that a firewall behind
   it drops, counts as sent unless its socket hears of ICMP errors: only ``SndbufErrors`` tells.
+- *Backlogs.* What comes by a virtual interface, as in a container, or is spread over processors waits for
+  one in a line of its own (``netdev_max_backlog``). What finds no room there comes to no socket.
 
 Nobody knows whose packets they were, so a mark says that loss *may* be ours.
 """
@@ -36,12 +38,13 @@ class _Dropped(NamedTuple):
 class HostWatch:
     """Watches the counters in the network namespace of the thread that asks.
 
-    ``read`` returns the text of ``snmp`` or ``snmp6``, or raises `OSError`.
+    ``read`` returns the text of ``snmp``, ``snmp6`` or ``softnet_stat``, or raises `OSError`.
     """
 
     def __init__(self, read: Callable[[str], str] = read_text) -> None:
         self._read_text = read
         self._last = self._read()
+        self._backlogs = self._read_backlogs()
 
     def _read(self) -> dict[int, _Dropped]:
         """Return what is counted so far, by version of IP; what is not known is left out."""
@@ -55,11 +58,24 @@ class HostWatch:
             found[version] = _Dropped(failed, counts.get(f"{udp}SndbufErrors", 0))
         return found
 
+    def _read_backlogs(self) -> int | None:
+        """Return how many packets found no room in a processor's backlog since boot; None: not known."""
+        try:
+            lines = self._read_text("softnet_stat").splitlines()
+            return sum(int(line.split()[1], 16) for line in lines)
+        except (OSError, ValueError, IndexError):
+            return None
+
     def check(self, tracks: Sequence[Track]) -> None:
         """Mark the probes of those tracks that may have been among what was dropped since last asked."""
         now, before = self._read(), self._last
         self._last = now
+        backlogs, earlier = self._read_backlogs(), self._backlogs
+        self._backlogs = backlogs
+        undelivered = 0 if backlogs is None or earlier is None else backlogs - earlier
         for track in tracks:
+            if undelivered > 0:
+                track.ledger.note_undelivered(undelivered)
             version = track.group.version
             if version not in now or version not in before:
                 continue
