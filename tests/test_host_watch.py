@@ -83,7 +83,7 @@ class BacklogTests(EngineCase):
         self.newest(2)
         self.assertNotIn("receive_drops", self.reasons(self.closed[-1]))
         dropped[1] += 3
-        closed = self.newest(2)
+        closed = self.newest(1)
         marks = ["receive_drops" in reasons(int(bits)) for bits in closed.pair_stats["suspect"]]
         self.assertEqual(closed.pair_stats["lost"].astype(bool).tolist(), [False, True])
         self.assertEqual(marks, [False, True])
