@@ -87,7 +87,7 @@ class BacklogTests(EngineCase):
         marks = ["receive_drops" in reasons(int(bits)) for bits in closed.pair_stats["suspect"]]
         self.assertEqual(closed.pair_stats["lost"].astype(bool).tolist(), [False, True])
         self.assertEqual(marks, [False, True])
-        self.assertTrue(any(note.startswith("3 packets to this host") for note in closed.notes))
+        self.assertTrue(any(note.startswith("3 packets found no room") for note in closed.notes))
 
 
 class CountersTests(SynchronousTestCase):

@@ -275,14 +275,14 @@ def _mark_silent_refusals(
 
 
 def _mark_undelivered(interval: OpenInterval, stats: Stats, ports: int) -> None:
-    """Mark pairs that may have lost replies in this host, before any socket: not all was lost forward."""
-    ours = _any_of_pair((stats["lost"] > stats["lost_forward"])[None], ports)
+    """Mark pairs that may have lost something in a backlog of this host, in any direction."""
+    ours = _any_of_pair((stats["lost"] > 0)[None], ports)
     if ours.any():
         bit = np.uint32(suspect_bit("receive_drops"))
         stats["suspect"] |= np.where(np.repeat(ours, ports), bit, np.uint32(0))
         interval.notes.add(
-            f"{interval.undelivered} packets to this host found no room in a processor's backlog,"
-            " replies among them perhaps"
+            f"{interval.undelivered} packets found no room in a processor's backlog of this host,"
+            " probes or replies among them perhaps"
         )
 
 

@@ -7,7 +7,8 @@
   it drops, counts as sent unless its socket hears of ICMP errors: only ``SndbufErrors`` tells. Of what
   such a queue drops later to make room, as CoDel does, only its own counter tells.
 - *Backlogs.* What comes by a virtual interface, as in a container, or is spread over processors waits for
-  one in a line of its own (``netdev_max_backlog``). What finds no room there comes to no socket.
+  one in a line of its own (``netdev_max_backlog``). What finds no room there comes to no socket. Nor does
+  what leaves a container in that way come to the host's own network.
 
 Nobody knows whose packets they were, so a mark says that loss *may* be ours.
 """
