@@ -404,10 +404,10 @@ class LoadTests(CheckCase):
             "targets: {lab: [{ip: 192.0.2.1}]}\n"
         )
         answer = self.answer(path)
-        self.assertEqual(answer["caps"]["share_of_rate"], 0.25)
-        self.assertEqual(answer["caps"]["effective_pps"], 4.0)
-        self.assertIn("the caps leave 25.0%", answer["warnings"][0])
-        self.assertIn("4 packets/s and 10 kbit/s, which leave 25.0%", self.check(path).stdout)
+        self.assertEqual(answer["caps"]["share_of_rate"], 0.225)
+        self.assertEqual(answer["caps"]["effective_pps"], 3.6)
+        self.assertIn("the caps leave 22.5%", answer["warnings"][0])
+        self.assertIn("4 packets/s and 10 kbit/s, which leave 22.5%", self.check(path).stdout)
 
     def test_least_loss(self) -> None:
         """Half a file's rate shows loss from twice as much on; a probe in ten intervals shows all."""

@@ -338,7 +338,7 @@ class OfferedTests(ConfigCase):
         self.assertAlmostEqual(total.pps, sum(figures.pps for figures in one_by_one))
         self.assertAlmostEqual(total.bps, sum(figures.bps for figures in one_by_one))
         share = share_of_rate(read, total)
-        self.assertAlmostEqual(share, min(1.0, 1500 / total.pps, 2e6 / total.bps))
+        self.assertAlmostEqual(share, min(1.0, 0.9 * 1500 / total.pps, 0.9 * 2e6 / total.bps))
 
     def test_no_caps(self) -> None:
         """Without caps everything is sent."""

@@ -18,7 +18,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llama.collector import closing, joining, sockets
 from llama.collector.engine import MOST_TRIES
 from llama.collector.intake import MOST_ELSEWHERE
-from llama.collector.lane import ARENA
+from llama.collector.lane import ARENA, Lane
 from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.plan import Group, cap_factor, chosen_addresses, make_plan
 from llama.collector.probers import Probers
@@ -145,6 +145,27 @@ class EngineTests(EngineCase):
         self.step_ns = 300_000_000
         self.run_until(lambda: any("clock_step" in self.reasons(i) for i in self.closed))
         self.step_ns = 0
+
+    def test_step_of_the_clock_before_a_change(self) -> None:
+        """What was answered before the step that a change of what is probed begins with is not late."""
+        intake = self.prober._intake
+        before = intake._circumstances
+
+        def stepped(lane: Lane, count: int) -> Any:
+            t4_ns, *others = before(lane, count)
+            return t4_ns + self.step_ns, *others
+
+        self.patch(intake, "_circumstances", stepped)
+        self.engine.use([self.group()])
+        self.newest(1)
+        self.engine.use([self.group(), evolve(self.group(), test="another")])
+        sent = self.prober.sent
+        self.run_until(lambda: self.prober.sent > sent + 3, answering=False)
+        self.port.doRead()
+        self.step_ns = 5 * SECOND
+        self.newest(2)
+        self.assertEqual(sum(int(closed.pair_stats["lost"].sum()) for closed in self.closed), 0)
+        self.assertIn("clock_step", self.reasons(self.closed[1]))
 
     def test_a_clock_set_back_makes_no_longer_window(self) -> None:
         """The window ends before cells would have to be used again: no probe is missing from counts."""
@@ -940,8 +961,8 @@ class PlanTests(SynchronousTestCase):
             config = self.config(test, **options)
             load = [group.load() for group in self.plan(config)]
             pps, bps = sum(one[0] for one in load), sum(one[1] for one in load)
-            self.assertLessEqual(pps, options.get("max_pps", 1e12) * 1.0001)
-            self.assertLessEqual(bps, options.get("max_bps", 1e12) * 1.0001)
+            self.assertLessEqual(pps, options.get("max_pps", 1e12) * 0.9001)
+            self.assertLessEqual(bps, options.get("max_bps", 1e12) * 0.9001)
         self.assertEqual(cap_factor(self.config(test), self.plan(self.config(test))), 1.0)
 
     def test_a_cap_that_begins_to_bind_makes_nothing_new(self) -> None:

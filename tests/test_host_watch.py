@@ -65,6 +65,31 @@ class FragmentsTests(EngineCase):
         self.check((), ())
 
 
+class BacklogTests(EngineCase):
+    """Packets to this host that the kernel drops before it looks whose they are."""
+
+    def test_marks_what_may_have_been_hit(self) -> None:
+        """Pairs of which replies may be among them, and no others."""
+        dropped = [7, 255]
+
+        def read(name: str) -> str:
+            if name != "softnet_stat":
+                raise FileNotFoundError(name)
+            return "".join(f"{1 << 20:08x} {drops:08x} 00000000\n" for drops in dropped)
+
+        self.patch(self.engine, "_host", HostWatch(read))
+        pairs = pair("127.0.0.1", self.number), pair("127.0.0.1", 9)  # nobody answers there
+        self.engine.use([self.group(*pairs)])
+        self.newest(2)
+        self.assertNotIn("receive_drops", self.reasons(self.closed[-1]))
+        dropped[1] += 3
+        closed = self.newest(1)
+        marks = ["receive_drops" in reasons(int(bits)) for bits in closed.pair_stats["suspect"]]
+        self.assertEqual(closed.pair_stats["lost"].astype(bool).tolist(), [False, True])
+        self.assertEqual(marks, [False, True])
+        self.assertTrue(any(note.startswith("3 packets found no room") for note in closed.notes))
+
+
 class CountersTests(SynchronousTestCase):
     """What the kernel says."""
 

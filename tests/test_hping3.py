@@ -332,7 +332,7 @@ class PlanTests(SynchronousTestCase):
         """IPv4, to the test's port whatever the target's, counted as any other probe."""
         group = self.plan(self.config())
         self.assertEqual({(p.dst_port, p.probe, p.size) for p in group.pairs}, {(0, "hping3", 0)})
-        self.assertEqual((group.version, group.load()), (4, (8, 8 * 8 * 40)))
+        self.assertEqual((group.version, group.load()), (4, (2 * 8, 2 * 8 * 8 * 40)))
         self.assertEqual({source.protocol for source in group.sources}, {"hping3"})
         ported = self.plan(self.config(options={"tcp_port": 80}))
         self.assertEqual({pair.dst_port for pair in ported.pairs}, {80})
@@ -341,10 +341,11 @@ class PlanTests(SynchronousTestCase):
         """Caps lower the rate, and hold while runs last: then probes are further apart."""
         free, capped = self.plan(self.config()), self.plan(self.config(max_pps=4))
         roomy = self.plan(self.config(max_pps=400))
-        self.assertEqual((free.rate_pps, capped.rate_pps, roomy.rate_pps), (1, 0.5, 1))
+        self.assertEqual((free.rate_pps, capped.rate_pps, roomy.rate_pps), (1, 0.225, 1))
         spacings = [group.cycle.spacing_s for group in (free, capped, roomy) if group.cycle]
-        # As wanted; four flows in a cycle of two seconds; eight runs at once.
-        self.assertEqual(spacings, [0.01, 0.5, 8 / 400])
+        # As wanted; four flows in a cycle; eight runs at once, of SYNs that may be answered with RST.
+        for spacing, expected in zip(spacings, (0.01, 1 / 0.225 / 4, 8 / 180), strict=True):
+            self.assertAlmostEqual(spacing, expected)
 
     def test_identity(self) -> None:
         """Another program, or spacing, is another group."""

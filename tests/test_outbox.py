@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import gc
 import random
+import socket
 import time
 import weakref
 from collections import Counter
@@ -13,11 +15,11 @@ import numpy as np
 from attrs import evolve
 from engine_case import EngineCase, pair
 
-from llama.collector import memory
+from llama.collector import memory, outbox
 from llama.collector.ledger import RECEIVED, STAMPED
 from llama.collector.summary import Pair
 from llama.net import errors
-from llama.wire import stamp
+from llama.wire import auth, stamp
 
 
 class OutboxTests(EngineCase):
@@ -85,6 +87,37 @@ class OutboxTests(EngineCase):
             for n in range(1, 60)
         ]
         self.check(*pairs, ports=2, rate=30)
+
+    def test_what_the_clock_may_be_off_by(self) -> None:
+        """Probes say it as long as the kernel knows it, signed ones under their signature."""
+        key, places = bytes(32), {"stamp": 12, "twamp-light": 12, "stamp-auth": 24}
+        error_ns: float | None = 2**-9 * 1e9
+        self.patch(outbox, "clock_error_ns", lambda: error_ns)
+        self.patch(outbox, "ESTIMATED_NS", 0)
+        peers, groups = {}, []
+        for probe in places:
+            peers[probe] = peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            self.addCleanup(peer.close)
+            peer.bind(("127.0.0.1", 0))
+            peer.setblocking(False)
+            whom = pair("127.0.0.1", peer.getsockname()[1], size=112)
+            groups.append(evolve(self.group(whom), test=probe, probe=probe, key=key))
+        self.engine.use(groups)
+        missing = {(probe, wanted) for probe in places for wanted in (error_ns, None)}
+
+        def heard() -> bool:
+            nonlocal error_ns
+            for probe, at in places.items():
+                with contextlib.suppress(BlockingIOError):
+                    said = peers[probe].recv(999)
+                    told = stamp.error_ns(int.from_bytes(said[at : at + 2], "big"))
+                    missing.discard((probe, told))
+                    self.assertTrue(probe != "stamp-auth" or auth.verify(said, (key,)))
+            if len(missing) == len(places):
+                error_ns = None  # its clock is not in sync any more
+            return not missing
+
+        self.run_until(heard, answering=False)
 
 
 class RefusedTests(EngineCase):

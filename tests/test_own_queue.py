@@ -70,6 +70,32 @@ class OwnQueueTests(EngineCase):
         self.assertEqual(reasons(int(self.closed[0].pair_stats[0]["suspect"])), ())
 
     @alone
+    def test_dropped_later(self) -> None:
+        """A queue may drop what it had accepted, as CoDel does: only it counts that, and it is marked."""
+        ip("link add v0 type veth peer name v1")
+        for name in ("v0", "v1"):
+            ip(f"link set {name} up")
+        ip("addr add 10.99.1.1/24 dev v0")
+        ip("neigh replace 10.99.1.2 lladdr 02:00:00:00:00:01 dev v0")
+        for rule in (
+            "root handle 1: tbf rate 64kbit burst 2kb latency 100ms",
+            "parent 1:1 handle 2: pfifo_head_drop limit 5",
+        ):
+            tc = ["tc", "qdisc", "add", "dev", "v0", *rule.split()]
+            if subprocess.run(tc, capture_output=True).returncode:
+                raise SkipTest("needs the queues tbf and pfifo_head_drop")
+        before = HostWatch()._read()
+        self.patch(self.engine, "_host", HostWatch())
+        group = self.group(pair("10.99.1.2", self.number), rate=200)  # nobody answers there
+        sources = tuple(evolve(source, address=None) for source in group.sources)
+        self.engine.use([evolve(group, sources=sources)])
+        newest = self.newest(2)
+        [row] = newest.pair_stats
+        self.assertEqual(HostWatch()._read(), before)
+        self.assertIn("send_failed", reasons(int(row["suspect"])))
+        self.assertTrue(any("datagrams of this host were dropped" in n for n in newest.notes))
+
+    @alone
     def test_others(self) -> None:
         """Datagrams of another program that are dropped so do not mark pairs that lose nothing."""
         self.begin()

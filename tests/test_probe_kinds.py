@@ -615,8 +615,9 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual({s.protocol for s in echo.sources + attempt.sources}, {"icmp", "tcp"})
         self.assertEqual(attempt.in_flight, 9)
         self.assertEqual(echo.load(), (20, 20 * 8 * (20 + 8 + 56)))
-        self.assertEqual(attempt.load(), (20, 20 * 8 * (20 + 40)))
-        self.assertEqual(self.plan(self.config("tcp", max_pps=10)).rate_pps, 5)
+        # An open port is sent an ACK and a RST as well.
+        self.assertEqual(attempt.load(), (3 * 20, 20 * 8 * (60 + 52 + 52)))
+        self.assertAlmostEqual(self.plan(self.config("tcp", max_pps=10)).rate_pps, 0.9 * 10 / 6)
 
 
 class SendTests(SynchronousTestCase):

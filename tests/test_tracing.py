@@ -184,6 +184,30 @@ class Picking(SynchronousTestCase):
             self.assertLessEqual(len(self.kernel.sent), most)
         self.assertGreater(len(self.kernel.sent), 1.9 * RATE_PPS)
 
+    def test_caps(self):
+        """Within what the caps leave, over any second, in packets and in bits; without any, nothing."""
+        many = testing.closed_interval(30, flows_per_pair=4)
+        stats = many.flow_stats.copy()
+        stats["lost"], stats["received"] = 10, 0
+        size = max(many.pairs[0].size, 44) + 28
+        for pps, bps, most in (
+            (20, None, 20),
+            (None, 20 * 8 * size, 20),
+            (0, None, 0),
+            (0.5, None, 1),
+        ):
+            self.tracing.keep_within(pps, bps)
+            sent = []
+            for _ in range(round(20 / PERIOD_S)):
+                self.tracing.closed(evolve(many, flow_stats=stats))
+                before = len(self.kernel.sent)
+                self.turn()
+                sent.append(len(self.kernel.sent) - before)
+            second = round(1 / PERIOD_S)
+            busiest = max(sum(sent[n - second : n]) for n in range(second, len(sent) + 1))
+            self.assertLessEqual(busiest, most, (pps, bps))
+            self.assertGreaterEqual(sum(sent), min(5, 14 * most), (pps, bps))
+
     def test_ticks_are_no_turns(self):
         """However often it ticks, it has its turns once a period, and after a pause only one."""
         turns = []

@@ -230,6 +230,8 @@ def _close_pairs(
     for start in range(0, len(lossy), some):
         direction.tell(book, interval, stats, flows, lossy[start : start + some])
     direction.anchor(book, interval, flows, sequence, cells, received, flags)
+    if interval.undelivered:
+        _mark_undelivered(interval, stats, ports)
 
     pair_stats = figures.pair_stats[first_pair:end_pair]
     pair_stats[:] = _BLANK
@@ -269,6 +271,18 @@ def _mark_silent_refusals(
         interval.notes.add(
             f"{interval.silently_refused} datagrams of this host were dropped in its own queue or"
             " firewall, probes among them perhaps"
+        )
+
+
+def _mark_undelivered(interval: OpenInterval, stats: Stats, ports: int) -> None:
+    """Mark pairs that may have lost something in a backlog of this host, in any direction."""
+    ours = _any_of_pair((stats["lost"] > 0)[None], ports)
+    if ours.any():
+        bit = np.uint32(suspect_bit("receive_drops"))
+        stats["suspect"] |= np.where(np.repeat(ours, ports), bit, np.uint32(0))
+        interval.notes.add(
+            f"{interval.undelivered} packets found no room in a processor's backlog of this host,"
+            " probes or replies among them perhaps"
         )
 
 

@@ -243,8 +243,10 @@ class Engine:
         self._last_tick_s = now_s
         if now_s >= self._next_watch_s:
             self._look_at_ourselves(now_s)
-        if self._wall_ns() >= self._end_ns and self._end_ns:
-            self._begin_window(self._wall_ns(), now_s)
+        if self._end_ns and self._wall_ns() >= self._end_ns:
+            self._look_at_the_clock(now_s)  # what is taken up now begins with reading what has come
+            if self._wall_ns() >= self._end_ns:
+                self._begin_window(self._wall_ns(), now_s)
         # A drain's worth leaves room for the replies to twice as many.
         self.prober.tick(now_s, min(elapsed_s, self._drain_s))
         if now_s >= self._next_drain_s:

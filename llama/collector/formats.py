@@ -39,11 +39,13 @@ class Format(Protocol):
     """How one track's probes look.
 
     ``tells_times`` says whether replies tell when their probe came and when they left; times
-    ``apart_ns`` from one another differ as they are written.
+    ``apart_ns`` from one another differ as they are written. ``estimate_at`` is the octet at which
+    probes have their Error Estimate; None: they have none.
     """
 
     tells_times: bool
     apart_ns: int
+    estimate_at: int | None
 
     def template(self, group: Group, dscp: int, size: int, ssid: int) -> bytes:
         """Return a probe of ``size`` octets but for what `write` fills in."""
@@ -99,6 +101,7 @@ class Signed:
 
     tells_times = True
     apart_ns = 1
+    estimate_at: int | None = 24
 
     def __init__(self, key: bytes) -> None:
         self._key = key
@@ -173,6 +176,7 @@ class _Echoed:
     """
 
     tells_times = False
+    estimate_at: int | None = None
 
     def unpack(self, octets: Octets, length: Lengths) -> llama_go.Replies | llama_python.Replies:
         """Return the columns of echoes."""

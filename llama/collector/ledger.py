@@ -202,6 +202,11 @@ class Ledger:
         for interval in self.open_intervals()[-2:]:
             interval.silently_refused += count
 
+    def note_undelivered(self, count: int) -> None:
+        """Note that the kernel dropped so many packets, anybody's, before it looked whose they are."""
+        for interval in self.open_intervals():
+            interval.undelivered += count
+
     def wait_here(self, cells: Ints) -> npt.NDArray[np.bool_]:
         """Take probes as received in time that are late by what they waited in this host: which, (N,).
 

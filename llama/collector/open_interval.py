@@ -23,6 +23,7 @@ class OpenInterval:
     pair_suspect: npt.NDArray[np.uint32] = field(factory=lambda: np.zeros(0, np.uint32))
     notes: set[str] = field(factory=set)
     silently_refused: int = 0  # datagrams of this whole host, meanwhile: `note_silent_refusals`
+    undelivered: int = 0  # packets in this whole host, meanwhile: `note_undelivered`
     #: What the pairs were called then, if not as they are now: the ledger's owner knows.
     called: Any = None
 

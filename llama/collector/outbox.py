@@ -18,12 +18,14 @@ from llama.collector.ledger import Ints
 from llama.collector.schedule import BURST, Burst
 from llama.collector.track import Track
 from llama.net import mmsg
+from llama.net.clock import clock_error_ns
 from llama.net.mmsg import Layout, Messages
 from llama.net.port import LONGEST
 from llama.wire import stamp
 
 AHEAD_S = 0.05  # for which probes are made ready at once
 MOST = 384  # of them: a probe is no cheaper with more
+ESTIMATED_NS = 1_000_000_000  # so often the kernel is asked how good its clock is
 
 
 class Outbox:
@@ -54,6 +56,11 @@ class Outbox:
         probes = stamp.sender_view(self.out.octets)
         self._sequence: npt.NDArray[Any] = probes["sequence"]
         self._timestamp: npt.NDArray[Any] = probes["timestamp"]
+        at = track.estimate_at
+        estimates = None if at is None else self.out.octets[:, at : at + 2].view(">u2")[:, 0]
+        self._estimate: npt.NDArray[Any] | None = estimates
+        self._estimated = stamp.error_estimate(None)
+        self._estimated_ns = 0
         self._several = len(track.ssids) > 1
         apart_ns = 1 if track.format is None else track.format.apart_ns
         self._apart_ns: Ints = np.arange(rows) * apart_ns
@@ -110,6 +117,7 @@ class Outbox:
     def stamp(self, rows: slice, t1_ns: int) -> int | Ints:
         """Write the time into probes that are about to be sent; return T1, of all or (N,)."""
         track = self._track
+        self._tell_error(rows, t1_ns)
         if track.format is None and not self._several:
             self._timestamp[rows] = stamp.ntp_from_unix_ns(t1_ns)
             return t1_ns
@@ -122,6 +130,15 @@ class Outbox:
             ssids = track.ssids[self._variant[rows]]
             track.format.write(self.out.octets[rows], ssids, self.probes.sequence[rows], times)
         return times
+
+    def _tell_error(self, rows: slice, t1_ns: int) -> None:
+        """Write what our own clock may be off by (RFC 8762 section 4.2.1)."""
+        if self._estimate is None:
+            return
+        if abs(t1_ns - self._estimated_ns) >= ESTIMATED_NS:
+            self._estimated_ns = t1_ns
+            self._estimated = stamp.error_estimate(clock_error_ns())
+        self._estimate[rows] = self._estimated
 
 
 def _stretch(column: npt.NDArray[Any], first: int, count: int) -> npt.NDArray[Any]:

@@ -16,10 +16,11 @@ from typing import TypeVar
 from attrs import evolve, field, frozen
 
 from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
+from llama.collector.schedule import LATEST_S
 from llama.collector.slices import Job, at_once
 from llama.collector.summary import Pair
 from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_name
-from llama.config.offered import IP_HEADER, port_of
+from llama.config.offered import PROBES_SHARE, port_of, sent_for
 from llama.config.probes import KINDS
 
 #: Octets after the UDP, ICMP or TCP header of every kind of probe.
@@ -103,12 +104,14 @@ class Group:
         return len(self.pairs) * len(self.sources)
 
     def load(self) -> tuple[float, float]:
-        """Return what the group sends: packets/s and bit/s of IP packets."""
+        """Return what is sent for the group: packets/s and bit/s of IP packets."""
         per_pair = self.rate_pps * len(self.sources)
-        header = IP_HEADER[self.version] + KINDS[self.probe].header
-        return per_pair * len(self.pairs), sum(
-            per_pair * 8 * (header + pair.size) for pair in self.pairs
-        )
+        pps = bps = 0.0
+        for size, pairs in Counter(pair.size for pair in self.pairs).items():
+            packets, octets = sent_for(self.probe, size, self.version)
+            pps += pairs * per_pair * packets
+            bps += pairs * per_pair * 8 * octets
+        return pps, bps
 
 
 def identity_of(pair: Pair) -> tuple[object, ...]:
@@ -250,15 +253,34 @@ def cap_factor(config: CollectorConfig, groups: Sequence[Group]) -> float:
 
 
 def _room(config: CollectorConfig, groups: Sequence[Group]) -> float:
-    """Return by what all rates could be multiplied within the caps of ``config``."""
+    """Return by what all rates could be multiplied within the probes' share of the caps of ``config``."""
+    caps = config.max_pps, config.max_bps
+    return min(
+        PROBES_SHARE * cap / load if cap is not None and load > 0 else math.inf
+        for cap, load in zip(caps, _load(groups), strict=True)
+    )
+
+
+def _load(groups: Sequence[Group]) -> tuple[float, float]:
+    """Return what is sent for some groups: packets/s and bit/s of IP packets."""
     loads = [group.load() for group in groups]
-    pps, bps = sum(load[0] for load in loads), sum(load[1] for load in loads)
-    factors = [math.inf]
-    if config.max_pps is not None and pps > 0:
-        factors.append(config.max_pps / pps)
-    if config.max_bps is not None and bps > 0:
-        factors.append(config.max_bps / bps)
-    return min(factors)
+    return sum(load[0] for load in loads), sum(load[1] for load in loads)
+
+
+def room_for_traces(
+    config: CollectorConfig, *plans: Sequence[Group]
+) -> tuple[float | None, float | None]:
+    """Return what the caps of ``config`` leave to traces beside any of ``plans``; None: no cap.
+
+    In packets/s and bit/s. In a second probes may be sent that a pause put off from the one before.
+    """
+    caps = config.max_pps, config.max_bps
+    loads = [max(load) for load in zip(*map(_load, plans), strict=True)]
+    pps, bps = (
+        None if cap is None else max(0.0, cap - (1 + LATEST_S) * load)
+        for cap, load in zip(caps, loads, strict=True)
+    )
+    return pps, bps
 
 
 def _spaced(group: Group, room: float) -> Group:
@@ -270,7 +292,7 @@ def _spaced(group: Group, room: float) -> Group:
         return group
     spacing = spacing_s(
         group.cycle.spacing_s, group.cycle.processes, 1 / group.rate_pps, len(group.sources),
-        group.load()[0] * room,
+        group.rate_pps * group.flows * room,
     )  # fmt: skip
     return evolve(group, cycle=evolve(group.cycle, spacing_s=spacing))
 

@@ -19,7 +19,14 @@ from llama.collector.engine import Engine
 from llama.collector.hping3.process import programs_of, unusable_in
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
-from llama.collector.plan import Group, Source, as_before, make_plan, plan_slowly
+from llama.collector.plan import (
+    Group,
+    Source,
+    as_before,
+    make_plan,
+    plan_slowly,
+    room_for_traces,
+)
 from llama.collector.probers import Probers
 from llama.collector.rereading import RereadingError, read_again
 from llama.collector.slices import Job, Slices
@@ -172,6 +179,7 @@ class ProbingService(Service):
         """
         self._stop_retry()
         complete = False
+        self._keep_traces_within()
         try:
             refused = self.engine.use(self._groups)
             complete = not refused
@@ -203,15 +211,20 @@ class ProbingService(Service):
         if self._retry is not None and self._retry.active():
             self._retry.cancel()
 
+    def _keep_traces_within(self) -> None:
+        """Leave traces what the caps leave beside what is probed and what is about to be."""
+        self.tracing.keep_within(*room_for_traces(self.config, self._groups, self.engine.groups))
+
     def _arranged(self) -> None:
         """Say what is probed from now on."""
         settle()
+        self._keep_traces_within()
         groups = self.engine.groups
         self.log.info(
             "probing {pairs} pairs over {flows} flows at {rate:.0f} probes/s",
             pairs=sum(len(group.pairs) for group in groups),
             flows=sum(group.flows for group in groups),
-            rate=sum(group.load()[0] for group in groups),
+            rate=sum(group.rate_pps * group.flows for group in groups),
         )
 
     def _look_for_sources(self) -> None:

@@ -28,10 +28,11 @@ from llama.paths.table import FlowKey, PathTable
 from llama.paths.trace import HEAD, PROOF, FlowTrace, Packet, drawn_number, meaning
 from llama.wire import stamp
 
-#: Packets a second in all: as many as the slowest router on the way answers gladly.
+#: Packets a second in all, at most: as many as the slowest router on the way answers gladly.
 RATE_PPS = 200
 #: And at once: the first hops of as many flows as `IDLE_A_TURN`. With those alone that is all.
 BURST = 30
+HEADERS: dict[int, int] = {socket.AF_INET: 28, socket.AF_INET6: 48}  # octets of IP and UDP
 PERIOD_S = 0.05
 #: With only flows to trace that lose nothing a turn comes so seldom, and begins this many at most: one
 #: costs as much as twenty probes, and much more if it must be woken up for alone.
@@ -105,11 +106,25 @@ class Tracing:
         self._untold = 0  # mismatches since
         self._hops: dict[str, int] = {}  # how many there were to a destination, last seen
         self._budget = 0.0
+        self.keep_within(None, None)
         # On the monotonic clock: when there last was a turn, when one for flows that lose nothing, and
         # until when there is none after a failure.
         self._turned_s = self._idle_s = self._resumes_s = -math.inf
         self._hurried = False  # whether what lost something waits for a turn
         prober.tracing = self
+
+    def keep_within(self, pps: float | None, bps: float | None) -> None:
+        """Send no more in any second than so many packets, and bits of IP packets; None: no such cap."""
+        room = math.inf if pps is None else pps
+        self._most = min(BURST, room / 4)  # that may have been saved up
+        self._rate_pps = min(RATE_PPS, room - self._most)
+        self._bps = math.inf if bps is None else max(1.0, bps)
+        self._budget = min(self._budget, self._most)
+
+    def _cost(self, key: FlowKey, family: int) -> float:
+        """Return how many packets one that traces a flow counts for: more if it has many bits."""
+        bits = 8 * (HEADERS[family] + max(key.size, stamp.BASE_SIZE))
+        return max(1.0, bits * (self._rate_pps + self._most) / self._bps)
 
     def tick(self) -> None:
         """Trace what was picked, once a period: to be called more often, when awake anyway."""
@@ -183,11 +198,14 @@ class Tracing:
 
     def _turn(self, now: float, since_s: float) -> None:
         """Send what the rate allows ``since_s`` seconds after the last turn, and finish what is done."""
-        self._budget = min(self._budget + RATE_PPS * since_s, BURST)
+        self._budget = min(self._budget + self._rate_pps * since_s, self._most)
         self._begin(now)
         for going in list(self._going.values()):
-            while self._budget >= 1 and (packet := going.trace.next(now)) is not None:
-                self._budget -= 1
+            cost = self._cost(going.key, going.sock.family)
+            # What costs more than can be saved up is paid for afterwards.
+            least = min(cost, self._most)
+            while self._budget >= least > 0 and (packet := going.trace.next(now)) is not None:
+                self._budget -= cost
                 if not self._send(going, packet):
                     break
             if going.trace.finished:
@@ -199,7 +217,7 @@ class Tracing:
         idle = 0
         if now - self._idle_s >= IDLE_PERIOD_S - PERIOD_S / 2:
             self._idle_s, idle = now, IDLE_A_TURN
-        while len(self._going) < AT_ONCE and self._budget >= 1:
+        while len(self._going) < AT_ONCE and self._budget > 0:
             expected = 0  # a destination that may be dead never says how far it is
             urgent = bool(self._urgent)
             if urgent:

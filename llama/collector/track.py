@@ -59,6 +59,8 @@ class Track:
         self.tail = sizes - self.head
         self.mean_size = float(sizes[self.variant].mean()) if len(self.pairs) else 0.0  # octets
         self.format = formats.format_of(group)
+        #: The octet at which probes have their Error Estimate, if they have one.
+        self.estimate_at = 12 if self.format is None else self.format.estimate_at
         if self.format is not None:
             ledger.stamps_there = self.format.tells_times
         template = formats.stamp_template if self.format is None else self.format.template
@@ -117,6 +119,9 @@ class Track:
         """Tell whether a probe that was sent at ``t1_ns``, (1,), began with ``quote``."""
         variant = self.variant[flow // self.ports]
         head = self.templates[variant : variant + 1].copy()
+        if (at := self.estimate_at) is not None:  # what it was then is not on record
+            said = np.frombuffer(quote[at : at + 2], np.uint8)
+            head[0, at : at + len(said)] = said
         if self.format is None:
             probe = stamp.sender_view(head)
             probe["sequence"] = sequence

@@ -1,6 +1,7 @@
 """What a collector's configuration asks for in figures: flows, packets and bits per second.
 
-Octets are those of IP packets, header included, as probes leave; replies are the same again.
+Octets are those of IP packets, header included, as probes leave; replies are the same again. A probe
+that leaves in fragments counts as one packet.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from llama.config.model import CollectorConfig, Target, Test
 from llama.config.probes import KINDS
 
 IP_HEADER = {4: 20, 6: 40}  # octets
+#: What of a cap the probes may take. The rest is for traces, and for what a pause put off.
+PROBES_SHARE = 0.9
 
 
 @frozen(kw_only=True)
@@ -35,11 +38,20 @@ class Offered:
 
 def packet_octets(test: Test, size: int | None, version: int) -> int:
     """Return the octets of one IP packet. ``size`` is of UDP payload; None: the natural one."""
+    return IP_HEADER[version] + KINDS[test.probe].header + _payload(test, size)
+
+
+def _payload(test: Test, size: int | None) -> int:
     kind = KINDS[test.probe]
-    if size is None:
-        plain = test.options.get("tlvs") is False and kind.least_size
-        size = plain or kind.natural_size
-    return IP_HEADER[version] + kind.header + size
+    plain = test.options.get("tlvs") is False and kind.least_size
+    return (plain or kind.natural_size) if size is None else size
+
+
+def sent_for(probe: str, size: int, version: int) -> tuple[int, int]:
+    """Return how many IP packets this host sends for a probe of ``size`` octets, and their octets."""
+    kind = KINDS[probe]
+    beyond_ip = (kind.header + size, *kind.after)
+    return len(beyond_ip), sum(beyond_ip) + len(beyond_ip) * IP_HEADER[version]
 
 
 def versions(test: Test, target: Target) -> tuple[int, ...]:
@@ -64,9 +76,9 @@ def offered_to(test: Test, target: Target) -> Offered:
     classes = len({dscp for port in test.source_ports for dscp in port.dscps})
     for version in versions(test, target):
         for size in test.sizes or (None,):
-            pps = flows * test.rate_pps
-            octets = packet_octets(test, size, version)
-            total += Offered(series=classes, flows=flows, pps=pps, bps=pps * 8 * octets)
+            rate = flows * test.rate_pps
+            packets, octets = sent_for(test.probe, _payload(test, size), version)
+            total += Offered(series=classes, flows=flows, pps=rate * packets, bps=rate * 8 * octets)
     return total
 
 
@@ -95,7 +107,7 @@ def share_of_rate(config: CollectorConfig, wanted: Offered) -> float:
     """Return the share of the configured rate that the caps leave, 1.0 when they do not bind."""
     shares = [1.0]
     if config.max_pps is not None and wanted.pps:
-        shares.append(config.max_pps / wanted.pps)
+        shares.append(PROBES_SHARE * config.max_pps / wanted.pps)
     if config.max_bps is not None and wanted.bps:
-        shares.append(config.max_bps / wanted.bps)
+        shares.append(PROBES_SHARE * config.max_bps / wanted.bps)
     return min(shares)

@@ -21,6 +21,8 @@ class ProbeKind:
 
     natural_size: int  #: octets after the UDP, TCP or ICMP header when no size is asked for
     header: int = 8  #: octets of that header
+    #: Octets, without the IP header, of what this host sends besides, of itself, once it is answered.
+    after: tuple[int, ...] = ()
     least_size: int | None = None  #: None: its size cannot be chosen
     fragments: bool = True  #: "don't fragment" has a meaning
     ecmp: bool = True  #: routers spread it over equal-cost paths
@@ -56,12 +58,14 @@ KINDS: dict[str, ProbeKind] = {
     "tcp": ProbeKind(
         natural_size=0,
         header=40,  # with the options that Linux puts into a SYN
+        after=(32, 32),  # ACK and RST, of an open port
         fragments=False,
         options={"in_flight": KeySpec(values.whole(1, 65536, "connection attempts at once"), 256)},
     ),
     "hping3": ProbeKind(
         natural_size=0,
         header=20,
+        after=(20,),  # RST, of an open port
         fragments=False,
         families="4",
         binds=False,
