@@ -98,9 +98,7 @@ class HostWatch:
             if version in now and version in before:
                 fragments = now[version].fragments - before[version].fragments
                 refused = now[version].refused - before[version].refused
-            refused = max(
-                refused, dropped_later
-            )  # what the kernel tells of, a queue counts as well
+            refused = max(refused, dropped_later)  # a queue counts what the kernel tells of as well
             if refused > 0:
                 track.ledger.note_silent_refusals(refused)
             large = (track.head + track.tail)[track.variant] > LARGE

@@ -102,6 +102,7 @@ class Outbox:
         track, out = self._track, self.out
         self._variant = track.variant[pairs]
         out.octets[:] = track.templates[self._variant]
+        self._tell_error()
         out.iov_length[:] = track.head[self._variant]
         out.tail_length[:] = track.tail[self._variant]
         out.iovlen[:] = np.where(out.tail_length, 2, 1)
@@ -117,7 +118,10 @@ class Outbox:
     def stamp(self, rows: slice, t1_ns: int) -> int | Ints:
         """Write the time into probes that are about to be sent; return T1, of all or (N,)."""
         track = self._track
-        self._tell_error(rows, t1_ns)
+        if abs(t1_ns - self._estimated_ns) >= ESTIMATED_NS:
+            self._estimated_ns = t1_ns
+            self._estimated = stamp.error_estimate(clock_error_ns())
+            self._tell_error()
         if track.format is None and not self._several:
             self._timestamp[rows] = stamp.ntp_from_unix_ns(t1_ns)
             return t1_ns
@@ -131,14 +135,10 @@ class Outbox:
             track.format.write(self.out.octets[rows], ssids, self.probes.sequence[rows], times)
         return times
 
-    def _tell_error(self, rows: slice, t1_ns: int) -> None:
+    def _tell_error(self) -> None:
         """Write what our own clock may be off by (RFC 8762 section 4.2.1)."""
-        if self._estimate is None:
-            return
-        if abs(t1_ns - self._estimated_ns) >= ESTIMATED_NS:
-            self._estimated_ns = t1_ns
-            self._estimated = stamp.error_estimate(clock_error_ns())
-        self._estimate[rows] = self._estimated
+        if self._estimate is not None:
+            self._estimate[:] = self._estimated
 
 
 def _stretch(column: npt.NDArray[Any], first: int, count: int) -> npt.NDArray[Any]:
