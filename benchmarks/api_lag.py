@@ -28,7 +28,7 @@ from twisted.internet.task import deferLater
 
 from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
-from llama.collector.summary import ClosedInterval
+from llama.collector.intervals.summary import ClosedInterval
 from llama.http.server import HttpService
 from llama.testing import closed_interval, pair
 

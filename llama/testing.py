@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector import histogram
-from llama.collector.summary import FLOW, STATS, ClosedInterval, Pair
+from llama.collector.intervals import histogram
+from llama.collector.intervals.summary import FLOW, STATS, ClosedInterval, Pair
 from llama.config.dscp import class_name
 
 NANOSECONDS = 1_000_000_000

@@ -15,14 +15,14 @@ from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest, TestCase
 
-from llama.collector import closing
-from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle
-from llama.collector.hping3.prober import Hping3Prober, RunTrack
-from llama.collector.hping3.process import find_program
-from llama.collector.ledger import Ledger
-from llama.collector.plan import Group, Source
+from llama.collector.intervals import closing
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.summary import Pair
+from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle
+from llama.collector.probing.hping3.prober import Hping3Prober, RunTrack
+from llama.collector.probing.hping3.process import find_program
+from llama.collector.probing.plan import Group, Source
 from llama.collector.slices import at_once
-from llama.collector.summary import Pair
 
 TICK_S = 0.01
 

@@ -15,8 +15,8 @@ from twisted.internet.utils import getProcessOutputAndValue
 from twisted.trial.unittest import TestCase
 
 from llama.collector.answers.history import Held, History
+from llama.collector.intervals.summary import ClosedInterval
 from llama.collector.service import ProbingService
-from llama.collector.summary import ClosedInterval
 from llama.config import CollectorConfig, ReflectorConfig
 from llama.reflector.service import PortService
 

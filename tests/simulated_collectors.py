@@ -8,7 +8,7 @@ from klein import Klein
 from twisted.internet import reactor
 from twisted.web.server import Site
 
-from llama.collector.summary import reasons
+from llama.collector.intervals.summary import reasons
 from llama.config.dscp import class_name
 from llama.lab.simulation import Simulation
 

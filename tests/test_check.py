@@ -410,14 +410,14 @@ class LoadTests(CheckCase):
         self.assertIn("4 packets/s and 10 kbit/s, which leave 22.5%", self.check(path).stdout)
 
     def test_least_loss(self) -> None:
-        """Half a file's rate shows loss from twice as much on; a probe in ten intervals shows all."""
+        """Less than half the rate shows loss from more than twice as much on; a probe in ten intervals shows all."""
         text = (
             "{rest}rate_limits: {{default: {{cps: {cps}}}}}\ntests: [{{targets: lab}}]\n"
             "targets: {{lab: [{{ip: 192.0.2.1}}]}}\n"
         )
         for cps, rest, said in (
             (4, "", "0.21 % of a target's 480 probes of a class and size, 0.83 % of a flow's 120"),
-            (4, "limits: {pps: 8}\n", "0.42 % of a target's 240 probes of a class and size, 1.7 %"),
+            (4, "limits: {pps: 8}\n", "0.46 % of a target's 216 probes of a class and size, 1.9 %"),
             (0.0033, "", "100 % of a target's 0.396 probes of a class and size, 100 % of a flow's"),
         ):
             path = self.file(text.format(cps=cps, rest=rest))

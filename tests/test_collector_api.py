@@ -23,8 +23,8 @@ from twisted.web.client import Agent
 from llama.collector.answers import encode
 from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
+from llama.collector.intervals.summary import STATS, suspect_bit
 from llama.collector.slices import Pace
-from llama.collector.summary import STATS, suspect_bit
 from llama.http.server import Guard, HttpService, HttpSite
 from llama.testing import closed_interval, pair
 

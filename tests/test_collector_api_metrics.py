@@ -12,10 +12,10 @@ from collector_served import Served
 from prometheus_client.parser import text_string_to_metric_families
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector import histogram
 from llama.collector.answers import exposition
 from llama.collector.answers.series import label_name, label_text
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals import histogram
+from llama.collector.intervals.summary import suspect_bit
 from llama.testing import pair
 
 NASTY = {

@@ -12,7 +12,7 @@ import numpy as np
 from collector_served import Served
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals.summary import suspect_bit
 from llama.testing import pair
 
 

@@ -8,14 +8,14 @@ from functools import partial
 from typing import Any
 
 from attrs import evolve
-from engine_case import EngineCase, pair
+from timekeeper_case import TimekeeperCase, pair
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector import plan
-from llama.collector.engine import Engine
-from llama.collector.plan import Group, places_of
-from llama.collector.prober import UdpProber
-from llama.collector.summary import Pair
+from llama.collector.intervals.summary import Pair
+from llama.collector.probing import plan
+from llama.collector.probing.plan import Group, places_of
+from llama.collector.probing.udp import UdpProber
+from llama.collector.timekeeper import Timekeeper
 from llama.collector.tracing import Tracing
 
 
@@ -36,7 +36,7 @@ def calls(function: Callable[[], Any]) -> int:
     return count
 
 
-class GrowthTests(EngineCase):
+class GrowthTests(TimekeeperCase):
     """A collector to which ever more is given to probe."""
 
     def groups(self, count: int, ports: int = 4) -> list[Group]:
@@ -50,28 +50,28 @@ class GrowthTests(EngineCase):
             for group in (self.group(pair(f"127.0.0.{n + 1}", 9), ports=ports, rate=0.1),)
         ]  # fmt: skip
 
-    def fresh(self) -> Engine:
-        """An engine that probes nothing yet."""
-        engine = Engine(self.clock, UdpProber(ids=self.ids), 1, self.closed.append)
-        self.addCleanup(engine.stop)
-        return engine
+    def fresh(self) -> Timekeeper:
+        """A timekeeper that probes nothing yet."""
+        timekeeper = Timekeeper(self.clock, UdpProber(ids=self.ids), 1, self.closed.append)
+        self.addCleanup(timekeeper.stop)
+        return timekeeper
 
     def test_taking_up(self) -> None:
         """What it takes to begin to probe grows no faster than the tests."""
         took = []
         for count in (60, 120):
-            engine, groups = self.fresh(), self.groups(count)
-            took.append(calls(partial(engine.use, groups)))
-            self.assertEqual(len(engine.prober.tracks), count)
+            timekeeper, groups = self.fresh(), self.groups(count)
+            took.append(calls(partial(timekeeper.use, groups)))
+            self.assertEqual(len(timekeeper.prober.tracks), count)
         self.assertLess(took[1], 2.5 * took[0])
 
     def test_pace(self) -> None:
         """Nor does what it takes to find out how often to drain, and whether a buffer was full."""
         took = []
         for count in (60, 120):
-            engine = self.fresh()
-            engine.use(self.groups(count))
-            prober = engine.prober
+            timekeeper = self.fresh()
+            timekeeper.use(self.groups(count))
+            prober = timekeeper.prober
             for sock in prober.sockets.values():
                 self.patch(sock, "new_drops", lambda: 1)
             took.append(calls(prober.drain_every_s) + calls(prober.check_drops))
@@ -81,7 +81,7 @@ class GrowthTests(EngineCase):
 
     def test_full_buffer_is_that_of_its_tests(self) -> None:
         """Packets dropped at one test's socket are no other's."""
-        self.engine.use(self.groups(2))
+        self.timekeeper.use(self.groups(2))
         one, other = self.prober.tracks
         self.patch(one.sockets[1], "new_drops", lambda: 3)
         self.assertEqual(self.prober.check_drops(), 3)
@@ -89,7 +89,7 @@ class GrowthTests(EngineCase):
         self.assertEqual(suspect, [True, False])
 
 
-class SessionTests(EngineCase):
+class SessionTests(TimekeeperCase):
     """What tells one test's replies from another's."""
 
     def give(self, prober: UdpProber, count: int, given: set[int]) -> None:
@@ -113,7 +113,7 @@ class SessionTests(EngineCase):
     def test_all_are_given(self) -> None:
         """There are 65,535, one of which traces have; what is not probed any more gives its own up."""
         tracing = Tracing(self.prober)
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         (track,) = self.prober.tracks
         mine = {tracing.ssid, *track.ssids.tolist()}
         given = {self.prober.reserve_ssid() for _ in range(65_533)}

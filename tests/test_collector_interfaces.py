@@ -8,15 +8,15 @@ from typing import Any
 
 from attrs import evolve
 from collector_case import ServiceCase
-from engine_case import EngineCase, pair
 from network import alone, ip
+from timekeeper_case import TimekeeperCase, pair
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector import sockets, track
-from llama.collector.complaints import MOST_KNOWN, MOST_LINES, Complaints
-from llama.collector.icmp import EchoSocket
-from llama.collector.plan import Group, Source
-from llama.collector.summary import Pair
+from llama.collector.intervals.summary import Pair
+from llama.collector.probing import sockets, track
+from llama.collector.probing.complaints import MOST_KNOWN, MOST_LINES, Complaints
+from llama.collector.probing.icmp import EchoSocket
+from llama.collector.probing.plan import Group, Source
 
 
 def link_local(zone: str, host: str = "fe80::1") -> Pair:
@@ -24,7 +24,7 @@ def link_local(zone: str, host: str = "fe80::1") -> Pair:
     return pair(f"{host}%{zone}", 8100)
 
 
-class MissingTests(EngineCase):
+class MissingTests(TimekeeperCase):
     """A target behind an interface that is not there."""
 
     def group6(self, *pairs: Pair, **options: Any) -> Group:
@@ -40,7 +40,7 @@ class MissingTests(EngineCase):
     def test_only_what_is_behind_it_is_refused(self) -> None:
         """Other pairs of the same test are probed; the ones refused are told, with the reason."""
         six = self.group6(pair("::1", self.number), link_local("wan9"), link_local("wan8"))
-        refused = self.engine.use([self.group(), six])
+        refused = self.timekeeper.use([self.group(), six])
         self.assertEqual(
             [([p.dst_ip for p in group.pairs], reason.strerror) for group, reason in refused],
             [
@@ -50,34 +50,34 @@ class MissingTests(EngineCase):
         )
         probed = {p.dst_ip for track in self.prober.tracks for p in track.pairs}
         self.assertEqual(probed, {"127.0.0.1", "::1"})
-        self.assertEqual((self.engine.refused, self.engine.trouble()), (refused, ""))
+        self.assertEqual((self.timekeeper.refused, self.timekeeper.trouble()), (refused, ""))
 
     def test_gone_before_it_is_taken_up(self) -> None:
         """An interface that goes between a plan and the next interval hinders nothing else."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.newest(1)
         group = self.group6(pair("::1", self.number), link_local("lo"))
-        self.assertEqual(self.engine.use([self.group(), group]), [])
-        self.patch(self.engine, "_wanted", (
+        self.assertEqual(self.timekeeper.use([self.group(), group]), [])
+        self.patch(self.timekeeper, "_wanted", (
             self.group(), group.with_pairs((group.pairs[0], link_local("gone"))),
         ))  # fmt: skip
         self.newest(2)
         self.assertEqual(len(self.prober.tracks), 2)
-        self.assertEqual(self.engine.trouble(), "")
+        self.assertEqual(self.timekeeper.trouble(), "")
 
     def test_a_plan_that_cannot_be_taken_up_is_tried_again(self) -> None:
         """Whatever hinders it: what was probed goes on, and it is told until it works."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.newest(1)
         arrange = self.prober.arrange
         self.patch(self.prober, "arrange", lambda _: 1 // 0)
-        self.engine.use([self.group(pair("127.0.0.2", self.number))])
+        self.timekeeper.use([self.group(pair("127.0.0.2", self.number))])
         self.newest(2)
-        self.assertIn("could not be taken up", self.engine.trouble())
+        self.assertIn("could not be taken up", self.timekeeper.trouble())
         self.assertGreater(int(self.closed[-1].pair_stats["sent"].sum()), 0)
         self.prober.arrange = arrange  # type: ignore[method-assign]
         self.newest(2)
-        self.assertEqual(self.engine.trouble(), "")
+        self.assertEqual(self.timekeeper.trouble(), "")
         self.assertEqual([p.dst_ip for p in self.closed[-1].pairs], ["127.0.0.2"])
         self.assertTrue(self.flushLoggedErrors(ZeroDivisionError))
 
@@ -92,13 +92,13 @@ class ServiceTests(ServiceCase):
         self.assertFalse(self.reactor.hasStopped)
         for module in (sockets, track):
             self.patch(module, "interface_number", lambda name: {"wan9": 1}.get(name, 0))
-        service.engine._end_ns = 1  # the next interval begins with the next tick
+        service.timekeeper._end_ns = 1  # the next interval begins with the next tick
         self.reactor.advance(10)
-        service.engine.tick()
+        service.timekeeper.tick()
         self.assertEqual(self.probed(service), {"127.0.0.9", "fe80::1%wan9"})
 
 
-class AnewTests(EngineCase):
+class AnewTests(TimekeeperCase):
     """An interface that is deleted and made again under its name: to the kernel it is another."""
 
     def make_interface(self) -> None:
@@ -114,14 +114,14 @@ class AnewTests(EngineCase):
     def probe_through(self, *groups: Group) -> None:
         """Probe, delete the interface and make it again; probes leave through it as before."""
         self.make_interface()
-        self.engine.use(groups)
+        self.timekeeper.use(groups)
         self.run_until(lambda: self.prober.sent > 10, answering=False)
         numbers = [sock.number for sock in self.prober.sockets.values()]
         ip("link del v0")
-        self.run_until(lambda: self.engine.trouble(), answering=False)
-        self.assertIn("no probe of test", self.engine.trouble())
+        self.run_until(lambda: self.timekeeper.trouble(), answering=False)
+        self.assertIn("no probe of test", self.timekeeper.trouble())
         self.make_interface()
-        self.run_until(lambda: not self.engine.trouble(), answering=False)
+        self.run_until(lambda: not self.timekeeper.trouble(), answering=False)
         failed = self.prober.failed_sends.total()
         sent = self.prober.sent
         self.run_until(lambda: self.prober.sent > sent + 20, answering=False)

@@ -54,5 +54,5 @@ class DeadResolverTests(ServiceCase):
         """Names that are answered for are probed without a pause, in one plan."""
         service = self.service("127.0.0.9")
         self.assertEqual(self.probed(service), {"127.0.0.9"})
-        self.assertEqual(service.engine.generation, 1)
+        self.assertEqual(service.timekeeper.generation, 1)
         self.assertEqual([c for c in self.reactor.getDelayedCalls() if "meanwhile" in str(c)], [])

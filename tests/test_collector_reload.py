@@ -11,9 +11,10 @@ from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
-from llama.collector import plan, rereading
+from llama.collector import rereading
 from llama.collector import service as service_module
-from llama.collector.plan import AT_A_TIME, as_before, make_plan, plan_slowly
+from llama.collector.probing import plan
+from llama.collector.probing.plan import AT_A_TIME, as_before, make_plan, plan_slowly
 from llama.collector.rereading import RereadingError, read_again
 from llama.collector.service import ProbingService
 from llama.config import CollectorConfig, ConfigErrors, SourcePort, Target, Test, load_collector
@@ -87,14 +88,14 @@ class ReloadTests(ServiceCase):
         """The same holds of a fault in what takes the plan up."""
         service = self.service("127.0.0.9")
         config = service.config
-        use = service.engine.use
-        self.patch(service.engine, "use", lambda _: 1 // 0)
+        use = service.timekeeper.use
+        self.patch(service.timekeeper, "use", lambda _: 1 // 0)
         self.reloaded(service, config_of("127.0.0.7"))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
         self.assertIs(service.config, config)
         self.assertEqual(service._names.addresses.keys(), {"127.0.0.9"})
         self.assertEqual(self.wanted(service), {"127.0.0.9"})
-        self.patch(service.engine, "use", use)
+        self.patch(service.timekeeper, "use", use)
 
     def test_one_after_the_other(self) -> None:
         """Two reloads do not get into each other's way; a third adds nothing to a second that waits."""

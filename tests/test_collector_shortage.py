@@ -10,15 +10,15 @@ import sys
 from typing import Any
 
 from attrs import evolve
-from engine_case import EngineCase
+from timekeeper_case import TimekeeperCase
 from twisted.internet.testing import MemoryReactorClock
 from twisted.logger import capturedLogs
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import service as service_module
 from llama.collector.answers.history import History
+from llama.collector.probing.sockets import SPARE_FILES
 from llama.collector.service import ProbingService
-from llama.collector.sockets import SPARE_FILES
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.http.server import CannotListen
 from llama.net import route
@@ -30,7 +30,7 @@ def open_files() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-class FilesTests(EngineCase):
+class FilesTests(TimekeeperCase):
     """More sockets wanted than this process may have open."""
 
     def limit(self, more: int) -> None:
@@ -42,14 +42,14 @@ class FilesTests(EngineCase):
 
     def test_what_is_refused_keeps_nothing(self) -> None:
         """Sockets opened for a test that cannot be probed are closed at once; others go on."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         big = evolve(self.group(ports=300), test="big", sources=tuple(
             evolve(source, owner=f"big{n}") for n, source in enumerate(self.group(ports=300).sources)
         ))  # fmt: skip
         self.limit(SPARE_FILES + 20)
         before = open_files()
         for _ in range(2):
-            [(group, reason)] = self.engine.use([self.group(), big])
+            [(group, reason)] = self.timekeeper.use([self.group(), big])
             self.assertEqual((group.test, reason.strerror), ("big", "Too many open files"))
             self.assertEqual(open_files(), before)
         self.assertEqual(len(self.prober.sockets), 2)
@@ -60,7 +60,7 @@ class FilesTests(EngineCase):
         """Probing that takes all it can get leaves descriptors to HTTP and whatever else."""
         self.limit(SPARE_FILES + 20)
         group = self.group(ports=300)
-        [(_, _)] = self.engine.use([group])
+        [(_, _)] = self.timekeeper.use([group])
         for source in group.sources[:10]:
             self.prober.open(source)
         others = [socket.socket() for _ in range(SPARE_FILES // 2)]
@@ -93,27 +93,27 @@ class RetryTests(SynchronousTestCase):
 
     def tests_probed(self) -> set[str]:
         """The names of the tests that are probed, when the next interval has begun."""
-        self.service.engine._end_ns = 1
-        self.service.engine.tick()
+        self.service.timekeeper._end_ns = 1
+        self.service.timekeeper.tick()
         return {track.group.test for track in self.service.prober.tracks}
 
     def test_a_test_refused_for_ever_disturbs_nothing(self) -> None:
         """It is asked for again, ever more seldom, and nothing is planned or arranged for that."""
         asked: list[float] = []
-        use = self.service.engine.use
+        use = self.service.timekeeper.use
 
         def counted(groups: Any) -> Any:
             asked.append(self.reactor.seconds())
             return use(groups)
 
-        self.patch(self.service.engine, "use", counted)
+        self.patch(self.service.timekeeper, "use", counted)
         self.patch(service_module, "make_plan", None)
         with capturedLogs() as said:
             for _ in range(40):
                 self.reactor.advance(10)
                 self.assertEqual(self.tests_probed(), {"good"})
         self.assertEqual(asked, [10.0, 30.0, 70.0, 150.0, 270.0, 390.0])
-        self.assertEqual((self.service.engine.generation, len(self.settled)), (1, 1))
+        self.assertEqual((self.service.timekeeper.generation, len(self.settled)), (1, 1))
         self.assertEqual([event for event in said if "does not probe" in str(event)], [])
 
     def test_it_is_probed_once_it_can_be(self) -> None:
@@ -121,7 +121,7 @@ class RetryTests(SynchronousTestCase):
         self.taken.close()
         self.reactor.advance(10)
         self.assertEqual(self.tests_probed(), {"good", "bad"})
-        self.assertEqual((self.service.engine.generation, len(self.settled)), (2, 2))
+        self.assertEqual((self.service.timekeeper.generation, len(self.settled)), (2, 2))
         self.assertEqual([c for c in self.reactor.getDelayedCalls() if "_probe" in str(c)], [])
 
     def test_it_is_told(self) -> None:
@@ -138,10 +138,10 @@ class RetryTests(SynchronousTestCase):
 
     def test_an_error_does_not_end_the_trying(self) -> None:
         """Whatever goes wrong with one attempt, there is another."""
-        use = self.service.engine.use
-        self.patch(self.service.engine, "use", lambda _: 1 // 0)
+        use = self.service.timekeeper.use
+        self.patch(self.service.timekeeper, "use", lambda _: 1 // 0)
         self.assertRaises(ZeroDivisionError, self.reactor.advance, 10)
-        self.service.engine.use = use  # type: ignore[method-assign]
+        self.service.timekeeper.use = use  # type: ignore[method-assign]
         self.taken.close()
         self.reactor.advance(20)
         self.assertEqual(self.tests_probed(), {"good", "bad"})

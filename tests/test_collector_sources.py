@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from attrs import evolve
 from collector_case import ServiceCase
-from engine_case import EngineCase, pair
 from network import alone, ip
+from timekeeper_case import TimekeeperCase, pair
 
 from llama.collector.service import SOURCES_S, ProbingService
 from llama.net import route
@@ -19,8 +19,8 @@ class ChangingTests(ServiceCase):
         self.reactor.advance(SOURCES_S)
         for _ in range(100):
             self.reactor.advance(0.01)
-        service.engine._end_ns = 1
-        service.engine.tick()
+        service.timekeeper._end_ns = 1
+        service.timekeeper.tick()
         return {p.src_ip for track in service.prober.tracks for p in track.pairs}
 
     @alone
@@ -37,11 +37,11 @@ class ChangingTests(ServiceCase):
         ip("addr del 10.99.1.1/24 dev v0")
         ip("addr replace 10.99.1.250/24 dev v0")
         self.assertEqual(self.sources(service), {"10.99.1.250"})
-        generation = service.engine.generation
+        generation = service.timekeeper.generation
         self.assertEqual(self.sources(service), {"10.99.1.250"})
         ip("addr del 10.99.1.250/24 dev v0")  # no route: what was known last is kept
         self.assertEqual(self.sources(service), {"10.99.1.250"})
-        self.assertEqual(service.engine.generation, generation)
+        self.assertEqual(service.timekeeper.generation, generation)
 
     @alone
     def test_through_an_interface(self) -> None:
@@ -57,7 +57,7 @@ class ChangingTests(ServiceCase):
         self.assertEqual(told, ["10.99.1.1", "10.99.1.1", "10.99.2.1", None])
 
 
-class CalledOtherwiseTests(EngineCase):
+class CalledOtherwiseTests(TimekeeperCase):
     """A pair that goes on under another name."""
 
     def test_nothing_is_lost(self) -> None:
@@ -65,9 +65,9 @@ class CalledOtherwiseTests(EngineCase):
         before = pair("127.0.0.1", self.number)
         other = pair("127.0.0.1", self.number, dscp=46)
         after = evolve(before, src_ip="127.0.0.77")
-        self.engine.use([self.group(before, other)])
+        self.timekeeper.use([self.group(before, other)])
         self.newest(1)
-        self.engine.use([self.group(after, other)])
+        self.timekeeper.use([self.group(after, other)])
         self.newest(3)
         seen = {
             name: [i.end_ns for i in self.closed if name in {p.src_ip for p in i.pairs if p.dscp == 0}]

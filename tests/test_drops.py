@@ -8,17 +8,17 @@ from pathlib import Path
 
 import numpy as np
 from attrs import evolve
-from engine_case import EngineCase, pair
 from hypothesis import given
 from hypothesis import strategies as st
 from network import alone
 from reflector_case import StillReactor, probe
+from timekeeper_case import TimekeeperCase, pair
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector import sockets
-from llama.collector.icmp import IcmpProber
-from llama.collector.ledger import Ledger
-from llama.collector.plan import Source
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.probing import sockets
+from llama.collector.probing.icmp import IcmpProber
+from llama.collector.probing.plan import Source
 from llama.config import ReflectorConfig
 from llama.net import drops
 from llama.net.drops import Causes, counters
@@ -164,7 +164,7 @@ def flood(address: str, port: int, count: int) -> None:
             sock.sendto(bytes(9000), (address, port))
 
 
-class CollectorTests(EngineCase):
+class CollectorTests(TimekeeperCase):
     """What comes to a real prober in a network of its own."""
 
     def looked_at(self) -> tuple[set[str], set[str]]:
@@ -188,7 +188,7 @@ class CollectorTests(EngineCase):
             group = self.group(pair(address, 9), ports=1, rate=20)
             group = evolve(group, version=version, sources=(source,))
             self.prober.damaged = self.prober.receive_drops = 0
-            self.engine.use([group])
+            self.timekeeper.use([group])
             self.closed.clear()
             self.run_until(lambda: len(self.closed) > 2, answering=False)
             self.assertEqual([p.dst_ip for p in self.closed[-1].pairs], [address])

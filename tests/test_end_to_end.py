@@ -13,7 +13,7 @@ from servers import Influx, free_udp_port
 from services import BIN, Collector, Service, configuration, until
 from twisted.trial.unittest import TestCase
 
-from llama.collector.summary import reasons
+from llama.collector.intervals.summary import reasons
 
 
 class PluginTests(TestCase):

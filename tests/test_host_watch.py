@@ -6,26 +6,26 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from engine_case import EngineCase, pair
 from network import alone, ip
+from timekeeper_case import TimekeeperCase, pair
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from llama.collector.host_watch import NOTE, HostWatch
-from llama.collector.summary import reasons
+from llama.collector.intervals.summary import reasons
 
 IPV4 = Path("/proc/sys/net/ipv4")
 
 
-class FragmentsTests(EngineCase):
+class FragmentsTests(TimekeeperCase):
     """Probes of two sizes over a loopback with an MTU of 1,500 octets."""
 
     def probe(self) -> None:
         """Have both probed."""
         ip("link set lo mtu 1500")
         self.answer_everywhere()
-        self.patch(self.engine, "_host", HostWatch())  # of this network
+        self.patch(self.timekeeper, "_host", HostWatch())  # of this network
         small, large = (pair("127.0.0.1", self.number, size=size) for size in (96, 3000))
-        self.engine.use([self.group(small, large)])
+        self.timekeeper.use([self.group(small, large)])
         self.newest(2)
 
     def check(self, *expected: tuple[str, ...]) -> None:
@@ -65,7 +65,7 @@ class FragmentsTests(EngineCase):
         self.check((), ())
 
 
-class BacklogTests(EngineCase):
+class BacklogTests(TimekeeperCase):
     """Packets to this host that the kernel drops before it looks whose they are."""
 
     def test_marks_what_may_have_been_hit(self) -> None:
@@ -77,9 +77,9 @@ class BacklogTests(EngineCase):
                 raise FileNotFoundError(name)
             return "".join(f"{1 << 20:08x} {drops:08x} 00000000\n" for drops in dropped)
 
-        self.patch(self.engine, "_host", HostWatch(read))
+        self.patch(self.timekeeper, "_host", HostWatch(read))
         pairs = pair("127.0.0.1", self.number), pair("127.0.0.1", 9)  # nobody answers there
-        self.engine.use([self.group(*pairs)])
+        self.timekeeper.use([self.group(*pairs)])
         self.newest(2)
         self.assertNotIn("receive_drops", self.reasons(self.closed[-1]))
         dropped[1] += 3

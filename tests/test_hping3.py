@@ -21,11 +21,11 @@ from twisted.internet import reactor
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.hping3 import process
-from llama.collector.hping3.process import Hping3, Order, unusable
-from llama.collector.plan import Group, make_plan
+from llama.collector.intervals.summary import reasons
+from llama.collector.probing.hping3 import process
+from llama.collector.probing.hping3.process import Hping3, Order, unusable
+from llama.collector.probing.plan import Group, make_plan
 from llama.collector.rearranging import rearranged
-from llama.collector.summary import reasons
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.config.probes import default_options
 from llama.net.route import way_to

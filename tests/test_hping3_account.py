@@ -10,11 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector import closing
-from llama.collector.hping3.account import Account
-from llama.collector.hping3.cycle import KNOWN_AFTER_S, Turns, spacing_s, stretches
-from llama.collector.hping3.output import Answer, Summary
-from llama.collector.ledger import Ledger
+from llama.collector.intervals import closing
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.probing.hping3.account import Account
+from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Turns, spacing_s, stretches
+from llama.collector.probing.hping3.output import Answer, Summary
 from llama.collector.slices import at_once
 
 SECOND_NS = 1_000_000_000

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.hping3.output import (
+from llama.collector.probing.hping3.output import (
     LONGEST_LINE,
     Answer,
     Begun,

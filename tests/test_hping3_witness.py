@@ -8,8 +8,8 @@ import socket
 from hping3_case import ProbeCase, require_hping3
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.hping3.witness import Seen, Witness
-from llama.collector.summary import reasons
+from llama.collector.intervals.summary import reasons
+from llama.collector.probing.hping3.witness import Seen, Witness
 
 SUMMARY = (
     "printf '\\n--- 127.0.0.1 hping statistic ---\\n3 packets transmitted, 0 packets received,"

@@ -9,13 +9,19 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector import closing
-from llama.collector.histogram import BINS, RELATIVE_ERROR, bin_of, lower_bound_ns, midpoint_ns
-from llama.collector.ledger import FOLLOWED, Ledger, depth_needed
+from llama.collector.intervals import closing
+from llama.collector.intervals.histogram import (
+    BINS,
+    RELATIVE_ERROR,
+    bin_of,
+    lower_bound_ns,
+    midpoint_ns,
+)
+from llama.collector.intervals.ledger import FOLLOWED, Ledger, depth_needed
+from llama.collector.intervals.replies import Replies
+from llama.collector.intervals.summary import STATS, reasons, suspect_bit
 from llama.collector.rearranging import rearranged
-from llama.collector.replies import Replies
 from llama.collector.slices import at_once
-from llama.collector.summary import STATS, reasons, suspect_bit
 
 SECOND = 1_000_000_000
 MS = 1_000_000

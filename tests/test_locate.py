@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals.summary import suspect_bit
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.lab.simulation import Simulation

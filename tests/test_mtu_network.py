@@ -10,7 +10,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals.summary import suspect_bit
 from llama.lab import hosts
 from llama.lab.fabric import MANAGEMENT, Fabric
 from llama.lab.hosts import Traffic

@@ -13,21 +13,22 @@ from collections import Counter
 
 import numpy as np
 from attrs import evolve
-from engine_case import EngineCase, pair
+from timekeeper_case import TimekeeperCase, pair
 
-from llama.collector import memory, outbox
-from llama.collector.ledger import RECEIVED, STAMPED
-from llama.collector.summary import Pair
+from llama.collector import memory
+from llama.collector.intervals.ledger import RECEIVED, STAMPED
+from llama.collector.intervals.summary import Pair
+from llama.collector.probing import outbox
 from llama.net import errors
 from llama.wire import auth, stamp
 
 
-class OutboxTests(EngineCase):
+class OutboxTests(TimekeeperCase):
     """Probes that are made ready before they are due."""
 
     def check(self, *pairs: Pair, ports: int, rate: float) -> Counter[int]:
         """Send for a while, with pauses and failures; return how often each flow was sent."""
-        self.engine.use([self.group(*pairs, ports=ports, rate=rate)])
+        self.timekeeper.use([self.group(*pairs, ports=ports, rate=rate)])
         (track,) = self.prober.tracks
         box, book = self.prober._outboxes[track], track.ledger
         probes = stamp.sender_view(box.out.octets)
@@ -102,7 +103,7 @@ class OutboxTests(EngineCase):
             peer.setblocking(False)
             whom = pair("127.0.0.1", peer.getsockname()[1], size=112)
             groups.append(evolve(self.group(whom), test=probe, probe=probe, key=key))
-        self.engine.use(groups)
+        self.timekeeper.use(groups)
         missing = {(probe, wanted) for probe in places for wanted in (error_ns, None)}
 
         def heard() -> bool:
@@ -120,7 +121,7 @@ class OutboxTests(EngineCase):
         self.run_until(heard, answering=False)
 
 
-class RefusedTests(EngineCase):
+class RefusedTests(TimekeeperCase):
     """Probes that the kernel would not send, in the middle of what was made ready."""
 
     timeout_s = 5.0  # a machine may stall
@@ -129,7 +130,7 @@ class RefusedTests(EngineCase):
         """Refuse some of a burst now and then; whatever did leave is known by its own name."""
         self.answer_everywhere()
         pairs = [pair(f"127.0.1.{n}", self.number, size=size) for n in range(1, 201)]
-        self.engine.use([evolve(self.group(*pairs, rate=20), probe=probe)])
+        self.timekeeper.use([evolve(self.group(*pairs, rate=20), probe=probe)])
         (track,) = self.prober.tracks
         out = self.prober._outboxes[track].out
         chance, send, taken = random.Random(7), out.send, 0
@@ -175,7 +176,7 @@ class RefusedTests(EngineCase):
         self.check("llama-python", 36)
 
 
-class UnsettledTests(EngineCase):
+class UnsettledTests(TimekeeperCase):
     """Replies that come before their probes were entered into the ledger."""
 
     kernel_stamps = False  # which would have them entered
@@ -183,7 +184,7 @@ class UnsettledTests(EngineCase):
     def check(self, probe: str, size: int, ssid: bool = True) -> None:
         """Send a burst, have it answered, drain once: it is all known."""
         pairs = [pair("127.0.0.1", self.number, dscp=dscp, size=size) for dscp in (0, 46)]
-        self.engine.use([evolve(self.group(*pairs, ports=1), probe=probe)])
+        self.timekeeper.use([evolve(self.group(*pairs, ports=1), probe=probe)])
         (track,) = self.prober.tracks
         now_s = time.monotonic()
         track.schedule.begin(now_s)
@@ -226,21 +227,21 @@ class UnsettledTests(EngineCase):
         self.check("llama-python", 36)
 
 
-class ReplacedTests(EngineCase):
+class ReplacedTests(TimekeeperCase):
     """What a change of the configuration does away with."""
 
     def test_nothing_is_left_of_it(self) -> None:
         """Its ledger and its rooms are freed, though the collector of garbage passes them by."""
         pairs = [pair("127.0.0.1", self.number, dscp=dscp) for dscp in (0, 46)]
-        self.engine.use([self.group(*pairs)])
+        self.timekeeper.use([self.group(*pairs)])
         self.run_until(lambda: self.prober.received > 4)
         memory.settle()
         self.addCleanup(gc.unfreeze)
         (track,) = self.prober.tracks
         old = [weakref.ref(x) for x in (track, track.ledger, self.prober._outboxes[track])]
         del track
-        self.engine.use([self.group(pairs[0])])
-        self.run_until(lambda: self.engine.generation > 1)
+        self.timekeeper.use([self.group(pairs[0])])
+        self.run_until(lambda: self.timekeeper.generation > 1)
         self.newest(3)
         self.assertEqual([ref() for ref in old], [None] * 3)
         self.assertEqual(list(self.prober._outboxes), self.prober.tracks)

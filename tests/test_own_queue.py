@@ -8,12 +8,12 @@ import socket
 import subprocess
 
 from attrs import evolve
-from engine_case import EngineCase, pair
 from network import alone, ip
+from timekeeper_case import TimekeeperCase, pair
 from twisted.trial.unittest import SkipTest
 
 from llama.collector.host_watch import HostWatch
-from llama.collector.summary import reasons
+from llama.collector.intervals.summary import reasons
 
 
 def nft(rules: str) -> str:
@@ -24,7 +24,7 @@ def nft(rules: str) -> str:
     return done.stdout
 
 
-class OwnQueueTests(EngineCase):
+class OwnQueueTests(TimekeeperCase):
     """Probes are dropped between socket and driver, where the kernel calls them sent."""
 
     def setUp(self) -> None:
@@ -36,8 +36,8 @@ class OwnQueueTests(EngineCase):
     def begin(self) -> None:
         """Probe a reflector in the network of this test."""
         self.answer_everywhere()
-        self.patch(self.engine, "_host", HostWatch())  # of this network
-        self.engine.use([self.group(pair("127.0.0.1", self.number), rate=100)])
+        self.patch(self.timekeeper, "_host", HostWatch())  # of this network
+        self.timekeeper.use([self.group(pair("127.0.0.1", self.number), rate=100)])
         self.newest(1)
 
     def drop(self, some: str = "") -> None:
@@ -85,10 +85,10 @@ class OwnQueueTests(EngineCase):
             if subprocess.run(tc, capture_output=True).returncode:
                 raise SkipTest("needs the queues tbf and pfifo_head_drop")
         before = HostWatch()._read()
-        self.patch(self.engine, "_host", HostWatch())
+        self.patch(self.timekeeper, "_host", HostWatch())
         group = self.group(pair("10.99.1.2", self.number), rate=200)  # nobody answers there
         sources = tuple(evolve(source, address=None) for source in group.sources)
-        self.engine.use([evolve(group, sources=sources)])
+        self.timekeeper.use([evolve(group, sources=sources)])
         newest = self.newest(2)
         [row] = newest.pair_stats
         self.assertEqual(HostWatch()._read(), before)
@@ -117,10 +117,10 @@ class OwnQueueTests(EngineCase):
         for name in ("v0", "v1"):
             ip(f"link set {name} up")
         self.answer_everywhere()
-        self.patch(self.engine, "_host", HostWatch())
+        self.patch(self.timekeeper, "_host", HostWatch())
         group = self.group(pair("10.99.1.2", self.number), rate=20)
         sources = tuple(evolve(source, address=None) for source in group.sources)
-        self.engine.use([evolve(group, sources=sources)])
+        self.timekeeper.use([evolve(group, sources=sources)])
         ip(before)
         self.newest(1)
         ip(after)

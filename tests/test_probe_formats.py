@@ -8,11 +8,11 @@ import numpy as np
 from twisted.trial.unittest import SynchronousTestCase
 from wire_packets import KEY
 
-from llama.collector import formats
-from llama.collector.lane import HEAD
-from llama.collector.ledger import Ledger
-from llama.collector.plan import Group
-from llama.collector.schedule import BURST
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.probing import formats
+from llama.collector.probing.inbox import HEAD
+from llama.collector.probing.plan import Group
+from llama.collector.probing.schedule import BURST
 from llama.wire import auth, scalar, tlv, tlv_rules
 
 T1 = 1_700_000_000_123_456_789

@@ -21,16 +21,17 @@ from services import BIN
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from llama.collector import closing, tcp
-from llama.collector.icmp import ECHO, REPLY, REQUEST, checksums
-from llama.collector.ledger import Ledger
-from llama.collector.plan import Group, Source, make_plan
-from llama.collector.probers import Probers
+from llama.collector.intervals import closing
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.summary import Pair, reasons
+from llama.collector.probing import tcp
+from llama.collector.probing.icmp import ECHO, REPLY, REQUEST, checksums
+from llama.collector.probing.plan import Group, Source, make_plan
+from llama.collector.probing.probers import Probers
+from llama.collector.probing.tcp import TcpProber, attempt_socket
+from llama.collector.probing.track import Track
 from llama.collector.rearranging import rearranged
 from llama.collector.slices import at_once
-from llama.collector.summary import Pair, reasons
-from llama.collector.tcp import TcpProber, attempt_socket
-from llama.collector.track import Track
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net.port import transmit_ids_supported
 

@@ -12,7 +12,7 @@ from twisted.internet.task import LoopingCall
 from twisted.trial.unittest import TestCase
 from wire_packets import KEY
 
-from llama.collector.ledger import FORGED
+from llama.collector.intervals.ledger import FORGED
 from llama.collector.oneshot import OneShot, Wanted
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.wire import auth, scalar, stamp

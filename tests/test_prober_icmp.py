@@ -8,23 +8,23 @@ import time
 
 import numpy as np
 from attrs import evolve
-from engine_case import EngineCase, pair
 from icmp_flood import flood, unreachable
 from network import alone, ip
 from scapy.layers.inet import ICMP, IP, UDP
+from timekeeper_case import TimekeeperCase, pair
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.ledger import RECEIVED, STAMPED
-from llama.collector.plan import Source
-from llama.collector.prober import UdpProber
-from llama.collector.sockets import ProbeSocket
+from llama.collector.intervals.ledger import RECEIVED, STAMPED
+from llama.collector.probing.plan import Source
+from llama.collector.probing.sockets import ProbeSocket
+from llama.collector.probing.udp import UdpProber
 from llama.collector.tracing import Tracing
 from llama.net import errors, mmsg
 from llama.net.port import transmit_ids_supported
 from llama.wire import stamp
 
 
-class FloodTests(EngineCase):
+class FloodTests(TimekeeperCase):
     """A healthy target, and somebody who says of another that it is none."""
 
     interval_s = 1
@@ -33,17 +33,17 @@ class FloodTests(EngineCase):
     def probe(self, *, hearing: bool) -> None:
         """Probe under a flood, for some thousand probes."""
         self.answer_everywhere()
-        self.engine.use([self.group(ports=1, rate=500)])
+        self.timekeeper.use([self.group(ports=1, rate=500)])
         (sock,) = self.prober.sockets.values()
         if hearing:
             sock.hear_errors()
         read = self.prober._read_stamps
         heard = 0
 
-        def reading(lane, fd):  # type: ignore[no-untyped-def]
+        def reading(inbox, fd):  # type: ignore[no-untyped-def]
             nonlocal heard
-            count = read(lane, fd)
-            heard += lane.stamp_layout.odd_rows(lane.stamps, 0, count).size
+            count = read(inbox, fd)
+            heard += inbox.stamp_layout.odd_rows(inbox.stamps, 0, count).size
             return count
 
         self.patch(self.prober, "_read_stamps", reading)
@@ -74,7 +74,7 @@ class FloodTests(EngineCase):
         self.probe(hearing=False)
 
 
-class TraceTests(EngineCase):
+class TraceTests(TimekeeperCase):
     """A dead target, and somebody who knows it and our source port, but no octet of a packet."""
 
     interval_s = 1
@@ -106,7 +106,7 @@ class TraceTests(EngineCase):
             ip(command)
         source = Source(version=4, address=self.ours, interface=None, number=0, owner="", df=False)
         group = evolve(self.group(pair(self.dead, 8100), ports=1), sources=(source,))
-        self.engine.use([group])
+        self.timekeeper.use([group])
         self.tracing = Tracing(self.prober)
         seen = 0
 
@@ -127,7 +127,7 @@ class TraceTests(EngineCase):
         self.assertFalse(sock.hears_errors)
 
 
-class OwnErrorTests(EngineCase):
+class OwnErrorTests(TimekeeperCase):
     """What truly is of a destination is booked on it, whether or not errors are heard."""
 
     @alone
@@ -140,7 +140,7 @@ class OwnErrorTests(EngineCase):
             group = self.group(
                 pair("127.0.0.1", self.number), pair("198.51.100.1", self.number), ports=1
             )
-            self.engine.use([group])
+            self.timekeeper.use([group])
             (sock,) = self.prober.sockets.values()
             if hearing:
                 sock.hear_errors()
@@ -153,7 +153,7 @@ class OwnErrorTests(EngineCase):
 
     def refusing(self, *, hearing: bool, times: int) -> int:
         """Have the kernel refuse the same probe so often; return how many failed."""
-        self.engine.use([self.group(ports=1)])
+        self.timekeeper.use([self.group(ports=1)])
         (track,) = self.prober.tracks
         (sock,) = self.prober.sockets.values()
         if hearing:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.ledger import Ledger
-from llama.collector.reflectors import MOST_OTHERS, SEVERAL, Reflectors
-from llama.collector.summary import reasons
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.summary import reasons
+from llama.collector.probing.reflectors import MOST_OTHERS, SEVERAL, Reflectors
 from llama.wire import tlv
 
 EPOCH = 1_700_000_000 * 1_000_000_000

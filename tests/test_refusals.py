@@ -20,13 +20,13 @@ from services import BIN
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
 from llama.cli._report import Report, summary
-from llama.collector.icmp import IcmpProber
-from llama.collector.ledger import Ledger
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.summary import STATS, Pair
 from llama.collector.oneshot import Result, Wanted
-from llama.collector.plan import NATURAL_SIZE, Group, Source
-from llama.collector.prober import UdpProber
-from llama.collector.refusals import _PROOF, MOST, Refusal, Refusals
-from llama.collector.summary import STATS, Pair
+from llama.collector.probing.icmp import IcmpProber
+from llama.collector.probing.plan import NATURAL_SIZE, Group, Source
+from llama.collector.probing.refusals import _PROOF, MOST, Refusal, Refusals
+from llama.collector.probing.udp import UdpProber
 from llama.net.errors import IcmpError
 from llama.net.port import transmit_ids_supported
 

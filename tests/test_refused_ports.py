@@ -11,8 +11,8 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
 from llama.cli import main
-from llama.collector import sockets
-from llama.collector.plan import Source
+from llama.collector.probing import sockets
+from llama.collector.probing.plan import Source
 from llama.wire.source_ports import REFUSED_PORTS, named
 
 FILE = """\

@@ -21,7 +21,7 @@ from web_api_case import END_S, ApiCase
 from web_data import NASTY_HOST, Fleet, standard_fleet
 from web_memory import MemoryStore
 
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals.summary import suspect_bit
 from llama.http.server import BadRequestError
 from llama.web.api import STATIC
 from llama.web.params import Arguments, read_range

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from web_data import Fault, Fleet
 from web_memory import MemoryStore
 
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals.summary import suspect_bit
 from llama.web.fold import (
     NO_DATA,
     NO_VALUE,

@@ -9,11 +9,11 @@ import numpy as np
 from servers import Server
 from web_data import Fleet
 
-from llama.collector import histogram
 from llama.collector.answers.exposition import Totals
 from llama.collector.answers.series import Series, label_text
+from llama.collector.intervals import histogram
+from llama.collector.intervals.summary import FLOW, STATS, ClosedInterval, Pair
 from llama.collector.slices import at_once
-from llama.collector.summary import FLOW, STATS, ClosedInterval, Pair
 from llama.interfaces import Point
 
 _OWN = ("src_ip", "dst_ip", "dst_port", "class", "probe", "size", "port_group")

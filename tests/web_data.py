@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 from attrs import field, frozen
 
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals.summary import suspect_bit
 from llama.interfaces import Point
 
 #: A host name and a tag value that would break out of a carelessly written query.

@@ -6,9 +6,9 @@ from collections import Counter
 
 from attrs import frozen
 
-from llama.collector.hping3.process import programs_of
-from llama.collector.sockets import SMALLEST_ROOM, zone_of
-from llama.collector.summary import FLOW, STATS
+from llama.collector.intervals.summary import FLOW, STATS
+from llama.collector.probing.hping3.process import programs_of
+from llama.collector.probing.sockets import SMALLEST_ROOM, zone_of
 from llama.config import CollectorConfig, Test
 from llama.config.offered import offered, packet_octets, versions
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from attrs import field, frozen
 
 from llama.cli._demand import Demand
-from llama.collector.hping3.process import find_program, unusable
-from llama.collector.sockets import SOCKET_BUFFER
+from llama.collector.probing.hping3.process import find_program, unusable
+from llama.collector.probing.sockets import SOCKET_BUFFER
 
 #: Descriptors that a service needs besides its probing sockets.
 _OTHER_FILES = 64

@@ -12,8 +12,8 @@ from attrs import evolve
 from llama.cli._coverage import PATHS, expected_share, flows_to_cover
 from llama.cli._demand import demand
 from llama.cli._host import Host
-from llama.collector.hping3.cycle import spacing_s
-from llama.collector.plan import cycle_of
+from llama.collector.probing.hping3.cycle import spacing_s
+from llama.collector.probing.plan import cycle_of
 from llama.config import CollectorConfig, Test, class_name
 from llama.config.offered import Offered, offered, offered_to, share_of_rate
 from llama.config.probes import KINDS

@@ -8,11 +8,11 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from llama.collector.intervals.replies import UNKNOWN_DSCP
+from llama.collector.intervals.summary import Pair, Stats, reasons
 from llama.collector.oneshot import Outcome, Result, Wanted
-from llama.collector.plan import NATURAL_SIZE, PROTOCOLS
-from llama.collector.refusals import NO_PORT, Refusal
-from llama.collector.replies import UNKNOWN_DSCP
-from llama.collector.summary import Pair, Stats, reasons
+from llama.collector.probing.plan import NATURAL_SIZE, PROTOCOLS
+from llama.collector.probing.refusals import NO_PORT, Refusal
 from llama.config import class_name
 from llama.printable import printable
 

@@ -15,10 +15,10 @@ import orjson
 
 from llama.cli import _output, _report
 from llama.cli._options import Seconds, warn_of_refused
-from llama.collector.hping3.process import unusable
 from llama.collector.names import Names
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
-from llama.collector.plan import NATURAL_SIZE, chosen_addresses
+from llama.collector.probing.hping3.process import unusable
+from llama.collector.probing.plan import NATURAL_SIZE, chosen_addresses
 from llama.config import dscp_number
 from llama.config.keys import read_keys
 from llama.config.probes import KINDS

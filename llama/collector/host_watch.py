@@ -18,8 +18,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from llama.collector.summary import suspect_bit
-from llama.collector.track import Track
+from llama.collector.intervals.summary import suspect_bit
+from llama.collector.probing.track import Track
 from llama.net import queues
 from llama.net.drops import counters, read_text
 

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 
-from llama.collector import closing, memory
-from llama.collector.open_interval import OpenInterval
+from llama.collector import memory
+from llama.collector.intervals import closing
+from llama.collector.intervals.open_interval import OpenInterval
+from llama.collector.intervals.summary import FLOW, STATS, ClosedInterval, Stats
+from llama.collector.probing.track import Track
 from llama.collector.slices import Job
-from llama.collector.summary import FLOW, STATS, ClosedInterval, Stats
-from llama.collector.track import Track
 
 ROWS_AT_ONCE = 4000  # copied in a slice: half a millisecond
 

@@ -13,12 +13,10 @@ import numpy as np
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
-from llama.collector import closing
 from llama.collector.health import ClockWatch, Starvation, step_note
 from llama.collector.host_watch import HostWatch
-from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle
-from llama.collector.hping3.prober import Hping3Prober
-from llama.collector.ledger import (
+from llama.collector.intervals import closing
+from llama.collector.intervals.ledger import (
     FOLLOWED,
     LATE,
     NO_RTT,
@@ -27,14 +25,16 @@ from llama.collector.ledger import (
     STAMPED,
     Ledger,
 )
-from llama.collector.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
-from llama.collector.probers import Probers
-from llama.collector.refusals import Refusal, Refusals
-from llama.collector.replies import UNKNOWN_DSCP
+from llama.collector.intervals.replies import UNKNOWN_DSCP
+from llama.collector.intervals.summary import Pair, suspect_bit
+from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle
+from llama.collector.probing.hping3.prober import Hping3Prober
+from llama.collector.probing.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
+from llama.collector.probing.probers import Probers
+from llama.collector.probing.refusals import Refusal, Refusals
+from llama.collector.probing.sockets import require_zone
+from llama.collector.probing.tcp import TcpProber
 from llama.collector.slices import at_once
-from llama.collector.sockets import require_zone
-from llama.collector.summary import Pair, suspect_bit
-from llama.collector.tcp import TcpProber
 from llama.config import class_name
 from llama.net.port import transmit_ids_supported
 from llama.net.ticker import Ticker
@@ -88,7 +88,7 @@ class Outcome:
 
 @frozen(kw_only=True, eq=False)
 class Result:
-    """The figures of a finished test: `llama.collector.summary.STATS` rows."""
+    """The figures of a finished test: `llama.collector.intervals.summary.STATS` rows."""
 
     pairs: Sequence[Pair]
     pair_stats: Any

@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.ledger import SLACK_S, Ints, Ledger, depth_needed
-from llama.collector.open_interval import OpenInterval
-from llama.collector.summary import Pair
-from llama.collector.track import Track
+from llama.collector.intervals.ledger import SLACK_S, Ints, Ledger, depth_needed
+from llama.collector.intervals.open_interval import OpenInterval
+from llama.collector.intervals.summary import Pair
+from llama.collector.probing.track import Track
 
 
 def rearranged(
@@ -26,7 +26,7 @@ def rearranged(
     At another rate, if one is given. Pairs in neither list begin anew. Everything known of the
     ones carried over stays, open intervals included. Only if the rate falls to less than half, and
     memory would be wasted on what a few have on record, some of that may be forgotten: it counts
-    as not sent then, and is marked (see `llama.collector.closing`).
+    as not sent then, and is marked (see `llama.collector.intervals.closing`).
     """
     book.settle()
     to, start = _flows_of(new, book.ports), _flows_of(old, book.ports)

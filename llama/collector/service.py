@@ -15,11 +15,11 @@ from twisted.logger import Logger
 
 from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
-from llama.collector.engine import Engine
-from llama.collector.hping3.process import programs_of, unusable_in
+from llama.collector.intervals.summary import ClosedInterval
 from llama.collector.memory import return_large_blocks, settle
 from llama.collector.names import Names
-from llama.collector.plan import (
+from llama.collector.probing.hping3.process import programs_of, unusable_in
+from llama.collector.probing.plan import (
     Group,
     Source,
     as_before,
@@ -27,11 +27,11 @@ from llama.collector.plan import (
     plan_slowly,
     room_for_traces,
 )
-from llama.collector.probers import Probers
+from llama.collector.probing.probers import Probers
+from llama.collector.probing.sockets import zone_of
 from llama.collector.rereading import RereadingError, read_again
 from llama.collector.slices import Job, Slices
-from llama.collector.sockets import zone_of
-from llama.collector.summary import ClosedInterval
+from llama.collector.timekeeper import Timekeeper
 from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors
 from llama.http.server import CannotListen, HttpService
@@ -109,7 +109,7 @@ class ProbingService(Service):
         self._refused: set[tuple[str, str, str]] = set()  # test, whom, why
         self._ticker = Ticker(reactor, self._tick)
         self.prober = Probers(reactor, ids=transmit_ids_supported())
-        self.engine = Engine(
+        self.timekeeper = Timekeeper(
             reactor, self.prober, config.interval_s, self._interval_closed,
             clock_error_ns=clock_error_ns, retick=self._ticker.start, arranged=self._arranged,
         )  # fmt: skip
@@ -160,7 +160,7 @@ class ProbingService(Service):
         self.tracing.closed(closed)
 
     def _tick(self) -> None:
-        self.engine.tick()
+        self.timekeeper.tick()
         self.tracing.tick()
 
     def _replan(self) -> None:
@@ -181,7 +181,7 @@ class ProbingService(Service):
         complete = False
         self._keep_traces_within()
         try:
-            refused = self.engine.use(self._groups)
+            refused = self.timekeeper.use(self._groups)
             complete = not refused
             self._say_refused(refused)
         finally:
@@ -213,13 +213,15 @@ class ProbingService(Service):
 
     def _keep_traces_within(self) -> None:
         """Leave traces what the caps leave beside what is probed and what is about to be."""
-        self.tracing.keep_within(*room_for_traces(self.config, self._groups, self.engine.groups))
+        self.tracing.keep_within(
+            *room_for_traces(self.config, self._groups, self.timekeeper.groups)
+        )
 
     def _arranged(self) -> None:
         """Say what is probed from now on."""
         settle()
         self._keep_traces_within()
-        groups = self.engine.groups
+        groups = self.timekeeper.groups
         self.log.info(
             "probing {pairs} pairs over {flows} flows at {rate:.0f} probes/s",
             pairs=sum(len(group.pairs) for group in groups),
@@ -360,7 +362,7 @@ class ProbingService(Service):
         self._slices.stop()
         self._names.stop()
         self._ticker.stop()
-        self.engine.stop()
+        self.timekeeper.stop()
         return self.prober.ended()
 
     def trouble(self) -> str:
@@ -373,11 +375,11 @@ class ProbingService(Service):
                 return (
                     f"test {test.name} is not probed: no address of a target is known; see the log"
                 )
-        return self.engine.trouble()
+        return self.timekeeper.trouble()
 
     def health(self) -> dict[str, Any]:
         """Return how the collector itself is doing; see `llama.collector.answers.exposition.Health`."""
-        engine, prober = self.engine, self.prober
+        timekeeper, prober = self.timekeeper, self.prober
         return {
             "probes_sent_total": prober.sent,
             "replies_received_total": prober.received,
@@ -387,13 +389,13 @@ class ProbingService(Service):
             "send_failures_total": dict(prober.failed_sends),
             "probes_skipped_total": prober.skipped,
             "probes_per_second": prober.probes_per_s,
-            "intervals_unclosed_total": engine.unclosed,
-            "tick_lag_seconds": max(engine.lag_s, engine.last_lag_s),
+            "intervals_unclosed_total": timekeeper.unclosed,
+            "tick_lag_seconds": max(timekeeper.lag_s, timekeeper.last_lag_s),
             "pairs": sum(len(track.pairs) for track in prober.tracks),
             "flows": sum(track.ledger.flows for track in prober.tracks),
-            "groups_refused": len(engine.refused),
+            "groups_refused": len(timekeeper.refused),
             "names_failing": len(self._names.failing),
-            "config_generation": engine.generation,
+            "config_generation": timekeeper.generation,
             "resident_bytes": resident_octets(),
             "cpu_seconds_total": processor_s(),
             **self.tracing.health(),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 
-from llama.collector.summary import ClosedInterval, Pair
+from llama.collector.intervals.summary import ClosedInterval, Pair
 from llama.paths.table import FlowKey, Known, PathTable
 
 #: Flows of one interval that are picked for what they lost, and lossy ones that are looked at for it.

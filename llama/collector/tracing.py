@@ -18,9 +18,9 @@ from typing import Any
 
 from twisted.logger import Logger
 
-from llama.collector.prober import UdpProber
-from llama.collector.sockets import ProbeSocket
-from llama.collector.summary import ClosedInterval
+from llama.collector.intervals.summary import ClosedInterval
+from llama.collector.probing.sockets import ProbeSocket
+from llama.collector.probing.udp import UdpProber
 from llama.collector.trace_picks import Picks
 from llama.config import class_name
 from llama.net import errors, mmsg

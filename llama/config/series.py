@@ -16,7 +16,7 @@ def refuse_collisions(doc: Document, tests: list[PlacedTest]) -> None:
     """Note a mistake for every target whose series another one writes already.
 
     A series is named by source, destination address and port, class, kind of probe, size, port
-    group and tags (`llama.collector.summary.Pair`).
+    group and tags (`llama.collector.intervals.summary.Pair`).
     """
     seen: dict[Any, tuple[Node, Node]] = {}
     for placed in tests:

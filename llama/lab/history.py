@@ -15,7 +15,7 @@ import orjson
 from attrs import frozen
 from twisted.enterprise import adbapi
 
-from llama.collector.summary import reasons
+from llama.collector.intervals.summary import reasons
 from llama.lab.readings import Reading
 
 _NEWEST = """

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import secrets
 from math import isinf
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import orjson
 from attrs import asdict
@@ -14,11 +14,11 @@ from twisted.python.failure import Failure
 from werkzeug.exceptions import HTTPException
 
 from llama.http.server import BadRequestError, Query, asked_by_this_machine, json_error, set_json
+from llama.pinpoint.fleet import Fleet
 from llama.pinpoint.incidents import Incident, Incidents, Silence
+from llama.pinpoint.judgement import Judgement
 from llama.pinpoint.sighting import Sighting
-
-if TYPE_CHECKING:
-    from llama.pinpoint.service import PinpointService
+from llama.pinpoint.windows import Measured
 
 MOST_OCTETS = 10_000  # of a silence
 MOST_SILENCES = 1000
@@ -69,13 +69,33 @@ def incidents_at(
     }
 
 
+class Pinpointing(Protocol):
+    """What is served: the state of a `llama.pinpoint.service.PinpointService`."""
+
+    measured: Measured
+    incidents: Incidents
+    judgement: Judgement | None
+    fleet: Fleet
+
+    @property
+    def now_s(self) -> float:
+        """Unix time, s."""
+
+    def save(self) -> None:
+        """Keep what was changed."""
+
+
 class PinpointApi:
-    """Serves a `PinpointService`: ``api.app.resource()`` is the root for an `HttpService`."""
+    """Serves incidents and suspects: ``api.app.resource()`` is the root for an `HttpService`.
+
+    ``guarded`` says that only who has shown a token gets this far.
+    """
 
     app = Klein()
 
-    def __init__(self, service: PinpointService) -> None:
+    def __init__(self, service: Pinpointing, *, guarded: bool) -> None:
         self._service = service
+        self._guarded = guarded
 
     @app.route("/status", methods=["GET"])
     def _status(self, request: Any) -> bytes:
@@ -157,7 +177,7 @@ class PinpointApi:
 
     def _may_not_change(self, request: Any) -> bytes | None:
         """Return the refusal of a change by whoever has shown no token and may not be of this machine."""
-        if self._service.settings.api_token or asked_by_this_machine(request):
+        if self._guarded or asked_by_this_machine(request):
             return None
         return json_error(
             request, 403,

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import field, frozen
 
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals.summary import suspect_bit
 
 Indices = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
@@ -35,7 +35,7 @@ FLOWS = np.dtype(
         ("remarked_reverse", "<u4"),
         ("remarked_to", "u1"),  # the DSCP that arrived there; 255: unknown
         ("late", "?"),  # its RTT is out of the ordinary, as whoever knows the ordinary says
-        ("suspect", "<u4"),  # bits of llama.collector.summary.SUSPECT_REASONS
+        ("suspect", "<u4"),  # bits of llama.collector.intervals.summary.SUSPECT_REASONS
     ]
 )
 

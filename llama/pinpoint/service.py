@@ -102,7 +102,7 @@ class PinpointService(MultiService):
             self.http = HttpService(
                 reactor,
                 settings.api,
-                api.PinpointApi(self).app.resource(),
+                api.PinpointApi(self, guarded=bool(settings.api_token)).app.resource(),
                 what="llama pinpoint",
                 token=settings.api_token,
             )

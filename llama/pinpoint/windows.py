@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from llama.collector.summary import SUSPECT_REASONS
+from llama.collector.intervals.summary import SUSPECT_REASONS
 from llama.paths.table import FlowKey, Hops
 from llama.pinpoint.answers import MOST_FLOWS, AnswerError, FlowRow
 from llama.pinpoint.evidence import FLOWS, Hosts, Indices, Paths

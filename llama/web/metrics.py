@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals.summary import suspect_bit
 from llama.web.store import Column
 
 Columns = Mapping[str, Column]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.summary import reasons
+from llama.collector.intervals.summary import reasons
 from llama.web.fold import NO_DATA, VALUE, Axis, Cells, Pairs
 from llama.web.groups import find_places, natural
 from llama.web.heat import Heat

@@ -1,8 +1,8 @@
 """What the matrix asks of a database: the `Store` protocol and the shapes of its answers.
 
 A store knows nothing of matrices, groups or colours: it gives back *series* (one tag set each, see
-`llama.collector.summary.Pair.series_tags`) with columns of figures. The columns bear the names of
-the fields that the scraper writes, and times are Unix seconds. NaN is "no sample", never zero.
+`llama.collector.intervals.summary.Pair.series_tags`) with columns of figures. The columns bear the
+names of the fields that the scraper writes, and times are Unix seconds. NaN is "no sample", never zero.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@ from llama.collector.answers.kept import Kept
 from llama.collector.answers.packed import Packed, join, pack
 from llama.collector.answers.selection import FlowQuery, pairs_of, select_flows
 from llama.collector.answers.sending import send
+from llama.collector.intervals.summary import ClosedInterval
 from llama.collector.slices import Job, Slices
-from llama.collector.summary import ClosedInterval
 from llama.http.server import BadRequestError, Query, json_error
 from llama.paths.table import PathTable
 

@@ -17,8 +17,8 @@ import orjson
 
 from llama.collector.answers.history import Newest
 from llama.collector.answers.packed import Packed, Packer
+from llama.collector.intervals.summary import ClosedInterval, Pair, reasons
 from llama.collector.slices import Job, Pace
-from llama.collector.summary import ClosedInterval, Pair, reasons
 from llama.paths.table import FlowKey, Known
 from llama.paths.table import as_json as path_row
 

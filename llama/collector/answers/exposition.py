@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator, Mapping
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector import histogram
 from llama.collector.answers.packed import Packed, Packer
 from llama.collector.answers.series import Rows, Series
+from llama.collector.intervals import histogram
+from llama.collector.intervals.summary import SUSPECT_REASONS, ClosedInterval
 from llama.collector.slices import Job, Pace
-from llama.collector.summary import SUSPECT_REASONS, ClosedInterval
 
 #: What a provider of health says: numbers by name, or by name and reason. A name that ends in
 #: ``_total`` is a counter, any other a gauge.

@@ -19,8 +19,8 @@ from attrs import define, frozen
 
 from llama.collector.answers.packed import Packed
 from llama.collector.answers.series import Rows, Series
+from llama.collector.intervals.summary import ClosedInterval
 from llama.collector.slices import Job
-from llama.collector.summary import ClosedInterval
 
 _CURSOR = re.compile(r"([0-9a-f]{16})-([0-9]{1,15})")
 #: Flows looked at in one slice.

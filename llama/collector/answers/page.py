@@ -20,8 +20,8 @@ from attrs import frozen
 from llama.collector.answers.encode import loss_percent, utc_text
 from llama.collector.answers.history import Newest
 from llama.collector.answers.packed import Packed, Packer
+from llama.collector.intervals.summary import Pair, reasons
 from llama.collector.slices import Job, Pace
-from llama.collector.summary import Pair, reasons
 from llama.config.dscp import class_name
 
 _STYLE = """

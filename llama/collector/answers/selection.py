@@ -8,8 +8,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
+from llama.collector.intervals.summary import ClosedInterval, Pair
 from llama.collector.slices import Job, Pace
-from llama.collector.summary import ClosedInterval, Pair
 from llama.http.server import Query
 
 Numbers = npt.NDArray[np.int64]

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
+from llama.collector.intervals.summary import Pair
 from llama.collector.slices import Job, Pace
-from llama.collector.summary import Pair
 
 Rows = npt.NDArray[np.int64]
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from twisted.internet.defer import Deferred, succeed
 
-from llama.collector.summary import SUSPECT_REASONS, suspect_bit
+from llama.collector.intervals.summary import SUSPECT_REASONS, suspect_bit
 from llama.web.store import Activity, Column, History, Snapshot, Tags, Timeline, Window, series_key
 from llama.web.stores.prometheus_api import Key, Labels, PrometheusDatabase, tags_of
 from llama.web.stores.promql import (

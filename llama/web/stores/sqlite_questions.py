@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import orjson
 
-from llama.collector.summary import SUSPECT_REASONS
+from llama.collector.intervals.summary import SUSPECT_REASONS
 from llama.scraper.writers import sqlite_schema as schema
 from llama.web.grid import put_together
 from llama.web.store import (

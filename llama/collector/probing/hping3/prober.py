@@ -1,7 +1,7 @@
 """Probes by the program hping3: SYNs to port 0, or another, which the other end's stack answers.
 
 The first LLAMA's way of probing. In every cycle each flow of a pair sends one probe; one run of the
-program serves the flows whose source ports follow on one another (`llama.collector.hping3.cycle`).
+program serves the flows whose source ports follow on one another, see `cycle`.
 The program takes any segment from the target's address and port for an answer and ends when it has
 as many as it sent probes, so that there is one run at a time to a port of an address. Runs are
 bounded by the test's ``processes``; those that are due wait in the order in which they came due,
@@ -25,17 +25,17 @@ import numpy.typing as npt
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from llama.collector.held import HeldPort, PortHolder, places_now
-from llama.collector.hping3.account import Account
-from llama.collector.hping3.cycle import GRACE_S, Turns, stretches
-from llama.collector.hping3.output import Begun, Event, Stranger, Unreachable, read_summary
-from llama.collector.hping3.process import Hping3, Order, complaint, find_program
-from llama.collector.hping3.witness import Witness
-from llama.collector.ledger import Ledger
-from llama.collector.plan import Group, Source
-from llama.collector.sockets import ProbeSocket, leave_spare
-from llama.collector.summary import Pair, suspect_bit
-from llama.collector.track import Track
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.summary import Pair, suspect_bit
+from llama.collector.probing.held import HeldPort, PortHolder, places_now
+from llama.collector.probing.hping3.account import Account
+from llama.collector.probing.hping3.cycle import GRACE_S, Turns, stretches
+from llama.collector.probing.hping3.output import Begun, Event, Stranger, Unreachable, read_summary
+from llama.collector.probing.hping3.process import Hping3, Order, complaint, find_program
+from llama.collector.probing.hping3.witness import Witness
+from llama.collector.probing.plan import Group, Source
+from llama.collector.probing.sockets import ProbeSocket, leave_spare
+from llama.collector.probing.track import Track
 from llama.net.route import way_to
 
 #: How long a run may take to begin, s.

@@ -36,20 +36,20 @@ from attrs import define
 from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
-from llama.collector.held import HeldPort, PortHolder, places_now
-from llama.collector.ledger import NO_RTT, Ints, Ledger
-from llama.collector.plan import Group, Source
-from llama.collector.replies import Replies
-from llama.collector.schedule import BURST
-from llama.collector.sockets import (
+from llama.collector.intervals.ledger import NO_RTT, Ints, Ledger
+from llama.collector.intervals.replies import Replies
+from llama.collector.intervals.summary import Pair, suspect_bit
+from llama.collector.probing.held import HeldPort, PortHolder, places_now
+from llama.collector.probing.plan import Group, Source
+from llama.collector.probing.schedule import BURST
+from llama.collector.probing.sockets import (
     ProbeSocket,
     interface_number,
     leave_spare,
     require_zone,
     zone_of,
 )
-from llama.collector.summary import Pair, suspect_bit
-from llama.collector.track import Track
+from llama.collector.probing.track import Track
 from llama.net import errors, mmsg
 
 #: Attempts end after so long, s: a second after the first SYN the kernel sends another (RFC 6298).

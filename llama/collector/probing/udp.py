@@ -1,7 +1,7 @@
 """Sends probes over UDP and has what comes back entered into the ledgers, in batches.
 
-Probes in STAMP's own format are written here, others by `llama.collector.formats`; what comes back
-is read by `llama.collector.intake`.
+Probes in STAMP's own format are written here, others by `llama.collector.probing.formats`; what comes
+back is read by `llama.collector.probing.intake`.
 
 Nothing here is done when a packet comes: every tick the probes that are due are sent, in bursts of
 at most `BURST`, and every few ticks the sockets are drained into one arena, which is looked
@@ -27,16 +27,16 @@ import numpy as np
 import numpy.typing as npt
 from twisted.logger import Logger
 
-from llama.collector.complaints import Complaints
-from llama.collector.intake import Intake
-from llama.collector.lane import ARENA, Lane
-from llama.collector.ledger import Ints, Ledger
-from llama.collector.outbox import Outbox
-from llama.collector.plan import Group, Source, Variant
-from llama.collector.schedule import BURST, Burst
-from llama.collector.sockets import SMALLEST_ROOM, ProbeSocket, endpoint, interface_number
-from llama.collector.summary import suspect_bit
-from llama.collector.track import Track
+from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals.summary import suspect_bit
+from llama.collector.probing.complaints import Complaints
+from llama.collector.probing.inbox import ARENA, Inbox
+from llama.collector.probing.intake import Intake
+from llama.collector.probing.outbox import Outbox
+from llama.collector.probing.plan import Group, Source, Variant
+from llama.collector.probing.schedule import BURST, Burst
+from llama.collector.probing.sockets import SMALLEST_ROOM, ProbeSocket, endpoint, interface_number
+from llama.collector.probing.track import Track
 from llama.net import errors, mmsg
 from llama.net.drops import Causes
 from llama.net.port import LONGEST
@@ -68,8 +68,8 @@ class UdpProber:
         self._kernel_stamps = kernel_stamps
         self.chance = random.Random() if chance is None else chance
         self._padding = np.zeros(LONGEST, np.uint8)
-        self._lanes: dict[int, Lane] = {}
-        self._causes: dict[int, Causes | None] = {}  # by address family, as lanes are
+        self._inboxes: dict[int, Inbox] = {}
+        self._causes: dict[int, Causes | None] = {}  # by address family, as inboxes are
         self.sockets: dict[Source, ProbeSocket] = {}
         self._by_ordinal: dict[int, ProbeSocket] = {}
         self._ordinals = itertools.count()  # there is room for 48 bits of them
@@ -104,8 +104,8 @@ class UdpProber:
             self._by_fd[sock.fd] = sock
             self._poll.register(sock.fd, select.POLLIN)
             family = sock.sock.family
-            if family not in self._lanes:
-                self._lanes[family] = self._new_lane(family)
+            if family not in self._inboxes:
+                self._inboxes[family] = self._new_inbox(family)
                 self._causes[family] = self._new_causes(sock)
         return sock
 
@@ -119,8 +119,8 @@ class UdpProber:
     def _new_intake(self, sockets: Mapping[int, ProbeSocket]) -> Intake:
         return Intake(sockets, self._wall_ns)
 
-    def _new_lane(self, family: int) -> Lane:
-        return Lane(family, ids=self._ids)
+    def _new_inbox(self, family: int) -> Inbox:
+        return Inbox(family, ids=self._ids)
 
     def _new_track(self, *given: Any) -> Track:
         return Track(*given)
@@ -358,7 +358,7 @@ class UdpProber:
         for track in self.tracks:
             track.ledger.settle()  # to tell whose a reply is, its probe's cell may be looked at
         empty = True
-        filled = dict.fromkeys(self._lanes, 0)
+        filled = dict.fromkeys(self._inboxes, 0)
         events = self._poll.poll(0)
         if len(events) > 1:
             events.sort()
@@ -366,47 +366,47 @@ class UdpProber:
             events = events[self._turn :] + events[: self._turn]
         for fd, event in events:
             sock = self._by_fd[fd]
-            lane = self._lanes[sock.family]
+            inbox = self._inboxes[sock.family]
             if event & select.POLLERR:
-                stamps = self._read_stamps(lane, fd)
+                stamps = self._read_stamps(inbox, fd)
                 empty &= stamps < ARENA
                 if stamps and not event & select.POLLIN:
                     continue
-            first = filled[lane.family]
-            count = self._receive(lane, fd, first) if first < ARENA else 0
-            lane.socket_of[first : first + count] = sock.ordinal
-            filled[lane.family] = first + count
+            first = filled[inbox.family]
+            count = self._receive(inbox, fd, first) if first < ARENA else 0
+            inbox.socket_of[first : first + count] = sock.ordinal
+            filled[inbox.family] = first + count
             empty &= first + count < ARENA
         for family, count in filled.items():
             if count:
-                self._intake.take(self._lanes[family], count)
+                self._intake.take(self._inboxes[family], count)
         return empty
 
-    def _receive(self, lane: Lane, fd: int, first: int) -> int:
+    def _receive(self, inbox: Inbox, fd: int, first: int) -> int:
         for _ in range(1 + errors.PATIENCE):
             try:
-                return lane.back.receive(fd, first, mmsg.MSG_DONTWAIT | mmsg.MSG_TRUNC)
+                return inbox.back.receive(fd, first, mmsg.MSG_DONTWAIT | mmsg.MSG_TRUNC)
             except OSError:
                 # What an ICMP error left at the socket: reading it has cleared it.
                 pass
         return 0  # and others: what waits behind them is read next time
 
-    def _read_stamps(self, lane: Lane, fd: int) -> int:
+    def _read_stamps(self, inbox: Inbox, fd: int) -> int:
         """Enter the transmit stamps in an error queue; return how many messages were there."""
-        stamps = lane.stamps
+        stamps = inbox.stamps
         count = stamps.receive(fd, 0, mmsg.MSG_DONTWAIT | mmsg.MSG_ERRQUEUE)
-        odd = lane.stamp_layout.odd_rows(stamps, 0, count)
+        odd = inbox.stamp_layout.odd_rows(stamps, 0, count)
         if odd.size and (self.tracing is not None or self.told_errors is not None):
-            self._hand_over_errors(lane, fd, odd)
+            self._hand_over_errors(inbox, fd, odd)
         if self._ids:
-            self._intake.enter_stamps(lane, count, odd)
+            self._intake.enter_stamps(inbox, count, odd)
         else:
-            self._intake.match_stamps(lane, count, odd, self._by_fd[fd])
+            self._intake.match_stamps(inbox, count, odd, self._by_fd[fd])
         return count
 
-    def _hand_over_errors(self, lane: Lane, fd: int, rows: npt.NDArray[np.intp]) -> None:
+    def _hand_over_errors(self, inbox: Inbox, fd: int, rows: npt.NDArray[np.intp]) -> None:
         """Give ICMP errors to whoever wants them; they lie among the transmit stamps."""
-        stamps = lane.stamps
+        stamps = inbox.stamps
         for row in rows.tolist():
             data = stamps.control[row].data
             control = [
@@ -434,7 +434,7 @@ class UdpProber:
             return
         for track in self.tracks:
             track.ledger.settle()
-        self._read_stamps(self._lanes[sock.family], sock.fd)
+        self._read_stamps(self._inboxes[sock.family], sock.fd)
         sock.hear_no_errors()
 
     def check_drops(self) -> int:

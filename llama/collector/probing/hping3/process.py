@@ -18,7 +18,7 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.error import ProcessExitedAlready
 from twisted.internet.protocol import ProcessProtocol
 
-from llama.collector.hping3.output import Begun, Event, Reader, read_summary
+from llama.collector.probing.hping3.output import Begun, Event, Reader, read_summary
 from llama.config import CollectorConfig
 
 #: What is kept, in octets, of what the program complains.

@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from llama.collector.sockets import ProbeSocket, endpoint
-from llama.collector.track import Track
+from llama.collector.probing.sockets import ProbeSocket, endpoint
+from llama.collector.probing.track import Track
 from llama.net.errors import IcmpError
 from llama.paths.trace import meaning
 

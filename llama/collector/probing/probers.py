@@ -1,7 +1,7 @@
 """All kinds of probe as one prober: each group is probed by the one that knows its kind.
 
 UDP is always there; the others from the first group that needs them. What they are told and
-asked is what `llama.collector.engine.Engine` tells and asks a `UdpProber`.
+asked is what `llama.collector.timekeeper.Timekeeper` tells and asks a `UdpProber`.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import numpy.typing as npt
 from twisted.internet.defer import Deferred, succeed
 from twisted.logger import Logger
 
-from llama.collector.hping3.prober import Hping3Prober
-from llama.collector.icmp import IcmpProber
-from llama.collector.ledger import Ledger
-from llama.collector.plan import Group, Source
-from llama.collector.prober import UdpProber
-from llama.collector.sockets import ProbeSocket
-from llama.collector.tcp import TcpProber
-from llama.collector.track import Track
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.probing.hping3.prober import Hping3Prober
+from llama.collector.probing.icmp import IcmpProber
+from llama.collector.probing.plan import Group, Source
+from llama.collector.probing.sockets import ProbeSocket
+from llama.collector.probing.tcp import TcpProber
+from llama.collector.probing.track import Track
+from llama.collector.probing.udp import UdpProber
 
 AnyProber = UdpProber | TcpProber | Hping3Prober
 

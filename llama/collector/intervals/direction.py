@@ -25,10 +25,10 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from llama.collector import ledger as cell
-from llama.collector.ledger import Ints, Ledger
-from llama.collector.open_interval import OpenInterval
-from llama.collector.summary import Stats
+from llama.collector.intervals import ledger as cell
+from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals.open_interval import OpenInterval
+from llama.collector.intervals.summary import Stats
 
 #: What is missing may have been so many times slower than the slowest probe that was answered.
 SLOWER = 2

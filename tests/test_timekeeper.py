@@ -1,4 +1,4 @@
-"""The engine and the prober over real loopback sockets, ticked by hand."""
+"""The timekeeper and the prober over real loopback sockets, ticked by hand."""
 
 from __future__ import annotations
 
@@ -11,20 +11,22 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from attrs import evolve
-from engine_case import EngineCase, pair
+from timekeeper_case import TimekeeperCase, pair
 from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector import closing, joining, sockets
-from llama.collector.engine import MOST_TRIES
-from llama.collector.intake import MOST_ELSEWHERE
-from llama.collector.lane import ARENA, Lane
-from llama.collector.ledger import RECEIVED, STAMPED
-from llama.collector.plan import Group, cap_factor, chosen_addresses, make_plan
-from llama.collector.probers import Probers
-from llama.collector.schedule import LATEST_S, Schedule
-from llama.collector.sockets import SMALLEST_ROOM
-from llama.collector.summary import ClosedInterval, reasons, suspect_bit
+from llama.collector import joining
+from llama.collector.intervals import closing
+from llama.collector.intervals.ledger import RECEIVED, STAMPED
+from llama.collector.intervals.summary import ClosedInterval, reasons, suspect_bit
+from llama.collector.probing import sockets
+from llama.collector.probing.inbox import ARENA, Inbox
+from llama.collector.probing.intake import MOST_ELSEWHERE
+from llama.collector.probing.plan import Group, cap_factor, chosen_addresses, make_plan
+from llama.collector.probing.probers import Probers
+from llama.collector.probing.schedule import LATEST_S, Schedule
+from llama.collector.probing.sockets import SMALLEST_ROOM
+from llama.collector.timekeeper import MOST_TRIES
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net import mmsg
 from llama.reflector.guard import ADMITTED, TOTAL_RATE, Guard
@@ -48,12 +50,12 @@ class OneRefused(Guard):
         return np.where(port == self.port, TOTAL_RATE, ADMITTED).astype(np.uint8)
 
 
-class EngineTests(EngineCase):
+class TimekeeperTests(TimekeeperCase):
     """Intervals, changes, and what marks them."""
 
     def test_intervals_are_aligned_and_complete(self) -> None:
         """Windows start at multiples of their length, follow one another and add up."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.newest(3)
         ends = [interval.end_ns for interval in self.closed]
         self.assertEqual([end % SECOND for end in ends], [0, 0, 0])
@@ -66,7 +68,7 @@ class EngineTests(EngineCase):
 
     def test_rate_is_kept(self) -> None:
         """A full interval has the configured number of probes, from all source ports alike."""
-        self.engine.use([self.group(rate=50)])
+        self.timekeeper.use([self.group(rate=50)])
         self.newest(2)
         interval = self.newest(1)
         skipped = sum(track.schedule.skipped for track in self.prober.tracks)
@@ -80,7 +82,7 @@ class EngineTests(EngineCase):
         """Targets that are one address and port are series of their own, with probes of their own."""
         one = pair("127.0.0.1", self.number)
         other = evolve(one, target="alias", tags={"dst_hostname": "alias"})
-        self.engine.use([self.group(one, other)])
+        self.timekeeper.use([self.group(one, other)])
         for interval in (self.newest(2), self.newest(1)):
             for row in interval.pair_stats:
                 self.assertGreater(row["sent"], 0)
@@ -92,10 +94,10 @@ class EngineTests(EngineCase):
         one, two, three = (pair(f"127.0.0.{n}", self.number) for n in (1, 2, 3))
         self.answer_everywhere()
         one, two, three = (evolve(p, dst_port=self.number) for p in (one, two, three))
-        self.engine.use([self.group(one, two)])
+        self.timekeeper.use([self.group(one, two)])
         self.newest(2)
         ports = [sock.number for sock in self.prober.sockets.values()]
-        self.engine.use([self.group(one, three)])
+        self.timekeeper.use([self.group(one, three)])
         self.newest(3)
         self.assertEqual([sock.number for sock in self.prober.sockets.values()], ports)
         seen: dict[str, list[int]] = {}
@@ -118,7 +120,7 @@ class EngineTests(EngineCase):
         for rate in (40, 50, 60):
             first = self.group(rate=rate)
             second = evolve(self.group(rate=rate + 1), test="other")
-            self.engine.use([first, second])
+            self.timekeeper.use([first, second])
             self.newest(3)
             self.assertEqual([len(i.pairs) for i in self.closed[-1:]], [2])
         self.newest(2)
@@ -132,14 +134,14 @@ class EngineTests(EngineCase):
         """A target whose address changes again and again is one pair, not more and more."""
         self.answer_everywhere()
         for n in range(1, 5):
-            self.engine.use([self.group(pair(f"127.0.0.{n}", self.number))])
+            self.timekeeper.use([self.group(pair(f"127.0.0.{n}", self.number))])
             self.newest(2)
         self.newest(2)
         self.assertEqual([len(track.pairs) for track in self.prober.tracks], [1])
 
     def test_step_of_the_clock_is_marked(self) -> None:
         """A stepped wall clock marks the interval."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.newest(1)
         self.run_until(lambda: self.prober.sent % 7 == 3)
         self.step_ns = 300_000_000
@@ -151,14 +153,14 @@ class EngineTests(EngineCase):
         intake = self.prober._intake
         before = intake._circumstances
 
-        def stepped(lane: Lane, count: int) -> Any:
-            t4_ns, *others = before(lane, count)
+        def stepped(inbox: Inbox, count: int) -> Any:
+            t4_ns, *others = before(inbox, count)
             return t4_ns + self.step_ns, *others
 
         self.patch(intake, "_circumstances", stepped)
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.newest(1)
-        self.engine.use([self.group(), evolve(self.group(), test="another")])
+        self.timekeeper.use([self.group(), evolve(self.group(), test="another")])
         sent = self.prober.sent
         self.run_until(lambda: self.prober.sent > sent + 3, answering=False)
         self.port.doRead()
@@ -169,11 +171,11 @@ class EngineTests(EngineCase):
 
     def test_a_clock_set_back_makes_no_longer_window(self) -> None:
         """The window ends before cells would have to be used again: no probe is missing from counts."""
-        self.engine.interval_ns = 30 * SECOND
+        self.timekeeper.interval_ns = 30 * SECOND
         into = (time.time_ns() % (30 * SECOND)) / SECOND
         self.step_ns = round((20 - into) * SECOND)  # twenty seconds into a window
-        self.engine.use([self.group()])
-        self.engine._began_s -= 20
+        self.timekeeper.use([self.group()])
+        self.timekeeper._began_s -= 20
         self.run_until(lambda: self.prober.sent > 20)
         self.step_ns -= 3 * SECOND  # for a while the slack is enough
         sent = self.prober.sent
@@ -195,11 +197,11 @@ class EngineTests(EngineCase):
     def test_full_receive_buffer_is_marked(self) -> None:
         """Replies dropped at our own socket are loss of our own, and are called so."""
         self.patch(sockets, "SOCKET_BUFFER", 2304)
-        self.engine.use([self.group(rate=400, ports=1)])
+        self.timekeeper.use([self.group(rate=400, ports=1)])
         self.newest(1)
         # The replies of a while come while nobody reads: the buffer is too small for them.
         for _ in range(20):
-            self.engine.tick()
+            self.timekeeper.tick()
             time.sleep(0.005)
         for sock in self.prober.sockets.values():
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as flood:
@@ -212,7 +214,7 @@ class EngineTests(EngineCase):
         """Loss by the reflector's own rate limit comes back in its TLV and marks the interval."""
         self.protocol.guard = Guard(total_rate_pps=40, total_burst=4)
         self.protocol._seconds = time.monotonic  # the guard's buckets fill with time
-        self.engine.use([self.group(rate=100, ports=1)])
+        self.timekeeper.use([self.group(rate=100, ports=1)])
         self.run_until(lambda: any("reflector_limit" in self.reasons(i) for i in self.closed))
         lossy = next(i for i in self.closed if "reflector_limit" in self.reasons(i))
         self.assertGreater(lossy.pair_stats[0]["lost"], 0)
@@ -228,7 +230,7 @@ class EngineTests(EngineCase):
         other = evolve(
             self.group(rate=45, ports=1), test="other", sources=self.group(ports=3).sources[2:]
         )
-        self.engine.use([self.group(rate=50, ports=1), other.with_pairs([lossy, dead])])
+        self.timekeeper.use([self.group(rate=50, ports=1), other.with_pairs([lossy, dead])])
         self.newest(1)
         (refused,) = (s for s in self.prober.sockets.values() if s.source.owner == "2")
         guard.port = refused.number
@@ -246,14 +248,14 @@ class EngineTests(EngineCase):
 
     def test_reflector_restart_is_marked(self) -> None:
         """A reflector started anew is noticed by its start time."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.newest(1)
         self.protocol.started_ns = time.time_ns()
         self.run_until(lambda: any("reflector_restart" in self.reasons(i) for i in self.closed))
 
     def test_strangers_do_not_count(self) -> None:
         """Packets that are no replies to probes of ours are counted and change nothing."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.newest(1)
         sock = next(iter(self.prober.sockets.values()))
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
@@ -286,7 +288,7 @@ class EngineTests(EngineCase):
                 responder.sendto(reply, whom)
                 echoes += 1
 
-        self.engine.use([self.group(pair("127.0.0.2", number), pair("127.0.0.1", 9))])
+        self.timekeeper.use([self.group(pair("127.0.0.2", number), pair("127.0.0.1", 9))])
         self.run_until(answer)
         row = self.closed[-1].pair_stats[0]
         self.assertEqual((row["received"], row["suspect"]), (0, 0))
@@ -311,7 +313,7 @@ class EngineTests(EngineCase):
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as responder:
             responder.bind(("0.0.0.0", 0))  # answers from 127.0.0.1, wherever it was asked
             number = responder.getsockname()[1]
-            self.engine.use([self.group(pair("127.0.0.2", number), ports=1)])
+            self.timekeeper.use([self.group(pair("127.0.0.2", number), ports=1)])
             self.prober.tracing = traces = Traces()
             (track,) = self.prober.tracks
             track.schedule.begin(time.monotonic() - 0.02)
@@ -335,7 +337,7 @@ class EngineTests(EngineCase):
 
     def test_strangers_take_no_ones_place(self) -> None:
         """What is read together with a stranger's packets keeps its own times."""
-        self.engine.use([self.group(ports=1)])
+        self.timekeeper.use([self.group(ports=1)])
         (track,) = self.prober.tracks
         (sock,) = self.prober.sockets.values()
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
@@ -353,7 +355,7 @@ class EngineTests(EngineCase):
 
     def test_silence_is_loss(self) -> None:
         """Without a reflector everything is lost, of unknown direction."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.run_until(lambda: len(self.closed) >= 2, answering=False)
         row = self.closed[-1].pair_stats[0]
         self.assertEqual(row["lost"], row["sent"])
@@ -361,7 +363,7 @@ class EngineTests(EngineCase):
 
     def test_stale_reply_is_late(self) -> None:
         """A reply that the reflector gave too late is late, not received."""
-        self.engine.use([self.group(rate=20, ports=1)])
+        self.timekeeper.use([self.group(rate=20, ports=1)])
         self.run_until(lambda: self.prober.sent >= 3, answering=False)
         give_up = time.monotonic() + 2 * self.timeout_s
         self.run_until(lambda: time.monotonic() > give_up, answering=False)
@@ -369,14 +371,14 @@ class EngineTests(EngineCase):
         self.assertGreater(sum(int(i.pair_stats[0]["late"]) for i in self.closed), 0)
 
 
-class RestartTests(EngineCase):
+class RestartTests(TimekeeperCase):
     """A reflector that is gone while one interval ends, and back while the next one runs."""
 
     timeout_s = 0.9
 
     def killed(self, *, until_closed: bool) -> ClosedInterval:
         """Return the interval that it was killed in; it is back when that is over, or has closed."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.newest(2)
         (track,) = self.prober.tracks
         before = track.ledger.current
@@ -407,12 +409,12 @@ class RestartTests(EngineCase):
         self.assertNotIn("reflector_restart", self.reasons(interval))
 
 
-class DrainTests(EngineCase):
+class DrainTests(TimekeeperCase):
     """What is read when, and whose it is."""
 
     def test_no_socket_keeps_another_waiting(self) -> None:
         """With one source port flooded before every drain, the others are read all the same."""
-        self.engine.use([self.group(rate=20)])
+        self.timekeeper.use([self.group(rate=20)])
         self.run_until(lambda: self.prober.received > 0)
         first, *others = self.prober.sockets.values()
         strangers = self.prober.strangers
@@ -429,7 +431,7 @@ class DrainTests(EngineCase):
 
     def test_late_stamps_of_before_a_reload(self) -> None:
         """A transmit stamp that comes after cells were given anew is nobody's."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.run_until(lambda: self.prober.sent > 4)
         self.port.doRead()
         time.sleep(0.01)
@@ -446,9 +448,9 @@ class DrainTests(EngineCase):
         """Probes that were ready before cells were given anew bear the new numbers."""
         first = self.group(ports=20, rate=45)
         second = evolve(self.group(ports=20, rate=50), test="other")
-        self.engine.use([first, second])
+        self.timekeeper.use([first, second])
         self.newest(1)
-        self.engine.use([second])
+        self.timekeeper.use([second])
         self.run_until(lambda: len(self.prober.tracks) == 1)
         (track,) = self.prober.tracks
         sent = track.ledger.next_sequence.copy()
@@ -463,33 +465,33 @@ class DrainTests(EngineCase):
         small, large = pair("127.0.0.1", self.number), pair("127.0.0.1", self.number, size=8900)
         for one, most in ((small, 60), (large, 4)):
             group = self.group(one, ports=1, rate=2000)
-            self.engine.use([group])
+            self.timekeeper.use([group])
             self.newest(2)
             (sock,) = self.prober.sockets.values()
             self.patch(sock, "buffer", 212_992)
             self.assertLessEqual(2000 * self.prober.drain_every_s(), most)
 
     def small_buffer(self) -> None:
-        """Give the one source port a stock receive buffer, and the engine a pace to suit it."""
+        """Give the one source port a stock receive buffer, and the timekeeper a pace to suit it."""
         (sock,) = self.prober.sockets.values()
         sock.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 106_496)  # it doubles that
         sock.buffer = sock.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
-        self.engine._set_pace()
+        self.timekeeper._set_pace()
 
     def test_what_a_pause_left_over_fills_no_buffer(self) -> None:
         """What is due after a pause is sent in so many ticks that a stock buffer holds its replies."""
         self.answer_everywhere()
         pairs = [pair(f"127.0.1.{n}", self.number) for n in range(1, 201)]
         now_ns = time.monotonic_ns()
-        self.patch(self.engine, "_monotonic_ns", lambda: now_ns)
-        self.engine.use([self.group(*pairs, ports=1, rate=50)])
+        self.patch(self.timekeeper, "_monotonic_ns", lambda: now_ns)
+        self.timekeeper.use([self.group(*pairs, ports=1, rate=50)])
         self.small_buffer()
-        self.engine.tick()
+        self.timekeeper.tick()
         now_ns += 45_000_000
         for _ in range(60):
-            self.engine.tick()
+            self.timekeeper.tick()
             self.port.doRead()  # after the tick: replies are a tick under way
-            now_ns += round(self.engine._tick_s * 1e9)
+            now_ns += round(self.timekeeper._tick_s * 1e9)
         self.assertGreater(self.prober.sent, 1500)
         while not self.prober.drain():
             pass
@@ -517,16 +519,16 @@ class DrainTests(EngineCase):
     def test_what_was_skipped_stays_counted(self) -> None:
         """The count of skipped probes outlasts the schedules that skipped them."""
         now_ns = time.monotonic_ns()
-        self.patch(self.engine, "_monotonic_ns", lambda: now_ns)
-        self.engine.use([self.group()])
-        self.engine.tick()
+        self.patch(self.timekeeper, "_monotonic_ns", lambda: now_ns)
+        self.timekeeper.use([self.group()])
+        self.timekeeper.tick()
         now_ns += SECOND
-        self.engine.tick()
+        self.timekeeper.tick()
         skipped = self.prober.skipped
         self.assertGreater(skipped, 50)
-        self.engine.use([self.group(pair("127.0.0.2", self.number))])
-        self.engine._end_ns = 1  # the next interval begins with the next tick
-        self.engine.tick()
+        self.timekeeper.use([self.group(pair("127.0.0.2", self.number))])
+        self.timekeeper._end_ns = 1  # the next interval begins with the next tick
+        self.timekeeper.tick()
         self.assertEqual([p.dst_ip for t in self.prober.tracks for p in t.pairs[:1]], ["127.0.0.2"])
         self.assertGreaterEqual(self.prober.skipped, skipped)
 
@@ -535,14 +537,14 @@ class DrainTests(EngineCase):
         small = self.group(*(pair(f"127.0.0.{n}", 9) for n in range(1, 101)), ports=1, rate=90)
         large = self.group(pair("127.0.0.1", 9, size=8900), ports=1, rate=1000)
         now_ns = time.monotonic_ns()
-        self.patch(self.engine, "_monotonic_ns", lambda: now_ns)
-        self.engine.use([small, evolve(large, test="large")])
+        self.patch(self.timekeeper, "_monotonic_ns", lambda: now_ns)
+        self.timekeeper.use([small, evolve(large, test="large")])
         self.small_buffer()
-        self.engine.tick()
+        self.timekeeper.tick()
         fast, slow = self.prober.tracks
         before = int(slow.ledger.next_sequence.sum())
         now_ns += 45_000_000
-        self.engine.tick()
+        self.timekeeper.tick()
         sent = int(slow.ledger.next_sequence.sum()) - before
         self.assertGreater(sent, 0)
         self.assertLess(sent * (2 * SMALLEST_ROOM + 2 * 8900), 212_992 / 1.9)
@@ -551,28 +553,32 @@ class DrainTests(EngineCase):
     def test_ticks_that_come_late_skip_nothing(self) -> None:
         """With ticks at a third of their pace all that is due is sent, nothing is skipped."""
         now_ns = time.monotonic_ns()
-        self.patch(self.engine, "_monotonic_ns", lambda: now_ns)
-        self.engine.use([self.group(*(pair(f"127.0.0.{n}", 9) for n in range(1, 101)), rate=90)])
+        self.patch(self.timekeeper, "_monotonic_ns", lambda: now_ns)
+        self.timekeeper.use(
+            [self.group(*(pair(f"127.0.0.{n}", 9) for n in range(1, 101)), rate=90)]
+        )
         for _ in range(100):
-            self.engine.tick()
-            now_ns += round(3 * self.engine._tick_s * 1e9)
+            self.timekeeper.tick()
+            now_ns += round(3 * self.timekeeper._tick_s * 1e9)
         (track,) = self.prober.tracks
         self.assertEqual(track.schedule.skipped, 0)
         self.assertGreater(self.prober.sent, 2500)
 
     def test_large_probes_leave_a_few_at_a_time(self) -> None:
         """So large that a burst of them would overfill a stock buffer, they have ticks of their own."""
-        self.engine.use([self.group(pair("127.0.0.1", self.number, size=8900), rate=1600, ports=1)])
+        self.timekeeper.use(
+            [self.group(pair("127.0.0.1", self.number, size=8900), rate=1600, ports=1)]
+        )
         self.small_buffer()
-        few = 2 * 1600 * min(self.engine._tick_s, self.engine._drain_s)
+        few = 2 * 1600 * min(self.timekeeper._tick_s, self.timekeeper._drain_s)
         self.assertLess(few * (2 * SMALLEST_ROOM + 2 * 8900), 212_992 / 1.9)
 
     def test_beginning_is_no_late_tick(self) -> None:
         """However long it takes to arrange what is new, none of it was due meanwhile."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         later_ns = time.monotonic_ns() + SECOND
-        self.patch(self.engine, "_monotonic_ns", lambda: later_ns)
-        self.engine.tick()
+        self.patch(self.timekeeper, "_monotonic_ns", lambda: later_ns)
+        self.timekeeper.tick()
         (track,) = self.prober.tracks
         self.assertEqual(track.schedule.skipped, 0)
         (interval,) = track.ledger.open_intervals()
@@ -582,7 +588,7 @@ class DrainTests(EngineCase):
         """Rearranging again and again, as for an address that is missing, puts no first probe off."""
         slow, other = self.group(rate=0.5, ports=1), evolve(self.group(), test="other")
         for rate in range(50, 54):
-            self.engine.use([slow, evolve(other, rate_pps=rate)])
+            self.timekeeper.use([slow, evolve(other, rate_pps=rate)])
             self.newest(1)
         self.assertGreater(sum(int(i.pair_stats[0]["sent"]) for i in self.closed), 0)
 
@@ -594,7 +600,7 @@ class DrainTests(EngineCase):
             evolve(self.group(classes[2], rate=100), test="second"),
             evolve(self.group(classes[3], rate=100), test="third"),
         ]
-        self.engine.use(groups)
+        self.timekeeper.use(groups)
         self.newest(2)
         closed = self.closed[-1]
         sent = [p.dscp for p in closed.pairs]
@@ -606,19 +612,19 @@ class DrainTests(EngineCase):
 
     def test_cannot_be_closed(self) -> None:
         """An interval that cannot be closed is given up after some tries; the next ones close."""
-        self.engine.use([self.group(pair("127.0.0.1", self.number))])
+        self.timekeeper.use([self.group(pair("127.0.0.1", self.number))])
         self.newest(1)
         failing = self.patch(closing, "_close_pairs", lambda *_: 1 // 0)
-        self.run_until(lambda: self.engine.unclosed > 0)
+        self.run_until(lambda: self.timekeeper.unclosed > 0)
         failing.restore()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), MOST_TRIES)
         before = self.closed[-1]
         self.assertGreater(self.newest(1).start_ns, before.end_ns)  # there is one between
-        self.assertEqual(self.engine.trouble(), "")
+        self.assertEqual(self.timekeeper.trouble(), "")
 
     def test_fails_once(self) -> None:
         """Wherever closing fails, with some tests of a window closed already, nothing of it is lost."""
-        self.engine.use([self.group(), evolve(self.group(rate=20), test="second")])
+        self.timekeeper.use([self.group(), evolve(self.group(rate=20), test="second")])
         self.newest(1)
         for module, name, good in ((closing, "close", 1), (joining, "joined", 0)):
             calls = itertools.count()
@@ -641,10 +647,10 @@ class DrainTests(EngineCase):
             self.assertEqual(len(interval.pairs), 2)
             self.assertGreater(interval.pair_stats["received"].min(), 0)
             self.assertEqual(interval.pair_stats["lost"].sum(), 0)
-        self.assertEqual(self.engine.unclosed, 0)
+        self.assertEqual(self.timekeeper.unclosed, 0)
 
 
-class StayingTests(EngineCase):
+class StayingTests(TimekeeperCase):
     """Flows that stay while others change."""
 
     def test_slow_flows_keep_time(self) -> None:
@@ -663,7 +669,7 @@ class StayingTests(EngineCase):
         stay = [pair(f"127.0.0.{n}", self.number) for n in (2, 3)]
         for turn in range(6):
             flap = pair(f"127.0.0.{10 + turn % 2}", self.number)
-            self.engine.use([self.group(*stay, flap, ports=1, rate=1.5)])
+            self.timekeeper.use([self.group(*stay, flap, ports=1, rate=1.5)])
             self.newest(1)
         for address in ("127.0.0.2", "127.0.0.3"):
             for a, b in itertools.pairwise(sent[address]):
@@ -671,13 +677,13 @@ class StayingTests(EngineCase):
 
     def test_another_rate_begins_nothing_anew(self) -> None:
         """Faster or slower, a flow goes on counting, and what is under way is not lost."""
-        self.engine.use([self.group(rate=20)])
+        self.timekeeper.use([self.group(rate=20)])
         self.newest(1)
         numbers = [sock.number for sock in self.prober.sockets.values()]
         ssids = self.prober.tracks[0].ssids.tolist()
         for rate, least in ((300, 300), (50, 50), (1200, 1200)):
             before = int(self.prober.tracks[0].ledger.next_sequence.min())
-            self.engine.use([self.group(rate=rate)])
+            self.timekeeper.use([self.group(rate=rate)])
             self.run_until(lambda rate=rate: self.prober.tracks[0].group.rate_pps == rate)
             (track,) = self.prober.tracks
             self.assertGreaterEqual(int(track.ledger.next_sequence.min()), before)
@@ -694,7 +700,7 @@ class StayingTests(EngineCase):
         self.assertEqual(self.prober.strangers, 0)
 
 
-class WithoutIdentifiersTests(EngineCase):
+class WithoutIdentifiersTests(TimekeeperCase):
     """Kernels before 6.13: a transmit stamp comes with its packet, and is matched by that."""
 
     ids = False
@@ -702,7 +708,7 @@ class WithoutIdentifiersTests(EngineCase):
 
     def check(self, *groups: Group) -> None:
         """Probe; every probe's stamp is entered as its own: T1 was taken little earlier."""
-        self.engine.use(groups)
+        self.timekeeper.use(groups)
         self.run_until(lambda: self.prober.received > 300)
         self.bring_in_all()
         self.assertEqual(self.prober.received, self.prober.sent)
@@ -745,7 +751,7 @@ class WithoutIdentifiersTests(EngineCase):
 
     def test_strangers(self) -> None:
         """Whatever else comes back with a stamp is passed over: packets of no probe of ours."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.run_until(lambda: self.prober.received > 4)
         sock = next(iter(self.prober.sockets.values()))
         for octets in (b"", b"x", b"\x00" * 44, b"\xff" * 3000):
@@ -753,35 +759,35 @@ class WithoutIdentifiersTests(EngineCase):
         self.check(self.group())
 
 
-class TroubleTests(EngineCase):
+class TroubleTests(TimekeeperCase):
     """What a monitor is told."""
 
     def test_stalled_ticks_are_told(self) -> None:
         """Without a tick for long it says so, and is well again with the next."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.newest(1)
-        self.assertEqual(self.engine.trouble(), "")
+        self.assertEqual(self.timekeeper.trouble(), "")
         later = 10 * SECOND
-        self.patch(self.engine, "_monotonic_ns", lambda: time.monotonic_ns() + later)
-        self.assertIn("probing has not worked for 10 s", self.engine.trouble())
-        self.engine.tick()
-        self.assertEqual(self.engine.trouble(), "")
+        self.patch(self.timekeeper, "_monotonic_ns", lambda: time.monotonic_ns() + later)
+        self.assertIn("probing has not worked for 10 s", self.timekeeper.trouble())
+        self.timekeeper.tick()
+        self.assertEqual(self.timekeeper.trouble(), "")
 
     def test_ticks_that_fail_are_told(self) -> None:
         """Ticks come, and each of them breaks: that is trouble, too."""
-        self.engine.use([self.group()])
+        self.timekeeper.use([self.group()])
         self.newest(1)
         self.patch(self.prober, "tick", lambda *_: 1 // 0)
-        self.patch(self.engine, "_monotonic_ns", lambda: time.monotonic_ns() + 10 * SECOND)
-        self.assertRaises(ZeroDivisionError, self.engine.tick)
-        self.assertIn("probing has not worked", self.engine.trouble())
+        self.patch(self.timekeeper, "_monotonic_ns", lambda: time.monotonic_ns() + 10 * SECOND)
+        self.assertRaises(ZeroDivisionError, self.timekeeper.tick)
+        self.assertIn("probing has not worked", self.timekeeper.trouble())
 
     def test_intervals_that_are_not_closed_are_told(self) -> None:
         """An interval overdue by a whole one is trouble."""
-        self.patch(self.engine, "_close_what_is_due", lambda *_, **__: None)
-        self.engine.use([self.group()])
-        self.run_until(self.engine.trouble)
-        self.assertIn("an interval should have been closed", self.engine.trouble())
+        self.patch(self.timekeeper, "_close_what_is_due", lambda *_, **__: None)
+        self.timekeeper.use([self.group()])
+        self.run_until(self.timekeeper.trouble)
+        self.assertIn("an interval should have been closed", self.timekeeper.trouble())
 
 
 class ScheduleTests(SynchronousTestCase):

@@ -1,4 +1,4 @@
-"""An engine, its prober and a reflector over real loopback sockets, ticked by hand."""
+"""A timekeeper, its prober and a reflector over real loopback sockets, ticked by hand."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from reflector_case import StillReactor
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.engine import Engine
-from llama.collector.plan import Group, Source
-from llama.collector.prober import UdpProber
-from llama.collector.summary import ClosedInterval, Pair, reasons
+from llama.collector.intervals.summary import ClosedInterval, Pair, reasons
+from llama.collector.probing.plan import Group, Source
+from llama.collector.probing.udp import UdpProber
+from llama.collector.timekeeper import Timekeeper
 from llama.net.port import BatchPort, transmit_ids_supported
 from llama.reflector.guard import Guard
 from llama.reflector.protocol import Reflector
@@ -30,8 +30,8 @@ def pair(address: str, port: int, dscp: int = 0, size: int = 96) -> Pair:
     )  # fmt: skip
 
 
-class EngineCase(SynchronousTestCase):
-    """A reflector and an engine in one thread, in step."""
+class TimekeeperCase(SynchronousTestCase):
+    """A reflector and a timekeeper in one thread, in step."""
 
     interval_s = 1
     timeout_s = 0.2
@@ -39,7 +39,7 @@ class EngineCase(SynchronousTestCase):
     ids = transmit_ids_supported()
 
     def setUp(self) -> None:
-        """Bind a reflector and make an engine with clocks that can be stepped."""
+        """Bind a reflector and make a timekeeper with clocks that can be stepped."""
         self.clock = Clock()
         self.reactor = StillReactor()
         self.guard = Guard()
@@ -55,10 +55,10 @@ class EngineCase(SynchronousTestCase):
             ids=self.ids, kernel_stamps=self.kernel_stamps, wall_ns=self.wall_ns,
             chance=random.Random(3),
         )  # fmt: skip
-        self.engine = Engine(
+        self.timekeeper = Timekeeper(
             self.clock, self.prober, self.interval_s, self.closed.append, wall_ns=self.wall_ns,
         )  # fmt: skip
-        self.addCleanup(self.engine.stop)
+        self.addCleanup(self.timekeeper.stop)
 
     def answer_everywhere(self) -> None:
         """Have the reflector answer at all addresses of this host."""
@@ -97,7 +97,7 @@ class EngineCase(SynchronousTestCase):
         while not wanted():
             if time.monotonic() > give_up:
                 raise AssertionError("it did not happen")
-            self.engine.tick()
+            self.timekeeper.tick()
             if answering:
                 self.port.doRead()
             self.clock.advance(0.01)

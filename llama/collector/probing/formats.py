@@ -1,4 +1,4 @@
-"""Probe formats besides plain STAMP: what `llama.collector.prober` writes for them, and reads back.
+"""Probe formats besides plain STAMP: what `llama.collector.probing.udp` writes for them, and reads back.
 
 A format fills in bursts of probes by column and tells of a batch of datagrams which are replies to
 its probes: of which SSID and sequence number, echoing which time stamp. A packet that does not
@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.ledger import Ints, Ledger
-from llama.collector.plan import Group
-from llama.collector.replies import Replies
+from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals.replies import Replies
+from llama.collector.probing.plan import Group
 from llama.wire import auth, llama_go, llama_python, stamp, tlv, tlv_rules
 
 Octets = npt.NDArray[np.uint8]

@@ -15,8 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.ledger import Ints, Ledger
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals.summary import suspect_bit
 from llama.wire import tlv
 
 #: Reflectors remembered at an end, besides the one that answered last.

@@ -1,6 +1,6 @@
 """Closed intervals: the figures of every pair and flow over one aligned window of time.
 
-This file says what a closed interval *is*; `llama.collector.ledger` fills it and
+This file says what a closed interval *is*; `llama.collector.intervals.ledger` fills it and
 `llama.collector.answers.api` serves it. Everything is columnar: one structured row of `STATS` a flow or a
 pair. It knows neither sockets nor Twisted.
 """

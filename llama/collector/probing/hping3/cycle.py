@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from attrs import frozen
 
-from llama.collector.schedule import Schedule, woven
+from llama.collector.probing.schedule import Schedule, woven
 
 #: hping3 waits so long, s, for answers after the last probe of a run, unless all have come.
 AFTER_LAST_S = 1.0

@@ -7,7 +7,7 @@ import os
 import resource
 import socket
 
-from llama.collector.plan import Source
+from llama.collector.probing.plan import Source
 from llama.net import errors, mmsg
 from llama.wire.source_ports import REFUSED_PORTS
 

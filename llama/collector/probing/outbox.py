@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.lane import HEAD
-from llama.collector.ledger import Ints
-from llama.collector.schedule import BURST, Burst
-from llama.collector.track import Track
+from llama.collector.intervals.ledger import Ints
+from llama.collector.probing.inbox import HEAD
+from llama.collector.probing.schedule import BURST, Burst
+from llama.collector.probing.track import Track
 from llama.net import mmsg
 from llama.net.clock import clock_error_ns
 from llama.net.mmsg import Layout, Messages

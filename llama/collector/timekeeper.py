@@ -1,6 +1,6 @@
 """Keeps the collector's time: sends and drains on the tick, begins intervals, closes them.
 
-The engine owns the tracks of its prober and gives each closed interval, complete, to whoever asked
+The timekeeper owns the tracks of its prober and gives each closed interval, complete, to whoever asked
 for it. Changes of what to probe take effect where an interval begins, so that no interval is in
 two parts and no flow that stays is disturbed: it has its turns as before, and goes on counting.
 """
@@ -17,20 +17,21 @@ import numpy as np
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from llama.collector import closing, joining
+from llama.collector import joining
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.host_watch import HostWatch
-from llama.collector.ledger import SLACK_S, Ledger
-from llama.collector.open_interval import OpenInterval
-from llama.collector.plan import Group, places_of, same_groups
-from llama.collector.prober import UdpProber
-from llama.collector.probers import Probers
+from llama.collector.intervals import closing
+from llama.collector.intervals.ledger import SLACK_S, Ledger
+from llama.collector.intervals.open_interval import OpenInterval
+from llama.collector.intervals.summary import ClosedInterval, Pair, Stats, suspect_bit
+from llama.collector.probing.plan import Group, places_of, same_groups
+from llama.collector.probing.probers import Probers
+from llama.collector.probing.schedule import BURST, LATEST_S
+from llama.collector.probing.sockets import require_zone
+from llama.collector.probing.track import Track
+from llama.collector.probing.udp import UdpProber
 from llama.collector.rearranging import call_as_before, rearranged
-from llama.collector.schedule import BURST, LATEST_S
 from llama.collector.slices import Job, Slices
-from llama.collector.sockets import require_zone
-from llama.collector.summary import ClosedInterval, Pair, Stats, suspect_bit
-from llama.collector.track import Track
 
 MILLISECOND = 0.001
 SHORTEST_TICK_S, LONGEST_TICK_S = 0.5 * MILLISECOND, 20 * MILLISECOND
@@ -44,7 +45,7 @@ STALLED_S = 5.0
 MOST_TRIES = 3
 
 
-class Engine:
+class Timekeeper:
     """Probes what it is told to `use`, in intervals of ``interval_s``, when `tick` is called.
 
     ``clock`` is the reactor (``seconds``, ``callLater``); ``closed`` is called with every

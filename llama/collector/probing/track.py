@@ -9,14 +9,14 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector import formats
-from llama.collector.flow_index import flow_keys
-from llama.collector.lane import HEAD
-from llama.collector.ledger import Ints, Ledger
-from llama.collector.plan import Group, Variant
-from llama.collector.schedule import Schedule
-from llama.collector.sockets import ProbeSocket, interface_number, sockaddr, zone_of
-from llama.collector.summary import Pair
+from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals.summary import Pair
+from llama.collector.probing import formats
+from llama.collector.probing.flow_index import flow_keys
+from llama.collector.probing.inbox import HEAD
+from llama.collector.probing.plan import Group, Variant
+from llama.collector.probing.schedule import Schedule
+from llama.collector.probing.sockets import ProbeSocket, interface_number, sockaddr, zone_of
 from llama.net import mmsg
 from llama.wire import stamp
 

@@ -16,7 +16,7 @@ HEAD = 192  # octets of a packet that are written or read by column: all that fo
 QUOTED = 32  # octets of what an ICMP error quotes of a packet that are looked at
 
 
-class Lane:
+class Inbox:
     """The message rooms of one address family; of a reply `HEAD` octets are kept, and ``tail`` more."""
 
     def __init__(self, family: int, *, ids: bool, tail: int = 0) -> None:

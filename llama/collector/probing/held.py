@@ -1,7 +1,7 @@
 """What probers have in common whose probes leave through no socket that they keep open.
 
 A socket for each source port keeps it from everyone else on this host; what is sent from there is sent
-through others, or by a program. Such a prober is used as `llama.collector.prober.UdpProber` is.
+through others, or by a program. Such a prober is used as `llama.collector.probing.udp.UdpProber` is.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Protocol, TypeVar
 
-from llama.collector.complaints import Complaints
-from llama.collector.plan import Source, places_of
-from llama.collector.prober import LONGEST_DRAIN_S
-from llama.collector.sockets import ProbeSocket
-from llama.collector.summary import Pair, suspect_bit
-from llama.collector.track import Track
+from llama.collector.intervals.summary import Pair, suspect_bit
+from llama.collector.probing.complaints import Complaints
+from llama.collector.probing.plan import Source, places_of
+from llama.collector.probing.sockets import ProbeSocket
+from llama.collector.probing.track import Track
+from llama.collector.probing.udp import LONGEST_DRAIN_S
 
 #: How often a prober with anything to probe looks at what happened, s.
 DRAIN_S = 0.010

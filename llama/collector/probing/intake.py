@@ -1,6 +1,6 @@
 """Finds out which probes the packets that came belong to, and enters them into the ledgers.
 
-Replies in STAMP's own format are read here, those in others by `llama.collector.formats`.
+Replies in STAMP's own format are read here, those in others by `llama.collector.probing.formats`.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector import formats
-from llama.collector.flow_index import NO_FLOW, FlowIndex, flow_keys
-from llama.collector.lane import HEAD, Lane
-from llama.collector.ledger import FORGED, Ints
-from llama.collector.reflectors import Doubt, Reflectors
-from llama.collector.replies import UNKNOWN_DSCP, Replies
-from llama.collector.sockets import ProbeSocket, endpoint
-from llama.collector.track import Track
+from llama.collector.intervals.ledger import FORGED, Ints
+from llama.collector.intervals.replies import UNKNOWN_DSCP, Replies
+from llama.collector.probing import formats
+from llama.collector.probing.flow_index import NO_FLOW, FlowIndex, flow_keys
+from llama.collector.probing.inbox import HEAD, Inbox
+from llama.collector.probing.reflectors import Doubt, Reflectors
+from llama.collector.probing.sockets import ProbeSocket, endpoint
+from llama.collector.probing.track import Track
 from llama.net import mmsg
 from llama.wire import stamp, tlv
 from llama.wire.rows import records
@@ -39,7 +39,7 @@ SHORTEST = 38  # octets of a reply: some TWAMP-Light responders end before the T
 class Intake:
     """Takes replies and transmit stamps for the tracks of one prober; see `arrange` and `take`.
 
-    ``sockets`` are the prober's, by the numbers that its lanes know them by; ``wall_ns`` is the
+    ``sockets`` are the prober's, by the numbers that its inboxes know them by; ``wall_ns`` is the
     clock (Unix ns).
     """
 
@@ -91,12 +91,12 @@ class Intake:
 
     # Transmit stamps
 
-    def enter_stamps(self, lane: Lane, count: int, odd: npt.NDArray[np.intp]) -> None:
+    def enter_stamps(self, inbox: Inbox, count: int, odd: npt.NDArray[np.intp]) -> None:
         """Enter stamps that carry the number of their cell, all but the ``odd`` rows."""
-        words = lane.stamps.words[:count]
+        words = inbox.stamps.words[:count]
         if odd.size:
             words = np.delete(words, odd, axis=0)
-        cells = (words[:, lane.id_word] >> np.uint64(32)).astype(np.int64)
+        cells = (words[:, inbox.id_word] >> np.uint64(32)).astype(np.int64)
         cells -= self._base
         cells &= 0xFFFFFFFF
         known = cells < self._cells
@@ -113,14 +113,14 @@ class Intake:
             track.ledger.transmitted(cells[mine] - self._first_cells[n], when[mine])
 
     def match_stamps(
-        self, lane: Lane, count: int, odd: npt.NDArray[np.intp], sock: ProbeSocket
+        self, inbox: Inbox, count: int, odd: npt.NDArray[np.intp], sock: ProbeSocket
     ) -> None:
         """Enter stamps by the packets that they came with, all but the ``odd`` rows."""
         rows = np.delete(np.arange(count), odd)
-        octets, words = lane.stamps.octets[:, :_REACH][rows], lane.stamps.words[rows]
-        length = lane.stamps.length[rows].astype(np.int64)
+        octets, words = inbox.stamps.octets[:, :_REACH][rows], inbox.stamps.words[rows]
+        length = inbox.stamps.length[rows].astype(np.int64)
         when = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
-        v4 = lane.family == socket.AF_INET
+        v4 = inbox.family == socket.AF_INET
         ip, address = (20, 16) if v4 else (40, 24)
         # A packet comes with its link-layer header, of unknown length, so the UDP header is found by
         # what it must say: our port, and a length that ends with the packet, or later if it was cut.
@@ -132,7 +132,7 @@ class Intake:
             if not ours.any():
                 continue
             names = np.zeros((np.count_nonzero(ours), mmsg.NAME_ROOM), np.uint8)
-            names[:, 0] = lane.family
+            names[:, 0] = inbox.family
             names[:, 2:4] = octets[ours, link + ip + 2 : link + ip + 4]
             to, size = (4, 4) if v4 else (8, 16)
             names[:, to : to + size] = octets[ours, link + address : link + address + size]
@@ -201,51 +201,51 @@ class Intake:
 
     # Replies
 
-    def _circumstances(self, lane: Lane, count: int) -> tuple[Ints, Mask, Words, Words]:
+    def _circumstances(self, inbox: Inbox, count: int) -> tuple[Ints, Mask, Words, Words]:
         """Return T4, whether it is the kernel's, TOS and TTL of what lies in an arena: (N,) each."""
-        words = lane.back.words[:count]
+        words = inbox.back.words[:count]
         t4_ns = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
-        tos, ttl = words[:, lane.tos_word], words[:, lane.ttl_word]
+        tos, ttl = words[:, inbox.tos_word], words[:, inbox.ttl_word]
         stamped = np.ones(count, np.bool_)
-        odd = lane.layout.odd_rows(lane.back, 0, count)
+        odd = inbox.layout.odd_rows(inbox.back, 0, count)
         if odd.size:
             t4_ns[odd] = self._wall_ns()
             stamped[odd] = False
             tos[odd], ttl[odd] = UNKNOWN_DSCP << 2, 0
         return t4_ns, stamped, tos, ttl
 
-    def take(self, lane: Lane, count: int) -> None:
-        """Enter the first ``count`` datagrams of a lane's arena into the ledgers."""
-        back = lane.back
+    def take(self, inbox: Inbox, count: int) -> None:
+        """Enter the first ``count`` datagrams of a inbox's arena into the ledgers."""
+        back = inbox.back
         length = back.length[:count]
-        t4_ns, stamped, tos, ttl = self._circumstances(lane, count)
-        replies = lane.replies[:count]
+        t4_ns, stamped, tos, ttl = self._circumstances(inbox, count)
+        replies = inbox.replies[:count]
         ssid = replies["ssid"]
-        ends = lane.socket_of[:count] << np.uint64(16) | ssid
+        ends = inbox.socket_of[:count] << np.uint64(16) | ssid
         flow = self._index.find(flow_keys(back.names[:count], ends))
         numbered = np.ones(count, np.bool_)
         taken = None
         if self._formatted:
             dscp = (tos >> np.uint64(2)).astype(np.uint8) & np.uint8(0x3F)
             arrivals = formats.Arrived(t4_ns, stamped, dscp, ttl.astype(np.uint8))
-            taken = self._take_formatted(lane, count, arrivals)
+            taken = self._take_formatted(inbox, count, arrivals)
             # Of a flow in another format nothing else is a reply: who cannot sign is a stranger.
             flow[taken | self._has_format[flow]] = NO_FLOW
         lost = flow == NO_FLOW
         # Whose they are is known, though they are no replies in STAMP's own format.
         known = np.zeros(count, np.bool_) if taken is None else taken
         if lost.any():
-            known[self._find_bare(lane, count, flow, numbered, taken)] = True
+            known[self._find_bare(inbox, count, flow, numbered, taken)] = True
             lost = flow == NO_FLOW
         lost |= length < SHORTEST
         octets = back.octets[:count]
         if lost.any():
             if self.tracing is not None:
                 traced = np.flatnonzero(lost & ~known & (ssid == self.tracing.ssid))
-                known[traced] = self._hand_over_replies(lane, traced)
+                known[traced] = self._hand_over_replies(inbox, traced)
             strange = lost & ~known
             self.strangers += int(np.count_nonzero(strange))
-            self._look_elsewhere(lane, np.flatnonzero(strange & (length >= SHORTEST)))
+            self._look_elsewhere(inbox, np.flatnonzero(strange & (length >= SHORTEST)))
             # The rest is packed together, so that there are whole columns to work on.
             rows = np.flatnonzero(~lost)
             if not rows.size:
@@ -295,18 +295,18 @@ class Intake:
             self._enter(track, own, tlv.Answer(*(column[mine] for column in tlvs)))
 
     def _take_formatted(
-        self, lane: Lane, count: int, arrived: formats.Arrived
+        self, inbox: Inbox, count: int, arrived: formats.Arrived
     ) -> npt.NDArray[np.bool_]:
         """Enter replies in other formats than plain STAMP's; return which datagrams are such: (N,)."""
         taken = np.zeros(count, np.bool_)
-        octets, length = lane.back.octets[:count], lane.back.length[:count]
+        octets, length = inbox.back.octets[:count], inbox.back.length[:count]
         for track in self._formatted:
             assert track.format is not None
             rows, ssid = track.format.candidates(octets, length)
-            ends = lane.socket_of[rows] << np.uint64(16) | ssid
+            ends = inbox.socket_of[rows] << np.uint64(16) | ssid
             if not rows.size:
                 continue
-            flow = self._index.find(flow_keys(lane.back.names[rows], ends)) - track.first_flow
+            flow = self._index.find(flow_keys(inbox.back.names[rows], ends)) - track.first_flow
             mine = (flow >= 0) & (flow < track.ledger.flows) & ~taken[rows]
             rows, flow = rows[mine], flow[mine]
             if not rows.size:
@@ -319,21 +319,21 @@ class Intake:
                 self._enter(track, replies, tlvs)
         return taken
 
-    def _hand_over_replies(self, lane: Lane, rows: npt.NDArray[np.intp]) -> list[bool]:
+    def _hand_over_replies(self, inbox: Inbox, rows: npt.NDArray[np.intp]) -> list[bool]:
         """Give replies to packets of traces to whoever traces; return which he takes for such."""
         taken = []
         for row in rows.tolist():
-            sock = self._sockets[int(lane.socket_of[row])]
-            sender = endpoint(lane.back.names[row].tobytes())
-            reply = lane.replies[row]
+            sock = self._sockets[int(inbox.socket_of[row])]
+            sender = endpoint(inbox.back.names[row].tobytes())
+            reply = inbox.replies[row]
             number, time_stamp = int(reply["sender_sequence"]), int(reply["sender_timestamp"])
-            ttl = int(reply["sender_ttl"]) if lane.back.length[row] > 40 else 1
+            ttl = int(reply["sender_ttl"]) if inbox.back.length[row] > 40 else 1
             taken.append(self.tracing.reply(sock, sender, number, time_stamp, ttl))
         return taken
 
     def _find_bare(
         self,
-        lane: Lane,
+        inbox: Inbox,
         count: int,
         flow: Ints,
         numbered: npt.NDArray[np.bool_],
@@ -344,16 +344,16 @@ class Intake:
         Their numbers count all that comes from a source port together, so they say nothing unless
         that is one flow. Returns which rows answer traces.
         """
-        unknown = (flow == NO_FLOW) & (lane.replies["ssid"][:count] == 0)
+        unknown = (flow == NO_FLOW) & (inbox.replies["ssid"][:count] == 0)
         bare = np.flatnonzero(unknown if taken is None else unknown & ~taken)
         if not bare.size:
             return bare
-        names = lane.back.names[bare]
-        echoed = stamp.unix_ns_column(lane.replies["sender_timestamp"][bare].astype(np.uint64))
-        sequence = lane.replies["sender_sequence"][bare].astype(np.uint32)
+        names = inbox.back.names[bare]
+        echoed = stamp.unix_ns_column(inbox.replies["sender_timestamp"][bare].astype(np.uint64))
+        sequence = inbox.replies["sender_sequence"][bare].astype(np.uint32)
         candidates: list[tuple[Track, Ints, Mask]] = []
         sharing = np.zeros(len(bare), np.int64)  # how many flows leave that port for that peer
-        for track, found, there, mine in self._bare(names, lane.socket_of[bare], sequence, echoed):
+        for track, found, there, mine in self._bare(names, inbox.socket_of[bare], sequence, echoed):
             flow[bare[mine]] = found[mine]
             sharing += there
             candidates.append((track, found, there))
@@ -364,7 +364,7 @@ class Intake:
             return bare[traced]
         # Traces are counted with the probes by such a peer, and what others send in our name.
         if self.tracing is not None:
-            traced[strange] = self._hand_over_replies(lane, bare[strange])
+            traced[strange] = self._hand_over_replies(inbox, bare[strange])
         for track, found, there in candidates:
             for which, note in ((traced, ""), (~traced, FORGED)):
                 flows = found[there & strange & which] - track.first_flow
@@ -372,18 +372,18 @@ class Intake:
                     track.ledger.doubt(flows, note)
         return bare[traced]
 
-    def _look_elsewhere(self, lane: Lane, rows: npt.NDArray[np.intp]) -> None:
+    def _look_elsewhere(self, inbox: Inbox, rows: npt.NDArray[np.intp]) -> None:
         """Note of strangers who repeat number and time of a probe of ours: its answer, from elsewhere.
 
         Only a few ``rows`` are looked at, since anybody can send any number of packets, and each is
         compared with all probes of its number. They stay strangers.
         """
         for row in rows[:MOST_ELSEWHERE].tolist():
-            reply = lane.replies[row]
+            reply = inbox.replies[row]
             sent_ns = stamp.unix_ns_from_ntp(int(reply["sender_timestamp"]))
-            place = endpoint(lane.back.names[row].tobytes())
+            place = endpoint(inbox.back.names[row].tobytes())
             for track in self.tracks:
-                (port,) = np.nonzero(track.ordinal == lane.socket_of[row])
+                (port,) = np.nonzero(track.ordinal == inbox.socket_of[row])
                 if not port.size or track.format is not None:
                     continue
                 flows = np.arange(len(track.pairs)) * track.ports + port[0]

@@ -1,7 +1,7 @@
 """What to probe: a configuration and the addresses of its names become groups of like flows.
 
-A `Group` is what one `llama.collector.ledger.Ledger` keeps: the pairs of one test and address family,
-each probed from the same source ports, at one rate and with one timeout. Pure.
+A `Group` is what one ledger keeps: the pairs of one test and address family, each probed from the
+same source ports, at one rate and with one timeout. Pure.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from typing import TypeVar
 
 from attrs import evolve, field, frozen
 
-from llama.collector.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
-from llama.collector.schedule import LATEST_S
+from llama.collector.intervals.summary import Pair
+from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
+from llama.collector.probing.schedule import LATEST_S
 from llama.collector.slices import Job, at_once
-from llama.collector.summary import Pair
 from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_name
 from llama.config.offered import PROBES_SHARE, port_of, sent_for
 from llama.config.probes import KINDS

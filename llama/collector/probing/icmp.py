@@ -28,16 +28,16 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.flow_index import NO_FLOW, flow_keys
-from llama.collector.intake import Intake
-from llama.collector.lane import HEAD, Lane
-from llama.collector.ledger import Ints, Ledger
-from llama.collector.outbox import Outbox
-from llama.collector.plan import Group, Source
-from llama.collector.prober import DAMAGED, UdpProber
-from llama.collector.replies import UNKNOWN_DSCP, Replies
-from llama.collector.sockets import ProbeSocket
-from llama.collector.track import Track
+from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals.replies import UNKNOWN_DSCP, Replies
+from llama.collector.probing.flow_index import NO_FLOW, flow_keys
+from llama.collector.probing.inbox import HEAD, Inbox
+from llama.collector.probing.intake import Intake
+from llama.collector.probing.outbox import Outbox
+from llama.collector.probing.plan import Group, Source
+from llama.collector.probing.sockets import ProbeSocket
+from llama.collector.probing.track import Track
+from llama.collector.probing.udp import DAMAGED, UdpProber
 from llama.net import bpf
 from llama.net.bpf import Step
 from llama.net.drops import Causes
@@ -106,7 +106,7 @@ def _only_identifier(sock: socket.socket, number: int) -> None:
     bpf.attach(sock, [*identifier, ours, bpf.PASS, bpf.DROP])
 
 
-class _EchoLane(Lane):
+class _EchoLane(Inbox):
     """The message rooms of one address family, seen as echo replies, whole where that is needed."""
 
     def __init__(self, family: int, *, ids: bool) -> None:
@@ -183,24 +183,26 @@ class _EchoIntake(Intake):
         self._secret = secret
         self._count_damaged = count_damaged
 
-    def take(self, lane: Lane, count: int) -> None:
-        """Enter the first ``count`` messages of a lane's arena into the ledgers."""
-        assert isinstance(lane, _EchoLane)
-        back = lane.back
-        t4_ns, stamped, tos, ttl = self._circumstances(lane, count)
+    def take(self, inbox: Inbox, count: int) -> None:
+        """Enter the first ``count`` messages of a inbox's arena into the ledgers."""
+        assert isinstance(inbox, _EchoLane)
+        back = inbox.back
+        t4_ns, stamped, tos, ttl = self._circumstances(inbox, count)
         # Raw sockets of IPv4, and they alone, give the IP header as well.
         with_header = np.zeros(count, np.bool_)
-        if lane.family == socket.AF_INET:
+        if inbox.family == socket.AF_INET:
             raw = [n for n, sock in self._sockets.items() if _is_raw(sock)]
-            with_header = np.isin(lane.socket_of[:count], np.array(raw, np.uint64))
-        answers = np.where(with_header, lane.answers(IPV4_HEADER)[:count], lane.answers(0)[:count])
+            with_header = np.isin(inbox.socket_of[:count], np.array(raw, np.uint64))
+        answers = np.where(
+            with_header, inbox.answers(IPV4_HEADER)[:count], inbox.answers(0)[:count]
+        )
         before = np.where(with_header, IPV4_HEADER, 0)
-        ends = lane.socket_of[:count] << np.uint64(16) | answers["ssid"]
+        ends = inbox.socket_of[:count] << np.uint64(16) | answers["ssid"]
         flow = self._index.find(flow_keys(back.names[:count], ends))
         sequence = answers["sequence"].astype(np.uint32)
         lost = (flow == NO_FLOW) | (back.length[:count] < before + ECHO.itemsize)
         damaged = ~lost & with_header
-        lost |= (answers["type"] != REPLY[lane.family]) | (answers["code"] != 0)
+        lost |= (answers["type"] != REPLY[inbox.family]) | (answers["code"] != 0)
         lost |= answers["number"] != sequence & np.uint32(0xFFFF)
         # An IP header with options is longer: nobody sends such replies.
         lost |= with_header & (back.octets[:count, 0] != 0x45)
@@ -267,7 +269,7 @@ class IcmpProber(UdpProber):
     def _count_damaged(self, count: int) -> None:
         self.damaged += count
 
-    def _new_lane(self, family: int) -> Lane:
+    def _new_inbox(self, family: int) -> Inbox:
         return _EchoLane(family, ids=self._ids)
 
     def _new_track(self, *given: Any) -> Track:

@@ -13,7 +13,7 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from llama.collector.hping3.cycle import stretches
+from llama.collector.probing.hping3.cycle import stretches
 from llama.net import bpf
 from llama.net.bpf import Step
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import numpy as np
 from attrs import frozen
 
-from llama.collector.hping3.cycle import AFTER_LAST_S, LONGEST_ANSWER_S
-from llama.collector.hping3.output import Answer, Summary
-from llama.collector.ledger import NO_RTT, Ints, Ledger
-from llama.collector.replies import Replies
+from llama.collector.intervals.ledger import NO_RTT, Ints, Ledger
+from llama.collector.intervals.replies import Replies
+from llama.collector.probing.hping3.cycle import AFTER_LAST_S, LONGEST_ANSWER_S
+from llama.collector.probing.hping3.output import Answer, Summary
 
 #: A run that ends so much later, s, than it should was kept from running.
 LATE_S = 0.25

@@ -4,9 +4,9 @@ A ledger holds the flows of one test that share rate and timeout: ``pairs`` x ``
 number ``pair * ports + port``. Each flow has ``depth`` cells, and the probe with sequence number s
 lives in cell ``s % depth * flows + flow``: what is under way at one time lies side by side in memory.
 Sending writes a cell, a transmit stamp and a reply fill it in, closing an interval reads them all
-(`llama.collector.closing`). There are so many that a cell is not used again before the interval of
-its probe has closed. So a probe costs a few column writes, whatever the number of flows, and there
-is nothing to expire: what has no reply in time when its interval closes is lost.
+(`llama.collector.intervals.closing`). There are so many that a cell is not used again before the
+interval of its probe has closed. So a probe costs a few column writes, whatever the number of flows,
+and there is nothing to expire: what has no reply in time when its interval closes is lost.
 
 Bursts that were `sent` are entered together by `settle`, since entering ten at a time costs hardly
 more than entering one. Whatever changes the ledger settles it first. Until then the columns show it
@@ -26,9 +26,9 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.collector import memory
-from llama.collector.open_interval import OpenInterval
-from llama.collector.replies import Replies
-from llama.collector.summary import suspect_bit
+from llama.collector.intervals.open_interval import OpenInterval
+from llama.collector.intervals.replies import Replies
+from llama.collector.intervals.summary import suspect_bit
 
 Ints = npt.NDArray[np.int64]
 Octets = npt.NDArray[np.uint8]
