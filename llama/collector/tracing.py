@@ -288,6 +288,7 @@ class Tracing:
         except OSError:
             # No route, no buffer, or the socket is gone: the probes themselves tell about it.
             return False
+        self._prober.note_traced(sock, key.dst_ip, key.dst_port)
         self.sent += 1
         return True
 

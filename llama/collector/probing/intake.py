@@ -355,6 +355,7 @@ class Intake:
         sharing = np.zeros(len(bare), np.int64)  # how many flows leave that port for that peer
         for track, found, there, mine in self._bare(names, inbox.socket_of[bare], sequence, echoed):
             flow[bare[mine]] = found[mine]
+            track.bare[(found[mine] - track.first_flow) // track.ports] = True
             sharing += there
             candidates.append((track, found, there))
         numbered[bare] = sharing == 1

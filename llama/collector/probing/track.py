@@ -72,6 +72,8 @@ class Track:
         zones = [zone_of(pair.dst_ip, interface) for pair in self.pairs]
         #: The numbers of the interfaces that link-local addresses are behind; 0: there is none.
         self.scopes = {zone: interface_number(zone) for zone in zones if zone is not None}
+        #: Which pairs' peers return no SSID: they count all that comes from a source port together.
+        self.bare = np.full(len(self.pairs), group.probe == "twamp-light")
         self._zones = zones
         names = bytearray()
         for pair, zone in zip(self.pairs, zones, strict=True):
@@ -94,6 +96,7 @@ class Track:
 
     def follow(self, before: Track, pairs: Ints, others: Ints) -> None:
         """Go on where ``before`` was: its pair ``others[i]`` is ``pairs[i]`` here."""
+        self.bare[pairs] = before.bare[others]
         both = before.live[others] & self.live[pairs]
         moved = dict(zip(others[both].tolist(), pairs[both].tolist(), strict=True))
         self._follow_schedule(before, moved)
@@ -134,6 +137,26 @@ class Track:
     def has_done_with(self) -> bool:
         """Tell whether pairs that are not probed any more have no interval left to close."""
         return bool((~self.live & ~self.ledger.pairs_waiting()).any())
+
+    def note_traced(self, sock: ProbeSocket, address: str, port: int) -> None:
+        """Note that a trace leaves for a place: who returns no SSID counts it with the probes.
+
+        Its answer may never come, so the numbers of such a peer are in doubt from now on.
+        """
+        if sock not in self.sockets:
+            return
+        pairs = [n for n in self._places.get((address, port), ()) if self.bare[n]]
+        if pairs:
+            flows = np.array(pairs, np.int64) * self.ports + self.sockets.index(sock)
+            self.ledger.doubt(flows, note="")
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, int], list[int]]:
+        """What is probed, addresses and ports, and the pairs there."""
+        places: dict[tuple[str, int], list[int]] = {}
+        for n, pair in enumerate(self.pairs):
+            places.setdefault((pair.dst_ip, pair.dst_port), []).append(n)
+        return places
 
     def flow_keys(self) -> npt.NDArray[np.uint64]:
         """Return the `flow_keys` of all flows, in order."""

@@ -346,6 +346,11 @@ class UdpProber:
         self.sent -= end - at
         return end
 
+    def note_traced(self, sock: ProbeSocket, address: str, port: int) -> None:
+        """Note that a trace leaves for a place."""
+        for track in self.tracks:
+            track.note_traced(sock, address, port)
+
     # Replies in
 
     def drain(self) -> bool:
