@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from attrs import frozen
+from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
 from llama.interfaces import Point
@@ -105,7 +106,31 @@ class HistoryTests(TestCase):
         path = Path(self.mktemp())
         self.writer = make_writer(reactor, {"path": str(path)})
         self.history = History(reactor, path, interval_s=5, pairs=2, since_s=1002.0)
-        self.addCleanup(self.history.close)
+        self.addCleanup(lambda: Deferred.fromCoroutine(self.history.close()))
+
+    async def test_closed_while_it_reads(self) -> None:
+        """Nothing else waits until a slow disk has answered: that is closed when it has."""
+        from twisted.internet import reactor
+        from twisted.internet.task import deferLater
+
+        await self.writer.open()
+        self.addCleanup(self.writer.close)
+        self.assertEqual(await self.history.newest(1), [])
+        asked, go_on = threading.Event(), threading.Event()
+
+        def read(_: Any) -> str:
+            asked.set()
+            go_on.wait(10)
+            return "read"
+
+        reading = self.history._pool.runInteraction(read)
+        while not asked.is_set():
+            await deferLater(reactor, 0.001)
+        closing = Deferred.fromCoroutine(self.history.close())
+        self.assertFalse(closing.called)
+        go_on.set()
+        self.assertEqual(await reading, "read")
+        await closing
 
     def point(self, destination: str, time_s: int, **fields: float) -> Point:
         """Return one pair's point."""

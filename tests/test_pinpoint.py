@@ -188,6 +188,22 @@ class Fed(SynchronousTestCase):
         self.assertEqual([s.key for s in said[-1]], ["link leaf1 -> spine2"])
         self.assertIn(f"over {6 * INTERVAL_S} s", said[-1][0].evidence)
 
+    def test_paths_are_looked_up_twice_a_judgement(self):
+        """Once for the newest interval, once for the last few: that is most of what it takes."""
+        self.begin()
+        gray = fault(kind="loss", on="leaf1 -> spine2", percent=0.5)
+        for _ in range(3):
+            self.step(gray, sent=150)
+        looked, whole = [], self.measured.paths.columns
+        self.patch(self.measured.paths, "columns", lambda *of: looked.append(of) or whole(*of))
+        self.step(gray, fault(kind="silent", on="spine4"), sent=150)
+        self.assertEqual(len(looked), 2)
+        for end in self.measured.last(self.fleet.end_s, 4):
+            window = self.measured.window(end, alive_only=True)
+            some = window.numbers[::3]
+            sent = window.flows["sent"][::3].sum(), windows.lost_probes(window.flows)[::3].sum()
+            self.assertEqual(self.measured.counts(end, some), sent)
+
     def test_an_interval_that_lost_replies_by_chance(self):
         """A link that several intervals show is not blurred to a rack by one that lost replies."""
         self.begin(per_pair=12)

@@ -137,7 +137,7 @@ class Stage:
             try:
                 return await (self._play_once(history) if self._once else self._play_on(history))
             finally:
-                history.close()
+                await history.close()
         except (CannotListenError, NoPlaceError) as error:
             click.echo(f"llama demo: {error}", err=True)
             return 1

@@ -17,6 +17,7 @@ from twisted.enterprise import adbapi
 
 from llama.collector.intervals.summary import reasons
 from llama.lab.readings import Reading
+from llama.threads import disconnect
 
 _NEWEST = """
 SELECT time_ms, tags, loss, flows, flows_lossy, rtt_p50, suspect
@@ -44,6 +45,7 @@ class History:
     def __init__(
         self, reactor: Any, path: Path, *, interval_s: int, pairs: int, since_s: float
     ) -> None:
+        self._reactor = reactor
         self._path = path
         self._since_ms = since_s * 1000
         self._interval_ms = interval_s * 1000
@@ -84,9 +86,10 @@ class History:
             for time_ms, found in list(readings.items())[:count]
         ]
 
-    def close(self) -> None:
-        """Let go of the database."""
-        self._pool.close()
+    async def close(self) -> None:
+        """Let go of the database, once what was asked of it is answered."""
+        if self._pool.running:
+            await disconnect(self._reactor, self._pool)
 
 
 def to_show(newest: Sequence[Interval]) -> Interval | None:

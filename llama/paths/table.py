@@ -19,7 +19,7 @@ SILENT = 4
 Hops = tuple[str | None, ...]
 
 
-@frozen
+@frozen(cache_hash=True)  # looked up once for every flow of a judgement
 class FlowKey:
     """What a router hashes, and what else may decide about a path."""
 

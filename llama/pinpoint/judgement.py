@@ -105,7 +105,6 @@ def _faint(
     """
     window = measured.window(end_s, LONG, alive_only=True)
     ends = measured.last(end_s, LONG)
-    each = [measured.window(end, 1, alive_only=True) for end in ends]
     numbers = window.numbers
     for suspect in locate(window.flows, window.hosts, window.paths, thresholds).suspects:
         if suspect.symptom != "loss" or suspect.direction == "unknown":
@@ -119,19 +118,13 @@ def _faint(
         ):
             continue
         crossing = window.numbers[suspect.flows]
-        sent, lost = np.array([_counts(interval, crossing) for interval in each]).T
+        sent, lost = np.array([measured.counts(end, crossing) for end in ends]).T
         recent = lost[-STILL:].sum() / max(1, sent[-STILL:].sum())
         if np.count_nonzero(lost) < SPREAD or recent < STILL_RATE * suspect.rate:
             continue
         seconds = len(ends) * measured.length_s
         told = evolve(suspect, evidence=f"{suspect.evidence}, over {seconds:.0f} s")
         yield _sighting(window, told), accounts
-
-
-def _counts(window: Window, numbers: npt.NDArray[np.int64]) -> tuple[int, int]:
-    """Return how many probes of these flows were sent, and lost, in a window."""
-    mine = np.isin(window.numbers, numbers)
-    return int(window.flows["sent"][mine].sum()), int(lost_probes(window.flows)[mine].sum())
 
 
 def _sighting(window: Window, suspect: Suspect) -> Sighting:

@@ -207,7 +207,7 @@ class TracedPaths:
             known = self._paths.get(flow)
             hops = (known[0] if known else ()) or self._by_tuple.get((source, key.tuple5), ())
             own = known is not None and bool(known[0])
-            before = self._lately_left(flow, hops, own, begin_s)
+            before = self._lately_left(flow, hops, own, begin_s) if self._left else ()
             if hops:
                 way = source, destination, hops, before
                 if way not in cache:
@@ -220,7 +220,7 @@ class TracedPaths:
             if known:
                 # Where all routers answered that ever do, only what lies behind them or the way
                 # back can be dead.
-                answered[n] = _answered(*known[1:], _last_answering(hops), begin_s)
+                answered[n] = _answered(*known[1:], hops, begin_s)
             if known and flow in self._refusals and known[2] >= begin_s - MET_DEAD_S:
                 by, refusal = self._refusals[flow]
                 who = ", ".join(sorted(set(map(self._name, by))))
@@ -346,13 +346,13 @@ def _last_answering(hops: Hops) -> int:
     return max((n for n, hop in enumerate(hops[:-1], 1) if hop is not None), default=0)
 
 
-def _answered(reach: int, traced_s: float, last: int, begin_s: float) -> int:
+def _answered(reach: int, traced_s: float, hops: Hops, begin_s: float) -> int:
     """Return `Paths.answered` of a flow in a window that began then, if it is dead in it."""
     if reach < 0:  # the trace came through
         return -1 if traced_s > begin_s else NOT_TRACED
     if traced_s < begin_s - MET_DEAD_S:
         return NOT_TRACED
-    return reach if reach < last else -1
+    return reach if reach < _last_answering(hops) else -1
 
 
 def _may_be_of(met: Hops, path: Hops) -> bool:

@@ -326,6 +326,21 @@ class Measured:
             end_s=chosen[-1] if chosen else 0.0,
         )
 
+    def counts(self, end_s: float, numbers: npt.NDArray[np.int64]) -> tuple[int, int]:
+        """Return how many probes flows with these lasting numbers sent, and lost, in one interval.
+
+        What a flow measured while nothing came back is left out.
+        """
+        sent = lost = 0
+        for where, figures in self._intervals[end_s].values():
+            lost_each = lost_probes(figures)
+            mine = (lost_each < DEAD * figures["sent"]) & np.isin(
+                self._flows.numbers[where], numbers
+            )
+            sent += int(figures["sent"][mine].sum())
+            lost += int(lost_each[mine].sum())
+        return sent, lost
+
     def take_late(self) -> dict[str, frozenset[int]]:
         """Return by source the lasting numbers of flows that came too late to be judged; forget them."""
         late = {
