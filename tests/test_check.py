@@ -668,6 +668,27 @@ class HostTests(CheckCase):
         ):
             self.assertTrue(self.finding(path, setting, self.sysctl(**settings))["suffices"])
 
+    def test_several_fixed_ports(self) -> None:
+        """One command reserves all of them: each replaces what was reserved before."""
+        path = self.file(
+            "ports: {a: {port: 41000}, b: {port: 45000}}\n"
+            "port_groups: {default: [{port: a, count: 2}, {port: b}]}\n"
+            "tests: [{targets: lab}]\ntargets: {lab: [{ip: 192.0.2.1}]}\n"
+        )
+        setting = "net.ipv4.ip_local_reserved_ports"
+
+        def commands(reserved: str) -> list[str | None]:
+            root = self.sysctl(net__ipv4__ip_local_reserved_ports=reserved)
+            found = self.answer(path, root)["host"]
+            return [each["command"] for each in found if each["setting"] == setting]
+
+        self.assertEqual(commands("50000"), [f"sysctl -w {setting}=50000,41000-41001,45000"] * 2)
+        self.assertEqual(
+            commands("41000-41001,50000"),
+            [None, f"sysctl -w {setting}=41000-41001,50000,45000"],
+        )
+        self.assertEqual(commands("41000-41001,45000,50000"), [None, None])
+
     def test_low_ports(self) -> None:
         """A source port that only root may use is told."""
         rest = "ports: {default: {port: 500}}\n"

@@ -174,13 +174,18 @@ class Host:
                 None if enough else f'sysctl -w {setting}="1024 65535"',
             )  # fmt: skip
         reserved = self.reserved_ports()
-        for first, last in demand.fixed_ports:
+
+        def is_kept(first: int, last: int) -> bool:
             free = last < chosen[0] or first > chosen[1]
-            kept = free or any(low <= first and last <= high for low, high in reserved)
-            keep = [*reserved, (first, last)]
+            return free or any(low <= first and last <= high for low, high in reserved)
+
+        # All of them in each command: what is set replaces what was.
+        keep = [*reserved, *(ports for ports in demand.fixed_ports if not is_kept(*ports))]
+        for ports in demand.fixed_ports:
+            kept = is_kept(*ports)
             yield Finding(
                 "net.ipv4.ip_local_reserved_ports", _written(reserved) or "empty", kept,
-                f"source ports {_written([(first, last)])} are"
+                f"source ports {_written([ports])} are"
                 + (" not chosen for other programs" if kept else
                    f" within {value}, where the system takes ports for other programs"),
                 None if kept
