@@ -77,6 +77,12 @@ class GroupsTest(SynchronousTestCase):
             sorted(names, key=natural), ["2", "10", "R1", "a", "r2", "r2b", "r10", "²", ""]
         )
 
+    def test_numbers_without_end(self) -> None:
+        """A name may have more digits than Python reads as a number; nought may stand before it."""
+        names = ["h" + "9" * 5000, "h1" + "0" * 5000, "h007", "h7", "h0", "h00", "h8"]
+        want = ["h0", "h00", "h007", "h7", "h8", names[0], names[1]]
+        self.assertEqual(sorted(names, key=natural), want)
+
     def test_destination(self) -> None:
         """A destination stands where dst_K says, else where plain K says."""
         places = find_places(

@@ -46,11 +46,15 @@ def natural(text: str) -> tuple[tuple[int, int, str], ...]:
     """Return a sort key by which ``r2`` comes before ``r10``, and nothing (no group) comes last."""
     if not text:
         return ((2, 0, ""),)
-    return tuple(
-        (0, int(part), part) if part.isdecimal() and part.isascii() else (1, 0, part)
-        for part in re.split(r"([0-9]+)", text)
-        if part
-    )
+    return tuple(_natural(part) for part in re.split(r"([0-9]+)", text) if part)
+
+
+def _natural(part: str) -> tuple[int, int, str]:
+    if not (part.isdecimal() and part.isascii()):
+        return 1, 0, part
+    # By length and digits: a number as such may have no more of them than Python cares to read.
+    digits = part.lstrip("0")
+    return 0, len(digits), f"{digits} {part}"
 
 
 def natural_path(path: Path) -> tuple[tuple[tuple[int, int, str], ...], ...]:

@@ -4,8 +4,10 @@ const GAP = 8;
 const BAND = 19;
 const FONT = "12px system-ui, 'Liberation Sans', sans-serif";
 const MOST_WIDE = 64, MOST_HIGH = 40, LEAST = 2;
+// Of a name, to be measured or drawn: a collector may call itself anything.
+const MOST_LETTERS = 256;
 
-export { FONT };
+export { FONT, MOST_LETTERS };
 
 export class Layout {
   constructor(pen, width, height, model, view) {
@@ -13,7 +15,7 @@ export class Layout {
     this.height = height;
     pen.font = FONT;
     const longest = clamp(width * 0.14, 56, 150); // of a name; longer ones are cut
-    const measure = (text) => Math.min(longest, Math.ceil(pen.measureText(text).width));
+    const measure = (text) => Math.min(longest, Math.ceil(pen.measureText(text.slice(0, MOST_LETTERS)).width));
     const widest = (entries, label) => entries.reduce((most, entry) => Math.max(most, measure(label(entry))), 0);
 
     this.rowBands = model.bands.rows.map((runs) =>
