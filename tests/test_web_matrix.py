@@ -26,8 +26,8 @@ from llama.web.fold import (
 from llama.web.groups import find_places, natural, read_paths
 from llama.web.mesh import Health, Mesh, judge, make_mesh
 from llama.web.metrics import ALWAYS, METRICS
+from llama.web.present import numbers, summary
 from llama.web.present import pairs as pairs_told
-from llama.web.present import summary
 from llama.web.store import Activity, Snapshot, Window
 
 END_S = 1_750_000_200.0
@@ -272,7 +272,7 @@ class FoldTest(SynchronousTestCase):
         pairs = reduce_to_pairs(mesh, METRICS["loss"], np.ones(len(mesh.series), dtype=bool))
         said = summary(pairs, pairs, mesh, judge(mesh))
         self.assertEqual((said["healthy"], said["missing"], said["partial"]), (11, 1, 1))
-        first = pairs_told(mesh, pairs, np.flatnonzero(pairs.silent))
+        first = pairs_told(METRICS["loss"], mesh, pairs, np.flatnonzero(pairs.silent))
         self.assertEqual([(it["src"], it["dst"], it["series"], it["silent"]) for it in first],
                          [("h1", "h3", 2, 1)])  # fmt: skip
         only = reduce_to_pairs(mesh, METRICS["loss"], mesh.where({"class": "BE"}))
@@ -424,6 +424,12 @@ class MetricsTest(SynchronousTestCase):
         levels = METRICS["loss"].level(values)
         self.assertEqual(levels[:-1].tolist(), [0, 1, 2, 2, 3, 3, 4, 4, 5])
         self.assertTrue(math.isnan(levels[-1]))
+
+    def test_rounded(self) -> None:
+        """A figure is not rounded to none, to all, nor to what is bad."""
+        exact = [0.0, 1e-7, 0.09999999, 0.12344, 0.123456789, 99.9999999, 100.0, math.nan]
+        told = [0.0, 1e-7, 0.09999999, 0.1234, 0.1235, 99.9999999, 100.0, None]
+        self.assertEqual(numbers(exact, metric=METRICS["loss"]), told)
 
     def test_suspicion(self) -> None:
         """User-space stamps cast doubt on an RTT and not on a loss."""

@@ -395,10 +395,10 @@ def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
         "group": keys,
         "rows": present.entries(rows, mesh.sources, health, "src"),
         "cols": present.entries(cols, mesh.destinations, health, "dst"),
-        "cells": present.cells(cells, pairs, mesh),
+        "cells": present.cells(question.metric, cells, pairs, mesh),
         "sick": present.sick(mesh, health),
         "summary": present.summary(pairs, losses, mesh, health, moment.activity.dropped),
-        "worst": present.pairs(mesh, pairs, present.rank(pairs, health)[:12]),
+        "worst": present.pairs(question.metric, mesh, pairs, present.rank(pairs, health)[:12]),
     }
 
 
@@ -410,7 +410,7 @@ def _pairs(question: MatrixQuestion, moment: _Moment, offset: int, limit: int) -
     return {
         **present.moment(moment.at_s, moment.span_s, moment.window, mesh, moment.activity),
         "metric": question.metric.describe(),
-        "pairs": present.pairs(mesh, pairs, order[offset:end]),
+        "pairs": present.pairs(question.metric, mesh, pairs, order[offset:end]),
         "total": len(order),
         "next": str(end) if end < len(order) else None,
     }

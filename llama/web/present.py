@@ -16,20 +16,30 @@ from llama.web.fold import NO_DATA, VALUE, Axis, Cells, Pairs
 from llama.web.groups import find_places, natural
 from llama.web.heat import Heat
 from llama.web.mesh import Health, Index, Mesh, interval_of
-from llama.web.metrics import METRICS, percent
+from llama.web.metrics import METRICS, Metric, percent
 from llama.web.store import AGGREGATE, Activity, Column, History, Timeline, Window, series_key
 
 
-def numbers(column: npt.ArrayLike, digits: int = 4) -> list[float | None]:
-    """Return a column as JSON numbers; NaN and infinities become null."""
-    values = np.round(np.asarray(column, dtype=np.float64), digits)
+def numbers(
+    column: npt.ArrayLike, digits: int = 4, metric: Metric | None = None
+) -> list[float | None]:
+    """Return a column as JSON numbers; NaN and infinities become null.
+
+    Values of a ``metric`` are not rounded to another level: who lost one probe of ten million did lose.
+    """
+    exact = np.asarray(column, dtype=np.float64)
+    values = np.round(exact, digits)
+    if metric is not None:
+        values = np.where(metric.level(values) == metric.level(exact), values, exact)
     fine = np.isfinite(values)
     if fine.all():
         return list(values.tolist())
     return [value if ok else None for value, ok in zip(values.tolist(), fine.tolist(), strict=True)]
 
 
-def _number(value: float, digits: int = 4) -> float | None:
+def _number(value: float, digits: int = 4, metric: Metric | None = None) -> float | None:
+    if metric is not None:
+        return numbers([value], digits, metric)[0]
     return round(float(value), digits) if np.isfinite(value) else None
 
 
@@ -90,7 +100,7 @@ def entries(axis: Axis, hosts: Sequence[str], health: Health, side: str) -> list
     return answer
 
 
-def cells(cells: Cells, pairs: Pairs, mesh: Mesh) -> dict[str, Any]:
+def cells(metric: Metric, cells: Cells, pairs: Pairs, mesh: Mesh) -> dict[str, Any]:
     """Return the cells, dense and row by row."""
     worst = cells.worst
     if pairs.src.size:
@@ -103,7 +113,7 @@ def cells(cells: Cells, pairs: Pairs, mesh: Mesh) -> dict[str, Any]:
         lossy = (worst >= 0) & (pairs.flows_lossy[worst] > 0)
     return {
         "state": cells.state.tolist(),
-        "value": numbers(cells.value),
+        "value": numbers(cells.value, metric=metric),
         "members": cells.members.tolist(),
         "bad": cells.bad.tolist(),
         "missing": cells.missing.tolist(),
@@ -182,13 +192,13 @@ def rank(pairs: Pairs, health: Health | None) -> Index:
     return order[wanted[order]]
 
 
-def pairs(mesh: Mesh, pairs: Pairs, chosen: Index) -> list[dict[str, Any]]:
+def pairs(metric: Metric, mesh: Mesh, pairs: Pairs, chosen: Index) -> list[dict[str, Any]]:
     """Return some pairs, with the tags of the worst series of each."""
     return [
         {
             "src": mesh.sources[pairs.src[n]],
             "dst": mesh.destinations[pairs.dst[n]],
-            "value": _number(pairs.value[n]),
+            "value": _number(pairs.value[n], metric=metric),
             "bad": bool(pairs.bad[n]),
             "data": bool(pairs.state[n] != NO_DATA),
             "flows": _number(pairs.flows[n]),
@@ -233,7 +243,10 @@ def history(
         "step_s": found.step_s,
         "interval_s": max(intervals.values(), default=None),
         "time": numbers(found.time_s, 3),
-        "columns": {name: numbers(column) for name, column in together.items()},
+        "columns": {
+            name: numbers(column, metric=METRICS["loss"] if name == "loss" else None)
+            for name, column in together.items()
+        },
         "series": [
             {**_newest(found, n), "interval_s": intervals.get(series_key(tags))}
             for n, tags in enumerate(found.series)
@@ -284,8 +297,9 @@ def _newest(found: History, n: int) -> dict[str, Any]:
             if np.isfinite(column[n, last])
         }
         sent = figures.get("sent") or 0.0
+        loss = 100.0 * (figures.get("lost") or 0.0) / sent if sent else np.nan
         answer["time"] = _number(found.time_s[last], 3)
-        answer["loss"] = round(100.0 * (figures.get("lost") or 0.0) / sent, 4) if sent else None
+        answer["loss"] = _number(loss, metric=METRICS["loss"])
         answer["suspect"] = list(reasons(int(figures.pop("suspect", 0) or 0)))
         answer["figures"] = figures
     return answer
@@ -306,5 +320,5 @@ def timeline(parts: Sequence[Timeline], step_s: float, window: Window) -> dict[s
         "time": numbers(time[inside], 3),
         "series": numbers(joined("series")),
         "lossy": numbers(joined("lossy")),
-        "worst_percent": numbers(joined("worst_percent")),
+        "worst_percent": numbers(joined("worst_percent"), metric=METRICS["loss"]),
     }
