@@ -20,6 +20,7 @@ from twisted.logger import Logger
 
 from llama.web import present
 from llama.web.fold import Open, fold, lay_out, reduce_to_pairs
+from llama.web.groups import in_ranges
 from llama.web.heat import heat_map
 from llama.web.mesh import (
     KNOWN_INTERVALS,
@@ -374,14 +375,10 @@ def _matrix(question: MatrixQuestion, moment: _Moment) -> dict[str, Any]:
     loss = METRICS["loss"]
     losses = pairs if question.metric is loss else reduce_to_pairs(mesh, loss, chosen)
     health = judge(mesh)
-    rows = lay_out(
-        mesh.sources, [mesh.places.source_path(host, keys) for host in mesh.sources], question.rows
-    )
-    cols = lay_out(
-        mesh.destinations,
-        [mesh.places.destination_path(host, keys) for host in mesh.destinations],
-        question.cols,
-    )
+    sources = [mesh.places.source_path(host, keys) for host in mesh.sources]
+    destinations = [mesh.places.destination_path(host, keys) for host in mesh.destinations]
+    rows = lay_out(mesh.sources, in_ranges(mesh.sources, sources), question.rows)
+    cols = lay_out(mesh.destinations, in_ranges(mesh.destinations, destinations), question.cols)
     for name, axis in (("rows", rows), ("cols", cols)):
         if len(axis.entries) > MAX_ENTRIES:
             raise TooWideError(

@@ -7,7 +7,6 @@ at their header instead: where a group has other members, they do not count in i
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Sequence
 from typing import Literal
 
@@ -48,14 +47,13 @@ class Axis:
 
 
 def lay_out(hosts: Sequence[str], paths: Sequence[Path], opened: Open) -> Axis:
-    """Return the axis of ``hosts``, which stand in ``paths`` (all of one length)."""
-    depth = len(paths[0]) if paths else 0
+    """Return the axis of ``hosts``, which stand in ``paths``."""
     if opened == "auto":
-        opened = _open_automatically(paths, depth)
+        opened = _open_automatically(paths)
     shown: list[tuple[Path, str | None]] = []
     for host, path in zip(hosts, paths, strict=True):
         closed = next(
-            (path[:n] for n in range(1, depth + 1) if not _is_open(path[:n], opened)), None
+            (path[:n] for n in range(1, len(path) + 1) if not _is_open(path[:n], opened)), None
         )
         shown.append((path, host) if closed is None else (closed, None))
     order = sorted(set(shown), key=lambda it: (natural_path(it[0]), _host_key(it[1])))
@@ -74,15 +72,15 @@ def _is_open(path: Path, opened: Open) -> bool:
     return opened == "all" or (isinstance(opened, frozenset) and path in opened)
 
 
-def _open_automatically(paths: Sequence[Path], depth: int) -> Open:
+def _open_automatically(paths: Sequence[Path]) -> Open:
     if len(paths) <= AUTOMATIC_ENTRIES:
         return "all"
-    levels = [{path[:n] for path in paths} for n in range(1, depth + 1)]
     opened: frozenset[Path] = frozenset()
-    for outer, inner in itertools.pairwise(levels):
-        if len(inner) > AUTOMATIC_ENTRIES:
+    for depth in range(1, max(map(len, paths))):
+        within = {path[: depth + 1] for path in paths if len(path) > depth}
+        if len(within) + sum(len(path) <= depth for path in paths) > AUTOMATIC_ENTRIES:
             break
-        opened |= outer
+        opened |= {path[:depth] for path in paths}
     return opened
 
 

@@ -7,6 +7,7 @@ failing that, where it stands when others probe it. Pure.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -130,6 +131,44 @@ def find_places(series: Iterable[Tags]) -> Places:
             }
             destinations[destination] = {**plain, **prefixed}
     return Places(sources, destinations)
+
+
+#: More hosts or groups than this side by side stand in ranges.
+CROWD = 300
+
+
+def in_ranges(hosts: Sequence[str], paths: Sequence[Path]) -> list[Path]:
+    """Return the paths of hosts, with a range in them wherever too many would stand side by side.
+
+    Tags need not group anything: ten thousand hosts without any are a hundred ranges, by name.
+    """
+    ranged: list[Path] = [()] * len(hosts)
+    for level in range(max(map(len, paths), default=0) + 1):
+        beside: dict[Path, dict[str, list[int]]] = {}  # hosts by where they are and go on to
+        for n, path in enumerate(paths):
+            if level <= len(path):
+                name = path[level] if level < len(path) else hosts[n]
+                beside.setdefault(ranged[n], {}).setdefault(name, []).append(n)
+        for members in beside.values():
+            names = _ranges(list(members)) if len(members) > CROWD else {}
+            for name, numbers in members.items():
+                for n in numbers:
+                    ranged[n] += (names[name],) if names else ()
+                    ranged[n] += (name,) if level < len(paths[n]) else ()
+    return ranged
+
+
+def _ranges(names: list[str]) -> dict[str, str]:
+    """Return which range each name is in; as many as there are names in each."""
+    names.sort(key=natural)
+    size = math.isqrt(len(names) - 1) + 1
+    one_domain = len({name.partition(".")[2] for name in names}) == 1
+    found: dict[str, str] = {}
+    for start in range(0, len(names), size):
+        some = names[start : start + size]
+        ends = [name.partition(".")[0] if one_domain else name for name in (some[0], some[-1])]
+        found |= dict.fromkeys(some, " … ".join(ends))
+    return found
 
 
 # --- group paths in a URL ---------------------------------------------------------------------

@@ -7,7 +7,7 @@ import { IncidentView } from "./incident.js";
 import { drawKeys, drawLegend } from "./legend.js";
 import { drawHeadline, drawIncidents, drawSick, drawWorst, make } from "./lists.js";
 import { MatrixView } from "./matrix.js";
-import { Model, opened } from "./model.js";
+import { Model, opened, unfolded } from "./model.js";
 import { Scrubber } from "./scrubber.js";
 import { RANGES, State } from "./state.js";
 import { drawTable } from "./table.js";
@@ -302,8 +302,8 @@ function openedCell(row, col) {
   const from = model.rows[row], to = model.cols[col];
   if (from.host !== null && to.host !== null) return { src: from.host, dst: to.host };
   const changes = {};
-  if (from.host === null) changes.rows = opened(model.rows, from.path);
-  if (to.host === null) changes.cols = opened(model.cols, to.path);
+  if (from.host === null) changes.rows = unfolded(model.rows, from);
+  if (to.host === null) changes.cols = unfolded(model.cols, to);
   return changes;
 }
 
@@ -317,7 +317,7 @@ function open(row, col, worst) {
 
 function fold(axis, run) {
   const entries = model[axis];
-  state.set({ [axis]: run.closed ? opened(entries, run.path) : opened(entries, null, run.path) });
+  state.set({ [axis]: run.closed ? unfolded(entries, run.entry) : opened(entries, null, run.path) });
 }
 
 function closeDrawer() {

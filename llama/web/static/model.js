@@ -2,6 +2,9 @@
 
 import { NO_DATA, VALUE } from "./text.js";
 
+// Rows or columns that the service draws, and that an opened group adds; as llama/web has them.
+const MOST_ENTRIES = 400, MOST_IN_ONE = 300;
+
 export class Model {
   // `live`: whether the newest was asked for, rather than some moment of the past.
   constructor(answer, live) {
@@ -86,9 +89,10 @@ export class Model {
   }
 }
 
-// The group headers of an axis: for each level the runs of entries of one group.
-function bands(entries, depth) {
-  const levels = [];
+// The group headers of an axis: for each level the runs of entries of one group. Besides groups by
+// `keys` tags there may be ranges, where too many would stand side by side.
+function bands(entries, keys) {
+  const levels = [], depth = entries.reduce((most, entry) => Math.max(most, entry.path.length), keys);
   for (let level = 0; level < depth; level += 1) {
     const runs = [];
     entries.forEach((entry, place) => {
@@ -114,6 +118,12 @@ const ESCAPE = { "~": "~~", "/": "~s", ",": "~c", "*": "~a" };
 
 export function writePath(path) {
   return path.map((part) => part.replace(/[~/,*]/g, (sign) => ESCAPE[sign]) || "~0").join("/");
+}
+
+// The open groups with that of an entry as well; or alone, where all would be more than are drawn.
+export function unfolded(entries, entry) {
+  const most = entries.length + Math.min(entry.hosts, MOST_IN_ONE);
+  return opened(most > MOST_ENTRIES ? [] : entries, entry.path);
 }
 
 // The open groups that the entries of an axis show, as text; with one group opened or closed.
