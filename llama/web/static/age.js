@@ -1,3 +1,5 @@
+import { length } from "./text.js";
+
 // How old figures may be and still speak for the moment that is shown, as llama/web/mesh.py has it.
 
 // So many intervals behind the newest of all, a series has fallen silent;
@@ -30,4 +32,15 @@ export function stretch(at, span, interval, own) {
 
 export function oldestPast(at, span, interval, own) {
   return span ? at - span : at - SILENT_INTERVALS * (own ?? interval ?? USUAL_S);
+}
+
+// What the clocks of service and browser may differ by: more than an answer takes.
+export const SAME_S = 60;
+
+// What is to be said of a service whose clock is `ahead` of ours by so many seconds.
+export function clocksDiffer(ahead) {
+  if (Math.abs(ahead) <= SAME_S) return "";
+  const amount = length(Math.abs(ahead));
+  if (ahead > 0) return `the clock of llama-web is ${amount} ahead of this device's`;
+  return `the clock of llama-web is ${amount} behind this device's: if this one is right, what is shown as live is old`;
 }

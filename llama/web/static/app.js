@@ -1,6 +1,6 @@
 // The page: its address says what to show, the service is asked, the parts draw.
 
-import { oldestLive, oldestPast, stretch, tooOld } from "./age.js";
+import { SAME_S, clocksDiffer, oldestLive, oldestPast, stretch, tooOld } from "./age.js";
 import { Pause, Question, SOON_MS, get } from "./api.js";
 import { Drawer } from "./drawer.js";
 import { IncidentView } from "./incident.js";
@@ -12,12 +12,15 @@ import { Scrubber } from "./scrubber.js";
 import { RANGES, State } from "./state.js";
 import { drawTable } from "./table.js";
 import { clock, length } from "./text.js";
+import { chooseTheme, chosenTheme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
 const SPANS = { "": "newest interval", 300: "5 min", 900: "15 min", 3600: "1 hour", 86400: "1 day" };
 const SHORTEST_POLL_MS = 1000, LONGEST_POLL_MS = 5000, JUDGE_MS = 1000;
 // What the service answers with a failure is asked again ever more seldom: it may be too much for it.
 const LONGEST_PAUSE_MS = 60000;
+// A page that stands on a wall for weeks learns of classes and tags that are new.
+const CHOICES_S = 300;
 
 const matrixQuestion = new Question("matrix"), timelineQuestion = new Question("timeline");
 const dimensionsQuestion = new Question("dimensions"), incidentsQuestion = new Question("incidents");
@@ -93,7 +96,7 @@ async function loadDimensions() {
   try {
     const answer = await dimensionsQuestion.ask({ at: state.get("at") });
     if (!answer) return;
-    dimensions = answer;
+    dimensions = { ...answer, old: now() + CHOICES_S };
     complain("dimensions", "");
     drawChoices();
   } catch (error) {
@@ -157,8 +160,14 @@ function oldest(own) {
 async function follow() {
   let wait = LONGEST_POLL_MS;
   try {
+    const asked = Date.now();
     const said = await get("status", {}, { within: SOON_MS });
+    if (Date.now() - asked > 2 * SOON_MS) { // this device slept meanwhile, and so did the limit
+      setTimeout(follow, 0);
+      return;
+    }
     skew = said.now - Date.now() / 1000;
+    complain("clocks", clocksDiffer(skew));
     interval = said.interval_s ?? interval;
     hasFlows = said.flows;
     behind ||= newest !== undefined && said.newest !== newest;
@@ -185,13 +194,13 @@ async function update() {
   await loadMatrix();
   if (fresh || !incidents) loadIncidents();
   if (fresh && state.get("src")) loadDrawer();
-  if (!dimensions?.sources) loadDimensions();
+  if (!dimensions?.sources || now() > dimensions.old) loadDimensions();
 }
 
 // Whether what is shown still speaks for now. Asked by the second, whatever the service does: one
 // that hangs tells nobody.
 function judge() {
-  const failed = complaints.has("matrix") || (state.live && complaints.has("status"));
+  const failed = complaints.has("matrix") || (state.live && (complaints.has("status") || skew < -SAME_S));
   const old = !failed && model?.live && tooOld(model.newest, now(), interval);
   complain("age", old ? `no new data since ${clock(model.newest)}: is the scraper running?` : "");
   const unsure = Boolean(failed || old);
@@ -346,7 +355,7 @@ function setTheme(theme) {
 
 function toggleTheme() {
   const theme = document.documentElement.dataset.theme === "dark" ? "light" : "dark";
-  localStorage.setItem("llama-theme", theme);
+  chooseTheme(theme);
   setTheme(theme);
 }
 
@@ -429,8 +438,8 @@ document.addEventListener("keydown", (event) => {
 });
 
 const dark = matchMedia("(prefers-color-scheme: dark)");
-dark.addEventListener("change", () => { if (!localStorage.getItem("llama-theme")) setTheme(dark.matches ? "dark" : "light"); });
-setTheme(localStorage.getItem("llama-theme") ?? (dark.matches ? "dark" : "light"));
+dark.addEventListener("change", () => { if (!chosenTheme()) setTheme(dark.matches ? "dark" : "light"); });
+setTheme(chosenTheme() ?? (dark.matches ? "dark" : "light"));
 
 drawTimes();
 loadDimensions();

@@ -1,0 +1,116 @@
+"""The page in a real Chromium: devices that sleep, clocks that differ, pages open for weeks."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from browser_case import BrowserCase
+from web_data import Fleet
+from web_site import Feed, Site, fill
+
+#: Puts the page's time of day on by ``ahead`` seconds; at once by ``sleep`` once an answer about the
+#: service's state has come, before the page reads it. Notes what the page complains of.
+CLOCK = """() => {
+  const real = Date.now, fetch = window.fetch;
+  Object.assign(window, { ahead: 0, sleep: 0, slept: 0, told: [] });
+  Date.now = () => real() + 1000 * window.ahead;
+  window.fetch = async (...asked) => {
+    const answer = await fetch(...asked);
+    if (!String(asked[0]).includes("/status")) return answer;
+    const said = await answer.json();
+    said.now += window.slept; // the service slept, too, or there is none
+    if (window.sleep) {
+      window.ahead = window.slept = window.sleep;
+      window.sleep = 0;
+    }
+    return new Response(JSON.stringify(said));
+  };
+  const trouble = document.querySelector("#trouble");
+  new MutationObserver(() => window.told.push(trouble.textContent)).observe(trouble, { childList: true });
+}"""
+
+
+class ClockTest(BrowserCase):
+    """Four hosts that speak every second."""
+
+    @classmethod
+    def make_site(cls) -> Site:
+        """Return a running site."""
+        site = Site()
+        hosts = {f"{dc}{n}": (dc, "r1") for dc in ("iad", "lax") for n in (1, 2)}
+        cls.fleet = Fleet(hosts=hosts, classes=("BE",), interval_s=1, probes=64)
+        now_s = time.time()
+        fill(site.store, cls.fleet.points(now_s - 120, now_s))
+        cls.feed = Feed(site.store, cls.fleet, now_s)
+        site.start()
+        return site
+
+    def watched(self) -> Any:
+        """Return a page whose clock can be put on."""
+        page = self.show("range=15m")
+        page.evaluate(CLOCK)
+        return page
+
+    def trouble(self, page: Any, text: str) -> None:
+        """Wait until the page says so, or nothing for no text."""
+        self.until(
+            page,
+            "text => { const said = document.querySelector('#trouble');"
+            " return text ? said.textContent.includes(text) : said.hidden; }",
+            arg=text,
+        )
+
+    def test_clocks_differ(self) -> None:
+        """What is live by the clock of the service alone is doubted."""
+        page = self.watched()
+        page.evaluate("window.ahead = 3600")
+        self.trouble(
+            page, "the clock of llama-web is 60 min behind this device's: if this one is right"
+        )
+        self.until(page, "document.querySelector('#headline').textContent.includes('not known')")
+        self.assertNotIn("all is well", page.locator("#headline").inner_text())
+        self.picture(page, "clock-behind")
+        page.evaluate("window.ahead = -86400")
+        self.trouble(page, "the clock of llama-web is 24 h ahead of this device's")
+        page.evaluate("window.ahead = 30")
+        self.trouble(page, "")
+        self.until(page, "document.querySelector('#headline').textContent.includes('all is well')")
+
+    def test_sleep(self) -> None:
+        """An answer from before this device slept does not tell what time it is."""
+        page = self.watched()
+        page.evaluate("window.sleep = 3600")
+        self.trouble(page, "no new data since")
+        self.assertNotIn("all is well", page.locator("#headline").inner_text())
+        self.assertNotIn("clock", "".join(page.evaluate("window.told")))
+
+    def test_new_tags(self) -> None:
+        """A page that stays open learns of a class that was not there when it was opened."""
+        page = self.watched()
+        self.feed.fleet = Fleet(
+            hosts=self.fleet.hosts, classes=("BE", "EF"), interval_s=1, probes=64
+        )
+        try:
+            self.until(
+                page,
+                "fetch('/api/v1/dimensions').then((said) => said.json())"
+                ".then((said) => said.classes.includes('EF'))",
+            )
+            self.assertNotIn("EF", page.locator("#class").inner_text())
+            page.evaluate("window.ahead = window.slept = 301")
+            self.until(page, "document.querySelector('#class').textContent.includes('EF')")
+        finally:
+            self.feed.fleet = self.fleet
+
+    def test_nothing_is_kept(self) -> None:
+        """A browser that lets no page keep anything shows this one all the same, dark as well."""
+        page = self.show("range=15m")
+        page.add_init_script(
+            "Object.defineProperty(window, 'localStorage',"
+            " { get() { throw new DOMException('denied', 'SecurityError'); } })"
+        )
+        page.reload()
+        self.until(page, "document.querySelector('#headline').textContent.includes('all is well')")
+        page.locator("#theme").click()
+        self.assertEqual(page.evaluate("document.documentElement.dataset.theme"), "dark")
