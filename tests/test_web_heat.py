@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import math
+import weakref
 
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred
+from twisted.internet.defer import Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -127,3 +129,20 @@ class SharedAnswersTest(SynchronousTestCase):
             self.asked[-1].callback(key)
         self.assertNoResult(self.shared.get("a", 99.0, self.ask))
         self.assertEqual(self.successResultOf(self.shared.get("c", 99.0, self.ask)), "c")
+
+    def test_out_of_date(self) -> None:
+        """What is no good any more takes no memory, however much there would be room for."""
+
+        class Mesh:
+            """As large as one likes."""
+
+        shared = SharedAnswers(self.clock, 64)
+        meshes = []
+        for minute in range(60):
+            mesh = Mesh()
+            meshes.append(weakref.ref(mesh))
+            shared.get(("activity", minute), 60.0, lambda mesh=mesh: succeed(mesh))
+            del mesh
+            self.clock.advance(60.0)
+        gc.collect()
+        self.assertLessEqual(sum(mesh() is not None for mesh in meshes), 2)

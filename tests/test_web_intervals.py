@@ -47,8 +47,8 @@ class LongIntervalTest(TestCase):
         clock = Clock()
         clock.advance(now_s)
         self.patch(answers, "now_s", clock.seconds)
-        self.patch(answers._snapshots, "_clock", clock)
-        self.patch(answers._others, "_clock", clock)
+        for shared in (answers._snapshots, answers._meshes, answers._others):
+            self.patch(shared, "_clock", clock)
         return clock
 
     async def silent(self, answers: Answers, at_s: float | None) -> tuple[list[str], int]:

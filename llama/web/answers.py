@@ -111,8 +111,10 @@ class Answers:
         self.store = store
         self._remember_s = remember_s
         self._forget = forget
-        # A snapshot of 40,000 series with a dozen columns is some 20 MB.
+        # A snapshot of 40,000 series with a dozen columns is some 20 MB; what these are is some 50 MB
+        # where a database tells their tags anew.
         self._snapshots = SharedAnswers(reactor, 6)
+        self._meshes = SharedAnswers(reactor, 12)
         self._others = SharedAnswers(reactor, 64)
 
     def now_s(self) -> float:
@@ -140,7 +142,7 @@ class Answers:
             remembered = await self._within(REMEMBERED_WITHIN_S, self._remembered(end, sources))
             return await self.in_thread(together, active, sources, remembered)
 
-        return self._others.get(
+        return self._meshes.get(
             ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
 
@@ -160,7 +162,7 @@ class Answers:
             # What failed is not asked again by everyone who looks.
             return REMEMBERED_AGAIN_S if found is None else 3600.0
 
-        return self._others.get(
+        return self._meshes.get(
             ("remembered", end, sources), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
 
@@ -192,7 +194,7 @@ class Answers:
             # Less than an hour of history is the only usual there is.
             return await self.store.baseline(Window(at_s - 86400.0, at_s))
 
-        return self._others.get(
+        return self._meshes.get(
             ("baseline", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
         )
 
@@ -264,7 +266,7 @@ class Answers:
             wait_s = min(due_s(some, found, at_s) - at_s, LONGEST_INTERVAL_S)
             return max(lookback_s(usual_s, usual_s) / 2, wait_s)
 
-        return self._others.get(
+        return self._meshes.get(
             ("latest of", None if live else at_s, columns, *about),
             good_for_s,
             lambda: self.store.latest_of(window, columns, some),

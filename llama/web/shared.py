@@ -52,7 +52,11 @@ class SharedAnswers:
             except Exception:
                 failed(Failure())
                 return
-            self._ready[key] = (self._clock.seconds() + good_s, answer)
+            now = self._clock.seconds()
+            # Of a mesh by the minute, what is no good any more would soon be most of the memory.
+            for old in [old for old, (until, _) in self._ready.items() if until <= now]:
+                del self._ready[old]
+            self._ready[key] = (now + good_s, answer)
             self._ready.move_to_end(key)
             while len(self._ready) > self._most:
                 self._ready.popitem(last=False)
