@@ -19,7 +19,7 @@ from llama.collector.answers.history import History
 from llama.http.server import HttpService
 from llama.testing import closed_interval, pair
 from llama.web.flows import CollectorFlows
-from llama.web.store import StoreError
+from llama.web.store import StoreError, TooMuchError
 
 
 class FlowsTest(ApiCase):
@@ -129,3 +129,31 @@ class StrangeTest(TestCase):
                 self.assertEqual(
                     str(raised.exception), f"{url}: answered what no collector of ours would"
                 )
+
+    async def test_values(self) -> None:
+        """Figures are numbers; an answer of more values than flows have is not read at all."""
+        server = Saying()
+        port = reactor.listenTCP(0, Site(server), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        url = f"http://127.0.0.1:{port.getHost().port}"
+        asked = CollectorFlows(reactor, [url])
+        self.addCleanup(asked.stop)
+        names = ("sent", "received", "lost", "lost_forward", "lost_reverse", "loss_percent")
+        good = dict.fromkeys(names, 1) | {
+            "class": "BE", "probe": "stamp", "source_port": None, "rtt_p50_ms": 0.5,
+            "interval_end": "2023-11-14T00:00:00Z",
+        }  # fmt: skip
+        server.said = {"src_hostname": "a", "flows": [good], "intervals": []}
+        self.assertEqual((await asked.flows("a", "b", {}, None))["total"], 1)
+        deep: Any = []
+        for _ in range(300):
+            deep = [deep]
+        for wrong in ({"loss_percent": "<b>"}, {"rtt_p50_ms": deep}, {"class": {}}, {"sent": []}):
+            server.said = {"src_hostname": "a", "flows": [good | wrong], "intervals": []}
+            with self.assertRaises(StoreError) as raised:
+                await asked.flows("a", "b", {}, None)
+            self.assertIn("what no collector of ours would", str(raised.exception))
+        server.said = {"src_hostname": "a", "flows": [{}] * 1_100_000, "intervals": []}
+        with self.assertRaises(TooMuchError) as too_much:
+            await asked.flows("a", "b", {}, None)
+        self.assertIn("more than 1,000,000 values", str(too_much.exception))

@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 from urllib.parse import urlencode, urlsplit
 
-import orjson
 from twisted.internet.defer import Deferred, DeferredList
 
+from llama.http.bounded import read_json
 from llama.http.client import (
     TooLargeError,
     agent_of,
@@ -24,6 +24,8 @@ from llama.web.store import StoreError, TooMuchError
 #: What one answer of a collector may weigh: 10,000 flows are some 8 MB.
 MAX_ANSWER = 32 * 1024 * 1024
 MOST_FLOWS = 10_000
+#: And of how many values it may be; a flow has some forty.
+MOST_VALUES = 100 * MOST_FLOWS
 #: Collectors asked for their name at once.
 AT_ONCE = 16
 
@@ -119,21 +121,7 @@ class CollectorFlows:
             "total": len(rows),
             "all_flows": all(each.get("all_flows", True) for each in answer["intervals"]),
             "next": None if answer.get("next_offset") is None else str(answer["next_offset"]),
-            "flows": [
-                {
-                    "class": row["class"],
-                    "probe": row["probe"],
-                    "source_port": row["source_port"],
-                    "sent": row["sent"],
-                    "received": row["received"],
-                    "lost": row["lost"],
-                    "lost_forward": row["lost_forward"],
-                    "lost_reverse": row["lost_reverse"],
-                    "loss": row["loss_percent"],
-                    "rtt_p50_ms": row["rtt_p50_ms"],
-                }
-                for row in rows
-            ],
+            "flows": [_flow(row) for row in rows],
         }
 
     async def _get_past(self, url: str, query: dict[str, str], at_s: float) -> dict[str, Any]:
@@ -203,10 +191,33 @@ class CollectorFlows:
         if reply.status != 200:
             raise StoreError(f"{url}: HTTP {reply.status}: {reply.excerpt()}")
         try:
-            answer = orjson.loads(reply.body)
+            answer = read_json(reply.body, MOST_VALUES)
             if isinstance(answer["flows"], list) and isinstance(answer["intervals"], list):
                 found: dict[str, Any] = answer
                 return found
+        except TooLargeError as error:
+            raise TooMuchError(f"{url}: its answer has {error}") from None
         except (KeyError, TypeError, ValueError):
             pass
         raise StoreError(f"{url}: answered what no collector of ours would")
+
+
+def _flow(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is told of a flow; raises `LookupError` or `TypeError` for what is none."""
+    flow = {
+        "class": row["class"],
+        "probe": row["probe"],
+        "source_port": row["source_port"],
+        "sent": row["sent"],
+        "received": row["received"],
+        "lost": row["lost"],
+        "lost_forward": row["lost_forward"],
+        "lost_reverse": row["lost_reverse"],
+        "loss": row["loss_percent"],
+        "rtt_p50_ms": row["rtt_p50_ms"],
+    }
+    for name, value in flow.items():
+        wanted = str | None if name in ("class", "probe") else int | float | None
+        if not isinstance(value, wanted):
+            raise TypeError(f"{name} is a {type(value).__name__}")
+    return flow

@@ -12,11 +12,20 @@ from twisted.web.client import Agent
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from llama.http.client import agent_of, authorization, connection_pool, explain, request
+from llama.http.bounded import read_json
+from llama.http.client import (
+    TooLargeError,
+    agent_of,
+    authorization,
+    connection_pool,
+    explain,
+    request,
+)
 from llama.web.store import StoreError
 
 TIMEOUT_S = 5.0
 MOST_OCTETS = 16 << 20
+MOST_VALUES = 1_000_000
 
 
 @implementer(IAgentEndpointFactory)
@@ -79,7 +88,9 @@ class RemoteIncidents:
         if reply.status != 200:
             raise StoreError(f"{url} answered {reply.status}: {reply.excerpt()}")
         try:
-            answer = orjson.loads(reply.body)
+            answer = read_json(reply.body, MOST_VALUES)
             return {name: answer[name] for name in ("configured", "incidents", "total", "next")}
+        except TooLargeError as problem:
+            raise StoreError(f"{url}: its answer has {problem}") from None
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise StoreError(f"{url} is no list of incidents: is llama pinpoint there?") from None
