@@ -9,7 +9,7 @@ import weakref
 import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import CancelledError, Deferred, succeed
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -121,6 +121,53 @@ class SharedAnswersTest(SynchronousTestCase):
         for each in waiting:
             self.failureResultOf(each, ValueError)
         self.assertNoResult(self.shared.get("a", 9.0, self.ask))
+
+    def test_given_up(self) -> None:
+        """A question that nobody waits for any more is given up, and asked anew when somebody does."""
+        first, second = (self.shared.get("a", 9.0, self.ask) for _ in range(2))
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.assertNoResult(self.asked[0])
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.assertTrue(self.asked[0].called)
+        third = self.shared.get("a", 9.0, self.ask)
+        self.assertEqual(len(self.asked), 2)
+        self.asked[1].callback("x")
+        self.assertEqual(self.successResultOf(third), "x")
+
+    def test_given_up_within(self) -> None:
+        """So is what is asked for the sake of it alone, but not what others wait for as well."""
+        inner: list[Deferred[str]] = []
+
+        def ask_inner() -> Deferred[str]:
+            inner.append(Deferred())
+            return inner[-1]
+
+        async def ask() -> str:
+            return await self.shared.get("inner", 9.0, ask_inner)
+
+        outer = [self.shared.get(n, 9.0, lambda: Deferred.fromCoroutine(ask())) for n in range(2)]
+        outer[0].cancel()
+        self.failureResultOf(outer[0], CancelledError)
+        self.assertFalse(inner[0].called)
+        inner[0].callback("x")
+        self.assertEqual(self.successResultOf(outer[1]), "x")
+        self.clock.advance(9.0)
+        outer = [self.shared.get(n, 9.0, lambda: Deferred.fromCoroutine(ask())) for n in (3, 4)]
+        for each in outer:
+            each.cancel()
+            self.failureResultOf(each, CancelledError)
+        self.assertTrue(inner[1].called)
+
+    def test_given_up_too_late(self) -> None:
+        """A question that goes on all the same answers nobody twice, and its answer is kept."""
+        stubborn: Deferred[str] = Deferred()
+        shielded: Deferred[str] = Deferred(lambda _: shielded.callback("late"))
+        first = self.shared.get("a", 9.0, lambda: shielded)
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        self.assertEqual(self.successResultOf(self.shared.get("a", 9.0, lambda: stubborn)), "late")
 
     def test_bounded(self) -> None:
         """The answers least recently wanted are let go."""

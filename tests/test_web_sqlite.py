@@ -11,7 +11,7 @@ from pathlib import Path
 
 from scraper_case import until
 from twisted.internet import reactor
-from twisted.internet.defer import gatherResults
+from twisted.internet.defer import CancelledError, gatherResults
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import TestCase
 from web_data import Fleet
@@ -354,3 +354,30 @@ class SQLiteFileTest(TestCase):
         window = Window(END_S - 3600, END_S)
         error = await self.assertFailure(store.total(window, COLUMNS), StoreTimeoutError)
         self.assertIn("no answer within 0 s", str(error))
+
+    async def test_given_up(self) -> None:
+        """A question that is cancelled is broken off, or never asked, and the next has its turn."""
+        path = Path(self.mktemp())
+        await write(path, fleet_points(hours=0.1)[1])
+        begun: list[str] = []
+        ended: list[Exception] = []
+
+        def endless(reader: sqlite_reader.Reader, now_s: float) -> None:
+            begun.append("endless")
+            try:
+                reader.one("WITH RECURSIVE n (x) AS (SELECT 1 UNION ALL SELECT 1 FROM n)"
+                           " SELECT count(*) FROM n")  # fmt: skip
+            except sqlite3.OperationalError as error:
+                ended.append(error)
+                raise
+
+        self.patch(sqlite_questions, "newest", endless)
+        store = self.store(path, threads=1)
+        asked = [store.newest() for _ in range(9)]
+        next_one = store.resolution_s(END_S)
+        await until(lambda: bool(begun), "a thread at work")
+        for each in asked:
+            each.cancel()
+            self.assertFailure(each, CancelledError)
+        self.assertEqual(await next_one, 0.0)
+        self.assertEqual((len(begun), len(ended)), (1, 1))

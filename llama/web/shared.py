@@ -12,17 +12,31 @@ from twisted.python.failure import Failure
 T = TypeVar("T")
 
 
+class _Open:
+    """A question that is not answered yet."""
+
+    def __init__(self) -> None:
+        self.waiting: list[Deferred[Any]] = []
+        self.asked: Deferred[Any] | None = None
+
+    def settled(self) -> list[Deferred[Any]]:
+        """Return who waits, from now on nobody."""
+        waiting, self.waiting = self.waiting, []
+        return waiting
+
+
 class SharedAnswers:
     """Remembers answers for a while, and lets those who ask meanwhile wait for the first.
 
-    Failures are never remembered. ``clock`` gives the time (`IReactorTime`).
+    Failures are never remembered. A question is given up once all who wait for it have: each does by
+    cancelling what it got. ``clock`` gives the time (`IReactorTime`).
     """
 
     def __init__(self, clock: Any, most: int) -> None:
         self._clock = clock
         self._most = most
         self._ready: OrderedDict[Hashable, tuple[float, Any]] = OrderedDict()
-        self._waiting: dict[Hashable, list[Deferred[Any]]] = {}
+        self._open: dict[Hashable, _Open] = {}
 
     def get(
         self,
@@ -40,11 +54,12 @@ class SharedAnswers:
             ready: Deferred[T] = Deferred()
             ready.callback(found[1])
             return ready
-        mine: Deferred[T] = Deferred()
-        if key in self._waiting:
-            self._waiting[key].append(mine)
+        first = key not in self._open
+        question = self._open.setdefault(key, _Open())
+        mine: Deferred[T] = Deferred(lambda mine: self._leave(key, question, mine))
+        question.waiting.append(mine)
+        if not first:
             return mine
-        self._waiting[key] = [mine]
 
         def arrived(answer: T) -> None:
             try:
@@ -52,25 +67,41 @@ class SharedAnswers:
             except Exception:
                 failed(Failure())
                 return
-            now = self._clock.seconds()
-            # Of a mesh by the minute, what is no good any more would soon be most of the memory.
-            for old in [old for old, (until, _) in self._ready.items() if until <= now]:
-                del self._ready[old]
-            self._ready[key] = (now + good_s, answer)
-            self._ready.move_to_end(key)
-            while len(self._ready) > self._most:
-                self._ready.popitem(last=False)
-            for each in self._waiting.pop(key):
+            self._keep(key, good_s, answer)
+            self._close(key, question)
+            for each in question.settled():
                 each.callback(answer)
 
         def failed(failure: Failure) -> None:
-            for each in self._waiting.pop(key):
+            self._close(key, question)
+            for each in question.settled():
                 each.errback(failure)
 
         try:
-            asked = ask()
+            question.asked = asked = ask()
         except Exception:
             failed(Failure())
         else:
             asked.addCallbacks(cast(Any, arrived), cast(Any, failed))
         return mine
+
+    def _keep(self, key: Hashable, good_s: float, answer: Any) -> None:
+        now = self._clock.seconds()
+        # Of a mesh by the minute, what is no good any more would soon be most of the memory.
+        for old in [old for old, (until, _) in self._ready.items() if until <= now]:
+            del self._ready[old]
+        self._ready[key] = (now + good_s, answer)
+        self._ready.move_to_end(key)
+        while len(self._ready) > self._most:
+            self._ready.popitem(last=False)
+
+    def _leave(self, key: Hashable, question: _Open, mine: Deferred[Any]) -> None:
+        """Let one wait no more; with the last one the question ends."""
+        question.waiting.remove(mine)
+        if not question.waiting and question.asked is not None:
+            self._close(key, question)  # who asks from now on asks anew
+            question.asked.cancel()
+
+    def _close(self, key: Hashable, question: _Open) -> None:
+        if self._open.get(key) is question:
+            del self._open[key]

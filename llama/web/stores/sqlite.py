@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import threading
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -109,17 +110,29 @@ class SQLiteStore:
             return fail(Failure())
         series = self._series
         deadline = self._reactor.seconds() + self._timeout_s  # waiting for a thread counts, too
+        cancelled = threading.Event()
 
         def in_thread(connection: Any) -> T:
             started, left = time.monotonic(), deadline - self._reactor.seconds()
-            connection.set_progress_handler(
-                lambda: self._pool is not pool or time.monotonic() - started > left, _STEPS
-            )
+
+            def over() -> bool:
+                late = time.monotonic() - started > left
+                return late or self._pool is not pool or cancelled.is_set()
+
+            if cancelled.is_set():
+                raise StoreError(f"{self._path}: nobody waits for the answer any more")
+            connection.set_progress_handler(over, _STEPS)
             connection.execute("BEGIN")
             return question(Reader(connection, series))
 
-        asked: Deferred[T] = pool.runWithConnection(in_thread)
-        return asked.addErrback(self._explain)
+        answer: Deferred[T] = Deferred(lambda _: cancelled.set())
+
+        def arrived(found: Any) -> None:
+            if not answer.called:
+                answer.callback(found)
+
+        pool.runWithConnection(in_thread).addErrback(self._explain).addBoth(arrived)
+        return answer
 
     def _explain(self, failure: Failure) -> Any:
         failure.trap(sqlite3.Error, StoreError)
