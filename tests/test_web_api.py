@@ -408,6 +408,26 @@ class TroubleTest(ApiCase):
         asked[0].errback(StoreError("gone"))
         self.assertEqual([each.code for each in await gatherResults(waiting)], [502] * 3)
 
+    async def test_left(self) -> None:
+        """Once all who asked have closed their connections the store is asked no further."""
+        asked: list[Deferred[Any]] = []
+
+        def slow() -> Deferred[Any]:
+            asked.append(Deferred())
+            return asked[-1]
+
+        self.store.answer = slow
+        waiting = [Deferred.fromCoroutine(self.get(f"/api/v1/matrix?at={END_S}")) for _ in range(2)]
+        while not asked:
+            await deferLater(reactor, 0.01)
+        await deferLater(reactor, 0.05)
+        for each in waiting:
+            self.assertFalse(asked[0].called)
+            each.addErrback(lambda _: None)
+            each.cancel()
+            await deferLater(reactor, 0.1)
+        self.assertTrue(asked[0].called)
+
     async def test_stop(self) -> None:
         """Stopping lets go of the store."""
         await self.service.stopService()
