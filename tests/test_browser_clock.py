@@ -114,3 +114,14 @@ class ClockTest(BrowserCase):
         self.until(page, "document.querySelector('#headline').textContent.includes('all is well')")
         page.locator("#theme").click()
         self.assertEqual(page.evaluate("document.documentElement.dataset.theme"), "dark")
+
+    def test_zone(self) -> None:
+        """The page says by which zone its times are, the one that held at the time that is shown."""
+        for name, summer, winter in (
+            ("UTC", "UTC", "UTC"),
+            ("Asia/Kolkata", "UTC+5:30", "UTC+5:30"),
+            ("America/New_York", "UTC−4", "UTC−5"),  # noqa: RUF001  a minus
+        ):
+            for at_s, zone in ((1751328000, summer), (1767225600, winter)):
+                page = self.show(f"at={at_s}", timezone_id=name)
+                self.assertTrue(page.locator("#moment").inner_text().endswith(f" · {zone}"))

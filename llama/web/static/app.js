@@ -11,7 +11,7 @@ import { Model, opened, unfolded } from "./model.js";
 import { Scrubber } from "./scrubber.js";
 import { RANGES, State } from "./state.js";
 import { drawTable } from "./table.js";
-import { clock, length } from "./text.js";
+import { clock, length, zone } from "./text.js";
 import { chooseTheme, chosenTheme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
@@ -302,7 +302,9 @@ function drawTimes() {
   $("live").setAttribute("aria-pressed", String(state.live));
   $("live").textContent = state.live ? "● live" : "○ live";
   const covered = state.get("span") ? `, ${length(Number(state.get("span")))} up to it` : "";
-  $("moment").textContent = state.live ? `${document.body.classList.contains("stale") ? "waiting for data" : "following"}${covered}` : `${clock(Number(state.get("at")), true)}${covered}`;
+  const at = state.live ? now() : Number(state.get("at"));
+  const followed = document.body.classList.contains("stale") ? "waiting for data" : "following";
+  $("moment").textContent = `${state.live ? followed : clock(at, true)}${covered} · ${zone(at)}`;
 }
 
 // --- choosing -------------------------------------------------------------------------------

@@ -36,6 +36,14 @@ export function clock(seconds, withDay = undefined) {
   return day ? `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())} ${text}` : text;
 }
 
+// By which zone `clock` tells a time: two who compare what they see may be far from each other.
+export function zone(seconds) {
+  const minutes = -new Date(seconds * 1000).getTimezoneOffset();
+  if (!minutes) return "UTC";
+  const size = Math.abs(minutes), rest = size % 60 ? `:${two(size % 60)}` : "";
+  return `UTC${minutes < 0 ? "−" : "+"}${Math.floor(size / 60)}${rest}`;
+}
+
 const two = (number) => String(number).padStart(2, "0");
 
 export function length(seconds) {
