@@ -11,7 +11,7 @@ import { Model, opened, unfolded } from "./model.js";
 import { Scrubber } from "./scrubber.js";
 import { RANGES, State } from "./state.js";
 import { drawTable } from "./table.js";
-import { clock, length, zone } from "./text.js";
+import { clock, length, printable, zone } from "./text.js";
 import { chooseTheme, chosenTheme } from "./theme.js";
 
 const $ = (id) => document.getElementById(id);
@@ -36,7 +36,7 @@ const matrixPause = new Pause(LONGEST_POLL_MS, LONGEST_PAUSE_MS), statusPause = 
 const now = () => Date.now() / 1000 + skew;
 
 const state = new State((changed) => refresh(changed));
-const view = new MatrixView($("stage"), { open, fold, told: (text) => { $("spoken").textContent = text; } });
+const view = new MatrixView($("stage"), { open, fold, told: (text) => { $("spoken").textContent = printable(text); } });
 const drawer = new Drawer($("drawer"), {
   close: closeDrawer,
   time: (time) => goTo(time),
@@ -221,7 +221,7 @@ function titleMark(unsure) {
 function complain(about, text) {
   if (text) complaints.set(about, text);
   else complaints.delete(about);
-  const said = [...new Set(complaints.values())].join(" · ");
+  const said = printable([...new Set(complaints.values())].join(" · "));
   if ($("trouble").textContent !== said) $("trouble").textContent = said;
   $("trouble").hidden = !said;
 }

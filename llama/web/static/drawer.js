@@ -6,7 +6,7 @@ import { Figures, together } from "./figures.js";
 import { make } from "./lists.js";
 import { palette } from "./palette.js";
 import { KNOWN_INTERVALS, KNOWN_STEP_S, LONGEST_INTERVAL_S, belonging } from "./silence.js";
-import { clock, count, digits, figure, percent } from "./text.js";
+import { clock, count, digits, figure, percent, printable } from "./text.js";
 
 // With more flows than this their bars stand without gaps.
 const DENSE = 64;
@@ -165,7 +165,7 @@ export class Drawer {
         const line = table.insertRow();
         line.append(make("th", name));
         const cell = line.insertCell();
-        cell.textContent = value;
+        cell.textContent = printable(value);
         if (kind) cell.className = kind;
       };
       if (each.time) {

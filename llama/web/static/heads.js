@@ -1,6 +1,7 @@
 // What stands around the cells: names, group headers, lines between groups, ticks beside trouble.
 
 import { EDGE, MOST_LETTERS, clamp, runLabel } from "./layout.js";
+import { printable } from "./text.js";
 
 // Half of what a line of text takes across it, in pixels.
 const HALF_LINE = 7;
@@ -124,7 +125,7 @@ function names(entries, first, last, extent, trouble, each) {
 // Writes a name, shortened to the room there is; not at all where nothing of it would be left. That
 // a host is sick is worth more than its name: the sign stands alone where there is no room for both.
 function write(pen, text, x, y, room) {
-  let shown = text.slice(0, MOST_LETTERS);
+  let shown = printable(text.slice(0, MOST_LETTERS));
   if (pen.measureText(shown).width > room) {
     shown = shown.replace(/ [▾▸]$/, "");
     const whole = shown;

@@ -1,7 +1,7 @@
 // The chosen incident: what is suspected and why, and the paths it lies on, drawn hop by hop.
 
 import { make } from "./lists.js";
-import { clock, count, figure } from "./text.js";
+import { clock, count, figure, printable } from "./text.js";
 
 const SVG = "http://www.w3.org/2000/svg";
 const ROW = 26, COLUMN = 92, MARGIN = 46, LISTED = 12;
@@ -114,6 +114,6 @@ function element(name, attributes) {
 
 function text(name, attributes, words) {
   const made = element(name, attributes);
-  made.textContent = words;
+  made.textContent = printable(words);
   return made;
 }

@@ -1,6 +1,6 @@
 // Is anything wrong, and what: the headline, the incidents, the sick hosts, the worst pairs.
 
-import { clock, count, digits, figure } from "./text.js";
+import { clock, count, digits, figure, printable } from "./text.js";
 
 const SIGNS = { down: "▲", blind: "◁", silent: "▨" };
 
@@ -132,7 +132,7 @@ export function drawIncidents(place, answer, chosen, link) {
 
 export function make(name, text = "", kind = "") {
   const made = document.createElement(name);
-  if (text) made.textContent = text;
+  if (text) made.textContent = printable(text);
   if (kind) made.className = kind;
   return made;
 }

@@ -4,7 +4,7 @@
 import { drawHeads, drawRules } from "./heads.js";
 import { FONT, Layout, clamp } from "./layout.js";
 import { drawCell, drawPartial, flatColour, palette } from "./palette.js";
-import { cellLines, count, entryName, sickness } from "./text.js";
+import { cellLines, count, entryName, printable, sickness } from "./text.js";
 
 // Cells smaller than this have no room for signs, in pixels.
 const SMALL = 7;
@@ -275,7 +275,7 @@ export class MatrixView {
     const lines = this.linesFor(hit);
     this.tip.hidden = !lines;
     if (lines) {
-      this.tip.textContent = lines.join("\n");
+      this.tip.textContent = lines.map(printable).join("\n");
       const { clientWidth: width, clientHeight: height } = this.stage;
       const right = this.mouse.x + 16 + this.tip.offsetWidth < width;
       const below = this.mouse.y + 18 + this.tip.offsetHeight < height;

@@ -1,6 +1,6 @@
 // The matrix as an HTML table: for screen readers behind the canvas, and for anyone with `t`.
 
-import { clock, count, entryName, figure, sickness, NOT_PROBED, NO_DATA, NO_VALUE } from "./text.js";
+import { clock, count, entryName, figure, printable, sickness, NOT_PROBED, NO_DATA, NO_VALUE } from "./text.js";
 
 // Beyond this many cells only those that are not fine are listed.
 const FULL = 3000;
@@ -87,6 +87,6 @@ function heading(scope, text) {
 
 function element(name, text = "") {
   const made = document.createElement(name);
-  if (text) made.textContent = text;
+  if (text) made.textContent = printable(text);
   return made;
 }

@@ -28,6 +28,11 @@ export function count(number, one, many = `${one}s`) {
   return `${number.toLocaleString("en")} ${number === 1 ? one : many}`;
 }
 
+// A text of others, in which nothing turns the direction of writing or hides, as llama/printable.py has it.
+export function printable(text) {
+  return String(text).replace(/[\p{C}\p{Zl}\p{Zp}]|(?! )\p{Zs}/gu, "\uFFFD");
+}
+
 export function clock(seconds, withDay = undefined) {
   if (seconds === null || seconds === undefined) return "—";
   const time = new Date(seconds * 1000);
