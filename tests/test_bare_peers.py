@@ -7,13 +7,13 @@ import socket
 import time
 from typing import Any
 
-from engine_case import EngineCase, pair
+from timekeeper_case import TimekeeperCase, pair
 
 from llama.collector.tracing import Tracing
 from llama.wire import stamp
 
 
-class TracedTests(EngineCase):
+class TracedTests(TimekeeperCase):
     """A peer that counts all that comes from an address and port, behind a lossy network."""
 
     def test_answers_to_traces_are_lost(self) -> None:
@@ -60,7 +60,9 @@ class TracedTests(EngineCase):
             return len(self.closed) >= 6
 
         told = [0]
-        self.engine.use([self.group(pair("127.0.0.1", peer.getsockname()[1]), ports=4, rate=40)])
+        self.timekeeper.use(
+            [self.group(pair("127.0.0.1", peer.getsockname()[1]), ports=4, rate=40)]
+        )
         self.run_until(more, answering=False)
         self.assertGreater(traces, 3)
         self.assertGreater(sum(int(closed.pair_stats["lost"].sum()) for closed in self.closed), 50)

@@ -410,7 +410,7 @@ class LoadTests(CheckCase):
         self.assertIn("4 packets/s and 10 kbit/s, which leave 22.5%", self.check(path).stdout)
 
     def test_least_loss(self) -> None:
-        """Less than half the rate shows loss from more than twice as much on; a probe in ten intervals shows all."""
+        """At a lower rate less loss is seen; a probe in ten intervals shows all or nothing."""
         text = (
             "{rest}rate_limits: {{default: {{cps: {cps}}}}}\ntests: [{{targets: lab}}]\n"
             "targets: {{lab: [{{ip: 192.0.2.1}}]}}\n"

@@ -190,7 +190,10 @@ class OldCollectorTests(PollCase):
     """Collectors of dropbox/llama, which know neither cursors nor, some of them, the time."""
 
     async def test_newest_interval_once(self) -> None:
-        """Without cursors the newest interval is asked for, and taken once."""
+        """Without cursors the newest interval is asked for, and taken once; which is said."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
         collector, url = self.collector("old")
         collector.cursors = False
         collector.close(NOW, pairs=2)
@@ -202,6 +205,8 @@ class OldCollectorTests(PollCase):
         self.assertEqual(collector.questions[0], "")
         self.assertEqual(set(collector.questions[1:]), {None})
         self.assertTrue(self.poller.collectors[url].plain)
+        said = "it gives no Llama-Cursor: only its newest interval can be taken"
+        self.assertEqual([e["what"] for e in events if "what" in e], [said])
 
     async def test_no_time_and_no_rtt(self) -> None:
         """Points get an aligned time of the scrape, total loss loses its rtt of zero; said once."""
@@ -226,7 +231,7 @@ class OldCollectorTests(PollCase):
             {"loss": 100.0, "lost": 30.0, "sent": 30.0, "received": 30.0, "rtt_p99": 3.5,
              "suspect": 0.0},
         )  # fmt: skip
-        self.assertEqual(len(self.poller.collectors[url]._remarks._said), 2)
+        self.assertEqual(len(self.poller.collectors[url]._remarks._said), 3)
 
     async def test_our_clock_was_ahead(self) -> None:
         """A scraper that once ran with a clock far ahead takes points again when it is right."""

@@ -320,6 +320,7 @@ class CollectorPoll:
         cursor = said.cursor
         if cursor is None:
             self.plain = True
+            self._remarks.once("it gives no Llama-Cursor: only its newest interval can be taken")
         elif self.plain:  # it has learnt about cursors: ask for all that it holds
             self.plain = False
             return True
