@@ -862,6 +862,13 @@ class ForbiddenTests(SynchronousTestCase):
         os.waitpid(child, 0)
         return said
 
+    def test_another_has_it(self) -> None:
+        """A lock is told as what has it, not as SQLite does."""
+        busy = sqlite3.OperationalError("database is locked")
+        busy.sqlite_errorcode = sqlite3.SQLITE_BUSY
+        said = spool_file.explain(busy, Path("/none"))
+        self.assertEqual(said, "another process has it, a second scraper perhaps")
+
     def test_said(self) -> None:
         """Both stores name the file and its owner; SQLite says something about the disk."""
         directory = Path(tempfile.mkdtemp(prefix="llama-spool-"))

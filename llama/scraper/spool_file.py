@@ -252,6 +252,8 @@ def explain(error: Exception, path: Path) -> str:
         return said if said.startswith(_FULL) else _FULL
     if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_FULL):
         return _FULL
+    if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_BUSY):
+        return "another process has it, a second scraper perhaps"
     if not_ours := forbidden(error, path):
         return not_ours
     if isinstance(error, sqlite3.Error) and _is(error, sqlite3.SQLITE_CANTOPEN):
