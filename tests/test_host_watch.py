@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
+from itertools import pairwise
 from pathlib import Path
 
 from network import alone, ip
-from timekeeper_case import TimekeeperCase, pair
+from timekeeper_case import TimekeeperCase, pair, watch_of_this_network
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-from llama.collector.host_watch import NOTE, HostWatch
+from llama.collector.host_watch import NOTE, HostWatch, _growth, _Look
 from llama.collector.intervals.summary import reasons
+from llama.net import queues
+from llama.net.queues import Line
 
 IPV4 = Path("/proc/sys/net/ipv4")
 
@@ -23,7 +27,7 @@ class FragmentsTests(TimekeeperCase):
         """Have both probed."""
         ip("link set lo mtu 1500")
         self.answer_everywhere()
-        self.patch(self.timekeeper, "_host", HostWatch())  # of this network
+        self.patch(self.timekeeper, "_host", watch_of_this_network())  # of this network
         small, large = (pair("127.0.0.1", self.number, size=size) for size in (96, 3000))
         self.timekeeper.use([self.group(small, large)])
         self.newest(2)
@@ -69,29 +73,59 @@ class BacklogTests(TimekeeperCase):
     """Packets to this host that the kernel drops before it looks whose they are."""
 
     def test_marks_what_may_have_been_hit(self) -> None:
-        """Pairs of which replies may be among them, and no others."""
-        dropped = [7, 255]
+        """Pairs of which replies may be among them are marked, and none that lost more than that."""
+        share, passed, dropped, when_s = 0.0, 1e6, 255.0, time.monotonic()
 
         def read(name: str) -> str:
+            nonlocal passed, dropped, when_s
             if name != "softnet_stat":
                 raise FileNotFoundError(name)
-            return "".join(f"{1 << 20:08x} {drops:08x} 00000000\n" for drops in dropped)
+            packets, when_s = 1e6 * (time.monotonic() - when_s), time.monotonic()
+            passed += packets * (1 - share)
+            dropped += packets * share
+            return f"{int(passed):08x} {int(dropped):08x} 00000000\n{9:08x} {7:08x} 00000000\n"
 
-        self.patch(self.timekeeper, "_host", HostWatch(read))
+        self.patch(self.timekeeper, "_host", HostWatch(read, dict))
         pairs = pair("127.0.0.1", self.number), pair("127.0.0.1", 9)  # nobody answers there
         self.timekeeper.use([self.group(*pairs)])
-        self.newest(2)
-        self.assertNotIn("receive_drops", self.reasons(self.closed[-1]))
-        dropped[1] += 3
-        closed = self.newest(1)
-        marks = ["receive_drops" in reasons(int(bits)) for bits in closed.pair_stats["suspect"]]
-        self.assertEqual(closed.pair_stats["lost"].astype(bool).tolist(), [False, True])
-        self.assertEqual(marks, [False, True])
-        self.assertTrue(any(note.startswith("3 packets found no room") for note in closed.notes))
+        # Not by few packets, nor by many of very many, is that excused that everything is lost.
+        for drops, marks in ((0.0, [False] * 2), (3e-6, [False] * 2), (1e-3, [False] * 2),
+                             (0.5, [False, True])):  # fmt: skip
+            share = drops
+            closed = self.newest(2)
+            found = ["receive_drops" in reasons(int(bits)) for bits in closed.pair_stats["suspect"]]
+            self.assertEqual(closed.pair_stats["lost"].astype(bool).tolist(), [False, True])
+            self.assertEqual(found, marks)
+        self.assertTrue(any("packets found no room" in note for note in closed.notes))
 
 
 class CountersTests(SynchronousTestCase):
     """What the kernel says."""
+
+    def test_interfaces_come_and_go(self) -> None:
+        """What a line has dropped before it was looked at is nothing new, and hides nothing either."""
+        one, other = (1, 0), (2, 0)
+        looks: list[dict[tuple[int, int], Line]] = [
+            {one: Line(9000, 5000), other: Line(10, 3)},
+            {other: Line(20, 43)},
+            {one: Line(9000, 5000), other: Line(30, 43)},
+            {one: Line(10, 1), other: Line(40, 43)},
+            {one: Line(19, 2), other: Line(50, 43)},
+        ]
+        growths = [
+            _growth(_Look(n, before), _Look(n + 2, now))
+            for n, (before, now) in enumerate(pairwise(looks))
+        ]
+        self.assertEqual(growths, [(40, 2 * 0.8), (0, 0.0), (0, 0.0), (1, 2 * 0.1)])
+
+    @alone
+    def test_counters_of_queues(self) -> None:
+        """Of every interface's own queue the kernel tells what tc tells."""
+        ip("link add v0 type veth peer name v1")
+        tc = ["tc", "qdisc", "add", "dev", "v0", "root", "pfifo", "limit", "1"]
+        if subprocess.run(tc, capture_output=True).returncode:
+            raise SkipTest("needs the queue pfifo")
+        self.assertIn(Line(0, 0), queues.counts().values())
 
     def test_not_there(self) -> None:
         """Without counters, of IPv6 or at all, nothing is known to fail."""

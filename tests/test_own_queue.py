@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
 import socket
@@ -9,11 +10,12 @@ import subprocess
 
 from attrs import evolve
 from network import alone, ip
-from timekeeper_case import TimekeeperCase, pair
+from timekeeper_case import TimekeeperCase, pair, watch_of_this_network
 from twisted.trial.unittest import SkipTest
 
 from llama.collector.host_watch import HostWatch
 from llama.collector.intervals.summary import reasons
+from llama.net import queues
 
 
 def nft(rules: str) -> str:
@@ -36,7 +38,7 @@ class OwnQueueTests(TimekeeperCase):
     def begin(self) -> None:
         """Probe a reflector in the network of this test."""
         self.answer_everywhere()
-        self.patch(self.timekeeper, "_host", HostWatch())  # of this network
+        self.patch(self.timekeeper, "_host", watch_of_this_network())  # of this network
         self.timekeeper.use([self.group(pair("127.0.0.1", self.number), rate=100)])
         self.newest(1)
 
@@ -69,6 +71,13 @@ class OwnQueueTests(TimekeeperCase):
         self.assertTrue(any("datagrams of this host were dropped" in n for n in newest.notes))
         self.assertEqual(reasons(int(self.closed[0].pair_stats[0]["suspect"])), ())
 
+    def queue(self, device: str, *rules: str) -> None:
+        """Have packets wait for an interface in queues by these rules."""
+        for rule in rules:
+            tc = ["tc", "qdisc", "add", "dev", device, *rule.split()]
+            if subprocess.run(tc, capture_output=True).returncode:
+                raise SkipTest("needs the queues tbf and pfifo_head_drop")
+
     @alone
     def test_dropped_later(self) -> None:
         """A queue may drop what it had accepted, as CoDel does: only it counts that, and it is marked."""
@@ -77,15 +86,10 @@ class OwnQueueTests(TimekeeperCase):
             ip(f"link set {name} up")
         ip("addr add 10.99.1.1/24 dev v0")
         ip("neigh replace 10.99.1.2 lladdr 02:00:00:00:00:01 dev v0")
-        for rule in (
-            "root handle 1: tbf rate 64kbit burst 2kb latency 100ms",
-            "parent 1:1 handle 2: pfifo_head_drop limit 5",
-        ):
-            tc = ["tc", "qdisc", "add", "dev", "v0", *rule.split()]
-            if subprocess.run(tc, capture_output=True).returncode:
-                raise SkipTest("needs the queues tbf and pfifo_head_drop")
+        self.queue("v0", "root handle 1: tbf rate 64kbit burst 2kb latency 100ms",
+                   "parent 1:1 handle 2: pfifo_head_drop limit 5")  # fmt: skip
         before = HostWatch()._read()
-        self.patch(self.timekeeper, "_host", HostWatch())
+        self.patch(self.timekeeper, "_host", watch_of_this_network())
         group = self.group(pair("10.99.1.2", self.number), rate=200)  # nobody answers there
         sources = tuple(evolve(source, address=None) for source in group.sources)
         self.timekeeper.use([evolve(group, sources=sources)])
@@ -117,7 +121,7 @@ class OwnQueueTests(TimekeeperCase):
         for name in ("v0", "v1"):
             ip(f"link set {name} up")
         self.answer_everywhere()
-        self.patch(self.timekeeper, "_host", HostWatch())
+        self.patch(self.timekeeper, "_host", watch_of_this_network())
         group = self.group(pair("10.99.1.2", self.number), rate=20)
         sources = tuple(evolve(source, address=None) for source in group.sources)
         self.timekeeper.use([evolve(group, sources=sources)])
@@ -137,6 +141,33 @@ class OwnQueueTests(TimekeeperCase):
         )
         self.assertEqual([mark for _, mark in told], [0, 0, 0])
         self.assertGreater(min(lost for lost, _ in told[1:]), 30)
+
+    @alone
+    def test_no_neighbour_beside_a_busy_queue(self) -> None:
+        """What another program's queue drops of very many packets excuses nobody's neighbour."""
+        ip("link add w0 type veth peer name w1")
+        for name in ("w0", "w1"):
+            ip(f"link set {name} up")
+        ip("addr add 10.99.2.1/24 dev w0")
+        ip("neigh replace 10.99.2.2 lladdr 02:00:00:00:00:02 dev w0")
+        self.queue("w0", "root handle 1: tbf rate 200mbit burst 20kb latency 100ms",
+                   "parent 1:1 handle 2: pfifo_head_drop limit 30")  # fmt: skip
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as other:
+            tick, turns = self.timekeeper.tick, itertools.cycle([80] + [5] * 100)
+
+            def busy() -> None:
+                for _ in range(next(turns)):
+                    other.sendto(bytes(1000), ("10.99.2.2", 9))
+                tick()
+
+            self.patch(self.timekeeper, "tick", busy)
+            told = self.outage(
+                "neigh replace 10.99.1.2 lladdr 02:00:00:00:00:01 dev v0",
+                "neigh del 10.99.1.2 dev v0",
+            )
+        ((passed, dropped),) = (line for line in queues.counts().values() if line.dropped)
+        self.assertGreater(passed, 9 * dropped)
+        self.assertEqual([mark for _, mark in told], [0, 0, 0])
 
     @alone
     def test_no_carrier(self) -> None:

@@ -62,7 +62,7 @@ def rearranged(
         suspect[new] = interval.pair_suspect[old]
         return OpenInterval(
             interval.start_ns, interval.end_ns, first, end, interval.due, interval.suspect,
-            suspect, interval.notes, interval.silently_refused, interval.undelivered,
+            suspect, interval.notes, interval.refused, interval.dropped_later, interval.undelivered,
         )  # fmt: skip
 
     ledger.over = [carried(interval) for interval in book.over]

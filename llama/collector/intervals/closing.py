@@ -17,6 +17,7 @@ from llama.collector.intervals import direction, statistics
 from llama.collector.intervals import ledger as cell
 from llama.collector.intervals.ledger import Ints, Ledger
 from llama.collector.intervals.open_interval import OpenInterval
+from llama.collector.intervals.own_drops import OwnDrops
 from llama.collector.intervals.replies import UNKNOWN_DSCP
 from llama.collector.intervals.summary import STATS, Stats, suspect_bit
 
@@ -153,9 +154,10 @@ def _close_pairs(
             interval.notes.add(WAITED)
             flags = np.where(turn < span, book.flags[cells], np.uint8(0))
     received = (flags & cell.RECEIVED) != 0
-    if interval.silently_refused:
-        missing = (turn < span) & ((flags & (cell.RECEIVED | cell.LATE)) == 0)
-        _mark_silent_refusals(book, interval, stats, pairs, missing, flags)
+    if interval.refused.many or interval.dropped_later.many:
+        told = cell.RECEIVED | cell.LATE | cell.STAMPED
+        unstamped = ((turn < span) & ((flags & told) == 0)).sum(axis=0)
+        _mark_silent_refusals(book, interval, stats, pairs, unstamped)
     stats["received"] = received.sum(axis=0)
     stats["lost"] = stats["sent"] - stats["received"]
     stats["late"] += ((flags & cell.LATE) != 0).sum(axis=0, dtype=np.uint32)
@@ -200,7 +202,7 @@ def _close_pairs(
     for start in range(0, len(lossy), some):
         direction.tell(book, interval, stats, flows, lossy[start : start + some])
     direction.anchor(book, interval, flows, sequence, cells, received, flags)
-    if interval.undelivered:
+    if interval.undelivered.many:
         _mark_undelivered(interval, stats, ports)
 
     pair_stats = figures.pair_stats[first_pair:end_pair]
@@ -219,41 +221,46 @@ def _any_of_pair(which: npt.NDArray[np.bool_], ports: int) -> npt.NDArray[np.boo
 
 
 def _mark_silent_refusals(
-    book: Ledger,
-    interval: OpenInterval,
-    stats: Stats,
-    pairs: slice,
-    missing: npt.NDArray[np.bool_],
-    flags: npt.NDArray[np.uint8],
+    book: Ledger, interval: OpenInterval, stats: Stats, pairs: slice, unstamped: Ints
 ) -> None:
     """Mark pairs that may have lost probes in this host: behind the socket's back.
 
     The kernel's transmit stamp is made behind the host's own firewall and queue, so what was dropped
     there has none; but nor has what found no neighbour or carrier, which is the network's. So the
-    kernel must have counted such drops as well. ``missing`` tells which probes were not answered at
-    all; they and their ``flags`` are (probes, flows).
+    kernel must have counted as many such drops as well. ``unstamped`` tells of each flow how many
+    probes were neither stamped nor answered at all.
     """
-    ours = _any_of_pair(missing & ((flags & cell.STAMPED) == 0), book.ports)
-    ours &= book.stamping[pairs]
-    if ours.any():
-        bit = np.uint32(suspect_bit("send_failed"))
-        stats["suspect"] |= np.where(np.repeat(ours, book.ports), bit, np.uint32(0))
-        interval.notes.add(
-            f"{interval.silently_refused} datagrams of this host were dropped in its own queue or"
-            " firewall, probes among them perhaps"
-        )
+    lost = np.where(np.repeat(book.stamping[pairs], book.ports), unstamped, 0)
+    for drops, where in (
+        (interval.refused, "in its own queue or firewall"),
+        (interval.dropped_later, "by the queues of its interfaces"),
+    ):
+        if _mark_own(interval, stats, book.ports, drops, lost, "send_failed"):
+            interval.notes.add(
+                f"{drops.many} datagrams of this host were dropped {where}, probes among them perhaps"
+            )
 
 
 def _mark_undelivered(interval: OpenInterval, stats: Stats, ports: int) -> None:
     """Mark pairs that may have lost something in a backlog of this host, in any direction."""
-    ours = _any_of_pair((stats["lost"] > 0)[None], ports)
-    if ours.any():
-        bit = np.uint32(suspect_bit("receive_drops"))
-        stats["suspect"] |= np.where(np.repeat(ours, ports), bit, np.uint32(0))
+    drops = interval.undelivered
+    if _mark_own(interval, stats, ports, drops, stats["lost"].astype(np.int64), "receive_drops"):
         interval.notes.add(
-            f"{interval.undelivered} packets found no room in a processor's backlog of this host,"
+            f"{drops.many} packets found no room in a processor's backlog of this host,"
             " probes or replies among them perhaps"
         )
+
+
+def _mark_own(
+    interval: OpenInterval, stats: Stats, ports: int, drops: OwnDrops, lost: Ints, reason: str
+) -> bool:
+    """Mark pairs of which drops in this host account for all that flows ``lost``; return if any."""
+    by_pair = lost.reshape(-1, ports).sum(axis=1)
+    sent = stats["sent"].astype(np.int64).reshape(-1, ports).sum(axis=1)
+    ours = drops.account_for(by_pair, sent, (interval.end_ns - interval.start_ns) / 1e9)
+    bit = np.uint32(suspect_bit(reason))
+    stats["suspect"] |= np.where(np.repeat(ours, ports), bit, np.uint32(0))
+    return bool(ours.any())
 
 
 def _forget_still_clocks(book: Ledger, cells: Ints, there: npt.NDArray[np.float64]) -> None:

@@ -194,18 +194,24 @@ class Ledger:
         for interval in self.open_intervals():
             interval.note_more(count, what)
 
-    def note_silent_refusals(self, count: int) -> None:
-        """Note that the kernel dropped so many datagrams of this host, anybody's, that it calls sent.
+    def note_refused(self, many: int, seconds: float) -> None:
+        """Note that the kernel dropped datagrams of this host, anybody's, that it calls sent.
 
-        It was in the current window, or at the end of the one before.
+        It was in the current window, or at the end of the one before. ``many`` and ``seconds`` are
+        those of `OwnDrops`, here and below.
         """
         for interval in self.open_intervals()[-2:]:
-            interval.silently_refused += count
+            interval.refused.add(many, seconds)
 
-    def note_undelivered(self, count: int) -> None:
-        """Note that the kernel dropped so many packets, anybody's, before it looked whose they are."""
+    def note_dropped_later(self, many: int, seconds: float) -> None:
+        """Note that queues of this host dropped packets, likewise, that they may have accepted before."""
+        for interval in self.open_intervals()[-2:]:
+            interval.dropped_later.add(many, seconds)
+
+    def note_undelivered(self, many: int, seconds: float) -> None:
+        """Note that the kernel dropped packets before it looked whose they are."""
         for interval in self.open_intervals():
-            interval.undelivered += count
+            interval.undelivered.add(many, seconds)
 
     def wait_here(self, cells: Ints) -> npt.NDArray[np.bool_]:
         """Take probes as received in time that are late by what they waited in this host: which, (N,).

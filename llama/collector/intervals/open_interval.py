@@ -9,6 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import define, field
 
+from llama.collector.intervals.own_drops import OwnDrops
+
 
 @define(eq=False)
 class OpenInterval:
@@ -22,8 +24,10 @@ class OpenInterval:
     suspect: int = 0  # bits of SUSPECT_REASONS that hold for all pairs
     pair_suspect: npt.NDArray[np.uint32] = field(factory=lambda: np.zeros(0, np.uint32))
     notes: set[str] = field(factory=set)
-    silently_refused: int = 0  # datagrams of this whole host, meanwhile: `note_silent_refusals`
-    undelivered: int = 0  # packets in this whole host, meanwhile: `note_undelivered`
+    #: Of this whole host, meanwhile: see the ledger's methods that note them.
+    refused: OwnDrops = field(factory=OwnDrops)
+    dropped_later: OwnDrops = field(factory=OwnDrops)
+    undelivered: OwnDrops = field(factory=OwnDrops)
     #: What the pairs were called then, if not as they are now: the ledger's owner knows.
     called: Any = None
 
