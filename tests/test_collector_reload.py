@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+from attrs import evolve
 from collector_case import ServiceCase
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError, Deferred
@@ -17,6 +18,7 @@ from llama.collector.probing import plan
 from llama.collector.probing.plan import AT_A_TIME, as_before, make_plan, plan_slowly
 from llama.collector.rereading import RereadingError, read_again
 from llama.collector.service import ProbingService
+from llama.collector.tracing import BURST, RATE_PPS
 from llama.config import CollectorConfig, ConfigErrors, SourcePort, Target, Test, load_collector
 
 
@@ -66,6 +68,23 @@ class ReloadTests(ServiceCase):
         self.assertEqual(self.wanted(service), {"127.0.0.7", "127.0.0.8"})
         self.assertEqual(service._names.addresses.keys(), {"127.0.0.7", "other.example"})
         self.assertEqual(service._names.failing, set())
+
+    def traces_pps(self, service: ProbingService) -> float:
+        """How many packets of traces may leave in any second."""
+        return service.tracing._rate_pps + service.tracing._most
+
+    def test_traces_get_what_the_cap_leaves(self) -> None:
+        """Traces have what is left beside the probes, of those to come as of those that are sent."""
+        service = self.service("127.0.0.9")  # one probe a second
+        self.assertEqual(self.traces_pps(service), RATE_PPS + BURST)
+        for hosts, left in ((8, 20 - 8 * 1.05), (2, 20 - 8 * 1.05), (2, 20 - 2 * 1.05)):
+            some = evolve(config_of(*(f"127.0.0.{n + 1}" for n in range(hosts))), max_pps=20.0)
+            tests = tuple(evolve(test, rate_pps=1.0) for test in some.tests)
+            self.reloaded(service, evolve(some, tests=tests))
+            self.assertAlmostEqual(self.traces_pps(service), left)
+            service.timekeeper._begin_window(
+                service.timekeeper._end_ns + 1, service.timekeeper._now_s()
+            )
 
     def test_a_plan_that_fails_changes_nothing(self) -> None:
         """Neither the configuration nor any address is another then: the next plan is as before."""

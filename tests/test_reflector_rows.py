@@ -10,6 +10,7 @@ from reflector_case import ReflectorCase, probe
 
 from llama.reflector import protocol
 from llama.reflector.allow import AllowList
+from llama.reflector.departures import latest_rows
 from llama.reflector.guard import Guard
 from llama.wire import stamp
 
@@ -54,6 +55,8 @@ class LateStampTests(ReflectorCase):
         departures, sessions = self.protocol.departures, self.protocol.sessions
         sessions.sent[[3, 7]] = 40
         places = [3, 7, 3, 3, 7]
+        self.assertEqual([3, 4], latest_rows(np.array(places)).tolist())
+        self.assertEqual([0], latest_rows(np.array([5])).tolist())
         numbers = [34, 38, 36, 37, 39]
         identifiers = [
             place | (number & departures.mask) << departures.shift

@@ -34,6 +34,7 @@ from llama.collector.slices import Job, Slices
 from llama.collector.timekeeper import Timekeeper
 from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors
+from llama.config.offered import offered, share_of_rate
 from llama.http.server import CannotListen, HttpService
 from llama.net import mmsg
 from llama.net.clock import clock_error_ns
@@ -222,8 +223,10 @@ class ProbingService(Service):
         settle()
         self._keep_traces_within()
         groups = self.timekeeper.groups
+        share = share_of_rate(self.config, offered(self.config))
         self.log.info(
-            "probing {pairs} pairs over {flows} flows at {rate:.0f} probes/s",
+            "probing {pairs} pairs over {flows} flows at {rate:.0f} probes/s{capped}",
+            capped="" if share == 1 else f": the caps leave {share:.1%} of what is configured",
             pairs=sum(len(group.pairs) for group in groups),
             flows=sum(group.flows for group in groups),
             rate=sum(group.rate_pps * group.flows for group in groups),

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import sys
+from typing import Any
 
 _STA_UNSYNC = 0x0040
 _MAXERROR_UNKNOWN_US = 16_000_000  # what the kernel states when nobody keeps its clock
@@ -23,16 +25,21 @@ class _Timex(ctypes.Structure):
     )
 
 
+@functools.cache
+def _adjtimex() -> Any:
+    """Return the C library's function; None where there is none."""
+    if not sys.platform.startswith("linux"):
+        return None
+    return getattr(ctypes.CDLL(None, use_errno=True), "adjtimex", None)
+
+
 def clock_error_ns() -> float | None:
     """Return the kernel's bound on its clock error, in nanoseconds; None if it is not synchronised.
 
     From adjtimex(2), as kept by chronyd, ntpd or ptp4l. None on other systems than Linux.
     """
-    if not sys.platform.startswith("linux"):
-        return None
-    try:
-        adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
-    except AttributeError:
+    adjtimex = _adjtimex()
+    if adjtimex is None:
         return None
     timex = _Timex()
     if adjtimex(ctypes.byref(timex)) < 0 or timex.status & _STA_UNSYNC:

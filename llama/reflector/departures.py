@@ -64,8 +64,7 @@ class Departures:
         places = (identifiers & np.uint64(sessions.capacity - 1)).astype(np.intp)
         rows = np.arange(len(places), dtype=np.uint32)
         if sessions.repeated(places, rows):  # which of two that are assigned stays is not defined
-            _, latest = np.unique(places[::-1], return_index=True)
-            latest = len(places) - 1 - latest
+            latest = latest_rows(places)
             places, identifiers = places[latest], identifiers[latest]
             seconds, ns = seconds[latest], ns[latest]
         turn = (identifiers >> np.uint64(self.shift)).astype(np.uint32)
@@ -88,3 +87,10 @@ class Departures:
             return
         sessions.follow_sequence[place] = newest - behind & 0xFFFFFFFF
         sessions.follow_stamp[place] = stamp.ntp_from_unix_ns(seconds * 1_000_000_000 + ns)
+
+
+def latest_rows(places: npt.NDArray[np.intp]) -> npt.NDArray[np.intp]:
+    """Return at which row each place comes for the last time."""
+    _, before_the_end = np.unique(places[::-1], return_index=True)
+    rows: npt.NDArray[np.intp] = len(places) - 1 - before_the_end
+    return rows

@@ -106,7 +106,7 @@ def _only_identifier(sock: socket.socket, number: int) -> None:
     bpf.attach(sock, [*identifier, ours, bpf.PASS, bpf.DROP])
 
 
-class _EchoLane(Inbox):
+class _EchoInbox(Inbox):
     """The message rooms of one address family, seen as echo replies, whole where that is needed."""
 
     def __init__(self, family: int, *, ids: bool) -> None:
@@ -184,8 +184,8 @@ class _EchoIntake(Intake):
         self._count_damaged = count_damaged
 
     def take(self, inbox: Inbox, count: int) -> None:
-        """Enter the first ``count`` messages of a inbox's arena into the ledgers."""
-        assert isinstance(inbox, _EchoLane)
+        """Enter the first ``count`` messages of an inbox's arena into the ledgers."""
+        assert isinstance(inbox, _EchoInbox)
         back = inbox.back
         t4_ns, stamped, tos, ttl = self._circumstances(inbox, count)
         # Raw sockets of IPv4, and they alone, give the IP header as well.
@@ -270,7 +270,7 @@ class IcmpProber(UdpProber):
         self.damaged += count
 
     def _new_inbox(self, family: int) -> Inbox:
-        return _EchoLane(family, ids=self._ids)
+        return _EchoInbox(family, ids=self._ids)
 
     def _new_track(self, *given: Any) -> Track:
         return _EchoTrack(self._secret, *given)

@@ -215,7 +215,7 @@ class Intake:
         return t4_ns, stamped, tos, ttl
 
     def take(self, inbox: Inbox, count: int) -> None:
-        """Enter the first ``count`` datagrams of a inbox's arena into the ledgers."""
+        """Enter the first ``count`` datagrams of an inbox's arena into the ledgers."""
         back = inbox.back
         length = back.length[:count]
         t4_ns, stamped, tos, ttl = self._circumstances(inbox, count)

@@ -119,12 +119,12 @@ class Track:
         return True
 
     def left_as(self, flow: int, sequence: int, t1_ns: Ints, quote: bytes) -> bool:
-        """Tell whether a probe that was sent at ``t1_ns``, (1,), began with ``quote``."""
+        """Tell whether a probe that was sent at ``t1_ns``, (1,), began with ``quote``.
+
+        That must end before the Error Estimate: what it was then is not on record.
+        """
         variant = self.variant[flow // self.ports]
         head = self.templates[variant : variant + 1].copy()
-        if (at := self.estimate_at) is not None:  # what it was then is not on record
-            said = np.frombuffer(quote[at : at + 2], np.uint8)
-            head[0, at : at + len(said)] = said
         if self.format is None:
             probe = stamp.sender_view(head)
             probe["sequence"] = sequence
