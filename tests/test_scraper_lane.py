@@ -47,6 +47,20 @@ class LaneTests(SynchronousTestCase):
         place.leave()
         self.assertEqual(len(self.clock.getDelayedCalls()), 2)
 
+    def test_not_too_many(self) -> None:
+        """Those beside the lane count, too, until they are done."""
+        lane = Lane(self.clock, 2, 10.0, 3)
+        self.entered = [Deferred.fromCoroutine(lane.enter()) for _ in range(6)]
+        self.clock.advance(10.0)
+        self.assertEqual(self.inside(), 3)
+        self.clock.advance(10.0)
+        self.assertEqual(self.inside(), 3)
+        self.place(0).leave()
+        self.assertEqual(self.inside(), 4)
+        self.place(3).leave()
+        self.place(1).leave()
+        self.assertEqual(self.inside(), 6)
+
     def test_thousands_leave_at_once(self) -> None:
         """Those who get in only to leave, as when a scraper stops, are as many as they are."""
         lane = Lane(self.clock, 2, 10.0)

@@ -253,6 +253,19 @@ class DiskSpoolTests(Contract, TestCase):
         await spool.expire()
         self.assertEqual(len(self.dropped), 1)
 
+    async def test_taken_while_the_clock_was_ahead(self) -> None:
+        """What was taken before others has waited for as long, whatever the clock said then."""
+        spool = await self.opened(max_age_s=7 * 86400)
+        for ahead_s in (10 * 86400, 0):
+            await put(spool, "http://c", Taken("1"), some_points(), self.now_s + ahead_s)
+        await spool.close()
+        self.now_s += 5 * 86400
+        spool = await self.opened(max_age_s=7 * 86400)
+        self.assertEqual(spool.age_s, 5 * 86400)
+        self.passed_s += 2 * 86400 + 1
+        await spool.expire()
+        self.assertEqual(len(self.dropped), 2)
+
     def on_disk(self) -> tuple[list[int], list[tuple[int, str]]]:
         """Return the numbers of the chunks in the file, and who waits for which; it must be closed."""
         db = sqlite3.connect(self.path)

@@ -66,8 +66,8 @@ def wanted(
 def problems(hosts: Iterable[Wanted]) -> Iterator[str]:
     """Yield one line for each name that does not resolve here or lacks a version that it needs.
 
-    Of several places that name one host for the same purpose the first is told, and of all names that
-    the DNS does not answer for one. A collector is told of, too, whose name leads to this machine's
+    Of several places that name one host for the same purpose the first is told, and of all names one if
+    the DNS answers for none. A collector is told of, too, whose name leads to this machine's
     loopback, as Debian has its own name do.
     """
     names = [each for each in hosts if not _is_address(each.host)]
@@ -92,7 +92,13 @@ def problems(hosts: Iterable[Wanted]) -> Iterator[str]:
                 " a collector that listens on its own address alone is not found there; mend"
                 " /etc/hosts, or give that address instead"
             )
-    if silent:
+    if any(found.answered for found in known.values()):
+        for each in silent.values():
+            yield (
+                f"{each.where}: {each.host!r} is not known on this machine: its servers of the DNS"
+                f" do not answer, or fail ({each.key})"
+            )
+    elif silent:
         first, more = next(iter(silent.values())), len(silent) - 1
         yield (
             f"{first.where}: {first.host!r}{f' and {more:,} more names' if more else ''}: no server of"

@@ -192,6 +192,11 @@ class Held:
         """
         most_s = max(0.0, self.max_age_s - GRACE_S)
         chunk.since_s = self.seconds() - min(max(0.0, age_s), most_s)
+        # Those that were taken before, by a clock that was ahead perhaps, have waited for longer.
+        for before in reversed(self.chunks.values()):
+            if before.since_s <= chunk.since_s:
+                break
+            before.since_s = chunk.since_s
         self.chunks[chunk.number] = chunk
         self.octets += chunk.octets + CHUNK_OVERHEAD
         if points:

@@ -56,6 +56,8 @@ STALE_S = 900.0
 SPOOL_RETRY_S = 5.0
 #: Part of the timeout for which a collector that does not answer holds its place.
 DOUBTFUL_PART = 20
+#: So many of those are asked at once, times the concurrency: each may have a long answer after all.
+MOST_DOUBTFUL = 6
 _GOLDEN = 0.6180339887498949  # its multiples, modulo one, spread evenly however many there are
 
 
@@ -100,7 +102,9 @@ class Poller:
         self.headers = authorization(token)
         self.collectors: dict[str, CollectorPoll] = {}
         self.sound = Lane(clock, concurrency, timeout_s)
-        self.doubtful = Lane(clock, max(1, concurrency // 4), timeout_s / DOUBTFUL_PART)
+        self.doubtful = Lane(
+            clock, max(1, concurrency // 4), timeout_s / DOUBTFUL_PART, MOST_DOUBTFUL * concurrency
+        )
         self.names = Names()
         self._leaving: list[Deferred[None]] = []  # the ends of those that are asked no more
         self._phase = random.random()
