@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from typing import Any
 from urllib.parse import urlencode
 
 from browser_case import BrowserCase
@@ -14,6 +15,18 @@ END_S = time.time() // 300 * 300
 LONG = "9" * 30_000
 #: A name that turns the direction of writing of what comes after it.
 TURNED = "b\u202e\u2066evil\x1b"
+
+
+def with_flows(route: Any) -> None:
+    """Answer as a service that can ask collectors for flows."""
+    answer = route.fetch()
+    route.fulfill(response=answer, json={**answer.json(), "flows": True})
+
+
+def of_strange_class(route: Any) -> None:
+    """Answer with a flow as a collector may tell it."""
+    flow = {"class": TURNED, "source_port": 1, "sent": 2, "received": 1, "lost": 1, "loss": 50.0}
+    route.fulfill(json={"time": END_S, "all_flows": True, "flows": [flow]})
 
 
 class NamesTest(BrowserCase):
@@ -42,7 +55,10 @@ class NamesTest(BrowserCase):
         """What turns the direction of writing does not make sender of answerer, nor does it hide."""
         query = urlencode({"at": int(END_S), "range": "15m", "src": TURNED, "dst": "a"})
         page = self.show(query)
-        page.locator("#drawer .now").first.wait_for()
+        page.route("**/api/v1/status", with_flows)
+        page.route("**/api/v1/flows?*", of_strange_class)
+        page.reload()
+        page.locator("#drawer .strip i[title]").first.wait_for()
         shown = "b\ufffd\ufffdevil\ufffd"
         self.assertIn(f"{shown} → a", page.locator("#worst").inner_text())
         self.assertIn(f"{shown} ⇄ a", page.locator("#drawer").inner_text())
@@ -52,6 +68,12 @@ class NamesTest(BrowserCase):
         page.locator("#stage").hover(position=self.point(page, *self.place(page, shown, "a")))
         self.assertIn(f"{shown} → a", page.locator("#tip").inner_text())
         page.locator("#drawer details").first.evaluate("(each) => { each.open = true; }")
-        everything = page.evaluate("document.body.textContent")
+        everything = page.evaluate(
+            "document.body.textContent + [...document.querySelectorAll('*')].flatMap((each) => "
+            "[...each.attributes].filter(({ name }) => /^(title|aria-.*)$/.test(name))"
+            ".map(({ value }) => value)).join()"
+        )
+        self.assertIn(f"{shown} to a", everything)
+        self.assertIn(f"source port 1 {shown}: 50 % of 2 lost", everything)
         self.assertFalse(set("\u202e\u2066\x1b") & set(everything))
         self.picture(page, "hostile-turned")

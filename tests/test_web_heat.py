@@ -169,6 +169,26 @@ class SharedAnswersTest(SynchronousTestCase):
         self.failureResultOf(first, CancelledError)
         self.assertEqual(self.successResultOf(self.shared.get("a", 9.0, lambda: stubborn)), "late")
 
+    def test_to_its_end(self) -> None:
+        """A question that is not to be given up runs on, and who asks next has its answer."""
+        first = self.shared.get("a", 9.0, self.ask, give_up=False)
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        second = self.shared.get("a", 9.0, self.ask, give_up=False)
+        second.cancel()
+        self.failureResultOf(second, CancelledError)
+        self.asked[0].callback("x")
+        self.assertEqual(self.successResultOf(self.shared.get("a", 9.0, self.ask)), "x")
+        self.assertEqual(len(self.asked), 1)
+
+    def test_left_meanwhile(self) -> None:
+        """One who has the answer may let another go that is about to have it."""
+        first, second = (self.shared.get("a", 9.0, self.ask) for _ in range(2))
+        first.addCallback(lambda _: second.cancel())
+        self.asked[0].callback("x")
+        self.successResultOf(first)
+        self.failureResultOf(second, CancelledError)
+
     def test_bounded(self) -> None:
         """The answers least recently wanted are let go."""
         for key in ("a", "b", "c"):

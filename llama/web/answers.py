@@ -143,8 +143,12 @@ class Answers:
             return await self.in_thread(together, active, sources, remembered)
 
         return self._meshes.get(
-            ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
+            ("activity", end), good_for_s, lambda: Deferred.fromCoroutine(ask()), self._past(at_s)
         )
+
+    def _past(self, at_s: float) -> bool:
+        """Return whether one may go on from a time, as by the strip; who looks live all need it."""
+        return at_s < self.now_s() - 60.0
 
     def _remembered(self, at_s: float, sources: frozenset[str]) -> Deferred[Activity | None]:
         """Give what the sources said last that fell silent, or None if the store cannot tell."""
@@ -163,7 +167,10 @@ class Answers:
             return REMEMBERED_AGAIN_S if found is None else 3600.0
 
         return self._meshes.get(
-            ("remembered", end, sources), good_for_s, lambda: Deferred.fromCoroutine(ask())
+            ("remembered", end, sources),
+            good_for_s,
+            lambda: Deferred.fromCoroutine(ask()),
+            self._past(at_s),
         )
 
     def _within(self, seconds: float, asked: Deferred[T | None]) -> Deferred[T | None]:
@@ -195,7 +202,7 @@ class Answers:
             return await self.store.baseline(Window(at_s - 86400.0, at_s))
 
         return self._meshes.get(
-            ("baseline", end), good_for_s, lambda: Deferred.fromCoroutine(ask())
+            ("baseline", end), good_for_s, lambda: Deferred.fromCoroutine(ask()), self._past(at_s)
         )
 
     def _resolution_s(self, start_s: float) -> Deferred[float]:
@@ -211,7 +218,13 @@ class Answers:
         )
 
     def _newest(self) -> Deferred[float | None]:
-        return self._others.get("newest", 1.0, self.store.newest)
+        asked_s = self._reactor.seconds()
+
+        def good_for_s(_: float | None) -> float:
+            # The page asks again some seconds after it lost patience: it shall find what it waited for.
+            return max(1.0, float(self._reactor.seconds() - asked_s))
+
+        return self._others.get("newest", good_for_s, self.store.newest, give_up=False)
 
     async def _moment(
         self, at_s: float | None, span_s: float, columns: Sequence[str], metric: Metric
@@ -270,6 +283,7 @@ class Answers:
             ("latest of", None if live else at_s, columns, *about),
             good_for_s,
             lambda: self.store.latest_of(window, columns, some),
+            not live,
         )
 
     # --- answers -----------------------------------------------------------------------------

@@ -133,12 +133,17 @@ def find_places(series: Iterable[Tags]) -> Places:
     return Places(sources, destinations)
 
 
-#: More hosts or groups than this side by side stand in ranges.
+#: More hosts or groups than this side by side stand in ranges,
 CROWD = 300
+#: of so many at most (a full hundred is never near it), or of ten times as many where names would make
+#: more ranges than this; and then in further ones.
+_IN_RANGE, _RANGES = (200, 2000, 20_000), 100
+#: Of a name so much counts, its numbers written with so many digits, to tell where it belongs.
+_LETTERS, _DIGITS = 100, 9
 
 
 def in_ranges(hosts: Sequence[str], paths: Sequence[Path]) -> list[Path]:
-    """Return the paths of hosts, with a range in them wherever too many would stand side by side.
+    """Return the paths of hosts, with ranges in them wherever too many would stand side by side.
 
     Tags need not group anything: ten thousand hosts without any are a hundred ranges, by name.
     """
@@ -150,25 +155,76 @@ def in_ranges(hosts: Sequence[str], paths: Sequence[Path]) -> list[Path]:
                 name = path[level] if level < len(path) else hosts[n]
                 beside.setdefault(ranged[n], {}).setdefault(name, []).append(n)
         for members in beside.values():
-            names = _ranges(list(members)) if len(members) > CROWD else {}
+            ranges = _ranges(sorted(members, key=natural))
             for name, numbers in members.items():
                 for n in numbers:
-                    ranged[n] += (names[name],) if names else ()
+                    ranged[n] += ranges[name]
                     ranged[n] += (name,) if level < len(paths[n]) else ()
     return ranged
 
 
-def _ranges(names: list[str]) -> dict[str, str]:
-    """Return which range each name is in; as many as there are names in each."""
-    names.sort(key=natural)
-    size = math.isqrt(len(names) - 1) + 1
-    one_domain = len({name.partition(".")[2] for name in names}) == 1
-    found: dict[str, str] = {}
-    for start in range(0, len(names), size):
-        some = names[start : start + size]
-        ends = [name.partition(".")[0] if one_domain else name for name in (some[0], some[-1])]
-        found |= dict.fromkeys(some, " … ".join(ends))
+def _ranges(names: list[str]) -> dict[str, Path]:
+    """Return which range each of some sorted names is in, and which within it.
+
+    Names that begin alike are in one, numbers in tens, hundreds or thousands: these stay what they
+    are, and are called the same, when a host comes or goes. Addresses of the page name them.
+    """
+    if len(names) <= CROWD:
+        return dict.fromkeys(names, ())
+    for most in _IN_RANGE:
+        parts = _alike(names, most)
+        if 1 < len(parts) <= _RANGES:
+            break
+    else:  # as many as there are in each, whatever their names
+        size = math.isqrt(len(names) - 1) + 1
+        cuts = [names[start : start + size] for start in range(0, len(names), size)]
+        parts = {f"{some[0]} … {some[-1]}": some for some in cuts}
+    found: dict[str, Path] = {}
+    for called, some in parts.items():
+        found |= {name: (called, *within) for name, within in _ranges(some).items()}
     return found
+
+
+def _alike(names: list[str], most: int) -> dict[str, list[str]]:
+    """Return names by how they begin, at most so many together that can be told apart."""
+    keys = {
+        name: re.sub("[0-9]+", lambda m: m[0].zfill(_DIGITS), name[:_LETTERS]) for name in names
+    }
+    found: dict[str, list[str]] = {}
+    todo = [("", names)]
+    while todo:
+        begin, some = todo.pop()
+        parts: dict[str, list[str]] = {}
+        if len(some) > most:
+            written = [keys[name] for name in some]
+            low, high = min(written), max(written)
+            shared = 0
+            while shared < len(low) and low[shared] == high[shared]:
+                shared += 1
+            for name, key in zip(some, written, strict=True):
+                parts.setdefault(key[: shared + 1], []).append(name)
+        if len(parts) > 1:
+            todo += parts.items()
+        else:
+            found[_called(begin, some[0])] = some
+    return found
+
+
+def _called(begin: str, name: str) -> str:
+    """Return what a range is called whose keys begin so, by any name in it."""
+    head = ""
+    for part in re.split("([0-9]+)", name[:_LETTERS]):
+        number = "0" <= part[:1] <= "9"
+        key = part.zfill(_DIGITS) if number else part
+        if len(begin) <= len(key):
+            break
+        head += part
+        begin = begin[len(key) :]
+    if not number or len(part) > _DIGITS:
+        return f"{head}{begin}…"
+    width = len(part) if part.startswith("0") else 1
+    ends = [str(int(begin.ljust(_DIGITS, digit))).zfill(width) for digit in "09"]
+    return " … ".join(f"{head}{end}" for end in dict.fromkeys(ends))
 
 
 # --- group paths in a URL ---------------------------------------------------------------------

@@ -15,21 +15,22 @@ T = TypeVar("T")
 class _Open:
     """A question that is not answered yet."""
 
-    def __init__(self) -> None:
+    def __init__(self, give_up: bool) -> None:
+        self.give_up = give_up
         self.waiting: list[Deferred[Any]] = []
         self.asked: Deferred[Any] | None = None
 
-    def settled(self) -> list[Deferred[Any]]:
-        """Return who waits, from now on nobody."""
-        waiting, self.waiting = self.waiting, []
-        return waiting
+    def settle(self, answer: Any) -> None:
+        """Answer all who wait, but for those who leave meanwhile; a `Failure` is one for them, too."""
+        while self.waiting:
+            self.waiting.pop(0).callback(answer)
 
 
 class SharedAnswers:
     """Remembers answers for a while, and lets those who ask meanwhile wait for the first.
 
-    Failures are never remembered. A question is given up once all who wait for it have: each does by
-    cancelling what it got. ``clock`` gives the time (`IReactorTime`).
+    Failures are never remembered. Who waits no more cancels what it got; once all have, the question is
+    given up, or runs to its end for those who ask next. ``clock`` gives the time (`IReactorTime`).
     """
 
     def __init__(self, clock: Any, most: int) -> None:
@@ -43,10 +44,12 @@ class SharedAnswers:
         key: Hashable,
         keep_s: float | Callable[[T], float],
         ask: Callable[[], Deferred[T]],
+        give_up: bool = True,
     ) -> Deferred[T]:
         """Give the answer to ``key``, from ``ask()`` unless one is at hand.
 
-        ``keep_s`` is for how long it stays good; it may depend on the answer.
+        ``keep_s`` is for how long it stays good; it may depend on the answer. What everybody needs is
+        not to be given up: if all have less patience than it takes, none would ever have an answer.
         """
         found = self._ready.get(key)
         if found is not None and found[0] > self._clock.seconds():
@@ -55,7 +58,7 @@ class SharedAnswers:
             ready.callback(found[1])
             return ready
         first = key not in self._open
-        question = self._open.setdefault(key, _Open())
+        question = self._open.setdefault(key, _Open(give_up))
         mine: Deferred[T] = Deferred(lambda mine: self._leave(key, question, mine))
         question.waiting.append(mine)
         if not first:
@@ -69,13 +72,11 @@ class SharedAnswers:
                 return
             self._keep(key, good_s, answer)
             self._close(key, question)
-            for each in question.settled():
-                each.callback(answer)
+            question.settle(answer)
 
         def failed(failure: Failure) -> None:
             self._close(key, question)
-            for each in question.settled():
-                each.errback(failure)
+            question.settle(failure)
 
         try:
             question.asked = asked = ask()
@@ -98,7 +99,7 @@ class SharedAnswers:
     def _leave(self, key: Hashable, question: _Open, mine: Deferred[Any]) -> None:
         """Let one wait no more; with the last one the question ends."""
         question.waiting.remove(mine)
-        if not question.waiting and question.asked is not None:
+        if question.give_up and not question.waiting and question.asked is not None:
             self._close(key, question)  # who asks from now on asks anew
             question.asked.cancel()
 

@@ -35,9 +35,10 @@ export function oldestPast(at, span, interval, own) {
 }
 
 // What the clocks of service and browser may differ by: more than an answer takes.
-export const SAME_S = 60;
+const SAME_S = 60;
 
-// What is to be said of a service whose clock is `ahead` of ours by so many seconds.
+// What is to be said of a service whose clock is `ahead` of ours by so many seconds. No more than a
+// note: it is the device, more often than not.
 export function clocksDiffer(ahead) {
   if (Math.abs(ahead) <= SAME_S) return "";
   const amount = length(Math.abs(ahead));

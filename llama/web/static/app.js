@@ -1,6 +1,6 @@
 // The page: its address says what to show, the service is asked, the parts draw.
 
-import { SAME_S, clocksDiffer, oldestLive, oldestPast, stretch, tooOld } from "./age.js";
+import { clocksDiffer, oldestLive, oldestPast, stretch, tooOld } from "./age.js";
 import { Pause, Question, SOON_MS, get } from "./api.js";
 import { Drawer } from "./drawer.js";
 import { IncidentView } from "./incident.js";
@@ -25,7 +25,7 @@ const CHOICES_S = 300;
 const matrixQuestion = new Question("matrix"), timelineQuestion = new Question("timeline");
 const dimensionsQuestion = new Question("dimensions"), incidentsQuestion = new Question("incidents");
 let model = null, timeline = null, dimensions = null, asTable = false;
-let skew = 0; // what the service's clock is ahead of ours, in seconds
+let skew = 0, toldNow = null; // what the service's clock is ahead of ours, in seconds; what it told last
 let interval = null, newest; // undefined: not asked yet
 let behind = false; // whether there are newer data than was asked for
 let incidents = null;
@@ -166,7 +166,9 @@ async function follow() {
       setTimeout(follow, 0);
       return;
     }
-    skew = said.now - Date.now() / 1000;
+    // A clock that stands still does not tell the time: ours goes on, and what is old by it shows.
+    if (said.now !== toldNow) skew = said.now - Date.now() / 1000;
+    toldNow = said.now;
     complain("clocks", clocksDiffer(skew));
     interval = said.interval_s ?? interval;
     hasFlows = said.flows;
@@ -200,7 +202,7 @@ async function update() {
 // Whether what is shown still speaks for now. Asked by the second, whatever the service does: one
 // that hangs tells nobody.
 function judge() {
-  const failed = complaints.has("matrix") || (state.live && (complaints.has("status") || skew < -SAME_S));
+  const failed = complaints.has("matrix") || (state.live && complaints.has("status"));
   const old = !failed && model?.live && tooOld(model.newest, now(), interval);
   complain("age", old ? `no new data since ${clock(model.newest)}: is the scraper running?` : "");
   const unsure = Boolean(failed || old);

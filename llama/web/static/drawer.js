@@ -3,7 +3,7 @@
 import { get } from "./api.js";
 import { heatChart, lossChart, rttChart } from "./charts.js";
 import { Figures, together } from "./figures.js";
-import { make } from "./lists.js";
+import { describe, make } from "./lists.js";
 import { palette } from "./palette.js";
 import { KNOWN_INTERVALS, KNOWN_STEP_S, LONGEST_INTERVAL_S, belonging } from "./silence.js";
 import { clock, count, digits, figure, percent, printable } from "./text.js";
@@ -108,7 +108,7 @@ export class Drawer {
 
   way(src, dst, answer, newest, known, flows, scale, question, moment) {
     const way = make("section", "", "way");
-    way.setAttribute("aria-label", `${src} to ${dst}`);
+    describe(way, { "aria-label": `${src} to ${dst}` });
     way.append(make("h3", `${src} → ${dst}`));
     if (answer.error && (answer.error.status !== 404 || newest.error)) {
       way.append(make("p", answer.error.status === 404 ? "not probed in this direction, or no data in this time" : answer.error.message, "note"));
@@ -223,7 +223,7 @@ function flowStrip(answer, known) {
   for (const flow of flows) {
     const mark = make("i", "", flow.lost ? (flow.received ? "part" : "l") : "");
     mark.style.height = `${flow.lost ? 6 + 0.26 * flow.loss : 4}px`;
-    mark.title = `source port ${flow.source_port}${flow.class ? ` ${flow.class}` : ""}: ${percent(flow.loss)} % of ${flow.sent} lost`;
+    describe(mark, { title: `source port ${flow.source_port}${flow.class ? ` ${flow.class}` : ""}: ${percent(flow.loss)} % of ${flow.sent} lost` });
     bar.append(mark);
   }
   for (let n = flows.length; n < Math.min(total, 256); n += 1) {

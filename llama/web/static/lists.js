@@ -136,3 +136,8 @@ export function make(name, text = "", kind = "") {
   if (kind) made.className = kind;
   return made;
 }
+
+// What is said of an element to who points at it, or listens.
+export function describe(element, attributes) {
+  for (const [name, text] of Object.entries(attributes)) element.setAttribute(name, printable(text));
+}
