@@ -14,6 +14,7 @@ from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.lab.simulation import Simulation
 from llama.pinpoint import scan
+from llama.pinpoint.candidates import path_families
 from llama.pinpoint.evidence import FLOWS, Hosts, Paths, Thresholds
 from llama.pinpoint.exposure import Exposure
 from llama.pinpoint.locate import locate
@@ -231,6 +232,45 @@ class Links(SynchronousTestCase):
             self.assertEqual(names, {"leaf1 -> spine1", "spine1 -> leaf2"})
             self.assertEqual(suspect.only, {"size": "1400"})
             self.assertAlmostEqual(suspect.confidence, 1.0)
+
+    def test_two_ways(self):
+        """A flow that left a way is once in what it may have crossed; one that died, on its last."""
+        links = [("a", "leaf1"), ("leaf1", "s1"), ("s1", "leaf2"), ("leaf2", "b"),
+                 ("leaf1", "s2"), ("s2", "leaf2"), ("s1", "leaf3"), ("leaf3", "b")]  # fmt: skip
+        paths = Paths(
+            links=links,
+            start=np.array([0, 4, 8, 12]),
+            link=np.array([0, 1, 2, 3, 0, 4, 5, 3, 0, 1, 2, 3], np.int32),
+            answered=np.array([-1, -1, 2], np.int16),
+            left=np.array([(0, 4), (0, 5), (1, 1), (1, 6), (1, 7), (2, 4), (2, 5)]),
+        )
+        flows = np.zeros(3, FLOWS)
+        every = np.arange(3)
+        links_of, nodes = path_families(flows, paths, np.array([False, False, True]))
+        counts = {nodes.label(n): count for n, count in enumerate(nodes.count(every).tolist())}
+        self.assertEqual(
+            counts, {"a": 0, "b": 0, "leaf1": 3, "leaf2": 3, "leaf3": 1, "s1": 3, "s2": 2}
+        )
+        self.assertEqual(links_of.count(every).tolist(), [3, 3, 2, 3, 2, 2, 1, 1])
+        # Of the dead one the first two links are proven alive, and nothing is known of others.
+        troubled = links_of.count_troubled(np.array([2]), paths.answered)
+        self.assertEqual(troubled.tolist(), [0, 0, 1, 1, 0, 0, 0, 0])
+
+    def test_two_equal_rivals(self):
+        """Of two that explain as much of the trouble each has half the likelihood."""
+        ends = [(a, b) for a in range(8) for b in range(8) if a != b for _ in range(8)]
+        flows = np.zeros(len(ends), FLOWS)
+        flows["source"], flows["destination"] = np.transpose(ends)
+        flows["sent"] = 120
+        flows["lost_forward"] = np.where(flows["destination"] >= 6, 24, 0)
+        hosts = Hosts(names=[f"h{n}" for n in range(8)], tags=[{}] * 8)
+        for alone in (False, True):
+            if alone:  # as of targets that are measured in a class and size of their own
+                flows["dscp"] = np.where(flows["destination"] >= 4, 46, 0)
+                flows["size"] = np.where(flows["destination"] >= 4, 512, 96)
+            first = locate(flows, hosts).suspects[0]
+            self.assertEqual(first.key, "host h6 receiving")
+            self.assertAlmostEqual(first.confidence, 0.5, delta=0.05)
 
     def test_with_some_paths_unknown(self):
         """Seven tenths of the paths suffice; flows of unknown path raise no suspect of their own."""

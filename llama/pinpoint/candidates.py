@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,26 +22,76 @@ _RANK = {"host": 0, "link": 1, "node": 2, "class": 3, "size": 3, "tag": 4, "pair
 _HANDICAP = {"tag": 0.5, "pair": 1.5, "confined": 2.0}
 
 
-def path_families(flows: npt.NDArray[np.void], paths: Paths) -> list[Family]:
-    """Return links and nodes, and links in one class or size where there are several."""
+def path_families(
+    flows: npt.NDArray[np.void], paths: Paths, met_dead: npt.NDArray[np.bool_]
+) -> list[Family]:
+    """Return links and nodes, and links in one class or size where there are several.
+
+    A flow is in those of a way that it left, too, unless it was met dead on the one that it took then.
+    """
     start = paths.start.astype(np.int64)
     link = paths.link.astype(np.int64)
     owner = np.repeat(np.arange(len(flows)), np.diff(start))
     depth = (np.arange(len(link)) - start[owner]).astype(np.int16)
-    names = [f"{a} -> {b}" for a, b in paths.links]
+    entered, names = _entered(paths)
+    last = np.full(len(flows), -1, np.int64)  # the node that a flow's path ends at
+    traced = np.flatnonzero(np.diff(start))
+    last[traced] = entered[link[start[traced + 1] - 1]]
+    # Of every flow all but the last link enter a node that forwards. One that still answered may yet be
+    # the one that forwards no more.
+    inner = np.arange(len(link)) < start[owner + 1] - 1
+    nodes = owner[inner], entered[link[inner]], depth[inner] + np.int16(1)
+    left_owner, left_link = paths.left[~met_dead[paths.left[:, 0]]].T
+    left_node = entered[left_link]
+    known = np.isin(left_owner * len(names) + left_node, nodes[0] * len(names) + nodes[1])
+    through = ~known & (last[left_owner] >= 0) & (left_node != last[left_owner])
     links = Family(
         kind="link",
-        label=names.__getitem__,
-        size=len(names),
-        member=link,
-        start=start,
-        depth=depth,
+        label=[f"{a} -> {b}" for a, b in paths.links].__getitem__,
+        size=len(paths.links),
         rank=_RANK["link"],
+        **_members(len(flows), owner, link, depth, left_owner, left_link),
     )
-    families = [links, _nodes(paths, start, link, owner, depth)]
+    families = [
+        links,
+        Family(
+            kind="node",
+            label=names.__getitem__,
+            size=len(names),
+            rank=_RANK["node"],
+            **_members(len(flows), *nodes, left_owner[through], left_node[through]),
+        ),
+    ]
+    _, owner = links.entries(np.arange(len(flows)))
     for key, values, which in _kinds(flows):
         families.append(_confined(links, key, values, which[owner]))
     return families
+
+
+def _entered(paths: Paths) -> tuple[Indices, list[str]]:
+    """Return which node each link enters, and the names of all nodes."""
+    names = sorted({node for pair in paths.links for node in pair})
+    number = {name: n for n, name in enumerate(names)}
+    return np.array([number[b] for _, b in paths.links], np.int64), names
+
+
+def _members(
+    flows: int,
+    owner: Indices,
+    member: Indices,
+    depth: npt.NDArray[np.int16],
+    left_owner: Indices,
+    left_member: Indices,
+) -> dict[str, Any]:
+    """Return `member`, `start` and `depth` of a `Family`: what flows cross, and what they may have."""
+    # A flow on a way that it left is proof of nothing there.
+    owner = np.concatenate([owner, left_owner])
+    order = np.argsort(owner, kind="stable")
+    return {
+        "member": np.concatenate([member, left_member])[order],
+        "depth": np.concatenate([depth, np.full(len(left_owner), -1, np.int16)])[order],
+        "start": np.concatenate(([0], np.cumsum(np.bincount(owner, minlength=flows)))),
+    }
 
 
 def _kinds(flows: npt.NDArray[np.void]) -> Iterator[tuple[str, list[str], Indices]]:
@@ -52,33 +103,6 @@ def _kinds(flows: npt.NDArray[np.void]) -> Iterator[tuple[str, list[str], Indice
         values, which = np.unique(column, return_inverse=True)
         if len(values) > 1:
             yield key, [name(int(value)) for value in values], which.astype(np.int64)
-
-
-def _nodes(
-    paths: Paths,
-    start: Indices,
-    link: Indices,
-    owner: Indices,
-    depth: npt.NDArray[np.int16],
-) -> Family:
-    """Return the nodes between the ends: those that a flow enters by a link and leaves again."""
-    names = sorted({node for pair in paths.links for node in pair})
-    number = {name: n for n, name in enumerate(names)}
-    entered = np.array([number[b] for _, b in paths.links], np.int64)
-    # Of every flow all but the last link enter a node that forwards.
-    inner = np.arange(len(link)) < start[owner + 1] - 1
-    counts = np.maximum(np.diff(start) - 1, 0)
-    node_start = np.concatenate(([0], np.cumsum(counts)))
-    return Family(
-        kind="node",
-        label=names.__getitem__,
-        size=len(names),
-        member=entered[link[inner]] if len(link) else link,
-        start=node_start,
-        # A node that still answered may yet be the one that forwards no more.
-        depth=depth[inner] + np.int16(1),
-        rank=_RANK["node"],
-    )
 
 
 def _confined(whole: Family, key: str, values: Sequence[str], which: Indices) -> Family:

@@ -75,8 +75,7 @@ class Paths:
     """The links that each flow crosses, where they are known.
 
     Flow f crosses ``link[start[f]:start[f + 1]]`` in this order, from its source to its
-    destination; an empty range is an unknown path. Of one that took other ways meanwhile, their links
-    stand after the first. Links are directed: `links[n]` is
+    destination; an empty range is an unknown path. Links are directed: `links[n]` is
     ``(sender, receiver)``, by names or addresses of nodes.
     """
 
@@ -87,6 +86,9 @@ class Paths:
     #: that the links before are alive. -1: the trace came through, or none is made, so that
     #: nothing is known about the direction; `NOT_TRACED`: nor is it, but it will be traced.
     answered: npt.NDArray[np.int16]
+    #: Flow and link, (rows, 2): links that a flow may have crossed as well, on a way that it left lately;
+    #: or that it crossed in any case, somewhere on a path that is not known.
+    left: Indices = field(factory=lambda: np.zeros((0, 2), np.int64))
     #: Of flows that somebody refused to forward when they, or others just like them, were traced: who,
     #: and why.
     refusals: Mapping[int, tuple[str, str]] = field(factory=dict)

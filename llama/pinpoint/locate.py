@@ -82,6 +82,9 @@ class _Case:
         )
         self.dead = (self.sent > 0) & (self.lost >= thresholds.dead * self.sent)
         self.known_path = np.diff(paths.start) > 0
+        self.met_dead = self.dead & (paths.answered >= 0)
+        self.some_links = self.known_path.copy()
+        self.some_links[paths.left[:, 0]] = True
         self.excluded: list[str] = []
         self.replies = Replies(flows, hosts, paths, self.known_path, self.dead)
 
@@ -116,8 +119,7 @@ class _Case:
         )
         sick_suspects = [self._end_suspect(end, enough) for end in sick_ends.sick]
         judged &= ~sick
-        met_dead = self.dead & (self.paths.answered >= 0)
-        loss = symptoms.loss(flows, self.lost, judged, met_dead)
+        loss = symptoms.loss(flows, self.lost, judged, self.met_dead)
         suspects, left = self._symptom(loss)
         suspects += self._symptom(symptoms.remarked(flows, self.lost, enough & ~sick))[0]
         on_time = enough & ~sick & ~self.dead & ((flows["suspect"] & HOSTS_DELAYED) == 0)
@@ -190,11 +192,11 @@ class _Case:
         by_tag = tag_families(self.flows, self.hosts)
         found: list[Suspect] = []
         # What lost only on the way back is healthy on the way there.
-        traced = symptom.judged & self.known_path & ~symptom.blank
+        traced = symptom.judged & self.some_links & ~symptom.blank
         aside = np.zeros(len(self.flows), bool)
         likely, most = np.zeros(len(self.flows)), np.zeros(len(self.flows))
         if traced.any() and symptom.forward.any():
-            by_path = path_families(self.flows, self.paths)
+            by_path = path_families(self.flows, self.paths, self.met_dead)
             if symptom.name == "late":
                 # Of unknown direction: only what makes all of its flows late can be the cause.
                 by_host = host_families(self.flows, self.hosts)

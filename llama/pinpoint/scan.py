@@ -225,12 +225,13 @@ def ranked(
         family = counted[n].family
         hits, inside = int(counted[n].hits[chosen]), int(counted[n].inside[chosen])
         flows = family.contains(chosen, active)
-        alike = [
-            (other, candidate)
-            for other, candidate in _of_same_counts(counted, hits, inside)
+        alike = {
+            (other, candidate): gained
+            for other, candidate, gained in _of_same_counts(counted, hits, inside)
             if np.array_equal(other.contains(candidate, active), flows)
-        ]
-        equals = tuple(_worth_telling(alike, family, chosen))
+        }
+        equals = tuple(_worth_telling(list(alike), family, chosen))
+        theirs = sum(exp(gained - top) for gained in alike.values() if gained > 0)
         p = tail_probability(hits, inside, len(troubled), len(active))
         if chance is not None:
             outside = np.setdiff1d(active, flows, assume_unique=True)
@@ -242,7 +243,7 @@ def ranked(
             inside=inside,
             gain=top,
             p_value=min(1.0, max(p * looked_at, TINY)),
-            confidence=min(1.0, len(alike) / likelihood),
+            confidence=min(1.0, theirs / likelihood),
             looked_at=looked_at,
             equals=equals,
         )
@@ -281,11 +282,11 @@ def _counted(
 
 def _of_same_counts(
     counted: Sequence[_Counted], hits: int, inside: int
-) -> Iterator[tuple[Family, int]]:
-    """Yield the candidates of these counts."""
+) -> Iterator[tuple[Family, int, float]]:
+    """Yield the candidates of these counts, and what each gains."""
     for each in counted:
         for candidate in np.flatnonzero((each.hits == hits) & (each.inside == inside)).tolist():
-            yield each.family, candidate
+            yield each.family, candidate, float(each.gain[candidate])
 
 
 def _worth_telling(

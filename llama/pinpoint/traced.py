@@ -194,8 +194,9 @@ class TracedPaths:
         flow that was forgotten.
         """
         numbers: dict[tuple[str, str], int] = {}
-        cache: dict[tuple[int, int, Hops, tuple[Hops, ...]], list[int]] = {}
+        cache: dict[tuple[int, int, Hops, tuple[Hops, ...]], tuple[list[int], list[int]]] = {}
         links: list[int] = []
+        left: list[tuple[int, int]] = []
         crossed: Indices = np.zeros(len(flows) + 1, np.int64)  # links, by flow, after a 0
         answered: npt.NDArray[np.int16] = np.full(len(flows), -1, np.int16)
         refused = _Refused()
@@ -211,12 +212,19 @@ class TracedPaths:
             if hops:
                 way = source, destination, hops, before
                 if way not in cache:
-                    cache[way] = [
-                        numbers.setdefault(link, len(numbers))
-                        for link in self._links_of_all(*way, names)
-                    ]
-                links += cache[way]
-                crossed[n + 1] = len(cache[way])
+                    cache[way] = _crossed(
+                        [
+                            [
+                                numbers.setdefault(link, len(numbers))
+                                for link in self._links(source, destination, each, names)
+                            ]
+                            for each in (hops, *before)
+                        ]
+                    )
+                newest, others = cache[way]
+                links += newest
+                crossed[n + 1] = len(newest)
+                left += [(n, link) for link in others]
             if known:
                 # Where all routers answered that ever do, only what lies behind them or the way
                 # back can be dead.
@@ -236,6 +244,7 @@ class TracedPaths:
             start=np.cumsum(crossed),
             link=np.array(links, np.int32),
             answered=answered,
+            left=np.array(left, np.int64).reshape(-1, 2),
             refusals=refused.refusals,
         )
 
@@ -249,23 +258,6 @@ class TracedPaths:
             for way, at_s in (left or {}).items()
             if at_s > begin_s - RETURN_S and not same_way(way, hops)
         )
-
-    def _links_of_all(
-        self, source: int, destination: int, hops: Hops, left: Sequence[Hops], names: Sequence[str]
-    ) -> list[tuple[str, str]]:
-        """Return the links along the hops; after the first those of ways that were left, if any were.
-
-        After too many ways only what they have in common is certain.
-        """
-        links, *others = (
-            list(self._links(source, destination, way, names)) for way in (hops, *left)
-        )
-        if len(left) > MOST_LEFT:
-            return [link for link in links if all(link in other for other in others)]
-        if len(links) > 1:
-            more = dict.fromkeys(link for other in others for link in other)
-            links[1:1] = [link for link in more if link not in links]
-        return links
 
     def _links(
         self, source: int, destination: int, hops: Hops, names: Sequence[str]
@@ -304,6 +296,17 @@ class TracedPaths:
                 self._left_by_tuple.pop((source, key.tuple5), None)
         there = {(source, key.dst_ip) for source, key in (*flows.rows, *self._paths)}
         self._ends = {end: how for end, how in self._ends.items() if end in there}
+
+
+def _crossed(ways: Sequence[list[int]]) -> tuple[list[int], list[int]]:
+    """Return the links of a flow's newest way, and those that it may have crossed besides.
+
+    After too many ways nobody knows which it takes next: only what they have in common is certain.
+    """
+    newest, *left = ways
+    if len(left) > MOST_LEFT:
+        return [], [link for link in newest if all(link in way for way in left)]
+    return newest, list(dict.fromkeys(link for way in left for link in way if link not in newest))
 
 
 class _Refused:

@@ -55,17 +55,10 @@ class Window:
     end_s: float  # Unix time at which the newest interval ended
 
     def nodes_of(self, flow: int) -> list[str]:
-        """Return the names of the nodes that a flow crosses, its ends included; [] if unknown.
-
-        They are those of one way, if it took several.
-        """
+        """Return the names of the nodes that a flow crosses, its ends included; [] if unknown."""
         first, last = self.paths.start[flow], self.paths.start[flow + 1]
-        nodes: list[str] = []
-        for sender, receiver in (self.paths.links[n] for n in self.paths.link[first:last]):
-            nodes = nodes or [sender]
-            if sender == nodes[-1]:
-                nodes.append(receiver)
-        return nodes
+        links = [self.paths.links[n] for n in self.paths.link[first:last].tolist()]
+        return [links[0][0], *(link[1] for link in links)] if links else []
 
 
 @frozen(kw_only=True)
