@@ -15,6 +15,7 @@ from llama.collector.trace_picks import (
     FRESH_S,
     OF_DEAD_PAIR,
     SOON_S,
+    TRIES,
     keys,
 )
 from llama.collector.tracing import (
@@ -144,6 +145,20 @@ class Picking(SynchronousTestCase):
         self.tracing.closed(self.closed)
         self.run_for(5)
         self.assertGreater(self.tracing.sent, before)
+
+    def test_refused_no_more(self):
+        """Flows that are well are traced again soon, however often a router had refused them."""
+        for _ in range(TRIES + 1):
+            self.tracing.closed(self.closed)
+            self.run_for(5, refused_by="10.0.0.2")
+            self.now += AGAIN_S
+        self.assertEqual(
+            {known.refused_by for _, known in self.tracing.table.since(0)}, {"10.0.0.2"}
+        )
+        self.now += SOON_S - AGAIN_S
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        self.assertEqual({known.refused_by for _, known in self.tracing.table.since(0)}, {""})
 
     def test_as_the_probes(self):
         """Packets bear the flow's ports, class and size, under an SSID that no probe has."""

@@ -137,7 +137,8 @@ class Picks:
         if known is None or self._age_s(known) == math.inf:
             return 0.0
         wanting = (not known.complete or None in known.hops) and known.traces < TRIES
-        soon = wanting or self._doubtful(known)
+        # Who refused a flow that is well by now has changed its mind.
+        soon = wanting or bool(known.refused_by) or self._doubtful(known)
         return known.traced - (AGAIN_S - SOON_S if soon else 0.0)
 
     def _age_s(self, known: Known | None) -> float:
