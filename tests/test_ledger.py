@@ -288,7 +288,7 @@ class LedgerTests(SynchronousTestCase):
                 book.reply(replies([0], [1], [times[1]], [1], [times[1] + 2 * SECOND]))
             if fate == "stamped":
                 book.transmitted(np.array([book.cell(0, 1)]), np.array([times[1] + 9000]))
-            book.note_silent_refusals(silent)
+            book.note_refused(silent, 1.0)
             end_of(book)
             flow = close(book).flow_stats[0]
             self.assertEqual((flow["sent"], flow["lost"]), (2, 1))
