@@ -48,19 +48,21 @@ class Arrivals(NamedTuple):
     tos: Words
 
 
+class Ready(NamedTuple):
+    """Replies that lie in a port's rooms, T3 left to their departure."""
+
+    rows: Rows | None  # None: all of the batch
+    stamped: bool  # whether the kernel is asked when some of them leave
+
+
 class BatchAnswerer(Answerer):
-    """Answers whole batches, and has them leave by `_depart`."""
+    """Answers whole batches, likewise in place."""
 
-    _received_s: npt.NDArray[np.uint32]
+    def answer_batch(self, port: BatchPort, rows: Rows | None, count: int) -> Ready | None:
+        """Turn STAMP requests into replies: rows ``rows``, or all of the first ``count`` if None.
 
-    def _depart(
-        self, port: BatchPort, rows: Rows | None, count: int, timestamp: npt.NDArray[Any]
-    ) -> None:
-        """Stamp T3 of ``rows``, or all of the first ``count`` if None, and send them."""
-        raise NotImplementedError
-
-    def _answer_batch(self, port: BatchPort, rows: Rows | None, count: int) -> None:
-        """Answer STAMP requests by column: rows ``rows``, or all of the first ``count`` if None."""
+        Returns None, having counted why, where there is nothing to answer.
+        """
         now, tick = self._now()
         which: Any = slice(0, count) if rows is None else rows
         self.tally.received += count if rows is None else len(rows)
@@ -72,7 +74,7 @@ class BatchAnswerer(Answerer):
             rows = keep if rows is None else rows[keep]
             which = rows
             if not rows.size:
-                return
+                return None
             sources = sources.rows(keep)
         arrivals = _turn_round(port, which)
         octets = port.inbound.octets
@@ -114,9 +116,7 @@ class BatchAnswerer(Answerer):
         if wanted is not None:
             asking = np.flatnonzero(wanted) if rows is None else rows[wanted]
             self.departures.ask(port, asking, places[wanted], numbers[wanted])
-        self._depart(port, rows, count, reply["timestamp"])
-        if wanted is not None:
-            port.read_transmit_stamps()
+        return Ready(rows, wanted is not None)
 
     def _judge(
         self, port: BatchPort, which: Any, sources: Sources, now: float
@@ -124,7 +124,8 @@ class BatchAnswerer(Answerer):
         """Return why each request is not answered: a reason of the guard's, `_COUNTED`, or 0."""
         octets = port.inbound.octets
         refused = self.guard.admit(sources.high, sources.low, sources.port, now)
-        if np.count_nonzero(self._received_s[which]):
+        # Octets 16 to 19: zero in probes by the book, the seconds of T2 in replies.
+        if np.count_nonzero(octets.view(np.uint32)[which, 4]):
             replies = looks_like_stamp_reply(octets[which], port.inbound.length[which], ntp_now())
             replies &= refused == 0  # the guard's own reason goes first, and is counted below
             if replies.any():

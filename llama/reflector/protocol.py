@@ -55,9 +55,6 @@ class Reflector(BatchAnswerer, DatagramProtocol):
     def startProtocol(self) -> None:
         """Learn which port this is: nobody but another reflector sends from it."""
         self._local_port = self.transport.getHost().port
-        if isinstance(self.transport, BatchPort):
-            # Octets 16 to 19: zero in probes by the book, the seconds of T2 in replies.
-            self._received_s = self.transport.inbound.octets.view(np.uint32)[:, 4]
 
     # Twisted's ordinary UDP port: one datagram at a time, user-space stamps, no TTL and no TOS
 
@@ -109,11 +106,11 @@ class Reflector(BatchAnswerer, DatagramProtocol):
         if odd.size:
             plain[odd] = False
         if np.count_nonzero(plain) == count:
-            self._answer_batch(port, None, count)
+            self._answer_rows(port, None, count)
             return
         rows = np.flatnonzero(plain)
         if rows.size:
-            self._answer_batch(port, rows, count)
+            self._answer_rows(port, rows, count)
         for row in np.flatnonzero(~plain).tolist():
             self._answer_row(port, row)
 
@@ -172,14 +169,18 @@ class Reflector(BatchAnswerer, DatagramProtocol):
         else:
             self.tally.answered[answer.format] += 1
 
-    def _depart(
-        self,
-        port: BatchPort,
-        rows: Rows | None,
-        count: int,
-        timestamp: npt.NDArray[Any],
-    ) -> None:
+    def _answer_rows(self, port: BatchPort, rows: Rows | None, count: int) -> None:
+        """Answer rows by column, all of the first ``count`` if None."""
+        ready = self.answer_batch(port, rows, count)
+        if ready is None:
+            return
+        self._depart(port, ready.rows, count)
+        if ready.stamped:
+            port.read_transmit_stamps()
+
+    def _depart(self, port: BatchPort, rows: Rows | None, count: int) -> None:
         """Stamp T3 and send, a chunk at a time."""
+        timestamp = stamp.reflector_view(port.inbound.octets)["timestamp"]
         if rows is not None:
             port.outbound.pick(rows)
             count = len(rows)

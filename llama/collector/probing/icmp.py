@@ -21,7 +21,6 @@ import errno
 import random
 import socket
 import struct
-import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -242,18 +241,9 @@ class IcmpProber(UdpProber):
     in user space.
     """
 
-    def __init__(
-        self,
-        *,
-        ids: bool,
-        kernel_stamps: bool = True,
-        wall_ns: Any = time.time_ns,
-        chance: random.Random | None = None,
-    ) -> None:
+    def __init__(self, *, ids: bool, kernel_stamps: bool = True, **rest: Any) -> None:
         self._secret = np.uint64(random.SystemRandom().getrandbits(64))
-        super().__init__(
-            ids=ids, kernel_stamps=kernel_stamps and ids, wall_ns=wall_ns, chance=chance
-        )
+        super().__init__(ids=ids, kernel_stamps=kernel_stamps and ids, **rest)
 
     def _new_socket(self, source: Source) -> ProbeSocket:
         return EchoSocket(source, kernel_stamps=self._kernel_stamps, ids=self._ids)
