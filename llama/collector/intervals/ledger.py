@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.collector import memory
-from llama.collector.intervals.open_interval import OpenInterval
+from llama.collector.intervals.open_interval import OpenInterval, Windows
 from llama.collector.intervals.replies import Replies
 from llama.collector.intervals.summary import suspect_bit
 
@@ -72,7 +72,7 @@ class Probes(NamedTuple):
     t1_ns: Ints  # written when they are sent
 
 
-class Ledger:
+class Ledger(Windows):
     """The probes and replies of some pairs x ``ports`` flows at ``rate_pps`` probes a second each.
 
     ``dscp_sent`` (pairs,) is each pair's class; ``interval_s`` the length of an interval;
@@ -88,6 +88,7 @@ class Ledger:
         interval_s: float,
         depth: int = 0,
     ) -> None:
+        super().__init__()
         self.dscp_sent = dscp_sent
         self.pairs, self.ports = len(dscp_sent), ports
         pairs = self.pairs
@@ -134,8 +135,6 @@ class Ledger:
         # The next probe when a reflector was last seen to answer what we did not send, flow by flow.
         self.doubt_sequence = np.zeros(flows, np.uint32)
         self.doubted = np.zeros(flows, np.bool_)
-        self.current: OpenInterval | None = None
-        self.over: list[OpenInterval] = []  # windows that are over and not closed yet
         #: Duplicates not attributed to an interval yet: (flow, sequence) columns.
         self.duplicates: list[tuple[Ints, npt.NDArray[np.uint32]]] = []
         self.late_after_close: list[Ints] = []  # flows of late replies to closed intervals
@@ -164,10 +163,6 @@ class Ledger:
             pair_suspect=np.zeros(self.pairs, np.uint32),
         )
 
-    def open_intervals(self) -> list[OpenInterval]:
-        """Return the windows that are not closed, oldest first."""
-        return [*self.over, *([self.current] if self.current is not None else [])]
-
     def pairs_waiting(self) -> npt.NDArray[np.bool_]:
         """Tell which pairs have probes in a window that is not closed yet: (pairs,)."""
         sent = np.zeros(self.flows, np.bool_)
@@ -178,40 +173,6 @@ class Ledger:
             sent.reshape(self.pairs, self.ports), axis=1
         )
         return waiting
-
-    def mark(self, bits: int, note: str = "", pairs: Any = None) -> None:
-        """Mark all open windows as suspect for ``bits``: for some ``pairs`` (any index), or for all."""
-        for interval in self.open_intervals():
-            interval.mark(bits, note, pairs)
-
-    def mark_current(self, bits: int, note: str = "", pairs: Any = None) -> None:
-        """Mark only the window that probes are sent in: what befell sending concerns no other."""
-        if self.current is not None:
-            self.current.mark(bits, note, pairs)
-
-    def note_more(self, count: int, what: str) -> None:
-        """Note ``count`` more of something in all open windows."""
-        for interval in self.open_intervals():
-            interval.note_more(count, what)
-
-    def note_refused(self, many: int, seconds: float) -> None:
-        """Note that the kernel dropped datagrams of this host, anybody's, that it calls sent.
-
-        It was in the current window, or at the end of the one before. ``many`` and ``seconds`` are
-        those of `OwnDrops`, here and below.
-        """
-        for interval in self.open_intervals()[-2:]:
-            interval.refused.add(many, seconds)
-
-    def note_dropped_later(self, many: int, seconds: float) -> None:
-        """Note that queues of this host dropped packets, likewise, that they may have accepted before."""
-        for interval in self.open_intervals()[-2:]:
-            interval.dropped_later.add(many, seconds)
-
-    def note_undelivered(self, many: int, seconds: float) -> None:
-        """Note that the kernel dropped packets before it looked whose they are."""
-        for interval in self.open_intervals():
-            interval.undelivered.add(many, seconds)
 
     def wait_here(self, cells: Ints) -> npt.NDArray[np.bool_]:
         """Take probes as received in time that are late by what they waited in this host: which, (N,).

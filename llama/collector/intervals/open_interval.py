@@ -1,4 +1,4 @@
-"""A window of a ledger that is not closed yet, and what makes it suspect."""
+"""The windows of a ledger that are not closed yet, and what makes them suspect."""
 
 from __future__ import annotations
 
@@ -45,3 +45,49 @@ class OpenInterval:
         before = next((note for note in self.notes if note.endswith(what)), "0")
         self.notes.discard(before)
         self.notes.add(f"{int(before.split()[0]) + count} {what}")
+
+
+class Windows:
+    """The one in which probes are sent, ``current``, and those that are ``over``, the oldest first."""
+
+    def __init__(self) -> None:
+        self.current: OpenInterval | None = None
+        self.over: list[OpenInterval] = []
+
+    def open_intervals(self) -> list[OpenInterval]:
+        """Return the windows that are not closed, oldest first."""
+        return [*self.over, *([self.current] if self.current is not None else [])]
+
+    def mark(self, bits: int, note: str = "", pairs: Any = None) -> None:
+        """Mark all open windows as suspect for ``bits``: for some ``pairs`` (any index), or for all."""
+        for interval in self.open_intervals():
+            interval.mark(bits, note, pairs)
+
+    def mark_current(self, bits: int, note: str = "", pairs: Any = None) -> None:
+        """Mark only the window that probes are sent in: what befell sending concerns no other."""
+        if self.current is not None:
+            self.current.mark(bits, note, pairs)
+
+    def note_more(self, count: int, what: str) -> None:
+        """Note ``count`` more of something in all open windows."""
+        for interval in self.open_intervals():
+            interval.note_more(count, what)
+
+    def note_refused(self, many: int, seconds: float) -> None:
+        """Note that the kernel dropped datagrams of this host, anybody's, that it calls sent.
+
+        It was in the current window, or at the end of the one before. ``many`` and ``seconds`` are
+        those of `OwnDrops`, here and below.
+        """
+        for interval in self.open_intervals()[-2:]:
+            interval.refused.add(many, seconds)
+
+    def note_dropped_later(self, many: int, seconds: float) -> None:
+        """Note that queues of this host dropped packets, likewise, that they may have accepted before."""
+        for interval in self.open_intervals()[-2:]:
+            interval.dropped_later.add(many, seconds)
+
+    def note_undelivered(self, many: int, seconds: float) -> None:
+        """Note that the kernel dropped packets before it looked whose they are."""
+        for interval in self.open_intervals():
+            interval.undelivered.add(many, seconds)
