@@ -12,7 +12,7 @@ from urllib.parse import parse_qs, urlsplit
 
 from twisted.trial.unittest import SynchronousTestCase
 from web_data import NASTY_HOST, Fleet, standard_fleet
-from web_site import OUTPUT, Chromium, Site, fill
+from web_site import OUTPUT, Chromium, Feed, Site, fill
 
 #: The newest interval of the standard fleet; the page looks at this moment, not at now.
 END_S = time.time() // 300 * 300
@@ -150,3 +150,19 @@ class BrowserCase(SynchronousTestCase):
         row = next(n for n, name in enumerate(names[1:]) if name.split(",")[0] == src)
         col = next(n for n, name in enumerate(heads[1:]) if name.split(",")[0] == dst)
         return row, col
+
+
+class LiveCase(BrowserCase):
+    """A page over four hosts that speak every second, and may go on to."""
+
+    @classmethod
+    def make_site(cls) -> Site:
+        """Return a site over a small fleet that speaks every second."""
+        site = Site()
+        hosts = {f"{dc}{n}": (dc, "r1") for dc in ("iad", "lax") for n in (1, 2)}
+        cls.fleet = Fleet(hosts=hosts, classes=("BE",), interval_s=1, probes=64)
+        now_s = time.time()
+        fill(site.store, cls.fleet.points(now_s - 120, now_s))
+        cls.feed = Feed(site.store, cls.fleet, now_s)
+        site.start()
+        return site

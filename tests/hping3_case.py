@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import socket
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -119,24 +118,6 @@ class ProbeCase(TestCase):
         track = self.begin(group, count)
         await self.run_through(track)
         return self.closed(track)
-
-    def listener(self, backlog: int = 64) -> socket.socket:
-        """A socket that accepts at a port of its own, on every address of loopback."""
-        sock = socket.socket()
-        self.addCleanup(sock.close)
-        sock.bind(("127.0.0.1", 0))
-        sock.listen(backlog)
-        return sock
-
-    def silent(self) -> int:
-        """A port whose queue of connections is full: it does not answer."""
-        sock = self.listener(backlog=0)
-        for _ in range(2):
-            filler = socket.socket()
-            self.addCleanup(filler.close)
-            filler.setblocking(False)
-            filler.connect_ex(sock.getsockname())
-        return int(sock.getsockname()[1])
 
     def script(self, text: str) -> str:
         """A program of our own instead of hping3."""

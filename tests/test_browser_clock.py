@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from browser_case import BrowserCase
+from browser_case import LiveCase
 from web_data import Fleet
-from web_site import Feed, Site, fill
 
 #: Puts the page's time of day on by ``ahead`` seconds; at once by ``sleep`` once an answer about the
 #: service's state has come, before the page reads it. Notes what the page complains of.
@@ -32,20 +30,8 @@ CLOCK = """() => {
 }"""
 
 
-class ClockTest(BrowserCase):
+class ClockTest(LiveCase):
     """Four hosts that speak every second."""
-
-    @classmethod
-    def make_site(cls) -> Site:
-        """Return a running site."""
-        site = Site()
-        hosts = {f"{dc}{n}": (dc, "r1") for dc in ("iad", "lax") for n in (1, 2)}
-        cls.fleet = Fleet(hosts=hosts, classes=("BE",), interval_s=1, probes=64)
-        now_s = time.time()
-        fill(site.store, cls.fleet.points(now_s - 120, now_s))
-        cls.feed = Feed(site.store, cls.fleet, now_s)
-        site.start()
-        return site
 
     def watched(self) -> Any:
         """Return a page whose clock can be put on."""

@@ -4,29 +4,16 @@ from __future__ import annotations
 
 import json
 import signal
-import time
 from typing import Any
 from urllib.parse import urlsplit
 
-from browser_case import END_S, BrowserCase
+from browser_case import END_S, BrowserCase, LiveCase
 from web_data import Fault, Fleet, big_fleet
-from web_site import OUTPUT, Feed, Site, fill
+from web_site import OUTPUT, Site, fill
 
 
-class WatchTest(BrowserCase):
+class WatchTest(LiveCase):
     """What changes while somebody watches."""
-
-    @classmethod
-    def make_site(cls) -> Site:
-        """Return a site over a small fleet that speaks every second."""
-        site = Site()
-        hosts = {f"{dc}{n}": (dc, "r1") for dc in ("iad", "lax") for n in (1, 2)}
-        cls.fleet = Fleet(hosts=hosts, classes=("BE",), interval_s=1, probes=64)
-        now_s = time.time()
-        fill(site.store, cls.fleet.points(now_s - 120, now_s))
-        cls.feed = Feed(site.store, cls.fleet, now_s)
-        site.start()
-        return site
 
     def headline(self, page: Any, text: str) -> None:
         """Wait until the headline says so."""

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from attrs import evolve
 from hping3_case import ProbeCase, require_hping3
+from tcp_listeners import listener, silent_port
 from twisted.internet import reactor
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SynchronousTestCase
@@ -50,7 +51,7 @@ class LoopbackTests(ProbeCase):
 
     async def test_open_port(self) -> None:
         """SYN+ACK is an answer as well, and no connection stays behind."""
-        port = self.listener().getsockname()[1]
+        port = listener(self).getsockname()[1]
         (row,) = (await self.measure(self.group(["127.0.0.1"], port, ports=5))).pair_stats
         self.assertEqual((row["sent"], row["lost"]), (10, 0))
         self.assertNotIn(f":{port:04X} ", "".join(self.half_open()))
@@ -63,7 +64,7 @@ class LoopbackTests(ProbeCase):
 
     async def test_silent_port(self) -> None:
         """Without an answer all is lost, which direction nobody knows."""
-        (row,) = (await self.measure(self.group(["127.0.0.1"], self.silent()), 1)).pair_stats
+        (row,) = (await self.measure(self.group(["127.0.0.1"], silent_port(self)), 1)).pair_stats
         self.assertEqual((row["sent"], row["lost"], row["lost_unknown"]), (3, 3, 3))
         self.assertEqual(reasons(int(row["suspect"])), ())
 
@@ -74,7 +75,7 @@ class LoopbackTests(ProbeCase):
 
     async def test_killed(self) -> None:
         """What a killed hping3 did not tell of is neither sent nor lost; the interval is marked."""
-        track = self.begin(self.group(["127.0.0.1"], self.silent()), 1)
+        track = self.begin(self.group(["127.0.0.1"], silent_port(self)), 1)
         await self.until(lambda: self.prober.sent == 3)
         os.kill(self.pids()[0], signal.SIGKILL)
         await self.run_through(track)
@@ -86,7 +87,7 @@ class LoopbackTests(ProbeCase):
 
     async def test_stopped(self) -> None:
         """A stopped hping3 is ended at its deadline, and the network is not blamed."""
-        track = self.begin(self.group(["127.0.0.1"], self.silent()), 1)
+        track = self.begin(self.group(["127.0.0.1"], silent_port(self)), 1)
         await self.until(lambda: self.prober.sent == 3)
         os.kill(self.pids()[0], signal.SIGSTOP)
         await self.run_through(track)
@@ -97,7 +98,7 @@ class LoopbackTests(ProbeCase):
 
     async def test_stopped_for_a_while(self) -> None:
         """hping3 that goes on too late has missed answers: they are not counted as lost."""
-        track = self.begin(self.group(["127.0.0.1"], self.silent()), 1)
+        track = self.begin(self.group(["127.0.0.1"], silent_port(self)), 1)
         await self.until(lambda: self.prober.sent == 3)
         (pid,) = self.pids()
         os.kill(pid, signal.SIGSTOP)
@@ -111,7 +112,7 @@ class LoopbackTests(ProbeCase):
 
     async def test_interrupted(self) -> None:
         """hping3 that is told to end tells what it sent, but has not waited for answers."""
-        track = self.begin(self.group(["127.0.0.1"], self.silent()), 1)
+        track = self.begin(self.group(["127.0.0.1"], silent_port(self)), 1)
         await self.until(lambda: self.prober.sent == 3)
         os.kill(self.pids()[0], signal.SIGINT)
         await self.run_through(track)
@@ -120,7 +121,7 @@ class LoopbackTests(ProbeCase):
 
     async def test_answers_to_others(self) -> None:
         """What hping3 takes for answers, and is none of ours, ends it: nothing is lost thereby."""
-        port = self.silent()
+        port = silent_port(self)
         track = self.begin(self.group(["127.0.0.1"], port), 1)
         await self.until(lambda: self.prober.sent == 3)
         with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as forger:
@@ -178,7 +179,7 @@ class LoopbackTests(ProbeCase):
 
     async def test_nothing_is_left_behind(self) -> None:
         """A run that is not wanted any more is ended; one that still is goes on where it was."""
-        port = self.silent()
+        port = silent_port(self)
         group = self.group(["127.0.0.1", "127.0.0.2"], port)
         self.begin(group, 1)
         await self.until(lambda: self.prober.sent == 3 and len(self.prober._runs) == 2 - 1)

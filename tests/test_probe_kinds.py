@@ -18,6 +18,7 @@ import numpy as np
 from attrs import evolve
 from network import alone
 from services import BIN
+from tcp_listeners import listener, silent_port
 from twisted.internet.testing import MemoryReactor
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
@@ -279,25 +280,6 @@ class DamageTests(KindCase):
 class ConnectionTests(KindCase):
     """TCP connection attempts on loopback."""
 
-    def listener(self, address: str = "127.0.0.1", backlog: int = 512) -> socket.socket:
-        """A socket that accepts at a port of its own."""
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        sock = socket.socket(family, socket.SOCK_STREAM)
-        self.addCleanup(sock.close)
-        sock.bind((address, 0))
-        sock.listen(backlog)
-        return sock
-
-    def silent(self) -> int:
-        """A port whose queue of connections is full: it does not answer."""
-        sock = self.listener(backlog=0)
-        for _ in range(2):
-            filler = socket.socket()
-            self.addCleanup(filler.close)
-            filler.setblocking(False)
-            filler.connect_ex(sock.getsockname())
-        return int(sock.getsockname()[1])
-
     @staticmethod
     def closed_port() -> int:
         """A port where nobody listens."""
@@ -320,14 +302,14 @@ class ConnectionTests(KindCase):
     def test_open_ports(self) -> None:
         """SYN+ACK is an answer, timed by the kernel; nothing lingers on either side."""
         for address in ("127.0.0.1", "::1"):
-            listener = self.listener(address)
-            port = listener.getsockname()[1]
+            accepting = listener(self, address)
+            port = accepting.getsockname()[1]
             group = self.group("tcp", [address], port, ports=4)
             (row,) = self.measure(group).pair_stats
             self.assertEqual((row["sent"], row["lost"]), (4 * COUNT, 0))
             self.assertEqual(row["samples"], 4 * COUNT)
             self.assertNotIn("user_timestamps", reasons(int(row["suspect"])))
-            listener.close()  # what waited to be accepted goes with it
+            accepting.close()  # what waited to be accepted goes with it
             self.assertEqual(self.lingering(port), [])
             self.prober.close()
             self.setUp()
@@ -350,7 +332,7 @@ class ConnectionTests(KindCase):
 
     def test_no_answer(self) -> None:
         """Without an answer all is lost, one attempt at a time, and every socket is let go."""
-        port = self.silent()
+        port = silent_port(self)
         before = len(self.lingering(port))
         files = len(os.listdir("/proc/self/fd"))
         track = self.begin(self.group("tcp", ["127.0.0.1"], port))
@@ -368,7 +350,7 @@ class ConnectionTests(KindCase):
 
     def test_bounded_in_flight(self) -> None:
         """Attempts above the bound are not made, and are counted."""
-        group = self.group("tcp", ["127.0.0.1"], self.silent(), ports=6, in_flight=2)
+        group = self.group("tcp", ["127.0.0.1"], silent_port(self), ports=6, in_flight=2)
         track = self.begin(group)
         self.run_through(track)
         self.assertGreater(self.prober.failed_sends["EMFILE"], 0)
@@ -393,12 +375,12 @@ class ConnectionTests(KindCase):
 
     def test_classes_take_turns(self) -> None:
         """Classes that share a source port have as many attempts each, and are marked."""
-        group = self.group("tcp", ["127.0.0.1"], self.silent(), dscps=(0, 46, 10))
+        group = self.group("tcp", ["127.0.0.1"], silent_port(self), dscps=(0, 46, 10))
         self.assertEqual(self.take_turns(group, 9), [3, 3, 3])
 
     def test_flows_take_turns(self) -> None:
         """Flows beyond ``in_flight`` are probed in turn, none of them is left out for ever."""
-        group = self.group("tcp", ["127.0.0.1"], self.silent(), ports=6, in_flight=2)
+        group = self.group("tcp", ["127.0.0.1"], silent_port(self), ports=6, in_flight=2)
         self.assertEqual(self.take_turns(group, 12), [2] * 6)
 
     def test_well_again(self) -> None:
@@ -434,7 +416,7 @@ class ConnectionTests(KindCase):
 
     def test_sockets_of_a_program_that_is_begun(self) -> None:
         """A child that has a copy of an ended attempt's socket changes nothing for the next ones."""
-        made, silent = attempt_socket, self.silent()
+        made, silent = attempt_socket, silent_port(self)
 
         def copied(source: Source, number: int) -> socket.socket:
             sock = made(source, number)
@@ -468,7 +450,7 @@ class ConnectionTests(KindCase):
 
     def test_under_way_at_a_reload(self) -> None:
         """An attempt goes on in the ledger that takes the place of the old one."""
-        port = self.silent()
+        port = silent_port(self)
         group = self.group("tcp", ["127.0.0.1"], port)
         old = self.begin(group)
         while not self.prober.sent:

@@ -6,6 +6,7 @@ import json
 import socket
 import sqlite3
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import attrs
@@ -260,16 +261,21 @@ class ApiTests(ServiceCase):
         self.assertRegex(metrics, r'collector_lag_seconds\{collector="[^"]+"\} [0-9.e+]+\n')
         self.assertRegex(metrics, r"spool_bytes [1-9]")
 
-    async def test_said_before_points_are_dropped(self) -> None:
-        """A spool that is half full, or half as old as may be, is told once, with the time left."""
+    def lines_with(self, words: str) -> Callable[[], list[str]]:
+        """Return what tells the lines of the log, from now on, that have these words."""
         events: list[Any] = []
         globalLogPublisher.addObserver(events.append)
         self.addCleanup(globalLogPublisher.removeObserver, events.append)
 
         def said() -> list[str]:
             texts = [formatEvent(event) or "" for event in events]
-            return [text for text in texts if "will be dropped" in text]
+            return [text for text in texts if words in text]
 
+        return said
+
+    async def test_said_before_points_are_dropped(self) -> None:
+        """A spool that is half full, or half as old as may be, is told once, with the time left."""
+        said = self.lines_with("will be dropped")
         collector, url = self.collector("fills")
         collector.close(NOW)
         service = self.scraper([url], NOWHERE)
@@ -297,14 +303,7 @@ class ApiTests(ServiceCase):
 
     async def test_said_what_ends_with_the_process(self) -> None:
         """A scraper without a spool on disk says what it takes with it; with one it takes nothing."""
-        events: list[Any] = []
-        globalLogPublisher.addObserver(events.append)
-        self.addCleanup(globalLogPublisher.removeObserver, events.append)
-
-        def said() -> list[str]:
-            texts = [formatEvent(event) or "" for event in events]
-            return [text for text in texts if "end with this process" in text]
-
+        said = self.lines_with("end with this process")
         collector, url = self.collector("ends")
         collector.close(NOW)
         on_disk = SpoolConfig(path=str(self.directory / "spool.db"))

@@ -101,14 +101,19 @@ class Saying(Resource):
 class StrangeTest(TestCase):
     """Answers that no collector of ours gives."""
 
-    async def test_strange_answers(self) -> None:
-        """Whatever a collector answers, it is told as that collector's."""
+    def asking(self) -> tuple[Saying, CollectorFlows, str]:
+        """Return a collector that says what it is told to, who asks it, and its URL."""
         server = Saying()
         port = reactor.listenTCP(0, Site(server), interface="127.0.0.1")
         self.addCleanup(port.stopListening)
         url = f"http://127.0.0.1:{port.getHost().port}"
         asked = CollectorFlows(reactor, [url])
         self.addCleanup(asked.stop)
+        return server, asked, url
+
+    async def test_strange_answers(self) -> None:
+        """Whatever a collector answers, it is told as that collector's."""
+        server, asked, url = self.asking()
         time = "2023-11-14T00:00:00Z"
         for flows, intervals in (
             ([5], []), (["x"], []), ([{}], []), ([[]], []), ([None], []),
@@ -132,12 +137,7 @@ class StrangeTest(TestCase):
 
     async def test_values(self) -> None:
         """Figures are numbers; an answer of more values than flows have is not read at all."""
-        server = Saying()
-        port = reactor.listenTCP(0, Site(server), interface="127.0.0.1")
-        self.addCleanup(port.stopListening)
-        url = f"http://127.0.0.1:{port.getHost().port}"
-        asked = CollectorFlows(reactor, [url])
-        self.addCleanup(asked.stop)
+        server, asked, _ = self.asking()
         names = ("sent", "received", "lost", "lost_forward", "lost_reverse", "loss_percent")
         good = dict.fromkeys(names, 1) | {
             "class": "BE", "probe": "stamp", "source_port": None, "rtt_p50_ms": 0.5,
