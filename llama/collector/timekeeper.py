@@ -23,11 +23,11 @@ from llama.collector.host_watch import HostWatch
 from llama.collector.intervals import closing
 from llama.collector.intervals.ledger import SLACK_S, Ledger
 from llama.collector.intervals.open_interval import OpenInterval
-from llama.collector.intervals.summary import ClosedInterval, Pair, Stats, suspect_bit
+from llama.collector.intervals.summary import ClosedInterval, Stats, suspect_bit
 from llama.collector.probing.plan import Group, places_of, same_groups
 from llama.collector.probing.probers import Probers
 from llama.collector.probing.schedule import BURST, LATEST_S
-from llama.collector.probing.sockets import require_zone
+from llama.collector.probing.sockets import by_zone
 from llama.collector.probing.track import Track
 from llama.collector.probing.udp import UdpProber
 from llama.collector.rearranging import call_as_before, rearranged
@@ -126,7 +126,7 @@ class Timekeeper:
             except OSError as reason:
                 refused.append((group, reason))
                 continue
-            there, missing = _by_zone(group)
+            there, missing = by_zone(group)
             refused += missing
             if there.pairs:
                 usable.append(there)
@@ -451,19 +451,3 @@ class Timekeeper:
         """Drop what is under way."""
         self._slices.stop()
         self.prober.close()
-
-
-def _by_zone(group: Group) -> tuple[Group, list[tuple[Group, OSError]]]:
-    """Return the pairs of a group whose interface is there, and the others by what is missing."""
-    missing: dict[str, tuple[list[Pair], OSError]] = {}
-    there = []
-    for pair in group.pairs:
-        try:
-            require_zone(pair.dst_ip, group.sources[0].interface)
-        except OSError as reason:
-            missing.setdefault(str(reason), ([], reason))[0].append(pair)
-        else:
-            there.append(pair)
-    if not missing:
-        return group, []
-    return group.with_pairs(there), [(group.with_pairs(p), why) for p, why in missing.values()]

@@ -7,7 +7,8 @@ import os
 import resource
 import socket
 
-from llama.collector.probing.plan import Source
+from llama.collector.intervals.summary import Pair
+from llama.collector.probing.plan import Group, Source
 from llama.net import errors, mmsg
 from llama.wire.source_ports import REFUSED_PORTS
 
@@ -176,3 +177,19 @@ def endpoint(octets: bytes) -> tuple[str, int]:
     if int.from_bytes(octets[:2], "little") == socket.AF_INET:
         return socket.inet_ntop(socket.AF_INET, octets[4:8]), port
     return socket.inet_ntop(socket.AF_INET6, octets[8:24]), port
+
+
+def by_zone(group: Group) -> tuple[Group, list[tuple[Group, OSError]]]:
+    """Return the pairs of a group whose interface is there, and the others by what is missing."""
+    missing: dict[str, tuple[list[Pair], OSError]] = {}
+    there = []
+    for pair in group.pairs:
+        try:
+            require_zone(pair.dst_ip, group.sources[0].interface)
+        except OSError as reason:
+            missing.setdefault(str(reason), ([], reason))[0].append(pair)
+        else:
+            there.append(pair)
+    if not missing:
+        return group, []
+    return group.with_pairs(there), [(group.with_pairs(p), why) for p, why in missing.values()]
