@@ -25,7 +25,7 @@ from llama.collector.trace_picks import Picks
 from llama.config import class_name
 from llama.net import errors, mmsg
 from llama.paths.table import FlowKey, PathTable
-from llama.paths.trace import HEAD, PROOF, FlowTrace, Packet, drawn_number, meaning
+from llama.paths.trace import HEAD, PROOF, FlowTrace, Packet, drawn_numbers, meaning
 from llama.wire import stamp
 
 #: Packets a second in all, at most: as many as the slowest router on the way answers gladly.
@@ -100,6 +100,7 @@ class Tracing:
         self._going: dict[FlowKey, _Going] = {}
         self._by_target: dict[tuple[ProbeSocket, tuple[str, int]], list[_Going]] = {}
         self._numbers: OrderedDict[int, _Going] = OrderedDict()  # whose packets they are, or were
+        self._drawn = drawn_numbers()
         self._provers: OrderedDict[str, None] = OrderedDict()
         self._wary: OrderedDict[str, float] = OrderedDict()  # destination -> until when, monotonic
         self._told_s = -math.inf
@@ -244,9 +245,7 @@ class Tracing:
 
     def _draw(self) -> int:
         """Return a number that no packet of late has, and that nobody can guess."""
-        while (number := drawn_number()) in self._numbers:
-            pass
-        return number
+        return next(number for number in self._drawn if number not in self._numbers)
 
     def _proven(self, key: FlowKey, now: float) -> Collection[int]:
         """Return at which TTLs of a flow an answer must prove where it comes from.

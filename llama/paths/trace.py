@@ -103,6 +103,12 @@ def drawn_number() -> int:
     return secrets.randbits(32)
 
 
+def drawn_numbers() -> Iterator[int]:
+    """Yield such numbers for ever: it is to ask for chance that costs, not how much of it."""
+    while True:
+        yield from memoryview(secrets.token_bytes(1024)).cast("I")
+
+
 class FlowTrace:
     """The trace of one flow, from its first packet to its `path`.
 

@@ -260,7 +260,7 @@ class Ledger(Windows):
         self.settle()
         delta = stamp_ns - self.t1[cells]
         # Seen without a sign, what is negative is too large.
-        sane = delta.view(np.uint64) <= np.iinfo(np.int32).max
+        sane = delta.view(np.uint64) < 2**31
         if np.count_nonzero(sane) < len(sane):
             cells, delta = cells[sane], delta[sane]
         self.transmit[cells] = delta
