@@ -10,6 +10,7 @@ from typing import Any
 
 import attrs
 import numpy as np
+from forged import spoof6
 from reflector_case import (
     FAILURES,
     FailingTransport,
@@ -458,6 +459,17 @@ class MultiHomedTests(ReflectorCase):
             port.doRead()
         self.assertEqual(port.protocol.tally.dropped["not_unicast"], 10)
         self.assertTrue(self.silent())
+
+    def test_ipv4_addresses_over_ipv6_are_not_answered(self) -> None:
+        """Who says over IPv6 to be a host of IPv4 passes for none, and uses up nothing of its rate."""
+        guard = Guard(allow=AllowList(["192.0.2.1"]), source_rate_pps=1, source_burst=1)
+        port = self.listen(self.reflector(guard=guard), "::")
+        for count in (1, 9):
+            for n in range(count):
+                spoof6(probe(n), "::ffff:192.0.2.1", port.getHost().port)
+            port.doRead()
+        self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
+        self.assertEqual(guard.admit_one(*packed_address("192.0.2.1"), 40000, 0.0), 0)
 
     def test_reply_from_the_address_that_was_asked(self) -> None:
         """Whichever of the host's addresses is asked, the answer comes from it."""
