@@ -199,6 +199,21 @@ class RateTests(SynchronousTestCase):
         self.assertEqual([0, 0, 3], judge(guard, sources, 5.0))
         self.assertEqual([0], judge(guard, [packed_address("2001:db8:0:1::1")], 5.0))
 
+    def test_no_ipv6_source_is_made_up_that_is_an_ipv4_one(self) -> None:
+        """A /64 whose octets are those of a mapped IPv4 address has a bucket of its own."""
+        guard = Guard(source_rate_pps=1, source_burst=1)
+        forged = packed_address("0:ffff:c000:201::1")
+        self.assertEqual(HERE[1], forged[0])
+        self.assertEqual([0, 3, 0], judge(guard, [forged, forged, HERE], 5.0))
+        self.assertEqual(0, guard.admit_one(*forged, 40000, 6.0))
+        self.assertEqual(0, guard.admit_one(*HERE, 40000, 6.0))
+        self.assertEqual(3, guard.admit_one(*forged, 40000, 6.0))
+        refusals = guard.refusals(
+            np.array([forged[0], 0], np.uint64), np.array([1, HERE[1]], np.uint64)
+        )
+        assert refusals is not None
+        self.assertEqual([2, 0], refusals.tolist())
+
     def test_the_total_is_limited_too(self) -> None:
         """All together get no more than the total, and what a source was refused costs nobody."""
         guard = Guard(source_rate_pps=1, source_burst=2, total_rate_pps=10, total_burst=4)
