@@ -11,6 +11,7 @@ from typing import Any
 import attrs
 import numpy as np
 from forged import spoof6
+from network import alone, ip
 from reflector_case import (
     FAILURES,
     FailingTransport,
@@ -507,6 +508,24 @@ class ServiceTests(SynchronousTestCase):
         self.assertIn(str(first.port_number), message)
         self.assertIn("--port", message)
         self.assertNotIn("\n", message)
+
+    @alone
+    def test_address_that_is_not_there_yet(self) -> None:
+        """One of IPv6 that others may have, as it has just been given, is told as that, in one line."""
+        ip("link add v0 type veth peer name v1")
+        ip("link set v0 up")
+        ip("link set v1 up")
+        ip("addr add 2001:db8::1/64 dev v0")
+        service = PortService(StillReactor(), ReflectorConfig(port=0, addresses=("2001:db8::1",)))
+        message = str(self.assertRaises(SystemExit, service.startService))
+        self.assertIn("none of this machine's, or not yet", message)
+        self.assertNotIn("\n", message)
+        self.assertEqual(service.ports, [])
+        ip("addr del 2001:db8::1/64 dev v0")
+        ip("addr add 2001:db8::1/64 dev v0 nodad")
+        service.startService()
+        self.addCleanup(service.stopService)
+        self.assertEqual([port.getHost().host for port in service.ports], ["2001:db8::1"])
 
     def test_a_clock_that_is_set_back_changes_nothing(self) -> None:
         """Limits and sessions go by a clock that never goes back, even where a reactor's does."""
