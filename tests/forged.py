@@ -7,6 +7,7 @@ import socket
 import time
 
 from scapy.layers.inet import UDP
+from scapy.layers.inet6 import IPv6
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest
@@ -27,6 +28,14 @@ def spoof(payload: bytes, sport: int, dport: int) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_UDP) as raw:
         header = bytes(UDP(sport=sport, dport=dport, len=8 + len(payload), chksum=0))
         raw.sendto(header + payload, ("127.0.0.1", 0))
+
+
+def spoof6(payload: bytes, source: str, dport: int) -> None:
+    """Send a datagram over IPv6 loopback that says it comes from ``source``, port 40000."""
+    need_root()
+    with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
+        packet = IPv6(src=source, dst="::1") / UDP(sport=40000, dport=dport) / payload
+        raw.sendto(bytes(packet), ("::1", 0))
 
 
 def send(payload: bytes, port: int, sock: socket.socket | None = None) -> None:

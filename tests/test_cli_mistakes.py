@@ -37,6 +37,19 @@ class MistakesTests(SynchronousTestCase):
         self.refused(2, "nan is no time", "pinpoint", "c1:5000", "--settle", "nan")
         self.refused(2, "-3.0 is not in the range", "pinpoint", "c1:5000", "--interval", "-3")
 
+    def test_addresses(self) -> None:
+        """What the configuration takes for no address to probe, the programs for people do not probe."""
+        for code, command in ((2, "send"), (1, "trace")):
+            for target, said in (
+                ("fe80::1", "'fe80::1' is link-local, expected the interface"),
+                ("[FE80::1]:862", "'fe80::1' is link-local, expected the interface"),
+                ("::ffff:192.0.2.1", "is an IPv4 address, expected 192.0.2.1"),
+                ("ff02::1%lo", "is no address of one host"),
+            ):
+                self.refused(code, said, command, target)
+            said = "'fe80::2' is link-local, expected the interface"
+            self.refused(code, said, command, "fe80::1%lo", "--source", "fe80::2")
+
     def test_pinpoint(self) -> None:
         """A service says at its start, and not at its first incident, what it will not be able to do."""
         there = Path(self.mktemp())

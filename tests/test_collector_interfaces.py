@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from llama.collector.probing import sockets, track
 from llama.collector.probing.complaints import MOST_KNOWN, MOST_LINES, Complaints
 from llama.collector.probing.icmp import EchoSocket
 from llama.collector.probing.plan import Group, Source
+from llama.collector.probing.tcp import attempt_socket
 
 
 def link_local(zone: str, host: str = "fe80::1") -> Pair:
@@ -164,6 +166,38 @@ class AnewTests(TimekeeperCase):
         self.probe_through(group)
         (track,) = self.prober.tracks
         self.assertEqual(track.scopes, {"v0": socket.if_nametoindex("v0")})
+
+
+class SourceTests(SynchronousTestCase):
+    """A link-local address to probe from, which is one of an interface's."""
+
+    @alone
+    def test_bound_to(self) -> None:
+        """Sockets of all kinds are bound to it, and not without its interface."""
+        ip("link add v0 type veth peer name v1")
+        ip("addr add fe80::1/64 dev v0 nodad")
+        ip("link set v0 up")
+        ip("link set v1 up")
+        source = Source(
+            version=6, address="fe80::1%v0", interface=None, number=0, owner="", df=False
+        )  # fmt: skip
+        missing = evolve(source, address="fe80::1%v9")
+        bound = "fe80::1", socket.if_nametoindex("v0")
+
+        def stamped(kind: type[sockets.ProbeSocket], source: Source) -> socket.socket:
+            return kind(source, kernel_stamps=True, ids=False).sock
+
+        for make in (
+            partial(stamped, sockets.ProbeSocket), partial(stamped, EchoSocket),
+            partial(attempt_socket, number=0),
+        ):  # fmt: skip
+            sock = make(source)
+            self.addCleanup(sock.close)
+            host, _, _, scope = sock.getsockname()
+            self.assertEqual((host, scope), bound)
+            with self.assertRaises(OSError) as refused:
+                make(missing)
+            self.assertEqual(refused.exception.strerror, "there is no interface v9")
 
 
 class ComplaintTests(SynchronousTestCase):

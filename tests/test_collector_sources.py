@@ -56,6 +56,20 @@ class ChangingTests(ServiceCase):
         told = [route.local_address("192.0.2.7", name) for name in (None, "v0", "v1", "v2")]
         self.assertEqual(told, ["10.99.1.1", "10.99.1.1", "10.99.2.1", None])
 
+    @alone
+    def test_of_link_local_destinations(self) -> None:
+        """It is the one that the interface behind the % has."""
+        for name, address in (("v0", "fe80::1"), ("v1", "fe80::2")):
+            ip(f"link add {name} type veth peer name {name}-peer")
+            ip(f"link set {name}-peer up")
+            ip(f"link set {name} addrgenmode none")
+            ip(f"addr add {address}/64 dev {name} nodad")
+            ip(f"link set {name} up")
+        told = [route.local_address(f"fe80::77%{name}") for name in ("v0", "v1", "v2")]
+        self.assertEqual(told, ["fe80::1", "fe80::2", None])
+        service = self.service("fe80::77%v1")
+        self.assertEqual(self.sources(service), {"fe80::2"})
+
 
 class CalledOtherwiseTests(TimekeeperCase):
     """A pair that goes on under another name."""

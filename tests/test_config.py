@@ -193,6 +193,20 @@ class FullTests(ConfigCase):
         self.assertEqual(test.source_ports, (config.SourcePort(name="default"),) * 4)
         self.assertEqual((test.rate_pps, test.timeout_s), (4.0, 1.0))
 
+    def test_port_default_in_the_group_that_is_not_defined(self) -> None:
+        """A port of that name is the one that the group "default" has four of."""
+        port = "{ip: 127.0.0.1, port: 9000, dscp: EF, timeout: 300}"
+        rest = "tests: [{targets: lab}]\ntargets: {lab: [{ip: 127.0.0.2}]}\n"
+        (test,) = config.load_collector(self.write(f"ports: {{default: {port}}}\n{rest}")).tests
+        self.assertEqual(
+            [(p.address, p.number, p.dscps, p.timeout_s) for p in test.source_ports],
+            [("127.0.0.1", 9000 + n, (46,), 0.3) for n in range(4)],
+        )
+        path = self.write(f"ports: {{default: {{port: 65534}}}}\n{rest}")
+        with self.assertRaises(config.ConfigErrors) as refused:
+            config.load_collector(path)
+        self.assertIn(":2: port 'default' counts from 65534 to 65537", str(refused.exception))
+
     def test_ecn_bits_are_noted(self) -> None:
         """A TOS with ECN bits, most likely a DSCP by mistake, is read as TOS and remarked on."""
         rest = "ports:\n  default: {tos: 46}\nport_groups:\n  default: [{port: default}]\n"

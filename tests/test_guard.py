@@ -65,9 +65,10 @@ prefixes = st.one_of(
     st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)).map(
         lambda p: ipaddress.IPv4Network(p, strict=False)
     ),
-    st.tuples(st.integers(0, 2**128 - 1), st.integers(0, 128)).map(
-        lambda p: ipaddress.IPv6Network(p, strict=False)
-    ),
+    st.tuples(
+        st.one_of(st.integers(0, 2**128 - 1), st.integers(0xFFFE << 32, 0x10000 << 32)),
+        st.integers(0, 128),
+    ).map(lambda p: ipaddress.IPv6Network(p, strict=False)),
 )
 
 
@@ -84,6 +85,18 @@ class AllowTests(SynchronousTestCase):
         self.assertEqual(expected, judge(guard, sources, 0.0))
         self.assertEqual(expected, [guard.admit_one(*source, 40000, 0.0) for source in sources])
         self.assertEqual("not_allowed", REASONS[2])
+
+    def test_all_of_one_family_is_nothing_of_the_other(self) -> None:
+        """A prefix of IPv6 that has the mapped addresses within lists no IPv4; they alone do."""
+        sources = [packed_address(a) for a in ("192.0.2.1", "2001:db8::1", "::1", "::fffe:0:1")]
+        for prefixes, expected in (
+            (["::/0"], [2, 0, 0, 0]), (["::/80"], [2, 2, 0, 0]), (["::fffe:0:0/95"], [2, 2, 2, 0]),
+            (["0.0.0.0/0"], [0, 2, 2, 2]), (["::ffff:192.0.2.0/120"], [0, 2, 2, 2]),
+            (["192.0.2.0/24", "::/0"], [0, 0, 0, 0]), (["0.0.0.0/0", "::/0"], [0, 0, 0, 0]),
+        ):  # fmt: skip
+            guard = Guard(allow=AllowList(prefixes))
+            self.assertEqual(expected, judge(guard, sources, 0.0), prefixes)
+            self.assertEqual(expected, [guard.admit_one(*s, 40000, 0.0) for s in sources], prefixes)
 
     def test_an_empty_list_admits_nobody(self) -> None:
         """A list that lists nobody is not the same as no list."""
@@ -128,7 +141,8 @@ class AllowTests(SynchronousTestCase):
             inside = any(
                 (mapped if network.version == 4 else address) in network
                 for network in networks
-                if network.version == 6 or mapped
+                if mapped is None or network.version == 4 or network.prefixlen >= 96
+                if mapped or network.version == 6
             )
             self.assertEqual(inside, admitted[row])
             self.assertEqual(inside, (number >> 64, number & 2**64 - 1) in allow)
@@ -184,6 +198,21 @@ class RateTests(SynchronousTestCase):
         sources = [packed_address(f"2001:db8::{n}") for n in range(1, 4)]
         self.assertEqual([0, 0, 3], judge(guard, sources, 5.0))
         self.assertEqual([0], judge(guard, [packed_address("2001:db8:0:1::1")], 5.0))
+
+    def test_no_ipv6_source_is_made_up_that_is_an_ipv4_one(self) -> None:
+        """A /64 whose octets are those of a mapped IPv4 address has a bucket of its own."""
+        guard = Guard(source_rate_pps=1, source_burst=1)
+        forged = packed_address("0:ffff:c000:201::1")
+        self.assertEqual(HERE[1], forged[0])
+        self.assertEqual([0, 3, 0], judge(guard, [forged, forged, HERE], 5.0))
+        self.assertEqual(0, guard.admit_one(*forged, 40000, 6.0))
+        self.assertEqual(0, guard.admit_one(*HERE, 40000, 6.0))
+        self.assertEqual(3, guard.admit_one(*forged, 40000, 6.0))
+        refusals = guard.refusals(
+            np.array([forged[0], 0], np.uint64), np.array([1, HERE[1]], np.uint64)
+        )
+        assert refusals is not None
+        self.assertEqual([2, 0], refusals.tolist())
 
     def test_the_total_is_limited_too(self) -> None:
         """All together get no more than the total, and what a source was refused costs nobody."""

@@ -41,6 +41,8 @@ class AddressTests(SynchronousTestCase):
         """Loopback addresses and Unix sockets are local, everything else is not."""
         self.assertTrue(http.is_local(IPv4Address("TCP", "127.0.0.53", 1)))
         self.assertTrue(http.is_local(IPv6Address("TCP", "::1", 1)))
+        self.assertTrue(http.is_local(IPv6Address("TCP", "::ffff:127.0.0.1", 1)))
+        self.assertFalse(http.is_local(IPv6Address("TCP", "::ffff:10.0.0.1", 1)))
         self.assertTrue(http.is_local(UNIXAddress("/run/x")))
         self.assertFalse(http.is_local(IPv4Address("TCP", "0.0.0.0", 1)))
         self.assertFalse(http.is_local(IPv6Address("TCP", "::", 1)))
@@ -225,6 +227,15 @@ class _Big(Resource):
 
     def render_GET(self, request):
         return bytes(20_000_000)
+
+
+class _WhoAsks(Resource):
+    """Answers whether a program of this machine asks."""
+
+    isLeaf = True
+
+    def render_GET(self, request):
+        return b"%r" % http.asked_by_this_machine(request)
 
 
 class _Transport(StringTransport):
@@ -579,6 +590,26 @@ class OverLoopback(TestCase):
                 if value is not None:
                     request.requestHeaders.setRawHeaders(name, [value])
             self.assertIs(http.asked_by_this_machine(request), expected, (host, origin))
+
+    def test_who_asks_where_both_families_are_served(self):
+        """Whoever asks by IPv4 for loopback, of a service on ``[::]``, is of this machine as well."""
+        root = http.JsonRoot()
+        root.putChild(b"here", _WhoAsks())
+        service = http.HttpService(reactor, "[::]:0", root, what="test")
+        service.startService()
+        self.addCleanup(service.stopService)
+
+        async def run():
+            for host in ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"):
+                url = f"http://127.0.0.1:{service.port.getHost().port}/here"
+                _, body = await self.get(url, headers={"Host": host})
+                self.assertEqual(body, b"True", host)
+                _, body = await self.get(
+                    url, headers={"Host": host, "Origin": "http://evil.example"}
+                )
+                self.assertEqual(body, b"False", host)
+
+        return Deferred.fromCoroutine(run())
 
     def test_wide_open(self):
         """Bound to every address it does not claim to be local, and a bare token is warned of."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -10,7 +11,7 @@ import socket
 import struct
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from llama.collector.probing.track import Track
 from llama.collector.rearranging import rearranged
 from llama.collector.slices import at_once
 from llama.config import CollectorConfig, SourcePort, Target, Test
+from llama.net.flow_label import label_of, labelled
 from llama.net.port import transmit_ids_supported
 
 SO_RCVBUFFORCE = 33
@@ -466,8 +468,8 @@ class ConnectionTests(KindCase):
         figures = self.closed(track)
         self.assertEqual(figures.pair_stats["lost"].tolist(), [0, 1])
 
-    def test_class_on_the_wire(self) -> None:
-        """The SYN leaves in the pair's class, in both families."""
+    def wire(self) -> socket.socket:
+        """A socket that is given what passes loopback from now on."""
         try:
             wire = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(3))
         except PermissionError:
@@ -476,25 +478,58 @@ class ConnectionTests(KindCase):
         # Whatever else is sent over loopback meanwhile must neither push it out nor keep us here.
         wire.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         wire.bind(("lo", 0))
-        port = self.closed_port()
+        wire.settimeout(0.2)
+        return wire
+
+    def syns(self, wire: socket.socket, port: int) -> Iterator[tuple[bytes, bytes]]:
+        """The SYNs to a port that have passed: the headers of IP, and of TCP with what follows."""
+        end_s = time.monotonic() + 20
+        with contextlib.suppress(TimeoutError):
+            while time.monotonic() < end_s:
+                packet = wire.recv(2048)
+                size = 20 if packet[0] >> 4 == 4 else 40
+                ip, tcp = packet[:size], packet[size:]
+                if tcp[2:4] == port.to_bytes(2, "big") and tcp[13] == 2:
+                    yield ip, tcp
+
+    def test_class_on_the_wire(self) -> None:
+        """The SYN leaves in the pair's class, in both families."""
+        wire, port = self.wire(), self.closed_port()
         for address in ("127.0.0.1", "::1"):
             self.measure(self.group("tcp", [address], port, dscps=(46,)))
             self.prober.close()
             self.setUp()
-        wire.settimeout(0.2)
         classes: dict[int, set[int]] = {4: set(), 6: set()}
-        end_s = time.monotonic() + 20
-        try:
-            while len(classes[4]) + len(classes[6]) < 2 and time.monotonic() < end_s:
-                packet = wire.recv(2048)
-                version = packet[0] >> 4
-                tcp = packet[20:] if version == 4 else packet[40:]
-                if tcp[2:4] == port.to_bytes(2, "big") and tcp[13] == 2:
-                    tos = packet[1] if version == 4 else (packet[0] << 4 | packet[1] >> 4) & 0xFF
-                    classes[version].add(tos >> 2)
-        except TimeoutError:
-            pass
+        for ip, _ in self.syns(wire, port):
+            version = ip[0] >> 4
+            tos = ip[1] if version == 4 else (ip[0] << 4 | ip[1] >> 4) & 0xFF
+            classes[version].add(tos >> 2)
         self.assertEqual(classes, {4: {46}, 6: {46}})
+
+    def test_flow_label(self) -> None:
+        """All SYNs from a port have one label, and those from others another."""
+        wire, port = self.wire(), self.closed_port()
+        self.measure(self.group("tcp", ["::1"], port, ports=3, dscps=(0, 46)))
+        labels: dict[int, set[int]] = {}
+        for ip, syn in self.syns(wire, port):
+            label = int.from_bytes(ip[:4], "big") & 0xFFFFF
+            labels.setdefault(int.from_bytes(syn[:2], "big"), set()).add(label)
+        self.assertEqual(labels, {number: {label_of(number)} for number in labels})
+        self.assertEqual(len(set().union(*labels.values())), 3)
+
+    def test_no_flow_label(self) -> None:
+        """A label that another program has for itself alone is left to it."""
+        address = ("::1", 9, 0, 0)
+        with (
+            socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as other,
+            socket.socket(socket.AF_INET6, socket.SOCK_STREAM) as ours,
+        ):
+            self.assertEqual(labelled(ours, address, 40000), ("::1", 9, label_of(40000), 0))
+            request = struct.pack(
+                "=16sIBBHHHI", bytes(15) + b"\1", socket.htonl(label_of(40001)), 0, 1, 1, 0, 0, 0
+            )
+            other.setsockopt(socket.IPPROTO_IPV6, 32, request)
+            self.assertEqual(labelled(ours, address, 40001), address)
 
 
 class OwnHostTests(KindCase):

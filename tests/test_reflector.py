@@ -10,6 +10,8 @@ from typing import Any
 
 import attrs
 import numpy as np
+from forged import spoof6
+from network import alone, ip
 from reflector_case import (
     FAILURES,
     FailingTransport,
@@ -459,6 +461,17 @@ class MultiHomedTests(ReflectorCase):
         self.assertEqual(port.protocol.tally.dropped["not_unicast"], 10)
         self.assertTrue(self.silent())
 
+    def test_ipv4_addresses_over_ipv6_are_not_answered(self) -> None:
+        """Who says over IPv6 to be a host of IPv4 passes for none, and uses up nothing of its rate."""
+        guard = Guard(allow=AllowList(["192.0.2.1"]), source_rate_pps=1, source_burst=1)
+        port = self.listen(self.reflector(guard=guard), "::")
+        for count in (1, 9):
+            for n in range(count):
+                spoof6(probe(n), "::ffff:192.0.2.1", port.getHost().port)
+            port.doRead()
+        self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
+        self.assertEqual(guard.admit_one(*packed_address("192.0.2.1"), 40000, 0.0), 0)
+
     def test_reply_from_the_address_that_was_asked(self) -> None:
         """Whichever of the host's addresses is asked, the answer comes from it."""
         port = self.listen(self.reflector(), "0.0.0.0")
@@ -495,6 +508,24 @@ class ServiceTests(SynchronousTestCase):
         self.assertIn(str(first.port_number), message)
         self.assertIn("--port", message)
         self.assertNotIn("\n", message)
+
+    @alone
+    def test_address_that_is_not_there_yet(self) -> None:
+        """One of IPv6 that others may have, as it has just been given, is told as that, in one line."""
+        ip("link add v0 type veth peer name v1")
+        ip("link set v0 up")
+        ip("link set v1 up")
+        ip("addr add 2001:db8::1/64 dev v0")
+        service = PortService(StillReactor(), ReflectorConfig(port=0, addresses=("2001:db8::1",)))
+        message = str(self.assertRaises(SystemExit, service.startService))
+        self.assertIn("none of this machine's, or not yet", message)
+        self.assertNotIn("\n", message)
+        self.assertEqual(service.ports, [])
+        ip("addr del 2001:db8::1/64 dev v0")
+        ip("addr add 2001:db8::1/64 dev v0 nodad")
+        service.startService()
+        self.addCleanup(service.stopService)
+        self.assertEqual([port.getHost().host for port in service.ports], ["2001:db8::1"])
 
     def test_a_clock_that_is_set_back_changes_nothing(self) -> None:
         """Limits and sessions go by a clock that never goes back, even where a reactor's does."""

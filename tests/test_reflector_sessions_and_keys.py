@@ -54,6 +54,14 @@ class KeyRingTests(SynchronousTestCase):
         self.assertEqual(b"", self.fitting(ring, "192.0.2.2"))
         self.assertEqual(b"", self.fitting(ring, "::192.0.2.1"))
 
+    def test_all_of_one_family(self) -> None:
+        """A key for all of IPv6 is for no probe over IPv4, and the other way round; one for all is."""
+        ring = KeyRing([(b"a", ("::/0",), ()), (b"b", ("0.0.0.0/0",), ()), (b"c", (), (7,))])
+        self.assertEqual(b"a", self.fitting(ring, "2001:db8::1"))
+        self.assertEqual(b"b", self.fitting(ring, "192.0.2.1"))
+        self.assertEqual(b"ca", self.fitting(ring, "2001:db8::1", 7))
+        self.assertEqual(b"cb", self.fitting(ring, "192.0.2.1", 7))
+
 
 class ProvisionedTests(SynchronousTestCase):
     def test_only_provisioned_sessions_are_known(self) -> None:

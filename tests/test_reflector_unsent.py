@@ -40,6 +40,15 @@ class UnsentTests(SynchronousTestCase):
         self.assertEqual(counts.tolist(), [0, 1])
         self.assertEqual((unsent.count(0, _V4 | 2), unsent.count(0, _V4 | 1)), (1, 0))
 
+    def test_no_ipv6_source_is_made_up_that_is_an_ipv4_one(self) -> None:
+        """What was not sent to a /64 with the octets of a mapped address is nothing of that host's."""
+        unsent = Unsent()
+        unsent.add(_V4 | 1, 9)
+        low = np.array([_V4 | 1, 5], np.uint64)
+        told = [unsent.counts(None, low), unsent.counts(np.array([0, _V4 | 1], np.uint64), low)]
+        self.assertEqual([each.tolist() for each in told if each is not None], [[0, 0], [0, 1]])
+        self.assertEqual((unsent.count(0, _V4 | 1), unsent.count(_V4 | 1, 5)), (0, 1))
+
     def test_no_end_of_them(self) -> None:
         """However many sources there are, some are remembered: those that came last."""
         unsent = Unsent()

@@ -13,6 +13,7 @@ import click
 from attrs import define, field
 
 from llama.net import errors, mmsg
+from llama.net.lookup import socket_address
 from llama.paths.trace import (
     HEAD,
     MOST_HOPS,
@@ -92,7 +93,8 @@ class Tracer:
                 sock.setblocking(False)
                 if self._whole:
                     mmsg.forbid_fragments(sock)
-                sock.bind((self._source, 0 if first_port is None else first_port + n))
+                number = 0 if first_port is None else first_port + n
+                sock.bind(socket_address(self._source, number))
                 errors.enable(sock)
             except OSError:
                 sock.close()

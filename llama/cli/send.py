@@ -21,8 +21,11 @@ from llama.collector.probing.hping3.process import unusable
 from llama.collector.probing.plan import NATURAL_SIZE, chosen_addresses
 from llama.config import dscp_number
 from llama.config.keys import read_keys
+from llama.config.link_local import without_interface
 from llama.config.probes import KINDS
 from llama.config.refused import ANSWERED_BY_OURS
+from llama.config.values import not_one_host
+from llama.net.lookup import is_address
 from llama.net.port import LONGEST
 from llama.net.reactor import prepare
 
@@ -114,6 +117,17 @@ def parse_target(text: str, usual: int = 8100) -> tuple[str, int]:
     if not (port.isascii() and port.isdigit() and min(usual, 1) <= int(port) <= 65535):
         raise ValueError(f"{text!r}: {port!r} is no port, expected {min(usual, 1)}-65535")
     return host, int(port)
+
+
+def require_ends(host: str, source: str | None, interface: str | None = None) -> None:
+    """Raise `ValueError`, with a message for people, for addresses that nothing is probed at, or from."""
+    target = ipaddress.ip_address(host) if is_address(host) else None
+    own = None if source is None else ipaddress.ip_address(source)
+    if target is not None and (problem := not_one_host(target)):
+        raise ValueError(f"{host!r} {problem}")
+    for address in (target, own) if interface is None else ():
+        if problem := without_interface(str(address)):
+            raise ValueError(problem)
 
 
 @click.command()
@@ -225,8 +239,7 @@ def send(target: str, as_json: bool, **options: Any) -> None:
     prepare(reactor)
     try:
         host, port = parse_target(target, 0 if options["probe"] == "hping3" else 8100)
-        if options["source"] is not None:
-            ipaddress.ip_address(options["source"])
+        require_ends(host, options["source"], options["interface"])
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     wanted = Wanted(

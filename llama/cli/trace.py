@@ -192,11 +192,12 @@ def trace(
     """
     if not mmsg.AVAILABLE:
         raise click.ClickException("traces need 64-bit Linux (IP_RECVERR)")
-    from llama.cli.send import parse_target
+    from llama.cli.send import parse_target, require_ends
 
     try:
         dscp = dscp_number(class_name)
         host, port = parse_target(target, port)
+        require_ends(host, source)
     except ValueError as e:
         raise click.ClickException(str(e)) from None
     try:

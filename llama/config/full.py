@@ -13,6 +13,7 @@ from llama.config.frozen import FrozenMapping
 from llama.config.model import PROBES, Family, SourcePort, Target, Test
 from llama.config.ports import (
     CLASSES,
+    DEFAULT_COUNT,
     DEFAULT_SOURCE_PORTS,
     MAX_PORTS,
     TIMEOUT,
@@ -193,6 +194,11 @@ def _port_groups(
             )
             return None
         groups[name] = entries and source_ports(doc, entries, given["ports"])
+    if "default" not in groups and "default" in given["ports"]:
+        refs = [(test.node, test.value["port_group"]) for test in given["tests"]]
+        for node in [node for node, ref in refs if ref is None or ref.value == "default"][:1]:
+            item = {"port": Placed("default", node), "count": DEFAULT_COUNT}
+            groups["default"] = source_ports(doc, [(node, item)], given["ports"])
     return groups
 
 

@@ -1,4 +1,4 @@
-"""Targets behind one of this host's interfaces, of which the file does not say which."""
+"""Addresses behind one of this host's interfaces, of which nothing says which."""
 
 from __future__ import annotations
 
@@ -8,16 +8,26 @@ from llama.config.tree import Document
 _BEGIN = ("fe8", "fe9", "fea", "feb")  # addresses of fe80::/10
 
 
+def without_interface(host: str) -> str | None:
+    """Return what is wrong with a link-local address that has no interface; None for any other host.
+
+    Of the address as `ipaddress` writes it. The kernel would take any interface, or none.
+    """
+    if host[:3] not in _BEGIN or ":" not in host or "%" in host:
+        return None
+    expected = f"expected the interface that it is behind with it, as in {host}%eth0"
+    return f"{host!r} is link-local, {expected}"
+
+
 def refuse_without_interface(doc: Document, tests: list[PlacedTest]) -> None:
-    """Refuse link-local targets without an interface: the kernel would take any, and all be lost."""
+    """Refuse link-local targets, and addresses to probe from, without an interface."""
     for placed in tests:
-        if placed.test.interface is not None:
+        test = placed.test
+        if test.interface is not None:
             continue
-        for target, node in zip(placed.test.targets, placed.target_nodes, strict=True):
-            host = target.host
-            if host[:3] in _BEGIN and ":" in host and "%" not in host:
-                doc.wrong(
-                    node,
-                    f"{host!r} is link-local, expected the interface that it is behind with it, as in"
-                    f" {host}%eth0",
-                )
+        sources = {port.address or test.source or "" for port in test.source_ports}
+        hosts = [*sorted(sources), *(target.host for target in test.targets)]
+        nodes = [*(placed.node for _ in sources), *placed.target_nodes]
+        for host, node in zip(hosts, nodes, strict=True):
+            if problem := without_interface(host):
+                doc.wrong(node, problem)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import product
 from typing import Any
 
@@ -11,6 +11,7 @@ import yaml
 from llama.config import sections, values
 from llama.config.collector import default_keep
 from llama.config.frozen import FrozenMapping
+from llama.config.link_local import without_interface
 from llama.config.model import Key, ReflectorConfig, ReflectorKey, ReflectorSession
 from llama.config.tree import Document, KeySpec, Node, WrongError, read_document, shown
 
@@ -149,6 +150,8 @@ def read_reflector(doc: Document) -> ReflectorConfig:
     if given["allow_unauthenticated"] and not given["keys"]:
         doc.note(doc.root, "allow_unauthenticated says nothing without keys: all probes are so")
     _look_at_permitted(doc, given)
+    if not given["interface"]:
+        _refuse_without_interface(doc, given["addresses"])
     stats = given["stats"]
     return ReflectorConfig(
         path=doc.path,
@@ -176,6 +179,13 @@ def read_reflector(doc: Document) -> ReflectorConfig:
         stats_tags=stats["tags"],
         notes=tuple(sorted(doc.notes)),
     )
+
+
+def _refuse_without_interface(doc: Document, addresses: Sequence[str]) -> None:
+    """Refuse link-local addresses of which nothing says behind which interface they are."""
+    nodes = {entry.key: entry.value for entry in doc.entries(doc.root, "this file")}
+    for problem in filter(None, map(without_interface, addresses)):
+        doc.wrong(nodes["addresses"], problem)
 
 
 def _look_at_permitted(doc: Document, given: Mapping[str, Any]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 import os
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from llama.config import sections, values
+from llama.config.link_local import without_interface
 from llama.config.mistakes import Mistake
 from llama.config.model import ScraperConfig, SpoolConfig, WriterConfig
 from llama.config.tree import Document, KeySpec, Node, WrongError, kind, read_document
@@ -28,11 +30,22 @@ def base_url(doc: Document, node: Node) -> str:
         raise WrongError(
             node, f"{kind(node)} is not an http URL, expected one such as http://tsdb:8086"
         )
+    _refuse_zone(node, parts.hostname or "")
     if parts.query or parts.fragment or parts.username is not None:
         raise WrongError(
             node, "a URL with a user, a query or a fragment, expected one such as http://tsdb:8086"
         )
     return value.rstrip("/")
+
+
+def _refuse_zone(node: Node, host: str) -> None:
+    """Refuse an address with an interface, or that needs one: a Host header has no place for it."""
+    if "%" in host or without_interface(host.lower()):
+        raise WrongError(
+            node,
+            f"{kind(node)} is link-local: servers are not asked through an interface; expected"
+            " another address",
+        )
 
 
 def collector_url(doc: Document, node: Node) -> str:
@@ -49,7 +62,10 @@ def collector_url(doc: Document, node: Node) -> str:
     number = int(port[:6]) if port.isascii() and port.isdigit() else 0
     if not values.is_host(host) or not 1 <= number <= 65535:
         raise WrongError(node, f"{kind(node)} is no collector, expected HOST, HOST:PORT or a URL")
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    if ":" not in host:
+        return f"http://{host}:{port}"
+    _refuse_zone(node, host)
+    return f"http://[{ipaddress.ip_address(host)}]:{port}"
 
 
 #: The types of writers that come with LLAMA, for hints; plugins add others.

@@ -210,9 +210,26 @@ def address(doc: Document, node: Node) -> str:
     """Read an IPv4 or IPv6 address, written back in its canonical form."""
     value = written(node, "an IP address")
     try:
-        return str(ipaddress.ip_address(value))
+        ip = ipaddress.ip_address(value)
     except ValueError:
         raise WrongError(node, f"{kind(node)} is not an IPv4 or IPv6 address") from None
+    if problem := mapped(ip):
+        raise WrongError(node, f"{kind(node)} {problem}")
+    return str(ip)
+
+
+def mapped(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
+    """Return what is wrong with an IPv4 address that is written as one of IPv6; None for any other."""
+    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
+        return f"is an IPv4 address, expected {ip.ipv4_mapped}"
+    return None
+
+
+def not_one_host(ip: ipaddress.IPv4Address | ipaddress.IPv6Address) -> str | None:
+    """Return what is wrong with an address that no single host is probed at; None for any other."""
+    if ip.is_multicast or ip.is_unspecified or str(ip) == "255.255.255.255":
+        return "is no address of one host, expected a unicast one"
+    return mapped(ip)
 
 
 def is_hostname(value: str) -> bool:
@@ -252,10 +269,8 @@ def host(doc: Document, node: Node) -> str:
                 f"{kind(node)}: expected a host alone, without brackets; a port is a key of its own"
             )
         raise WrongError(node, problem) from None
-    if isinstance(ip, ipaddress.IPv6Address) and ip.ipv4_mapped:
-        raise WrongError(node, f"{kind(node)} is an IPv4 address, expected {ip.ipv4_mapped}")
-    if ip.is_multicast or ip.is_unspecified or str(ip) == "255.255.255.255":
-        raise WrongError(node, f"{kind(node)} is no address of one host, expected a unicast one")
+    if wrong := not_one_host(ip):
+        raise WrongError(node, f"{kind(node)} {wrong}")
     return str(ip)
 
 

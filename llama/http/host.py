@@ -14,10 +14,14 @@ HOST = re.compile(
 )
 
 
+#: How loopback's IPv4 addresses begin, also as a socket of IPv6 that serves both families has them.
+_LOOPBACK = ("127.", "::ffff:127.")
+
+
 def is_local(address: Any) -> bool:
     """Tell whether only programs of this machine can reach a listening ``address``."""
     host = getattr(address, "host", None)
-    return host is None or host.startswith("127.") or host == "::1"
+    return host is None or host.startswith(_LOOPBACK) or host == "::1"
 
 
 def asked_by_this_machine(request: Any) -> bool:
@@ -57,7 +61,7 @@ def _is_loopback(host: bytes | None) -> bool:
         return False
     address = _ip(host)
     if address is not None:
-        return address.is_loopback
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
     name = host.lower().removesuffix(b".")
     return name == b"localhost" or name.endswith(b".localhost")
 

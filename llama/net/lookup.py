@@ -8,6 +8,7 @@ system's business: a name is asked for whenever somebody wants it.
 
 from __future__ import annotations
 
+import errno
 import socket
 from collections import deque
 from collections.abc import Callable, Sequence
@@ -305,6 +306,20 @@ def _read(address: Question, socket_type: int) -> Found:
         return _ask(address, socket_type, socket.AI_NUMERICHOST)
     except (OSError, ValueError):  # of the other family, or on an interface that there is not
         return ()
+
+
+def socket_address(address: str, port: int) -> Any:
+    """Return a literal address as sockets take it, a link-local one with its interface's number.
+
+    Python's sockets forget the interface behind a ``%``. Raises `OSError` if there is none of its name.
+    """
+    try:
+        return socket.getaddrinfo(address, port, flags=socket.AI_NUMERICHOST)[0][4]
+    except socket.gaierror:
+        _, _, zone = address.partition("%")
+        if not zone:
+            raise
+        raise OSError(errno.ENODEV, f"there is no interface {zone}") from None
 
 
 def is_address(host: str) -> bool:

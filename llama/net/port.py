@@ -29,6 +29,7 @@ from zope.interface import implementer
 
 from llama.net import mmsg
 from llama.net.drops import Causes
+from llama.net.lookup import socket_address
 from llama.net.mmsg import Layout, Messages
 
 HEAD = 256  # octets of each datagram that are looked at by column
@@ -160,7 +161,7 @@ class BatchPort(FileDescriptor):
             if self.stamped:
                 flags |= mmsg.SOF_OPT_ID | mmsg.SOF_OPT_TSONLY | mmsg.SOF_OPT_CMSG
             sock.setsockopt(mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, flags)
-            sock.bind(self._name())
+            sock.bind(socket_address(*self._bind))
             self._epoll = select.epoll()
         except OSError as reason:
             sock.close()
@@ -172,12 +173,6 @@ class BatchPort(FileDescriptor):
         self.connected = True
         self.protocol.makeConnection(self)
         self.startReading()
-
-    def _name(self) -> Any:
-        """Return the address to bind as the kernel wants it, a link-local one with its interface."""
-        flags = socket.AI_NUMERICHOST | socket.AI_NUMERICSERV
-        found = socket.getaddrinfo(*self._bind, self.family, socket.SOCK_DGRAM, flags=flags)
-        return found[0][4]
 
     def fileno(self) -> int:
         """Return the descriptor of the inner epoll object, or -1 when stopped."""

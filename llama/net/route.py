@@ -9,6 +9,8 @@ import struct
 import sys
 from typing import NamedTuple
 
+from llama.net.lookup import socket_address
+
 
 def local_address(destination: str, interface: str | None = None) -> str | None:
     """Return whence the kernel would send to ``destination``; None if that is not known.
@@ -20,7 +22,7 @@ def local_address(destination: str, interface: str | None = None) -> str | None:
         with socket.socket(family, socket.SOCK_DGRAM) as sock:
             if interface is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, interface.encode())
-            sock.connect((destination, 9))
+            sock.connect(socket_address(destination, 9))
             return str(sock.getsockname()[0])
     except OSError:
         return None

@@ -1,22 +1,24 @@
 """The allow-list: which source addresses may ask at all, out of thousands of prefixes, by batch.
 
-An address is two 64-bit halves; IPv4 is mapped into IPv6 (``::ffff:a.b.c.d``). The prefixes become
-disjoint intervals, sorted by their first address, and looking one up is a binary search.
+An address is two 64-bit halves; IPv4 is mapped into IPv6 (``::ffff:a.b.c.d``), which no shorter prefix
+of IPv6 has a part in: ``::/0`` is all of IPv6 and nothing of IPv4. The prefixes become disjoint
+intervals, sorted by their first address, and looking one up is a binary search.
 """
 
 from __future__ import annotations
 
 import ipaddress
 from bisect import bisect_right
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-#: What IPv4 addresses are mapped with, ::ffff:0:0/96.
+#: What IPv4 addresses are mapped with, ::ffff:0:0/96, and the length of that prefix.
 MAPPED = 0xFFFF << 32
+MAPPED_BITS = 96
 _HALF = 0xFFFFFFFFFFFFFFFF
 
 
@@ -34,6 +36,16 @@ def _mapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
     return int(address) | (MAPPED if address.version == 4 else 0)
 
 
+def _spans(network: Network) -> Iterator[tuple[int, int]]:
+    """Yield the first and last addresses of a network; one of IPv6 has those of IPv4 in no span."""
+    first, last = _mapped(network.network_address), _mapped(network.broadcast_address)
+    if network.version == 6 and network.prefixlen < MAPPED_BITS and first < MAPPED < last:
+        yield first, MAPPED - 1
+        first = MAPPED + (1 << 32)
+    if first <= last:
+        yield first, last
+
+
 def _sortable(
     high: npt.NDArray[np.uint64] | None, low: npt.NDArray[np.uint64]
 ) -> npt.NDArray[np.bytes_]:
@@ -49,10 +61,7 @@ class AllowList:
 
     def __init__(self, prefixes: Iterable[Network | str]) -> None:
         networks = [parse(prefix) if isinstance(prefix, str) else prefix for prefix in prefixes]
-        spans = sorted(
-            (_mapped(network.network_address), _mapped(network.broadcast_address))
-            for network in networks
-        )
+        spans = sorted(span for network in networks for span in _spans(network))
         self._first: list[int] = []
         self._last: list[int] = []
         for first, last in spans:

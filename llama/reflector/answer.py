@@ -152,13 +152,13 @@ class Answerer:
         """
         now, tick = self._now()
         self.tally.received += 1
+        if not arrival.unicast:  # one spoofed packet would have every host of a segment answer
+            self._refuse("not_unicast", arrival, length)
+            return None
         code = self.guard.admit_one(arrival.high, arrival.low, arrival.port, now)
         if code:
             self.tally.limited += code == TOTAL_RATE
             self._refuse(REASONS[code], arrival, length)
-            return None
-        if not arrival.unicast:  # one spoofed packet would have every host of a segment answer
-            self._refuse("not_unicast", arrival, length)
             return None
         if self._keys is not None:
             key = signed.key_of(self._keys, octets, length, arrival.high, arrival.low)

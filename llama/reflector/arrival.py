@@ -36,7 +36,7 @@ class Arrival:
     received_ntp: int | None = None  # kernel's receive stamp
     ttl: int | None = None
     tos: int | None = None
-    unicast: bool = True  # False: it was sent to a group or to everybody
+    unicast: bool = True  # False: sent to a group, to everybody, or by nobody who can be answered
 
 
 def packed_address(host: str) -> tuple[int, int]:
@@ -86,7 +86,9 @@ def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
         arrival = Arrival(0, MAPPED | address, source_port)
     else:
         source_port, high, low = _NAME_V6.unpack_from(inbound.names_view, name)
-        arrival = Arrival(high, low, source_port)
+        # Nobody has such an address, but who says so over IPv6 would pass for that host of IPv4.
+        mapped = not high and low >> 32 == MAPPED >> 32
+        arrival = Arrival(high, low, source_port, unicast=not mapped)
     control = inbound.control_view[first : first + inbound.control_room]
     reply_from = bytes(12 if v4 else 20)
     for level, kind, data in mmsg.walk_control(control, int(inbound.controllen[row])):
@@ -102,7 +104,7 @@ def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
             upper, lower = struct.unpack_from("<QQ", data)
             arrival.local = (upper * 31 & 0xFFFFFFFFFFFFFFFF) ^ lower
             near = upper & 0xC0FF == 0x80FE
-            arrival.unicast = upper & 0xFF != 0xFF
+            arrival.unicast &= upper & 0xFF != 0xFF
             reply_from = bytes(data[:16]) + (bytes(data[16:20]) if near else bytes(4))
         elif (level, kind) in ((mmsg.SOL_IP, mmsg.IP_TTL), (mmsg.SOL_IPV6, mmsg.IPV6_HOPLIMIT)):
             arrival.ttl = data[0]

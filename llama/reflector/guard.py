@@ -72,6 +72,7 @@ class Guard:
         sets = sources // _WAYS
         self._shift = np.uint64(64 - sets.bit_length() + 1)
         self._salt = np.uint64(secrets.randbits(64) | 1)
+        self._veil = np.uint64(secrets.randbits(64))
         self._sources = np.zeros((sets, _WAYS), np.uint64)
         self._full_s = np.zeros((sets, _WAYS), np.float64)
         self._refused_counts = np.zeros((sets, _WAYS), np.uint32)
@@ -85,7 +86,7 @@ class Guard:
         same_size = self._sources.shape == before._sources.shape
         if not (self._source_period_s and before._source_period_s and same_size):
             return
-        self._salt = before._salt
+        self._salt, self._veil = before._salt, before._veil
         self._sources = before._sources.copy()
         self._refused_counts = before._refused_counts.copy()
         used = np.maximum(before._full_s - now_s, 0) / before._source_period_s
@@ -111,7 +112,7 @@ class Guard:
         """
         if not self._source_period_s:
             return None
-        key = low if high is None else np.where(high == 0, low, high)
+        key = self._keys(high, low)
         place = (key * self._salt >> self._shift).astype(np.intp)
         here = self._sources[place] == key[:, None]
         counts: npt.NDArray[np.uint32] = np.where(here, self._refused_counts[place], 0).sum(
@@ -152,6 +153,13 @@ class Guard:
             return TOTAL_RATE
         return ADMITTED
 
+    def _keys(
+        self, high: npt.NDArray[np.uint64] | None, low: npt.NDArray[np.uint64]
+    ) -> npt.NDArray[np.uint64]:
+        """Return what each source is known by: (N,); no /64 can be made up to be an IPv4 address."""
+        v4 = low ^ self._veil
+        return v4 if high is None else np.where(high == 0, v4, high)
+
     def _take_total(self, packets: int, now_s: float) -> int:
         """Take up to ``packets`` from the bucket of all; return how many there were."""
         full_s = max(self._total_full_s, now_s)
@@ -175,7 +183,7 @@ class Guard:
     ) -> None:
         """Refuse what a source's bucket has no room for, the later packets of the batch."""
         rows = np.flatnonzero(reason == 0)
-        key = (low if high is None else np.where(high == 0, low, high))[rows]
+        key = self._keys(high, low)[rows]
         source, inverse, counts = np.unique(key, return_inverse=True, return_counts=True)
         place = (source * self._salt >> self._shift).astype(np.intp)
         here = self._sources[place] == source[:, None]
@@ -199,7 +207,7 @@ class Guard:
 
     def _take_one(self, high: int, low: int, now_s: float) -> bool:
         """Take one packet from the bucket of its source; return whether there was one."""
-        key = high or low
+        key = high or low ^ int(self._veil)
         place = (key * int(self._salt) & 0xFFFFFFFFFFFFFFFF) >> int(self._shift)
         sources = self._sources[place].tolist()
         full_s = self._full_s[place].tolist()

@@ -11,11 +11,11 @@ import ipaddress
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
-from llama.reflector.allow import MAPPED, Network
+from llama.reflector.allow import MAPPED, MAPPED_BITS, Network
 
 MAX_FIT = 2
 
-_EVERYWHERE = ipaddress.ip_network("::/0")  # IPv4, being mapped, as well
+_EVERYWHERE = ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")
 
 
 class KeyRing:
@@ -35,7 +35,7 @@ class KeyRing:
         for secret, prefixes, ssids in keys:
             self._count += 1
             for ssid in ssids or (None,):
-                for prefix in prefixes or (_EVERYWHERE,):
+                for prefix in prefixes or _EVERYWHERE:
                     bits, leading = _bits(prefix)
                     by_length = found.setdefault(ssid, {}).setdefault(bits, {})
                     by_length.setdefault(leading, []).append(secret)
@@ -53,8 +53,12 @@ class KeyRing:
     def _fitting(self, high: int, low: int, ssid: int) -> tuple[bytes, ...]:
         found: dict[bytes, None] = {}
         address = high << 64 | low
+        # Shorter prefixes are of IPv6, and what is mapped is IPv4.
+        least_bits = MAPPED_BITS if address >> 32 == MAPPED >> 32 else 0
         for its_ssid in (ssid, None):
             for bits, prefixes in self._by_ssid.get(its_ssid, ()):
+                if bits < least_bits:
+                    continue
                 found.update(dict.fromkeys(prefixes.get(address >> 128 - bits, ())))
         return tuple(found)[:MAX_FIT]
 

@@ -103,6 +103,9 @@ class Reflector(BatchAnswerer, DatagramProtocol):
             plain &= asked >> np.uint64(32) == destination
         else:
             plain &= asked & np.uint64(0xFF) != np.uint64(0xFF)
+            high, low = (inbound.names6[half][:count] for half in ("high", "low"))
+            if not high.all():  # loopback, or an IPv4 address, which nobody has over IPv6
+                plain &= (high != 0) | (low.astype(np.uint64) >> np.uint64(32) != 0xFFFF)
         if odd.size:
             plain[odd] = False
         if np.count_nonzero(plain) == count:

@@ -140,6 +140,8 @@ class PortService(Service):
                 advice = "choose another with --port or --interface"
                 if code == errno.EACCES:
                     advice = "ports below 1024 take CAP_NET_BIND_SERVICE"
+                elif code == errno.EADDRNOTAVAIL:  # of IPv6 also while it is looked for twice
+                    advice = "the address is none of this machine's, or not yet"
                 raise CannotListen(
                     f"llama-reflector: cannot listen on UDP {address} port {number}: "
                     f"{reason.socketError}; {advice}"

@@ -26,14 +26,14 @@ class Unsent:
 
     def add(self, high: int, low: int) -> None:
         """Count a reply to a source, whose address has these halves, IPv4 mapped."""
-        key = high or low
+        key = high << 64 or low
         self._counts[key] = self._counts.get(key, 0) + 1
         if len(self._counts) > MOST:
             del self._counts[next(iter(self._counts))]
 
     def count(self, high: int, low: int) -> int:
         """Return how many were counted of a source."""
-        return self._counts.get(high or low, 0)
+        return self._counts.get(high << 64 or low, 0)
 
     def counts(self, high: Halves | None, low: Halves) -> npt.NDArray[np.uint32] | None:
         """Return how many were counted of each source: (N,); None while there are none at all.
@@ -42,8 +42,12 @@ class Unsent:
         """
         if not self._counts:
             return None
-        key = low if high is None else np.where(high == 0, low, high)
-        found = np.zeros(len(key), np.uint32)
+        found = np.zeros(len(low), np.uint32)
         for source, count in self._counts.items():
-            found[key == np.uint64(source)] = count
+            upper, lower = source >> 64, source & 0xFFFFFFFFFFFFFFFF
+            if upper and high is not None:
+                found[high == np.uint64(upper)] = count
+            elif not upper:
+                alike = low == np.uint64(lower)
+                found[alike if high is None else alike & (high == 0)] = count
         return found

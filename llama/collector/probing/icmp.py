@@ -41,6 +41,7 @@ from llama.net import bpf
 from llama.net.bpf import Step
 from llama.net.drops import Causes
 from llama.net.errors import IcmpError
+from llama.net.lookup import socket_address
 from llama.net.mmsg import Messages
 from llama.net.port import LONGEST
 from llama.wire.rows import records
@@ -92,7 +93,7 @@ class EchoSocket(ProbeSocket):
             blocked[word] &= ~(1 << bit)
             sock.setsockopt(_SOL_ICMPV6, _ICMPV6_FILTER, struct.pack("=8I", *blocked))
         _only_identifier(sock, number)
-        sock.bind((address, 0))
+        sock.bind(socket_address(address, 0))
         return number
 
 

@@ -10,6 +10,7 @@ import socket
 from llama.collector.intervals.summary import Pair
 from llama.collector.probing.plan import Group, Source
 from llama.net import errors, mmsg
+from llama.net.lookup import socket_address
 from llama.wire.source_ports import REFUSED_PORTS
 
 _LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # how addresses of fe80::/10 begin
@@ -106,7 +107,7 @@ class ProbeSocket:
 
     def _bind(self, sock: socket.socket, address: str, number: int) -> int:
         """Bind the socket and return the number it got."""
-        sock.bind((address, number))
+        sock.bind(socket_address(address, number))
         bound: int = sock.getsockname()[1]
         return bound
 

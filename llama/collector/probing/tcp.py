@@ -50,7 +50,8 @@ from llama.collector.probing.sockets import (
     zone_of,
 )
 from llama.collector.probing.track import Track
-from llama.net import errors, mmsg
+from llama.net import errors, flow_label, mmsg
+from llama.net.lookup import socket_address
 
 #: Attempts end after so long, s: a second after the first SYN the kernel sends another (RFC 6298).
 GIVE_UP_S = 0.95
@@ -86,7 +87,7 @@ def attempt_socket(source: Source, number: int) -> socket.socket:
         if source.interface is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, source.interface.encode())
         anywhere = "0.0.0.0" if source.version == 4 else "::"  # noqa: S104
-        sock.bind((source.address or anywhere, number))
+        sock.bind(socket_address(source.address or anywhere, number))
     except OSError:
         sock.close()
         raise
@@ -260,6 +261,7 @@ class TcpProber(PortHolder):
             sock.setsockopt(mmsg.SOL_IP, mmsg.IP_TOS, pair.dscp << 2)
         else:
             sock.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_TCLASS, pair.dscp << 2)
+            address = flow_label.labelled(sock, address, track.sockets[port].number)
         if self.told_errors is not None:
             errors.enable(sock)
         t1_ns = self._wall_ns()
