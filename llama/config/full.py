@@ -48,7 +48,7 @@ LARGEST_SIZE = 9216
 _SIZE = values.whole(1, LARGEST_SIZE, "octets of UDP payload")
 
 SUMMARIZATION = {
-    "interval": KeySpec(values.whole(1, 3600, "s"), DEFAULT_INTERVAL_S),
+    "interval": KeySpec(values.whole_seconds(1, 3600), DEFAULT_INTERVAL_S),
     "handlers": KeySpec(values.whole(1, 1024, "read for compatibility, not used")),
     "keep": KeySpec(values.whole(2, 100_000, "closed intervals")),
 }
