@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -13,12 +15,48 @@ ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.rst", ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst"))]
 
 
+def table_rows(text: str) -> Iterator[tuple[list[tuple[int, int]], str]]:
+    """Yield every row of every table with a line of ``=`` above, and where its columns begin and end."""
+    columns: list[tuple[int, int]] = []
+    for line, after in pairwise([*text.splitlines(), ""]):
+        if re.fullmatch(r" *=+( +=+)+", line):
+            columns = [match.span() for match in re.finditer("=+", line)] if after else []
+        elif columns:
+            yield columns, line
+
+
 class PageTests(SynchronousTestCase):
     def test_links_lead_somewhere(self) -> None:
         """Every link to a file of the project leads to one that exists."""
         for page in PAGES:
             for link in re.findall(r"<([^<>\s:]+\.rst)>`_", page.read_text(encoding="utf-8")):
                 self.assertTrue((page.parent / link).exists(), f"{page.name}: {link}")
+
+    def test_anchors(self) -> None:
+        """Every link to a section leads to one of that title."""
+        for page in PAGES:
+            for name, anchor in re.findall(
+                r"<([^<>\s:#]*)#([^<>\s]+)>`_", page.read_text(encoding="utf-8")
+            ):
+                text = (page.parent / name if name else page).read_text(encoding="utf-8")
+                titles = re.findall(r"(?m)^(.+)\n([=~-])\2+$", text)
+                anchors = {re.sub(r"\W+", "-", title.lower()).strip("-") for title, _ in titles}
+                self.assertIn(anchor, anchors, f"{page.name}: {name}")
+
+    def test_titles_are_underlined(self) -> None:
+        """A line under a title is no shorter than it, or the title may be shown as text."""
+        for page in PAGES:
+            lines = page.read_text(encoding="utf-8").splitlines()
+            for before, title, line in zip(["", *lines], lines, lines[1:], strict=False):
+                if not before and title and re.fullmatch(r"([=~-])\1{3,}", line):
+                    self.assertGreaterEqual(len(line), len(title), f"{page.name}: {title}")
+
+    def test_tables_keep_their_columns(self) -> None:
+        """No text stands between two columns of a table, which would not be shown at all."""
+        for page in PAGES:
+            for columns, row in table_rows(page.read_text(encoding="utf-8")):
+                for (_, end), (start, _) in pairwise(columns):
+                    self.assertEqual(row[end:start].strip(), "", f"{page.name}: {row}")
 
     def test_every_page_is_in_the_index(self) -> None:
         """The index names every page beside it."""
