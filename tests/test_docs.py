@@ -3,26 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from itertools import pairwise
-from pathlib import Path
 
+from manual import PAGES, ROOT, table_rows
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.cli import COMMANDS
-
-ROOT = Path(__file__).parent.parent
-PAGES = [ROOT / "README.rst", ROOT / "CHANGELOG.rst", *sorted((ROOT / "docs").glob("*.rst"))]
-
-
-def table_rows(text: str) -> Iterator[tuple[list[tuple[int, int]], str]]:
-    """Yield every row of every table with a line of ``=`` above, and where its columns begin and end."""
-    columns: list[tuple[int, int]] = []
-    for line, after in pairwise([*text.splitlines(), ""]):
-        if re.fullmatch(r" *=+( +=+)+", line):
-            columns = [match.span() for match in re.finditer("=+", line)] if after else []
-        elif columns:
-            yield columns, line
 
 
 class PageTests(SynchronousTestCase):
