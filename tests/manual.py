@@ -30,6 +30,6 @@ def first_table(page: str, title: str) -> dict[str, str]:
     below = re.split(rf"(?m)^{re.escape(title)}\n[=~-]+$", text)[1]
     found: dict[str, str] = {}
     for columns, row in table_rows(below[: re.search(r"=\n\n", below).end()]):
-        names = re.findall(r"``(\w+)[`{]", row[: columns[0][1]])
+        names = re.findall(r"``([\w-]+)[`{]", row[: columns[0][1]])
         found.update(dict.fromkeys(names, row[columns[1][0] :]))
     return found

@@ -5,15 +5,16 @@ from __future__ import annotations
 import json
 import re
 import urllib.request
-from pathlib import Path
 
-from manual import first_table
+from attrs import fields
+from manual import ROOT, first_table
 from servers import free_port, free_udp_port
 from services import Collector, Service, configuration, until
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector.answers import encode
 from llama.collector.intervals.summary import SUSPECT_REASONS
+from llama.lab.faults import KINDS, Fault
 from llama.reflector.guard import REASONS
 
 
@@ -46,6 +47,26 @@ class MeasurementTests(SynchronousTestCase):
         self.assertEqual(set(first_table("http.rst", "Points")), fields)
 
 
+class LabTests(SynchronousTestCase):
+    def test_faults(self) -> None:
+        """Every kind of fault has its options on the page, and these what they are unless told."""
+        rows = first_table("lab.rst", "Faults")
+        said = {name: tuple(re.findall(r"``(\w+)=``", row)) for name, row in rows.items()}
+        self.assertEqual(said, {name: kind.options for name, kind in KINDS.items()})
+        page = (ROOT / "docs" / "lab.rst").read_text(encoding="utf-8")
+        paragraph = page.partition("\nWhat is not said: ")[2].partition("\n\n")[0]
+        usual = {a.name: a.default for a in fields(Fault) if a.default is not None}
+        self.assertEqual(
+            dict(re.findall(r"``(\w+)=([\w.]+)``", paragraph)),
+            {
+                name: f"{usual[name]:g}" if isinstance(usual[name], float) else str(usual[name])
+                for kind in KINDS.values()
+                for name in kind.options
+                if name in usual
+            },
+        )
+
+
 class ServiceTests(SynchronousTestCase):
     """Each service in a process of its own."""
 
@@ -75,9 +96,9 @@ class ServiceTests(SynchronousTestCase):
                            "--port", str(free_udp_port()), "--api", api))  # fmt: skip
         said = metrics(api, "llama_reflector_")
         self.assertEqual(said, set(first_table("http.rst", "The reflector")))
-        page = Path(__file__).parent.parent / "docs" / "http.rst"
+        page = (ROOT / "docs" / "http.rst").read_text(encoding="utf-8")
         for reason in REASONS[1:]:
-            self.assertIn(f"``{reason}``", page.read_text(encoding="utf-8"))
+            self.assertIn(f"``{reason}``", page)
 
     def test_scraper(self) -> None:
         """And a scraper's metrics."""
