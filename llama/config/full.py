@@ -53,8 +53,8 @@ SUMMARIZATION = {
     "keep": KeySpec(values.whole(2, 100_000, "closed intervals")),
 }
 LIMITS = {
-    "pps": KeySpec(values.quantity(1, 1e9, "packets/s")),
-    "bps": KeySpec(values.quantity(1000, 1e12, "bit/s")),
+    "pps": KeySpec(values.quantity(1, 1e9, "packets/s"), deleted="set no cap"),
+    "bps": KeySpec(values.quantity(1000, 1e12, "bit/s"), deleted="set no cap"),
 }
 RATE_LIMIT = {
     "cps": KeySpec(
