@@ -5,10 +5,19 @@ from __future__ import annotations
 import re
 from itertools import pairwise
 
+import click
 from manual import PAGES, ROOT, table_rows
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.cli import COMMANDS
+from llama.cli import COMMANDS, main
+
+
+def options(command: click.Command) -> set[str]:
+    """Return the long options of a command and of those within it."""
+    found = {name for param in command.params for name in param.opts if name.startswith("--")}
+    if isinstance(command, click.Group):
+        found.update(*map(options, command.commands.values()))
+    return found
 
 
 class PageTests(SynchronousTestCase):
@@ -54,3 +63,16 @@ class PageTests(SynchronousTestCase):
         """The README's list of commands is that of ``llama --help``."""
         readme = (ROOT / "README.rst").read_text(encoding="utf-8")
         self.assertEqual(set(re.findall(r"``llama (\w+)``", readme)), set(COMMANDS))
+
+    def test_options(self) -> None:
+        """Commands that have a page have all their options on it."""
+        for name, page in (
+            ("pinpoint", "pinpointing.rst"),
+            ("lab", "lab.rst"),
+            ("check", "configuration.rst"),
+        ):
+            text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+            command = main.get_command(click.Context(main), name)
+            assert command is not None
+            named = set(re.findall(r"--[a-z][a-z-]*", text))
+            self.assertEqual(options(command) - named, set(), f"llama {name}: {page}")
