@@ -480,6 +480,16 @@ class LoadTests(CheckCase):
             self.assertIn(part, said)
         self.assertEqual(self.check(path).stdout.count("\n  test '"), 4)
 
+    def test_too_few_to_judge(self) -> None:
+        """It is told if flows send fewer probes an interval than it takes to say where they are lost."""
+        for cps, warned in ((0.5, True), (1, False)):
+            path = self.file(
+                f"summarization: {{interval: 5}}\nrate_limits: {{default: {{cps: {cps}}}}}\n"
+                "tests: [{targets: lab}]\ntargets: {lab: [{ip: 192.0.2.1}]}\n"
+            )
+            said = [line for line in self.answer(path)["warnings"] if "llama pinpoint" in line]
+            self.assertEqual(len(said), warned, said)
+
     def test_names_of_tags(self) -> None:
         """More names of tags than are read later are warned of, however few each target has."""
 

@@ -327,6 +327,17 @@ class KeepTests(ConfigCase):
             self.assertGreaterEqual(read.keep_intervals * interval, 600 + 3 * interval)
 
 
+class IntervalTests(ConfigCase):
+    """How long an interval is."""
+
+    def test_units(self) -> None:
+        """A collector's is a time like any other, of whole seconds."""
+        for written, seconds in (("30", 30), ("10s", 10), ("5000ms", 5), ("2m", 120), ("1h", 3600)):
+            text = f"summarization: {{interval: {written}}}\ntests: [{{targets: lab}}]\n"
+            read = config.load_collector(self.write(text + "targets: {lab: [{ip: 192.0.2.1}]}\n"))
+            self.assertEqual(read.interval_s, seconds)
+
+
 class OfferedTests(ConfigCase):
     """What a configuration would send."""
 
@@ -377,7 +388,7 @@ class ServiceTests(ConfigCase):
             " sessions: 1000}\n"
             "refuse_source_ports: [7, 19]\n"
             "permit_source_ports: [862, 53]\n"
-            "stats: {interval: 10, tags: {src_hostname: edge, rack: 01}}\n"
+            "stats: {interval: 10s, tags: {src_hostname: edge, rack: 01}}\n"
             "reply_dscps: [BE, EF]\n"
             "keys:\n"
             "  - {file: good.keys, key: a1, prefixes: 192.0.2.0/25}\n"

@@ -1,33 +1,69 @@
 """The examples in ``etc/`` and the page about configuration: complete, and right."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+import yaml
 from attrs import evolve
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
 from llama.config import collector, full, ports, reflector, scraper, sections, web
+from llama.config.probes import KINDS
+from llama.config.tree import Document, KeySpec, WrongError
 from llama.scraper.writers import make_writer, makers
 
 ROOT = Path(__file__).parent.parent
 ETC = ROOT / "etc"
 
-#: Every key that a file of each service can have.
-KEYS: dict[str, set[str]] = {
-    "collector": {
-        *full.FULL, *full.SUMMARIZATION, *sections.API, *full.LIMITS, *ports.PORT,
-        *ports.PORT_GROUP, *full.RATE_LIMIT, *full.TEST, *full.OPTIONS, *full.TARGET,
-    },
-    "reflector": {
-        *reflector.REFLECTOR, *sections.API, *reflector.LIMITS, *reflector.KEY, *reflector.SESSION,
-        *reflector.STATS,
-    },
-    "scraper": {*scraper.SCRAPER, *sections.API, *scraper.SPOOL, "type"},
-    "web": {*web.WEB, "type", *(key for keys in web.STORES.values() for key in keys)},
+#: What a file of each service can have, section by section.
+SECTIONS: dict[str, list[Mapping[str, KeySpec]]] = {
+    "collector": [
+        full.FULL, full.SUMMARIZATION, sections.API, full.LIMITS, ports.PORT, ports.PORT_GROUP,
+        full.RATE_LIMIT, full.TEST, full.TARGET, *(kind.options for kind in KINDS.values()),
+    ],
+    "reflector": [
+        reflector.REFLECTOR, sections.API, reflector.LIMITS, reflector.KEY, reflector.SESSION,
+        reflector.STATS,
+    ],
+    "scraper": [scraper.SCRAPER, sections.API, scraper.SPOOL],
+    "web": [web.WEB, *web.STORES.values()],
 }  # fmt: skip
+#: Every key of each.
+KEYS = {service: {key for keys in all_ for key in keys} for service, all_ in SECTIONS.items()}
+KEYS["scraper"].add("type")
+KEYS["web"].add("type")
+#: Bounds that the pages write in another way than mistakes do.
+OTHERWISE = {
+    "1 to 9216": "to 9216", "60 to 315360000": "60 to 3650d", "3600 to 7776000": "1h to 90d",
+}  # fmt: skip
+
+
+def bounds(spec: KeySpec) -> str | None:
+    """Return ``LOW to HIGH`` of a key that has bounds, as whoever gives it nonsense is told."""
+    doc = Document("-", yaml.ScalarNode("tag:yaml.org,2002:str", "nonsense"))
+    try:
+        spec.read(doc, doc.root)
+    except WrongError as error:
+        found = re.search(r"(?:number|time) from (\S+) to (\S+)", error.message)
+        return f"{found[1]} to {found[2]}" if found else None
+    return None
+
+
+def unbounded(text: str, mark: str, all_: Iterable[Mapping[str, KeySpec]]) -> list[str]:
+    """Return the keys that no mention, ``mark`` with it for KEY, is soon followed by their bounds."""
+    text = text.replace("`", "")
+    left = []
+    for key, spec in (item for keys in all_ for item in keys.items()):
+        wanted = bounds(spec)
+        if wanted is None or key == "sizes":  # told of with `size`
+            continue
+        wanted = r"\s+(?:#\s+)?".join(map(re.escape, OTHERWISE.get(wanted, wanted).split()))
+        if not re.search(rf"{mark.replace('KEY', key)}[\s\S]{{1,400}}?\b{wanted}\b", text, re.M):
+            left.append(f"{key}: {bounds(spec)}")
+    return left
 
 
 def missing(keys: Iterable[str], text: str, pattern: str) -> list[str]:
@@ -57,6 +93,12 @@ class ExampleTests(SynchronousTestCase):
             text = (ETC / f"{service}.yaml").read_text()
             self.assertEqual(missing(keys - {"size"}, text, r"^[ #-]*KEY:"), [], service)
         self.assertIn("`size`", (ETC / "collector.yaml").read_text())
+
+    def test_bounds(self) -> None:
+        """Where a key has bounds, they are those that are written behind it."""
+        for service, all_ in SECTIONS.items():
+            text = (ETC / f"{service}.yaml").read_text()
+            self.assertEqual(unbounded(text, r"^[ #-]*KEY:", all_), [], service)
 
     def test_every_probe(self) -> None:
         """Every kind of probe is named in the collector's example."""
@@ -110,3 +152,9 @@ class PageTests(SynchronousTestCase):
         for service, keys in KEYS.items():
             self.assertEqual(missing(keys, text, r"``KEY``"), [], service)
         self.assertEqual(missing(config.PROBES, text, r"``KEY``"), [])
+
+    def test_bounds(self) -> None:
+        """Where a key has bounds, they are those on the page."""
+        text = (ROOT / "docs" / "configuration.rst").read_text()
+        for service, all_ in SECTIONS.items():
+            self.assertEqual(unbounded(text, r"\bKEY\b", all_), [], service)

@@ -196,6 +196,7 @@ class Scenarios(SynchronousTestCase):
             ("steps: [{kind: loss, on: x}]", "step 1: expected a mapping with 'at'"),
             ("steps: [{at: 1, heal: x, on: y}]", r"step 1: unknown \['on'\]"),
             ("fabric: {leaves: 0}", "leaves"),
+            ("end: soon", "end: 'soon' is no number of seconds"),
         ):
             with self.assertRaisesRegex(ValueError, message):
                 scenario.read(self.write(text))

@@ -434,6 +434,20 @@ class Ends(SynchronousTestCase):
         self.assertEqual(keys(verdict), [])
         self.assertIn("16 lossy flows of h2-1: the hosts themselves lost probes", verdict.excluded)
 
+    def test_few_probes(self):
+        """Flows with too few probes in the interval are judged by none, and it is said."""
+
+        def edit(window, sent=4):
+            to_it = window.flows["destination"] == 0
+            window.flows["sent"] = sent
+            window.flows["lost_unknown"][to_it] = sent
+
+        verdict = judge(edit=edit)
+        self.assertEqual((keys(verdict), verdict.judged), ([], 0))
+        self.assertIn("16 lossy flows of h2-1: fewer than 5 probes of each", verdict.excluded)
+        (suspect,) = judge(edit=lambda window: edit(window, 5)).suspects
+        self.assertEqual(suspect.key, "reflector h1-1")
+
     def test_what_a_late_collector_says(self):
         """Where a host ran late, only loss that has a direction, or is total, votes."""
         for reason, column, lost, named in (

@@ -19,6 +19,7 @@ from llama.config.offered import Offered, offered, offered_to, share_of_rate
 from llama.config.probes import KINDS
 from llama.config.tree import shown
 from llama.pinpoint.answers import MOST_TAGS
+from llama.pinpoint.evidence import LEAST_SENT
 
 #: Probes/s that a collector was measured with, of half a core (docs/performance.rst).
 _MEASURED_PPS = 60_000
@@ -121,10 +122,16 @@ def warnings(config: CollectorConfig) -> list[str]:
                 f"{where}: its timeout of {test.timeout_s:g} s is longer than the interval of"
                 f" {config.interval_s} s, so that results come several intervals late"
             )
-        if test.rate_pps * config.interval_s < 1:
+        probes = test.rate_pps * config.interval_s
+        if probes < 1:
             said.append(
-                f"{where}: a flow sends {test.rate_pps * config.interval_s:g} probes an interval,"
+                f"{where}: a flow sends {probes:g} probes an interval,"
                 " so that most intervals have nothing to say of it"
+            )
+        elif probes < LEAST_SENT:
+            said.append(
+                f"{where}: a flow sends {probes:g} probes an interval: llama pinpoint judges no interval"
+                f" of a flow by fewer than {LEAST_SENT}"
             )
     said += _tag_names(config)
     wanted = offered(config)

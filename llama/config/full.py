@@ -49,13 +49,13 @@ LARGEST_SIZE = 9216
 _SIZE = values.whole(1, LARGEST_SIZE, "octets of UDP payload")
 
 SUMMARIZATION = {
-    "interval": KeySpec(values.whole(1, 3600, "s"), DEFAULT_INTERVAL_S),
+    "interval": KeySpec(values.whole_seconds(1, 3600), DEFAULT_INTERVAL_S),
     "handlers": KeySpec(values.whole(1, 1024, "read for compatibility, not used")),
     "keep": KeySpec(values.whole(2, 100_000, "closed intervals")),
 }
 LIMITS = {
-    "pps": KeySpec(values.quantity(1, 1e9, "packets/s")),
-    "bps": KeySpec(values.quantity(1000, 1e12, "bit/s")),
+    "pps": KeySpec(values.quantity(1, 1e9, "packets/s"), deleted="set no cap"),
+    "bps": KeySpec(values.quantity(1000, 1e12, "bit/s"), deleted="set no cap"),
 }
 RATE_LIMIT = {
     "cps": KeySpec(

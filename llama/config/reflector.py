@@ -42,7 +42,7 @@ LIMITS = {
     "sessions": KeySpec(values.whole(16, 4_194_304, "sessions"), DEFAULTS.max_sessions),
 }
 STATS = {
-    "interval": KeySpec(values.whole(1, 3600, "s"), DEFAULTS.interval_s),
+    "interval": KeySpec(values.whole_seconds(1, 3600), DEFAULTS.interval_s),
     "keep": KeySpec(values.whole(2, 100_000, "closed intervals")),
     "tags": KeySpec(sections.tags, FrozenMapping()),
 }

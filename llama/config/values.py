@@ -126,6 +126,22 @@ def duration(low_s: float, high_s: float, unit: str) -> Read[float]:
     return read
 
 
+def whole_seconds(low: int, high: int) -> Read[int]:
+    """Read a time of whole seconds: their number, or with a unit of its own."""
+    plain, timed = whole(low, high, "s"), duration(low, high, "s")
+
+    def read(doc: Document, node: Node) -> int:
+        value = written(node, "a time")
+        if not value.endswith(tuple(_SECONDS)):
+            return plain(doc, node)
+        seconds = timed(doc, node)
+        if not seconds.is_integer():
+            raise WrongError(node, f"{value} is {seconds:g} s, expected whole seconds")
+        return int(seconds)
+
+    return read
+
+
 def _short(amount: float) -> str:
     for letter in "TGMk":
         if amount >= _MULTIPLES[letter]:

@@ -86,7 +86,11 @@ def read(path: Path) -> Scenario:
             raise ValueError(f"{path}: step {number}: {e}") from None
     steps.sort(key=lambda step: step.at_s)
     last = max((step.at_s for step in steps), default=0.0)
-    return Scenario(fabric, traffic, tuple(steps), float(document.get("end", last)))
+    try:
+        end_s = float(document.get("end", last))
+    except (TypeError, ValueError):
+        raise ValueError(f"{path}: end: {document['end']!r} is no number of seconds") from None
+    return Scenario(fabric, traffic, tuple(steps), end_s)
 
 
 def _steps(options: Any) -> Iterator[Step]:

@@ -58,6 +58,8 @@ HOSTS_LATE = sum(map(suspect_bit, ("late_ticks", "reflector_late")))
 #: Bits that say that hosts, not the network, may have made RTTs longer. A collector that had to wait
 #: for a processor is none of them: its time stamps are the kernel's.
 HOSTS_DELAYED = sum(map(suspect_bit, ("clock_step", "user_timestamps")))
+#: A flow has to send so many probes to be judged at all.
+LEAST_SENT = 5
 
 
 @frozen(kw_only=True, eq=False)
@@ -112,7 +114,7 @@ class Thresholds:
     #: p-value of a suspect, times the number of candidates that were looked at, stays below.
     false_positive_rate: float = 0.001
     least_lossy_flows: int = 3
-    least_sent: int = 5  # by a flow, to be judged at all
+    least_sent: int = LEAST_SENT
     #: A flow is dead above this share of loss; a host when that share of its flows is.
     dead: float = 0.95
     #: Late flows say nothing about the direction: a link is late only if this share of its flows is.

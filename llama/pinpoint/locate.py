@@ -93,6 +93,7 @@ class _Case:
         flows, limits = self.flows, self.limits
         enough = self.sent >= limits.least_sent
         trusted = (flows["suspect"] & HOSTS_LOST) == 0
+        self._exclude(~enough & (self.lost > 0), f"fewer than {limits.least_sent} probes of each")
         self._exclude(enough & ~trusted & (self.lost > 0), "the hosts themselves lost probes")
         # Replies that came too late have no direction: no later one tells about them. Loss whose
         # direction is known is no matter of lateness, nor is a flow that lost everything.
