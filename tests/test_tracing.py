@@ -23,6 +23,7 @@ from llama.collector.tracing import (
     BURST,
     IDLE_A_TURN,
     IDLE_PERIOD_S,
+    LATE_S,
     PERIOD_S,
     RATE_PPS,
     TELL_S,
@@ -675,6 +676,15 @@ class Picking(SynchronousTestCase):
         self.run_for(10)
         self.assertEqual(self.tracing._going, {})
         self.assertTrue(self.tracing.reply(sock, to, number, t1, 1))
+
+    def test_what_is_long_over_is_forgotten(self):
+        """Once no answer can be on its way any more, nothing is remembered of a trace's packets."""
+        self.tracing.closed(self.closed)
+        self.run_for(5)
+        self.assertEqual(self.tracing._going, {})
+        self.assertGreater(len(self.tracing._numbers), 12)
+        self.run_for(LATE_S)
+        self.assertEqual(len(self.tracing._numbers), 0)
 
     def test_memory_is_bounded(self):
         """Of very many packets the last are remembered, of routers and destinations, too."""

@@ -44,8 +44,8 @@ AT_ONCE = 256
 DISTANCES = 65_536
 MOST_HOPS = 24
 ATTEMPTS = 2
-#: Packets that are remembered: all of what goes on, and, for late answers, of what has ended lately.
-NUMBERS = 8192
+#: Packets that are remembered: all of what goes on, and for late answers those of the last so many s.
+NUMBERS, LATE_S = 8192, 60.0
 #: Routers of which is known that they quote enough to prove themselves.
 PROVERS = 65_536
 #: Answers without proof about a destination are not believed so long, s, after one that was forged; of so
@@ -66,6 +66,7 @@ class _Going:
         self.sock = sock
         self.idle = idle
         self.trace = trace
+        self.sent_s = 0.0  # when its last packet was, on the monotonic clock
         #: Where its packets go: what answers and errors name.
         self.target = (key.dst_ip.partition("%")[0], key.dst_port)
 
@@ -207,10 +208,13 @@ class Tracing:
             least = min(cost, self._most)
             while self._budget >= least > 0 and (packet := going.trace.next(now)) is not None:
                 self._budget -= cost
+                going.sent_s = now
                 if not self._send(going, packet):
                     break
             if going.trace.finished:
                 self._finish(going)
+        while self._numbers and now - next(iter(self._numbers.values())).sent_s > LATE_S:
+            self._numbers.popitem(last=False)
 
     def _begin(self, now: float) -> None:
         """Begin to trace what is urgent, and of the rest what is due."""
@@ -260,7 +264,7 @@ class Tracing:
         proven = {ttl for ttl, hop in enumerate(known.hops, 1) if hop in self._provers}
         if known.complete:
             proven.update(range(len(known.hops), MOST_HOPS + 1))
-        return proven
+        return tuple(proven)  # which is a tenth of a set, and all that was traced lately has one
 
     def _send(self, going: _Going, packet: Packet) -> bool:
         key, sock = going.key, going.sock
