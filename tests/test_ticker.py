@@ -11,8 +11,9 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.epollreactor import EPollReactor
 from twisted.trial.unittest import SynchronousTestCase
 
+from llama.net.alone import ALONE_S, MOST_WATCHED
 from llama.net.reactor import prepare
-from llama.net.ticker import ALONE_S, MOST_WATCHED, Ticker
+from llama.net.ticker import Ticker
 
 
 class Listener(FileDescriptor):

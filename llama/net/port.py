@@ -28,6 +28,7 @@ from twisted.python import failure
 from zope.interface import implementer
 
 from llama.net import mmsg
+from llama.net.alone import Alone
 from llama.net.drops import Causes
 from llama.net.lookup import socket_address
 from llama.net.mmsg import Layout, Messages
@@ -119,6 +120,7 @@ class BatchPort(FileDescriptor):
         receive_buffer: int = RECEIVE_BUFFER,
     ) -> None:
         super().__init__(reactor)
+        self._alone = Alone(reactor)
         self.protocol = protocol
         self.family = socket.AF_INET6 if ":" in address else socket.AF_INET
         self.stamped = stamped
@@ -179,7 +181,13 @@ class BatchPort(FileDescriptor):
         return -1 if self._socket is None else self._epoll.fileno()
 
     def doRead(self) -> None:
-        """Read one batch, so that a flood never keeps the reactor from its other duties."""
+        """Read one batch, and those that come while the reactor has no other duties."""
+        self._read_batch()
+        if self._alone.begin():
+            while self._alone.comes_next(self.fileno()):
+                self._read_batch()
+
+    def _read_batch(self) -> None:
         try:
             if self.stamps_due > 0:
                 self.read_transmit_stamps()

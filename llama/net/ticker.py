@@ -1,17 +1,11 @@
-"""A steady tick: a kernel timer that the reactor watches, finer than its own millisecond timeouts.
-
-A turn of the reactor costs several times what it takes to wait for a timer, most of all a processor
-that has slept since the last one. So while there is nothing else to do the ticks are waited for here.
-"""
+"""A steady tick: a kernel timer that the reactor watches, finer than its own millisecond timeouts."""
 
 from __future__ import annotations
 
 import ctypes
 import errno
 import os
-import select
 import sys
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -19,19 +13,13 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
-if sys.platform.startswith("linux"):
-    from twisted.internet.epollreactor import EPollReactor
+from llama.net.alone import Alone
 
 _CLOCK_MONOTONIC = 1
 _TFD_NONBLOCK, _TFD_CLOEXEC = 0o4000, 0o2000000
 
 
 _TIMERFD = sys.platform.startswith("linux")
-#: The reactor is left alone for so long, s, at most: what a tick asks of it, such as to watch something
-#: new, waits until then.
-ALONE_S = 0.05
-#: And for no time at all if it watches more than this: all of it is looked at with every tick.
-MOST_WATCHED = 64
 
 
 class _Itimerspec(ctypes.Structure):
@@ -57,8 +45,7 @@ class Ticker(FileDescriptor):
         self._fd = -1
         self._period_s = 0.0
         self._loop: LoopingCall | None = None
-        self._watched: dict[int, int] = {}  # what `_poll` looks at: descriptors, and for what
-        self._poll: Any = None
+        self._alone = Alone(reactor)
 
     def open(self) -> None:
         """Have the kernel's timer, so that `start` cannot fail; raises `OSError`."""
@@ -110,11 +97,9 @@ class Ticker(FileDescriptor):
     def doRead(self) -> None:
         """Take note of a tick, and of those that follow while nothing else happens."""
         self._tick()
-        until_s = time.monotonic() + ALONE_S
-        if not self._watch_all():
-            return
-        while self._comes_next(until_s):
-            self._tick()
+        if self._alone.begin():
+            while self._alone.comes_next(self._fd, self._period_s):
+                self._tick()
 
     def _tick(self) -> None:
         try:
@@ -127,34 +112,6 @@ class Ticker(FileDescriptor):
             self._callback()
         except Exception:  # the reactor would never call again
             self.log.failure("a tick failed; the next one is not far")
-
-    def _watch_all(self) -> bool:
-        """Watch all that the reactor does; return False if that cannot be, or is too much."""
-        reactor: Any = self.reactor
-        if not isinstance(reactor, EPollReactor):  # others keep their timers elsewhere
-            return False
-        readers = [reader.fileno() for reader in reactor.getReaders()]
-        writers = [writer.fileno() for writer in reactor.getWriters()]
-        if len(readers) + len(writers) > MOST_WATCHED or -1 in readers or -1 in writers:
-            return False
-        watched = dict.fromkeys(readers, select.POLLIN)
-        for fd in writers:
-            watched[fd] = watched.get(fd, 0) | select.POLLOUT
-        if watched != self._watched:
-            self._watched, self._poll = watched, select.poll()
-            for fd, events in watched.items():
-                self._poll.register(fd, events)
-        return True
-
-    def _comes_next(self, until_s: float) -> bool:
-        """Wait for the next tick; return False without it if the reactor has something to do before."""
-        left_s = self.reactor.timeout()
-        if left_s is not None and left_s < self._period_s:
-            return False
-        if time.monotonic() + self._period_s > until_s:
-            return False
-        events = self._poll.poll(1000 * ALONE_S)
-        return len(events) == 1 and events[0][0] == self._fd
 
     def logPrefix(self) -> str:
         """Return what stands before this timer's log lines."""
