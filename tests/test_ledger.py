@@ -204,6 +204,8 @@ class LedgerTests(SynchronousTestCase):
         end_of(book)
         flow = close(book).flow_stats[0]
         self.assertEqual((flow["sent"], flow["received"], flow["late"]), (0, 0, 1))
+        end_of(book)
+        self.assertEqual(close(book).flow_stats[0]["late"], 0)
 
     def test_duplicates_count_once(self) -> None:
         """A second reply is a duplicate, in one batch with the first or later."""
@@ -325,13 +327,16 @@ class LedgerTests(SynchronousTestCase):
 
     def test_clocks_that_stand_still_tell_nothing_of_one_way(self) -> None:
         """T2 that is mostly the same, or zero, makes no variation; one that goes on does."""
-        for t2, known in ((0, False), (EPOCH, False), (400 * MS, False), (None, True)):
+        for t2, known in ((0, False), (EPOCH, False), (400 * MS, False), (None, True), (MS, True)):
             book = ledger()
             for n, t1 in enumerate(self.probe(book, 10)):
                 at = t1 + 20_000 * (n + 1) if t2 is None else t2
                 if t2 == 400 * MS:  # it ticks
                     at = t1 // t2 * t2
-                book.reply(replies([0], [n], [t1], [n], [t1 + MS], t2_ns=[at], t3_ns=[at]))
+                if t2 == MS:  # it is the way there that takes so long
+                    at = t1 + t2 + n % 2 * 90 * MS
+                came = max(t1, at) + MS if known else t1 + MS
+                book.reply(replies([0], [n], [t1], [n], [came], t2_ns=[at], t3_ns=[at]))
             end_of(book)
             flow = close(book).flow_stats[0]
             for name in ("ipdv_forward_ns", "ipdv_reverse_ns"):
@@ -487,6 +492,46 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(expected[figures.histogram_bin].tolist(), figures.histogram_count.tolist())
         self.assertEqual(pair["rtt_sum_ns"], rtts.sum())
 
+    def test_variation_of_delay(self) -> None:
+        """It is that of probes answered one after the other, each way, and only if the peer stamps."""
+        there = np.array([10, 30, 20, 0, 50, 60]) * 1000
+        back = np.array([7, 9, 30, 0, 20, 24]) * 1000
+        known = np.array([True, True, False, False, True])  # probe 3 is lost
+        for stamps_there in (True, False):
+            book = ledger()
+            book.stamps_there = stamps_there
+            times = np.array(self.probe(book, 6))
+            t2, n = times + there, np.array([0, 1, 2, 4, 5])
+            book.reply(replies([0] * 5, n, times[n], n, (t2 + back)[n], t2_ns=t2[n], t3_ns=t2[n]))
+            end_of(book)
+            flow = close(book).flow_stats[0]
+            for name, delay, told in (
+                ("ipdv_ns", there + back, True),
+                ("ipdv_forward_ns", there, stamps_there),
+                ("ipdv_reverse_ns", back, stamps_there),
+            ):
+                mean = np.abs(np.diff(delay))[known].mean() if told else np.nan
+                np.testing.assert_allclose(flow[name], mean, rtol=1e-6, err_msg=name)
+
+    def test_impossible_round_trip_is_not_stated(self) -> None:
+        """A reflector that says that it held a probe for longer than it was away is not believed."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        book.reply(replies([0], [0], [t1], [0], [t1 + MS], t2_ns=[t1], t3_ns=[t1 + 2 * MS]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["received"], flow["samples"]), (1, 0))
+
+    def test_stamps_of_user_space_are_marked(self) -> None:
+        """One reply that the kernel did not stamp has this host's own delay in it."""
+        book = ledger(pairs=2)
+        book.send(np.arange(2), EPOCH)
+        book.reply(replies([0, 1], [0, 0], [EPOCH] * 2, [0, 0], [EPOCH + MS] * 2,
+                           kernel_t4=[True, False]))  # fmt: skip
+        end_of(book)
+        suspect = close(book).pair_stats["suspect"].tolist()
+        self.assertEqual(suspect, [0, suspect_bit("user_timestamps")])
+
     def test_jitter_is_rfc_3550s(self) -> None:
         """The jitter is the running estimate of RFC 3550, over the probes received."""
         book = ledger(rate=10, interval=10)
@@ -524,28 +569,31 @@ class LedgerTests(SynchronousTestCase):
         """One-way delays are stated with their error, or not at all."""
         for error, told in ((None, False), (50_000.0, True)):
             book = ledger()
-            (t1,) = self.probe(book, 1)
+            times = np.array(self.probe(book, 2))
             book.reply(
-                replies([0], [0], [t1], [0], [t1 + 30_000],
-                        clock_error_ns=np.array([20_000], np.float32))
+                replies([0, 0], [0, 1], times, [0, 1], times + np.array([30_000, 60_000]),
+                        clock_error_ns=np.full(2, 20_000, np.float32))
             )  # fmt: skip
             end_of(book)
             flow = close(book, error).flow_stats[0]
             self.assertEqual(not np.isnan(flow["owd_forward_ns"]), told)
             if told:
                 self.assertEqual(flow["owd_forward_ns"], 10_000)
+                self.assertEqual(flow["owd_reverse_ns"], 30_000)
                 self.assertEqual(flow["owd_error_ns"], 70_000)
 
     def test_impossible_one_way_delay_is_not_stated(self) -> None:
-        """A delay more negative than the clocks admit shows that they are wrong."""
-        book = ledger()
-        (t1,) = self.probe(book, 1)
-        book.reply(
-            replies([0], [0], [t1], [0], [t1 + 30_000], t2_ns=[t1 - MS], t3_ns=[t1 - MS + 5_000],
-                    clock_error_ns=np.array([20_000], np.float32))
-        )  # fmt: skip
-        end_of(book)
-        self.assertTrue(np.isnan(close(book, 50_000.0).flow_stats[0]["owd_forward_ns"]))
+        """A delay more negative than the clocks admit, either way, shows that they are wrong."""
+        for ahead in (-MS, MS):
+            book = ledger()
+            (t1,) = self.probe(book, 1)
+            t2 = t1 + ahead
+            book.reply(
+                replies([0], [0], [t1], [0], [t1 + 30_000], t2_ns=[t2], t3_ns=[t2 + 5_000],
+                        clock_error_ns=np.array([20_000], np.float32))
+            )  # fmt: skip
+            end_of(book)
+            self.assertTrue(np.isnan(close(book, 50_000.0).flow_stats[0]["owd_forward_ns"]))
 
     def test_rearranged_ledger_goes_on(self) -> None:
         """Pairs that stay keep their probes, replies and open interval when others come and go."""
@@ -593,6 +641,19 @@ class LedgerTests(SynchronousTestCase):
         row = close(other).pair_stats[7]
         self.assertEqual(row["lost"], row["sent"])
         self.assertIn("late_ticks", reasons(int(row["suspect"])))
+
+    def test_closed_too_late(self) -> None:
+        """Probes whose cells were used again are neither sent nor lost, and the interval says so."""
+        book = ledger()
+        times = np.array(self.probe(book, book.depth, every=MS))
+        n = np.arange(book.depth)
+        book.reply(replies(0 * n, n, times, n, times + MS))
+        end_of(book)
+        self.probe(book, 10, start=EPOCH + 10 * SECOND)
+        flow = close(book).flow_stats[0]
+        left = book.depth - 10
+        self.assertEqual((flow["sent"], flow["received"], flow["lost"]), (left, left, 0))
+        self.assertEqual(reasons(int(flow["suspect"])), ("late_ticks",))
 
     def test_numbers_come_round(self) -> None:
         """A flow's sequence number may pass 2**32 within an interval."""
@@ -922,6 +983,23 @@ class DirectionTests(SynchronousTestCase):
         flow = close(book).flow_stats[0]
         self.assertEqual((flow["lost_forward"], flow["lost_reverse"]), (0, 2))
 
+    def test_losses_after_a_long_outage(self) -> None:
+        """The last reply is what directions start from, though nothing else is on record of its time."""
+        book = ledger()
+        sent = 0
+        for lost, number in ((0, 5000), (book.depth, None), (5, 5001)):
+            for _ in range(lost):
+                book.send(np.array([0]), EPOCH + sent * 50 * MS)
+                sent += 1
+            if number is not None:
+                t1 = EPOCH + sent * 50 * MS
+                book.send(np.array([0]), t1)
+                book.reply(replies([0], [sent], [t1], [number], [t1 + MS]))
+                sent += 1
+            end_of(book)
+            flow = close(book).flow_stats[0]
+        self.assertEqual((flow["lost"], flow["lost_forward"]), (5, 5))
+
     def test_mixed_gap_over_two_intervals_is_unknown(self) -> None:
         """A gap with losses both ways that spans two intervals cannot be shared out."""
         book = ledger()
@@ -983,12 +1061,7 @@ class SumTests(SynchronousTestCase):
         stats = figures.pair_stats
         np.testing.assert_array_equal(stats["sent"], stats["received"] + stats["lost"])
         np.testing.assert_allclose(stats["rtt_sum_ns"], flows_["rtt_sum_ns"].sum(axis=1), rtol=0)
-        np.testing.assert_array_equal(
-            np.diff(figures.histogram_start), [len(np.unique(b)) for b in self.bins_of(figures)]
-        )
-
-    @staticmethod
-    def bins_of(figures: closing.Figures) -> list[np.ndarray]:
-        """The histogram bins of each pair."""
         starts = figures.histogram_start
-        return [figures.histogram_bin[starts[n] : starts[n + 1]] for n in range(len(starts) - 1)]
+        for first, end, samples in zip(starts[:-1], starts[1:], stats["samples"], strict=True):
+            self.assertEqual(figures.histogram_count[first:end].sum(), samples)
+            self.assertTrue((np.diff(figures.histogram_bin[first:end].astype(int)) > 0).all())
