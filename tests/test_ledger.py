@@ -217,6 +217,18 @@ class LedgerTests(SynchronousTestCase):
         flow = close(book).flow_stats[0]
         self.assertEqual((flow["received"], flow["duplicate"]), (1, 2))
 
+    def test_duplicates_count_where_they_were_sent(self) -> None:
+        """One of the next interval's probes may come twice before this one has closed."""
+        book = ledger(pairs=2)
+        for start in (EPOCH, EPOCH + 10 * SECOND):
+            _, sequence = book.send(np.arange(2), start)
+            more = start != EPOCH
+            flows = [0, 1, 1] if more else [0, 0, 1]
+            book.reply(replies(flows, sequence[flows], [start] * 3, [5] * 3, [start + MS] * 3))
+            end_of(book)
+        for duplicates in ([1, 0], [0, 1]):
+            self.assertEqual(close(book).flow_stats["duplicate"].tolist(), duplicates)
+
     def test_closed_again(self) -> None:
         """Figures that were not taken off the ledger come again, with what has come meanwhile."""
         book = ledger()
@@ -363,14 +375,24 @@ class LedgerTests(SynchronousTestCase):
                 flow = close(book).flow_stats[0]
                 self.assertEqual((flow["duplicate"], flow["lost_forward"]), (1, forward))
 
-    def test_reordered(self) -> None:
-        """A reply that a later probe's reply has overtaken is reordered."""
+    @settings(max_examples=50, deadline=None)
+    @example([5, 1, 1])
+    @given(st.lists(st.none() | st.integers(1, 9), min_size=1, max_size=12))
+    def test_reordered(self, delays: list[int | None]) -> None:
+        """A reply that a later probe's reply has overtaken is reordered; None is a lost one."""
         book = ledger()
-        times = self.probe(book, 3, every=MS)
-        came = [times[0] + 5 * MS, times[1] + MS, times[2] + MS]
-        book.reply(replies([0] * 3, [0, 1, 2], times, [0, 1, 2], came))
+        came = [
+            (n, t1, t1 + delay * MS)
+            for n, (t1, delay) in enumerate(
+                zip(self.probe(book, len(delays), MS), delays, strict=True)
+            )
+            if delay is not None
+        ]
+        for n, t1, back in came:
+            book.reply(replies([0], [n], [t1], [n], [back]))
         end_of(book)
-        self.assertEqual(close(book).flow_stats[0]["reordered"], 1)
+        expected = sum(any(other[2] < one[2] for other in came[at:]) for at, one in enumerate(came))
+        self.assertEqual(close(book).flow_stats[0]["reordered"], expected)
 
     def test_unsent_probe_is_not_lost(self) -> None:
         """What the kernel would not send was not sent."""
@@ -500,9 +522,11 @@ class LedgerTests(SynchronousTestCase):
         for stamps_there in (True, False):
             book = ledger()
             book.stamps_there = stamps_there
-            times = np.array(self.probe(book, 6))
-            t2, n = times + there, np.array([0, 1, 2, 4, 5])
-            book.reply(replies([0] * 5, n, times[n], n, (t2 + back)[n], t2_ns=t2[n], t3_ns=t2[n]))
+            t1, n = np.array(self.probe(book, 6)), np.array([0, 1, 2, 4, 5])
+            times = t1 + np.array([3, 1, 4, 1, 5, 9]) * 1000  # when they really left
+            book.transmitted(book.cells(np.zeros(5, np.int64), n), times[n])
+            t2 = times + there
+            book.reply(replies([0] * 5, n, t1[n], n, (t2 + back)[n], t2_ns=t2[n], t3_ns=t2[n]))
             end_of(book)
             flow = close(book).flow_stats[0]
             for name, delay, told in (
@@ -525,9 +549,12 @@ class LedgerTests(SynchronousTestCase):
     def test_stamps_of_user_space_are_marked(self) -> None:
         """One reply that the kernel did not stamp has this host's own delay in it."""
         book = ledger(pairs=2)
-        book.send(np.arange(2), EPOCH)
-        book.reply(replies([0, 1], [0, 0], [EPOCH] * 2, [0, 0], [EPOCH + MS] * 2,
-                           kernel_t4=[True, False]))  # fmt: skip
+        for n, by_kernel in enumerate(([True, False], [True, True])):
+            t1 = EPOCH + n * MS
+            book.send(np.arange(2), t1)
+            book.reply(
+                replies([0, 1], [n] * 2, [t1] * 2, [n] * 2, [t1 + MS] * 2, kernel_t4=by_kernel)
+            )
         end_of(book)
         suspect = close(book).pair_stats["suspect"].tolist()
         self.assertEqual(suspect, [0, suspect_bit("user_timestamps")])
@@ -905,21 +932,46 @@ class DirectionTests(SynchronousTestCase):
 
     def test_forged_probes(self) -> None:
         """What a reflector counts says nothing while it answers probes in our name, not before."""
-        book = ledger()
-        self.assertEqual(self.lose_one_way(book, 50)["lost_reverse"], 1)
-        forged = replies([0], [9], [EPOCH], [54], [EPOCH + SECOND])
-        self.assertEqual(book.reply(forged), 0)
-        later = EPOCH + 11 * SECOND
-        for n in range(3):
-            book.send(np.array([0]), later + n * 100 * MS)
-        for n, number in ((4, 55), (6, 56)):
-            t1 = later + (n - 4) * 100 * MS
-            book.reply(replies([0], [n], [t1], [number], [t1 + MS]))
-        assert book.current is not None
-        self.assertIn("forged", " ".join(book.current.notes))
-        end_of(book)
-        row = close(book).flow_stats[0]
-        self.assertEqual((row["lost"], row["lost_unknown"]), (1, 1))
+        for says_that_it_counts in (False, True):
+            book = ledger()
+            book.counting[:] = says_that_it_counts
+            self.assertEqual(self.lose_one_way(book, 50)["lost_reverse"], 1)
+            forged = replies([0], [9], [EPOCH], [54], [EPOCH + SECOND])
+            self.assertEqual(book.reply(forged), 0)
+            later = EPOCH + 11 * SECOND
+            for n in range(3):
+                book.send(np.array([0]), later + n * 100 * MS)
+            for n, number in ((4, 55), (6, 56)):
+                t1 = later + (n - 4) * 100 * MS
+                book.reply(replies([0], [n], [t1], [number], [t1 + MS]))
+            assert book.current is not None
+            self.assertIn("forged", " ".join(book.current.notes))
+            end_of(book)
+            row = close(book).flow_stats[0]
+            self.assertEqual((row["lost"], row["lost_unknown"]), (1, 1))
+
+    def test_numbers_that_do_not_fit(self) -> None:
+        """More than were asked for are others', or overtaken; fewer, and the counter began anew."""
+        for numbers, says_that_it_counts, told in (
+            ({0: 50, 2: 51, 3: 52}, True, (1, 0, 0)),
+            ({0: 50, 1: 51, 3: 53}, True, (0, 1, 0)),
+            ({0: 50, 1: 53, 3: 55}, True, (0, 1, 0)),
+            ({0: 50, 1: 53, 3: 55}, False, (0, 0, 1)),  # it may have counted another's again
+            ({0: 50, 2: 51, 3: 53}, True, (0, 0, 1)),  # probe 1 came after probe 2
+            ({0: 50, 3: 51}, True, (2, 0, 0)),
+            ({0: 1, 3: 2}, True, (0, 0, 2)),
+        ):
+            book = ledger()
+            book.counting[:] = says_that_it_counts
+            for n in range(4):
+                t1 = EPOCH + n * 100 * MS
+                book.send(np.array([0]), t1)
+                if n in numbers:
+                    book.reply(replies([0], [n], [t1], [numbers[n]], [t1 + MS]))
+            end_of(book)
+            row = close(book).flow_stats[0]
+            lost = tuple(row[f"lost_{way}"].item() for way in ("forward", "reverse", "unknown"))
+            self.assertEqual(lost, told, (numbers, says_that_it_counts))
 
     def test_doubts_pass(self) -> None:
         """A forged probe long ago, of which nothing is on record any more, is forgotten."""
@@ -1034,14 +1086,19 @@ class SumTests(SynchronousTestCase):
     """Flows and pairs."""
 
     @settings(max_examples=60, deadline=None)
-    @given(seed=st.integers(0, 2**32 - 1))
-    def test_flows_add_up_to_their_pair(self, seed: int) -> None:
-        """Every count of a pair is the exact sum over its flows, and sent is received and lost."""
+    @given(seed=st.integers(0, 2**32 - 1), cells=st.sampled_from([1, 300, closing.SLICE]))
+    def test_flows_add_up_to_their_pair(self, seed: int, cells: int) -> None:
+        """Every count of a pair is the exact sum over its flows, and sent is received and lost.
+
+        That is so whatever number of ``cells`` is looked at in a step.
+        """
+        self.patch(closing, "SLICE", cells)
         rng = np.random.default_rng(seed)
         pairs, ports = int(rng.integers(1, 40)), int(rng.integers(1, 6))
         book = ledger(pairs, ports, rate=3, interval=3)
         book.current = None
         book.roll(EPOCH, EPOCH + 3 * SECOND, 0.0)
+        truth = np.zeros((3, pairs * ports), int)
         for turn in range(9):
             t1 = EPOCH + turn * 300 * MS
             flows = np.flatnonzero(rng.random(pairs * ports) < 0.9)
@@ -1049,11 +1106,16 @@ class SumTests(SynchronousTestCase):
             back = rng.random(len(flows)) < 0.8
             some = flows[back]
             rtt = rng.integers(6_000, MS, len(some))
-            book.reply(
-                replies(some, sequence[back], np.full(len(some), t1), sequence[back], t1 + rtt)
-            )
+            came = replies(some, sequence[back], np.full(len(some), t1), sequence[back], t1 + rtt)
+            book.reply(came)
+            twice = rng.random(len(some)) < 0.1
+            book.reply(came.rows(twice))
+            for row, which in enumerate((flows, some, some[twice])):
+                truth[row, which] += 1
         end_of(book)
         figures = close(book)
+        for row, name in zip(truth, ("sent", "received", "duplicate"), strict=True):
+            np.testing.assert_array_equal(figures.flow_stats[name], row)
         flows_ = figures.flow_stats.reshape(pairs, ports)
         for name in STATS.names or ():
             if STATS[name] == np.uint32 and name != "suspect":
