@@ -831,7 +831,29 @@ class DirectionTests(SynchronousTestCase):
         self, fates: list[str], events: list[str], step: int, base: int | None
     ) -> None:
         """In no interval are more losses put down to a direction than truly were in it."""
-        for figures, forward, reverse in self.play(fates, events, step, base):
+        self.check(self.play(fates, events, step, base))
+
+    @settings(max_examples=50, deadline=None)
+    @example(["ok"] * 8 + ["slow", "ok"], ["forward", "ok", "ok"], 7)
+    @example(["ok"] * 9 + ["duplicate"], ["forward", "ok", "ok"], 7)
+    @example(["ok"] * 7 + ["slow", "slow reverse", "ok"], ["forward", "ok", "ok"], 7)
+    @given(
+        before=st.lists(FATES, min_size=10, max_size=10).filter(
+            lambda fates: "ok" in fates and ("slow" in fates or "slow reverse" not in fates)
+        ),
+        after=st.lists(FATES, min_size=3, max_size=20),
+        base=st.sampled_from([None, 7, 1000]),
+    )
+    def test_right_or_unknown_after_an_outage(
+        self, before: list[str], after: list[str], base: int | None
+    ) -> None:
+        """So it is where nothing but the last reply is known of the time before."""
+        fates = [*before, *["reverse"] * 60, *after]
+        self.check(self.play(fates, [], 200 * MS, base))
+
+    def check(self, played: list[tuple[np.void, int, int]]) -> None:
+        """Check figures against their true losses each way."""
+        for figures, forward, reverse in played:
             self.assertEqual(
                 figures["lost"],
                 figures["lost_forward"] + figures["lost_reverse"] + figures["lost_unknown"],
