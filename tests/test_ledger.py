@@ -907,11 +907,22 @@ class DirectionTests(SynchronousTestCase):
 
     def test_plain_losses_are_told(self) -> None:
         """Without reordering, duplicates and restarts every loss between two replies is told."""
-        fates = ["ok", "ok", "forward", "ok", "reverse", "ok", "forward", "reverse", "ok", "ok"]
+        fates = [
+            "ok",
+            "ok",
+            "forward",
+            "ok",
+            "reverse",
+            "ok",
+            "forward",
+            "reverse",
+            "reverse",
+            "ok",
+        ]
         ((figures, forward, reverse),) = self.play(fates, ["none"] * 10, 100 * MS, 1000)
-        self.assertEqual((forward, reverse), (2, 2))
+        self.assertEqual((forward, reverse), (2, 3))
         self.assertEqual(figures["lost_forward"], 2)
-        self.assertEqual(figures["lost_reverse"], 2)
+        self.assertEqual(figures["lost_reverse"], 3)
         self.assertEqual(figures["lost_unknown"], 0)
 
     def test_stateless_reflectors_say_nothing(self) -> None:
@@ -980,6 +991,8 @@ class DirectionTests(SynchronousTestCase):
             ({0: 50, 1: 53, 3: 55}, True, (0, 1, 0)),
             ({0: 50, 1: 53, 3: 55}, False, (0, 0, 1)),  # it may have counted another's again
             ({0: 50, 2: 51, 3: 53}, True, (0, 0, 1)),  # probe 1 came after probe 2
+            ({0: 50, 1: 50, 3: 51}, True, (0, 0, 1)),  # which of two was it that came?
+            ({0: 50, 2: 51, 3: 51}, True, (0, 0, 1)),
             ({0: 50, 3: 51}, True, (2, 0, 0)),
             ({0: 1, 3: 2}, True, (0, 0, 2)),
         ):
