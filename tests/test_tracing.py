@@ -495,6 +495,15 @@ class Picking(SynchronousTestCase):
         self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", to[0], to[1], probe))
         self.assertEqual((trace.hops[0].addresses, self.mismatched()), ([], 0))
 
+    def test_who_says_that_a_port_is_unreachable(self):
+        """The target says so if the packet came all the way; anybody else refuses to forward it."""
+        for refused in (False, True):
+            sock, to, _, payload, trace = self.first_sent()
+            by = "10.0.0.1" if refused else to[0]
+            self.tracing.error(sock, IcmpError(4, 3, 3, by, to[0], to[1], payload[:44]))
+            self.assertEqual(trace.path().complete, not refused)
+            self.setUp()
+
     def test_errors_that_quote_what_was_never_sent(self):
         """Number, time stamp, SSID and target must be those of one packet; what is not is counted."""
         sock, to, _, payload, trace = self.first_sent()
