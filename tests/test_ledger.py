@@ -9,7 +9,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.intervals import closing
+from llama.collector.intervals import closing, statistics
 from llama.collector.intervals.histogram import (
     BINS,
     RELATIVE_ERROR,
@@ -18,6 +18,7 @@ from llama.collector.intervals.histogram import (
     midpoint_ns,
 )
 from llama.collector.intervals.ledger import FOLLOWED, Ledger, depth_needed
+from llama.collector.intervals.own_drops import OwnDrops
 from llama.collector.intervals.replies import Replies
 from llama.collector.intervals.summary import STATS, reasons, suspect_bit
 from llama.collector.rearranging import rearranged
@@ -289,9 +290,10 @@ class LedgerTests(SynchronousTestCase):
 
     def test_silent_refusals(self) -> None:
         """They mark pairs that lack an answer and a stamp, if any ever had one; late replies had left."""
-        for silent, stamped, fate, mark in (
-            (3, True, "lost", ("send_failed",)), (0, True, "lost", ()), (3, False, "lost", ()),
-            (3, True, "late", ()), (3, True, "stamped", ()),
+        for silent, later, stamped, fate, mark in (
+            (3, 0, True, "lost", ("send_failed",)), (0, 3, True, "lost", ("send_failed",)),
+            (0, 0, True, "lost", ()), (3, 3, False, "lost", ()),
+            (3, 3, True, "late", ()), (3, 3, True, "stamped", ()),
         ):  # fmt: skip
             book = ledger()
             times = self.probe(book, 2)
@@ -303,10 +305,11 @@ class LedgerTests(SynchronousTestCase):
             if fate == "stamped":
                 book.transmitted(np.array([book.cell(0, 1)]), np.array([times[1] + 9000]))
             book.note_refused(silent, 1.0)
+            book.note_dropped_later(later, 1.0)
             end_of(book)
             flow = close(book).flow_stats[0]
             self.assertEqual((flow["sent"], flow["lost"]), (2, 1))
-            self.assertEqual(reasons(int(flow["suspect"])), mark, (silent, stamped, fate))
+            self.assertEqual(reasons(int(flow["suspect"])), mark, (silent, later, stamped, fate))
 
     def test_failed_sends_mark_the_current_window_only(self) -> None:
         """Windows that only wait for replies have nothing to do with it."""
@@ -562,15 +565,15 @@ class LedgerTests(SynchronousTestCase):
     def test_jitter_is_rfc_3550s(self) -> None:
         """The jitter is the running estimate of RFC 3550, over the probes received."""
         book = ledger(rate=10, interval=10)
-        rtts = [20_000, 50_000, 10_000, 70_000, 70_000]
-        estimate, before = 0.0, rtts[0]
-        for n, rtt in enumerate(rtts):
-            t1 = EPOCH + n * 100 * MS
-            book.send(np.array([0]), t1)
+        rtts = [None, 20_000, 50_000, None, None, 10_000, 70_000, 70_000]
+        estimate, before = 0.0, None
+        for n, (t1, rtt) in enumerate(zip(self.probe(book, len(rtts)), rtts, strict=True)):
+            if rtt is None:
+                continue
             book.reply(replies([0], [n], [t1], [n], [t1 + 5_000 + rtt]))
-            if n:
+            if before is not None:
                 estimate += (abs(rtt - before) - estimate) / 16
-                before = rtt
+            before = rtt
         end_of(book)
         self.assertAlmostEqual(float(close(book).flow_stats[0]["jitter_ns"]), estimate, places=1)
 
@@ -701,6 +704,25 @@ class LedgerTests(SynchronousTestCase):
         self.assertGreaterEqual(depth_needed(4, 1, 30), 4 * 31)
         fast = depth_needed(100, 1, 30)
         self.assertEqual(fast & fast - 1, 0)
+
+
+class OwnDropsTests(SynchronousTestCase):
+    """What this host may have dropped itself."""
+
+    def test_what_they_account_for(self) -> None:
+        """No more probes than may be among them, nor than their share of all packets lets expect."""
+        lost = np.arange(100)
+        for parts, most in (
+            ((), 0),
+            (((2, 0.0), (7, 1.0)), 18),  # so few were dropped
+            (((500, 0.25), (500, 0.75)), 43),  # of very many
+            (((1000, 0.0),), 3),
+        ):
+            drops = OwnDrops()
+            for part in parts:
+                drops.add(*part)
+            found = drops.account_for(lost, np.full(100, 300), 30.0)
+            self.assertEqual(np.flatnonzero(found).tolist(), list(range(1, most + 1)))
 
 
 class HistogramTests(SynchronousTestCase):
@@ -1162,3 +1184,40 @@ class SumTests(SynchronousTestCase):
         for first, end, samples in zip(starts[:-1], starts[1:], stats["samples"], strict=True):
             self.assertEqual(figures.histogram_count[first:end].sum(), samples)
             self.assertTrue((np.diff(figures.histogram_bin[first:end].astype(int)) > 0).all())
+
+    def test_every_figure_of_a_pair(self) -> None:
+        """Counts are summed up, means weighed by samples, and what one flow doubts its pair does."""
+        rng = np.random.default_rng(1)
+        flows = np.zeros((50, 3), STATS)
+        for name in STATS.names or ():
+            flows[name] = rng.integers(0, 9, flows.shape)
+            if name.endswith("_ns") and name != "rtt_sum_ns":
+                flows[name][rng.random(flows.shape) < 0.2] = np.nan
+        pairs = np.zeros(50, STATS)
+        statistics.sum_pairs(pairs, flows.reshape(-1), 3)
+        by_hand = {"suspect": np.bitwise_or.reduce(flows["suspect"], axis=1)}
+        for name in ("ttl_at_reflector", "ttl_at_collector"):
+            by_hand[name] = flows[name].max(axis=1)
+        for name in STATS.names or ():
+            if name.startswith(("jitter", "ipdv", "owd")):
+                weight = np.where(np.isnan(flows[name]), 0, flows["samples"])
+                total = (np.nan_to_num(flows[name]) * weight).sum(axis=1)
+                with np.errstate(invalid="ignore"):
+                    by_hand[name] = total / weight.sum(axis=1)
+            elif not name.startswith(("dscp", "rtt_m", "rtt_p")):
+                by_hand.setdefault(name, flows[name].sum(axis=1))
+        self.assertGreater(len(by_hand), 20)
+        for name, expected in by_hand.items():
+            np.testing.assert_allclose(pairs[name], expected, rtol=1e-6, err_msg=name)
+
+    def test_class_of_a_pair(self) -> None:
+        """It is what a remarked flow was seen as, if there is one, and what any was, if none was."""
+        for name, remarked in (
+            ("dscp_at_reflector", "remarked_forward"),
+            ("dscp_at_collector", "remarked_reverse"),
+        ):
+            flows, pairs = np.zeros(9, STATS), np.zeros(3, STATS)
+            flows[name] = [255, 46, 46, 46, 46, 8, 255, 255, 255]
+            flows[remarked][5] = 1
+            statistics.sum_pairs(pairs, flows, 3)
+            self.assertEqual(pairs[name].tolist(), [46, 8, 255])
