@@ -641,6 +641,37 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(stats["sent"].tolist(), [0, 2])
         self.assertEqual(stats["received"].tolist(), [0, 2])
 
+    def test_what_is_known_is_carried_over(self) -> None:
+        """A pair that is put elsewhere keeps its anchors, doubts and marks, and what came twice."""
+        book = ledger(pairs=3, ports=2)
+        book.send(np.arange(6), EPOCH)
+        end_of(book)
+        book.sent(book.upcoming(np.arange(6)), slice(0, 6), EPOCH + 10 * SECOND)
+        columns = (
+            "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
+            "doubt_sequence", "doubted", "counting", "stamping",
+        )  # fmt: skip
+        for name in columns[1:]:
+            getattr(book, name)[:] = 7
+        marks = [suspect_bit("send_failed"), suspect_bit("clock_step")]
+        for pair, mark in enumerate(marks, 1):
+            book.mark(mark, pairs=np.array([pair]))
+        book.duplicates = [(np.array([1, 4, 5]), np.array([7, 8, 9], np.uint32))]
+        book.late_after_close = [np.array([0, 5])]
+        book.strangers = 3
+        other = rearranged(book, np.zeros(2, np.uint8), np.array([1]), np.array([2]), 5.0)
+        for name in columns:
+            old, new = getattr(book, name), getattr(other, name)
+            pairs = old.reshape(3, -1), new.reshape(2, -1)
+            self.assertEqual(pairs[1][1].tolist(), pairs[0][2].tolist(), name)
+        self.assertEqual(other.next_sequence[2:].tolist(), [2, 2])
+        for interval in other.open_intervals():
+            self.assertEqual(interval.pair_suspect.tolist(), [0, marks[1]])
+        ((flows, sequence),) = other.duplicates
+        self.assertEqual((flows.tolist(), sequence.tolist()), ([2, 3], [8, 9]))
+        self.assertEqual([late.tolist() for late in other.late_after_close], [[3]])
+        self.assertEqual((other.strangers, other.rate_pps, other.fastest_pps), (3, 5.0, 10))
+
     def test_another_rate(self) -> None:
         """At a rate that needs more cells, or fewer, all that is on record goes on."""
         for rate in (8.0, 400.0):
