@@ -244,6 +244,40 @@ class RateTests(SynchronousTestCase):
                     if isinstance(array, np.ndarray))  # fmt: skip
         self.assertEqual(guard_size, after)
 
+    def test_refusals_are_each_sources_own(self) -> None:
+        """They are counted while it is remembered, and are not told of who takes its place."""
+        prefix = [packed_address(f"2001:db8::{n}") for n in (1, 2)]
+        others = [packed_address(f"198.51.{n // 250}.{n % 250}") for n in range(1000)]
+        for single in (False, True):
+            guard = Guard(source_rate_pps=1, source_burst=2, sources=64)
+            for sources, now_s, refused in (
+                ([HERE] * 5, 5.0, 3),
+                (prefix * 4, 5.0, 6),
+                *(([other], 100.0, 0) for other in others),
+            ):
+                if single:
+                    for source in sources:
+                        guard.admit_one(*source, 40000, now_s)
+                else:
+                    judge(guard, sources, now_s)
+                high, low = np.array(sources[-1:], np.uint64).T
+                self.assertEqual([refused], guard.refusals(high, low).tolist())
+
+    def test_another_limit_goes_on_from_the_last(self) -> None:
+        """What was used stays so, up to the new burst; a memory of another size begins anew."""
+        idle, *others = (packed_address(f"192.0.2.{n}") for n in range(2, 100))
+        before = Guard(source_rate_pps=10, source_burst=100)
+        judge(before, [idle], 1.0)
+        judge(before, [HERE] * 100, 5.0)
+        guard = Guard(source_rate_pps=1, source_burst=4)
+        guard.go_on_from(before, 5.0)
+        self.assertEqual([0] * 4 + [3, 3], judge(guard, [idle] * 5 + [HERE], 5.0))
+        self.assertEqual([0, 3], judge(guard, [HERE] * 2, 6.0))
+        for before in (Guard(), Guard(source_rate_pps=1, source_burst=4, sources=64)):
+            guard = Guard(source_rate_pps=1, source_burst=4)
+            guard.go_on_from(before, 5.0)
+            self.assertEqual({0}, {*judge(guard, others, 5.0)})
+
     def test_impossible_settings_are_refused(self) -> None:
         """A table or a burst of no size is an error at once."""
         self.assertRaises(ValueError, Guard, sources=100)

@@ -76,6 +76,40 @@ class OpeningAndClosing(SynchronousTestCase):
         self.assertEqual(play(incidents, [[seen()], [], [], [seen()], [], []]), [[]] * 6)
         self.assertEqual((incidents.open, incidents.ended), ([], []))
 
+    def test_a_suspicion_that_never_opened(self):
+        """It is forgotten, not told as recovered, however long one may wait for the next sighting."""
+        incidents = Incidents(hysteresis=Hysteresis(open_after=2, of=6, close_after=2))
+        self.assertEqual(play(incidents, [[seen()], *[[]] * 6, [seen()]]), [[]] * 8)
+        self.assertEqual((incidents.open, incidents.ended), ([], []))
+
+    def test_what_was_seen_last(self):
+        """An incident tells what was seen last, and lasts while those flows are not measured."""
+        incidents = Incidents()
+        last = seen(
+            flows=range(20, 30), direction="reverse", evidence="more", rate=0.2, explains=9,
+            confidence=0.5, only={"size": 1400}, also=("node spine3",), pairs=(("h3", "h4"),),
+            tags={"rack": "r2"}, paths=(("h3", "spine3", "leaf2", "h4"),),
+        )  # fmt: skip
+        play(incidents, [[seen()], [seen()], [last]])
+        (incident,) = incidents.open
+        for name in (
+            "title",
+            "direction",
+            "evidence",
+            "rate",
+            "explains",
+            "confidence",
+            "only",
+            "tags",
+        ):
+            self.assertEqual(getattr(incident, name), getattr(last, name), name)
+        for name in ("also", "pairs", "paths"):
+            told = [one if name == "also" else tuple(one) for one in getattr(incident, name)]
+            self.assertEqual(tuple(told), getattr(last, name))
+        for n in range(9):
+            self.assertEqual(incidents.judged([], 200.0 + n, measured=range(10)), [])
+        self.assertEqual(len(incidents.open), 1)
+
     def test_closes_after_clean_judgements(self):
         """It ends after three clean judgements in a row, as of when it was last seen."""
         incidents = Incidents()

@@ -16,6 +16,7 @@ from twisted.internet.task import Clock
 from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
+from llama.collector.intervals.summary import suspect_bit
 from llama.http.server import BadRequestError
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
@@ -113,6 +114,27 @@ class Fed(SynchronousTestCase):
         again = self.measured.window(self.fleet.end_s).flows
         for name in ("sent", "lost_forward"):
             self.assertEqual(again[name].tolist(), whole[name].tolist())
+
+    def test_what_collectors_say(self):
+        """Counts are summed up over intervals; the class is the newest's, and doubts those of any."""
+        self.begin()
+        counts = {
+            "sent": 40, "lost_forward": 1, "lost_reverse": 2, "lost_unknown": 4,
+            "remarked_forward": 8, "remarked_reverse": 16,
+        }  # fmt: skip
+        doubts = ("send_failed", "late_ticks")
+        for n, (rtt_ms, mark, seen_as) in enumerate(((1.0, 46, 46), (None, None, 255))):
+            end = self.fleet.step()
+            row = next(row for _, row in self.fleet.rows(0))
+            told = {"rtt_p50_ms": rtt_ms, "dscp_at_reflector": mark, "suspect": [doubts[n]]}
+            self.feed(0, [{**row, **counts, **told}])
+            window = self.measured.window(end, 2)
+            (flow,) = window.flows
+            self.assertEqual(flow["remarked_to"], seen_as)
+            self.assertEqual(self.measured.counts(end, window.numbers), (40, 7))
+        for name, count in counts.items():
+            self.assertEqual(flow[name], 2 * count, name)
+        self.assertEqual(flow["suspect"], sum(map(suspect_bit, doubts)))
 
     def test_late(self):
         """Flows out of their own ordinary are late; what was always slow is not."""

@@ -13,14 +13,18 @@ from twisted.trial.unittest import TestCase
 from wire_packets import KEY
 
 from llama.collector.intervals.ledger import FORGED
+from llama.collector.intervals.summary import reasons
 from llama.collector.oneshot import OneShot, Wanted
 from llama.config import CollectorConfig, SourcePort, Target, Test
-from llama.wire import auth, scalar, stamp
+from llama.wire import auth, scalar, stamp, tlv
 
 
 class ForgedReplyTests(PeersCase):
     async def test_forged_replies_change_nothing(self) -> None:
-        """Replies from elsewhere, or that repeat no time stamp of ours, are strangers'."""
+        """Replies from elsewhere, or that repeat no time stamp of ours, are strangers'.
+
+        Nor is what they say of the reflector believed: that it was started just now, and drops probes.
+        """
         need_root()
         port = self.reflector().port_number
         source = SourcePort(name="p", address="127.0.0.1", timeout_s=2.0)
@@ -39,11 +43,16 @@ class ForgedReplyTests(PeersCase):
                 return
             [track] = service.prober.tracks
             [sock] = service.prober.udp.sockets.values()
-            now = stamp.ntp_from_unix_ns(time.time_ns())
+            now_ns = time.time_ns()
+            now = stamp.ntp_from_unix_ns(now_ns)
+            tlvs = bytearray(tlv.request(0, tlv.SIZE))
+            state = tlv.State(now_ns, forged, forged)
+            tlv.reflect_one(tlvs, 0, tlv.FollowUp(), state, [True] * 64)
             for sequence in range(40):
-                reply = stamp.REFLECTOR_STRUCT.pack(
+                base = stamp.REFLECTOR_STRUCT.pack(
                     sequence, now, 0x8001, int(track.ssids[0]), now, sequence, now, 0x8001, 0, 64
                 )
+                reply = base + bytes(tlvs)
                 spoof(reply, port, sock.number)
                 send(reply, sock.number)
                 forged += 2
@@ -64,6 +73,8 @@ class ForgedReplyTests(PeersCase):
                 self.assertEqual(row["sent"], row["received"])
                 self.assertEqual((0, 0, 0), (row["lost"], row["duplicate"], row["late"]))
                 self.assertGreater(row["rtt_min_ns"], 0)
+                told = [reason for reason in reasons(int(row["suspect"])) if "reflector" in reason]
+                self.assertEqual(told, [])
 
 
 class WithoutKey(DatagramProtocol):

@@ -67,6 +67,17 @@ class ProtocolTests:
         self.ask(probe(0) + bytes(4) + tail)
         self.assertEqual(len(self.answer()), 9000)
 
+    def test_probes_of_many_sizes(self: Any) -> None:
+        """Among probes of other sizes, too, each has its own octets back, and no more."""
+        sizes = (0, 207, 208, 209, 1400, 1, 8000)
+        probes = [probe(n) + bytes(4) + bytes([n + 1]) * size for n, size in enumerate(sizes)]
+        self.ask(*probes)
+        for _ in probes:
+            self.port.doRead()
+        for _ in probes:
+            reply = self.answer()
+            self.assertEqual(reply[48:], probes[scalar.stamp_reply(reply).sender_sequence][48:])
+
     def test_sessions_are_numbered_apart(self: Any) -> None:
         """Each SSID of a flow has a counter of its own."""
         self.ask(probe(0, 1), probe(1, 1), probe(0, 2), probe(2, 1))

@@ -66,6 +66,8 @@ class ReflectorsTests(SynchronousTestCase):
         """One that has been up for less than the interval is new, by its own clock."""
         for clock_s in (0.0, -86400.0, 86400.0):
             self.reflectors = Reflectors(range(2))
+            self.assertEqual(self.hear((3605, 0, 0), clock_s=clock_s), ())  # as new as we are
+            self.reflectors = Reflectors(range(2))
             self.assertEqual(self.hear((5, 7, 7), clock_s=clock_s), ())
             self.assertEqual(self.hear((3608, 0, 0), clock_s=clock_s), ("reflector_restart",))
             self.assertEqual(self.hear((3608, 0, 0), clock_s=clock_s), ())
@@ -76,8 +78,8 @@ class ReflectorsTests(SynchronousTestCase):
         self.assertEqual(self.hear((5, 8, 9)), ("reflector_drops",))
         self.assertEqual(self.hear((5, 8, 2**32 - 1)), ())  # fewer, by the way that counts go
         self.assertEqual(self.hear((5, 8, 0)), ("reflector_limit",))
-        self.assertEqual(self.hear((0, 0, 0)), ())  # says nothing, and nothing is forgotten
         self.assertEqual(self.hear((5, 8, 0)), ())
+        self.assertEqual(self.hear((0, 0, 0)), ())  # says nothing, and nothing is forgotten
         self.assertEqual(self.hear((5, 99, 99)), ("reflector_drops", "reflector_limit"))
 
     def test_several(self) -> None:
@@ -97,6 +99,7 @@ class ReflectorsTests(SynchronousTestCase):
         self.hear((5, 1, 1), (6, 2, 2), pairs=(0, 1))
         self.assertEqual(self.hear((5, 1, 1), (6, 2, 2), pairs=(0, 1)), ())
         self.assertEqual(self.hear((6, 1, 1), (6, 2, 2), pairs=(0, 1)), ())
+        self.assertEqual(self.hear((6, 2, 1), (6, 1, 2), pairs=(0, 1)), ("reflector_drops",))
 
     def test_no_end_of_them(self) -> None:
         """However many answer, a few are remembered."""
@@ -113,5 +116,7 @@ class ReflectorsTests(SynchronousTestCase):
         self.assertEqual(self.reflectors.started[0], 0)
         before, self.reflectors = self.reflectors, Reflectors((0,))
         self.reflectors.follow(before)
+        self.assertEqual(self.hear((9, 1, 1)), ())
+        self.assertEqual(self.noted(), set())
         self.assertEqual(self.hear((5, 1, 1)), ())
         self.assertEqual(self.noted(), {SEVERAL})

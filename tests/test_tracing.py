@@ -13,9 +13,13 @@ from llama.collector.trace_picks import (
     AGAIN_S,
     DEAD_FRESH_S,
     FRESH_S,
+    LEFT,
     OF_DEAD_PAIR,
+    PICKED,
+    SIBLINGS,
     SOON_S,
     TRIES,
+    Picks,
     keys,
 )
 from llama.collector.tracing import (
@@ -32,7 +36,8 @@ from llama.collector.tracing import (
 )
 from llama.config import class_name
 from llama.net.errors import IcmpError
-from llama.paths.table import as_json
+from llama.paths.table import FlowKey, PathTable, as_json
+from llama.paths.trace import Path
 from llama.wire import stamp
 
 
@@ -496,6 +501,15 @@ class Picking(SynchronousTestCase):
         self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", to[0], to[1], probe))
         self.assertEqual((trace.hops[0].addresses, self.mismatched()), ([], 0))
 
+    def test_who_says_that_a_port_is_unreachable(self):
+        """The target says so if the packet came all the way; anybody else refuses to forward it."""
+        for refused in (False, True):
+            sock, to, _, payload, trace = self.first_sent()
+            by = "10.0.0.1" if refused else to[0]
+            self.tracing.error(sock, IcmpError(4, 3, 3, by, to[0], to[1], payload[:44]))
+            self.assertEqual(trace.path().complete, not refused)
+            self.setUp()
+
     def test_errors_that_quote_what_was_never_sent(self):
         """Number, time stamp, SSID and target must be those of one packet; what is not is counted."""
         sock, to, _, payload, trace = self.first_sent()
@@ -720,3 +734,64 @@ class Picking(SynchronousTestCase):
         self.tracing.closed(many)
         self.assertTrue(first.isdisjoint(self.tracing._idle))
         self.assertEqual(len(np.unique([key.dst_ip for key in first])), 256)
+
+
+class Due(SynchronousTestCase):
+    """When a flow is traced again, by what is known of its path."""
+
+    key = FlowKey("10.9.9.9", 8100, 50000, 0, 44)
+
+    def setUp(self):
+        """Know nothing yet."""
+        self.now = 1_700_000_000.0
+        self.table = PathTable()
+        self.picks = Picks(self.table, lambda: self.now)
+
+    def knows(self, *hops, times=1, complete=True, refused_by=""):
+        """Enter a path that was traced so many times."""
+        count = len(hops)
+        for _ in range(times):
+            path = Path(hops, (0.1,) * count, (1,) * count, (1,) * count, complete, "", refused_by)
+            self.table.enter(self.key, path, self.now)
+
+    def due_after(self, seconds):
+        """Check that the flow is due after so long, and not before."""
+        for wait_s, due in ((seconds - 1, False), (1, True)):
+            self.now += wait_s
+            self.assertEqual(self.picks.is_due(self.key), due, seconds)
+
+    def test_by_what_is_known(self):
+        """Soon where a hop is missing, a few times, or while somebody refuses; else not for long."""
+        self.assertTrue(self.picks.is_due(self.key))
+        whole, silent, short = ("r1", "r2", "10.9.9.9"), ("r1", None, "10.9.9.9"), ("r1",)
+        for hops, more, seconds in (
+            (whole, {}, AGAIN_S),
+            (silent, {}, SOON_S),
+            (silent, {"times": TRIES}, AGAIN_S),
+            (short, {"complete": False}, SOON_S),
+            (short, {"complete": False, "times": TRIES}, AGAIN_S),
+            (short, {"complete": False, "times": TRIES, "refused_by": "r1"}, SOON_S),
+        ):
+            self.setUp()
+            self.knows(*hops, **more)
+            self.due_after(seconds)
+
+    def test_what_others_left(self):
+        """Soon where others left a hop since; of so many hops that is remembered."""
+        for before, hop, seconds in ((1, "r2", SOON_S), (1, "r3", AGAIN_S), (-1, "r2", AGAIN_S)):
+            self.setUp()
+            self.knows("r1", "r2", "10.9.9.9")
+            self.now += before
+            self.picks.note_left([*(f"h{n}" for n in range(2 * LEFT)), hop])
+            self.assertEqual(len(self.picks._left), LEFT)
+            self.now -= before
+            self.due_after(seconds)
+
+    def test_no_more_at_a_time(self):
+        """However many lose something, one interval has so many traced, siblings and all."""
+        closed = testing.closed_interval(PICKED, flows_per_pair=4)
+        closed.flow_stats["lost"][::4] = 3
+        picked = list(self.picks.suffering(closed))
+        self.assertGreaterEqual(len(picked), PICKED)
+        self.assertLess(len(picked), PICKED + 1 + SIBLINGS)
+        self.assertEqual(len(set(picked)), len(picked))

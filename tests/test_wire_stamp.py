@@ -1,9 +1,12 @@
-"""Columns of time stamps."""
+"""Columns of time stamps, and what they may be off by."""
 
 from __future__ import annotations
 
 import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
+from wire_packets import PROPERTIES
 
 from llama.wire import stamp
 
@@ -31,3 +34,29 @@ class TimeColumnTests(SynchronousTestCase):
         times = stamp.time_column(stamps, self.estimate, echoed=1)
         self.assertEqual(times.tolist(), [[TIME_NS] * 3] * 3)
         self.assertEqual(times.dtype, np.int64)
+
+
+class ErrorEstimateTests(SynchronousTestCase):
+    @PROPERTIES
+    @given(st.floats(0, 1e12))
+    def test_no_better_than_the_clock_is(self, error_ns: float) -> None:
+        """What is told is the clock's error, or up to a hundredth more, and never none at all."""
+        told = stamp.error_ns(stamp.error_estimate(error_ns))
+        assert told is not None
+        unit = 1e9 / 2**32
+        self.assertGreater(told, max(error_ns - unit, 0))
+        self.assertLessEqual(told, max(error_ns * 1.01, unit))
+
+    def test_not_synchronised(self) -> None:
+        """No error is told of a clock that is not in sync, nor by a multiplier of 0."""
+        for estimate in (stamp.error_estimate(None), 0x3F01, 0x8100):
+            self.assertIsNone(stamp.error_ns(estimate))
+
+    @PROPERTIES
+    @given(st.lists(st.integers(0, 0xFFFF), max_size=20))
+    def test_columns_are_read_as_single_ones_are(self, estimates: list[int]) -> None:
+        """Whether they are all alike or not; NaN stands for none."""
+        for column in (estimates, estimates[:1] * 5):
+            told = stamp.error_column(np.array(column, np.uint16))
+            expected = [np.nan if (one := stamp.error_ns(e)) is None else one for e in column]
+            np.testing.assert_allclose(told, expected, rtol=1e-6)

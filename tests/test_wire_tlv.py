@@ -307,27 +307,49 @@ class BatchTests(SynchronousTestCase):
         permitted = ALL if permit else NONE
         for start in (44, 112):
             rows = [packet for packet in packets if len(packet) >= start]
-            if not rows:
-                continue
-            octets, length = arena(rows)
-            toses = (np.arange(len(rows)) * 7 + tos & 0xFF).astype(np.uint8)
-            sequences = np.arange(len(rows), dtype=np.uint32)
-            stamps = sequences.astype(np.uint64) << np.uint64(33)
-            reply_tos = tlv.reflect(octets, length, toses, sequences, stamps, STATE, permitted,
-                                    start=start, keys=lambda row: (KEY,),
-                                    must_authenticate=must)  # fmt: skip
-            sender_at = {44: 24, 112: 48}[start]
-            for row, packet in enumerate(rows):
-                alone = bytearray(packet)
-                area = memoryview(alone)[start:]
-                expected = tlv_rules.reflect_one(
-                    area, int(toses[row]), tlv.FollowUp(row, row << 33, tlv.SW_LOCAL), STATE,
-                    permitted, (KEY,), must,
-                    int.from_bytes(packet[sender_at : sender_at + 4], "big"),
-                    int.from_bytes(packet[:4], "big"),
-                )  # fmt: skip
-                self.assertEqual(bytes(alone), octets[row, : length[row]].tobytes())
-                self.assertEqual(expected, reply_tos[row])
+            if rows:
+                self.reflected_alike(rows, tos, permitted, must, start)
+
+    def test_nearly_usual_packets_are_reflected_as_single_packets_are(self) -> None:
+        """One octet that is not as our sender writes it, wherever it is, makes a row another."""
+        for size in (tlv.SIZE, tlv.ROOM + 9):
+            packet = golden("stamp-probe")[:44] + tlv.request(46, size)
+            others = [
+                packet[:at] + bytes([packet[at] ^ 1 << bit]) + packet[at + 1 :]
+                for at in range(44, len(packet))
+                for bit in range(8)
+            ]
+            for permitted in (NONE, ALL):
+                self.reflected_alike([packet, *others], 0, permitted)
+
+    def reflected_alike(
+        self,
+        rows: list[bytes],
+        tos: int,
+        permitted: np.ndarray,
+        must: bool = False,
+        start: int = 44,
+    ) -> None:
+        """Check what a batch is made of against what the rules make of each packet."""
+        octets, length = arena(rows)
+        toses = (np.arange(len(rows)) * 7 + tos & 0xFF).astype(np.uint8)
+        sequences = np.arange(len(rows), dtype=np.uint32)
+        stamps = sequences.astype(np.uint64) << np.uint64(33)
+        reply_tos = tlv.reflect(octets, length, toses, sequences, stamps, STATE, permitted,
+                                start=start, keys=lambda row: (KEY,),
+                                must_authenticate=must)  # fmt: skip
+        sender_at = {44: 24, 112: 48}[start]
+        for row, packet in enumerate(rows):
+            alone = bytearray(packet)
+            area = memoryview(alone)[start:]
+            expected = tlv_rules.reflect_one(
+                area, int(toses[row]), tlv.FollowUp(row, row << 33, tlv.SW_LOCAL), STATE,
+                permitted, (KEY,), must,
+                int.from_bytes(packet[sender_at : sender_at + 4], "big"),
+                int.from_bytes(packet[:4], "big"),
+            )  # fmt: skip
+            self.assertEqual(bytes(alone), octets[row, : length[row]].tobytes())
+            self.assertEqual(expected, reply_tos[row])
 
     @PROPERTIES
     @given(batches, st.booleans())
@@ -355,6 +377,18 @@ class BatchTests(SynchronousTestCase):
             expected = (three, [*three, (1, padding, False)])
             marked = packets[row][76:80] == b"LLMA"
             self.assertEqual(found in expected and marked, usual)
+
+    def test_our_own_packet_alone_is_answered_by_the_rules(self) -> None:
+        """The class that it asks for is granted or not, and an earlier stamp is there or not."""
+        area = tlv.request(46, tlv.SIZE)
+        for tos in (0, 46 << 2 | 1):
+            for permitted in (NONE, ALL):
+                for follow in (FOLLOW, tlv.FollowUp(9, 0, 2)):
+                    quick, slow = bytearray(area), bytearray(area)
+                    self.assertTrue(tlv.usual_one(quick))
+                    answer = tlv.reflect_usual_one(quick, tos, follow, STATE, permitted)
+                    self.assertEqual(answer, tlv.reflect_one(slow, tos, follow, STATE, permitted))
+                    self.assertEqual(slow, quick)
 
     @PROPERTIES
     @given(batches, st.integers(0, 255), st.booleans(), st.booleans())

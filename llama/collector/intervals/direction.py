@@ -185,8 +185,8 @@ def anchor(
 ) -> None:
     """Remember each flow's last reply as the start for the next interval's directions.
 
-    Only if nothing was reordered across it. A flow without a reply keeps its older anchor unless
-    losses of this interval would then be taken for the next one's. Columns (probes, flows).
+    Only if nothing was reordered across it. A flow without a reply keeps its older anchor.
+    Columns (probes, flows).
     """
     turn = np.arange(len(received))[:, None]
     flow = np.arange(len(flows))
