@@ -22,7 +22,7 @@ from llama.config.probes import default_options
 from llama.config.refused import note_refused_ports
 from llama.config.series import refuse_collisions
 from llama.config.sessions import refuse_too_many_sessions
-from llama.config.shared import refuse_shared_ports
+from llama.config.shared import refuse_both_ways, refuse_shared_ports
 from llama.config.tree import Document, Entry, Node, WrongError, is_null, kind, read_document
 
 _SIMPLE_NAME = "simple"
@@ -91,6 +91,7 @@ def read_collector(doc: Document, port: int = full.DEFAULT_PORT) -> CollectorCon
     if not doc.mistakes:
         refuse_collisions(doc, tests)
         refuse_shared_ports(doc, tests)
+        refuse_both_ways(doc, tests)
         refuse_too_many_sessions(doc, tests)
         refuse_without_interface(doc, tests)
         note_refused_ports(doc, tests)

@@ -1,11 +1,42 @@
-"""Tests on one source port must be told apart by what comes back: those that cannot are refused."""
+"""Tests that cannot share a source port are refused.
+
+They share a socket there, with what is set for all that leaves it, and must be told apart by what
+comes back.
+"""
 
 from __future__ import annotations
 
 from typing import Any
 
 from llama.config.full import PlacedTest
+from llama.config.probes import KINDS
 from llama.config.tree import Document, Node, line_of
+
+
+def refuse_both_ways(doc: Document, tests: list[PlacedTest]) -> None:
+    """Note a mistake for every test that differs in ``df`` from another on the same source port.
+
+    It is set for a socket, and there cannot be two at one port.
+    """
+    seen: dict[Any, PlacedTest] = {}
+    for placed in tests:
+        test = placed.test
+        if not KINDS[test.probe].fragments:
+            continue
+        for port in test.source_ports:
+            if not port.number:
+                continue
+            other = seen.setdefault(
+                (port.address or test.source, test.interface, port.number), placed
+            )
+            if other.test.df is not test.df:
+                doc.wrong(
+                    placed.node,
+                    f"tests {test.name!r} and {other.test.name!r} (line {line_of(other.node)}) both send"
+                    f" from source port {port.number}, one with df and one without: give one another"
+                    " source port",
+                )
+                break
 
 
 def refuse_shared_ports(doc: Document, tests: list[PlacedTest]) -> None:

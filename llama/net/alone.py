@@ -17,8 +17,9 @@ if sys.platform.startswith("linux"):
 #: The reactor is left alone for so long, s, at most: what is asked of it meanwhile, such as to watch
 #: something new, waits until then.
 ALONE_S = 0.05
-#: And for no time at all if it watches more than this: all of it is looked at each time.
-MOST_WATCHED = 64
+#: And for no time at all if it watches more than this: all of it would be looked at each time. How much
+#: that is, is looked at again after so long, s.
+MOST_WATCHED, CROWDED_S = 64, 1.0
 
 
 class Alone:
@@ -31,27 +32,40 @@ class Alone:
     def __init__(self, reactor: Any) -> None:
         self._reactor = reactor
         self._until_s = 0.0
+        self._crowded_until_s = 0.0
         self._watched: dict[int, int] = {}  # what `_poll` looks at: descriptors, and for what
         self._poll: Any = None
 
     def begin(self) -> bool:
         """Watch all that the reactor does; return False if that cannot be, or is too much."""
+        now_s = time.monotonic()
+        if now_s < self._crowded_until_s:
+            return False
+        try:
+            if not self._watch_all():
+                self._crowded_until_s = now_s + CROWDED_S
+                return False
+        except Exception:  # what was closed behind its back: to find out is the reactor's business
+            return False
+        self._until_s = now_s + ALONE_S
+        return True
+
+    def _watch_all(self) -> bool:
         reactor = self._reactor
         # Other reactors keep their timers elsewhere.
         if not (sys.platform.startswith("linux") and isinstance(reactor, EPollReactor)):
             return False
-        readers = [reader.fileno() for reader in reactor.getReaders()]
-        writers = [writer.fileno() for writer in reactor.getWriters()]
-        if len(readers) + len(writers) > MOST_WATCHED or -1 in readers or -1 in writers:
+        readers, writers = reactor.getReaders(), reactor.getWriters()
+        if len(readers) + len(writers) > MOST_WATCHED:
             return False
-        watched = dict.fromkeys(readers, select.POLLIN)
-        for fd in writers:
-            watched[fd] = watched.get(fd, 0) | select.POLLOUT
+        watched = {reader.fileno(): select.POLLIN for reader in readers}
+        for writer in writers:
+            watched[writer.fileno()] = watched.get(writer.fileno(), 0) | select.POLLOUT
         if watched != self._watched:
-            self._watched, self._poll = watched, select.poll()
+            poll = select.poll()
             for fd, events in watched.items():
-                self._poll.register(fd, events)
-        self._until_s = time.monotonic() + ALONE_S
+                poll.register(fd, events)
+            self._watched, self._poll = watched, poll
         return True
 
     def comes_next(self, fd: int, least_s: float = 0.001) -> bool:
@@ -63,7 +77,8 @@ class Alone:
         timer_s = self._reactor.timeout()
         if timer_s is not None and timer_s < wait_s:
             wait_s = timer_s
-        if wait_s < least_s:
+        # What threads have handed over may wait without a word: its wake-up call was taken already.
+        if wait_s < least_s or self._reactor.threadCallQueue or fd < 0:
             return False
         events = self._poll.poll(1000 * wait_s)
         return len(events) == 1 and events[0][0] == fd

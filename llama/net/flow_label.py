@@ -26,8 +26,8 @@ def label_of(port: int) -> int:
 def labelled(sock: socket.socket, address: tuple[Any, ...], port: int) -> tuple[Any, ...]:
     """Return an IPv6 ``address`` as ``sock`` is to connect to it, with the label of ``port``.
 
-    Without one, for the kernel to choose, if it leases no more: an ordinary user has some 3,000 at a time
-    on a host.
+    Without one, for the kernel to choose, if it leases no more: there are 4,096 at a time on a host, of
+    which an ordinary user gets some 3,000, and a lease ends some seconds after its socket.
     """
     host, number, _, scope = address
     label = label_of(port)

@@ -1,4 +1,4 @@
-"""The ticker in a reactor of its own: what is waited for without it, and what is never kept waiting."""
+"""What is waited for without a turn of the reactor, and what is never kept waiting for that."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from twisted.internet.epollreactor import EPollReactor
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.net.alone import ALONE_S, MOST_WATCHED
+from llama.net.port import BatchPort
 from llama.net.reactor import prepare
 from llama.net.ticker import Ticker
 
@@ -39,15 +40,35 @@ class Listener(FileDescriptor):
         self.theirs.close()
 
 
-class TickerTests(SynchronousTestCase):
+class AloneCase(SynchronousTestCase):
+    """A reactor which is not the one that runs the tests; ``turns`` counts its turns."""
+
+    def setUp(self) -> None:
+        """Make it, and count."""
+        self.reactor = EPollReactor()
+        prepare(self.reactor)
+        self.turns = 0
+        turn = self.reactor.doIteration
+
+        def counted(delay_s: float | None) -> None:
+            self.turns += 1
+            turn(delay_s)
+
+        self.patch(self.reactor, "doIteration", counted)
+
+    def run_to_the_end(self) -> None:
+        """Run it until somebody stops it, or for long enough to say that nobody does."""
+        self.reactor.callLater(20, self.reactor.stop)
+        self.reactor.run(installSignalHandlers=False)
+
+
+class TickerTests(AloneCase):
     """``events`` says in which order things happened: each ``tick``, and whatever a test does besides."""
 
     def setUp(self) -> None:
-        """Have a reactor, which is not the one that runs the tests."""
-        self.reactor = EPollReactor()
-        prepare(self.reactor)
+        """Make a ticker."""
+        super().setUp()
         self.events: list[str] = []
-        self.turns = 0
         self.at_tick: dict[int, Callable[[], object]] = {}  # what is done in which tick
         self.ticker = Ticker(self.reactor, self.tick)
         self.addCleanup(self.ticker.stop)
@@ -58,18 +79,10 @@ class TickerTests(SynchronousTestCase):
         self.at_tick.get(self.events.count("tick"), lambda: None)()
 
     def run_to_tick(self, last: int, period_s: float = 0.002) -> None:
-        """Run the reactor until a tick, and count its turns."""
+        """Run the reactor until a tick."""
         self.at_tick[last] = lambda: self.reactor.callLater(0, self.reactor.stop)
-        turn = self.reactor.doIteration
-
-        def counted(delay_s: float | None) -> None:
-            self.turns += 1
-            turn(delay_s)
-
-        self.patch(self.reactor, "doIteration", counted)
         self.ticker.start(period_s)
-        self.reactor.callLater(20, self.reactor.stop)  # or else, if it never comes
-        self.reactor.run(installSignalHandlers=False)
+        self.run_to_the_end()
 
     def listener(self) -> Listener:
         """Something that can be watched; its other end is ``theirs``."""
@@ -142,6 +155,35 @@ class TickerTests(SynchronousTestCase):
         self.assertEqual(self.events.count("tick"), 60)
         self.assertEqual(len(self.flushLoggedErrors(OSError)), 1)  # Twisted's, as it lets go of it
 
+    def test_one_that_the_reactor_lost_count_of_does_no_harm(self) -> None:
+        """Nor does one that was closed first and taken from the reactor then, which upsets its books."""
+        listener = self.listener()
+        listener.startReading()
+
+        def lose() -> None:
+            listener.close()
+            self.assertRaises(OSError, listener.stopReading)
+
+        self.at_tick[3] = lose
+        self.run_to_tick(60)
+        self.assertEqual(self.events.count("tick"), 60)
+        self.assertEqual(len(self.flushLoggedErrors(KeyError)), 1)  # Twisted's, at its end
+
+    def test_threads_that_were_heard_already(self) -> None:
+        """What a thread handed over is done before the next tick though its wake-up call is over."""
+
+        def hand_over() -> None:
+            thread = threading.Thread(
+                target=self.reactor.callFromThread, args=(self.events.append, "handed over")
+            )
+            thread.start()
+            thread.join()
+            self.reactor.waker.doRead()
+
+        self.at_tick[2] = hand_over
+        self.run_to_tick(6, 0.01)
+        self.assertEqual(self.ticks_before("handed over"), 2)
+
     def test_stopped_in_a_tick(self) -> None:
         """None comes after a tick that stopped them."""
         self.at_tick[3] = self.ticker.stop
@@ -155,3 +197,51 @@ class TickerTests(SynchronousTestCase):
         self.run_to_tick(6)
         self.assertEqual(self.events.count("tick"), 6)
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
+
+class PortTests(AloneCase):
+    """Datagrams that come one by one, each when the one before was taken."""
+
+    def setUp(self) -> None:
+        """Bind a port, and a socket that sends to it."""
+        super().setUp()
+        self.left = 100
+        self.taken = 0
+        self.port = BatchPort(self.reactor, self, "127.0.0.1", 0)
+        self.port.startListening()
+        self.sender = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(self.sender.close)
+        self.sender.connect(("127.0.0.1", self.port.getHost().port))
+
+    def makeConnection(self, transport: object) -> None:
+        """Take note of nothing."""
+
+    def doStop(self) -> None:
+        """Nor of this."""
+
+    def batchReceived(self, port: BatchPort, count: int) -> None:
+        """Take what came, and have the next one sent."""
+        self.taken += count
+        if self.taken == self.left:
+            self.reactor.callLater(0, self.reactor.stop)
+        else:
+            self.sender.send(b"x")
+
+    def test_turns_are_spared(self) -> None:
+        """They take many fewer turns of the reactor than they are."""
+        self.reactor.callWhenRunning(self.sender.send, b"x")
+        self.run_to_the_end()
+        self.assertEqual(self.taken, 100)
+        self.assertLess(self.turns, 50)
+
+    def test_a_flood_keeps_nobody_waiting(self) -> None:
+        """While there is always a next one, whatever else there is to do is done between two."""
+        self.left, at = -1, []
+        self.reactor.callLater(0.01, lambda: at.append(self.taken))
+        self.reactor.callLater(0.02, lambda: at.append(self.taken))
+        self.reactor.callLater(0.03, self.reactor.stop)
+        self.reactor.callWhenRunning(self.sender.send, b"x")
+        self.run_to_the_end()
+        self.assertLess(0, at[0])
+        self.assertLess(at[0], at[1])
+        self.assertLess(at[1], self.taken)
