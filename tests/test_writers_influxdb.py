@@ -404,6 +404,9 @@ class OptionTests(TestCase):
              "'url' is 'db:8086', expected http://HOST:PORT"),
             (influxdb.make, {"database": "x", "url": "http://me:pw@db"},
              "'url' holds a password, expected it in keys of its own"),
+            (influxdb.make, {"database": "x", "url": "http://[FE80::1%eth0]:8086"},
+             "'url' is 'http://[FE80::1%eth0]:8086', which is link-local: servers are not asked through"
+             " an interface; expected another address"),
             (influxdb.make, {"database": "x", "create": "perhaps"},
              "'create' is 'perhaps', expected true or false"),
             (influxdb.make, {"database": "x", "timeout": "soon"},

@@ -19,6 +19,11 @@ def without_interface(host: str) -> str | None:
     return f"{host!r} is link-local, {expected}"
 
 
+def through_interface(host: str) -> bool:
+    """Return whether a URL with this host needs an interface: its Host header has no place for it."""
+    return "%" in host or without_interface(host.lower()) is not None
+
+
 def refuse_without_interface(doc: Document, tests: list[PlacedTest]) -> None:
     """Refuse link-local targets, and addresses to probe from, without an interface."""
     for placed in tests:

@@ -8,7 +8,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from llama.config import sections, values
-from llama.config.link_local import without_interface
+from llama.config.link_local import through_interface
 from llama.config.mistakes import Mistake
 from llama.config.model import ScraperConfig, SpoolConfig, WriterConfig
 from llama.config.tree import Document, KeySpec, Node, WrongError, kind, read_document
@@ -39,8 +39,7 @@ def base_url(doc: Document, node: Node) -> str:
 
 
 def _refuse_zone(node: Node, host: str) -> None:
-    """Refuse an address with an interface, or that needs one: a Host header has no place for it."""
-    if "%" in host or without_interface(host.lower()):
+    if through_interface(host):
         raise WrongError(
             node,
             f"{kind(node)} is link-local: servers are not asked through an interface; expected"

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
+from llama.config.link_local import through_interface
+
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 
@@ -45,6 +47,11 @@ class Options:
             right = False
         if not right or not value.isascii() or re.search(r"\s", value):
             raise ValueError(f"{key!r} is {value!r}, expected http://HOST:PORT")
+        if through_interface(parts.hostname or ""):
+            raise ValueError(
+                f"{key!r} is {value!r}, which is link-local: servers are not asked through an"
+                " interface; expected another address"
+            )
         if parts.username or parts.password:
             raise ValueError(f"{key!r} holds a password, expected it in keys of its own")
         if parts.query or parts.fragment:
