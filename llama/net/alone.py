@@ -20,6 +20,9 @@ ALONE_S = 0.05
 #: And for no time at all if it watches more than this: all of it would be looked at each time. How much
 #: that is, is looked at again after so long, s.
 MOST_WATCHED, CROWDED_S = 64, 1.0
+#: Nor while a timer is due so soon, s: what is done in slices has one after the other, and those that
+#: wait for us would be done at one time.
+SOON_S = 0.02
 
 
 class Alone:
@@ -71,12 +74,14 @@ class Alone:
     def comes_next(self, fd: int, least_s: float = 0.001) -> bool:
         """Wait until ``fd`` is readable, and nothing else; return False if it is not to be.
 
-        That is as soon as the reactor has something else to do, or would have within ``least_s``.
+        That is as soon as the reactor has something else to do, or would have soon or within ``least_s``.
         """
         wait_s = self._until_s - time.monotonic()
         timer_s = self._reactor.timeout()
-        if timer_s is not None and timer_s < wait_s:
-            wait_s = timer_s
+        if timer_s is not None:
+            if timer_s < SOON_S:
+                return False
+            wait_s = min(wait_s, timer_s)
         # What threads have handed over may wait without a word: its wake-up call was taken already.
         if wait_s < least_s or self._reactor.threadCallQueue or fd < 0:
             return False
