@@ -13,6 +13,7 @@ import tempfile
 import time
 from base64 import b64encode
 from pathlib import Path
+from typing import Any
 from unittest import SkipTest
 
 from self_signed import self_signed
@@ -34,6 +35,17 @@ from twisted.web.test.requesthelper import DummyRequest
 
 from llama.http import server as http
 from llama.http.site import Channel
+
+
+def serving(test: TestCase, where: str, **pages: Any) -> http.HttpService:
+    """Return a running service with these pages, which ends with a test."""
+    root = http.JsonRoot()
+    for name, page in pages.items():
+        root.putChild(name.encode(), page)
+    service = http.HttpService(reactor, where, root, what="test")
+    service.startService()
+    test.addCleanup(service.stopService)
+    return service
 
 
 class AddressTests(SynchronousTestCase):
@@ -510,11 +522,7 @@ class OverLoopback(TestCase):
 
     def test_unread_octets_are_known(self):
         """What a client has not read of its answers is known, and when it has read some of it."""
-        root = http.JsonRoot()
-        root.putChild(b"big", _Big())
-        service = http.HttpService(reactor, "127.0.0.1:0", root, what="test")
-        service.startService()
-        self.addCleanup(service.stopService)
+        service = serving(self, "127.0.0.1:0", big=_Big())
         client = socket.create_connection(("127.0.0.1", service.port.getHost().port))
         self.addCleanup(client.close)
         client.setblocking(False)
@@ -593,11 +601,7 @@ class OverLoopback(TestCase):
 
     def test_who_asks_where_both_families_are_served(self):
         """Whoever asks by IPv4 for loopback, of a service on ``[::]``, is of this machine as well."""
-        root = http.JsonRoot()
-        root.putChild(b"here", _WhoAsks())
-        service = http.HttpService(reactor, "[::]:0", root, what="test")
-        service.startService()
-        self.addCleanup(service.stopService)
+        service = serving(self, "[::]:0", here=_WhoAsks())
 
         async def run():
             for host in ("127.0.0.1", "[::1]", "[::ffff:127.0.0.1]"):

@@ -15,14 +15,12 @@ if sys.platform.startswith("linux"):
     from twisted.internet.epollreactor import EPollReactor
 
 #: The reactor is left alone for so long, s, at most: what is asked of it meanwhile, such as to watch
-#: something new, waits until then.
+#: something new, waits until then. Nor while a timer is due as soon: what is done in slices has one after
+#: the other, and those that waited for us would be done at one time.
 ALONE_S = 0.05
 #: And for no time at all if it watches more than this: all of it would be looked at each time. How much
 #: that is, is looked at again after so long, s.
 MOST_WATCHED, CROWDED_S = 64, 1.0
-#: Nor while a timer is due so soon, s: what is done in slices has one after the other, and those that
-#: wait for us would be done at one time.
-SOON_S = 0.02
 
 
 class Alone:
@@ -71,19 +69,16 @@ class Alone:
             self._watched, self._poll = watched, poll
         return True
 
-    def comes_next(self, fd: int, least_s: float = 0.001) -> bool:
+    def comes_next(self, fd: int) -> bool:
         """Wait until ``fd`` is readable, and nothing else; return False if it is not to be.
 
-        That is as soon as the reactor has something else to do, or would have soon or within ``least_s``.
+        That is when the reactor has something else to do, or will have soon.
         """
-        wait_s = self._until_s - time.monotonic()
+        left_s = self._until_s - time.monotonic()
         timer_s = self._reactor.timeout()
-        if timer_s is not None:
-            if timer_s < SOON_S:
-                return False
-            wait_s = min(wait_s, timer_s)
+        near = timer_s is not None and timer_s < ALONE_S
         # What threads have handed over may wait without a word: its wake-up call was taken already.
-        if wait_s < least_s or self._reactor.threadCallQueue or fd < 0:
+        if left_s <= 0 or near or self._reactor.threadCallQueue or fd < 0:
             return False
-        events = self._poll.poll(1000 * wait_s)
+        events = self._poll.poll(1000 * left_s)
         return len(events) == 1 and events[0][0] == fd

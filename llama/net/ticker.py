@@ -43,7 +43,6 @@ class Ticker(FileDescriptor):
         super().__init__(reactor)
         self._callback = callback
         self._fd = -1
-        self._period_s = 0.0
         self._loop: LoopingCall | None = None
         self._alone = Alone(reactor)
 
@@ -57,7 +56,6 @@ class Ticker(FileDescriptor):
     def start(self, period_s: float) -> None:
         """Begin to tick, or tick at another pace from now on; raises `OSError` as `open` does."""
         self.open()
-        self._period_s = period_s
         if _TIMERFD:
             libc = ctypes.CDLL(None, use_errno=True)
             seconds, ns = divmod(max(1, round(period_s * 1e9)), 1_000_000_000)
@@ -98,7 +96,7 @@ class Ticker(FileDescriptor):
         """Take note of a tick, and of those that follow while nothing else happens."""
         self._tick()
         if self._alone.begin():
-            while self._alone.comes_next(self._fd, self._period_s):
+            while self._alone.comes_next(self._fd):
                 self._tick()
 
     def _tick(self) -> None:
