@@ -256,10 +256,14 @@ class Picking(SynchronousTestCase):
         self.turn()
         self.assertEqual(len(self.tracing._going), IDLE_A_TURN)
         self.turn()
-        self.assertEqual(len(self.tracing._going), IDLE_A_TURN)
+        before = set(self.tracing._going)
+        self.assertEqual(len(before), IDLE_A_TURN)
         self.tracing.closed(self.lossy([11], lost=10, received=0))
         self.turn()
-        self.assertEqual(len(self.tracing._going), IDLE_A_TURN + 4)
+        target = self.closed.pairs[2].dst_ip
+        more = {key for key in self.tracing._going if key.dst_ip == target} - before
+        self.assertEqual(len(more), 3)  # the fourth was begun without reason
+        self.assertEqual(len(self.tracing._going), IDLE_A_TURN + 3)
 
     def test_sockets_are_looked_through_once(self):
         """However many flows a turn begins with, and there may be thousands of sockets."""
@@ -734,6 +738,21 @@ class Picking(SynchronousTestCase):
         self.tracing.closed(many)
         self.assertTrue(first.isdisjoint(self.tracing._idle))
         self.assertEqual(len(np.unique([key.dst_ip for key in first])), 256)
+
+    def test_one_to_each_destination_first(self):
+        """Of flows never traced; what was traced comes after them, the longest ago first."""
+        picks = self.tracing._picks
+        flows = picks.in_turn(self.closed)
+        ports = sorted({key.source_port for key in flows})
+        firsts = [len({key.dst_ip for key in flows[n : n + 3]}) for n in (0, 3, 6, 9)]
+        self.assertEqual(firsts, [3] * 4)
+        self.assertEqual(
+            [key.source_port for key in flows], [port for port in ports for _ in "123"]
+        )
+        for n in (0, 4):
+            path = Path((flows[n].dst_ip,), (0.1,), (1,), (1,), True)
+            self.tracing.table.enter(flows[n], path, self.now - n)
+        self.assertEqual(picks.in_turn(self.closed), [*flows[1:4], *flows[5:], flows[4], flows[0]])
 
 
 class Due(SynchronousTestCase):

@@ -239,19 +239,19 @@ class ProbingService(Service):
         looking.addCallback(self._sources_found).addErrback(self._sources_not_taken_up)
 
     def _sources_now(self) -> Job[dict[Way, str]]:
-        """Return whence the kernel sends to each destination; one that has no route is left out."""
-        found = {}
+        """Return whence the kernel sends to destinations, if from elsewhere than was known so far."""
+        changed = {}
         for n, way in enumerate(list(self._sources)):
             if n and n % SOURCES_AT_ONCE == 0:
                 yield None
             source = _local_address(way)
-            if source is not None:
-                found[way] = source
-        return found
+            if source is not None and source != self._sources.get(way, source):
+                changed[way] = source
+        return changed
 
-    def _sources_found(self, found: dict[Way, str]) -> None:
+    def _sources_found(self, changed: dict[Way, str]) -> None:
         self._sources_call = self._reactor.callLater(SOURCES_S, self._look_for_sources)
-        changed = {way: s for way, s in found.items() if self._sources.get(way, s) != s}
+        changed = {way: source for way, source in changed.items() if way in self._sources}
         if changed:
             self.log.info(
                 "sends to {count} destinations from another address than before, such as {source}",

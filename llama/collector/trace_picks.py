@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from operator import itemgetter
 
 import numpy as np
 
@@ -118,14 +119,20 @@ class Picks:
     def in_turn(self, closed: ClosedInterval) -> list[FlowKey]:
         """Return flows of which nothing is the matter, those traced longest ago first.
 
-        One class and size of a flow shows the path of all.
+        One class and size of a flow shows the path of all. Of those never traced one to each destination
+        comes first: it tells how far that is, so the others need no packets that go beyond.
         """
         firsts: dict[tuple[str, int, int], FlowKey] = {}
         begin = self._looked_at if self._looked_at < len(closed.flows) else 0
         self._looked_at = begin + LOOKED_AT
         for key in keys(closed, range(begin, min(self._looked_at, len(closed.flows)))):
             firsts.setdefault(key.tuple5, key)
-        return sorted(firsts.values(), key=self._last_traced)
+        turns: Counter[str] = Counter()
+        order = []
+        for key in firsts.values():
+            order.append((self._last_traced(key), turns[key.dst_ip], key))
+            turns[key.dst_ip] += 1
+        return [key for _, _, key in sorted(order, key=itemgetter(0, 1))]
 
     def is_due(self, key: FlowKey) -> bool:
         """Return whether a flow of which nothing is the matter should be traced again."""

@@ -69,7 +69,7 @@ class Probes(NamedTuple):
     flows: Ints
     cells: Ints
     sequence: npt.NDArray[np.uint32]
-    t1_ns: Ints  # written when they are sent
+    t1_ns: Ints  # written when they are settled
 
 
 class Ledger(Windows):
@@ -139,7 +139,7 @@ class Ledger(Windows):
         self.duplicates: list[tuple[Ints, npt.NDArray[np.uint32]]] = []
         self.late_after_close: list[Ints] = []  # flows of late replies to closed intervals
         #: Bursts sent but not entered yet.
-        self._unsettled: list[tuple[Probes, slice]] = []
+        self._unsettled: list[tuple[Probes, slice, int | Ints]] = []
         self.strangers = 0  # replies to no probe of ours, or with another's time stamp
         #: Whether the other end stamps what it answers; else nothing is known of one way alone.
         self.stamps_there = True
@@ -219,16 +219,17 @@ class Ledger(Windows):
 
         None may be of a flow of which another is noted since the last `settle`.
         """
-        probes.t1_ns[rows] = t1_ns
-        self._unsettled.append((probes, rows))
+        self._unsettled.append((probes, rows, t1_ns))
 
     def settle(self) -> None:
         """Enter what was `sent`."""
         if not self._unsettled:
             return
         bursts, self._unsettled = self._unsettled, []
-        probes, rows = bursts[0]
-        for more, following in bursts[1:]:
+        for probes, rows, t1_ns in bursts:
+            probes.t1_ns[rows] = t1_ns
+        probes, rows, _ = bursts[0]
+        for more, following, _ in bursts[1:]:
             if more is probes and following.start == rows.stop:
                 rows = slice(rows.start, following.stop)
                 continue
