@@ -13,6 +13,7 @@ from services import Collector, Service, configuration, until
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector.answers import encode
+from llama.collector.answers.exposition import HEALTH_HELP
 from llama.collector.intervals.summary import SUSPECT_REASONS
 from llama.lab.faults import KINDS, Fault
 from llama.reflector.guard import REASONS
@@ -86,6 +87,7 @@ class ServiceTests(SynchronousTestCase):
         health = set(first_table("http.rst", "How the collector itself is doing"))
         self.assertEqual(set(own["fields"]) - health, set())
         self.assertEqual(metrics(collector.api, "llama_collector_"), health)
+        self.assertEqual(set(HEALTH_HELP), health)
         pairs = {f"llama_{name}" for name in metrics(collector.api, "llama_(?!collector_)")}
         self.assertEqual(pairs, set(first_table("http.rst", "Metrics")))
 

@@ -43,6 +43,14 @@ def watch_of_this_network() -> HostWatch:
     return HostWatch(read)
 
 
+class NeverStarved:
+    """A process that never waits for a processor, whatever else this machine is doing."""
+
+    def waited_s(self) -> float:
+        """How long it waited."""
+        return 0.0
+
+
 class TimekeeperCase(SynchronousTestCase):
     """A reflector and a timekeeper in one thread, in step."""
 
@@ -73,6 +81,7 @@ class TimekeeperCase(SynchronousTestCase):
         )  # fmt: skip
         self.addCleanup(self.timekeeper.stop)
         self.patch(self.timekeeper, "_host", watch_of_this_network())
+        self.patch(self.timekeeper, "_starvation", NeverStarved())
 
     def answer_everywhere(self) -> None:
         """Have the reflector answer at all addresses of this host."""

@@ -6,7 +6,6 @@ into text in slices. Never per flow: a flow is too fine for a label.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
@@ -38,6 +37,39 @@ COUNTERS = (
     ("remarked_forward", "probes_remarked", "forward", "Probes whose DSCP changed on the way."),
     ("remarked_reverse", "probes_remarked", "reverse", ""),
 )
+
+#: What the collector says of itself, by name, and each metric's help.
+HEALTH_HELP = {
+    "probes_sent_total": "Probes that the kernel took.",
+    "replies_received_total": "Replies in time.",
+    "stranger_packets_total": "Packets that are no reply to a probe on record.",
+    "receive_drops_total": "Packets that the kernel dropped at a full socket buffer.",
+    "damaged_packets_total": "Packets with a wrong checksum.",
+    "send_failures_total": "Probes that could not be sent, by the name of the error.",
+    "probes_skipped_total": "Probes that were not sent, being more than 50 ms late.",
+    "probes_per_second": "What the schedule asks for.",
+    "intervals_unclosed_total": "Intervals that could not be closed: their figures are lost.",
+    "tick_lag_seconds": "By how much a tick came late at worst, in this interval and the last.",
+    "pairs": "Pairs that are probed.",
+    "flows": "Flows that are probed.",
+    "groups_refused": "Parts of tests that are refused a source port or an interface.",
+    "names_failing": "Names that do not resolve.",
+    "config_generation": "One more whenever what is probed is another.",
+    "resident_bytes": "Memory resident.",
+    "cpu_seconds_total": "Processor time used, user and system.",
+    "trace_packets_total": "Packets of traces sent.",
+    "traces_total": "Traces that ended.",
+    "trace_failures_total": "Faults of the collector in tracing.",
+    "trace_answers_mismatched_total": "ICMP errors about traces that fit no packet.",
+    "paths_known": "Flows of which a path is known.",
+    "path_changes_total": "Times that a flow was found on another path.",
+    "intervals_held": "Closed intervals that can be asked for.",
+    "intervals_forgotten_total": "Intervals that went before they were fetched.",
+    "flows_forgotten_total": "Flows of held intervals that were too many to keep.",
+    "packed_bytes": "Memory of the points of held intervals.",
+    "series": "Pairs that these metrics have.",
+    "encoding_longest_slice_seconds": "The longest slice of encoding in this window.",
+}
 
 
 def _bounds() -> tuple[npt.NDArray[np.float64], npt.NDArray[np.int64]]:
@@ -238,8 +270,7 @@ def health_text(prefix: str, health: Health) -> bytes:
     for name, value in health.items():
         metric = f"{prefix}_{name}"
         kind = "counter" if name.endswith("_total") else "gauge"
-        words = re.sub("_total$", "", name).replace("_", " ")
-        parts.append(f"# HELP {metric} {words.capitalize()}.\n# TYPE {metric} {kind}\n")
+        parts.append(f"# HELP {metric} {HEALTH_HELP.get(name, '')}\n# TYPE {metric} {kind}\n")
         if isinstance(value, Mapping):
             parts += [f'{metric}{{reason="{key}"}} {_number(n)}\n' for key, n in value.items()]
         else:
