@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import shutil
+import struct
 import subprocess
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from network import alone, ip
 from timekeeper_case import TimekeeperCase, pair, watch_of_this_network
@@ -126,6 +129,46 @@ class CountersTests(SynchronousTestCase):
         if subprocess.run(tc, capture_output=True).returncode:
             raise SkipTest("needs the queue pfifo")
         self.assertIn(Line(0, 0), queues.counts().values())
+
+    def test_no_thread(self) -> None:
+        """Where no thread can be had, queues are not looked at, and nothing else minds."""
+        watch = HostWatch(read_queues=lambda: {"eth0": Line(0, len(asked))})
+        asked: list[int] = []
+        pools = []
+
+        class Full(ThreadPoolExecutor):
+            def submit(self, *_: object, **__: object) -> Future[Any]:
+                pools.append(self)
+                raise RuntimeError("can't start new thread")
+
+        usual = watch._new_threads
+        watch._threads = Full(1)
+        self.patch(watch, "_new_threads", lambda: Full(1))
+        for _ in range(3):
+            watch.check([])
+        self.assertEqual(
+            len(set(map(id, pools))), 3
+        )  # what was asked in vain waits in none of them
+        watch._threads = usual()
+        watch.check([])
+        assert watch._asked is not None
+        watch._asked.result()
+        watch.check([])
+        self.assertIsNotNone(watch._queues)
+
+    def test_answers_that_make_no_sense(self) -> None:
+        """What cannot be read of the kernel's answers is not known."""
+        for error in (struct.error, KeyError, ValueError, OSError):
+
+            def broken(error: type[Exception] = error) -> dict[str, Line]:
+                raise error("no such answer")
+
+            watch = HostWatch(read_queues=broken)
+            watch.check([])
+            assert watch._asked is not None
+            watch._asked.result()
+            watch.check([])
+            self.assertIsNone(watch._queues)
 
     def test_not_there(self) -> None:
         """Without counters, of IPv6 or at all, nothing is known to fail."""

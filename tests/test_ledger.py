@@ -289,6 +289,23 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(flow["rtt_max_ns"], 600 * MS)
         self.assertIn(closing.WAITED, interval.notes)
 
+    def test_what_waits_here_when_its_interval_ends(self) -> None:
+        """An interval closes later by what its probes wait in this host's own queue."""
+        book = ledger()
+        times = self.probe(book, 3, every=SECOND)
+        cells = np.array([book.cell(0, n) for n in range(3)])
+        book.transmitted(cells[:1], np.array([times[0] + MS // 2]))
+        end_of(book)
+        (interval,) = book.over
+        self.assertEqual(interval.due, 11.0)
+        for n, wait in ((1, 700), (2, 200)):  # a shorter one puts nothing off
+            book.transmitted(cells[n : n + 1], np.array([times[n] + wait * MS]))
+            self.assertAlmostEqual(interval.due, 11.7)
+        end_of(book)
+        self.assertAlmostEqual(book.over[1].due, 11.7)
+        moved = rearranged(book, np.zeros(1, np.uint8), np.array([0]), np.array([0]))
+        self.assertEqual([i.due for i in moved.over], [i.due for i in book.over])
+
     def test_silent_refusals(self) -> None:
         """They mark pairs that lack an answer and a stamp, if any ever had one; late replies had left."""
         for silent, later, stamped, fate, mark in (
@@ -487,6 +504,23 @@ class LedgerTests(SynchronousTestCase):
         flow = close(book).flow_stats[0]
         self.assertEqual((flow["received"], flow["samples"]), (1, 0))
 
+    def test_a_clock_set_back_reorders_nothing(self) -> None:
+        """What came before a step and after it is not compared; what came between two probes is."""
+        book = ledger()
+        step = 3 * SECOND
+        for n in range(40):
+            t1 = EPOCH + n * 100 * MS - step * (n >= 20)
+            book.send(np.array([0]), t1)
+            if n == 19:
+                book.clock_stepped()
+                book.mark(suspect_bit("clock_step"))
+            delay = {5: 250 * MS, 30: 150 * MS}.get(n, MS)  # overtaken by two, by one
+            now = t1 + delay - step * (n == 19)
+            book.reply(replies([0], [n], [t1], [n], [now]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["received"], flow["reordered"]), (40, 2))
+
     def test_marks_reach_the_interval(self) -> None:
         """A mark is seen in every window open when it was made, for all pairs or for some."""
         book = ledger(pairs=2)
@@ -671,6 +705,29 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual((flows.tolist(), sequence.tolist()), ([2, 3], [8, 9]))
         self.assertEqual([late.tolist() for late in other.late_after_close], [[3]])
         self.assertEqual((other.strangers, other.rate_pps, other.fastest_pps), (3, 5.0, 10))
+
+    def test_cells_follow_their_flows(self) -> None:
+        """However pairs are put elsewhere, in stretches or one by one, each finds all of its cells."""
+        for new, old in (
+            ([0, 1, 2, 3], [0, 1, 3, 4]),
+            ([1, 2, 3], [0, 1, 2]),
+            ([0, 1, 2, 3, 4], [4, 3, 2, 1, 0]),
+            ([5, 0, 3], [1, 2, 4]),
+            ([], []),
+        ):
+            book = ledger(pairs=5, ports=3, rate=2)
+            for turn in range(2 * book.depth):
+                book.send(np.arange(15), EPOCH + turn * SECOND + turn)
+            book.elapsed[:] = np.arange(len(book.elapsed))
+            other = rearranged(
+                book, np.zeros(6, np.uint8), np.array(new, np.int64), np.array(old, np.int64)
+            )
+            self.assertEqual(other.depth, book.depth)
+            expected = np.zeros((book.depth, 6, 3), book._cells.dtype)
+            cells = book._cells.reshape(book.depth, 5, 3)
+            for to, start in zip(new, old, strict=True):
+                expected[:, to] = cells[:, start]
+            self.assertEqual(other._cells.tobytes(), expected.tobytes())
 
     def test_another_rate(self) -> None:
         """At a rate that needs more cells, or fewer, all that is on record goes on."""
@@ -1220,6 +1277,40 @@ class SumTests(SynchronousTestCase):
         for first, end, samples in zip(starts[:-1], starts[1:], stats["samples"], strict=True):
             self.assertEqual(figures.histogram_count[first:end].sum(), samples)
             self.assertTrue((np.diff(figures.histogram_bin[first:end].astype(int)) > 0).all())
+
+    def test_slices_make_no_difference(self) -> None:
+        """A pair too large for one step is closed in parts, to the same figures."""
+        found = []
+        for cells, wanted in ((closing.SLICE, 2), (40, 10), (1, 16)):
+            self.patch(closing, "SLICE", cells)
+            rng = np.random.default_rng(5)
+            book = ledger(3, 4, rate=3, interval=3)
+            for turn in range(9):
+                t1 = EPOCH + turn * 300 * MS
+                flows = np.flatnonzero(rng.random(12) < 0.9)
+                places, sequence = book.send(flows, t1)
+                stamped = rng.random(len(flows)) < 0.7
+                book.transmitted(places[stamped], np.full(np.count_nonzero(stamped), t1 + 9))
+                back = rng.random(len(flows)) < 0.7
+                some = flows[back]
+                rtt = rng.integers(6_000, 900 * MS, len(some))
+                book.reply(replies(some, sequence[back], np.full(len(some), t1), sequence[back],
+                                   t1 + rtt))  # fmt: skip
+            book.mark(suspect_bit("receive_drops"), pairs=np.array([1]))
+            book.note_refused(30, 3.0)
+            book.note_undelivered(30, 3.0)
+            end_of(book)
+            interval = book.over[0]
+            steps = sum(1 for _ in closing.close(book, interval))
+            figures = close(book)
+            found.append((
+                figures.flow_stats.tobytes(), figures.pair_stats.tobytes(),
+                figures.histogram_start.tolist(), figures.histogram_bin.tolist(),
+                figures.histogram_count.tolist(), sorted(interval.notes), book.stamping.tolist(),
+            ))  # fmt: skip
+            self.assertEqual(steps, wanted)
+        self.assertEqual(found[1:], found[:1] * 2)
+        self.assertEqual(len(found[0][5]), 2)
 
     def test_every_figure_of_a_pair(self) -> None:
         """Counts are summed up, means weighed by samples, and what one flow doubts its pair does."""

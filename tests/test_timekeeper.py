@@ -18,10 +18,11 @@ from twisted.trial.unittest import SynchronousTestCase
 from llama.collector import joining
 from llama.collector.intervals import closing
 from llama.collector.intervals.ledger import RECEIVED, STAMPED
+from llama.collector.intervals.replies import UNKNOWN_DSCP
 from llama.collector.intervals.summary import ClosedInterval, reasons, suspect_bit
 from llama.collector.probing import sockets
 from llama.collector.probing.inbox import ARENA, Inbox
-from llama.collector.probing.intake import MOST_ELSEWHERE
+from llama.collector.probing.intake import ELSEWHERE, MOST_ELSEWHERE
 from llama.collector.probing.plan import Group, cap_factor, chosen_addresses, make_plan
 from llama.collector.probing.probers import Probers
 from llama.collector.probing.schedule import LATEST_S, Schedule
@@ -30,6 +31,7 @@ from llama.collector.timekeeper import MOST_TRIES
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net import mmsg
 from llama.reflector.guard import ADMITTED, TOTAL_RATE, Guard
+from llama.wire.stamp import NTP_UNIX_SECONDS
 
 SECOND = 1_000_000_000
 
@@ -88,6 +90,40 @@ class TimekeeperTests(TimekeeperCase):
                 self.assertGreater(row["sent"], 0)
                 self.assertEqual(row["lost"], 0)
         self.assertEqual(len(set(interval.flows["ssid"].tolist())), 2)
+
+    def test_names_of_one_host_come_and_go(self) -> None:
+        """Those that stay are told apart as before: what is under way is theirs, and no forgery."""
+        one = pair("127.0.0.1", self.number)
+        two, three = (
+            evolve(one, target=name, tags={"dst_hostname": name}) for name in ("two", "three")
+        )
+        numbers: dict[str, set[int]] = {}
+        for pairs in ((one, two), (two,), (two, one), (three, one, two), (three, two)):
+            self.timekeeper.use([self.group(*pairs)])
+            closed = self.newest(3)
+            self.assertEqual({p.target for p in closed.pairs}, {p.target for p in pairs})
+            for row in closed.flows:
+                numbers.setdefault(closed.pairs[row["pair"]].target, set()).add(int(row["ssid"]))
+        self.assertEqual(
+            {name: len(some) for name, some in numbers.items()},
+            {one.target: 1, "two": 1, "three": 1},
+        )
+        self.assertEqual(len(set.union(*numbers.values())), 3)
+        for interval in self.closed:
+            self.assertEqual(interval.notes, ())
+            self.assertEqual(int(interval.pair_stats["lost"].sum()), 0)
+        self.assertEqual(self.prober.strangers, 0)
+
+    def test_replies_that_do_not_say_their_class(self) -> None:
+        """Where the kernel does not tell the class of a reply, it is unknown, and not re-marked."""
+        self.timekeeper.use([self.group()])
+        for sock in self.prober.sockets.values():
+            sock.sock.setsockopt(socket.IPPROTO_IP, socket.IP_RECVTOS, 0)
+        closed = self.newest(3)
+        row = closed.pair_stats[0]
+        self.assertEqual((row["lost"], row["remarked_reverse"]), (0, 0))
+        self.assertEqual(set(closed.flow_stats["dscp_at_collector"].tolist()), {UNKNOWN_DSCP})
+        self.assertEqual(reasons(int(row["suspect"])), ("user_timestamps",))
 
     def test_change_takes_effect_where_an_interval_begins(self) -> None:
         """Every series has one whole figure for each window, before and after a change."""
@@ -298,6 +334,25 @@ class TimekeeperTests(TimekeeperCase):
         )
         self.prober.drain()
         self.assertEqual(self.prober.strangers, echoes)
+
+    def test_answers_to_probes_that_never_were(self) -> None:
+        """A probe that never left has no time, not even the beginning of 1970."""
+        self.timekeeper.use([self.group()])
+        self.newest(1)
+        (track,) = self.prober.tracks
+        reply = bytearray(44)
+        reply[24:28] = (int(track.ledger.next_sequence.max()) + 100).to_bytes(4, "big")
+        reply[28:36] = (NTP_UNIX_SECONDS << 32).to_bytes(8, "big")
+        whom = "127.0.0.1", track.sockets[0].number
+        self.port._socket.sendto(reply, whom)  # in the reflector's own name, without an SSID
+        reply[14:16] = b"\xff\xff"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as stranger:
+            stranger.sendto(reply, whom)
+        closed = self.newest(2)
+        self.assertEqual(self.prober.strangers, 2)
+        self.assertFalse(track.bare.any())
+        self.assertFalse([note for i in self.closed for note in i.notes if ELSEWHERE in note])
+        self.assertEqual(int(closed.pair_stats["lost"].sum()), 0)
 
     def test_traces_hide_no_answers_from_elsewhere(self) -> None:
         """Only so many strangers are looked at in one go, and the answers to traces are none."""

@@ -1,5 +1,6 @@
 """Which of its flows a collector traces, when, and what it makes of the answers."""
 
+import itertools
 from collections import Counter
 
 import numpy as np
@@ -96,6 +97,8 @@ class Picking(SynchronousTestCase):
         self.tracing = Tracing(
             self.kernel, unix_time_s=lambda: self.now, monotonic_s=self.clock.seconds
         )
+        self.part_closed, windows = self.tracing.closed, itertools.count(self.closed.end_ns)
+        self.tracing.closed = lambda closed: self.part_closed(evolve(closed, end_ns=next(windows)))
 
     def lossy(self, rows, lost=3, received=7):
         """Return the interval with these flows lossy."""
@@ -284,7 +287,7 @@ class Picking(SynchronousTestCase):
         self.tracing.closed(self.closed)
         self.turn()
         self.assertEqual({going.key.dst_ip for going in self.tracing._going.values()},
-                         {pair.dst_ip for pair in self.closed.pairs[:2]})  # fmt: skip
+                         {pair.dst_ip for pair in self.closed.pairs})  # fmt: skip
         self.tracing.closed(self.lossy([0], lost=10, received=0))
         self.turn()
         turns = []
@@ -453,20 +456,21 @@ class Picking(SynchronousTestCase):
 
     def test_others_that_took_the_path_which_one_left(self):
         """When one flow is found on another path, those that shared the old one are traced soon."""
+        before, after = ("10.9.0.1", "10.9.0.2"), ("10.9.0.1", "10.9.0.3")
         self.tracing.closed(self.closed)
-        self.run_for(5)
+        self.run_for(5, hops=before)
         self.now += FRESH_S
         self.tracing.closed(self.lossy([0]))
-        self.run_for(5, hops=("10.0.0.1", "10.0.0.3"))
-        self.assertEqual({hops[1] for hops in self.paths().values()}, {"10.0.0.2", "10.0.0.3"})
+        self.run_for(5, hops=after)
+        self.assertEqual({hops[1] for hops in self.paths().values()}, {before[1], after[1]})
         self.now += SOON_S
         self.tracing.closed(self.closed)
-        self.run_for(5, hops=("10.0.0.1", "10.0.0.3"))
-        self.assertEqual({hops[1] for hops in self.paths().values()}, {"10.0.0.3"})
+        self.run_for(5, hops=after)
+        self.assertEqual({hops[1] for hops in self.paths().values()}, {after[1]})
         sent = self.tracing.sent
         self.now += SOON_S
         self.tracing.closed(self.closed)
-        self.run_for(5, hops=("10.0.0.1", "10.0.0.3"))
+        self.run_for(5, hops=after)
         self.assertEqual(self.tracing.sent, sent)
 
     def test_a_dead_flow_on_another_way(self):
@@ -733,11 +737,25 @@ class Picking(SynchronousTestCase):
         """Of very many flows each interval offers another part."""
         many = testing.closed_interval(600, flows_per_pair=4)
         self.tracing.closed(many)
-        first = set(self.tracing._idle)
+        first = set(self.tracing._idle[0])
         self.tracing._idle.clear()
         self.tracing.closed(many)
-        self.assertTrue(first.isdisjoint(self.tracing._idle))
+        self.assertTrue(first.isdisjoint(self.tracing._idle[0]))
         self.assertEqual(len(np.unique([key.dst_ip for key in first])), 256)
+
+    def test_parts_of_a_window(self):
+        """Tests of other timeouts close for themselves: each has its turns, and what suffers in both."""
+        many = testing.closed_interval(600, flows_per_pair=4)
+        pairs = [evolve(one, dst_port=9) for one in self.closed.pairs]
+        few = evolve(self.lossy([3]), pairs=pairs, end_ns=many.end_ns)
+        for window in range(3):
+            for part in (many, few):
+                self.part_closed(evolve(part, end_ns=window))
+        self.assertEqual({key.dst_port for key in self.tracing._urgent}, {9})
+        self.run_for(3)
+        ports = Counter(key.dst_port for key, _ in self.tracing.table.since(0))
+        self.assertEqual(ports[9], 12)
+        self.assertGreater(ports[many.pairs[0].dst_port], 12)
 
     def test_one_to_each_destination_first(self):
         """Of flows never traced; what was traced comes after them, the longest ago first."""

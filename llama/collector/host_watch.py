@@ -16,6 +16,7 @@ few were dropped of so many that they cannot be what was lost.
 
 from __future__ import annotations
 
+import struct
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -64,7 +65,7 @@ class HostWatch:
         # What is asked now is looked at when asked again. Who changes interfaces has the kernel hold up
         # the answer, and probes would wait for it.
         self._asked: Future[_Look | None] | None = None
-        self._threads = ThreadPoolExecutor(1, "host-watch")  # none until it has something to do
+        self._threads = self._new_threads()
 
     def _read(self) -> dict[int, _Dropped]:
         """Return what is counted so far, by version of IP; what is not known is left out."""
@@ -87,7 +88,7 @@ class HostWatch:
         """Return what is counted now; None if that is not known."""
         try:
             return _Look(self._seconds(), read())
-        except (OSError, ValueError, IndexError):
+        except (OSError, ValueError, LookupError, struct.error):
             return None
 
     def _ask_for_queues(self) -> _Look | None:
@@ -95,8 +96,15 @@ class HostWatch:
         if self._asked is not None and not self._asked.done():
             return None
         answer = None if self._asked is None else self._asked.result()
-        self._asked = self._threads.submit(self._look, self._read_queues)
+        try:
+            self._asked = self._threads.submit(self._look, self._read_queues)
+        except RuntimeError:  # no thread can be had: what would wait for one is forgotten
+            self._asked, self._threads = None, self._new_threads()
         return answer
+
+    @staticmethod
+    def _new_threads() -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(1, "host-watch")  # none until it has something to do
 
     def check(self, tracks: Sequence[Track]) -> None:
         """Mark the probes of those tracks that may have been among what was dropped since last asked."""

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+from attrs import evolve
 
-from llama.collector.intervals.ledger import SLACK_S, Ints, Ledger, depth_needed
+from llama.collector.intervals.ledger import CELL, SLACK_S, Ints, Ledger, depth_needed
 from llama.collector.intervals.open_interval import OpenInterval
 from llama.collector.intervals.summary import Pair
 from llama.collector.probing.track import Track
@@ -32,13 +34,14 @@ def rearranged(
     to, start = _flows_of(new, book.ports), _flows_of(old, book.ports)
     rate_pps = book.rate_pps if rate_pps is None else rate_pps
     needed = depth_needed(rate_pps, book.timeout_s, book.interval_s)
-    held = 0
-    for interval in book.open_intervals()[:1]:
-        held = int((book.next_sequence - interval.first)[start].max(initial=0))
-    held += math.ceil(rate_pps * (book.timeout_s + SLACK_S)) + 2
-    ledger = Ledger(
-        dscp_sent, book.ports, rate_pps, book.timeout_s, book.interval_s, min(held, 2 * needed)
-    )
+    depth = book.depth  # which sufficed, and with the same copying is quick
+    if rate_pps != book.rate_pps or depth > 2 * needed:
+        held = 0
+        for interval in book.open_intervals()[:1]:
+            held = int((book.next_sequence - interval.first)[start].max(initial=0))
+        held += math.ceil(rate_pps * (book.timeout_s + SLACK_S)) + 2
+        depth = min(held, 2 * needed)
+    ledger = Ledger(dscp_sent, book.ports, rate_pps, book.timeout_s, book.interval_s, depth)
     ledger.fastest_pps = max(ledger.rate_pps, book.fastest_pps)
     for name in (
         "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
@@ -60,10 +63,7 @@ def rearranged(
             end[to] = interval.end[start]
         suspect = np.zeros(ledger.pairs, np.uint32)
         suspect[new] = interval.pair_suspect[old]
-        return OpenInterval(
-            interval.start_ns, interval.end_ns, first, end, interval.due, interval.suspect,
-            suspect, interval.notes, interval.refused, interval.dropped_later, interval.undelivered,
-        )  # fmt: skip
+        return evolve(interval, first=first, end=end, pair_suspect=suspect, called=None)
 
     ledger.over = [carried(interval) for interval in book.over]
     ledger.current = None if book.current is None else carried(book.current)
@@ -93,8 +93,17 @@ def call_as_before(
 def _carry_cells(book: Ledger, ledger: Ledger, to: Ints, start: Ints) -> None:
     """Copy the cells of flows ``start`` to another ledger, where they are flows ``to``."""
     if ledger.depth == book.depth:
-        rows = ledger._cells.reshape(book.depth, ledger.flows)
-        rows[:, to] = book._cells.reshape(book.depth, book.flows)[:, start]
+        if not len(to):
+            return
+        # Most stay side by side. A stretch of them is copied as octets: no probe leaves meanwhile.
+        octets = CELL.itemsize
+        rows = ledger._cells.view(np.uint8).reshape(book.depth, -1)
+        before = book._cells.view(np.uint8).reshape(book.depth, -1)
+        ends = np.flatnonzero((np.diff(to) != 1) | (np.diff(start) != 1)) + 1
+        for first, end in itertools.pairwise([0, *ends.tolist(), len(to)]):
+            there, here = octets * int(to[first]), octets * int(start[first])
+            length = octets * (end - first)
+            rows[:, there : there + length] = before[:, here : here + length]
         return
     for back in range(1, min(book.depth, ledger.depth) + 1):
         sequence = book.next_sequence[start] - np.uint32(back)

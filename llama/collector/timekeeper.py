@@ -200,6 +200,7 @@ class Timekeeper:
         live = np.arange(len(pairs)) < len(group.pairs)
         if gone:
             group = group.with_pairs(pairs)
+        group = group.told_apart_as(track.group, new, origin[new])
         fresh = self.prober.track(group, ledger, live, now_s)
         fresh.follow(track, new, origin[new])
         if track in self._new:

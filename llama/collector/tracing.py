@@ -97,7 +97,8 @@ class Tracing:
         self._unix_time_s = unix_time_s
         self._picks = Picks(self.table, unix_time_s)
         self._urgent: deque[FlowKey] = deque()
-        self._idle: deque[FlowKey] = deque()
+        self._idle: OrderedDict[int, deque[FlowKey]] = OrderedDict()  # by part of a window
+        self._window_ns, self._part = -1, 0
         self._going: dict[FlowKey, _Going] = {}
         self._by_target: dict[tuple[ProbeSocket, tuple[str, int]], list[_Going]] = {}
         self._numbers: OrderedDict[int, _Going] = OrderedDict()  # whose packets they are, or were
@@ -171,10 +172,14 @@ class Tracing:
         if not closed.all_flows or not len(closed.flows):
             return
         try:
-            self._urgent = deque(dict.fromkeys(self._picks.suffering(closed)))
+            # A window closes in parts, each with tests of its own.
+            self._part = self._part + 1 if closed.end_ns == self._window_ns else 0
+            self._window_ns = closed.end_ns
+            before = self._urgent if self._part else ()
+            self._urgent = deque(dict.fromkeys([*before, *self._picks.suffering(closed)]))
             self._hurried |= bool(self._urgent)
-            if not self._idle:
-                self._idle = deque(self._picks.in_turn(closed))
+            if self._part not in self._idle:
+                self._idle[self._part] = deque(self._picks.in_turn(closed, self._part))
         except Exception:
             self._failed(self._monotonic_s())
 
@@ -227,14 +232,15 @@ class Tracing:
             urgent = bool(self._urgent)
             if urgent:
                 key = self._urgent.popleft()
-            elif self._idle and self._picks.is_due(self._idle[0]):
+            elif self._some_is_due():
                 if not idle or len(self._going) >= AT_ONCE // 8:
                     return
                 idle -= 1
-                key = self._idle.popleft()
+                part, waiting = self._idle.popitem(last=False)
+                key = waiting.popleft()
+                self._idle[part] = waiting  # the others first
                 expected = self._hops.get(key.dst_ip, 0)
             else:
-                self._idle.clear()
                 return
             if key in self._going:
                 self._going[key].idle &= not urgent
@@ -246,6 +252,16 @@ class Tracing:
             trace = FlowTrace(self._draw, MOST_HOPS, ATTEMPTS, expected, self._proven(key, now))
             going = self._going[key] = _Going(key, sock, trace, idle=not urgent)
             self._by_target.setdefault((sock, going.target), []).append(going)
+
+    def _some_is_due(self) -> bool:
+        """Return whether the next flow that loses nothing is to be traced, having left out others."""
+        for part, waiting in list(self._idle.items()):
+            for _ in range(min(len(waiting), IDLE_A_TURN)):
+                if self._picks.is_due(waiting[0]):
+                    return True
+                waiting.popleft()  # for what it lost it was traced meanwhile; or so were all
+            del self._idle[part]
+        return False
 
     def _draw(self) -> int:
         """Return a number that no packet of late has, and that nobody can guess."""

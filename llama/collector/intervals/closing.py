@@ -6,7 +6,8 @@ it over time: probing must never wait for arithmetic. Pure; knows neither Twiste
 
 from __future__ import annotations
 
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import numpy.ma  # else np.unique loads it when first called: no probe leaves for 60 ms
@@ -22,6 +23,7 @@ from llama.collector.intervals.replies import UNKNOWN_DSCP
 from llama.collector.intervals.summary import STATS, Stats, suspect_bit
 
 SLICE = 4000  # cells looked at in a step, of which a step takes about a millisecond
+APART_NS = 3_600_000_000_000  # what was sent before a clock was set back cannot have been overtaken
 #: Noted of intervals in which this host held probes that it had accepted.
 WAITED = "probes waited in this host's own queue, for so long that replies came after their timeout"
 
@@ -64,15 +66,22 @@ def close(
     figures = Figures(book, interval)
     span = (interval.end - interval.first).astype(np.int64)
     widest = int(span.max(initial=0))
-    step = max(1, SLICE // max(1, book.ports * min(book.depth, widest + 2)))
+    # So many flows at a time: those of some pairs, or of a part of one.
+    flows = max(1, SLICE // min(book.depth, widest + 2))
+    step = max(1, flows // max(1, book.ports))
+    flows = min(flows, step * book.ports)
     bins: list[npt.NDArray[np.uint16]] = []
     counts: list[npt.NDArray[np.uint32]] = []
     for pair in range(0, book.pairs, step):
-        yield
         end = min(pair + step, book.pairs)
-        slice_bins, slice_counts, per_pair = _close_pairs(
-            book, interval, figures, pair, end, clock_error_ns
-        )
+        parts = []
+        for first in range(pair * book.ports, end * book.ports, flows):
+            yield
+            last = min(first + flows, end * book.ports)
+            parts.append(_close_flows(book, interval, figures, first, last, clock_error_ns))
+        if len(parts) > 1:
+            yield
+        slice_bins, slice_counts, per_pair = _close_pairs(book, interval, figures, pair, end, parts)
         bins.append(slice_bins)
         counts.append(slice_counts)
         figures.histogram_start[pair + 1 : end + 1] = per_pair
@@ -115,19 +124,26 @@ class _Oddities:
             stats[name][flows[low:high] - first] += counts[low:high].astype(np.uint32)
 
 
-def _close_pairs(
+class _Closed(NamedTuple):
+    """What is known of some flows besides their figures."""
+
+    rtt: npt.NDArray[np.float64]  # (flows, probes), ns, NaN for none
+    unstamped: Ints  # (flows,): probes that were neither stamped nor answered at all
+
+
+def _close_flows(
     book: Ledger,
     interval: OpenInterval,
     figures: Figures,
-    first_pair: int,
-    end_pair: int,
+    first_flow: int,
+    end_flow: int,
     clock_error_ns: float | None,
-) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
-    """Close pairs ``first_pair`` to ``end_pair``; return their histograms and the bins of each."""
+) -> _Closed:
+    """Fill in the figures of flows ``first_flow`` to ``end_flow``, but for what their pair decides."""
     assert interval.end is not None
-    ports = book.ports
-    flows = np.arange(first_pair * ports, end_pair * ports)
-    stats = figures.flow_stats[flows[0] : flows[-1] + 1]
+    flows = np.arange(first_flow, end_flow)
+    pairs = flows // book.ports
+    stats = figures.flow_stats[first_flow:end_flow]
     stats[:] = statistics.BLANK
     first = interval.first[flows]
     span = (interval.end[flows] - first).astype(np.int64)
@@ -138,7 +154,7 @@ def _close_pairs(
         first, span = first + gone.astype(np.uint32), span - gone
         stats["suspect"] |= np.uint32(suspect_bit("late_ticks"))
     stats["sent"] = span
-    figures.oddities.add_to(stats, int(flows[0]), int(flows[-1]) + 1)
+    figures.oddities.add_to(stats, first_flow, end_flow)
     # A column a flow, a row a turn. What there is more of lies side by side, here and in all that is
     # made of it: numpy is slow to reduce many short stretches.
     width = max(1, int(span.max(initial=0)))
@@ -146,18 +162,17 @@ def _close_pairs(
     sequence = np.asarray(first + turn.astype(np.uint32), order="C" if width < len(flows) else "F")
     cells = book.cells(flows, sequence)
     flags = np.where(sequence - first < span, book.flags[cells], np.uint8(0))
-    pairs = slice(first_pair, end_pair)
-    book.stamping[pairs] |= _any_of_pair(flags[:1] & cell.STAMPED != 0, ports)
+    book.stamping[pairs[flags[0] & cell.STAMPED != 0]] = True
     if np.count_nonzero(flags & cell.LATE):
         late = cells[(flags & cell.LATE) != 0]
         if book.wait_here(late).any():
             interval.notes.add(WAITED)
             flags = np.where(turn < span, book.flags[cells], np.uint8(0))
     received = (flags & cell.RECEIVED) != 0
+    unstamped = np.zeros(len(flows), np.int64)
     if interval.refused.many or interval.dropped_later.many:
         told = cell.RECEIVED | cell.LATE | cell.STAMPED
         unstamped = ((turn < span) & ((flags & told) == 0)).sum(axis=0)
-        _mark_silent_refusals(book, interval, stats, pairs, unstamped)
     stats["received"] = received.sum(axis=0)
     stats["lost"] = stats["sent"] - stats["received"]
     stats["late"] += ((flags & cell.LATE) != 0).sum(axis=0, dtype=np.uint32)
@@ -169,9 +184,13 @@ def _close_pairs(
     known = received & ((flags & cell.NO_RTT) == 0) & (residence != cell.RESIDENCE_UNKNOWN)
     known &= rtt >= 0
     rtt[~known] = np.nan
-    arrival = np.where(received, book.t1[cells] + elapsed, np.iinfo(np.int64).max)
+    t1 = book.t1[cells]
+    arrival = np.where(received, t1 + elapsed, np.iinfo(np.int64).max)
+    compared = received
+    if interval.suspect & suspect_bit("clock_step"):
+        compared = _part_at_steps(arrival, t1, received & ((flags & cell.NO_RTT) == 0))
     later = np.minimum.accumulate(arrival[::-1])[::-1]
-    stats["reordered"] = (received[:-1] & (later[1:] < arrival[:-1])).sum(axis=0)
+    stats["reordered"] = (compared[:-1] & (later[1:] < arrival[:-1])).sum(axis=0)
 
     stats["samples"] = known.sum(axis=0)
     stats["rtt_sum_ns"] = np.where(known, rtt, 0.0).sum(axis=0)
@@ -193,31 +212,55 @@ def _close_pairs(
         stats["suspect"] |= np.where(
             user.any(axis=0), np.uint32(suspect_bit("user_timestamps")), np.uint32(0)
         )
-    stats["suspect"] |= np.repeat(
-        interval.pair_suspect[first_pair:end_pair] | np.uint32(interval.suspect), ports
-    )
+    stats["suspect"] |= interval.pair_suspect[pairs] | np.uint32(interval.suspect)
     stats["lost_unknown"] = stats["lost"]
     lossy = np.flatnonzero(stats["lost"])
     some = max(1, SLICE // book.depth)  # at a time: what is on record of a flow may be long
     for start in range(0, len(lossy), some):
         direction.tell(book, interval, stats, flows, lossy[start : start + some])
     direction.anchor(book, interval, flows, sequence, cells, received, flags)
+    return _Closed(by_flow, unstamped)
+
+
+def _close_pairs(
+    book: Ledger,
+    interval: OpenInterval,
+    figures: Figures,
+    first_pair: int,
+    end_pair: int,
+    parts: Sequence[_Closed],
+) -> tuple[npt.NDArray[np.uint16], npt.NDArray[np.uint32], npt.NDArray[np.int64]]:
+    """Close pairs ``first_pair`` to ``end_pair``, whose flows are closed, in ``parts`` if it is one.
+
+    Returns their histograms and the bins of each.
+    """
+    ports = book.ports
+    stats = figures.flow_stats[first_pair * ports : end_pair * ports]
+    if interval.refused.many or interval.dropped_later.many:
+        unstamped = np.concatenate([part.unstamped for part in parts])
+        _mark_silent_refusals(book, interval, stats, slice(first_pair, end_pair), unstamped)
     if interval.undelivered.many:
         _mark_undelivered(interval, stats, ports)
-
+    rtt = parts[0].rtt
+    if len(parts) > 1:
+        rtt = np.concatenate([part.rtt.reshape(-1) for part in parts])
     pair_stats = figures.pair_stats[first_pair:end_pair]
     pair_stats[:] = statistics.BLANK
     statistics.sum_pairs(pair_stats, stats, ports)
-    ordered = np.sort(by_flow.reshape(end_pair - first_pair, -1), axis=1)
+    ordered = np.sort(rtt.reshape(end_pair - first_pair, -1), axis=1)
     statistics.quantiles(pair_stats, ordered)
     return statistics.histograms(ordered)
 
 
-def _any_of_pair(which: npt.NDArray[np.bool_], ports: int) -> npt.NDArray[np.bool_]:
-    """Return which pairs have any of ``which``, (probes, flows)."""
-    by_pair = which.any(axis=0).reshape(-1, ports)
-    found: npt.NDArray[np.bool_] = np.logical_or.reduce(by_pair, axis=1)
-    return found
+def _part_at_steps(arrival: Ints, t1: Ints, known: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_]:
+    """Have nothing overtake what arrived before the clock was set back; return ``known``.
+
+    That are those of which the arrival is known by the clock that they were sent by: (probes, flows).
+    """
+    fall = t1[:-1] - t1[1:]
+    arrival[1:] += np.cumsum(np.where(fall > 0, fall + APART_NS, 0), axis=0)
+    arrival[~known] = np.iinfo(np.int64).max
+    return known
 
 
 def _mark_silent_refusals(

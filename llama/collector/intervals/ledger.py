@@ -53,6 +53,8 @@ DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID
 
 #: So many places are looked at for the probe whose reply's transmit stamp is told.
 MOST_BEHIND = 14
+#: What probes wait for less in this host's own queue puts nothing off.
+LONG_WAIT_NS = 1_000_000
 SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 #: Noted of an interval in which replies came to what was not sent.
 FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
@@ -154,7 +156,7 @@ class Ledger(Windows):
         self.settle()
         if self.current is not None:
             self.current.end = self.next_sequence.copy()
-            self.current.due = now_s + self.timeout_s
+            self.current.due = now_s + self.timeout_s + self.current.waited_ns / 1e9
             self.over.append(self.current)
         self.current = OpenInterval(
             start_ns,
@@ -266,6 +268,9 @@ class Ledger(Windows):
             cells, delta = cells[sane], delta[sane]
         self.transmit[cells] = delta
         self.flags[cells] |= STAMPED
+        if (longest_ns := int(delta.max(initial=0))) > LONG_WAIT_NS:
+            for interval in self.open_intervals():
+                interval.put_off(longest_ns)
 
     def genuine(self, replies: Replies) -> npt.NDArray[np.bool_]:
         """Tell which replies echo number and time of a probe on record: (N,)."""

@@ -21,6 +21,7 @@ class OpenInterval:
     first: npt.NDArray[np.uint32]  # (flows,) sequence number of the first probe
     end: npt.NDArray[np.uint32] | None = None  # one past the last, once the window is over
     due: float = math.inf  # when it may be closed, on the monotonic clock
+    waited_ns: int = 0  # what `due` was put off for: see `put_off`
     suspect: int = 0  # bits of SUSPECT_REASONS that hold for all pairs
     pair_suspect: npt.NDArray[np.uint32] = field(factory=lambda: np.zeros(0, np.uint32))
     notes: set[str] = field(factory=set)
@@ -30,6 +31,12 @@ class OpenInterval:
     undelivered: OwnDrops = field(factory=OwnDrops)
     #: What the pairs were called then, if not as they are now: the ledger's owner knows.
     called: Any = None
+
+    def put_off(self, waited_ns: int) -> None:
+        """Close later by what a probe waited in this host's own queue: its reply may, too."""
+        if waited_ns > self.waited_ns:
+            self.due += (waited_ns - self.waited_ns) / 1e9
+            self.waited_ns = waited_ns
 
     def mark(self, bits: int, note: str = "", pairs: Any = None) -> None:
         """Mark it as suspect for ``bits``: for some ``pairs`` (any index), or for all."""

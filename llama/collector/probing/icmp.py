@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.collector.intervals.ledger import Ints, Ledger
-from llama.collector.intervals.replies import UNKNOWN_DSCP, Replies
+from llama.collector.intervals.replies import Replies
 from llama.collector.probing.flow_index import NO_FLOW, flow_keys
 from llama.collector.probing.inbox import HEAD, Inbox
 from llama.collector.probing.intake import Intake
@@ -187,7 +187,7 @@ class _EchoIntake(Intake):
         """Enter the first ``count`` messages of an inbox's arena into the ledgers."""
         assert isinstance(inbox, _EchoInbox)
         back = inbox.back
-        t4_ns, stamped, tos, ttl = self._circumstances(inbox, count)
+        t4_ns, stamped, dscp, ttl = self._circumstances(inbox, count)
         # Raw sockets of IPv4, and they alone, give the IP header as well.
         with_header = np.zeros(count, np.bool_)
         if inbox.family == socket.AF_INET:
@@ -212,11 +212,8 @@ class _EchoIntake(Intake):
         lost |= damaged
         self.strangers += int(np.count_nonzero(lost & ~damaged))
         sent_ns = (answers["token"].astype(np.uint64) ^ self._secret).astype(np.int64)
-        dscp = np.where(stamped, (tos >> np.uint64(2)) & np.uint64(0x3F), UNKNOWN_DSCP)
         # A stack answers in the class of the request, or in none.
-        arrived = Replies.bare(
-            flow, sequence, sent_ns, t4_ns, stamped, dscp.astype(np.uint8), ttl.astype(np.uint8)
-        )
+        arrived = Replies.bare(flow, sequence, sent_ns, t4_ns, stamped, dscp, ttl)
         owner = np.searchsorted(self._first_flows, flow, side="right") - 1
         owner[lost] = -1
         for n in np.unique(owner[owner >= 0]).tolist():

@@ -196,29 +196,30 @@ class Intake:
                 there = (inside >= 0) & (inside < track.ledger.flows) & (flow != NO_FLOW)
                 if there.any():
                     cells = track.ledger.cells(np.where(there, inside, 0), sequence)
-                    right = there & (track.ledger.t1[cells] == t1_ns)
+                    right = there & (track.ledger.t1[cells] == t1_ns) & (t1_ns != 0)
                     yield track, flow, there, right
 
     # Replies
 
-    def _circumstances(self, inbox: Inbox, count: int) -> tuple[Ints, Mask, Words, Words]:
-        """Return T4, whether it is the kernel's, TOS and TTL of what lies in an arena: (N,) each."""
+    def _circumstances(self, inbox: Inbox, count: int) -> tuple[Ints, Mask, Octets, Octets]:
+        """Return T4, whether it is the kernel's, DSCP and TTL of what lies in an arena: (N,) each."""
         words = inbox.back.words[:count]
         t4_ns = (words[:, 2] * np.uint64(1_000_000_000) + words[:, 3]).astype(np.int64)
-        tos, ttl = words[:, inbox.tos_word], words[:, inbox.ttl_word]
+        dscp = (words[:, inbox.tos_word] >> np.uint64(2)).astype(np.uint8) & np.uint8(0x3F)
+        ttl = words[:, inbox.ttl_word].astype(np.uint8)
         stamped = np.ones(count, np.bool_)
         odd = inbox.layout.odd_rows(inbox.back, 0, count)
         if odd.size:
             t4_ns[odd] = self._wall_ns()
             stamped[odd] = False
-            tos[odd], ttl[odd] = UNKNOWN_DSCP << 2, 0
-        return t4_ns, stamped, tos, ttl
+            dscp[odd], ttl[odd] = UNKNOWN_DSCP, 0
+        return t4_ns, stamped, dscp, ttl
 
     def take(self, inbox: Inbox, count: int) -> None:
         """Enter the first ``count`` datagrams of an inbox's arena into the ledgers."""
         back = inbox.back
         length = back.length[:count]
-        t4_ns, stamped, tos, ttl = self._circumstances(inbox, count)
+        t4_ns, stamped, dscp, ttl = self._circumstances(inbox, count)
         replies = inbox.replies[:count]
         ssid = replies["ssid"]
         ends = inbox.socket_of[:count] << np.uint64(16) | ssid
@@ -226,8 +227,7 @@ class Intake:
         numbered = np.ones(count, np.bool_)
         taken = None
         if self._formatted:
-            dscp = (tos >> np.uint64(2)).astype(np.uint8) & np.uint8(0x3F)
-            arrivals = formats.Arrived(t4_ns, stamped, dscp, ttl.astype(np.uint8))
+            arrivals = formats.Arrived(t4_ns, stamped, dscp, ttl)
             taken = self._take_formatted(inbox, count, arrivals)
             # Of a flow in another format nothing else is a reply: who cannot sign is a stranger.
             flow[taken | self._has_format[flow]] = NO_FLOW
@@ -253,7 +253,7 @@ class Intake:
             octets = octets[rows]
             replies = stamp.reflector_view(octets)
             length, flow, numbered = length[rows], flow[rows], numbered[rows]
-            t4_ns, stamped, tos, ttl = t4_ns[rows], stamped[rows], tos[rows], ttl[rows]
+            t4_ns, stamped, dscp, ttl = t4_ns[rows], stamped[rows], dscp[rows], ttl[rows]
         count = len(flow)
         tlvs = tlv.read(octets, length)
         estimate = replies["error_estimate"].astype(np.uint16)
@@ -275,9 +275,9 @@ class Intake:
             kernel_t4=stamped,
             dscp_there=tlvs.dscp,
             dscp_asked=tlvs.dscp,
-            dscp_here=(tos >> np.uint64(2)).astype(np.uint8) & np.uint8(0x3F),
+            dscp_here=dscp,
             ttl_there=np.where(length > 40, replies["sender_ttl"], np.uint8(0)),
-            ttl_here=ttl.astype(np.uint8),
+            ttl_here=ttl,
             numbered=numbered,
             follow_number=tlvs.follow_sequence,
             follow_ns=follow_ns,
@@ -385,7 +385,7 @@ class Intake:
             place = endpoint(inbox.back.names[row].tobytes())
             for track in self.tracks:
                 (port,) = np.nonzero(track.ordinal == inbox.socket_of[row])
-                if not port.size or track.format is not None:
+                if not sent_ns or not port.size or track.format is not None:
                     continue
                 flows = np.arange(len(track.pairs)) * track.ports + port[0]
                 number = np.full(len(flows), reply["sender_sequence"], np.uint32)

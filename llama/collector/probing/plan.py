@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from attrs import evolve, field, frozen
 
+from llama.collector.intervals.ledger import Ints
 from llama.collector.intervals.summary import Pair
 from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
 from llama.collector.probing.schedule import LATEST_S
@@ -67,6 +68,8 @@ class Group:
     in_flight: int = 256  # connection attempts at once; of "tcp" alone
     cycle: Cycle | None = None  # of "hping3" alone
     pairs: tuple[Pair, ...] = field(eq=False)
+    #: Of each pair, which it is of those that are alike on the wire; if empty, in their order.
+    numbers: tuple[int, ...] = field(default=(), eq=False)
 
     @property
     def identity(self) -> tuple[object, ...]:
@@ -88,15 +91,26 @@ class Group:
         """
         seen: Counter[tuple[object, ...]] = Counter()
         variants = []
-        for pair in self.pairs:
+        for n, pair in enumerate(self.pairs):
             alike = pair.dst_ip, pair.dst_port, pair.dscp, pair.size
-            variants.append((pair.dscp, pair.size, seen[alike]))
+            number = self.numbers[n] if self.numbers else seen[alike]
+            variants.append((pair.dscp, pair.size, number))
             seen[alike] += 1
         return tuple(variants)
 
     def with_pairs(self, pairs: Sequence[Pair]) -> Group:
         """Return the same group with other pairs."""
-        return evolve(self, pairs=tuple(pairs))
+        return evolve(self, pairs=tuple(pairs), numbers=())
+
+    def told_apart_as(self, before: Group, new: Ints, old: Ints) -> Group:
+        """Return the same group, pair ``new[i]`` of which bears what ``old[i]`` of ``before`` did.
+
+        Else what is under way would be taken for another pair's where several are alike on the wire.
+        """
+        if not any(number for group in (self, before) for *_, number in group.variants):
+            return self
+        kept = {n: before.variants[o][2] for n, o in zip(new.tolist(), old.tolist(), strict=True)}
+        return evolve(self, numbers=_numbered(self.pairs, kept))
 
     @property
     def flows(self) -> int:
@@ -112,6 +126,19 @@ class Group:
             pps += pairs * per_pair * packets
             bps += pairs * per_pair * 8 * octets
         return pps, bps
+
+
+def _numbered(pairs: Sequence[Pair], kept: Mapping[int, int]) -> tuple[int, ...]:
+    """Return numbers for pairs alike on the wire: for those in ``kept``, by place, as given there."""
+    taken: set[tuple[object, ...]] = set()
+    numbers = [0] * len(pairs)
+    for n in [*kept, *(n for n in range(len(pairs)) if n not in kept)]:
+        number, alike = kept.get(n, 0), _on_the_wire(pairs[n])
+        while (number, *alike) in taken:
+            number += 1
+        taken.add((number, *alike))
+        numbers[n] = number
+    return tuple(numbers)
 
 
 def identity_of(pair: Pair) -> tuple[object, ...]:
