@@ -159,24 +159,25 @@ class Metrics(SynchronousTestCase):
         """The collector's own health is there as it is now, with reasons as labels."""
         health = {
             "probes_per_second": 812.5,
-            "drops_total": {"socket": 3, "send_failed": 0},
-            "open_flows": 16,
-            "clock_error_seconds": float("nan"),
+            "send_failures_total": {"EPERM": 3, "ENOBUFS": 0},
+            "flows": 16,
+            "tick_lag_seconds": float("nan"),
         }
         served = Served(health=lambda: health)
         served.close(1)
         served.get("/metrics")
-        health["open_flows"] = 17
+        health["flows"] = 17
         found = self.get(served)
-        self.assertEqual(of(found, "llama_collector_open_flows"), [17])
+        self.assertEqual(of(found, "llama_collector_flows"), [17])
         self.assertEqual(of(found, "llama_collector_probes_per_second"), [812.5])
-        self.assertEqual(of(found, "llama_collector_drops_total", reason="socket"), [3])
+        self.assertEqual(of(found, "llama_collector_send_failures_total", reason="EPERM"), [3])
         self.assertEqual(of(found, "llama_collector_intervals_held"), [1])
         self.assertEqual(of(found, "llama_collector_series"), [1])
 
     def test_health_as_points(self):
         """The same health is a point a window, however many tests close in it, and has no NaN."""
-        served = Served(health=lambda: {"drops_total": {"socket": 3}, "bad": float("nan")})
+        health = {"send_failures_total": {"EPERM": 3}, "tick_lag_seconds": float("nan")}
+        served = Served(health=lambda: health)
         served.close([pair(0)], start_s=30)
         served.close([pair(1)], start_s=30)
         served.close([pair(0)], start_s=60)
@@ -185,13 +186,13 @@ class Metrics(SynchronousTestCase):
         self.assertEqual([p["time"] for p in own], ["1970-01-01T00:01:00Z", "1970-01-01T00:01:30Z"])
         for point in own:
             self.assertEqual(point["tags"], {"src_hostname": "collector01.example.net"})
-            self.assertEqual(point["fields"]["drops_total_socket"], 3.0)
-            self.assertNotIn("bad", point["fields"])
+            self.assertEqual(point["fields"]["send_failures_total_EPERM"], 3.0)
+            self.assertNotIn("tick_lag_seconds", point["fields"])
 
     def test_before_the_first_close(self):
         """Before anything has closed there is health, and no pair."""
-        found = self.get(Served(health=lambda: {"open_flows": 1}))
-        self.assertEqual(of(found, "llama_collector_open_flows"), [1])
+        found = self.get(Served(health=lambda: {"flows": 1}))
+        self.assertEqual(of(found, "llama_collector_flows"), [1])
         self.assertEqual(of(found, "llama_probes_sent_total"), [])
 
     def test_nasty_tags(self):
@@ -228,7 +229,7 @@ class Metrics(SynchronousTestCase):
         """Prometheus's own tool finds nothing wrong, whatever the tags and the health."""
         if shutil.which("promtool") is None:
             raise unittest.SkipTest("promtool (Debian's prometheus) is not installed")
-        served = Served(health=lambda: {"open_flows": 2, "drops_total": {"socket": 1}})
+        served = Served(health=lambda: {"flows": 2, "send_failures_total": {"EPERM": 1}})
         served.close(
             [pair(0, tags=NASTY), pair(1), pair(2, dscp=46)],
             loss=[0.0] * 4 + [1.0] * 8,

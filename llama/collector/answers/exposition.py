@@ -270,7 +270,7 @@ def health_text(prefix: str, health: Health) -> bytes:
     for name, value in health.items():
         metric = f"{prefix}_{name}"
         kind = "counter" if name.endswith("_total") else "gauge"
-        parts.append(f"# HELP {metric} {HEALTH_HELP.get(name, '')}\n# TYPE {metric} {kind}\n")
+        parts.append(f"# HELP {metric} {HEALTH_HELP[name]}\n# TYPE {metric} {kind}\n")
         if isinstance(value, Mapping):
             parts += [f'{metric}{{reason="{key}"}} {_number(n)}\n' for key, n in value.items()]
         else:
