@@ -24,6 +24,7 @@ from llama.lab.fabric import End
 from llama.lab.namespaces import Lab, LabError, command
 
 _NOTICED_S = 10.0  # until a cable's far end has noticed what happened to this one
+_HOUR_MS = 3_600_000
 Place = Literal["direction", "router", "node", "host"]
 
 
@@ -84,8 +85,11 @@ class Fault:
             raise ValueError(f"percent: {self.percent} is not within 0 (excluded) and 100")
         if not 0 < self.share <= 1:
             raise ValueError(f"share: {self.share} is not within 0 (excluded) and 1")
-        if self.ms < 0 or self.jitter_ms < 0 or self.per_second < 1 or self.octets < 1:
-            raise ValueError("ms, jitter_ms: 0 or more; per_second, octets: 1 or more")
+        for name, ms in ("ms", self.ms), ("jitter_ms", self.jitter_ms):
+            if not 0 <= ms <= _HOUR_MS:  # nor nan
+                raise ValueError(f"{name}: {ms} is not within 0 and {_HOUR_MS} (an hour)")
+        if self.per_second < 1 or self.octets < 1:
+            raise ValueError("per_second, octets: 1 or more")
         if self.kind == "class" and self.dscp is None:
             raise ValueError("fault 'class' needs the class: dscp, by name, such as EF")
         for text in (self.dscp, self.to):
