@@ -10,6 +10,7 @@ from __future__ import annotations
 import hmac
 
 import numpy as np
+import plain_stamp
 
 from llama.reflector.loops import looks_like_stamp_reply, looks_like_stamp_reply_one
 from llama.wire import auth, llama_go, llama_python, scalar, stamp, tlv, tlv_rules
@@ -71,10 +72,10 @@ def fuzz_stamp(data: bytes) -> None:
     """Base packets, both roles and modes: columns, plain decoders and the rule against loops."""
     octets, length = _rows(data, bytes(44), data, least=128)
     for decode, view in (
-        (scalar.stamp_probe, stamp.sender_view),
-        (scalar.stamp_reply, stamp.reflector_view),
-        (scalar.auth_probe, auth.sender_view),
-        (scalar.auth_reply, auth.reflector_view),
+        (plain_stamp.stamp_probe, stamp.sender_view),
+        (plain_stamp.stamp_reply, stamp.reflector_view),
+        (plain_stamp.auth_probe, auth.sender_view),
+        (plain_stamp.auth_reply, auth.reflector_view),
     ):
         packet = decode(data)
         if packet is not None:
