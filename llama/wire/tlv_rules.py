@@ -160,7 +160,8 @@ def reflect_one(
 
     ``tos`` is what the probe came with; the sequence numbers are those that the HMAC TLVs of the
     probe and of the reply cover; ``size`` is that of all TLVs if ``area`` is their beginning only.
-    For the rest see `llama.wire.tlv.reflect`.
+    ``keys`` are those, at most two, that may have made an HMAC TLV; with ``must_authenticate``, as
+    in authenticated mode, TLVs without one get the I flag. For the rest see `llama.wire.tlv.reflect`.
     """
     found = scalar.tlvs(area, size)
     came_in = tos & 0xFC
