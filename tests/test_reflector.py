@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 import time
+from ipaddress import ip_network
 from typing import Any
 
 import attrs
@@ -252,7 +253,7 @@ class UserSpaceTests(ProtocolTests, ReflectorCase):
         python = struct.pack("<10sBddd?", b"__llama__", 0, 1.0, 0.0, 0.0, False)
         self.ask(python)
         self.assertTrue(self.silent())
-        self.protocol.guard = Guard(allow=AllowList(["127.0.0.1"]))
+        self.protocol.guard = Guard(allow=AllowList([ip_network("127.0.0.1")]))
         self.ask(python)
         self.assertEqual(self.answer(), python)
         self.assertEqual(dict(self.protocol.tally.answered), {"llama-python": 1})
@@ -475,7 +476,7 @@ class MultiHomedTests(ReflectorCase):
 
     def test_ipv4_addresses_over_ipv6_are_not_answered(self) -> None:
         """Who says over IPv6 to be a host of IPv4 passes for none, and uses up nothing of its rate."""
-        guard = Guard(allow=AllowList(["192.0.2.1"]), source_rate_pps=1, source_burst=1)
+        guard = Guard(allow=AllowList([ip_network("192.0.2.1")]), source_rate_pps=1, source_burst=1)
         port = self.listen(self.reflector(guard=guard), "::")
         for count in (1, 9):
             for n in range(count):
