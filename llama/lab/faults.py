@@ -122,7 +122,7 @@ class Fault:
 
     @property
     def table(self) -> str:
-        """The nftables table, and TAP device, that belong to this fault alone."""
+        """The nftables table, and TAP device and relay, that belong to this fault alone."""
         return "llama-" + "".join(f"{byte:02x}" for byte in _digest(self.name))
 
 
@@ -283,11 +283,6 @@ def _remove_rules(lab: Lab, fault: Fault) -> None:
     )
 
 
-def _relay_name(fault: Fault) -> str:
-    """Return the name under which a delay's relay is recorded."""
-    return fault.table
-
-
 def _delay(lab: Lab, fault: Fault) -> None:
     """Start the relay, and only then send packets its way."""
     way = lab.fabric.direction(fault.on)
@@ -298,7 +293,7 @@ def _delay(lab: Lab, fault: Fault) -> None:
     mtu = str(lab.fabric.mtu)
     lab.run(node, "ip", "link", "set", "dev", tap, "mtu", mtu, "txqueuelen", "10000", "up")
     arguments = [sys.executable, "-m", "llama.lab.delay", interface, tap]
-    relay = lab.start(node, _relay_name(fault), [*arguments, str(fault.ms), str(fault.jitter_ms)])
+    relay = lab.start(node, tap, [*arguments, str(fault.ms), str(fault.jitter_ms)])
     while "LOWER_UP" not in lab.run(node, "ip", "link", "show", "dev", tap):
         # The device has a carrier as soon as the relay has it open.
         if not relay.alive:
@@ -316,7 +311,7 @@ def _undelay(lab: Lab, fault: Fault) -> None:
     """Send packets the short way again, then end the relay."""
     node, tap = lab.fabric.direction(fault.on).sender.node, fault.table
     lab.run(node, "nft", "-f", "-", feed=f"table netdev {tap}\ndelete table netdev {tap}\n")
-    relays = [p for p in lab.processes if (p.node, p.name) == (node, _relay_name(fault))]
+    relays = [p for p in lab.processes if (p.node, p.name) == (node, tap)]
     lab.stop(relays)
     lab.processes = [p for p in lab.processes if p not in relays]
     lab.run(node, "ip", "link", "delete", tap, check=False)
