@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from llama.reflector.allow import MAPPED, MAPPED_BITS, Network
-
-MAX_FIT = 2
+from llama.wire.auth import MAX_TRIED
 
 _EVERYWHERE = ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")
 
@@ -38,7 +37,7 @@ class KeyRing:
         self._by_ssid = {
             ssid: sorted(lengths.items(), reverse=True) for ssid, lengths in found.items()
         }
-        #: (high, low, SSID) -> the secrets, at most `MAX_FIT`, best first. The address is the
+        #: (high, low, SSID) -> the secrets, at most `MAX_TRIED`, best first. The address is the
         #: prober's, as two halves of 64 bits, IPv4 mapped (``::ffff:a.b.c.d``).
         self.fitting = lru_cache(maxsize=1 << 14)(self._fitting)  # 5 MB, whoever asks
 
@@ -52,7 +51,7 @@ class KeyRing:
                 if bits < least_bits:
                     continue
                 found.update(dict.fromkeys(prefixes.get(address >> 128 - bits, ())))
-        return tuple(found)[:MAX_FIT]
+        return tuple(found)[:MAX_TRIED]
 
 
 def _bits(network: Network) -> tuple[int, int]:

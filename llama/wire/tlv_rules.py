@@ -25,6 +25,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from llama.wire import scalar
+from llama.wire.auth import MAX_TRIED
 
 EXTRA_PADDING, CLASS_OF_SERVICE, FOLLOW_UP, HMAC, STATE = 1, 4, 7, 8, 240
 UNRECOGNISED, MALFORMED, INTEGRITY = 0x80, 0x40, 0x20
@@ -138,7 +139,7 @@ def verify(
         return False, None, 0
     theirs = bytes(area[tlv.offset + 4 : tlv.offset + 20])
     preceding = bytes(area[: tlv.offset])
-    for key in keys[:2]:
+    for key in keys[:MAX_TRIED]:
         if hmac.compare_digest(digest(key, sequence, preceding), theirs):
             return True, key, tlv.offset
     return False, None, 0
