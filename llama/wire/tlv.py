@@ -27,11 +27,8 @@ from llama.wire.rows import records
 from llama.wire.stamp import BASE_SIZE
 from llama.wire.tlv_rules import (
     CLASS_OF_SERVICE,
-    CONTROL_PLANE,
     EXTRA_PADDING,
     FOLLOW_UP,
-    HMAC,
-    HW_ASSIST,
     INTEGRITY,
     MALFORMED,
     MARK,
@@ -52,8 +49,7 @@ from llama.wire.tlv_rules import (
 )
 
 __all__ = [
-    "CLASS_OF_SERVICE", "CONTROL_PLANE", "EXTRA_PADDING", "FOLLOW_UP", "HMAC", "HW_ASSIST",
-    "INTEGRITY", "MALFORMED", "MARK", "ROOM", "SIZE", "STATE", "SW_LOCAL", "UNKNOWN",
+    "FOLLOW_UP", "INTEGRITY", "MALFORMED", "ROOM", "SIZE", "STATE", "SW_LOCAL", "UNKNOWN",
     "UNRECOGNISED", "Answer", "FollowUp", "State", "beginning_suffices", "read", "read_one",
     "reflect", "reflect_one", "reflect_usual_one", "request", "usual", "usual_one",
 ]  # fmt: skip

@@ -29,7 +29,7 @@ from llama.wire.auth import MAX_TRIED
 
 EXTRA_PADDING, CLASS_OF_SERVICE, FOLLOW_UP, HMAC, STATE = 1, 4, 7, 8, 240
 UNRECOGNISED, MALFORMED, INTEGRITY = 0x80, 0x40, 0x20
-HW_ASSIST, SW_LOCAL, CONTROL_PLANE = 1, 2, 3  # timestamping methods (RFC 8972 section 5.5)
+SW_LOCAL = 2  # timestamping method (RFC 8972 section 5.5)
 
 MARK = b"LLMA"
 STATE_SIZE = 20  # octets of value
