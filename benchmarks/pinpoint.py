@@ -23,7 +23,7 @@ from rich.table import Table
 
 from benchmarks import machine
 from benchmarks.pinpoint_report import Outcome, Quiet, failures, report, show
-from benchmarks.pinpoint_scenarios import TRAFFICS, Drawn, describe, draw
+from benchmarks.pinpoint_scenarios import TRAFFICS, Drawn, describe, does_harm, draw
 from llama.lab import faults, hosts, truth
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
@@ -101,7 +101,7 @@ class Bench:
     def play(self, scenario: Drawn, phase: float) -> Outcome:
         """Break, listen, heal, and wait until all is well again."""
         self.use(scenario.traffic)
-        harmful = [fault for fault in scenario.faults if truth.expected(self.fabric, fault)]
+        harmful = [fault for fault in scenario.faults if does_harm(self.fabric, fault)]
         faint = any(fault.kind == "loss" and fault.percent < FAINT for fault in harmful)
         within = FAINT_WITHIN if faint else WITHIN
         outcome = Outcome(describe(scenario), self.label, len(harmful), faint, within)

@@ -22,6 +22,16 @@ TRAFFICS: dict[str, dict[str, Any]] = {
 }
 
 
+def does_harm(fabric: Fabric, fault: Fault) -> bool:
+    """Return whether a fault does any harm that measurement can see.
+
+    A spine that is visibly down is routed around, and routers' ICMP carries no traffic.
+    """
+    if fault.kind.startswith("icmp"):
+        return False
+    return not (fault.kind == "down" and fault.on in fabric.spine_names)
+
+
 @frozen
 class Drawn:
     """A scenario: one or two faults at once, and the traffic under which they show."""

@@ -5,12 +5,12 @@ from datetime import UTC, datetime
 
 import numpy as np
 from klein import Klein
+from simulated_fabric import Simulation
 from twisted.internet import reactor
 from twisted.web.server import Site
 
 from llama.collector.intervals.summary import reasons
 from llama.config.dscp import class_name
-from llama.lab.simulation import Simulation
 
 INTERVAL_S = 10
 FIRST_END_S = 1_700_000_000

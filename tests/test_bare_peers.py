@@ -7,6 +7,7 @@ import socket
 import time
 from typing import Any
 
+from plain_stamp import REPLY
 from timekeeper_case import TimekeeperCase, pair
 
 from llama.collector.tracing import Tracing
@@ -44,10 +45,7 @@ class BareTests(TimekeeperCase):
             now = stamp.ntp_from_unix_ns(time.time_ns())
             sequence, sent, error, _ = stamp.SENDER_STRUCT.unpack_from(probe)
             self.peer.sendto(
-                stamp.REFLECTOR_STRUCT.pack(
-                    number, now, 0x3FFF, 0, now, sequence, sent, error, 0, 64
-                ),
-                whence,
+                REPLY.pack(number, now, 0x3FFF, 0, now, sequence, sent, error, 64), whence
             )
 
     def lost(self, way: str = "") -> int:

@@ -143,6 +143,10 @@ class FaultText(SynchronousTestCase):
             ({"kind": "loss", "on": "x", "octets": 9}, "does not take 'octets', it takes percent"),
             ({"kind": "loss", "on": "x", "percent": 0}, "percent"),
             ({"kind": "loss", "on": "x", "percent": "much"}, "'much' is no float"),
+            ({"kind": "delay", "on": "x", "ms": "nan"}, "ms: nan is not within 0 and 3600000"),
+            ({"kind": "delay", "on": "x", "jitter_ms": "inf"}, "jitter_ms: inf is not within 0"),
+            ({"kind": "delay", "on": "x", "ms": -1}, "ms: -1.0 is not within 0"),
+            ({"kind": "mtu", "on": "x", "octets": 0}, "octets: 1 or more"),
             ({"kind": "class", "on": "x"}, "needs the class"),
             ({"kind": "loss", "on": "x", "dscp": "GOLD"}, "no traffic class"),
             ({"kind": "loss"}, "needs 'kind' and 'on'"),
@@ -197,6 +201,13 @@ class Scenarios(SynchronousTestCase):
             ("steps: [{at: 1, heal: x, on: y}]", r"step 1: unknown \['on'\]"),
             ("fabric: {leaves: 0}", "leaves"),
             ("end: soon", "end: 'soon' is no number of seconds"),
+            ("end: nan", "end: 'nan' is no number of seconds, 0 or more"),
+            ("steps: [{at: inf, heal: x}]", "step 1: at: 'inf' is no number of seconds"),
+            ("steps: [{at: -1, heal: x}]", "step 1: at: '-1' is no number of seconds, 0 or more"),
+            (
+                "steps: [{at: 1, for: nan, kind: silent, on: x}]",
+                "step 1: for: 'nan' is no number of seconds",
+            ),
         ):
             with self.assertRaisesRegex(ValueError, message):
                 scenario.read(self.write(text))

@@ -13,7 +13,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from wire_packets import PROPERTIES, arena, batches, golden
 
 from llama.reflector import guard as guards
-from llama.reflector.allow import AllowList, parse
+from llama.reflector.allow import AllowList
 from llama.reflector.arrival import packed_address
 from llama.reflector.guard import REASONS, Guard
 from llama.reflector.loops import Echoes, looks_like_stamp_reply, looks_like_stamp_reply_one
@@ -61,6 +61,11 @@ class PortTests(SynchronousTestCase):
                          self.reasons(guard, [862, 0, 7]))  # fmt: skip
 
 
+def allowing(*prefixes: str) -> AllowList:
+    """Return the list of these prefixes."""
+    return AllowList(map(ipaddress.ip_network, prefixes))
+
+
 prefixes = st.one_of(
     st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)).map(
         lambda p: ipaddress.IPv4Network(p, strict=False)
@@ -75,7 +80,7 @@ prefixes = st.one_of(
 class AllowTests(SynchronousTestCase):
     def test_only_listed_addresses_are_admitted(self) -> None:
         """Both families, both ways of asking, and the reason is said."""
-        guard = Guard(allow=AllowList(["192.0.2.0/25", "2001:db8::/32", "203.0.113.7"]))
+        guard = Guard(allow=allowing("192.0.2.0/25", "2001:db8::/32", "203.0.113.7"))
         sources = [
             packed_address(address)
             for address in ("192.0.2.1", "192.0.2.128", "2001:db8:ffff::1", "2001:db9::",
@@ -94,7 +99,7 @@ class AllowTests(SynchronousTestCase):
             (["0.0.0.0/0"], [0, 2, 2, 2]), (["::ffff:192.0.2.0/120"], [0, 2, 2, 2]),
             (["192.0.2.0/24", "::/0"], [0, 0, 0, 0]), (["0.0.0.0/0", "::/0"], [0, 0, 0, 0]),
         ):  # fmt: skip
-            guard = Guard(allow=AllowList(prefixes))
+            guard = Guard(allow=allowing(*prefixes))
             self.assertEqual(expected, judge(guard, sources, 0.0), prefixes)
             self.assertEqual(expected, [guard.admit_one(*s, 40000, 0.0) for s in sources], prefixes)
 
@@ -107,19 +112,14 @@ class AllowTests(SynchronousTestCase):
     def test_only_listed_sources_may_be_sent_more_than_they_sent(self) -> None:
         """A short TWAMP-Light request is answered to those on the list, and without one to nobody."""
         self.assertFalse(Guard().may_amplify(*HERE))
-        guard = Guard(allow=AllowList(["192.0.2.0/24"]))
+        guard = Guard(allow=allowing("192.0.2.0/24"))
         self.assertTrue(guard.may_amplify(*HERE))
         self.assertFalse(guard.may_amplify(*packed_address("198.51.100.1")))
 
     def test_prefixes_join(self) -> None:
         """Neighbours and nested prefixes are one interval."""
-        allow = AllowList(["10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "10.1.2.3"])
-        self.assertEqual(1, len(allow))
-
-    def test_what_is_no_prefix_is_an_error(self) -> None:
-        """Host bits behind the prefix are a mistake, not rounded away."""
-        for text in ("10.0.0.1/8", "10.0.0/33", "example.net", ""):
-            self.assertRaises(ValueError, parse, text)
+        allow = allowing("10.0.0.0/9", "10.128.0.0/9", "10.1.0.0/16", "10.1.2.3")
+        self.assertEqual(1, len(allow._first))
 
     @PROPERTIES
     @given(st.lists(prefixes, max_size=12), st.data())
@@ -149,8 +149,8 @@ class AllowTests(SynchronousTestCase):
 
     def test_thousands_of_prefixes(self) -> None:
         """A list as long as a provider's is looked up as a short one is."""
-        allow = AllowList(f"10.{n >> 7}.{n << 1 & 255}.0/24" for n in range(5000))
-        self.assertEqual(5000, len(allow))
+        allow = allowing(*(f"10.{n >> 7}.{n << 1 & 255}.0/24" for n in range(5000)))
+        self.assertEqual(5000, len(allow._first))
         low = np.arange(2**16, dtype=np.uint64) * np.uint64(251) + np.uint64(0xFFFF_0A000000)
         inside = (low >> np.uint64(8) & np.uint64(1)) == 0
         inside &= (low >> np.uint64(9) & np.uint64(0x7FFF)) < 5000
@@ -224,7 +224,7 @@ class RateTests(SynchronousTestCase):
 
     def test_refused_ports_and_addresses_use_up_nothing(self) -> None:
         """A packet that is refused for what it is takes no token."""
-        guard = Guard(allow=AllowList(["192.0.2.0/24"]), source_rate_pps=1, source_burst=1)
+        guard = Guard(allow=allowing("192.0.2.0/24"), source_rate_pps=1, source_burst=1)
         self.assertEqual([1, 1], judge(guard, [HERE] * 2, 5.0, port=7))
         self.assertEqual([2], judge(guard, [packed_address("198.51.100.1")], 5.0))
         self.assertEqual([0, 3], judge(guard, [HERE] * 2, 5.0))
@@ -306,12 +306,12 @@ class RateTests(SynchronousTestCase):
 
 class LoopTests(SynchronousTestCase):
     def looks(self, packet: bytes, now_ntp: int = NOW_NTP, authenticated: bool = False) -> bool:
-        """Return whether a packet looks like a reply, both ways alike."""
-        octets, length = arena([packet], 128)
-        batch = looks_like_stamp_reply(octets, length, now_ntp, authenticated)[0]
+        """Return whether a packet looks like a reply, both ways alike if it is not authenticated."""
         one = looks_like_stamp_reply_one(memoryview(packet), now_ntp, authenticated)
-        self.assertEqual(batch, one)
-        return bool(one)
+        if not authenticated:
+            octets, length = arena([packet], 128)
+            self.assertEqual(looks_like_stamp_reply(octets, length, now_ntp)[0], one)
+        return one
 
     def test_replies_are_told_from_probes(self) -> None:
         """The TTL, and a time of receipt near now, are what only replies have."""
@@ -387,14 +387,12 @@ class LoopTests(SynchronousTestCase):
         self.assertLessEqual(len(echoes._new) + len(echoes._old), 200)
 
     @PROPERTIES
-    @given(batches, st.sampled_from([NOW_NTP, 0, 2**64 - 1]), st.booleans())
+    @given(batches, st.sampled_from([NOW_NTP, 0, 2**64 - 1]))
     def test_batches_are_judged_as_single_packets_are(
-        self, packets: list[bytes], now_ntp: int, authenticated: bool
+        self, packets: list[bytes], now_ntp: int
     ) -> None:
         """Whatever its neighbours are, a row is judged as if it were alone."""
         octets, length = arena(packets)
-        looks = looks_like_stamp_reply(octets, length, now_ntp, authenticated)
+        looks = looks_like_stamp_reply(octets, length, now_ntp)
         for row, packet in enumerate(packets):
-            self.assertEqual(
-                looks_like_stamp_reply_one(memoryview(packet), now_ntp, authenticated), looks[row]
-            )
+            self.assertEqual(looks_like_stamp_reply_one(memoryview(packet), now_ntp), looks[row])

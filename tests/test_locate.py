@@ -7,12 +7,12 @@ import numpy as np
 from attrs import evolve
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from simulated_fabric import Simulation
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector.intervals.summary import suspect_bit
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
-from llama.lab.simulation import Simulation
 from llama.pinpoint import scan
 from llama.pinpoint.candidates import path_families
 from llama.pinpoint.evidence import FLOWS, Hosts, Paths, Thresholds

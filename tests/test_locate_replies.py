@@ -2,11 +2,11 @@
 
 import numpy as np
 from attrs import evolve
+from simulated_fabric import Simulation
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
-from llama.lab.simulation import Simulation
 from llama.pinpoint.locate import locate
 
 FABRIC = Fabric(3, 4, 2)

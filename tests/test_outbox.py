@@ -13,6 +13,7 @@ from collections import Counter
 
 import numpy as np
 from attrs import evolve
+from plain_stamp import REPLY
 from timekeeper_case import TimekeeperCase, pair
 
 from llama.collector import memory
@@ -205,9 +206,7 @@ class UnsettledTests(TimekeeperCase):
         probe, whence = sock.recvfrom(2048)
         sequence, t1, error, _ = stamp.SENDER_STRUCT.unpack_from(probe)
         now = stamp.ntp_from_unix_ns(time.time_ns())
-        reply = stamp.REFLECTOR_STRUCT.pack(
-            sequence, now, error, 0, now, sequence, t1, error, 0, 64
-        )
+        reply = REPLY.pack(sequence, now, error, 0, now, sequence, t1, error, 64)
         sock.sendto(reply, whence)
 
     def test_stamp(self) -> None:

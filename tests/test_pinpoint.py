@@ -10,6 +10,7 @@ import numpy as np
 from self_signed import self_signed
 from sightings import seen
 from simulated_collectors import INTERVAL_S, Collectors, utc
+from simulated_fabric import Simulation
 from twisted.internet import endpoints, reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.task import Clock
@@ -54,8 +55,6 @@ class Fed(SynchronousTestCase):
 
     def begin(self, **traffic):
         """Make the simulation."""
-        from llama.lab.simulation import Simulation
-
         self.fleet.simulation = Simulation(FABRIC, np.random.default_rng(1), **traffic)
         self.fleet.names = self.fleet.simulation.hosts.names
 

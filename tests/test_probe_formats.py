@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
+from plain_stamp import auth_probe
 from twisted.trial.unittest import SynchronousTestCase
 from wire_packets import KEY
 
@@ -120,7 +121,7 @@ class StrangerTests(FormatCase):
             for number, row in enumerate(probes):
                 packet = row[:184].tobytes()
                 self.assertEqual(KEY, auth.verify(packet, (b"x" * 16, KEY)))
-                said = scalar.auth_probe(packet)
+                said = auth_probe(packet)
                 assert said is not None
                 self.assertEqual((turn, 7), (said.sequence, said.ssid), number)
                 area = packet[auth.BASE_SIZE :]

@@ -6,6 +6,7 @@ import time
 
 from forged import need_root, send, spoof
 from peers_case import PeersCase
+from plain_stamp import REPLY, auth_probe
 from twisted.internet import reactor
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import LoopingCall
@@ -16,7 +17,7 @@ from llama.collector.intervals.ledger import FORGED
 from llama.collector.intervals.summary import reasons
 from llama.collector.oneshot import OneShot, Wanted
 from llama.config import CollectorConfig, SourcePort, Target, Test
-from llama.wire import auth, scalar, stamp, tlv
+from llama.wire import auth, stamp, tlv
 
 
 class ForgedReplyTests(PeersCase):
@@ -49,8 +50,8 @@ class ForgedReplyTests(PeersCase):
             state = tlv.State(now_ns, forged, forged)
             tlv.reflect_one(tlvs, 0, tlv.FollowUp(), state, [True] * 64)
             for sequence in range(40):
-                base = stamp.REFLECTOR_STRUCT.pack(
-                    sequence, now, 0x8001, int(track.ssids[0]), now, sequence, now, 0x8001, 0, 64
+                base = REPLY.pack(
+                    sequence, now, 0x8001, int(track.ssids[0]), now, sequence, now, 0x8001, 64
                 )
                 reply = base + bytes(tlvs)
                 spoof(reply, port, sock.number)
@@ -84,12 +85,12 @@ class WithoutKey(DatagramProtocol):
 
     def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
         """Send the replies: plain ones, badly signed ones, and well signed ones that are cut."""
-        probe = scalar.auth_probe(datagram)
+        probe = auth_probe(datagram)
         assert probe is not None
         now = stamp.ntp_from_unix_ns(time.time_ns())
-        plain = stamp.REFLECTOR_STRUCT.pack(
+        plain = REPLY.pack(
             probe.sequence, now, 0x8001, probe.ssid, now,
-            probe.sequence, probe.timestamp, probe.error_estimate, 0, 64,
+            probe.sequence, probe.timestamp, probe.error_estimate, 64,
         )  # fmt: skip
         signed = []
         for key in (b"another key, not ours", KEY):

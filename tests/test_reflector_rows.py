@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from ipaddress import ip_network
 from typing import Any
 
 import numpy as np
@@ -82,7 +83,7 @@ class UntoldTests(ReflectorCase):
             return arrival, reply_from
 
         self.patch(protocol, "read_arrival", without_ttl)
-        self.protocol.guard = Guard(allow=AllowList(["127.0.0.1"]))
+        self.protocol.guard = Guard(allow=AllowList([ip_network("127.0.0.1")]))
         python = struct.pack("<10sBddd?", b"__llama__", 0, 1.0, 0.0, 0.0, False)
         self.ask(python)
         self.assertEqual(python, self.answer())

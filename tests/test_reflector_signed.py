@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import numpy as np
 from peers import formats
 from twisted.trial.unittest import SynchronousTestCase
@@ -55,8 +57,8 @@ class SignedTests(SynchronousTestCase):
         for ring, found in (
             ([(KEY, (), ())], True),
             ([(b"x" * 16, (), ()), (KEY, (), ())], True),
-            ([(KEY, ("192.0.2.0/24",), ())], True),
-            ([(KEY, ("198.51.100.0/24",), ())], False),
+            ([(KEY, [ip_network("192.0.2.0/24")], ())], True),
+            ([(KEY, [ip_network("198.51.100.0/24")], ())], False),
             ([(KEY, (), (101,))], True),
             ([(KEY, (), (102,))], False),
             ([(b"x" * 16, (), ()), (b"y" * 16, (), ()), (KEY, (), ())], False),

@@ -8,6 +8,7 @@ any one TLV, and not the authenticated packets. It counts the flags from the wro
 from __future__ import annotations
 
 import numpy as np
+import plain_stamp
 from hypothesis import given
 from hypothesis import strategies as st
 from scapy.contrib.stamp import (
@@ -98,7 +99,7 @@ class WeReadScapysTests(SynchronousTestCase):
                              for flags, kind, value in some],
             )
         )  # fmt: skip
-        probe = scalar.stamp_probe(packet)
+        probe = plain_stamp.stamp_probe(packet)
         assert probe is not None
         self.assertEqual(
             (sequence, error, ssid), (probe.sequence, probe.error_estimate, probe.ssid)
@@ -106,7 +107,7 @@ class WeReadScapysTests(SynchronousTestCase):
         self.assertEqual(packet[4:12], probe.timestamp.to_bytes(8, "big"))
         octets, _ = arena([packet])
         view = stamp.sender_view(octets)[0]
-        self.assertEqual(tuple(probe), tuple(view[name] for name in scalar.StampProbe._fields))
+        self.assertEqual(tuple(probe), tuple(view[name] for name in plain_stamp.StampProbe._fields))
         found = scalar.tlvs(packet[44:])
         for each, (flags, kind, value) in zip(found, some, strict=False):
             self.assertEqual((flags, kind, len(value)), (each.flags, each.type, each.length))
@@ -123,7 +124,7 @@ class WeReadScapysTests(SynchronousTestCase):
                 ttl_sender=ttl,
             )
         )  # fmt: skip
-        reply = scalar.stamp_reply(packet)
+        reply = plain_stamp.stamp_reply(packet)
         assert reply is not None
         self.assertEqual(
             (number, error, ssid, sequence, error ^ 1, ttl),
@@ -137,4 +138,4 @@ class WeReadScapysTests(SynchronousTestCase):
         )  # fmt: skip
         octets, _ = arena([packet])
         view = stamp.reflector_view(octets)[0]
-        self.assertEqual(tuple(reply), tuple(view[name] for name in scalar.StampReply._fields))
+        self.assertEqual(tuple(reply), tuple(view[name] for name in plain_stamp.StampReply._fields))

@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from attrs import frozen
 
 from llama import config
+from llama.net.lookup import is_address
 
 #: Names that are asked for at once: one that nobody answers takes its time.
 _AT_ONCE = 64
@@ -70,7 +71,7 @@ def problems(hosts: Iterable[Wanted]) -> Iterator[str]:
     the DNS answers for none. A collector is told of, too, whose name leads to this machine's
     loopback, as Debian has its own name do.
     """
-    names = [each for each in hosts if not _is_address(each.host)]
+    names = [each for each in hosts if not is_address(each.host)]
     known = _look_up(list(dict.fromkeys(each.host for each in names)))
     told: set[tuple[str, int]] = set()
     silent: dict[str, Wanted] = {}
@@ -166,14 +167,6 @@ def _host(url: str) -> str | None:
         return urlsplit(url).hostname
     except ValueError:
         return None
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _is_local(host: str) -> bool:

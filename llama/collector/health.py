@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-MILLISECOND = 0.001
-STARVED_SHARE = 0.25  # of a second spent runnable but not run
+STARVED_SHARE = 0.25  # of some time spent runnable but not run
 
 
 class ClockWatch:

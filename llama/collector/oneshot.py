@@ -13,7 +13,7 @@ import numpy as np
 from attrs import field, frozen
 from twisted.internet.defer import Deferred
 
-from llama.collector.health import ClockWatch, Starvation, step_note
+from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.host_watch import HostWatch
 from llama.collector.intervals import closing
 from llama.collector.intervals.ledger import (
@@ -316,7 +316,7 @@ class OneShot:
         self.prober.check_drops()
         self._host.check([self._track])
         seconds = time.monotonic() - self._began_s
-        if self._starvation.waited_s() > 0.25 * seconds:
+        if self._starvation.waited_s() > STARVED_SHARE * seconds:
             book.mark(suspect_bit("cpu_starved"), "this program had to wait for a processor")
         book.roll(self._wall_ns(), 0, 0.0)
         interval = book.over[0]

@@ -108,7 +108,6 @@ class Slices:
         self._asked_turn = False
         self.hurried = 0  # who waits for background work adds one here for as long
         self.longest_s = 0.0  # the longest slice since somebody last took it (`take_longest_s`)
-        self.count = 0
 
     def background(self, job: Job[T]) -> Deferred[T]:
         """Do a job after those that came before; the Deferred fires with what it returns."""
@@ -155,7 +154,6 @@ class Slices:
             started = time.perf_counter()
             lane[0].step()
             self.longest_s = max(self.longest_s, time.perf_counter() - started)
-            self.count += 1
         if self._call is None and (self._background or self._asked):
             hurry = self._asked or self.hurried
             self._call = self._clock.callLater(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from llama.config.full import PlacedTest
 from llama.config.tree import Document
 
-_BEGIN = ("fe8", "fe9", "fea", "feb")  # addresses of fe80::/10
+BEGINNINGS = ("fe8", "fe9", "fea", "feb")  # of addresses of fe80::/10
 
 
 def without_interface(host: str) -> str | None:
@@ -13,7 +13,7 @@ def without_interface(host: str) -> str | None:
 
     Of the address as `ipaddress` writes it. The kernel would take any interface, or none.
     """
-    if host[:3] not in _BEGIN or ":" not in host or "%" in host:
+    if host[:3] not in BEGINNINGS or ":" not in host or "%" in host:
         return None
     expected = f"expected the interface that it is behind with it, as in {host}%eth0"
     return f"{host!r} is link-local, {expected}"

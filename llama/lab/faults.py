@@ -24,6 +24,7 @@ from llama.lab.fabric import End
 from llama.lab.namespaces import Lab, LabError, command
 
 _NOTICED_S = 10.0  # until a cable's far end has noticed what happened to this one
+_HOUR_MS = 3_600_000
 Place = Literal["direction", "router", "node", "host"]
 
 
@@ -84,8 +85,11 @@ class Fault:
             raise ValueError(f"percent: {self.percent} is not within 0 (excluded) and 100")
         if not 0 < self.share <= 1:
             raise ValueError(f"share: {self.share} is not within 0 (excluded) and 1")
-        if self.ms < 0 or self.jitter_ms < 0 or self.per_second < 1 or self.octets < 1:
-            raise ValueError("ms, jitter_ms: 0 or more; per_second, octets: 1 or more")
+        for name, ms in ("ms", self.ms), ("jitter_ms", self.jitter_ms):
+            if not 0 <= ms <= _HOUR_MS:  # nor nan
+                raise ValueError(f"{name}: {ms} is not within 0 and {_HOUR_MS} (an hour)")
+        if self.per_second < 1 or self.octets < 1:
+            raise ValueError("per_second, octets: 1 or more")
         if self.kind == "class" and self.dscp is None:
             raise ValueError("fault 'class' needs the class: dscp, by name, such as EF")
         for text in (self.dscp, self.to):
@@ -118,7 +122,7 @@ class Fault:
 
     @property
     def table(self) -> str:
-        """The nftables table, and TAP device, that belong to this fault alone."""
+        """The nftables table, and TAP device and relay, that belong to this fault alone."""
         return "llama-" + "".join(f"{byte:02x}" for byte in _digest(self.name))
 
 
@@ -279,11 +283,6 @@ def _remove_rules(lab: Lab, fault: Fault) -> None:
     )
 
 
-def _relay_name(fault: Fault) -> str:
-    """Return the name under which a delay's relay is recorded."""
-    return fault.table
-
-
 def _delay(lab: Lab, fault: Fault) -> None:
     """Start the relay, and only then send packets its way."""
     way = lab.fabric.direction(fault.on)
@@ -294,7 +293,7 @@ def _delay(lab: Lab, fault: Fault) -> None:
     mtu = str(lab.fabric.mtu)
     lab.run(node, "ip", "link", "set", "dev", tap, "mtu", mtu, "txqueuelen", "10000", "up")
     arguments = [sys.executable, "-m", "llama.lab.delay", interface, tap]
-    relay = lab.start(node, _relay_name(fault), [*arguments, str(fault.ms), str(fault.jitter_ms)])
+    relay = lab.start(node, tap, [*arguments, str(fault.ms), str(fault.jitter_ms)])
     while "LOWER_UP" not in lab.run(node, "ip", "link", "show", "dev", tap):
         # The device has a carrier as soon as the relay has it open.
         if not relay.alive:
@@ -312,7 +311,7 @@ def _undelay(lab: Lab, fault: Fault) -> None:
     """Send packets the short way again, then end the relay."""
     node, tap = lab.fabric.direction(fault.on).sender.node, fault.table
     lab.run(node, "nft", "-f", "-", feed=f"table netdev {tap}\ndelete table netdev {tap}\n")
-    relays = [p for p in lab.processes if (p.node, p.name) == (node, _relay_name(fault))]
+    relays = [p for p in lab.processes if (p.node, p.name) == (node, tap)]
     lab.stop(relays)
     lab.processes = [p for p in lab.processes if p not in relays]
     lab.run(node, "ip", "link", "delete", tap, check=False)

@@ -6,15 +6,14 @@ sends, and `Impairment` says what happens to the packets of each direction. Dela
 about a millisecond, which is what the reactor's timers give.
 
 The relay rewrites addresses and ports and knows nothing of what the packets say. A received
-DSCP is not seen: packets leave with the class that the relay is told, or is told to remark to.
+DSCP is not seen: packets leave as best effort.
 """
 
 from __future__ import annotations
 
 import errno
-import heapq
 import itertools
-import socket
+from collections import deque
 from collections.abc import Callable, Iterable
 from random import Random
 from typing import Any, Protocol
@@ -41,30 +40,21 @@ class Impairment:
 
     Shares are from 0 to 1. Flows are dealt to ``paths`` equal-cost paths in the order they appear,
     not hashed, so that a handful of flows covers every path; packets on one of ``bad_paths``
-    (0 to ``paths`` - 1) are lost with ``path_loss`` and all packets with ``loss``. Raises
-    `ValueError` for what cannot be.
+    (0 to ``paths`` - 1) are lost with ``path_loss``. Raises `ValueError` for what cannot be.
     """
 
-    loss: float = field(default=0.0, validator=_share)
     paths: int = field(default=1, validator=validators.ge(1))
     bad_paths: frozenset[int] = field(default=frozenset(), converter=_frozenset)
     path_loss: float = field(default=1.0, validator=_share)
     delay_s: float = field(default=0.0, validator=_seconds)
     jitter_s: float = field(default=0.0, validator=_seconds)  # uniform, on top; order is kept
-    reorder: float = field(default=0.0, validator=_share)  # share that is held back ...
-    reorder_s: float = field(default=0.005, validator=_seconds)  # ... so long, and overtaken
-    duplicate: float = field(default=0.0, validator=_share)
-    #: Packets leave in this class whatever they came in (bleaching is 0); None: the relay's own.
-    dscp: int | None = field(
-        default=None, validator=validators.optional([validators.ge(0), validators.le(63)])
-    )
 
 
 @define
 class Passage:
     """How the packets of one direction fared."""
 
-    carried: int = 0  # handed on, duplicates included
+    carried: int = 0  # handed on
     lost: int = 0  # dropped on purpose
     failed: int = 0  # the kernel would not take them
 
@@ -83,19 +73,17 @@ class ReactorUDP(Protocol):
 
 
 class DelayLine:
-    """Calls in the order of their due times, with one timer pending however many wait."""
+    """Calls one after the other, with one timer pending however many wait."""
 
     def __init__(self, reactor: ReactorUDP) -> None:
         self._reactor = reactor
-        self._waiting: list[tuple[float, int, Callable[[], None]]] = []
-        self._tie = itertools.count()
+        self._waiting: deque[tuple[float, Callable[[], None]]] = deque()
         self._timer: Any = None
 
     def add(self, due_s: float, deliver: Callable[[], None]) -> None:
-        """Call ``deliver`` when the reactor's clock reads ``due_s``; equal times keep order."""
-        entry = (due_s, next(self._tie), deliver)
-        heapq.heappush(self._waiting, entry)
-        if self._waiting[0] is entry:
+        """Call ``deliver`` when the reactor's clock reads ``due_s``, no earlier than the last's."""
+        self._waiting.append((due_s, deliver))
+        if len(self._waiting) == 1:
             self._arm()
 
     def clear(self) -> None:
@@ -115,13 +103,13 @@ class DelayLine:
         self._timer = None
         now = self._reactor.seconds()
         while self._waiting and self._waiting[0][0] <= now:
-            heapq.heappop(self._waiting)[2]()
+            self._waiting.popleft()[1]()
         if self._timer is None:
             self._arm()
 
 
 class Direction:
-    """One direction of a relay: lets packets through late, twice, or not at all."""
+    """One direction of a relay: lets packets through, late, or not at all."""
 
     def __init__(self, impairment: Impairment, reactor: ReactorUDP, random: Random) -> None:
         self.impairment = impairment
@@ -137,32 +125,20 @@ class Direction:
         if flow % what.paths in what.bad_paths and chance() < what.path_loss:
             self.passage.lost += 1
             return
-        if what.loss and chance() < what.loss:
-            self.passage.lost += 1
-            return
-        copies = 2 if what.duplicate and chance() < what.duplicate else 1
-        for _ in range(copies):
-            self._carry_one(send)
-
-    def stop(self) -> None:
-        """Forget the packets that are still on their way."""
-        self._line.clear()
-
-    def _carry_one(self, send: Callable[[], None]) -> None:
-        what = self.impairment
         now = self._reactor.seconds()
         due = now + what.delay_s
         if what.jitter_s:
             due += self._random.uniform(0.0, what.jitter_s)
-        if what.reorder and self._random.random() < what.reorder:
-            due += what.reorder_s
-        else:
-            # A link is first in, first out, however much its delay varies.
-            due = self._last_due_s = max(due, self._last_due_s)
+        # A link is first in, first out, however much its delay varies.
+        due = self._last_due_s = max(due, self._last_due_s)
         if due <= now:
             self._send(send)
         else:
             self._line.add(due, lambda: self._send(send))
+
+    def stop(self) -> None:
+        """Forget the packets that are still on their way."""
+        self._line.clear()
 
     def _send(self, send: Callable[[], None]) -> None:
         try:
@@ -185,9 +161,8 @@ class Upstream(DatagramProtocol):
         self.flow = flow
 
     def startProtocol(self) -> None:
-        """Talk to the reflector alone, in the class the relay gives."""
+        """Talk to the reflector alone."""
         self.transport.connect(*self.relay.reflector)
-        _set_dscp(self.transport, self.relay.class_of(self.relay.forward))
 
     def send(self, data: bytes) -> None:
         """Hand a client's packet to the reflector; raises `OSError`."""
@@ -221,14 +196,12 @@ class Relay(DatagramProtocol):
         random: Random,
         forward: Impairment | None = None,
         reverse: Impairment | None = None,
-        dscp: int = 0,
         max_flows: int = 1024,
     ) -> None:
         self.reflector = reflector
         self.forward = Direction(forward or Impairment(), reactor, random)
         self.reverse = Direction(reverse or Impairment(), reactor, random)
         self._reactor = reactor
-        self._dscp = dscp
         self._max_flows = max_flows
         self._flows: dict[Address, Upstream] = {}
         self._dealt = itertools.count()
@@ -238,15 +211,6 @@ class Relay(DatagramProtocol):
     def flows(self) -> int:
         """How many client flows have a socket now."""
         return len(self._flows)
-
-    def class_of(self, direction: Direction) -> int:
-        """Return the DSCP that packets of a direction leave with."""
-        remark = direction.impairment.dscp
-        return self._dscp if remark is None else remark
-
-    def startProtocol(self) -> None:
-        """Answer clients in the class the relay gives."""
-        _set_dscp(self.transport, self.class_of(self.reverse))
 
     def datagramReceived(self, data: bytes, addr: Any) -> None:
         """Pass a client's packet on to the reflector, through its flow's own socket."""
@@ -298,14 +262,3 @@ class Relay(DatagramProtocol):
                 self._complained = True
             return None
         return upstream
-
-
-def _set_dscp(transport: Any, dscp: int) -> None:
-    """Let all that leaves through a UDP port carry a DSCP; raises `OSError`."""
-    if not dscp:
-        return
-    handle = transport.getHandle()
-    if handle.family == socket.AF_INET6:
-        handle.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_TCLASS, dscp << 2)
-    else:
-        handle.setsockopt(socket.IPPROTO_IP, socket.IP_TOS, dscp << 2)

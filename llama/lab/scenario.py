@@ -18,6 +18,7 @@ LLAMA's words as they came, each with its Unix time.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -87,10 +88,21 @@ def read(path: Path) -> Scenario:
     steps.sort(key=lambda step: step.at_s)
     last = max((step.at_s for step in steps), default=0.0)
     try:
-        end_s = float(document.get("end", last))
-    except (TypeError, ValueError):
-        raise ValueError(f"{path}: end: {document['end']!r} is no number of seconds") from None
+        end_s = _seconds("end", document.get("end", last))
+    except ValueError as e:
+        raise ValueError(f"{path}: {e}") from None
     return Scenario(fabric, traffic, tuple(steps), end_s)
+
+
+def _seconds(key: str, value: Any) -> float:
+    """Return a time as it is written under a key; `ValueError` says that it is none."""
+    try:
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not 0 <= seconds < math.inf:
+        raise ValueError(f"{key}: {value!r} is no number of seconds, 0 or more")
+    return seconds
 
 
 def _steps(options: Any) -> Iterator[Step]:
@@ -98,7 +110,7 @@ def _steps(options: Any) -> Iterator[Step]:
     if not isinstance(options, dict) or "at" not in options:
         raise ValueError("expected a mapping with 'at' and either 'heal' or 'kind' and 'on'")
     rest = dict(options)
-    at_s = float(rest.pop("at"))
+    at_s = _seconds("at", rest.pop("at"))
     if "heal" in rest:
         yield Step(at_s, None, str(rest.pop("heal")))
         if rest:
@@ -108,7 +120,7 @@ def _steps(options: Any) -> Iterator[Step]:
     fault = Fault.from_mapping(rest)
     yield Step(at_s, fault)
     if lasts is not None:
-        yield Step(at_s + float(lasts), None, fault.name)
+        yield Step(at_s + _seconds("for", lasts), None, fault.name)
 
 
 class Judgements:

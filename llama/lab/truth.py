@@ -9,16 +9,6 @@ from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 
 
-def expected(fabric: Fabric, fault: Fault) -> bool:
-    """Return whether a fault does any harm that measurement can see.
-
-    A spine that is visibly down is routed around, and routers' ICMP carries no traffic.
-    """
-    if fault.kind.startswith("icmp"):
-        return False
-    return not (fault.kind == "down" and fault.on in fabric.spine_names)
-
-
 def names(fabric: Fabric, fault: Fault) -> set[str]:
     """Return the names, as suspects bear them, that are right for a fault.
 

@@ -77,9 +77,6 @@ class PathTable:
     def __len__(self) -> int:
         return len(self._known)
 
-    def __contains__(self, key: FlowKey) -> bool:
-        return key in self._known
-
     def get(self, key: FlowKey) -> Known | None:
         """Return what is known of a flow."""
         return self._known.get(key)

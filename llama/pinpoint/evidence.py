@@ -60,6 +60,8 @@ HOSTS_LATE = sum(map(suspect_bit, ("late_ticks", "reflector_late")))
 HOSTS_DELAYED = sum(map(suspect_bit, ("clock_step", "user_timestamps")))
 #: A flow has to send so many probes to be judged at all.
 LEAST_SENT = 5
+#: Share of loss above which nothing worth the name came back.
+DEAD = 0.95
 
 
 @frozen(kw_only=True, eq=False)
@@ -116,7 +118,7 @@ class Thresholds:
     least_lossy_flows: int = 3
     least_sent: int = LEAST_SENT
     #: A flow is dead above this share of loss; a host when that share of its flows is.
-    dead: float = 0.95
+    dead: float = DEAD
     #: Late flows say nothing about the direction: a link is late only if this share of its flows is.
     late: float = 0.9
     most_suspects: int = 16

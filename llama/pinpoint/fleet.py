@@ -18,7 +18,7 @@ from twisted.logger import Logger
 from llama.http.client import agent_of, authorization, connection_pool, explain, request
 from llama.pinpoint import answers
 from llama.pinpoint.answers import LARGEST, LATEST_S, MOST_FLOWS, MOST_GROUPS, AnswerError
-from llama.pinpoint.windows import Measured
+from llama.pinpoint.windows import PART, Measured
 from llama.printable import printable
 from llama.threads import outlasting
 
@@ -27,8 +27,6 @@ MOST_OCTETS = 64 << 20  # of one answer
 #: Values in one answer, of which the shortest take far more octets in memory than on the wire.
 MOST_VALUES = 8_000_000
 AT_ONCE = 16
-#: Rows that are read at one go, of which the worst hold the reactor for some 20 ms.
-PART = 2000
 #: A delay by others' answers that is worth waiting longer for.
 LEAST_S = 0.01
 #: Intervals of one collector that are read in one go, after a pause; and at first, so that the newest

@@ -13,12 +13,12 @@ import numpy as np
 import numpy.typing as npt
 from attrs import evolve, frozen
 
-from llama.pinpoint.evidence import NOT_TRACED, Suspect, Thresholds, Verdict
+from llama.pinpoint.evidence import DEAD, NOT_TRACED, Suspect, Thresholds, Verdict
 from llama.pinpoint.incidents import SAME
 from llama.pinpoint.locate import locate
 from llama.pinpoint.reroutes import reroutes
 from llama.pinpoint.sighting import LISTED, Sighting, common_tags
-from llama.pinpoint.windows import DEAD, Measured, Window, lost_probes
+from llama.pinpoint.windows import Measured, Window, lost_probes
 
 #: Intervals that are judged together.
 LONG = 6

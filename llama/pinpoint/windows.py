@@ -18,19 +18,17 @@ from attrs import frozen
 from llama.collector.intervals.summary import SUSPECT_REASONS
 from llama.paths.table import FlowKey, Hops
 from llama.pinpoint.answers import MOST_FLOWS, AnswerError, FlowRow
-from llama.pinpoint.evidence import FLOWS, Hosts, Indices, Paths
+from llama.pinpoint.evidence import DEAD, FLOWS, Hosts, Indices, Paths
 from llama.pinpoint.flow_table import FlowTable, flow_key
 from llama.pinpoint.ordinary import OrdinaryRtt, Step
 from llama.pinpoint.pairs import Pairs
 from llama.pinpoint.traced import TracedPaths
 
-#: Share of loss above which nothing worth the name came back.
-DEAD = 0.95
 #: Intervals that are held for windows over several of them.
 KEEP = 12
 #: A flow not measured for so many intervals is forgotten.
 FORGET = 120
-#: Flows that are taken at one go.
+#: Rows that are read or taken at one go, of which the worst hold the reactor for some 20 ms.
 PART = 2000
 
 _BITS = {name: 1 << n for n, name in enumerate(SUSPECT_REASONS)}

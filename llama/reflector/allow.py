@@ -22,15 +22,6 @@ MAPPED_BITS = 96
 _HALF = 0xFFFFFFFFFFFFFFFF
 
 
-def parse(prefix: str) -> Network:
-    """Return the network that a text like ``192.0.2.0/24`` or ``2001:db8::1`` names.
-
-    `ValueError` for anything else, and for one with bits set behind its length, which is a mistake
-    more often than not.
-    """
-    return ipaddress.ip_network(prefix.strip())
-
-
 def _mapped(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> int:
     """Return an address as one number of 128 bits, IPv4 mapped."""
     return int(address) | (MAPPED if address.version == 4 else 0)
@@ -57,11 +48,10 @@ def _sortable(
 
 
 class AllowList:
-    """The addresses within any of ``prefixes``, each a network or text as `parse` takes it."""
+    """The addresses within any of ``prefixes``."""
 
-    def __init__(self, prefixes: Iterable[Network | str]) -> None:
-        networks = [parse(prefix) if isinstance(prefix, str) else prefix for prefix in prefixes]
-        spans = sorted(span for network in networks for span in _spans(network))
+    def __init__(self, prefixes: Iterable[Network]) -> None:
+        spans = sorted(span for network in prefixes for span in _spans(network))
         self._first: list[int] = []
         self._last: list[int] = []
         for first, last in spans:
@@ -72,10 +62,6 @@ class AllowList:
                 self._last.append(last)
         self._firsts = self._column(self._first)
         self._lasts = self._column(self._last)
-
-    def __len__(self) -> int:
-        """Return how many disjoint intervals there are."""
-        return len(self._first)
 
     @staticmethod
     def _column(numbers: Sequence[int]) -> npt.NDArray[np.bytes_]:

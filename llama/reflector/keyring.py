@@ -12,8 +12,7 @@ from collections.abc import Iterable, Sequence
 from functools import lru_cache
 
 from llama.reflector.allow import MAPPED, MAPPED_BITS, Network
-
-MAX_FIT = 2
+from llama.wire.auth import MAX_TRIED
 
 _EVERYWHERE = ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")
 
@@ -26,14 +25,10 @@ class KeyRing:
     none, then the longest prefix; equals in the order given.
     """
 
-    def __init__(
-        self, keys: Iterable[tuple[bytes, Sequence[Network | str], Sequence[int]]]
-    ) -> None:
+    def __init__(self, keys: Iterable[tuple[bytes, Sequence[Network], Sequence[int]]]) -> None:
         # By SSID, None where any will do, then length and leading bits of a prefix.
         found: dict[int | None, dict[int, dict[int, list[bytes]]]] = {}
-        self._count = 0
         for secret, prefixes, ssids in keys:
-            self._count += 1
             for ssid in ssids or (None,):
                 for prefix in prefixes or _EVERYWHERE:
                     bits, leading = _bits(prefix)
@@ -42,13 +37,9 @@ class KeyRing:
         self._by_ssid = {
             ssid: sorted(lengths.items(), reverse=True) for ssid, lengths in found.items()
         }
-        #: (high, low, SSID) -> the secrets, at most `MAX_FIT`, best first. The address is the
+        #: (high, low, SSID) -> the secrets, at most `MAX_TRIED`, best first. The address is the
         #: prober's, as two halves of 64 bits, IPv4 mapped (``::ffff:a.b.c.d``).
         self.fitting = lru_cache(maxsize=1 << 14)(self._fitting)  # 5 MB, whoever asks
-
-    def __len__(self) -> int:
-        """Return how many keys there are."""
-        return self._count
 
     def _fitting(self, high: int, low: int, ssid: int) -> tuple[bytes, ...]:
         found: dict[bytes, None] = {}
@@ -60,12 +51,11 @@ class KeyRing:
                 if bits < least_bits:
                     continue
                 found.update(dict.fromkeys(prefixes.get(address >> 128 - bits, ())))
-        return tuple(found)[:MAX_FIT]
+        return tuple(found)[:MAX_TRIED]
 
 
-def _bits(prefix: Network | str) -> tuple[int, int]:
+def _bits(network: Network) -> tuple[int, int]:
     """Return the length of a prefix, IPv4 mapped, and so many leading bits of its addresses."""
-    network = ipaddress.ip_network(prefix) if isinstance(prefix, str) else prefix
     v4 = network.version == 4
     bits = network.prefixlen + (96 if v4 else 0)
     return bits, (int(network.network_address) | (MAPPED if v4 else 0)) >> 128 - bits

@@ -22,16 +22,13 @@ _AUTHENTICATED = 16, 24, 32
 
 
 def looks_like_stamp_reply(
-    octets: npt.NDArray[np.uint8],
-    length: npt.NDArray[np.integer],
-    now_ntp: int,
-    authenticated: bool = False,
+    octets: npt.NDArray[np.uint8], length: npt.NDArray[np.integer], now_ntp: int
 ) -> npt.NDArray[np.bool_]:
-    """Tell which rows are STAMP replies rather than probes: (N,) of octets (N, >= 44 or 112).
+    """Tell which rows are STAMP replies, unauthenticated, rather than probes: (N,) of (N, >= 44).
 
     ``now_ntp`` is the time as a 64-bit NTP stamp. Both stamp formats are known, NTP's and PTP's.
     """
-    sent_at, estimate_at, stamp_at = _AUTHENTICATED if authenticated else _UNAUTHENTICATED
+    sent_at, estimate_at, stamp_at = _UNAUTHENTICATED
     seconds = octets[:, stamp_at : stamp_at + 4].view(">u4")[:, 0].astype(np.uint32)
     reply: npt.NDArray[np.bool_] = seconds != 0
     if not reply.any():  # probes by the book: zero there
@@ -50,7 +47,7 @@ def looks_like_stamp_reply(
 def looks_like_stamp_reply_one(
     packet: memoryview, now_ntp: int, authenticated: bool = False
 ) -> bool:
-    """Return what `looks_like_stamp_reply` returns, for one packet."""
+    """Return what `looks_like_stamp_reply` returns, for one packet, which may be authenticated."""
     sent_at, estimate_at, stamp_at = _AUTHENTICATED if authenticated else _UNAUTHENTICATED
     if len(packet) < stamp_at + 4:
         return False

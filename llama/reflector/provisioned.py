@@ -17,8 +17,8 @@ from llama.reflector.allow import AllowList, Network
 class Provisioned:
     """Sessions, each (source prefix, source port or None, SSID or None); None is any."""
 
-    def __init__(self, sessions: Iterable[tuple[Network | str, int | None, int | None]]) -> None:
-        prefixes: dict[tuple[int | None, int | None], list[Network | str]] = {}
+    def __init__(self, sessions: Iterable[tuple[Network, int | None, int | None]]) -> None:
+        prefixes: dict[tuple[int | None, int | None], list[Network]] = {}
         for prefix, port, ssid in sessions:
             prefixes.setdefault((port, ssid), []).append(prefix)
         self._sources = {ends: AllowList(some) for ends, some in prefixes.items()}

@@ -59,10 +59,6 @@ class Mesh:
             )
         return chosen
 
-    def values(self, name: str) -> list[str]:
-        """Return all values of a tag, in natural order."""
-        return sorted({tags[name] for tags in self.series if name in tags}, key=natural)
-
 
 def interval_of(activity: Activity) -> float | None:
     """Return the usual time between the samples of a series in seconds, or None if unknown."""

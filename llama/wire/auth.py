@@ -101,12 +101,6 @@ def pack_probe(
     sign(packet, key)
 
 
-def pack_reply(packet: Row, reply: scalar.StampReply, key: bytes) -> None:
-    """Write a Session-Reflector packet, signed, into the first 112 octets of ``packet``."""
-    _REPLY.pack_into(packet, 0, *reply)
-    sign(packet, key)
-
-
 def answer(
     packet: Row,
     sequence: int,

@@ -1,4 +1,4 @@
-"""Every packet format decoded plainly, one packet at a time: the reference for the batch decoders.
+"""Probes of earlier fleets, and TLVs, decoded plainly: what the batch decoders are measured by.
 
 The batch modules come here with the odd rows that do not have the layout they know by column, the
 tests compare whole batches with these functions, and the fuzzer attacks them. So nothing here is
@@ -18,34 +18,7 @@ MAX_TLVS = 32
 
 Octets = bytes | bytearray | memoryview
 
-_PROBE = struct.Struct(">IQHH")
-_REPLY = struct.Struct(">IQHHQIQH2xB")
-_AUTH_PROBE = struct.Struct(">I12xQHH")
-_AUTH_REPLY = struct.Struct(">I12xQHH4xQ8xI12xQH6xB")
 _PYTHON = struct.Struct("<10sBddd?")
-
-
-class StampProbe(NamedTuple):
-    """A Session-Sender packet; the times are 64-bit stamps as they stand (RFC 8762 section 4.2)."""
-
-    sequence: int
-    timestamp: int
-    error_estimate: int
-    ssid: int
-
-
-class StampReply(NamedTuple):
-    """A Session-Reflector packet (RFC 8762 section 4.3)."""
-
-    sequence: int
-    timestamp: int
-    error_estimate: int
-    ssid: int
-    receive_timestamp: int
-    sender_sequence: int
-    sender_timestamp: int
-    sender_error_estimate: int
-    sender_ttl: int
 
 
 class GoProbe(NamedTuple):
@@ -77,26 +50,6 @@ class Tlv(NamedTuple):
     type: int
     length: int
     malformed: bool
-
-
-def stamp_probe(packet: Octets) -> StampProbe | None:
-    """Decode an unauthenticated Session-Sender packet; None if it has fewer than 44 octets."""
-    return StampProbe(*_PROBE.unpack_from(packet)) if len(packet) >= 44 else None
-
-
-def stamp_reply(packet: Octets) -> StampReply | None:
-    """Decode an unauthenticated Session-Reflector packet; None if it has fewer than 44 octets."""
-    return StampReply(*_REPLY.unpack_from(packet)) if len(packet) >= 44 else None
-
-
-def auth_probe(packet: Octets) -> StampProbe | None:
-    """Decode an authenticated Session-Sender packet; None under 112 octets. Verifies nothing."""
-    return StampProbe(*_AUTH_PROBE.unpack_from(packet)) if len(packet) >= 112 else None
-
-
-def auth_reply(packet: Octets) -> StampReply | None:
-    """Decode an authenticated Session-Reflector packet; None under 112 octets. Verifies nothing."""
-    return StampReply(*_AUTH_REPLY.unpack_from(packet)) if len(packet) >= 112 else None
 
 
 def python_probe(packet: Octets) -> PythonProbe | None:

@@ -30,7 +30,6 @@ import numpy.typing as npt
 
 from llama.wire.rows import records
 
-PORT = 862  # assigned by IANA for STAMP; LLAMA fleets use 8100
 BASE_SIZE = 44  # octets, both packets
 
 SENDER = np.dtype(
@@ -56,7 +55,6 @@ REFLECTOR = np.dtype(
     }
 )  # fmt: skip
 SENDER_STRUCT = struct.Struct(">IQHH28x")
-REFLECTOR_STRUCT = struct.Struct(">IQHHQIQHHB3x")
 
 # Error Estimate (RFC 4656 section 4.1.2): S bit (clock synchronised), Z bit (0: NTP format),
 # six bits of scale, eight of multiplier: error = multiplier * 2**(scale - 32) seconds.

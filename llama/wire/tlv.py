@@ -24,13 +24,11 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.wire.rows import records
+from llama.wire.stamp import BASE_SIZE
 from llama.wire.tlv_rules import (
     CLASS_OF_SERVICE,
-    CONTROL_PLANE,
     EXTRA_PADDING,
     FOLLOW_UP,
-    HMAC,
-    HW_ASSIST,
     INTEGRITY,
     MALFORMED,
     MARK,
@@ -51,8 +49,7 @@ from llama.wire.tlv_rules import (
 )
 
 __all__ = [
-    "CLASS_OF_SERVICE", "CONTROL_PLANE", "EXTRA_PADDING", "FOLLOW_UP", "HMAC", "HW_ASSIST",
-    "INTEGRITY", "MALFORMED", "MARK", "ROOM", "SIZE", "STATE", "SW_LOCAL", "UNKNOWN",
+    "FOLLOW_UP", "INTEGRITY", "MALFORMED", "ROOM", "SIZE", "STATE", "SW_LOCAL", "UNKNOWN",
     "UNRECOGNISED", "Answer", "FollowUp", "State", "beginning_suffices", "read", "read_one",
     "reflect", "reflect_one", "reflect_usual_one", "request", "usual", "usual_one",
 ]  # fmt: skip
@@ -81,7 +78,6 @@ _FOLLOW_HEAD = FOLLOW_UP << 16 | 16
 _STATE_HEAD = STATE << 16 | STATE_SIZE
 _HEADS = ("cos_head", _COS_HEAD), ("follow_head", _FOLLOW_HEAD), ("state_head", _STATE_HEAD)
 _MARK = int.from_bytes(MARK, "big")
-_SENDER_SEQUENCE = {44: 24, 112: 48}  # where a reply has it, by size of the base packet
 
 # The same for a single packet: its TLVs without the flags, and its reply's.
 _USUAL = struct.Struct(">x3s4xx3s16xx3s4s16x")
@@ -111,7 +107,7 @@ def _view(octets: Octets, start: int) -> npt.NDArray[Any]:
     return records(octets, _LAYOUT, start)
 
 
-def usual(octets: Octets, length: npt.NDArray[np.integer], start: int = 44) -> Mask:
+def usual(octets: Octets, length: npt.NDArray[np.integer], start: int = BASE_SIZE) -> Mask:
     """Tell which rows have the layout of our own sender behind a base of ``start`` octets: (N,).
 
     ``octets`` is (N, >= start + ROOM). What the flags say makes no difference.
@@ -150,15 +146,15 @@ def reflect_usual_one(
     return dscp << 2 if granted else tos & 0xFC
 
 
-def beginning_suffices(octets: Octets, length: npt.NDArray[np.integer], start: int = 44) -> Mask:
+def beginning_suffices(octets: Octets, length: npt.NDArray[np.integer]) -> Mask:
     """Tell which rows `reflect` can answer, though ``octets`` is narrower than they are long: (N,).
 
     They fit, or have the layout of our sender, or plain padding (zeros) and no TLV.
     """
     mask: Mask = length <= octets.shape[1]
     if not mask.all():
-        mask |= octets[:, start : start + 4].view("<u4")[:, 0] == 0
-        mask |= usual(octets, length, start)
+        mask |= octets[:, BASE_SIZE : BASE_SIZE + 4].view("<u4")[:, 0] == 0
+        mask |= usual(octets, length)
     return mask
 
 
@@ -170,64 +166,48 @@ def reflect(
     follow_stamp: npt.NDArray[np.uint64],
     state: State,
     permitted: Mask,
-    *,
-    method: int = SW_LOCAL,
-    start: int = 44,
-    keys: Callable[[int], Keys] | None = None,
-    must_authenticate: bool = False,
 ) -> Octets:
     """Answer the TLVs of a batch in place and return the TOS octet for each reply: (N,) uint8.
 
-    To be called when the base packets, of ``start`` octets (44 or 112), are replies already.
-    ``octets`` is (N, >= start + ROOM); ``tos`` (N,) is the TOS or traffic class octet each probe
-    came with, ``follow_sequence`` and ``follow_stamp`` (N,) the last reply of its session whose
-    transmit stamp is known (stamp 0: none), taken by ``method``. A probe without TLVs is answered
-    in the class it came in, as is, and is told so, one that asks for a class that is neither that
-    nor, by its DSCP, in ``permitted`` (64,). ECN never comes back in the reply's own header.
-
-    ``keys(row)`` returns the keys, at most two, that may have made an HMAC TLV. With
-    ``must_authenticate``, as in authenticated mode, TLVs without one get the I flag.
+    To be called when the base packets, unauthenticated ones, are replies already. ``octets`` is
+    (N, >= 44 + ROOM); ``tos`` (N,) is the TOS or traffic class octet each probe came with,
+    ``follow_sequence`` and ``follow_stamp`` (N,) the last reply of its session whose transmit stamp
+    is known (stamp 0: none). A probe without TLVs is answered in the class it came in, as is, and
+    is told so, one that asks for a class that is neither that nor, by its DSCP, in ``permitted``
+    (64,). ECN never comes back in the reply's own header. No key is known here: what comes with an
+    HMAC TLV gets the I flag.
 
     Rows may be longer than ``octets`` is wide where `beginning_suffices`; of others only the TLVs
     that are wholly within are answered.
     """
     reply_tos = tos & np.uint8(0xFC)
-    odd = length > start
+    odd = length > BASE_SIZE
     if not odd.any():
         return reply_tos
-    if not must_authenticate:
-        by_column = usual(octets, length, start)
-        if by_column.all():
-            _reflect_columns(
-                _view(octets, start), tos, reply_tos, follow_sequence, follow_stamp, state,
-                permitted, method,
-            )  # fmt: skip
-            return reply_tos
-        rows = np.flatnonzero(by_column)
-        if len(rows):
-            odd &= ~by_column
-            some = octets[rows, start : start + ROOM]
-            some_tos = reply_tos[rows]
-            _reflect_columns(
-                _view(some, 0), tos[rows], some_tos, follow_sequence[rows], follow_stamp[rows],
-                state, permitted, method,
-            )  # fmt: skip
-            octets[rows, start : start + ROOM] = some
-            reply_tos[rows] = some_tos
-    at = _SENDER_SEQUENCE[start]
+    by_column = usual(octets, length)
+    if by_column.all():
+        tlvs = _view(octets, BASE_SIZE)
+        _reflect_columns(tlvs, tos, reply_tos, follow_sequence, follow_stamp, state, permitted)
+        return reply_tos
+    rows = np.flatnonzero(by_column)
+    if len(rows):
+        odd &= ~by_column
+        some = octets[rows, BASE_SIZE : BASE_SIZE + ROOM]
+        some_tos = reply_tos[rows]
+        _reflect_columns(
+            _view(some, 0), tos[rows], some_tos, follow_sequence[rows], follow_stamp[rows],
+            state, permitted,
+        )  # fmt: skip
+        octets[rows, BASE_SIZE : BASE_SIZE + ROOM] = some
+        reply_tos[rows] = some_tos
     for row in np.flatnonzero(odd).tolist():
-        packet = octets[row].data[: int(length[row])]
         reply_tos[row] = reflect_one(
-            packet[start:],
+            octets[row].data[BASE_SIZE : int(length[row])],
             int(tos[row]),
-            FollowUp(int(follow_sequence[row]), int(follow_stamp[row]), method),
+            FollowUp(int(follow_sequence[row]), int(follow_stamp[row]), SW_LOCAL),
             state,
             permitted,
-            keys(row) if keys is not None else (),
-            must_authenticate,
-            int.from_bytes(packet[at : at + 4], "big"),
-            int.from_bytes(packet[:4], "big"),
-            int(length[row]) - start,
+            size=int(length[row]) - BASE_SIZE,
         )
     return reply_tos
 
@@ -240,7 +220,6 @@ def _reflect_columns(
     follow_stamp: npt.NDArray[np.uint64],
     state: State,
     permitted: Mask,
-    method: int,
 ) -> None:
     """Answer rows that have our sender's layout; writes into ``tlvs`` and ``reply_tos``."""
     value = tlvs["cos"].astype(np.uint32)
@@ -258,7 +237,7 @@ def _reflect_columns(
     tlvs["follow_head"] = _FOLLOW_HEAD
     tlvs["follow_sequence"] = follow_sequence * stamped
     tlvs["follow_stamp"] = follow_stamp
-    tlvs["follow_method"] = stamped * np.uint32(method << 24)
+    tlvs["follow_method"] = stamped * np.uint32(SW_LOCAL << 24)
     tlvs["state_head"] = _STATE_HEAD
     tlvs["started"] = state.started_ns
     tlvs["receive_drops"] = state.receive_drops & 0xFFFFFFFF
@@ -270,15 +249,17 @@ def _reflect_columns(
 def read(
     octets: Octets,
     length: npt.NDArray[np.integer],
-    start: int = 44,
+    start: int = BASE_SIZE,
     keys: Callable[[int], Keys] | None = None,
     must_authenticate: bool = False,
 ) -> Answer:
     """Read the TLVs of a batch of replies: an `Answer` of columns (N,).
 
     dscp, ecn and follow_method are uint8, refused is bool, follow_sequence and the drops are
-    uint32, follow_stamp and started_ns uint64. ``octets`` is (N, >= start + ROOM); for keys see
-    `reflect`.
+    uint32, follow_stamp and started_ns uint64. ``octets`` is (N, >= start + ROOM).
+
+    ``keys(row)`` returns the keys, at most two, that may have made an HMAC TLV. With
+    ``must_authenticate``, as in authenticated mode, TLVs without one are not read.
     """
     if not must_authenticate and len(octets):
         alike = _read_alike(octets, length, start)

@@ -25,10 +25,11 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 from llama.wire import scalar
+from llama.wire.auth import MAX_TRIED
 
 EXTRA_PADDING, CLASS_OF_SERVICE, FOLLOW_UP, HMAC, STATE = 1, 4, 7, 8, 240
 UNRECOGNISED, MALFORMED, INTEGRITY = 0x80, 0x40, 0x20
-HW_ASSIST, SW_LOCAL, CONTROL_PLANE = 1, 2, 3  # timestamping methods (RFC 8972 section 5.5)
+SW_LOCAL = 2  # timestamping method (RFC 8972 section 5.5)
 
 MARK = b"LLMA"
 STATE_SIZE = 20  # octets of value
@@ -138,7 +139,7 @@ def verify(
         return False, None, 0
     theirs = bytes(area[tlv.offset + 4 : tlv.offset + 20])
     preceding = bytes(area[: tlv.offset])
-    for key in keys[:2]:
+    for key in keys[:MAX_TRIED]:
         if hmac.compare_digest(digest(key, sequence, preceding), theirs):
             return True, key, tlv.offset
     return False, None, 0
@@ -160,7 +161,8 @@ def reflect_one(
 
     ``tos`` is what the probe came with; the sequence numbers are those that the HMAC TLVs of the
     probe and of the reply cover; ``size`` is that of all TLVs if ``area`` is their beginning only.
-    For the rest see `llama.wire.tlv.reflect`.
+    ``keys`` are those, at most two, that may have made an HMAC TLV; with ``must_authenticate``, as
+    in authenticated mode, TLVs without one get the I flag. For the rest see `llama.wire.tlv.reflect`.
     """
     found = scalar.tlvs(area, size)
     came_in = tos & 0xFC

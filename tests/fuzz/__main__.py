@@ -23,6 +23,7 @@ def fuzz(arguments: list[str]) -> None:
     """Run libFuzzer in this process; it does not return."""
     import atheris
 
+    sys.path.append(str(Path(__file__).parent.parent))  # for what the targets share with the tests
     with atheris.instrument_imports(include=["llama"]):
         import targets
 

@@ -1,8 +1,9 @@
 """Closed intervals: the figures of every pair and flow over one aligned window of time.
 
-This file says what a closed interval *is*; `llama.collector.intervals.ledger` fills it and
-`llama.collector.answers.api` serves it. Everything is columnar: one structured row of `STATS` a flow or a
-pair. It knows neither sockets nor Twisted.
+This file says what a closed interval *is*; `llama.collector.joining` makes it, of what
+`llama.collector.intervals.closing` made of the ledgers, and `llama.collector.answers.api` serves it.
+Everything is columnar: one structured row of `STATS` a flow or a pair. It knows neither sockets nor
+Twisted.
 """
 
 from __future__ import annotations

@@ -9,11 +9,11 @@ import socket
 
 from llama.collector.intervals.summary import Pair
 from llama.collector.probing.plan import Group, Source
+from llama.config.link_local import BEGINNINGS
 from llama.net import errors, mmsg
 from llama.net.lookup import socket_address
 from llama.wire.source_ports import REFUSED_PORTS
 
-_LINK_LOCAL = ("fe8", "fe9", "fea", "feb")  # how addresses of fe80::/10 begin
 SOCKET_BUFFER = 4 << 20  # octets asked for; the kernel gives at most net.core.rmem_max
 #: Octets of receive buffer that a small packet takes: 212,992, the stock buffer, hold 256 of them. Each
 #: probe puts two there, a transmit stamp and its reply, and large replies take up to twice their size
@@ -154,7 +154,7 @@ def zone_of(address: str, interface: str | None) -> str | None:
     None for any other address.
     """
     host, _, zone = address.partition("%")
-    return (zone or interface) if host[:3].lower() in _LINK_LOCAL else None
+    return (zone or interface) if host[:3].lower() in BEGINNINGS else None
 
 
 def interface_number(name: str) -> int:
