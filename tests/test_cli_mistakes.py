@@ -171,7 +171,7 @@ class MistakesTests(SynchronousTestCase):
             self.assertEqual(str(refused), f"--port: {text!r} is no port, expected 0-65535")
         options = Options()
         options.parseOptions(["--port", "862"])
-        self.assertEqual(options.reflector.port, 862)
+        self.assertEqual(options.loaded.port, 862)
 
     def test_demo(self) -> None:
         """A directory that cannot be made is named."""

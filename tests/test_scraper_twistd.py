@@ -220,7 +220,7 @@ class SignalTests(ProcessCase):
         assert self.process is not None
         self.write(**sections | {"writers": [{"type": "sqlite"}]})
         self.process.send_signal(signal.SIGHUP)
-        await self.logged("Not reloaded, nothing changes: ")
+        await self.logged("not reloaded: ")
         self.assertIn("writer sqlite: 'path' is missing", self.log.read_text())
         self.write(**sections | {"collectors": [two_url]})
         self.config.write_text(self.config.read_text().rstrip())  # as if more were to come
