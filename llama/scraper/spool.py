@@ -139,14 +139,14 @@ class DiskSpool(Holder):
                     problem = file.explain(error, self._path)
                     expected = isinstance(error, sqlite3.Error | OSError | file.ForeignFileError)
                     if not expected and problem != said:
-                        self._log.failure("A fault in the scraper itself")
+                        self._log.failure("a fault in the scraper itself")
             if self._is_closed():
                 return
             self._not_open = self.trouble = f"it cannot be opened: {problem}"
             if problem != said:
                 said = problem
                 self._log.error(
-                    "Spool {path} cannot be opened: {problem}; trying again every {wait:g} s",
+                    "spool {path} cannot be opened: {problem}; trying again every {wait:g} s",
                     path=self._path,
                     problem=problem,
                     wait=OPEN_RETRY_S,
@@ -167,7 +167,7 @@ class DiskSpool(Holder):
         self._pool, self._whereabouts = pool, whereabouts
         self._not_open = self.trouble = None
         if said:
-            self._log.info("Spool {path} is open", path=self._path)
+            self._log.info("spool {path} is open", path=self._path)
 
     def _load(self, db: Any) -> tuple[dict[str, Taken], list[Chunk], Whereabouts]:
         """Read the file and say which it is; in the spool's thread."""
@@ -357,7 +357,7 @@ class DiskSpool(Holder):
 
     def _not_renewed(self, failure: Failure) -> None:
         self._not_open = self.trouble = "it cannot be opened: a fault in the scraper itself"
-        self._log.failure("A fault in the scraper itself", failure)
+        self._log.failure("a fault in the scraper itself", failure)
 
     async def _settled(self) -> None:
         """Wait for an opening under way, unless it has failed: who knows how long it is tried."""
@@ -391,7 +391,7 @@ class DiskSpool(Holder):
         self._renewed = "its file was removed or replaced" if moved else "it was damaged"
         if moved:
             self._log.error(
-                "Spool: {problem} while it was in use: what waited in it is given up, and it is"
+                "spool: {problem} while it was in use: what waited in it is given up, and it is"
                 " opened anew; collectors are asked again for what they still hold",
                 problem=str(error),
             )
@@ -404,7 +404,7 @@ class DiskSpool(Holder):
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._unix_time_s()))
         aside = file.set_aside(self._path, stamp)
         self._log.error(
-            "Spool {path} is damaged ({why}): set aside as {aside}, a new one is begun;"
+            "spool {path} is damaged ({why}): set aside as {aside}, a new one is begun;"
             " collectors are asked again for what they still hold",
             path=self._path,
             why=why,
