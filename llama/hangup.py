@@ -90,6 +90,28 @@ def ignore() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
 
 
+class OnHangup(service.Service):
+    """Has ``act`` called at SIGHUP while its parent runs, if it is the last of the parent's children.
+
+    So it starts when all else has, without the powers that were shed, and stops first: a signal while
+    the others stop is ignored.
+    """
+
+    def __init__(self, reactor: Any, act: Callable[[], Any]) -> None:
+        self._reactor = reactor
+        self._act = act
+
+    def startService(self) -> None:
+        """Obey the signal, also one that came before."""
+        super().startService()
+        obey(self._reactor, self._act)
+
+    def stopService(self) -> None:
+        """Ignore the signal."""
+        ignore()
+        super().stopService()
+
+
 def _note(_number: int, _frame: Any) -> None:
     global _came
     _came = True

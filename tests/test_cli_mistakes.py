@@ -62,7 +62,17 @@ class MistakesTests(SynchronousTestCase):
         self.refused(2, "has letters beyond ASCII in it: they are written as xn--", *words)
         said = "'pager.example.net/x' is no http:// or https:// address"
         self.refused(2, said, "pinpoint", "c1:5000", "--webhook", "pager.example.net/x")
-        self.refused(1, "ftp://c1: expected HOST:PORT", "pinpoint", "--once", "ftp://c1")
+        self.refused(2, "names no host", "pinpoint", "c1:5000", "--webhook", "http://:5000")
+        for url, said in (
+            ("ftp://c1", "is no http:// or https:// address"),
+            ("http://", "names no host"),
+            ("c1:99999", "has a port that is not 1-65535"),
+            ("c 1", "has blanks or control characters in it"),
+            ("http://m\xfcnchen.example", "has letters beyond ASCII in it"),
+            ("me:pw@c1:5000", "has a user or a password in it"),
+            ("http://[fe80::1%lo]:5000", "is link-local"),
+        ):
+            self.refused(1, f"'{url}' {said}", "pinpoint", "--once", url)
         self.refused(2, "--json goes with --once", "pinpoint", "c1:5000", "--json")
 
     def test_pinpoint_webhook_file(self) -> None:
@@ -77,7 +87,9 @@ class MistakesTests(SynchronousTestCase):
             ("# none\n\n", "has no URL in it, expected one a line"),
             ("https://h/a\nhooks.example.net/s3cret", "line 2 is no http:// or https:// address"),
             ("ftp://h/s3cret", "line 1 is no http:// or https:// address"),
-            ("https:///", "line 1 is no http:// or https:// address"),
+            ("https:///", "line 1 names no host"),
+            ("https://h:99999/s3cret", "line 1 has a port that is not 1-65535"),
+            ("https://u:s3cret@h/", "line 1 has a user or a password in it"),
             ("https://h/s3cret https://h/s3cret", "line 1 has blanks or control characters"),
             ("https://h/s3cret\x1b", "line 1 has blanks or control characters"),
             ("https://h/s3cret\xfc", "is not ASCII text, expected a URL a line"),
@@ -121,9 +133,9 @@ class MistakesTests(SynchronousTestCase):
                 for option in ("--state", "--record"):  # whose next argument is refused as before
                     path = str(theirs / "file")
                     words = ("pinpoint", "ftp://c1", option, path)
-                    self.refused(1, "ftp://c1: expected HOST:PORT", *words)
+                    self.refused(1, "'ftp://c1' is no http:// or https://", *words)
                 words = ("pinpoint", "ftp://c1", "--record", str(mine / "file"))
-                self.refused(1, "ftp://c1: expected HOST:PORT", *words)
+                self.refused(1, "'ftp://c1' is no http:// or https://", *words)
             finally:
                 os.seteuid(0)
             self.assertEqual(sorted(os.listdir(theirs)), ["root's"])
@@ -159,7 +171,7 @@ class MistakesTests(SynchronousTestCase):
             self.assertEqual(str(refused), f"--port: {text!r} is no port, expected 0-65535")
         options = Options()
         options.parseOptions(["--port", "862"])
-        self.assertEqual(options.reflector.port, 862)
+        self.assertEqual(options.loaded.port, 862)
 
     def test_demo(self) -> None:
         """A directory that cannot be made is named."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from servers import free_port
 from services import Service, until
+from twisted.application import service
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -70,6 +71,27 @@ class HangUpTests(SynchronousTestCase):
         self.hang_up()
         hangup.obey(Reactor(), lambda: self.got.append("read"))
         self.assertEqual(self.got, ["read"] * 2)
+
+    def test_last_of_the_children(self) -> None:
+        """It obeys once the other parts of a service have started, and ignores before they stop."""
+
+        class Part(service.Service):
+            def startService(self) -> None:
+                found.append(signal.getsignal(signal.SIGHUP) in (signal.SIG_DFL, signal.SIG_IGN))
+
+            def stopService(self) -> None:
+                found.append(signal.getsignal(signal.SIGHUP) == signal.SIG_IGN)
+
+        found: list[bool] = []
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        whole = service.MultiService()
+        Part().setServiceParent(whole)
+        hangup.OnHangup(Reactor(), lambda: self.got.append("read")).setServiceParent(whole)
+        whole.startService()
+        self.hang_up()
+        whole.stopService()
+        self.hang_up()
+        self.assertEqual((found, self.got), ([True, True], ["read"]))
 
     def test_plugins_wait(self) -> None:
         """Every service's plugin waits for it before it imports the service."""
@@ -148,7 +170,7 @@ class EarlyTests(SynchronousTestCase):
             f"collectors: ['127.0.0.1:9']\nwriters: [{{type: file, path: points}}]\n"
             f"spool: {{path: spool}}\napi: {{bind: '127.0.0.1:{free_port()}'}}\n"
         )
-        self.check("llama-scraper", text, "Not reloaded, nothing changes: service.yaml:1: ")
+        self.check("llama-scraper", text, "not reloaded: service.yaml:1: ")
 
     def test_web(self) -> None:
         """A web page lives, and says what to do."""

@@ -110,7 +110,7 @@ class LockTests(SynchronousTestCase):
         self.assertEqual(self.new.read_text(), "half a st")
         first.kill()
         first.wait()
-        self.assertIn("ftp://c1: expected", self.start().output)
+        self.assertIn("'ftp://c1' is no http:// or https://", self.start().output)
         self.assertEqual(os.listdir(self.there), [])
 
     def test_ended(self) -> None:

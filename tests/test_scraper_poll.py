@@ -170,7 +170,7 @@ class CursorTests(PollCase):
         await until(lambda: len(self.poller.names) == 2, "its name")
         second.close(NOW + 30)
         await until(said, "the warning")
-        self.assertIn(f"Collectors {other} and {url} both", said()[0])
+        self.assertIn(f"collectors {other} and {url} both", said()[0])
         first.close(NOW + 60)
         await until(lambda: self.polls(url, "ok") > 4, "another answer")
         self.assertEqual(len(said()), 1)
@@ -391,7 +391,7 @@ class MisbehavedTests(PollCase):
                 self.assertEqual(self.polls(url, "error"), 0)
                 lines = [line for line in said() if url in line]
                 self.assertEqual(
-                    lines, [f"Collector {url}: its header {name.decode()} is no number, or several,"
+                    lines, [f"collector {url}: its header {name.decode()} is no number, or several,"
                             " and is not believed"],
                 )  # fmt: skip
 

@@ -195,7 +195,7 @@ class MistakeTests(ProcessCase):
             timeout=60,
         )
         self.assertEqual(done.returncode, 1)
-        self.assertIn("The scraper cannot start, and ends", done.stdout)
+        self.assertIn("the scraper cannot start, and ends", done.stdout)
 
 
 class SignalTests(ProcessCase):
@@ -220,7 +220,7 @@ class SignalTests(ProcessCase):
         assert self.process is not None
         self.write(**sections | {"writers": [{"type": "sqlite"}]})
         self.process.send_signal(signal.SIGHUP)
-        await self.logged("Not reloaded, nothing changes: ")
+        await self.logged("not reloaded: ")
         self.assertIn("writer sqlite: 'path' is missing", self.log.read_text())
         self.write(**sections | {"collectors": [two_url]})
         self.config.write_text(self.config.read_text().rstrip())  # as if more were to come
@@ -261,9 +261,9 @@ class RemovedTests(ProcessCase):
         self.assertEqual(one.questions.count(""), 2)
         self.assertEqual(self.end(signal.SIGTERM), -signal.SIGTERM)
         log = self.log.read_text()
-        self.assertIn(f"Spool: {below}/spool.db was removed while it was in use", log)
-        self.assertIn(f"Writer db cannot write: {store} was removed: it is opened anew", log)
-        self.assertIn("The spool takes points again", log)
+        self.assertIn(f"spool: {below}/spool.db was removed while it was in use", log)
+        self.assertIn(f"writer db cannot write: {store} was removed: it is opened anew", log)
+        self.assertIn("the spool takes points again", log)
         self.assertNotIn("Traceback", log)
 
 

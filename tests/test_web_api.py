@@ -283,7 +283,8 @@ class RefuseTest(ApiCase):
         for method in ("POST", "PUT", "DELETE", "PATCH"):
             answer = await self.get("/api/v1/matrix", method)
             self.assertEqual(answer.code, 405, method)
-            self.assertIn("only GET", answer.json()["error"])
+            self.assertEqual(answer.header("Allow"), "GET, HEAD")
+            self.assertEqual(answer.json()["error"], "expected the method GET or HEAD")
 
     async def test_files(self) -> None:
         """The page's own files are served, and nothing else of the machine."""

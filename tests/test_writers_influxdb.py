@@ -401,12 +401,12 @@ class OptionTests(TestCase):
         for make, options, message in (
             (influxdb.make, {}, "'database' is missing"),
             (influxdb.make, {"database": "x", "url": "db:8086"},
-             "'url' is 'db:8086', expected http://HOST:PORT"),
+             "'url' 'db:8086' is no http:// or https:// address"),
             (influxdb.make, {"database": "x", "url": "http://me:pw@db"},
-             "'url' holds a password, expected it in keys of its own"),
+             "'url' has a user or a password in it: where any are sent, they have keys of their own"),
             (influxdb.make, {"database": "x", "url": "http://[FE80::1%eth0]:8086"},
-             "'url' is 'http://[FE80::1%eth0]:8086', which is link-local: servers are not asked through"
-             " an interface; expected another address"),
+             "'url' 'http://[FE80::1%eth0]:8086' is link-local: servers are not asked through an"
+             " interface; expected another address"),
             (influxdb.make, {"database": "x", "create": "perhaps"},
              "'create' is 'perhaps', expected true or false"),
             (influxdb.make, {"database": "x", "timeout": "soon"},

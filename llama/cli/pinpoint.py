@@ -19,6 +19,7 @@ from llama.cli._options import HttpUrl, Seconds
 from llama.cli.trace import namer
 from llama.config import Mistake, endpoint
 from llama.config.keys import read_secret, read_urls
+from llama.config.urls import server_url
 from llama.net.reactor import prepare
 from llama.paths.names import ReverseNames, read_names
 from llama.pinpoint.api import sighting_json
@@ -175,10 +176,10 @@ def _doubt(mistake: Mistake) -> None:
 
 def _url(text: str) -> str:
     """Return a base URL: what was given, or that of a host and port; `ValueError` for others."""
-    scheme, there, _ = text.partition("://")
-    if there and scheme not in ("http", "https"):
-        raise ValueError(f"{text}: expected HOST:PORT, or an http:// or https:// address")
-    return text.rstrip("/") if there else f"http://{text.rstrip('/')}"
+    try:
+        return server_url(text if "://" in text else f"http://{text}")
+    except ValueError as error:
+        raise ValueError(f"{text!r} {error}") from None
 
 
 def _token(path: Path | None) -> str | None:

@@ -10,7 +10,7 @@ from twisted.python import usage
 
 from llama import hangup
 from llama.collector.service import CollectorService
-from llama.config import CollectorConfig, ConfigErrors, endpoint, load_collector
+from llama.config import ConfigErrors, endpoint, load_collector
 from llama.net.reactor import prepare
 from llama.process import end_with_1
 
@@ -40,26 +40,7 @@ class Options(usage.Options):
             except ValueError as error:
                 raise SystemExit(f"--api: {error}") from None
             self.changes["api"] = self["api"]
-        self.collector = attrs.evolve(config, **self.changes)
-
-
-class _Signalled(CollectorService):
-    """A collector that reloads on SIGHUP."""
-
-    def __init__(self, reactor: Any, config: CollectorConfig, changes: dict[str, Any]) -> None:
-        super().__init__(reactor, config, changes)
-        self.probing.failing = end_with_1  # for whoever supervises it to start it anew
-        self._reactor = reactor
-
-    def startService(self) -> None:
-        """Start, and take SIGHUP for a request to reload."""
-        super().startService()
-        hangup.obey(self._reactor, self.probing.reload)
-
-    def stopService(self) -> Any:
-        """Stop; a signal during that is ignored."""
-        hangup.ignore()
-        return super().stopService()
+        self.loaded = attrs.evolve(config, **self.changes)
 
 
 def makeService(options: Options) -> MultiService:
@@ -67,4 +48,7 @@ def makeService(options: Options) -> MultiService:
     from twisted.internet import reactor
 
     prepare(reactor)
-    return _Signalled(reactor, options.collector, options.changes)
+    collector = CollectorService(reactor, options.loaded, options.changes)
+    collector.probing.failing = end_with_1  # for whoever supervises it to start it anew
+    hangup.OnHangup(reactor, collector.probing.reload).setServiceParent(collector)
+    return collector

@@ -15,7 +15,7 @@ from attrs import evolve
 
 from llama.config import full, sections, values
 from llama.config.frozen import FrozenMapping
-from llama.config.link_local import refuse_without_interface
+from llama.config.link_local import without_interface
 from llama.config.model import CollectorConfig, Target, Test
 from llama.config.ports import DEFAULT_SOURCE_PORTS
 from llama.config.probes import default_options
@@ -93,7 +93,7 @@ def read_collector(doc: Document, port: int = full.DEFAULT_PORT) -> CollectorCon
         refuse_shared_ports(doc, tests)
         refuse_both_ways(doc, tests)
         refuse_too_many_sessions(doc, tests)
-        refuse_without_interface(doc, tests)
+        _refuse_without_interface(doc, tests)
         note_refused_ports(doc, tests)
     bind, token = given["api"]
     interval_s = given["summarization"]["interval"]
@@ -173,3 +173,17 @@ def _tagged(test: Test, source_tags: FrozenMapping[str, str], hostname: str) -> 
         tags = FrozenMapping({**source_tags, **names, **target.tags})
         targets.append(evolve(target, tags=tags))
     return evolve(test, targets=tuple(targets))
+
+
+def _refuse_without_interface(doc: Document, tests: list[full.PlacedTest]) -> None:
+    """Refuse link-local targets, and addresses to probe from, without an interface."""
+    for placed in tests:
+        test = placed.test
+        if test.interface is not None:
+            continue
+        sources = {port.address or test.source or "" for port in test.source_ports}
+        hosts = [*sorted(sources), *(target.host for target in test.targets)]
+        nodes = [*(placed.node for _ in sources), *placed.target_nodes]
+        for host, node in zip(hosts, nodes, strict=True):
+            if problem := without_interface(host):
+                doc.wrong(node, problem)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from llama.config.full import PlacedTest
-from llama.config.tree import Document
-
 BEGINNINGS = ("fe8", "fe9", "fea", "feb")  # of addresses of fe80::/10
 
 
@@ -22,17 +19,3 @@ def without_interface(host: str) -> str | None:
 def through_interface(host: str) -> bool:
     """Return whether a URL with this host needs an interface: its Host header has no place for it."""
     return "%" in host or without_interface(host.lower()) is not None
-
-
-def refuse_without_interface(doc: Document, tests: list[PlacedTest]) -> None:
-    """Refuse link-local targets, and addresses to probe from, without an interface."""
-    for placed in tests:
-        test = placed.test
-        if test.interface is not None:
-            continue
-        sources = {port.address or test.source or "" for port in test.source_ports}
-        hosts = [*sorted(sources), *(target.host for target in test.targets)]
-        nodes = [*(placed.node for _ in sources), *placed.target_nodes]
-        for host, node in zip(hosts, nodes, strict=True):
-            if problem := without_interface(host):
-                doc.wrong(node, problem)

@@ -5,46 +5,28 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from llama.config import sections, values
-from llama.config.link_local import through_interface
 from llama.config.mistakes import Mistake
 from llama.config.model import ScraperConfig, SpoolConfig, WriterConfig
 from llama.config.tree import Document, KeySpec, Node, WrongError, kind, read_document
 from llama.config.typed import untyped
-from llama.config.urls import NO_TLS, lacks_tls
+from llama.config.urls import NO_TLS, lacks_tls, server_url
 
 COLLECTOR_PORT = 5000
 
 
 def base_url(doc: Document, node: Node) -> str:
     """Read an http or https URL, without the slash at its end."""
-    value = values.text("a URL such as http://tsdb:8086")(doc, node)
+    return _server_url(node, values.text("a URL such as http://tsdb:8086")(doc, node))
+
+
+def _server_url(node: Node, url: str) -> str:
     try:
-        parts = urlsplit(value)
-        good = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-    except ValueError:
-        good = False
-    if not good or value.split() != [value]:
-        raise WrongError(
-            node, f"{kind(node)} is not an http URL, expected one such as http://tsdb:8086"
-        )
-    _refuse_zone(node, parts.hostname or "")
-    if parts.query or parts.fragment or parts.username is not None:
-        raise WrongError(
-            node, "a URL with a user, a query or a fragment, expected one such as http://tsdb:8086"
-        )
-    return value.rstrip("/")
-
-
-def _refuse_zone(node: Node, host: str) -> None:
-    if through_interface(host):
-        raise WrongError(
-            node,
-            f"{kind(node)} is link-local: servers are not asked through an interface; expected"
-            " another address",
-        )
+        return server_url(url)
+    except ValueError as error:
+        # What has a user in it may have a password.
+        raise WrongError(node, f"{'a URL' if '@' in url else kind(node)} {error}") from None
 
 
 def collector_url(doc: Document, node: Node) -> str:
@@ -61,10 +43,8 @@ def collector_url(doc: Document, node: Node) -> str:
     number = int(port[:6]) if port.isascii() and port.isdigit() else 0
     if not values.is_host(host) or not 1 <= number <= 65535:
         raise WrongError(node, f"{kind(node)} is no collector, expected HOST, HOST:PORT or a URL")
-    if ":" not in host:
-        return f"http://{host}:{port}"
-    _refuse_zone(node, host)
-    return f"http://[{ipaddress.ip_address(host)}]:{port}"
+    bracketed = f"[{ipaddress.ip_address(host)}]" if ":" in host else host
+    return _server_url(node, f"http://{bracketed}:{port}")
 
 
 #: The types of writers that come with LLAMA, for hints; plugins add others.

@@ -1,4 +1,7 @@
-"""Sections such as ``{type: influxdb, url: …}``, whose other keys are those of the type."""
+"""Sections such as ``{type: influxdb, url: …}``, whose other keys are those of the type.
+
+What ``password_file`` and ``token_file`` hold is read with them: ``password`` and ``token``.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from llama.config.tree import Document, Entry, KeySpec, Node, WrongError, is_nul
 
 #: More values than this in one section are no options; aliases can make many out of little.
 MOST_VALUES = 10_000
+_SECRETS = {"password_file": "password", "token_file": "token"}
 
 
 @frozen
@@ -41,21 +45,20 @@ def typed(
     keys = {"type": KeySpec(values.text("a type")), **types[kind]}
     given = doc.mapping(node, f"{what} of type {kind}", keys)
     del given["type"]
-    return Typed(kind, FrozenMapping(given), line_of(node))
+    options = {_SECRETS.get(name, name): value for name, value in given.items()}
+    return Typed(kind, FrozenMapping(options), line_of(node))
 
 
 def untyped(doc: Document, node: Node, what: str, examples: Iterable[str]) -> Typed:
     """Read a section whose type is a plugin's, which alone knows its options.
 
-    They are text as written, None where nothing is, tuples and mappings of such. ``password_file``
-    and ``token_file`` are read here: they become ``password`` and ``token``.
+    They are text as written, None where nothing is, tuples and mappings of such.
     """
     kind = values.text("the name of a type")(doc, _type_of(doc, node, what, examples).value)
     options: dict[str, Any] = {}
     budget = [MOST_VALUES]
     for entry in doc.entries(node, what):
-        if entry.key in ("password_file", "token_file"):
-            name = entry.key.removesuffix("_file")
+        if name := _SECRETS.get(entry.key):
             if any(other.key == name for other in doc.entries(node, what)):
                 doc.wrong(
                     entry.key_node, f"both {name} and {entry.key} are given, expected one of them"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from urllib.parse import SplitResult, urlsplit
 
+from llama.config.link_local import through_interface
 from llama.printable import printable
 
 #: What to do where Twisted lacks the packages that https and ``ssl:`` take.
@@ -16,16 +18,46 @@ def http_url(text: str) -> str:
     Raises `ValueError` if it is none of http or https that can be asked for. The message goes on after
     what names the URL, and does not show it: it may be a secret.
     """
-    scheme, _, rest = text.partition("://")
-    if scheme not in ("http", "https") or not rest.strip("/"):
-        raise ValueError("is no http:// or https:// address")
     if " " in text or printable(text) != text:
         raise ValueError("has blanks or control characters in it: blanks are written as %20")
     if not text.isascii():
         raise ValueError(
             "has letters beyond ASCII in it: they are written as xn-- in a host's name, as %XX after it"
         )
+    try:
+        parts = urlsplit(text)
+    except ValueError:  # brackets round what is no IPv6 address
+        parts = SplitResult("", "", "", "", "")
+    if parts.scheme not in ("http", "https"):
+        raise ValueError("is no http:// or https:// address")
+    if "@" in parts.netloc:
+        raise ValueError(
+            "has a user or a password in it: where any are sent, they have keys of their own"
+        )
+    if not parts.hostname:
+        raise ValueError("names no host")
+    try:
+        good = parts.port != 0 and not parts.netloc.endswith(":")
+    except ValueError:
+        good = False
+    if not good:
+        raise ValueError("has a port that is not 1-65535")
+    if through_interface(parts.hostname):
+        raise ValueError(
+            "is link-local: servers are not asked through an interface; expected another address"
+        )
     return text
+
+
+def server_url(text: str) -> str:
+    """Return the URL of a server, before the paths that it is asked for: without the slash at its end.
+
+    Raises `ValueError` as `http_url` does, and if no path can follow.
+    """
+    http_url(text)
+    if "?" in text or "#" in text:
+        raise ValueError("has a query or a fragment, expected one such as http://tsdb:8086")
+    return text.rstrip("/")
 
 
 def lacks_tls(urls: Iterable[object]) -> bool:

@@ -36,11 +36,7 @@ STORES: dict[str, dict[str, KeySpec]] = {
 
 def _store(doc: Document, node: Node) -> StoreConfig:
     read = typed(doc, node, "a store", STORES)
-    options = {
-        name.removesuffix("_file") if name in ("password_file", "token_file") else name: value
-        for name, value in read.options.items()
-    }
-    return StoreConfig(type=read.type, options=options, file=doc.path, line=read.line)
+    return StoreConfig(type=read.type, options=read.options, file=doc.path, line=read.line)
 
 
 DEFAULTS = WebConfig(path="", store=StoreConfig(type="none"))

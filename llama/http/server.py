@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 import orjson
@@ -87,6 +88,22 @@ def json_error(request: Any, code: int, message: str) -> bytes:
     body = orjson.dumps({"error": message}, option=orjson.OPT_APPEND_NEWLINE)
     request.setHeader("Content-Length", str(len(body)))
     return body
+
+
+def wrong_method(request: Any, allowed: Iterable[str]) -> bytes:
+    """Make the answer to ``request`` that its method does not do, and which do; return its body.
+
+    RFC 9110 section 15.5.6.
+    """
+    methods = sorted(allowed)
+    request.setHeader("Allow", ", ".join(methods))
+    return json_error(request, 405, f"expected the method {' or '.join(methods)}")
+
+
+def plain(request: Any, line: str = "ok") -> bytes:
+    """Make the answer to ``request`` a line of text, as ``/status`` has it, and return its body."""
+    request.setHeader("Content-Type", "text/plain; charset=utf-8")
+    return line.encode()
 
 
 def takes_gzip(request: Any) -> bool:
@@ -230,16 +247,23 @@ class _Refusal(Resource):
 
     isLeaf = True
 
-    def __init__(self, code: int, message: str, allow: str | None = None) -> None:
+    def __init__(self, code: int, message: str) -> None:
         super().__init__()
         self._answer = code, message
-        self._allow = allow
 
     def render(self, request: Any) -> bytes:
         """Answer with the error."""
-        if self._allow:
-            request.setHeader("Allow", self._allow)
         return json_error(request, *self._answer)
+
+
+class _OnlyReading(Resource):
+    """Answers every request that it is of the wrong method."""
+
+    isLeaf = True
+
+    def render(self, request: Any) -> bytes:
+        """Answer with the error."""
+        return wrong_method(request, ("GET", "HEAD"))
 
 
 class _Status(Resource):
@@ -249,15 +273,14 @@ class _Status(Resource):
 
     def render_GET(self, request: Any) -> bytes:
         """Answer ``ok``."""
-        request.setHeader("Content-Type", "text/plain; charset=utf-8")
-        return b"ok"
+        return plain(request)
 
 
 class JsonRoot(Resource):
     """The root of a service without an application of its own: ``/status``, and errors as JSON.
 
     What else it serves is put in with ``putChild``, for instance ``metrics`` with
-    prometheus-client's ``MetricsResource``. No request changes anything: only GET and HEAD pass.
+    `llama.http.metrics.Metrics`. No request changes anything: only GET and HEAD pass.
     """
 
     def __init__(self) -> None:
@@ -268,7 +291,7 @@ class JsonRoot(Resource):
     def getChildWithDefault(self, path: bytes, request: Any) -> Any:
         """Return the child of that name, or one that refuses."""
         if request.method not in (b"GET", b"HEAD"):
-            return _Refusal(405, "only GET and HEAD are answered here", "GET, HEAD")
+            return _OnlyReading()
         child: Any = super().getChildWithDefault(path, request)
         return child
 

@@ -10,10 +10,16 @@ import orjson
 from attrs import asdict
 from klein import Klein
 from twisted.logger import Logger
-from twisted.python.failure import Failure
-from werkzeug.exceptions import HTTPException
 
-from llama.http.server import BadRequestError, Query, asked_by_this_machine, json_error, set_json
+from llama.http.errors import add_errors
+from llama.http.server import (
+    BadRequestError,
+    Query,
+    asked_by_this_machine,
+    json_error,
+    plain,
+    set_json,
+)
 from llama.pinpoint.fleet import Fleet
 from llama.pinpoint.incidents import Incident, Incidents, Silence
 from llama.pinpoint.judgement import Judgement
@@ -99,8 +105,7 @@ class PinpointApi:
 
     @app.route("/status", methods=["GET"])
     def _status(self, request: Any) -> bytes:
-        request.setHeader("Content-Type", "text/plain; charset=utf-8")
-        return b"ok"
+        return plain(request)
 
     @app.route("/suspects", methods=["GET"])
     def _suspects(self, request: Any) -> bytes:
@@ -190,20 +195,7 @@ class PinpointApi:
         set_json(request, code)
         return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
 
-    @app.handle_errors(BadRequestError)
-    def _bad_request(self, request: Any, failure: Failure) -> bytes:
-        return json_error(request, 400, str(failure.value))
-
-    @app.handle_errors(HTTPException)
-    def _refused(self, request: Any, failure: Failure) -> bytes:
-        code = getattr(failure.value, "code", None) or 500
-        words = {404: "nothing is served there", 405: "not that way"}
-        return json_error(request, code, words.get(code, "refused"))
-
-    @app.handle_errors(Exception)
-    def _failed(self, request: Any, failure: Failure) -> bytes:
-        _log.failure("{path} could not be answered", failure, path=request.path)
-        return json_error(request, 500, "this request met a mistake of ours; see the log")
+    add_errors(app, _log)
 
 
 def read_silence(body: bytes, now: float) -> Silence:

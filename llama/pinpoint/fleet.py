@@ -15,7 +15,15 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from llama.http.client import agent_of, authorization, connection_pool, explain, request
+from llama.http.bounded import read_json
+from llama.http.client import (
+    TooLargeError,
+    agent_of,
+    authorization,
+    connection_pool,
+    explain,
+    request,
+)
 from llama.pinpoint import answers
 from llama.pinpoint.answers import LARGEST, LATEST_S, MOST_FLOWS, MOST_GROUPS, AnswerError
 from llama.pinpoint.windows import PART, Measured
@@ -327,10 +335,9 @@ class Fleet:
 
 def _json(path: str, body: bytes) -> Any:
     """Return what an answer says; raises `AnswerError` if that is nothing, or too much."""
-    # Every value but the first has one of these before it, so what is short has no need of counting.
-    if len(body) > MOST_VALUES and sum(map(body.count, (b",", b"[", b"{"))) > MOST_VALUES:
-        raise AnswerError(f"{path} has more than {MOST_VALUES:,} values")
     try:
-        return orjson.loads(body)
+        return read_json(body, MOST_VALUES)
+    except TooLargeError as error:
+        raise AnswerError(f"{path} has {error}") from None
     except orjson.JSONDecodeError:
         raise AnswerError(f"{path} is no JSON: is that a LLAMA collector?") from None

@@ -7,10 +7,10 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 from twisted.web.resource import Resource
 
+from llama.http import metrics
 from llama.http.server import BadRequestError, JsonRoot, Query, json_error, set_json
 from llama.reflector.stats import Stats, Watched, figures
 from llama.reflector.windows import Windows
@@ -65,21 +65,6 @@ class Metrics(Collector):
         )
 
 
-class _MetricsPage(Resource):
-    """Made where the reflector runs, between two batches: a thread would wait for the lock."""
-
-    isLeaf = True
-
-    def __init__(self, registry: CollectorRegistry) -> None:
-        super().__init__()
-        self._registry = registry
-
-    def render_GET(self, request: Any) -> bytes:
-        """Answer with Prometheus' text."""
-        request.setHeader("Content-Type", CONTENT_TYPE_LATEST)
-        return generate_latest(self._registry)
-
-
 class _InfluxData(Resource):
     """The closed windows, as a collector serves its intervals."""
 
@@ -109,7 +94,7 @@ def root(ports: Watched, stats: Stats) -> JsonRoot:
     registry.register(Metrics(ports, stats))
     found = JsonRoot()
     pages: tuple[tuple[bytes, Any], ...] = (
-        (b"metrics", _MetricsPage(registry)),
+        (b"metrics", metrics.Metrics(registry)),
         (b"influxdata", _InfluxData(stats.windows)),
     )
     for name, page in pages:

@@ -51,15 +51,14 @@ class Options(usage.Options):
         if self["api"] is not None:
             changes["api"] = self["api"]
         self.changes = changes
-        self.reflector = attrs.evolve(config, **changes)
+        self.loaded = attrs.evolve(config, **changes)
 
 
 class _Daemon(ReflectorService):
-    """A reflector that gives up root's powers, and reloads on SIGHUP; ``changes`` win over the file."""
+    """A reflector that gives up root's powers, and reloads; ``changes`` win over the file."""
 
     def __init__(self, reactor: Any, config: ReflectorConfig, changes: dict[str, Any]) -> None:
         super().__init__(reactor, config)
-        self._reactor = reactor
         self._path = config.path
         self._changes = changes
         self._low_port = False
@@ -82,12 +81,6 @@ class _Daemon(ReflectorService):
                 "can become root again, since --euid changes the effective user alone: start it"
                 " without --euid"
             )
-        hangup.obey(self._reactor, self._reload)
-
-    def stopService(self) -> Any:
-        """Stop; a signal during that is ignored."""
-        hangup.ignore()
-        return super().stopService()
 
     async def use(self, config: ReflectorConfig) -> None:
         """Go on with another configuration, and without the power to bind a low port once left."""
@@ -101,7 +94,7 @@ class _Daemon(ReflectorService):
         end_with_1()
         super().failed()
 
-    def _reload(self) -> None:
+    def reload(self) -> None:
         """Read the configuration file again; a bad one changes nothing."""
         if not self._path:
             self.log.warn("not reloaded: started without --config")
@@ -113,7 +106,11 @@ class _Daemon(ReflectorService):
                 self.log.error("not reloaded: {mistake}", mistake=str(mistake))
             return
         done = Deferred.fromCoroutine(self.use(attrs.evolve(config, **self._changes)))
-        done.addErrback(lambda failure: self.log.failure("not reloaded", failure))
+        done.addErrback(
+            lambda failure: self.log.failure(
+                "not reloaded: a fault in the reflector itself", failure
+            )
+        )
 
 
 def makeService(options: Options) -> MultiService:
@@ -121,4 +118,6 @@ def makeService(options: Options) -> MultiService:
     from twisted.internet import reactor
 
     prepare(reactor)
-    return _Daemon(reactor, options.reflector, options.changes)
+    reflector = _Daemon(reactor, options.loaded, options.changes)
+    hangup.OnHangup(reactor, reflector.reload).setServiceParent(reflector)
+    return reflector

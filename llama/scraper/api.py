@@ -6,10 +6,10 @@ from collections.abc import Iterable
 from typing import Any, Protocol
 
 import orjson
-from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from twisted.web.resource import Resource
 
+from llama.http.metrics import Metrics
 from llama.http.server import JsonRoot
 from llama.scraper.buffer import Spool
 from llama.scraper.counts import Counts
@@ -126,24 +126,12 @@ class _State(Resource):
         )
 
 
-class _Metrics(Resource):
-    isLeaf = True
-
-    def __init__(self, scraper: Scraper) -> None:
-        super().__init__()
-        self._registry = scraper.counts.registry
-        self._registry.register(Gauges(scraper))
-
-    def render_GET(self, request: Any) -> bytes:
-        """Answer with all metrics in Prometheus's text format."""
-        request.setHeader("Content-Type", CONTENT_TYPE_LATEST)
-        return generate_latest(self._registry)
-
-
 def root(scraper: Scraper) -> Resource:
     """Return the resource that serves all of it."""
     tree = JsonRoot()
-    children: dict[bytes, Any] = {b"state": _State(scraper), b"metrics": _Metrics(scraper)}
+    registry = scraper.counts.registry
+    registry.register(Gauges(scraper))
+    children: dict[bytes, Any] = {b"state": _State(scraper), b"metrics": Metrics(registry)}
     for name, child in children.items():
         tree.putChild(name, child)
     return tree

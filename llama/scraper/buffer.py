@@ -243,24 +243,17 @@ class Held:
         return leave
 
 
-class MemorySpool:
-    """A spool without a disk, for a scraper whose configuration names none."""
+class Holder:
+    """What every `Spool` knows in memory: what it holds, for whom, and how far all was read."""
 
-    trouble: str | None = None
-
-    def __init__(
-        self,
-        max_octets: int = 64 * 1024 * 1024,
-        max_age_s: float = 3600.0,
-        seconds: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, held: Held) -> None:
         self.dropped: Dropped = lambda reason, chunk: None
         self.found: Callable[[Sequence[Chunk]], None] = lambda chunks: None
-        self._held = Held(max_octets, max_age_s, seconds)
-        self._payloads: dict[int, bytes] = {}
+        self.trouble: str | None = None
+        self._held = held
         self._taken: dict[str, Taken] = {}
         self._writers: set[str] = set()
-        self._last = 0
+        self._last = 0  # the highest number of a chunk; those of another file go on from there
 
     @property
     def max_octets(self) -> int:
@@ -287,14 +280,27 @@ class MemorySpool:
         """How long the oldest has waited."""
         return self._held.age_s()
 
+    def taken(self, collector: str) -> Taken:
+        """Say how far a collector has been read."""
+        return self._taken.get(collector, Taken())
+
+
+class MemorySpool(Holder):
+    """A spool without a disk, for a scraper whose configuration names none."""
+
+    def __init__(
+        self,
+        max_octets: int = 64 * 1024 * 1024,
+        max_age_s: float = 3600.0,
+        seconds: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(Held(max_octets, max_age_s, seconds))
+        self._payloads: dict[int, bytes] = {}
+
     def open(self, writers: Collection[str]) -> Deferred[None]:
         """Remember the writers."""
         self._writers = set(writers)
         return succeed(None)
-
-    def taken(self, collector: str) -> Taken:
-        """Say how far a collector has been read by this process."""
-        return self._taken.get(collector, Taken())
 
     def pack(self, points: Sequence[Point], ready: bool = True) -> Deferred[Sequence[Batch]]:
         """Make batches of points."""

@@ -65,6 +65,8 @@ class _Tried:
 class Delivery:
     """The queue of one writer. ``clock`` is `IReactorTime`; times are its seconds."""
 
+    _log = Logger()
+
     writer: Any  # an ITimeSeriesWriter
     _clock: Any
     _spool: Spool
@@ -88,7 +90,6 @@ class Delivery:
     _named: set[str] = field(factory=set)  # refusals that the log has named
     _timer: Any = None
     _running: bool = False
-    _log: Logger = field(factory=Logger)
 
     @property
     def name(self) -> str:
@@ -157,12 +158,12 @@ class Delivery:
     def _not_closed(self, failure: Failure, grace_s: float) -> None:
         if failure.check(DeferredTimeoutError):
             self._log.warn(
-                "Writer {writer} did not close within {seconds:g} s; what it is still at ends by itself",
+                "writer {writer} did not close within {seconds:g} s; what it is still at ends by itself",
                 writer=self.name,
                 seconds=grace_s,
             )
         else:
-            self._log.failure("Writer {writer} did not close well", failure, writer=self.name)
+            self._log.failure("writer {writer} did not close well", failure, writer=self.name)
 
     def _pump(self) -> None:
         """Start what may start now, and set the timer for what may start later."""
@@ -286,7 +287,7 @@ class Delivery:
             self._again(chunk, count, now + max(wait, wait_s(count, self._draw)))
             if count == ALONE_AFTER + 1 and self._worked and failed:
                 self._log.warn(
-                    "Writer {writer} takes other points, but {points} of {collector} failed"
+                    "writer {writer} takes other points, but {points} of {collector} failed"
                     " {count} times: {problem}; they are kept and tried again",
                     writer=self.name,
                     points=chunk.points,
@@ -333,7 +334,7 @@ class Delivery:
             if refusal.reason not in self._named and len(self._named) < 1000:
                 self._named.add(refusal.reason)
                 self._log.error(
-                    "Writer {writer} refuses points, such as {measurement} {tags}: {reason};"
+                    "writer {writer} refuses points, such as {measurement} {tags}: {reason};"
                     " they are let go and counted, which is said once",
                     writer=self.name,
                     measurement=refusal.point.measurement,
@@ -350,7 +351,7 @@ class Delivery:
             return
         chunks, points = self.waiting
         self._log.info(
-            "Writer {writer} writes again, after {seconds:.0f} s; {points} points in {chunks}"
+            "writer {writer} writes again, after {seconds:.0f} s; {points} points in {chunks}"
             " chunks wait for it",
             writer=self.name,
             seconds=self._clock.seconds() - self._since,
@@ -379,7 +380,7 @@ class Delivery:
             self._since = self._clock.seconds()
         if self.trouble != text and self._running:
             self._log.error(
-                "Writer {writer} cannot write: {problem}; its points are kept and tried again",
+                "writer {writer} cannot write: {problem}; its points are kept and tried again",
                 writer=self.name,
                 problem=text,
             )

@@ -75,6 +75,8 @@ class Poller:
     ``clock`` is the reactor; what is stamped, and compared with stamps, is of ``unix_time_s``.
     """
 
+    _log = Logger()
+
     def __init__(
         self,
         clock: Any,
@@ -110,7 +112,6 @@ class Poller:
         self._phase = random.random()
         self._retry_spool_at = 0.0
         self._said_full = False
-        self._log = Logger()
 
     def set_collectors(self, urls: Iterable[str]) -> None:
         """Ask exactly these collectors from now on; those asked already go on undisturbed."""
@@ -137,7 +138,7 @@ class Poller:
         if self.spool.trouble is None:
             if self._said_full:
                 self._said_full = False
-                self._log.info("The spool takes points again")
+                self._log.info("the spool takes points again")
             return True
         now = self.clock.seconds()
         if now < self._retry_spool_at:
@@ -151,7 +152,7 @@ class Poller:
         if not self._said_full:
             self._said_full = True
             self._log.error(
-                "The spool cannot take points: {problem}; they stay with their collectors,"
+                "the spool cannot take points: {problem}; they stay with their collectors,"
                 " which are asked again as soon as it can",
                 problem=problem,
             )
@@ -159,6 +160,8 @@ class Poller:
 
 class CollectorPoll:
     """Asks one collector, again and again. ``phase_s`` is when within the interval."""
+
+    _log = Logger()
 
     def __init__(self, url: str, poller: Poller, phase_s: float) -> None:
         self.url = url
@@ -181,7 +184,6 @@ class CollectorPoll:
         self._new_at: float | None = None  # when something new last came, or the first answer
         self._remarks = Remarks(url, poller.counts)
         self._since = 0.0
-        self._log = Logger()
 
     @property
     def lag_s(self) -> float | None:
@@ -258,7 +260,7 @@ class CollectorPoll:
                 self._failed("no_answer", str(error))
         except Exception as error:
             self._failed("error", f"{type(error).__name__}: {error}")
-            self._log.failure("A fault in the scraper itself")
+            self._log.failure("a fault in the scraper itself")
 
     async def _ask_in_lane(self) -> bool:
         """Ask once, when it is this collector's turn; says whether to ask again."""
@@ -284,7 +286,7 @@ class CollectorPoll:
         if self.trouble is not None:
             self.trouble = None
             self._log.info(
-                "Collector {url} answers again, after {seconds:.0f} s",
+                "collector {url} answers again, after {seconds:.0f} s",
                 url=self.url,
                 seconds=self._poller.clock.seconds() - self._since,
             )
@@ -299,7 +301,7 @@ class CollectorPoll:
             refused = problem == "connection refused"
             hint = " (does it run, and listen there? api.bind, --api)" if refused else ""
             self._log.warn(
-                "Collector {url}: {problem}; asked again every {interval:g} s",
+                "collector {url}: {problem}; asked again every {interval:g} s",
                 url=self.url,
                 problem=problem + hint,
                 interval=self._poller.interval_s,
@@ -332,7 +334,7 @@ class CollectorPoll:
         if newest_only and cursor is not None:
             self._newest_only = False
             self._log.error(
-                "Collector {url}: what it closed since the last answer is larger than"
+                "collector {url}: what it closed since the last answer is larger than"
                 " {limit} octets: only its newest interval was taken",
                 url=self.url,
                 limit=poller.max_answer,
@@ -400,7 +402,7 @@ class CollectorPoll:
         ahead = lag_s is not None and lag_s < -self._poller.interval_s
         if lag_s is not None and ahead and not self._ahead:
             self._log.warn(
-                "Collector {url}: its newest point lies {seconds:.0f} s in the future: its clock,"
+                "collector {url}: its newest point lies {seconds:.0f} s in the future: its clock,"
                 " or that of this host, is or was wrong; its points are taken all the same",
                 url=self.url,
                 seconds=-lag_s,
@@ -458,7 +460,7 @@ class CollectorPoll:
             return
         for other in self._poller.names.heard(self.url, name):
             self._log.warn(
-                "Collectors {url} and {other} both measure as {name!r}: they are one host on the page,"
+                "collectors {url} and {other} both measure as {name!r}: they are one host on the page,"
                 " and what they tell of the same pair may overwrite each other; unless they are meant"
                 " to, give one another hostname, or source_tags: {{src_hostname: ...}}, which takes a"
                 " file of the full format",

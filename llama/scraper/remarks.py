@@ -11,11 +11,12 @@ from llama.scraper.points import Answer
 class Remarks:
     """What there was to be said about one collector. It is named by its ``url``."""
 
+    _log = Logger()
+
     def __init__(self, url: str, counts: Counts) -> None:
         self._url = url
         self._counts = counts
         self._said: set[str] = set()
-        self._log = Logger()
 
     def reject(self, reason: str, count: int) -> None:
         """Count points that are not taken."""
@@ -27,7 +28,7 @@ class Remarks:
         if count:
             self._counts.missed.labels(self._url).inc(count)
             self._log.error(
-                "Collector {url}: {count} closed intervals were forgotten before they could be"
+                "collector {url}: {count} closed intervals were forgotten before they could be"
                 " asked for: let it hold more, or see why this scraper was away",
                 url=self._url,
                 count=count,
@@ -50,4 +51,4 @@ class Remarks:
         kind = what.partition(":")[0]
         if kind not in self._said:
             self._said.add(kind)
-            self._log.warn("Collector {url}: {what}", url=self._url, what=what)
+            self._log.warn("collector {url}: {what}", url=self._url, what=what)

@@ -97,7 +97,7 @@ class ScraperService(MultiService):
         self._starting.addErrback(self._not_started)
 
     def _not_started(self, failure: Failure) -> None:
-        self._log.failure("The scraper cannot start, and ends", failure)
+        self._log.failure("the scraper cannot start, and ends", failure)
         if self.running:  # it would live and do nothing
             self.failing()
             self._reactor.callWhenRunning(self._reactor.stop)  # it may be about to run
@@ -118,7 +118,7 @@ class ScraperService(MultiService):
         for name, delivery in self.deliveries.items():
             delivery.start(chunk for chunk in chunks if name in chunk.waiting)
         self._log.info(
-            "Asking {collectors} collectors every {interval:g} s, writing to {writers}",
+            "asking {collectors} collectors every {interval:g} s, writing to {writers}",
             collectors=len(self.config.collectors),
             interval=self.config.interval_s,
             writers=", ".join(self.deliveries),
@@ -211,9 +211,9 @@ class ScraperService(MultiService):
         self.config = config
         for what in ("spool", "api", "api_token"):
             if getattr(old, what) != getattr(config, what):
-                self._log.warn("A new {what!r} needs a restart of the scraper", what=what)
+                self._log.warn("a new {what!r} needs a restart of the scraper", what=what)
         self._log.info(
-            "Configuration {path} is in force: {collectors} collectors, {writers} writers",
+            "configuration {path} is in force: {collectors} collectors, {writers} writers",
             path=config.path,
             collectors=len(config.collectors),
             writers=len(self.deliveries),

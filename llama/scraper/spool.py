@@ -21,7 +21,6 @@ from __future__ import annotations
 import sqlite3
 import time
 import zlib
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -38,8 +37,8 @@ from llama.scraper.buffer import (
     CHUNK_OVERHEAD,
     Batch,
     Chunk,
-    Dropped,
     Held,
+    Holder,
     NotStoredError,
     Taken,
     expand,
@@ -57,7 +56,7 @@ BUSY_S = 1.0
 OPEN_RETRY_S = 5.0
 
 
-class DiskSpool:
+class DiskSpool(Holder):
     """A spool in a SQLite file. ``reactor`` needs `IReactorThreads` and time.
 
     How long chunks wait is counted by the reactor's time, unless ``seconds`` is another clock.
@@ -74,15 +73,10 @@ class DiskSpool:
         unix_time_s: Callable[[], float] = time.time,
         seconds: Callable[[], float] | None = None,
     ) -> None:
-        self.dropped: Dropped = lambda reason, chunk: None
-        self.found: Callable[[Sequence[Chunk]], None] = lambda chunks: None
-        self.trouble: str | None = None
+        super().__init__(Held(max_octets, max_age_s, seconds or reactor.seconds))
         self._reactor = reactor
         self._unix_time_s = unix_time_s
         self._path = Path(path)
-        self._held = Held(max_octets, max_age_s, seconds or reactor.seconds)
-        self._taken: dict[str, Taken] = {}
-        self._writers: set[str] = set()
         self._pool: Any = None
         self._whereabouts: Any = None  # of the file that is, or was, open; if that went well
         self._unnoted: list[tuple[int, str]] = []  # acknowledged, but not yet so on disk
@@ -91,36 +85,10 @@ class DiskSpool:
         self._renewed = ""  # why it was the last time
         self._not_open: str | None = None  # why the file cannot be opened, while it is being tried
         self._waiting: list[Deferred[None]] = []  # for an opening to end well, or to fail once
-        self._last = 0  # the highest number of a chunk; those of a new file go on from there
         # Held while chunks are added, or the writers that they wait for change.
         self._adding = DeferredLock()
         self._closed = False
         self._pause: Deferred[None] = succeed(None)
-
-    @property
-    def max_octets(self) -> int:
-        """The most that it holds."""
-        return self._held.max_octets
-
-    @property
-    def max_age_s(self) -> float:
-        """For how long at most."""
-        return self._held.max_age_s
-
-    @property
-    def chunks(self) -> OrderedDict[int, Chunk]:
-        """All chunks held."""
-        return self._held.chunks
-
-    @property
-    def octets(self) -> int:
-        """What they take."""
-        return self._held.octets
-
-    @property
-    def age_s(self) -> float:
-        """How long the oldest has waited."""
-        return self._held.age_s()
 
     def open(self, writers: Collection[str]) -> Deferred[None]:
         """Open or create the file and read what it holds.
@@ -171,14 +139,14 @@ class DiskSpool:
                     problem = file.explain(error, self._path)
                     expected = isinstance(error, sqlite3.Error | OSError | file.ForeignFileError)
                     if not expected and problem != said:
-                        self._log.failure("A fault in the scraper itself")
+                        self._log.failure("a fault in the scraper itself")
             if self._is_closed():
                 return
             self._not_open = self.trouble = f"it cannot be opened: {problem}"
             if problem != said:
                 said = problem
                 self._log.error(
-                    "Spool {path} cannot be opened: {problem}; trying again every {wait:g} s",
+                    "spool {path} cannot be opened: {problem}; trying again every {wait:g} s",
                     path=self._path,
                     problem=problem,
                     wait=OPEN_RETRY_S,
@@ -199,7 +167,7 @@ class DiskSpool:
         self._pool, self._whereabouts = pool, whereabouts
         self._not_open = self.trouble = None
         if said:
-            self._log.info("Spool {path} is open", path=self._path)
+            self._log.info("spool {path} is open", path=self._path)
 
     def _load(self, db: Any) -> tuple[dict[str, Taken], list[Chunk], Whereabouts]:
         """Read the file and say which it is; in the spool's thread."""
@@ -212,10 +180,6 @@ class DiskSpool:
     def _connect(self) -> Any:
         self._path.parent.mkdir(parents=True, exist_ok=True)
         return connect(self._reactor, self._path, BUSY_S)
-
-    def taken(self, collector: str) -> Taken:
-        """Say how far a collector has been read."""
-        return self._taken.get(collector, Taken())
 
     def pack(self, points: Sequence[Point], ready: bool = True) -> Deferred[Sequence[Batch]]:
         """Make batches of points, in the spool's thread."""
@@ -393,7 +357,7 @@ class DiskSpool:
 
     def _not_renewed(self, failure: Failure) -> None:
         self._not_open = self.trouble = "it cannot be opened: a fault in the scraper itself"
-        self._log.failure("A fault in the scraper itself", failure)
+        self._log.failure("a fault in the scraper itself", failure)
 
     async def _settled(self) -> None:
         """Wait for an opening under way, unless it has failed: who knows how long it is tried."""
@@ -427,7 +391,7 @@ class DiskSpool:
         self._renewed = "its file was removed or replaced" if moved else "it was damaged"
         if moved:
             self._log.error(
-                "Spool: {problem} while it was in use: what waited in it is given up, and it is"
+                "spool: {problem} while it was in use: what waited in it is given up, and it is"
                 " opened anew; collectors are asked again for what they still hold",
                 problem=str(error),
             )
@@ -440,7 +404,7 @@ class DiskSpool:
         stamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._unix_time_s()))
         aside = file.set_aside(self._path, stamp)
         self._log.error(
-            "Spool {path} is damaged ({why}): set aside as {aside}, a new one is begun;"
+            "spool {path} is damaged ({why}): set aside as {aside}, a new one is begun;"
             " collectors are asked again for what they still hold",
             path=self._path,
             why=why,

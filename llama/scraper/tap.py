@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from twisted.application.service import MultiService
-from twisted.logger import Logger
+from twisted.python import usage
 from twisted.python.failure import Failure
-from twisted.python.usage import Options as UsageOptions
-from twisted.python.usage import UsageError
 
-from llama import config, hangup
+from llama import hangup
+from llama.config import ConfigErrors, load_scraper
 from llama.net.reactor import prepare
 from llama.process import end_with_1, raise_open_files
 from llama.scraper.service import ScraperService
@@ -18,7 +15,7 @@ from llama.scraper.spool_file import ForeignFileError
 from llama.scraper.writers import WriterConfigError, makers
 
 
-class Options(UsageOptions):
+class Options(usage.Options):
     """Options of ``twistd llama-scraper``."""
 
     synopsis = "[options]"
@@ -33,52 +30,34 @@ class Options(UsageOptions):
     def postOptions(self) -> None:
         """Read the configuration; a mistake ends it here, with nothing but its message."""
         if not self["config"]:
-            raise UsageError("--config FILE is required; etc/scraper.yaml is an example")
+            raise usage.UsageError("--config FILE is required; etc/scraper.yaml is an example")
         try:
-            self["loaded"] = config.load_scraper(self["config"])
-        except config.ConfigErrors as error:
-            raise SystemExit(str(error)) from None
+            self.loaded = load_scraper(self["config"])
+        except ConfigErrors as errors:
+            raise SystemExit(str(errors)) from None
 
 
-class _Reloading(MultiService):
-    """The scraper, reading its configuration again on SIGHUP."""
+class _Daemon(ScraperService):
+    """A scraper that can read its configuration file again."""
 
-    _log = Logger()
-
-    def __init__(self, reactor: Any, scraper: ScraperService, path: str) -> None:
-        super().__init__()
-        self._reactor = reactor
-        self._scraper = scraper
-        self._path = path
-        scraper.setServiceParent(self)
-
-    def startService(self) -> None:
-        """Start, and listen for the signal."""
-        super().startService()
-        hangup.obey(self._reactor, self._reload)
-
-    def stopService(self) -> Any:
-        """Stop; a signal during that is ignored."""
-        hangup.ignore()
-        return super().stopService()
-
-    def _reload(self) -> None:
+    def reread(self) -> None:
+        """Read the file and go on with what it says; a bad one changes nothing."""
         try:
-            loaded = config.load_scraper(self._path, again=True)
-        except config.ConfigErrors as error:
-            self._refuse(str(error))
+            config = load_scraper(self.config.path, again=True)
+        except ConfigErrors as errors:
+            self._refuse(str(errors))
             return
-        self._scraper.reload(loaded).addErrback(self._failed)
+        self.reload(config).addErrback(self._not_reloaded)
 
-    def _failed(self, failure: Failure) -> None:
+    def _not_reloaded(self, failure: Failure) -> None:
         if failure.check(WriterConfigError):
             self._refuse(str(failure.value))
         else:
-            self._log.failure("Reading {path} again failed", failure, path=self._path)
+            self._log.failure("not reloaded: a fault in the scraper itself", failure)
 
-    def _refuse(self, problem: str) -> None:
-        for line in problem.splitlines():
-            self._log.error("Not reloaded, nothing changes: {line}", line=line)
+    def _refuse(self, mistakes: str) -> None:
+        for mistake in mistakes.splitlines():
+            self._log.error("not reloaded: {mistake}", mistake=mistake)
 
 
 def makeService(options: Options) -> MultiService:
@@ -88,9 +67,10 @@ def makeService(options: Options) -> MultiService:
     prepare(reactor)
     raise_open_files()  # a connection to each of a thousand collectors
     try:
-        scraper = ScraperService(reactor, options["loaded"])
+        scraper = _Daemon(reactor, options.loaded)
     except (WriterConfigError, ForeignFileError) as error:
         # Not a UsageError: twistd shows that one as a traceback once options are parsed.
         raise SystemExit(str(error)) from None
     scraper.failing = end_with_1  # for whoever supervises it to start it anew
-    return _Reloading(reactor, scraper, options["config"])
+    hangup.OnHangup(reactor, scraper.reread).setServiceParent(scraper)
+    return scraper

@@ -15,10 +15,10 @@ import orjson
 from klein import Klein
 from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
-from werkzeug.exceptions import HTTPException
 
 from llama import __version__
-from llama.http.server import BadRequestError, json_error, set_json, takes_gzip
+from llama.http.errors import add_errors
+from llama.http.server import json_error, plain, set_json, takes_gzip
 from llama.web.answers import Answers, MatrixQuestion, NotFoundError, TooWideError
 from llama.web.flows import FlowSource, UnknownCollectorError
 from llama.web.incidents import IncidentSource
@@ -60,7 +60,7 @@ def _json(answer: Answer) -> Callable[[WebApi, Any], Awaitable[bytes]]:
     async def route(self: WebApi, request: Any) -> bytes:
         try:
             said = await answer(self, request, Arguments(request))
-        except (BadRequestError, TooWideError) as error:
+        except TooWideError as error:
             return json_error(request, 400, str(error))
         except (NotFoundError, UnknownCollectorError) as error:
             return json_error(request, 404, str(error))
@@ -121,8 +121,7 @@ class WebApi:
     @app.route("/status", methods=["GET"])
     def alive(self, request: Any) -> bytes:
         """Answer that the service is there."""
-        request.setHeader("Content-Type", "text/plain; charset=utf-8")
-        return b"ok"
+        return plain(request)
 
     # --- the API -----------------------------------------------------------------------------
 
@@ -185,23 +184,7 @@ class WebApi:
         at = args.number("at", 0, 1e11)
         return await self._incidents.incidents(at, args.text("cursor"), limit)
 
-    # --- what goes wrong ---------------------------------------------------------------------
-
-    @app.handle_errors(HTTPException)
-    def http_error(self, request: Any, failure: Any) -> bytes:
-        """Answer a request for what is not served."""
-        code = int(failure.value.code or 500)
-        if code == 405:
-            request.setHeader("Allow", "GET, HEAD")
-            return json_error(request, code, "only GET and HEAD are answered here")
-        path = request.path.decode("utf-8", "replace")
-        return json_error(request, code, f"nothing is served at {path}")
-
-    @app.handle_errors(Exception)
-    def internal_error(self, request: Any, failure: Any) -> bytes:
-        """Answer a request that met a mistake of ours, and log it."""
-        _log.failure("cannot answer {path!r}", failure, path=request.path)
-        return json_error(request, 500, "internal error: the log of llama-web says more")
+    add_errors(app, _log)
 
 
 def _matrix_question(args: Arguments) -> MatrixQuestion:

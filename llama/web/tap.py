@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any
+from twisted.application.service import MultiService
+from twisted.python import usage
 
-from twisted.python.usage import Options as UsageOptions
-from twisted.python.usage import UsageError
-
-from llama import config, hangup
+from llama import hangup
+from llama.config import ConfigErrors, load_web
 from llama.net.reactor import prepare
 from llama.web.service import WebService
 from llama.web.store import StoreError
 
 
-class Options(UsageOptions):
+class Options(usage.Options):
     """Options of ``twistd llama-web``."""
 
     synopsis = "[options]"
@@ -23,42 +22,26 @@ class Options(UsageOptions):
     def postOptions(self) -> None:
         """Read the configuration; a mistake ends it here, with nothing but its message."""
         if not self["config"]:
-            raise UsageError("--config FILE is required; etc/web.yaml is an example")
+            raise usage.UsageError("--config FILE is required; etc/web.yaml is an example")
         try:
-            self["loaded"] = config.load_web(self["config"])
-        except config.ConfigErrors as error:
-            raise SystemExit(str(error)) from None
+            self.loaded = load_web(self["config"])
+        except ConfigErrors as errors:
+            raise SystemExit(str(errors)) from None
 
 
-class _Signalled(WebService):
-    """A page that SIGHUP does not end: it says that only a restart reads the file again."""
-
-    def __init__(self, reactor: Any, loaded: config.WebConfig) -> None:
-        super().__init__(reactor, loaded)
-        self._reactor = reactor
-
-    def startService(self) -> None:
-        """Start, and answer the signal."""
-        super().startService()
-        hangup.obey(self._reactor, self._hung_up)
-
-    def stopService(self) -> Any:
-        """Stop; a signal during that is ignored."""
-        hangup.ignore()
-        return super().stopService()
-
-    def _hung_up(self) -> None:
-        self.log.warn(
-            "not reloaded: {path} is read when llama-web starts; restart it", path=self.config.path
-        )
-
-
-def makeService(options: Options) -> WebService:
+def makeService(options: Options) -> MultiService:
     """Return the service that ``options`` describe."""
     from twisted.internet import reactor
 
     prepare(reactor)
     try:
-        return _Signalled(reactor, options["loaded"])
+        web = WebService(reactor, options.loaded)
     except StoreError as error:
         raise SystemExit(f"llama-web: {error}") from None
+
+    def say() -> None:
+        path = web.config.path
+        web.log.warn("not reloaded: {path} is read when llama-web starts; restart it", path=path)
+
+    hangup.OnHangup(reactor, say).setServiceParent(web)
+    return web

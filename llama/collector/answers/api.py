@@ -18,7 +18,6 @@ from klein import Klein
 from twisted.internet.defer import CancelledError, Deferred, inlineCallbacks
 from twisted.logger import Logger
 from twisted.python.failure import Failure
-from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from llama.collector.answers import encode, exposition, page
 from llama.collector.answers.exposition import Health
@@ -29,7 +28,8 @@ from llama.collector.answers.selection import FlowQuery, pairs_of, select_flows
 from llama.collector.answers.sending import send
 from llama.collector.intervals.summary import ClosedInterval
 from llama.collector.slices import Job, Slices
-from llama.http.server import BadRequestError, Query, json_error
+from llama.http.errors import add_errors
+from llama.http.server import Query, json_error, plain
 from llama.paths.table import PathTable
 
 JSON = "application/json"
@@ -202,11 +202,10 @@ class CollectorApi:
 
     @app.route("/status", methods=["GET"])
     def _status(self, request: Any) -> bytes:
-        request.setHeader("Content-Type", "text/plain; charset=utf-8")
         trouble = self._trouble() or self._behind()
         if trouble:
             request.setResponseCode(503)
-        return trouble.encode() or b"ok"
+        return plain(request, trouble or "ok")
 
     @app.route("/influxdata", methods=["GET"])
     @inlineCallbacks
@@ -378,30 +377,13 @@ class CollectorApi:
 
     # What cannot be answered.
 
-    @app.handle_errors(BadRequestError)
-    def _bad_request(self, request: Any, failure: Failure) -> bytes:
-        return json_error(request, 400, str(failure.value))
-
     @app.handle_errors(BusyError)
     def _busy(self, request: Any, failure: Failure) -> bytes:
         request.setHeader("Retry-After", "1")
         return json_error(request, 503, "too many requests wait for an answer; ask again")
 
-    @app.handle_errors(MethodNotAllowed)
-    def _wrong_method(self, request: Any, failure: Failure) -> bytes:
-        request.setHeader("Allow", "GET, HEAD")
-        return json_error(request, 405, "only GET and HEAD are answered here")
-
-    @app.handle_errors(HTTPException)
-    def _not_found(self, request: Any, failure: Failure) -> bytes:
-        asked = request.path.decode(errors="replace")
-        return json_error(request, 404, f"nothing is served at {asked}")
-
     @app.handle_errors(CancelledError)
     def _stopping(self, request: Any, failure: Failure) -> bytes:
         return json_error(request, 503, "the collector is stopping")
 
-    @app.handle_errors(Exception)
-    def _failed(self, request: Any, failure: Failure) -> bytes:
-        _log.failure("{path} could not be answered", failure, path=request.path)
-        return json_error(request, 500, "this request met a mistake of ours; see the log")
+    add_errors(app, _log)

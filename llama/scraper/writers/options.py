@@ -8,9 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import urlsplit
 
-from llama.config.link_local import through_interface
+from llama.config.urls import server_url
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
@@ -39,24 +38,13 @@ class Options:
 
     def url(self, key: str, default: str | None = None) -> str:
         """Return an ``http`` or ``https`` URL without credentials and without a final slash."""
-        value = self.text(key, default).rstrip("/")
+        value = self.text(key, default)
         try:
-            parts = urlsplit(value)
-            right = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        except ValueError:
-            right = False
-        if not right or not value.isascii() or re.search(r"\s", value):
-            raise ValueError(f"{key!r} is {value!r}, expected http://HOST:PORT")
-        if through_interface(parts.hostname or ""):
-            raise ValueError(
-                f"{key!r} is {value!r}, which is link-local: servers are not asked through an"
-                " interface; expected another address"
-            )
-        if parts.username or parts.password:
-            raise ValueError(f"{key!r} holds a password, expected it in keys of its own")
-        if parts.query or parts.fragment:
-            raise ValueError(f"{key!r} is {value!r}, expected no '?' or '#' in it")
-        return value
+            return server_url(value)
+        except ValueError as error:
+            # What has a user in it may have a password.
+            shown = "" if "@" in value else f" {value!r}"
+            raise ValueError(f"{key!r}{shown} {error}") from None
 
     def flag(self, key: str, default: bool) -> bool:
         """Return a yes or no."""

@@ -216,13 +216,13 @@ class SQLiteWriter:
                 pass
         except sqlite3.Error as error:
             self._log.warn(
-                "Store {path}: rolling up or removing old rows failed ({problem});"
+                "store {path}: rolling up or removing old rows failed ({problem});"
                 " tried again in a minute",
                 path=self._path,
                 problem=str(error),
             )
         except Exception:  # the loop would end, and the file grow for ever
-            self._log.failure("A fault in the scraper itself, in the store {path}", path=self._path)
+            self._log.failure("a fault in the scraper itself, in the store {path}", path=self._path)
 
     async def _some(self, do: Callable[..., bool], *args: int) -> bool:
         """Do some of the upkeep, unless the file is closed; says whether there was anything to do."""
