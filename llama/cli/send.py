@@ -18,7 +18,7 @@ from llama.cli._options import Seconds, warn_of_refused
 from llama.collector.names import Names
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
 from llama.collector.probing.hping3.process import unusable
-from llama.collector.probing.plan import NATURAL_SIZE, chosen_addresses
+from llama.collector.probing.plan import chosen_addresses
 from llama.config import dscp_number
 from llama.config.keys import read_keys
 from llama.config.link_local import without_interface
@@ -59,7 +59,7 @@ def _size(text: str) -> int:
 
 def _fit(probe: str, sizes: Iterable[int]) -> None:
     """Refuse sizes that a kind of probe cannot have."""
-    least, natural = KINDS[probe].least_size, NATURAL_SIZE[probe]
+    least, natural = KINDS[probe].least_size, KINDS[probe].natural_size
     for size in sizes:
         if least is None and size != natural:
             raise click.UsageError(f"a {probe} probe has {natural} octets, not {size}")
@@ -172,7 +172,7 @@ def require_ends(host: str, source: str | None, interface: str | None = None) ->
     metavar="OCTETS,...",
     callback=_listed(_size),
     help="UDP payload sizes.  [default: "
-    + ", ".join(f"{size} for {kind}" for kind, size in NATURAL_SIZE.items())
+    + ", ".join(f"{kind.natural_size} for {name}" for name, kind in KINDS.items())
     + "]",
 )
 @click.option(
@@ -189,7 +189,7 @@ def require_ends(host: str, source: str | None, interface: str | None = None) ->
 )
 @click.option(
     "--probe",
-    type=click.Choice(sorted(NATURAL_SIZE)),
+    type=click.Choice(sorted(KINDS)),
     default="stamp",
     show_default=True,
     help="Kind of probe.",

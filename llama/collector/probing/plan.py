@@ -21,12 +21,8 @@ from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
 from llama.collector.probing.schedule import LATEST_S
 from llama.collector.slices import Job, at_once
 from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_name
-from llama.config.offered import PROBES_SHARE, port_of, sent_for
-from llama.config.probes import KINDS
+from llama.config.offered import PROBES_SHARE, port_of, sent_for, sizes_of
 
-#: Octets after the UDP, ICMP or TCP header of every kind of probe.
-NATURAL_SIZE = {name: kind.natural_size for name, kind in KINDS.items()}
-BARE_SIZE = {"stamp": 44, "stamp-auth": 112}  # likewise, without TLVs
 #: What probes are sent over; UDP for all other kinds.
 PROTOCOLS = {"icmp": "icmp", "tcp": "tcp", "hping3": "hping3"}
 #: Targets that are planned at once; see `plan_slowly`.
@@ -381,7 +377,7 @@ def _groups(
                       dscp, size)
                 for target, address in some
                 for dscp in dscps
-                for size in test.sizes or (natural_size(test),)
+                for size in sizes_of(test)
             )  # fmt: skip
             yield None
         timeout_s = max(port.timeout_s for _, port in ports)
@@ -404,13 +400,6 @@ def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield so many of a test's targets at a time that they take a few milliseconds."""
     for first in range(0, len(items), AT_A_TIME):
         yield items[first : first + AT_A_TIME]
-
-
-def natural_size(test: Test) -> int:
-    """Return the UDP payload, in octets, of a test's probes where it names no sizes."""
-    if test.probe in BARE_SIZE and not test.options.get("tlvs", True):
-        return BARE_SIZE[test.probe]
-    return NATURAL_SIZE[test.probe]
 
 
 def secret_of(test: Test) -> bytes | None:
