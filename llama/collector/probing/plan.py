@@ -262,7 +262,7 @@ def plan_slowly(
     groups = []
     for test in config.tests:
         for version in (4, 6):
-            groups += yield from _groups(config, test, version, addresses, source_address)
+            groups += yield from _groups(test, version, addresses, source_address)
     factor = cap_factor(config, groups)
     if factor < 1:
         groups = [evolve(group, rate_pps=group.rate_pps * factor) for group in groups]
@@ -342,7 +342,6 @@ def chosen_addresses(family: str, known: Sequence[str]) -> list[str]:
 
 
 def _groups(
-    config: CollectorConfig,
     test: Test,
     version: int,
     addresses: Mapping[str, Sequence[str]],
@@ -373,9 +372,9 @@ def _groups(
         pairs: list[Pair] = []
         for some in _portions(reached):
             pairs += (
-                _pair(config, test, target, address, source_address(address, sources[0]),
-                      dscp, size)
+                _pair(test, target, tags, address, source_address(address, sources[0]), dscp, size)
                 for target, address in some
+                for tags in (dict(target.tags),)  # what encodes them wants a dict
                 for dscp in dscps
                 for size in sizes_of(test)
             )  # fmt: skip
@@ -426,20 +425,14 @@ def _source(test: Test, version: int, ordinal: int, port: SourcePort) -> Source:
 
 
 def _pair(
-    config: CollectorConfig,
     test: Test,
     target: Target,
+    tags: Mapping[str, str],
     dst_ip: str,
     src_ip: str,
     dscp: int,
     size: int,
 ) -> Pair:
-    tags = {
-        "src_hostname": config.src_hostname,
-        "dst_hostname": target.name,
-        **config.source_tags,
-        **target.tags,
-    }
     return Pair(
         target=target.name, src_ip=src_ip, dst_ip=dst_ip,
         dst_port=port_of(test, target), dscp=dscp,
