@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.cli._tracer import Tracer
+from llama.cli.send import send
 from llama.cli.trace import trace
 from llama.lab import faults
 from llama.lab.fabric import Fabric
@@ -531,12 +532,27 @@ class Mistakes(SynchronousTestCase):
     def test_more_flows_than_ports(self):
         """Source ports end at 65535: more flows than that are refused, and fewer traced unasked."""
         self.assertEqual(
-            self.said("--from-port", "65530", "--flows", "10"),
-            "--from-port 65530 leaves 6 ports up to 65535; give --flows 6 or less, or a lower port",
+            self.said("--source-port", "65530", "--flows", "10"),
+            "--source-port 65530 leaves 6 ports up to 65535; give --flows 6 or less, or a lower port",
         )
-        words = ["127.0.0.1", "--no-dns", "--probes", "0", "--from-port", "65534"]
+        words = ["127.0.0.1", "--no-dns", "--probes", "0", "--source-port", "65534"]
         done = CliRunner().invoke(trace, words)
         self.assertIn("2 flows", done.output)
+
+    def test_options_of_send(self):
+        """What ``llama send`` can be told, too, has the same names; those of before go on working."""
+        ours = {param.name: set(param.opts) for param in trace.params}
+        for param in send.params:
+            self.assertLessEqual(set(param.opts), ours.get(param.name, set(param.opts)))
+        for words in (("--family", "6"), ("-6",)):
+            self.assertEqual(self.said(*words), "127.0.0.1 does not resolve to an IPv6 address")
+        for name in ("--dscp", "--class"):
+            self.assertIn("XY", self.said(name, "XY"))
+        for words in (
+            ("--family", "4", "-f", "10", "--source-port", "65530"),
+            ("-4", "-n", "10", "--from-port", "65530"),
+        ):
+            self.assertIn("leaves 6 ports", self.said(*words))
 
     def test_names_that_are_no_text(self):
         """A file of names that is not UTF-8 is refused by its name."""
