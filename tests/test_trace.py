@@ -36,11 +36,14 @@ from llama.paths.trace import (
     BARE_S,
     HEAD,
     LOOP,
+    PROOF,
     SILENT_HOPS,
     TIMEOUT_S,
     FlowTrace,
+    Judged,
     Packet,
     in_turn,
+    judged,
     meaning,
 )
 from llama.paths.trace import Path as Trace
@@ -339,6 +342,24 @@ class Flows(SynchronousTestCase):
         self.assertEqual(meaning(6, 1, 0), (True, "no route"))
         self.assertIsNone(meaning(4, 11, 1))
         self.assertIsNone(meaning(4, 5, 0))
+
+    def test_judgement_of_errors(self):
+        """The end is what the target itself says, and without proof nothing but a hop is named."""
+        head = bytes(range(HEAD))
+        for kind, code, offender, payload, expected in (
+            (11, 0, "r1", head + b"more", Judged(0x00010203, head)),
+            (11, 0, "r1", head[:PROOF], Judged(0x00010203, head[:PROOF])),
+            (3, 3, "host", head, Judged(0x00010203, head, final=True)),
+            (3, 3, "r1", head, Judged(0x00010203, head, final=True, refusal="port unreachable")),
+            (3, 10, "r1", head, Judged(0x00010203, head, final=True, refusal="host prohibited")),
+            (11, 0, "r1", b"\1\2\0\0", Judged(None, b"\1\2")),
+            (11, 0, "r1", bytes(128), Judged(None, b"")),
+            (3, 3, "host", bytes(128), None),
+            (3, 10, "r1", head[: PROOF - 1], None),
+            (11, 1, "host", head, None),
+        ):
+            error = errors.IcmpError(4, kind, code, offender, "host", 8100, payload)
+            self.assertEqual(judged(error, "host"), expected)
 
 
 class Errors(SynchronousTestCase):
