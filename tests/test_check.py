@@ -405,6 +405,17 @@ class LoadTests(CheckCase):
         self.assertEqual(answer["sockets"], 4 + 2 + 3)
         self.assertEqual([row["paths"] for row in west["coverage"]], list(PATHS))
 
+    def test_sizes(self) -> None:
+        """A test without sizes has the size of its kind of probe, which is less without TLVs."""
+        for test, size in (("tlvs: true", 96), ("tlvs: false", 44), ("probe: icmp", 56)):
+            path = self.file(
+                f"tests: [{{targets: lab, {test}}}]\ntargets: {{lab: [{{ip: 192.0.2.1}}]}}\n"
+            )
+            (said,) = self.answer(path)["tests"]
+            figures = said["per_target"]
+            self.assertEqual(said["sizes"], [size])
+            self.assertEqual(figures["bps"] / figures["pps"], 8 * (20 + 8 + size))
+
     def test_cap(self) -> None:
         """A cap below the configured rate is shown with the rate that is left."""
         path = self.file(

@@ -58,28 +58,40 @@ class Paces(SynchronousTestCase):
     def test_learning(self):
         """A slice that took too long makes the next smaller, a short one makes it larger."""
         pace = Pace(100)
-        pace.did(100).took(10 * Pace.aim_s)
-        self.assertEqual(pace.rows, 50)
-        pace.did(50).took(Pace.aim_s / 10)
-        self.assertEqual(pace.rows, 75)
-        pace.did(75).took(Pace.aim_s)
-        self.assertEqual(pace.rows, 75)
+        slices = pace.slices(1000)
+        for took_s, rows in ((10 * Pace.aim_s, 50), (Pace.aim_s / 10, 75), (Pace.aim_s, 75)):
+            next(slices)
+            pace.took(took_s)
+            self.assertEqual(pace.rows, rows)
+
+    def test_slices(self):
+        """Every row is in one slice, each as long as the one before it taught."""
+        pace = Pace(4)
+        found = []
+        for part in pace.slices(11):
+            found.append((part.start, part.stop))
+            pace.took(Pace.aim_s / 2)
+        self.assertEqual(found, [(0, 4), (4, 10), (10, 11)])
+        self.assertEqual(list(pace.slices(0)), [])
 
     def test_bounds(self):
         """It never falls to nothing, and never grows beyond what one turn may hold."""
         pace = Pace(1)
-        pace.did(1).took(1.0)
+        next(pace.slices(1))
+        pace.took(1.0)
         self.assertEqual(pace.rows, 1)
         for _ in range(100):
-            pace.did(pace.rows).took(0.0)
+            next(pace.slices(Pace.most))
+            pace.took(0.0)
         self.assertEqual(pace.rows, Pace.most)
 
     def test_last_slice(self):
         """A short last slice, quickly done, does not show that more rows would fit."""
         pace = Pace(100)
-        pace.did(3).took(Pace.aim_s / 100)
+        next(pace.slices(3))
+        pace.took(Pace.aim_s / 100)
         self.assertEqual(pace.rows, 100)
-        pace.did(3).took(Pace.aim_s * 10)
+        pace.took(Pace.aim_s * 10)
         self.assertEqual(pace.rows, 50)
 
 

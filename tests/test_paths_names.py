@@ -10,7 +10,7 @@ from twisted.internet.defer import inlineCallbacks, succeed
 from twisted.internet.task import Clock, deferLater
 from twisted.trial.unittest import TestCase
 
-from llama.cli.trace import namer
+from llama.cli._names import namer
 from llama.paths import names as names_module
 from llama.paths.names import ReverseNames, ask, read_names
 

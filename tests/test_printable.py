@@ -8,8 +8,9 @@ from rich.console import Console
 from twisted.trial.unittest import SynchronousTestCase
 from twisted.web.http_headers import Headers
 
+from llama.cli._names import namer
 from llama.cli._report import Report
-from llama.cli.trace import draw, namer
+from llama.cli.trace import draw
 from llama.collector.oneshot import Wanted
 from llama.http.client import Reply, explain
 from llama.paths import multipath

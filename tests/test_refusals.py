@@ -24,9 +24,10 @@ from llama.collector.intervals.ledger import Ledger
 from llama.collector.intervals.summary import STATS, Pair
 from llama.collector.oneshot import Result, Wanted
 from llama.collector.probing.icmp import IcmpProber
-from llama.collector.probing.plan import NATURAL_SIZE, Group, Source
+from llama.collector.probing.plan import Group, Source
 from llama.collector.probing.refusals import _PROOF, MOST, Refusal, Refusals
 from llama.collector.probing.udp import UdpProber
+from llama.config.probes import KINDS
 from llama.net.errors import IcmpError
 from llama.net.port import transmit_ids_supported
 
@@ -57,7 +58,7 @@ class Believed(SynchronousTestCase):
         self.to = sink.getsockname()
         prober = UdpProber(ids=transmit_ids_supported(), chance=random.Random(1))
         self.addCleanup(prober.close)
-        every = pairs(self.to[1], kind, *(sizes or (NATURAL_SIZE[kind],)))
+        every = pairs(self.to[1], kind, *(sizes or (KINDS[kind].natural_size,)))
         sources = tuple(
             Source(version=4, address="127.0.0.1", interface=None, number=0, owner=str(n), df=True)
             for n in range(2)

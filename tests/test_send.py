@@ -18,8 +18,8 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import TestCase
 
+from llama.cli._options import parse_target
 from llama.cli._report import Report, summary
-from llama.cli.send import parse_target
 from llama.collector import oneshot
 from llama.collector.oneshot import OneShot, Outcome, Result, Wanted
 

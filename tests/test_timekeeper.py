@@ -1012,11 +1012,13 @@ class PlanTests(SynchronousTestCase):
         self.assertEqual(chosen_addresses("4", ("::1",)), [])
 
     def test_tags(self) -> None:
-        """Host names are tags unless the user's tags say otherwise."""
-        (group,) = self.plan(self.config(self.test(), source_tags={"rack": "00"}))
-        tags = [p.tags for p in group.pairs]
-        self.assertEqual(tags[0], {"src_hostname": "here", "dst_hostname": "a", "rack": "00"})
-        self.assertEqual(tags[1]["rack"], "01")
+        """A target's tags are those of all its pairs, and kept once."""
+        test = self.test(sizes=(100, 200))
+        (group,) = self.plan(self.config(test))
+        first, second = ([p.tags for p in group.pairs if p.target == name] for name in "ab")
+        for tags, target in ((first, test.targets[0]), (second, test.targets[1])):
+            self.assertEqual(tags, [target.tags] * 2)
+            self.assertIs(*tags)
 
     def test_caps_lower_all_rates(self) -> None:
         """No cap is exceeded, in packets or in bits."""

@@ -21,6 +21,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.cli._tracer import Tracer
+from llama.cli.send import send
 from llama.cli.trace import trace
 from llama.lab import faults
 from llama.lab.fabric import Fabric
@@ -35,11 +36,14 @@ from llama.paths.trace import (
     BARE_S,
     HEAD,
     LOOP,
+    PROOF,
     SILENT_HOPS,
     TIMEOUT_S,
     FlowTrace,
+    Judged,
     Packet,
     in_turn,
+    judged,
     meaning,
 )
 from llama.paths.trace import Path as Trace
@@ -339,6 +343,24 @@ class Flows(SynchronousTestCase):
         self.assertIsNone(meaning(4, 11, 1))
         self.assertIsNone(meaning(4, 5, 0))
 
+    def test_judgement_of_errors(self):
+        """The end is what the target itself says, and without proof nothing but a hop is named."""
+        head = bytes(range(HEAD))
+        for kind, code, offender, payload, expected in (
+            (11, 0, "r1", head + b"more", Judged(0x00010203, head)),
+            (11, 0, "r1", head[:PROOF], Judged(0x00010203, head[:PROOF])),
+            (3, 3, "host", head, Judged(0x00010203, head, final=True)),
+            (3, 3, "r1", head, Judged(0x00010203, head, final=True, refusal="port unreachable")),
+            (3, 10, "r1", head, Judged(0x00010203, head, final=True, refusal="host prohibited")),
+            (11, 0, "r1", b"\1\2\0\0", Judged(None, b"\1\2")),
+            (11, 0, "r1", bytes(128), Judged(None, b"")),
+            (3, 3, "host", bytes(128), None),
+            (3, 10, "r1", head[: PROOF - 1], None),
+            (11, 1, "host", head, None),
+        ):
+            error = errors.IcmpError(4, kind, code, offender, "host", 8100, payload)
+            self.assertEqual(judged(error, "host"), expected)
+
 
 class Errors(SynchronousTestCase):
     def test_control_of_both_families(self):
@@ -531,12 +553,27 @@ class Mistakes(SynchronousTestCase):
     def test_more_flows_than_ports(self):
         """Source ports end at 65535: more flows than that are refused, and fewer traced unasked."""
         self.assertEqual(
-            self.said("--from-port", "65530", "--flows", "10"),
-            "--from-port 65530 leaves 6 ports up to 65535; give --flows 6 or less, or a lower port",
+            self.said("--source-port", "65530", "--flows", "10"),
+            "--source-port 65530 leaves 6 ports up to 65535; give --flows 6 or less, or a lower port",
         )
-        words = ["127.0.0.1", "--no-dns", "--probes", "0", "--from-port", "65534"]
+        words = ["127.0.0.1", "--no-dns", "--probes", "0", "--source-port", "65534"]
         done = CliRunner().invoke(trace, words)
         self.assertIn("2 flows", done.output)
+
+    def test_options_of_send(self):
+        """What ``llama send`` can be told, too, has the same names; those of before go on working."""
+        ours = {param.name: set(param.opts) for param in trace.params}
+        for param in send.params:
+            self.assertLessEqual(set(param.opts), ours.get(param.name, set(param.opts)))
+        for words in (("--family", "6"), ("-6",)):
+            self.assertEqual(self.said(*words), "127.0.0.1 does not resolve to an IPv6 address")
+        for name in ("--dscp", "--class"):
+            self.assertIn("XY", self.said(name, "XY"))
+        for words in (
+            ("--family", "4", "-f", "10", "--source-port", "65530"),
+            ("-4", "-n", "10", "--from-port", "65530"),
+        ):
+            self.assertIn("leaves 6 ports", self.said(*words))
 
     def test_names_that_are_no_text(self):
         """A file of names that is not UTF-8 is refused by its name."""

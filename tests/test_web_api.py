@@ -465,9 +465,9 @@ class ArgumentsTest(SynchronousTestCase):
             arguments.filters()
             arguments.group()
             arguments.opened("rows")
-            span = read_range(arguments, 1e9)
+            window, _ = read_range(arguments, 1e9)
         except BadRequestError as error:
             self.assertNotIn("\n", str(error))
             return
         self.assertTrue(at is None or 0 <= at <= 1e11)
-        self.assertLess(span.start_s, span.end_s)
+        self.assertLess(window.start_s, window.end_s)

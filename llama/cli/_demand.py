@@ -10,7 +10,7 @@ from llama.collector.intervals.summary import FLOW, STATS
 from llama.collector.probing.hping3.process import programs_of
 from llama.collector.probing.sockets import SMALLEST_ROOM, zone_of
 from llama.config import CollectorConfig, Test
-from llama.config.offered import offered, packet_octets, versions
+from llama.config.offered import offered, packet_octets, sizes_of, versions
 
 #: For so long a collector may be kept from reading before replies are dropped.
 STALL_S = 0.25
@@ -101,7 +101,7 @@ def _receive_buffer(test: Test) -> float:
     """Return the octets that a test's busiest socket fills while the collector cannot read."""
     if test.probe in ("tcp", "hping3"):
         return 0.0
-    octets = max(packet_octets(test, size, 6) for size in test.sizes or (None,))
+    octets = max(packet_octets(test.probe, size, 6) for size in sizes_of(test))
     reply = SMALLEST_ROOM if octets < 500 else 2 * octets + SMALLEST_ROOM
     busiest = max(len(port.dscps) for port in test.source_ports)
     pps = len(test.targets) * busiest * max(1, len(test.sizes)) * test.rate_pps

@@ -15,7 +15,7 @@ from llama.cli._host import Host
 from llama.collector.probing.hping3.cycle import spacing_s
 from llama.collector.probing.plan import cycle_of
 from llama.config import CollectorConfig, Test, class_name
-from llama.config.offered import Offered, offered, offered_to, share_of_rate
+from llama.config.offered import Offered, offered, offered_to, share_of_rate, sizes_of
 from llama.config.probes import KINDS
 from llama.config.tree import shown
 from llama.pinpoint.answers import MOST_TAGS
@@ -83,7 +83,7 @@ def _test(test: Test, interval_s: float, share: float) -> dict[str, Any]:
         "probe": test.probe,
         "targets": len(test.targets),
         "classes": [class_name(dscp) for dscp in classes],
-        "sizes": list(test.sizes) or [KINDS[test.probe].natural_size],
+        "sizes": list(sizes_of(test)),
         "source_ports": ports,
         "rate_pps": test.rate_pps,
         "timeout_s": test.timeout_s,

@@ -11,9 +11,10 @@ import numpy as np
 from llama.collector.intervals.replies import UNKNOWN_DSCP
 from llama.collector.intervals.summary import Pair, Stats, reasons
 from llama.collector.oneshot import Outcome, Result, Wanted
-from llama.collector.probing.plan import NATURAL_SIZE, PROTOCOLS
+from llama.collector.probing.plan import PROTOCOLS
 from llama.collector.probing.refusals import NO_PORT, Refusal
 from llama.config import class_name
+from llama.config.probes import KINDS
 from llama.printable import printable
 
 COUNTS = (
@@ -132,7 +133,7 @@ class Report:
     def begin(self, ports: Sequence[int]) -> None:
         """Say what is going to be done."""
         wanted = self._wanted
-        sizes = wanted.sizes or (NATURAL_SIZE[wanted.probe],)
+        sizes = wanted.sizes or (KINDS[wanted.probe].natural_size,)
         where = f"[{wanted.address}]" if ":" in wanted.address else wanted.address
         name = "" if self._named == wanted.address else f"{self._named} "
         classes = ", ".join(class_name(dscp) for dscp in wanted.dscps)

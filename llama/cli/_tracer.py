@@ -14,16 +14,7 @@ from attrs import define, field
 
 from llama.net import errors, mmsg
 from llama.net.lookup import socket_address
-from llama.paths.trace import (
-    HEAD,
-    MOST_HOPS,
-    PROOF,
-    FlowTrace,
-    Packet,
-    drawn_number,
-    in_turn,
-    meaning,
-)
+from llama.paths.trace import MOST_HOPS, FlowTrace, Packet, drawn_number, in_turn, judged
 from llama.wire import stamp
 
 #: Packets a second in all, so that routers that limit their ICMP still answer most.
@@ -183,21 +174,16 @@ class Tracer:
             self._replies(flow, now)
 
     def _error(self, flow: Flow, error: errors.IcmpError, now: float) -> None:
-        said = meaning(error.version, error.kind, error.code)
+        said = judged(error, self.to[0].partition("%")[0])
         if said is None:
             return
-        quote = error.payload[:HEAD]
-        if len(quote) < PROOF or not any(quote):  # zeros are padding (RFC 4884 section 3)
-            if said == (False, "") and self.version == 4:
-                flow.trace.heard_bare(error.offender, now, quote.rstrip(b"\0"))
-            return
-        number = int.from_bytes(quote[:4], "big")
-        if not flow.trace.quoted(number, quote):
-            return
-        final, refusal = said
-        if not refusal and final and error.offender != self.to[0].partition("%")[0]:
-            refusal = "port unreachable"  # said by somebody else, in the target's name
-        flow.trace.heard(number, error.offender, now, final=final, refusal=refusal)
+        if said.number is None:
+            if self.version == 4:
+                flow.trace.heard_bare(error.offender, now, said.quote)
+        elif flow.trace.quoted(said.number, said.quote):
+            flow.trace.heard(
+                said.number, error.offender, now, final=said.final, refusal=said.refusal
+            )
 
     def _replies(self, flow: Flow, now: float) -> None:
         while True:

@@ -15,8 +15,8 @@ from rich.text import Text
 from twisted.internet.defer import Deferred
 from twisted.logger import globalLogBeginner, textFileLogObserver
 
+from llama.cli._names import namer
 from llama.cli._options import HttpUrl, Seconds
-from llama.cli.trace import namer
 from llama.config import Mistake, endpoint
 from llama.config.keys import read_secret, read_urls
 from llama.config.urls import server_url

@@ -14,23 +14,19 @@ import click
 import orjson
 
 from llama.cli import _output, _report
-from llama.cli._options import Seconds, warn_of_refused
+from llama.cli._options import MOST_FLOWS, Seconds, parse_target, require_ends, warn_of_refused
 from llama.collector.names import Names
 from llama.collector.oneshot import MOST_PROBES, OneShot, Outcome, Result, Wanted
 from llama.collector.probing.hping3.process import unusable
-from llama.collector.probing.plan import NATURAL_SIZE, chosen_addresses
+from llama.collector.probing.plan import chosen_addresses
 from llama.config import dscp_number
 from llama.config.keys import read_keys
-from llama.config.link_local import without_interface
 from llama.config.probes import KINDS
 from llama.config.refused import ANSWERED_BY_OURS
-from llama.config.values import not_one_host
-from llama.net.lookup import is_address
 from llama.net.port import LONGEST
 from llama.net.reactor import prepare
 
 REPLIES, NO_REPLIES, USAGE = 0, 1, 2  # exit statuses, as ping's
-MOST_FLOWS = 1024
 
 
 def _listed(convert: Callable[[str], int]) -> Callable[[Any, Any, str | None], tuple[int, ...]]:
@@ -59,7 +55,7 @@ def _size(text: str) -> int:
 
 def _fit(probe: str, sizes: Iterable[int]) -> None:
     """Refuse sizes that a kind of probe cannot have."""
-    least, natural = KINDS[probe].least_size, NATURAL_SIZE[probe]
+    least, natural = KINDS[probe].least_size, KINDS[probe].natural_size
     for size in sizes:
         if least is None and size != natural:
             raise click.UsageError(f"a {probe} probe has {natural} octets, not {size}")
@@ -96,38 +92,6 @@ def _key(probe: str, path: str | None, name: str | None) -> bytes | None:
         if name in (None, key.id):
             return key.secret
     raise click.UsageError(f"{path} has no key {name}; it has: {', '.join(k.id for k in keys)}")
-
-
-def parse_target(text: str, usual: int = 8100) -> tuple[str, int]:
-    """Return host and port of ``HOST``, ``HOST:PORT``, an IPv6 address, or ``[IPv6]:PORT``.
-
-    The port is ``usual`` where none is given. Raises `ValueError`, with a message for people.
-    """
-    port = str(usual)
-    host = text
-    if text.startswith("["):
-        host, bracket, rest = text[1:].partition("]")
-        if not bracket or (rest and not rest.startswith(":")):
-            raise ValueError(f"{text!r}: expected [ADDRESS]:PORT")
-        port = rest[1:] or port
-    elif text.count(":") == 1:
-        host, _, port = text.partition(":")
-    if not host:
-        raise ValueError(f"{text!r}: expected HOST or HOST:PORT")
-    if not (port.isascii() and port.isdigit() and min(usual, 1) <= int(port) <= 65535):
-        raise ValueError(f"{text!r}: {port!r} is no port, expected {min(usual, 1)}-65535")
-    return host, int(port)
-
-
-def require_ends(host: str, source: str | None, interface: str | None = None) -> None:
-    """Raise `ValueError`, with a message for people, for addresses that nothing is probed at, or from."""
-    target = ipaddress.ip_address(host) if is_address(host) else None
-    own = None if source is None else ipaddress.ip_address(source)
-    if target is not None and (problem := not_one_host(target)):
-        raise ValueError(f"{host!r} {problem}")
-    for address in (target, own) if interface is None else ():
-        if problem := without_interface(str(address)):
-            raise ValueError(problem)
 
 
 @click.command()
@@ -172,7 +136,7 @@ def require_ends(host: str, source: str | None, interface: str | None = None) ->
     metavar="OCTETS,...",
     callback=_listed(_size),
     help="UDP payload sizes.  [default: "
-    + ", ".join(f"{size} for {kind}" for kind, size in NATURAL_SIZE.items())
+    + ", ".join(f"{kind.natural_size} for {name}" for name, kind in KINDS.items())
     + "]",
 )
 @click.option(
@@ -189,7 +153,7 @@ def require_ends(host: str, source: str | None, interface: str | None = None) ->
 )
 @click.option(
     "--probe",
-    type=click.Choice(sorted(NATURAL_SIZE)),
+    type=click.Choice(sorted(KINDS)),
     default="stamp",
     show_default=True,
     help="Kind of probe.",
@@ -270,7 +234,7 @@ async def _main(reactor: Any, wanted: Wanted, family: str, as_json: bool) -> Non
     address = await _resolve(reactor, wanted.address, family, wanted.source)
     named = wanted.address
     wanted = attrs.evolve(wanted, address=address)
-    report = _json_report() if as_json else _report.Report(named, wanted, sys.stdout)
+    report = _JsonReport() if as_json else _report.Report(named, wanted, sys.stdout)
     try:
         test = OneShot(reactor, wanted, report.told)
     except OSError as error:
@@ -317,7 +281,7 @@ def _fail(message: str) -> Any:
     raise SystemExit(USAGE)
 
 
-class _json_report:  # noqa: N801
+class _JsonReport:
     """Prints one JSON object a line."""
 
     def begin(self, ports: Any) -> None:

@@ -13,41 +13,17 @@ import click
 from rich.console import Console
 from rich.text import Text
 
-from llama.cli._options import warn_of_refused
+from llama.cli._names import namer
+from llama.cli._options import MOST_FLOWS, parse_target, require_ends, warn_of_refused
 from llama.cli._output import unwritten
 from llama.cli._tracer import Flow, Tracer
 from llama.config.dscp import dscp_number
 from llama.net import mmsg
 from llama.paths import multipath
-from llama.paths.names import ask, read_names
 from llama.paths.trace import LOOP, Path
 from llama.printable import printable
 
-#: Flows at most, whatever the stopping rule wants.
-MOST_FLOWS = 1024
 LAST_PORT = 65535
-
-
-def namer(names: File | None, resolve: bool) -> Callable[[str], str]:
-    """Return what names addresses: a file like /etc/hosts, then reverse DNS if wanted.
-
-    Raises `click.ClickException` for a file that cannot be read.
-    """
-    try:
-        known = {} if names is None else read_names(names)
-    except UnicodeDecodeError:
-        raise click.ClickException(
-            f"{names}: not UTF-8; expected one 'ADDRESS NAME' a line, like /etc/hosts"
-        ) from None
-    except OSError as e:
-        raise click.ClickException(f"{names}: {e.strerror}") from None
-
-    def name(address: str) -> str:
-        if resolve and address not in known:
-            known[address] = ask(address)
-        return known.get(address, address)
-
-    return name
 
 
 def _as_json(tracer: Tracer, target: str, made: multipath.Graph, name: Callable[[str], str]) -> str:
@@ -121,39 +97,45 @@ def _verdicts(flows: Iterable[Flow]) -> list[tuple[Path, bool]]:
 
 @click.command()
 @click.argument("target", metavar="TARGET[:PORT]")
-@click.option(
-    "--port",
-    "-p",
-    type=click.IntRange(1, LAST_PORT),
-    default=8100,
-    show_default=True,
-    help="UDP port of the target.",
-)
+@click.option("--port", "-p", type=click.IntRange(1, LAST_PORT), default=8100, hidden=True)
 @click.option(
     "--flows",
+    "-f",
     "-n",
     type=click.IntRange(1, MOST_FLOWS),
     help="Flows to trace.  [default: as many as it takes]",
 )
-@click.option("--class", "class_name", default="BE", show_default=True, help="Traffic class.")
+@click.option(
+    "--dscp",
+    "-q",
+    "--class",
+    metavar="CLASS",
+    default="BE",
+    show_default=True,
+    help="Traffic class, by name (EF, AF11, CS6 ...) or number.",
+)
 @click.option(
     "--size",
+    "-s",
     default=44,
     show_default=True,
     type=click.IntRange(44, 9000),
     help="Octets of UDP payload.",
 )
 @click.option(
+    "--source-port",
     "--from-port",
     type=click.IntRange(1, LAST_PORT),
-    help="First source port.  [default: the system's choice]",
+    metavar="PORT",
+    help="First source port; further flows count up.  [default: any]",
 )
 @click.option(
     "--df", is_flag=True, help="Forbid fragmentation, and ignore what the MTU is said to be."
 )
-@click.option("--source", help="Address to send from.")
-@click.option("-4", "version", flag_value=4, type=int, help="IPv4 only.")
-@click.option("-6", "version", flag_value=6, type=int, help="IPv6 only.")
+@click.option("--family", type=click.Choice(["any", "4", "6"]), default="any", show_default=True)
+@click.option("-4", "version", flag_value="4", hidden=True)
+@click.option("-6", "version", flag_value="6", hidden=True)
+@click.option("--source", metavar="ADDRESS", help="Local address to send from.")
 @click.option(
     "--probes",
     type=click.IntRange(0),
@@ -172,12 +154,13 @@ def trace(
     target: str,
     port: int,
     flows: int | None,
-    class_name: str,
+    dscp: str,
     size: int,
     df: bool,
-    from_port: int | None,
+    source_port: int | None,
+    family: str,
+    version: str | None,
     source: str | None,
-    version: int | None,
     probes: int,
     names: File | None,
     no_dns: bool,
@@ -192,32 +175,31 @@ def trace(
     """
     if not mmsg.AVAILABLE:
         raise click.ClickException("traces need 64-bit Linux (IP_RECVERR)")
-    from llama.cli.send import parse_target, require_ends
-
     try:
-        dscp = dscp_number(class_name)
+        number = dscp_number(dscp)
         host, port = parse_target(target, port)
         require_ends(host, source)
     except ValueError as e:
         raise click.ClickException(str(e)) from None
+    family = version or family
     try:
-        family = {4: socket.AF_INET, 6: socket.AF_INET6, None: socket.AF_UNSPEC}[version]
-        info = socket.getaddrinfo(host, port, family, socket.SOCK_DGRAM)[0]
+        kind = {"4": socket.AF_INET, "6": socket.AF_INET6, "any": socket.AF_UNSPEC}[family]
+        info = socket.getaddrinfo(host, port, kind, socket.SOCK_DGRAM)[0]
     except (OSError, UnicodeError):
-        wanted = "" if version is None else f" to an IPv{version} address"
+        wanted = "" if family == "any" else f" to an IPv{family} address"
         raise click.ClickException(f"{host} does not resolve{wanted}") from None
-    if from_port is not None and from_port + (flows or 1) - 1 > LAST_PORT:
-        most = LAST_PORT - from_port + 1
+    if source_port is not None and source_port + (flows or 1) - 1 > LAST_PORT:
+        most = LAST_PORT - source_port + 1
         raise click.ClickException(
-            f"--from-port {from_port} leaves {most} ports up to {LAST_PORT}; give --flows {most} or"
+            f"--source-port {source_port} leaves {most} ports up to {LAST_PORT}; give --flows {most} or"
             " less, or a lower port"
         )
-    tracer = Tracer(info, dscp, size, source, whole=df)
+    tracer = Tracer(info, number, size, source, whole=df)
     try:
         console = Console()
         name = namer(names, not no_dns)
         with console.status(f"tracing {target}", spinner="dots"):
-            made = _trace(tracer, flows, from_port, probes, name)
+            made = _trace(tracer, flows, source_port, probes, name)
         if as_json:
             click.echo(_as_json(tracer, target, made, name))
         else:
@@ -237,22 +219,22 @@ def _advice(problem: OSError) -> str:
     """Return what to do about sockets that cannot be had."""
     if problem.errno in (errno.EMFILE, errno.ENFILE):
         return "every flow has a socket: give fewer --flows, or allow more with: ulimit -n 2048"
-    return "choose other --source or --from-port"
+    return "choose other --source or --source-port"
 
 
 def _trace(
     tracer: Tracer,
     flows: int | None,
-    from_port: int | None,
+    source_port: int | None,
     probes: int,
     name: Callable[[str], str],
 ) -> multipath.Graph:
     """Trace as many flows as were asked for, or as it takes, and return their graph."""
-    room = MOST_FLOWS if from_port is None else min(MOST_FLOWS, LAST_PORT - from_port + 1)
+    room = MOST_FLOWS if source_port is None else min(MOST_FLOWS, LAST_PORT - source_port + 1)
     more = flows or min(room, multipath.enough(1))
     try:
         while more > 0:
-            first = None if from_port is None else from_port + len(tracer.flows)
+            first = None if source_port is None else source_port + len(tracer.flows)
             tracer.add(more, first)
             new = tracer.flows[-more:]
             warn_of_refused(flow.port for flow in new)

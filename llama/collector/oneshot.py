@@ -29,13 +29,14 @@ from llama.collector.intervals.replies import UNKNOWN_DSCP
 from llama.collector.intervals.summary import Pair, suspect_bit
 from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle
 from llama.collector.probing.hping3.prober import Hping3Prober
-from llama.collector.probing.plan import NATURAL_SIZE, PROTOCOLS, Group, Source
+from llama.collector.probing.plan import PROTOCOLS, Group, Source
 from llama.collector.probing.probers import Probers
 from llama.collector.probing.refusals import Refusal, Refusals
 from llama.collector.probing.sockets import require_zone
 from llama.collector.probing.tcp import TcpProber
 from llama.collector.slices import at_once
 from llama.config import class_name
+from llama.config.probes import KINDS
 from llama.net.port import transmit_ids_supported
 from llama.net.ticker import Ticker
 
@@ -146,7 +147,7 @@ class OneShot:
                 size=size, port_group="", tags={},
             )
             for dscp in wanted.dscps
-            for size in wanted.sizes or (NATURAL_SIZE[wanted.probe],)
+            for size in wanted.sizes or (KINDS[wanted.probe].natural_size,)
         )  # fmt: skip
         rate = 1 / wanted.interval_s
         cycle, timeout_s = None, wanted.timeout_s

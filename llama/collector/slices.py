@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Iterator
 from typing import Any, Generic, TypeVar
 
 from twisted.internet.defer import Deferred
@@ -29,10 +29,17 @@ class Pace:
         self.rows = rows
         self._did = rows
 
-    def did(self, rows: int) -> Pace:
-        """Note how many rows a slice had, for a job to yield."""
-        self._did = rows
-        return self
+    def slices(self, count: int) -> Iterator[slice]:
+        """Yield all of ``count`` rows by slices, each as long as fits by then.
+
+        A job yields this pace after each.
+        """
+        start = 0
+        while start < count:
+            part = slice(start, min(count, start + self.rows))
+            self._did = part.stop - start
+            yield part
+            start = part.stop
 
     def took(self, seconds: float) -> None:
         """Learn from a slice. A slow one at most halves the next, a fast one adds half.

@@ -25,7 +25,7 @@ from llama.collector.trace_picks import Picks
 from llama.config import class_name
 from llama.net import errors, mmsg
 from llama.paths.table import FlowKey, PathTable
-from llama.paths.trace import HEAD, PROOF, FlowTrace, Packet, drawn_numbers, meaning
+from llama.paths.trace import HEAD, FlowTrace, Packet, drawn_numbers, judged
 from llama.wire import stamp
 
 #: Packets a second in all, at most: as many as the slowest router on the way answers gladly.
@@ -365,37 +365,32 @@ class Tracing:
 
     def error(self, sock: ProbeSocket, error: errors.IcmpError) -> None:
         """Take an ICMP error about a packet of one of the prober's sockets."""
-        said = meaning(error.version, error.kind, error.code)
+        target = error.destination.partition("%")[0], error.port
+        said = judged(error, target[0])
         if said is None:
             return
-        quote = error.payload[:HEAD]
-        if len(quote) == HEAD and any(quote) and quote[14:16] != self.ssid.to_bytes(2, "big"):
-            return  # of a probe: its target refuses it
-        target = error.destination.partition("%")[0], error.port
-        if len(quote) < PROOF or not any(quote):  # zeros are padding (RFC 4884 section 3)
-            if said == (False, "") and not self._bare(sock, target, quote.rstrip(b"\0"), error):
+        if said.number is None:
+            if not self._bare(sock, target, said.quote, error):
                 self._mismatch(error)
             return
-        number = int.from_bytes(quote[:4], "big")
-        going = self._numbers.get(number)
+        if len(said.quote) == HEAD and said.quote[14:16] != self.ssid.to_bytes(2, "big"):
+            return  # of a probe: its target refuses it
+        going = self._numbers.get(said.number)
         if (
             going is None
             or going.sock is not sock
             or going.target != target
-            or not going.trace.quoted(number, quote)
+            or not going.trace.quoted(said.number, said.quote)
         ):
             self._mismatch(error)
             return
-        final, refusal = said
-        if not final:
+        if not said.final:
             self._provers[error.offender] = None
             self._provers.move_to_end(error.offender)
             if len(self._provers) > PROVERS:
                 self._provers.popitem(last=False)
-        if final and not refusal and error.offender != target[0]:
-            refusal = "port unreachable"
         now = self._monotonic_s()
-        going.trace.heard(number, error.offender, now, final=final, refusal=refusal)
+        going.trace.heard(said.number, error.offender, now, final=said.final, refusal=said.refusal)
 
     def _bare(
         self, sock: ProbeSocket, target: tuple[str, int], quote: bytes, error: errors.IcmpError

@@ -108,7 +108,6 @@ def read_collector(doc: Document, port: int = full.DEFAULT_PORT) -> CollectorCon
         max_pps=given["limits"]["pps"],
         max_bps=given["limits"]["bps"],
         src_hostname=hostname,
-        source_tags=source_tags,
         notes=tuple(sorted(doc.notes)),
     )
 

@@ -50,6 +50,7 @@ class Target:
     name: str  #: for results: ``dst_hostname`` unless the tags set it
     host: str  #: what to resolve and probe: hostname or address
     port: int = 8100  #: 1-65535; for ICMP it has no meaning
+    #: As they are read, with the collector's own and both hostnames among them.
     tags: Mapping[str, str] = field(factory=FrozenMapping, converter=_frozen)
 
 
@@ -100,8 +101,6 @@ class CollectorConfig:
     max_pps: float | None = None  #: cap on the sum of all probes, packets/s
     max_bps: float | None = None  #: cap on the sum of all probes, bit/s of IP packets
     src_hostname: str = ""  #: for ``src_hostname`` unless the tags set it
-    #: Added to the tags of every target, whose own win; never contains what they do not say.
-    source_tags: Mapping[str, str] = field(factory=FrozenMapping, converter=_frozen)
     #: Legal but suspicious, for the log and for ``llama check``.
     notes: tuple[Mistake, ...] = field(default=(), eq=False)
 

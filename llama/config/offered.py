@@ -36,15 +36,16 @@ class Offered:
         )
 
 
-def packet_octets(test: Test, size: int | None, version: int) -> int:
-    """Return the octets of one IP packet. ``size`` is of UDP payload; None: the natural one."""
-    return IP_HEADER[version] + KINDS[test.probe].header + _payload(test, size)
-
-
-def _payload(test: Test, size: int | None) -> int:
+def sizes_of(test: Test) -> tuple[int, ...]:
+    """Return the sizes of a test's probes, in octets after the UDP, TCP or ICMP header."""
     kind = KINDS[test.probe]
-    plain = test.options.get("tlvs") is False and kind.least_size
-    return (plain or kind.natural_size) if size is None else size
+    bare = kind.least_size if test.options.get("tlvs") is False else None
+    return test.sizes or (bare or kind.natural_size,)
+
+
+def packet_octets(probe: str, size: int, version: int) -> int:
+    """Return the octets of the IP packet that a probe of ``size`` octets is."""
+    return IP_HEADER[version] + KINDS[probe].header + size
 
 
 def sent_for(probe: str, size: int, version: int) -> tuple[int, int]:
@@ -75,9 +76,9 @@ def offered_to(test: Test, target: Target) -> Offered:
     flows = sum(len(port.dscps) for port in test.source_ports)
     classes = len({dscp for port in test.source_ports for dscp in port.dscps})
     for version in versions(test, target):
-        for size in test.sizes or (None,):
+        for size in sizes_of(test):
             rate = flows * test.rate_pps
-            packets, octets = sent_for(test.probe, _payload(test, size), version)
+            packets, octets = sent_for(test.probe, size, version)
             total += Offered(series=classes, flows=flows, pps=rate * packets, bps=rate * 8 * octets)
     return total
 

@@ -18,6 +18,8 @@ from collections.abc import Callable, Collection, Iterator
 
 from attrs import define, field, frozen
 
+from llama.net.errors import IcmpError
+
 MOST_HOPS = 32
 #: A flow has at most this many packets under way, while routers quote enough to tell them apart.
 AHEAD = 6
@@ -356,6 +358,35 @@ def meaning(version: int, kind: int, code: int) -> tuple[bool, str] | None:
     if kind != unreachable:
         return None
     return (True, "") if code == port else (True, words.get(code, f"unreachable, code {code}"))
+
+
+@frozen
+class Judged:
+    """What an ICMP error says about a trace, if it is true."""
+
+    #: Of the packet that it quotes; None: it quotes too little to prove that it comes from its way.
+    number: int | None
+    quote: bytes  #: of our payload, `HEAD` octets at most
+    final: bool = False
+    refusal: str = ""
+
+
+def judged(error: IcmpError, target: str) -> Judged | None:
+    """Return what an error says about a trace to an address; None if nothing.
+
+    Whether it is true is for `FlowTrace.quoted` to tell or, without a number, for
+    `FlowTrace.heard_bare`: without proof it can only name a hop.
+    """
+    said = meaning(error.version, error.kind, error.code)
+    if said is None:
+        return None
+    final, refusal = said
+    quote = error.payload[:HEAD]
+    if len(quote) < PROOF or not any(quote):  # zeros are padding (RFC 4884 section 3)
+        return None if final else Judged(None, quote.rstrip(b"\0"))
+    if final and not refusal and error.offender != target:
+        refusal = "port unreachable"  # said by somebody else, in the target's name
+    return Judged(int.from_bytes(quote[:4], "big"), quote, final, refusal)
 
 
 def in_turn(

@@ -23,7 +23,7 @@ from llama.web.answers import Answers, MatrixQuestion, NotFoundError, TooWideErr
 from llama.web.flows import FlowSource, UnknownCollectorError
 from llama.web.incidents import IncidentSource
 from llama.web.params import MAX_LIMIT, MAX_SPAN_S, Arguments, read_range
-from llama.web.store import StoreError, StoreTimeoutError, TooMuchError, Window
+from llama.web.store import StoreError, StoreTimeoutError, TooMuchError
 
 _log = Logger()
 
@@ -156,18 +156,16 @@ class WebApi:
     @_json
     async def history(self, request: Any, args: Arguments) -> dict[str, Any]:
         """Answer with one pair's figures over time."""
-        span = read_range(args, self._answers.now_s())
+        window, step_s = read_range(args, self._answers.now_s())
         src, dst = args.required("src"), args.required("dst")
-        window = Window(span.start_s, span.end_s)
-        return await self._answers.history(window, span.step_s, src, dst, args.filters())
+        return await self._answers.history(window, step_s, src, dst, args.filters())
 
     @app.route("/api/v1/timeline", methods=["GET"])
     @_json
     async def timeline(self, request: Any, args: Arguments) -> dict[str, Any]:
         """Answer how the whole mesh did over time."""
-        span = read_range(args, self._answers.now_s())
-        window = Window(span.start_s, span.end_s)
-        return await self._answers.timeline(window, span.step_s, args.filters())
+        window, step_s = read_range(args, self._answers.now_s())
+        return await self._answers.timeline(window, step_s, args.filters())
 
     @app.route("/api/v1/flows", methods=["GET"])
     @_json

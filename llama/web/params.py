@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 
-from attrs import frozen
-
 from llama.http.server import BadRequestError, Query, unexpected
 from llama.web.fold import Open
 from llama.web.groups import read_paths
 from llama.web.metrics import METRICS, Metric
+from llama.web.store import Window
 
 #: What a client may ask at most.
 MAX_TEXT = 512
@@ -89,17 +88,8 @@ class Arguments(Query):
             raise BadRequestError(f"{name}: {error}") from error
 
 
-@frozen
-class Range:
-    """A span of time and the length of its steps; None: to be chosen."""
-
-    start_s: float
-    end_s: float
-    step_s: float | None
-
-
-def read_range(arguments: Arguments, now_s: float) -> Range:
-    """Return the range that ``from``, ``to`` (Unix seconds) and ``step`` name."""
+def read_range(arguments: Arguments, now_s: float) -> tuple[Window, float | None]:
+    """Return what ``from``, ``to`` (Unix seconds) and ``step`` name; a step of None is to be chosen."""
     end = arguments.number("to", 0, 1e11)
     end = now_s if end is None else end
     start = arguments.number("from", 0, 1e11)
@@ -109,4 +99,4 @@ def read_range(arguments: Arguments, now_s: float) -> Range:
     step = arguments.number("step", 1, DAY_S)
     if step is not None and (end - start) / step > MAX_STEPS:
         raise BadRequestError(f"step: more than {MAX_STEPS} steps between from and to")
-    return Range(start, end, step)
+    return Window(start, end), step

@@ -78,6 +78,10 @@ class Answer(NamedTuple):
     receive_drops: Any = 0
     guard_drops: Any = 0
 
+    def rows(self, keep: Any) -> Answer:
+        """Return those of a batch that ``keep`` (N,) says."""
+        return Answer(*(column[keep] for column in self))
+
 
 class Permitted(Protocol):
     """Tells of a DSCP, 0 to 63, whether replies may be sent with it where a probe asks for it."""

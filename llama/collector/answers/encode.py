@@ -7,7 +7,7 @@ programs; NaN appears nowhere.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -160,17 +160,14 @@ def points(
     point = b'{"measurement":"raw_stats","tags":%b,"fields":{%b%b},"time":"%b"}'
     time = utc_text(closed.end_ns).encode()
     made: dict[bytes, bytes] = {}
-    done = 0
     comma = b""
-    while done < len(closed.pairs):
-        part = slice(done, done + _pace_of_points.rows)
+    for part in _pace_of_points.slices(len(closed.pairs)):
         stats = closed.pair_stats[part]
         alike = _alike(stats, flows[part], flows_lossy[part], made)
         rows = zip(tags[part], alike, _times(stats), strict=True)
         packer.add(comma + b",".join([point % (*row, time) for row in rows]))
         comma = b","
-        done = part.stop
-        yield _pace_of_points.did(len(stats))
+        yield _pace_of_points
     if own:
         packer.add(comma + orjson.dumps(list(own))[1:-1])
     return packer.packed()
@@ -217,9 +214,30 @@ def pair_names(pair: Pair) -> dict[str, Any]:
     }
 
 
-def _head(members: dict[str, Any], list_name: str) -> bytes:
-    """Return the beginning of a JSON object whose last member is a list yet to come."""
-    return orjson.dumps(members)[:-1] + b',"' + list_name.encode() + b'":['
+def _listed(
+    head: dict[str, Any], name: str, slices: Iterable[Sequence[dict[str, Any]]]
+) -> Job[Packed]:
+    """Encode an object: the members of ``head``, and the list of what is in the ``slices``.
+
+    They are made at `_pace_of_rows`.
+    """
+    packer = Packer()
+    packer.add(orjson.dumps(head)[:-1] + b',"' + name.encode() + b'":[')
+    comma = b""
+    for objects in slices:
+        packer.add(comma + orjson.dumps(objects)[1:-1])
+        comma = b","
+        yield _pace_of_rows
+    packer.add(b"]}\n")
+    return packer.packed()
+
+
+def _when(closed: ClosedInterval) -> dict[str, Any]:
+    return {
+        "interval_start": utc_text(closed.start_ns),
+        "interval_end": utc_text(closed.end_ns),
+        "close_number": closed.close_number,
+    }
 
 
 def latency(
@@ -229,29 +247,21 @@ def latency(
 
     ``parts`` are intervals and the numbers of those of their pairs that are wanted.
     """
-    packer = Packer()
-    packer.add(_head(head, "pairs"))
-    comma = b""
-    for newest, numbers in parts:
-        closed = newest.closed
-        when = {
-            "interval_start": utc_text(closed.start_ns),
-            "interval_end": utc_text(closed.end_ns),
-            "close_number": closed.close_number,
-        }
-        done = 0
-        while done < len(numbers):
-            some = numbers[done : done + _pace_of_rows.rows]
-            done += len(some)
-            rows = zip(
-                some.tolist(),
-                newest.flows[some].tolist(),
-                newest.flows_lossy[some].tolist(),
-                figures(closed.pair_stats[some]),
-                strict=True,
-            )
-            encoded = orjson.dumps(
-                [
+
+    def slices() -> Iterator[list[dict[str, Any]]]:
+        for newest, numbers in parts:
+            closed = newest.closed
+            when = _when(closed)
+            for part in _pace_of_rows.slices(len(numbers)):
+                some = numbers[part]
+                rows = zip(
+                    some.tolist(),
+                    newest.flows[some].tolist(),
+                    newest.flows_lossy[some].tolist(),
+                    figures(closed.pair_stats[some]),
+                    strict=True,
+                )
+                yield [
                     {
                         **pair_names(closed.pairs[number]),
                         "tags": dict(closed.pairs[number].tags),
@@ -262,12 +272,8 @@ def latency(
                     }
                     for number, count, lossy, row in rows
                 ]
-            )
-            packer.add(comma + encoded[1:-1])
-            comma = b","
-            yield _pace_of_rows.did(len(some))
-    packer.add(b"]}\n")
-    return packer.packed()
+
+    return _listed(head, "pairs", slices())
 
 
 def flows(
@@ -277,22 +283,14 @@ def flows(
 
     ``parts`` are intervals and the numbers of those of their flows that are wanted.
     """
-    packer = Packer()
-    packer.add(_head(head, "flows"))
-    comma = b""
-    for closed, numbers in parts:
-        when = {
-            "interval_start": utc_text(closed.start_ns),
-            "interval_end": utc_text(closed.end_ns),
-            "close_number": closed.close_number,
-        }
-        done = 0
-        while done < len(numbers):
-            some = numbers[done : done + _pace_of_rows.rows]
-            done += len(some)
-            rows = zip(closed.flows[some].tolist(), figures(closed.flow_stats[some]), strict=True)
-            encoded = orjson.dumps(
-                [
+
+    def slices() -> Iterator[list[dict[str, Any]]]:
+        for closed, numbers in parts:
+            when = _when(closed)
+            for part in _pace_of_rows.slices(len(numbers)):
+                some = numbers[part]
+                stats = figures(closed.flow_stats[some])
+                yield [
                     {
                         **pair_names(closed.pairs[number]),
                         "source_port": source_port,
@@ -300,27 +298,15 @@ def flows(
                         **when,
                         **row,
                     }
-                    for (number, source_port, ssid), row in rows
+                    for (number, source_port, ssid), row in zip(
+                        closed.flows[some].tolist(), stats, strict=True
+                    )
                 ]
-            )
-            packer.add(comma + encoded[1:-1])
-            comma = b","
-            yield _pace_of_rows.did(len(some))
-    packer.add(b"]}\n")
-    return packer.packed()
+
+    return _listed(head, "flows", slices())
 
 
 def paths(head: dict[str, Any], rows: Sequence[tuple[FlowKey, Known]]) -> Job[Packed]:
     """Encode traced paths for programs: ``head`` and, under ``paths``, an object a flow."""
-    packer = Packer()
-    packer.add(_head(head, "paths"))
-    comma = b""
-    done = 0
-    while done < len(rows):
-        some = rows[done : done + _pace_of_rows.rows]
-        done += len(some)
-        packer.add(comma + orjson.dumps([path_row(key, known) for key, known in some])[1:-1])
-        comma = b","
-        yield _pace_of_rows.did(len(some))
-    packer.add(b"]}\n")
-    return packer.packed()
+    slices = _pace_of_rows.slices(len(rows))
+    return _listed(head, "paths", ([path_row(*row) for row in rows[part]] for part in slices))

@@ -21,8 +21,8 @@ from llama.collector.slices import Job, Pace
 #: ``_total`` is a counter, any other a gauge.
 Health = Mapping[str, float | Mapping[str, float]]
 
-#: Gives the lines of some rows of a metric: from one, up to another.
-Lines = Callable[[int, int], Iterator[str]]
+#: Gives the lines of some rows of a metric.
+Lines = Callable[[slice], Iterator[str]]
 
 #: The figure, its metric, the labels of its own, and the metric's help.
 COUNTERS = (
@@ -116,22 +116,19 @@ class Totals:
         self._grow()
         start = closed.histogram_start.astype(np.int64)
         buckets = self._buckets.reshape(-1)
-        done = 0
-        while done < len(rows):
-            end = min(len(rows), done + _pace_of_adding.rows)
-            some, stats = rows[done:end], closed.pair_stats[done:end]
+        for part in _pace_of_adding.slices(len(rows)):
+            some, stats = rows[part], closed.pair_stats[part]
             for column, (name, *_) in enumerate(COUNTERS):
                 np.add.at(self._counts[:, column], some, stats[name])
             np.add.at(self._rtt_sum_ns, some, np.nan_to_num(stats["rtt_sum_ns"]))
-            self._flows[some, 0] = flows[done:end]
-            self._flows[some, 1] = flows_lossy[done:end]
+            self._flows[some, 0] = flows[part]
+            self._flows[some, 1] = flows_lossy[part]
             self._suspect[some] = stats["suspect"]
-            entries = slice(start[done], start[end])
-            owner = np.repeat(some, np.diff(start[done : end + 1]))
+            entries = slice(start[part.start], start[part.stop])
+            owner = np.repeat(some, np.diff(start[part.start : part.stop + 1]))
             bucket = BUCKET_OF_BIN[closed.histogram_bin[entries]]
             np.add.at(buckets, owner * BUCKETS + bucket, closed.histogram_count[entries])
-            yield _pace_of_adding.did(end - done)
-            done = end
+            yield _pace_of_adding
 
     def forget(self, rows: Rows) -> None:
         """Set series that ended to nothing: if one comes back, it counts from 0."""
@@ -154,12 +151,9 @@ class Totals:
         packer = Packer()
 
         def family(lines: Lines, pace: Pace = _pace_of_lines) -> Job[None]:
-            done = 0
-            while done < len(rows):
-                end = min(len(rows), done + pace.rows)
-                packer.add("".join(lines(done, end)).encode())
-                yield pace.did(end - done)
-                done = end
+            for part in pace.slices(len(rows)):
+                packer.add("".join(lines(part)).encode())
+                yield pace
 
         for column, (_, name, direction, help_text) in enumerate(COUNTERS):
             if help_text:
@@ -209,16 +203,16 @@ def _counter_lines(
 ) -> Lines:
     own = f'direction="{direction}",' if direction else ""
 
-    def lines(start: int, end: int) -> Iterator[str]:
-        for text, value in zip(labels[start:end], values[start:end].tolist(), strict=True):
+    def lines(part: slice) -> Iterator[str]:
+        for text, value in zip(labels[part], values[part].tolist(), strict=True):
             yield f"llama_{name}_total{{{own}{text}}} {value}\n"
 
     return lines
 
 
 def _gauge_lines(name: str, labels: list[str], values: npt.NDArray[np.int64]) -> Lines:
-    def lines(start: int, end: int) -> Iterator[str]:
-        for text, value in zip(labels[start:end], values[start:end].tolist(), strict=True):
+    def lines(part: slice) -> Iterator[str]:
+        for text, value in zip(labels[part], values[part].tolist(), strict=True):
             yield f"llama_{name}{{{text}}} {value}\n"
 
     return lines
@@ -229,10 +223,10 @@ def _histogram_lines(
 ) -> Lines:
     heads = [f'llama_rtt_seconds_bucket{{le="{bound}",' for bound in [*BOUNDS_S.tolist(), "+Inf"]]
 
-    def lines(start: int, end: int) -> Iterator[str]:
-        up_to = np.cumsum(buckets[start:end], axis=1)
+    def lines(part: slice) -> Iterator[str]:
+        up_to = np.cumsum(buckets[part], axis=1)
         for text, counts, total in zip(
-            labels[start:end], up_to.tolist(), sums_s[start:end].tolist(), strict=True
+            labels[part], up_to.tolist(), sums_s[part].tolist(), strict=True
         ):
             for head, count in zip(heads, counts, strict=True):
                 yield f"{head}{text}}} {count}\n"
@@ -243,8 +237,8 @@ def _histogram_lines(
 
 
 def _suspect_lines(labels: list[str], suspect: npt.NDArray[np.int64]) -> Lines:
-    def lines(start: int, end: int) -> Iterator[str]:
-        for number in (np.flatnonzero(suspect[start:end]) + start).tolist():
+    def lines(part: slice) -> Iterator[str]:
+        for number in (np.flatnonzero(suspect[part]) + part.start).tolist():
             bits = int(suspect[number])
             for bit, reason in enumerate(SUSPECT_REASONS):
                 if bits >> bit & 1:

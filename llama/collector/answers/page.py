@@ -110,12 +110,9 @@ def render(
     packer = Packer()
     packer.add(_top(src_hostname, newest, view, now_s, len(order), losing).encode())
     rows = chosen[order[view.offset : view.offset + view.limit]].tolist()
-    done = 0
-    while done < len(rows):
-        some = rows[done : done + _pace.rows]
-        packer.add("".join(_row(newest[place], number) for place, number in some).encode())
-        done += len(some)
-        yield _pace.did(len(some))
+    for part in _pace.slices(len(rows)):
+        packer.add("".join(_row(newest[place], number) for place, number in rows[part]).encode())
+        yield _pace
     packer.add(_bottom(view, len(order)).encode())
     return packer.packed()
 
@@ -124,16 +121,13 @@ def _matching(
     pairs: Sequence[Pair], numbers: npt.NDArray[np.int64], part: str
 ) -> Job[npt.NDArray[np.int64]]:
     found: list[int] = []
-    done = 0
     wanted = numbers.tolist()
-    while done < len(wanted):
-        some = wanted[done : done + _pace_of_names.rows]
-        for number in some:
+    for few in _pace_of_names.slices(len(wanted)):
+        for number in wanted[few]:
             pair = pairs[number]
             if part in f"{pair.target} {pair.dst_ip} {pair.class_name}".lower():
                 found.append(number)
-        done += len(some)
-        yield _pace_of_names.did(len(some))
+        yield _pace_of_names
     return np.array(found, np.int64)
 
 

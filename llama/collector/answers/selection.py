@@ -62,12 +62,9 @@ def pairs_of(
         return numbers
     wanted = numbers.tolist()
     found: list[int] = []
-    done = 0
-    while done < len(wanted):
-        some = wanted[done : done + _pace.rows]
-        found += [number for number in some if _named(pairs[number], target, class_name)]
-        done += len(some)
-        yield _pace.did(len(some))
+    for part in _pace.slices(len(wanted)):
+        found += [number for number in wanted[part] if _named(pairs[number], target, class_name)]
+        yield _pace
     return np.array(found, np.int64)
 
 

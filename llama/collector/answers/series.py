@@ -78,24 +78,18 @@ class Series:
         """Return the rows of ``pairs``, which are being measured ``now_s`` (any clock)."""
         rows = np.zeros(len(pairs), np.int64)
         new: list[int] = []
-        done = 0
-        while done < len(pairs):
-            some = pairs[done : done + _pace_of_known.rows]
-            for number, member in enumerate(some, done):
+        for part in _pace_of_known.slices(len(pairs)):
+            for number, member in enumerate(pairs[part], part.start):
                 row = self._known.get(member)
                 if row is None:
                     new.append(number)
                 else:
                     rows[number] = row
-            done += len(some)
-            yield _pace_of_known.did(len(some))
-        done = 0
-        while done < len(new):
-            numbers = new[done : done + _pace_of_new.rows]
-            for number in numbers:
+            yield _pace_of_known
+        for part in _pace_of_new.slices(len(new)):
+            for number in new[part]:
                 rows[number] = self._known[pairs[number]] = self._row_of(pairs[number])
-            done += len(numbers)
-            yield _pace_of_new.did(len(numbers))
+            yield _pace_of_new
         if len(self._seen_s) < len(self.labels):
             more = 2 * len(self.labels) - len(self._seen_s)
             self._seen_s = np.pad(self._seen_s, (0, more), constant_values=_NEVER)

@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import random
 import socket
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
-from llama.collector.intervals.summary import Pair, suspect_bit
-from llama.collector.probing.complaints import Complaints
+from llama.collector.intervals.summary import Pair
 from llama.collector.probing.plan import Source, places_of
+from llama.collector.probing.prober import Prober
 from llama.collector.probing.sockets import ProbeSocket
 from llama.collector.probing.track import Track
 from llama.collector.probing.udp import LONGEST_DRAIN_S
@@ -67,43 +66,13 @@ def places_now(
                 yield one, track if place >= 0 else None, place
 
 
-class PortHolder:
+class PortHolder(Prober):
     """The ports, and the figures, of such a prober."""
 
-    tracks: Sequence[Track]
-
     def __init__(self, chance: random.Random | None) -> None:
-        self._chance = random.Random() if chance is None else chance
-        self.sockets: dict[Source, ProbeSocket] = {}
-        self.tracks = []
-        self.sent = 0
-        self.skipped = 0
+        super().__init__(chance)
         self.received = 0
         self.strangers = 0
-        self.receive_drops = 0
-        self.damaged = 0
-        self.failed_sends: Counter[str] = Counter()
-        self._complaints = Complaints()
-
-    def let_go(self, source: Source) -> None:
-        """Let a source's port go."""
-        self.sockets.pop(source).sock.close()
-
-    def _let_go_unused(self) -> None:
-        """Let the ports go that none of the tracks probes from."""
-        used = {source for track in self.tracks for source in track.group.sources}
-        for source in [source for source in self.sockets if source not in used]:
-            self.let_go(source)
-
-    def _let_all_go(self) -> None:
-        for held in self.sockets.values():
-            held.sock.close()
-        self.sockets.clear()
-
-    @property
-    def probes_per_s(self) -> float:
-        """How many probes are sent a second, when all goes well."""
-        return sum(track.schedule.probes_per_s for track in self.tracks)
 
     def drain_every_s(self) -> float:
         """Return how often to `drain`, s."""
@@ -112,12 +81,3 @@ class PortHolder:
     def check_drops(self) -> int:
         """Return 0: no buffer of ours fills."""
         return 0
-
-    def _note_skipped(self, track: Track, before: int) -> None:
-        """Count, and mark, the probes that a track's schedule has skipped since it said ``before``."""
-        new = track.schedule.skipped - before
-        if new:
-            self.skipped += new
-            track.ledger.mark_current(
-                suspect_bit("late_ticks"), "probes were skipped: too late to send"
-            )

@@ -218,8 +218,7 @@ class _EchoIntake(Intake):
         owner[lost] = -1
         for n in np.unique(owner[owner >= 0]).tolist():
             track = self.tracks[n]
-            rows: Any = [column[owner == n] for column in arrived]
-            own = Replies(*rows)
+            own = arrived.rows(owner == n)
             strangers = track.ledger.strangers
             self.received += track.ledger.reply(own._replace(flow=own.flow - track.first_flow))
             self.strangers += track.ledger.strangers - strangers

@@ -290,9 +290,9 @@ class Intake:
         for n in np.unique(owner).tolist():
             mine = owner == n
             track = self.tracks[n]
-            columns: Any = [column[mine] for column in arrived]
-            own = Replies(*columns)._replace(flow=flow[mine] - track.first_flow)
-            self._enter(track, own, tlv.Answer(*(column[mine] for column in tlvs)))
+            own = arrived.rows(mine)
+            own = own._replace(flow=own.flow - track.first_flow)
+            self._enter(track, own, tlvs.rows(mine))
 
     def _take_formatted(
         self, inbox: Inbox, count: int, arrived: formats.Arrived
@@ -415,7 +415,7 @@ class Intake:
         news &= track.ledger.genuine(replies)
         track.ledger.counting[pairs[news]] = counting[news]
         news &= counting
-        told = tlv.Answer(*(column[news] for column in tlvs))
+        told = tlvs.rows(news)
         for doubt in self._reflectors.hear(
             track.ledger, track.reflector[pairs[news]], told,
             replies.t2_ns[news], replies.t4_ns[news],

@@ -21,12 +21,8 @@ from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
 from llama.collector.probing.schedule import LATEST_S
 from llama.collector.slices import Job, at_once
 from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_name
-from llama.config.offered import PROBES_SHARE, port_of, sent_for
-from llama.config.probes import KINDS
+from llama.config.offered import PROBES_SHARE, port_of, sent_for, sizes_of
 
-#: Octets after the UDP, ICMP or TCP header of every kind of probe.
-NATURAL_SIZE = {name: kind.natural_size for name, kind in KINDS.items()}
-BARE_SIZE = {"stamp": 44, "stamp-auth": 112}  # likewise, without TLVs
 #: What probes are sent over; UDP for all other kinds.
 PROTOCOLS = {"icmp": "icmp", "tcp": "tcp", "hping3": "hping3"}
 #: Targets that are planned at once; see `plan_slowly`.
@@ -266,7 +262,7 @@ def plan_slowly(
     groups = []
     for test in config.tests:
         for version in (4, 6):
-            groups += yield from _groups(config, test, version, addresses, source_address)
+            groups += yield from _groups(test, version, addresses, source_address)
     factor = cap_factor(config, groups)
     if factor < 1:
         groups = [evolve(group, rate_pps=group.rate_pps * factor) for group in groups]
@@ -346,7 +342,6 @@ def chosen_addresses(family: str, known: Sequence[str]) -> list[str]:
 
 
 def _groups(
-    config: CollectorConfig,
     test: Test,
     version: int,
     addresses: Mapping[str, Sequence[str]],
@@ -377,11 +372,11 @@ def _groups(
         pairs: list[Pair] = []
         for some in _portions(reached):
             pairs += (
-                _pair(config, test, target, address, source_address(address, sources[0]),
-                      dscp, size)
+                _pair(test, target, tags, address, source_address(address, sources[0]), dscp, size)
                 for target, address in some
+                for tags in (dict(target.tags),)  # what encodes them wants a dict
                 for dscp in dscps
-                for size in test.sizes or (natural_size(test),)
+                for size in sizes_of(test)
             )  # fmt: skip
             yield None
         timeout_s = max(port.timeout_s for _, port in ports)
@@ -404,13 +399,6 @@ def _portions(items: Sequence[T]) -> Iterator[Sequence[T]]:
     """Yield so many of a test's targets at a time that they take a few milliseconds."""
     for first in range(0, len(items), AT_A_TIME):
         yield items[first : first + AT_A_TIME]
-
-
-def natural_size(test: Test) -> int:
-    """Return the UDP payload, in octets, of a test's probes where it names no sizes."""
-    if test.probe in BARE_SIZE and not test.options.get("tlvs", True):
-        return BARE_SIZE[test.probe]
-    return NATURAL_SIZE[test.probe]
 
 
 def secret_of(test: Test) -> bytes | None:
@@ -437,20 +425,14 @@ def _source(test: Test, version: int, ordinal: int, port: SourcePort) -> Source:
 
 
 def _pair(
-    config: CollectorConfig,
     test: Test,
     target: Target,
+    tags: Mapping[str, str],
     dst_ip: str,
     src_ip: str,
     dscp: int,
     size: int,
 ) -> Pair:
-    tags = {
-        "src_hostname": config.src_hostname,
-        "dst_hostname": target.name,
-        **config.source_tags,
-        **target.tags,
-    }
     return Pair(
         target=target.name, src_ip=src_ip, dst_ip=dst_ip,
         dst_port=port_of(test, target), dscp=dscp,

@@ -140,6 +140,7 @@ class TcpProber(PortHolder):
     """
 
     log = Logger()
+    untold = "nor could {count} more be connected to"
 
     def __init__(
         self,
@@ -184,7 +185,7 @@ class TcpProber(PortHolder):
         ledger.stamps_there = False
         sockets = [self.open(source) for source in group.sources]
         ssids = dict.fromkeys(group.variants, 0)
-        return Track(group, ledger, live, sockets, ssids, self._chance, now_s)
+        return Track(group, ledger, live, sockets, ssids, self.chance, now_s)
 
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""
@@ -214,14 +215,6 @@ class TcpProber(PortHolder):
 
     def follow_interfaces(self) -> None:
         """Do nothing: every attempt is bound, and addressed, by the interface's name."""
-
-    def next_interval(self) -> None:
-        """Take note that another interval begins: failures are told of again after a good one."""
-        untold = self._complaints.next_interval()
-        if untold:
-            self.log.warn(
-                "nor could {count} more be connected to, in the same interval", count=untold
-            )
 
     # Probes out
 

@@ -19,7 +19,7 @@ import itertools
 import random
 import select
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -29,11 +29,11 @@ from twisted.logger import Logger
 
 from llama.collector.intervals.ledger import Ints, Ledger
 from llama.collector.intervals.summary import suspect_bit
-from llama.collector.probing.complaints import Complaints
 from llama.collector.probing.inbox import ARENA, Inbox
 from llama.collector.probing.intake import Intake
 from llama.collector.probing.outbox import Outbox
 from llama.collector.probing.plan import Group, Source, Variant
+from llama.collector.probing.prober import Prober
 from llama.collector.probing.schedule import BURST, Burst
 from llama.collector.probing.sockets import SMALLEST_ROOM, ProbeSocket, endpoint, interface_number
 from llama.collector.probing.track import Track
@@ -45,7 +45,7 @@ SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
 DAMAGED = "packets of {protocol} arrived damaged: their checksums are wrong"
 
 
-class UdpProber:
+class UdpProber(Prober):
     """Probes the groups it is given; see `arrange`, `tick` and `drain`.
 
     ``wall_ns`` is the wall clock (Unix ns). ``kernel_stamps`` false takes T1 in user space. ``ids``
@@ -54,6 +54,7 @@ class UdpProber:
     """
 
     log = Logger()
+    untold = "nor could probes be sent to {count} more"
 
     def __init__(
         self,
@@ -63,14 +64,13 @@ class UdpProber:
         wall_ns: Any = time.time_ns,
         chance: random.Random | None = None,
     ) -> None:
+        super().__init__(chance)
         self._wall_ns = wall_ns
         self._ids = ids and kernel_stamps
         self._kernel_stamps = kernel_stamps
-        self.chance = random.Random() if chance is None else chance
         self._padding = np.zeros(LONGEST, np.uint8)
         self._inboxes: dict[int, Inbox] = {}
         self._causes: dict[int, Causes | None] = {}  # by address family, as inboxes are
-        self.sockets: dict[Source, ProbeSocket] = {}
         self._by_ordinal: dict[int, ProbeSocket] = {}
         self._ordinals = itertools.count()  # there is room for 48 bits of them
         self._by_fd: dict[int, ProbeSocket] = {}
@@ -78,16 +78,9 @@ class UdpProber:
         self._poll = select.poll()
         self._turn = 0  # which of the sockets that have something is read first
         self._ssid = self.chance.randrange(1, 65536)
-        self.tracks: list[Track] = []
         self._outboxes: dict[Track, Outbox] = {}  # of those that are probed
         self._ssids: dict[tuple[object, ...], dict[Variant, int]] = {}
         self._taken: set[int] = set()  # SSIDs: all of these, and what was reserved beside them
-        self.sent = 0
-        self.skipped = 0
-        self.receive_drops = 0
-        self.damaged = 0
-        self.failed_sends: Counter[str] = Counter()
-        self._complaints = Complaints()
         #: Who else is told of ICMP errors at sockets that hear them, besides `tracing`.
         self.told_errors: Callable[[ProbeSocket, errors.IcmpError], None] | None = None
 
@@ -155,9 +148,7 @@ class UdpProber:
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""
         self._line_up(tracks)
-        used = {source for track in self.tracks for source in track.group.sources}
-        for source in [source for source in self.sockets if source not in used]:
-            self.let_go(source)
+        self._let_go_unused()
 
     def _line_up(self, tracks: Sequence[Track]) -> None:
         self.tracks = list(tracks)
@@ -214,14 +205,6 @@ class UdpProber:
             self._outboxes.pop(track, None)
         self._line_up(self.tracks)
 
-    def next_interval(self) -> None:
-        """Take note that another interval begins: failures are told of again after a good one."""
-        untold = self._complaints.next_interval()
-        if untold:
-            self.log.warn(
-                "nor could probes be sent to {count} more, in the same interval", count=untold
-            )
-
     def let_go(self, source: Source) -> None:
         """Close the socket of a source."""
         sock = self.sockets.pop(source)
@@ -231,8 +214,7 @@ class UdpProber:
 
     def close(self) -> None:
         """Close all sockets."""
-        for source in list(self.sockets):
-            self.let_go(source)
+        self._let_all_go()
 
     @property
     def received(self) -> int:
@@ -252,11 +234,6 @@ class UdpProber:
     @tracing.setter
     def tracing(self, tracing: Any) -> None:
         self._intake.tracing = tracing
-
-    @property
-    def probes_per_s(self) -> float:
-        """How many probes are sent a second, when all goes well."""
-        return sum(track.schedule.probes_per_s for track in self.tracks)
 
     def drain_every_s(self) -> float:
         """Return how often to `drain`: seldom, but so that no receive buffer fills by a quarter.
@@ -290,10 +267,7 @@ class UdpProber:
             for burst in schedule.bursts(now_s, BURST, elapsed_s):
                 self._send(track, burst)
             if schedule.skipped != skipped:
-                self.skipped += schedule.skipped - skipped
-                track.ledger.mark_current(
-                    suspect_bit("late_ticks"), "probes were skipped: too late to send"
-                )
+                self._note_skipped(track, skipped)
 
     def _send(self, track: Track, burst: Burst) -> None:
         """Send one probe to each flow of a burst."""

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
 import orjson
@@ -25,12 +26,23 @@ from llama.http.client import (
 from llama.web.store import StoreError, StoreTimeoutError, TooMuchError
 
 T = TypeVar("T")
+P = ParamSpec("P")
 
 MEGABYTE = 1024 * 1024
 #: What one answer may weigh: that of a mesh of 40,000 series is some 20 MB.
 MAX_ANSWER = 512 * MEGABYTE
 #: Questions that are asked of one database at once.
 AT_ONCE = 8
+
+
+def deferred(ask: Callable[P, Coroutine[Deferred[Any], Any, T]]) -> Callable[P, Deferred[T]]:
+    """Make a coroutine function one that begins at once, and returns a Deferred of what it gives."""
+
+    @wraps(ask)
+    def begin(*args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
+        return Deferred.fromCoroutine(ask(*args, **kwargs))
+
+    return begin
 
 
 class Database:

@@ -29,7 +29,7 @@ from llama.web.store import (
     Window,
     series_key,
 )
-from llama.web.stores.database import Database, json_lines
+from llama.web.stores.database import Database, deferred, json_lines
 
 MEASUREMENT = "raw_stats"
 
@@ -110,21 +110,18 @@ class InfluxDBStore:
             )
         return answers
 
-    def newest(self) -> Deferred[float | None]:
+    @deferred
+    async def newest(self) -> float | None:
         """See `llama.web.store.Store`."""
-
-        async def ask() -> float | None:
-            now_s = self._unix_time_s()
-            # Looking through all there ever was takes its time.
-            for window in (Window(now_s - 3600.0, now_s), Window(0.0, now_s)):
-                (found,) = await self._select(
-                    f'SELECT last("sent") FROM {self._from} WHERE {within(window)}'
-                )
-                if found:
-                    return float(found[0][2][0][0]) / 1000
-            return None
-
-        return Deferred.fromCoroutine(ask())
+        now_s = self._unix_time_s()
+        # Looking through all there ever was takes its time.
+        for window in (Window(now_s - 3600.0, now_s), Window(0.0, now_s)):
+            (found,) = await self._select(
+                f'SELECT last("sent") FROM {self._from} WHERE {within(window)}'
+            )
+            if found:
+                return float(found[0][2][0][0]) / 1000
+        return None
 
     def resolution_s(self, start_s: float) -> Deferred[float]:
         """See `llama.web.store.Store`."""
@@ -134,51 +131,40 @@ class InfluxDBStore:
         """See `llama.web.store.Store`."""
         return self.resolution_s(start_s)
 
-    def activity(self, window: Window) -> Deferred[Activity]:
+    @deferred
+    async def activity(self, window: Window) -> Activity:
         """See `llama.web.store.Store`."""
+        (found,) = await self._select(
+            f'SELECT "sent" FROM {self._from} WHERE {within(window)}'
+            " GROUP BY * ORDER BY time DESC LIMIT 2"
+        )
+        times = [[float(row[0]) for row in rows] for _, _, rows in found]
+        return Activity(
+            [tags for tags, _, _ in found],
+            np.array([each[0] for each in times], dtype=np.float64) / 1000,
+            np.array([each[0] - each[1] if len(each) > 1 else np.nan for each in times]) / 1000,
+        )
 
-        async def ask() -> Activity:
-            (found,) = await self._select(
-                f'SELECT "sent" FROM {self._from} WHERE {within(window)}'
-                " GROUP BY * ORDER BY time DESC LIMIT 2"
-            )
-            times = [[float(row[0]) for row in rows] for _, _, rows in found]
-            return Activity(
-                [tags for tags, _, _ in found],
-                np.array([each[0] for each in times], dtype=np.float64) / 1000,
-                np.array([each[0] - each[1] if len(each) > 1 else np.nan for each in times]) / 1000,
-            )
-
-        return Deferred.fromCoroutine(ask())
-
-    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
+    @deferred
+    async def remembered(self, window: Window, speaking: frozenset[str]) -> Activity:
         """See `llama.web.store.Store`."""
+        (known,) = await self._select(
+            f'SHOW TAG VALUES FROM {self._from} WITH KEY = "src_hostname"'
+        )
+        sources = sorted({row[1] for _, _, rows in known for row in rows} - speaking)
+        found: list[Found] = []
+        for first in range(0, len(sources), SOURCES_AT_ONCE):
+            found += await self._newest_rows(window, (), sources[first : first + SOURCES_AT_ONCE])
+        return Activity(
+            [tags for tags, _, _ in found],
+            np.array([rows[0][0] for _, _, rows in found], dtype=np.float64) / 1000,
+            np.full(len(found), np.nan),
+        )
 
-        async def ask() -> Activity:
-            (known,) = await self._select(
-                f'SHOW TAG VALUES FROM {self._from} WITH KEY = "src_hostname"'
-            )
-            sources = sorted({row[1] for _, _, rows in known for row in rows} - speaking)
-            found: list[Found] = []
-            for first in range(0, len(sources), SOURCES_AT_ONCE):
-                found += await self._newest_rows(
-                    window, (), sources[first : first + SOURCES_AT_ONCE]
-                )
-            return Activity(
-                [tags for tags, _, _ in found],
-                np.array([rows[0][0] for _, _, rows in found], dtype=np.float64) / 1000,
-                np.full(len(found), np.nan),
-            )
-
-        return Deferred.fromCoroutine(ask())
-
-    def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
+    @deferred
+    async def latest(self, window: Window, columns: Sequence[str]) -> Snapshot:
         """See `llama.web.store.Store`."""
-
-        async def ask() -> Snapshot:
-            return self._latest(await self._newest_rows(window, columns), columns)
-
-        return Deferred.fromCoroutine(ask())
+        return self._latest(await self._newest_rows(window, columns), columns)
 
     async def _newest_rows(
         self, window: Window, columns: Sequence[str], sources: Sequence[str] = ()
@@ -199,121 +185,104 @@ class InfluxDBStore:
         names = ["time", "sent", *_known(columns)]
         return _snapshot([tags for tags, _, _ in found], rows, names, columns)
 
-    def latest_of(
-        self, window: Window, columns: Sequence[str], some: Activity
-    ) -> Deferred[Snapshot]:
+    @deferred
+    async def latest_of(self, window: Window, columns: Sequence[str], some: Activity) -> Snapshot:
         """See `llama.web.store.Store`. All series of a source speak as seldom."""
+        sources = sorted({tags.get("src_hostname", "") for tags in some.series})
+        found: list[Found] = []
+        for first in range(0, len(sources), SOURCES_AT_ONCE):
+            part = sources[first : first + SOURCES_AT_ONCE]
+            found += await self._newest_rows(window, columns, part)
+        return self._latest(found, columns)
 
-        async def ask() -> Snapshot:
-            sources = sorted({tags.get("src_hostname", "") for tags in some.series})
-            found: list[Found] = []
-            for first in range(0, len(sources), SOURCES_AT_ONCE):
-                part = sources[first : first + SOURCES_AT_ONCE]
-                found += await self._newest_rows(window, columns, part)
-            return self._latest(found, columns)
-
-        return Deferred.fromCoroutine(ask())
-
-    def total(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
+    @deferred
+    async def total(self, window: Window, columns: Sequence[str]) -> Snapshot:
         """See `llama.web.store.Store`."""
-
-        async def ask() -> Snapshot:
-            known = _known(columns)
-            rest = f"FROM {self._from} WHERE {within(window)}"
-            found, last, doubts = await self._select(
-                f"SELECT {_together(known)} {rest} GROUP BY *",
-                f'SELECT last("sent") {rest} GROUP BY *',
-                f"SELECT {_DOUBTS} {rest} AND {_DOUBTED} GROUP BY *",
-            )
-            times = {series_key(tags): rows[0][0] for tags, _, rows in last}
-            rows = [[times.get(series_key(tags)), *rows[0][1:]] for tags, _, rows in found]
-            if "suspect" in known:
-                bits = {series_key(tags): rows for tags, _, rows in doubts}
-                column = 1 + known.index("suspect")
-                for (tags, _, _), row in zip(found, rows, strict=True):
-                    for _, value in bits.get(series_key(tags), ()):
-                        row[column] = int(row[column]) | int(value)
-            return _snapshot([tags for tags, _, _ in found], rows, ["time", *known], columns)
-
-        return Deferred.fromCoroutine(ask())
-
-    def baseline(self, window: Window) -> Deferred[Snapshot]:
-        """See `llama.web.store.Store`."""
-
-        async def ask() -> Snapshot:
-            (found,) = await self._select(
-                f'SELECT median("rtt_p50"), median("rtt") FROM {self._from}'
-                f" WHERE {within(window)} GROUP BY *"
-            )
-            rows = [
-                [window.end_s * 1000, middle if middle is not None else mean]
-                for _, _, ((_, middle, mean),) in found
-            ]
-            return _snapshot([tags for tags, _, _ in found], rows, ["time", "rtt_p50"], ["rtt_p50"])
-
-        return Deferred.fromCoroutine(ask())
-
-    def history(
-        self, window: Window, step_s: float, columns: Sequence[str], where: Tags
-    ) -> Deferred[History]:
-        """See `llama.web.store.Store`."""
-
-        async def ask() -> History:
-            known = _known(columns)
-            condition, values = matching(where)
-            rest = f"FROM {self._from} WHERE {within(window)}{condition}"
-            found, doubts = await self._select(
-                f"SELECT {_together(known)} {rest} GROUP BY {_by(step_s)}, * fill(none)",
-                f"SELECT {_DOUBTS} {rest} AND {_DOUBTED} GROUP BY {_by(step_s)}, *",
-                values=values,
-            )
+        known = _known(columns)
+        rest = f"FROM {self._from} WHERE {within(window)}"
+        found, last, doubts = await self._select(
+            f"SELECT {_together(known)} {rest} GROUP BY *",
+            f'SELECT last("sent") {rest} GROUP BY *',
+            f"SELECT {_DOUBTS} {rest} AND {_DOUBTED} GROUP BY *",
+        )
+        times = {series_key(tags): rows[0][0] for tags, _, rows in last}
+        rows = [[times.get(series_key(tags)), *rows[0][1:]] for tags, _, rows in found]
+        if "suspect" in known:
             bits = {series_key(tags): rows for tags, _, rows in doubts}
-            ends = window.steps(step_s)
-            shape = len(found), ends.size
-            out = {name: np.full(shape, np.nan) for name in columns}
-            for n, (_, _, rows) in enumerate(found):
-                table = np.array(rows, dtype=np.float64)
-                place = _places(table[:, 0], step_s, ends)
-                for column, name in enumerate(known):
-                    out[name][n] = put_together(name, place, table[:, 1 + column], ends.size)
-                more = np.array(bits.get(series_key(found[n][0]), ()), dtype=np.float64)
-                if more.size and "suspect" in known:
-                    place = np.concatenate([place, _places(more[:, 0], step_s, ends)])
-                    suspect = np.concatenate([table[:, 1 + known.index("suspect")], more[:, 1]])
-                    out["suspect"][n] = put_together("suspect", place, suspect, ends.size)
-            return History([tags for tags, _, _ in found], step_s, ends, out)
+            column = 1 + known.index("suspect")
+            for (tags, _, _), row in zip(found, rows, strict=True):
+                for _, value in bits.get(series_key(tags), ()):
+                    row[column] = int(row[column]) | int(value)
+        return _snapshot([tags for tags, _, _ in found], rows, ["time", *known], columns)
 
-        return Deferred.fromCoroutine(ask())
-
-    def timeline(self, window: Window, step_s: float, where: Tags) -> Deferred[Timeline]:
+    @deferred
+    async def baseline(self, window: Window) -> Snapshot:
         """See `llama.web.store.Store`."""
+        (found,) = await self._select(
+            f'SELECT median("rtt_p50"), median("rtt") FROM {self._from}'
+            f" WHERE {within(window)} GROUP BY *"
+        )
+        rows = [
+            [window.end_s * 1000, middle if middle is not None else mean]
+            for _, _, ((_, middle, mean),) in found
+        ]
+        return _snapshot([tags for tags, _, _ in found], rows, ["time", "rtt_p50"], ["rtt_p50"])
 
-        async def ask() -> Timeline:
-            condition, values = matching(where)
-            each = (
-                f'SELECT sum("sent") AS "sent", 100 * sum("lost") / sum("sent") AS "loss"'
-                f" FROM {self._from} WHERE {within(window)}{condition}"
-                f" GROUP BY {_by(step_s)}, * fill(none)"
-            )
-            rest = f"{within(window)} GROUP BY {_by(step_s)} fill(none)"
-            spoke, lossy = await self._select(
-                f'SELECT count("sent"), max("loss") FROM ({each}) WHERE {rest}',
-                f'SELECT count("loss") FROM ({each}) WHERE "loss" >= {LOSSY_PERCENT} AND {rest}',
-                values=values,
-            )
-            ends = window.steps(step_s)
-            series, bad = np.zeros(ends.size), np.zeros(ends.size)
-            worst = np.full(ends.size, np.nan)
-            for _, _, rows in spoke:
-                table = np.array(rows, dtype=np.float64)
-                place = _places(table[:, 0], step_s, ends)
-                series[place], worst[place] = np.nan_to_num(table[:, 1]), table[:, 2]
-            for _, _, rows in lossy:
-                table = np.array(rows, dtype=np.float64)
-                bad[_places(table[:, 0], step_s, ends)] = np.nan_to_num(table[:, 1])
-            return Timeline(step_s, ends, series, bad, worst)
+    @deferred
+    async def history(
+        self, window: Window, step_s: float, columns: Sequence[str], where: Tags
+    ) -> History:
+        """See `llama.web.store.Store`."""
+        known = _known(columns)
+        condition, values = matching(where)
+        rest = f"FROM {self._from} WHERE {within(window)}{condition}"
+        found, doubts = await self._select(
+            f"SELECT {_together(known)} {rest} GROUP BY {_by(step_s)}, * fill(none)",
+            f"SELECT {_DOUBTS} {rest} AND {_DOUBTED} GROUP BY {_by(step_s)}, *",
+            values=values,
+        )
+        bits = {series_key(tags): rows for tags, _, rows in doubts}
+        ends = window.steps(step_s)
+        shape = len(found), ends.size
+        out = {name: np.full(shape, np.nan) for name in columns}
+        for n, (_, _, rows) in enumerate(found):
+            table = np.array(rows, dtype=np.float64)
+            place = _places(table[:, 0], step_s, ends)
+            for column, name in enumerate(known):
+                out[name][n] = put_together(name, place, table[:, 1 + column], ends.size)
+            more = np.array(bits.get(series_key(found[n][0]), ()), dtype=np.float64)
+            if more.size and "suspect" in known:
+                place = np.concatenate([place, _places(more[:, 0], step_s, ends)])
+                suspect = np.concatenate([table[:, 1 + known.index("suspect")], more[:, 1]])
+                out["suspect"][n] = put_together("suspect", place, suspect, ends.size)
+        return History([tags for tags, _, _ in found], step_s, ends, out)
 
-        return Deferred.fromCoroutine(ask())
+    @deferred
+    async def timeline(self, window: Window, step_s: float, where: Tags) -> Timeline:
+        """See `llama.web.store.Store`."""
+        condition, values = matching(where)
+        each = (
+            f'SELECT sum("sent") AS "sent", 100 * sum("lost") / sum("sent") AS "loss"'
+            f" FROM {self._from} WHERE {within(window)}{condition}"
+            f" GROUP BY {_by(step_s)}, * fill(none)"
+        )
+        rest = f"{within(window)} GROUP BY {_by(step_s)} fill(none)"
+        spoke, lossy = await self._select(
+            f'SELECT count("sent"), max("loss") FROM ({each}) WHERE {rest}',
+            f'SELECT count("loss") FROM ({each}) WHERE "loss" >= {LOSSY_PERCENT} AND {rest}',
+            values=values,
+        )
+        ends = window.steps(step_s)
+        series, bad = np.zeros(ends.size), np.zeros(ends.size)
+        worst = np.full(ends.size, np.nan)
+        for _, _, rows in spoke:
+            table = np.array(rows, dtype=np.float64)
+            place = _places(table[:, 0], step_s, ends)
+            series[place], worst[place] = np.nan_to_num(table[:, 1]), table[:, 2]
+        for _, _, rows in lossy:
+            table = np.array(rows, dtype=np.float64)
+            bad[_places(table[:, 0], step_s, ends)] = np.nan_to_num(table[:, 1])
+        return Timeline(step_s, ends, series, bad, worst)
 
 
 def identifier(name: str) -> str:

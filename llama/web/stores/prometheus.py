@@ -16,6 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from llama.collector.intervals.summary import SUSPECT_REASONS, suspect_bit
 from llama.web.store import Activity, Column, History, Snapshot, Tags, Timeline, Window, series_key
+from llama.web.stores.database import deferred
 from llama.web.stores.prometheus_api import Key, Labels, PrometheusDatabase, tags_of
 from llama.web.stores.promql import (
     FEW_SOURCES,
@@ -69,19 +70,16 @@ class PrometheusStore:
                     break
         return self._names or Counters()
 
-    def newest(self) -> Deferred[float | None]:
+    @deferred
+    async def newest(self) -> float | None:
         """See `llama.web.store.Store`."""
-
-        async def ask() -> float | None:
-            names = await self._which()
-            spoke = f"timestamp({names.presence})"  # of the past five minutes
-            for query in (f"max({spoke})", f"max(max_over_time({spoke}[1d:5m]))"):
-                found = await self._database.instant(query, self._unix_time_s())
-                if found.tags:
-                    return float(found.values[0])
-            return None
-
-        return Deferred.fromCoroutine(ask())
+        names = await self._which()
+        spoke = f"timestamp({names.presence})"  # of the past five minutes
+        for query in (f"max({spoke})", f"max(max_over_time({spoke}[1d:5m]))"):
+            found = await self._database.instant(query, self._unix_time_s())
+            if found.tags:
+                return float(found.values[0])
+        return None
 
     def resolution_s(self, start_s: float) -> Deferred[float]:
         """See `llama.web.store.Store`. What a counter rose by takes some samples to tell."""
@@ -91,114 +89,98 @@ class PrometheusStore:
         """See `llama.web.store.Store`."""
         return self.resolution_s(start_s)
 
-    def activity(self, window: Window) -> Deferred[Activity]:
+    @deferred
+    async def activity(self, window: Window) -> Activity:
         """See `llama.web.store.Store`."""
-
-        async def ask() -> Activity:
-            names = await self._which()
-            presence = names.presence
-            end, recent = window.end_s, min(RECENT_S, window.length_s)
-            span = f"{round(window.length_s * 1000) - 1:d}ms"
-            everyone, spoke, often = await self._database.ask_all(
-                [
-                    partial(self._database.instant, f"last_over_time({presence}[{span}])", end),
-                    partial(self._database.instant, f"timestamp({presence})", end),
-                    partial(self._database.instant, names.every(recent), end),
-                ]
-            )
-            last = spoke.by_key()
-            silent = {
-                tags.get("src_hostname", "")
-                for tags in everyone.tags
-                if series_key(tags) not in last
-            }
-            if silent:
-                which = presence
-                if len(silent) <= FEW_SOURCES:
-                    which = of_sources(presence, sorted(silent))
-                asked = f"max_over_time(timestamp({which})[{span}:1m])"
-                last = (await self._database.instant(asked, end)).by_key() | last
-            keys = list(map(series_key, everyone.tags))
-            interval = often.in_order(keys)
-            if isinstance(names, Points) and np.isnan(interval).any():
-                rarely = await self._database.instant(names.every(window.length_s), end)
-                interval = np.where(np.isnan(interval), rarely.in_order(keys), interval)
-            if not np.isnan(interval).all():
-                self._scraped_every_s = float(np.nanmedian(interval))
-            if isinstance(names, Counters):
-                # Scraped as often as all others, however few scrapes there were since its start.
-                interval = np.where(np.isnan(interval), np.nan, self._scraped_every_s)
-            return Activity(
-                everyone.tags,
-                np.array([last.get(key, window.start_s) for key in keys], dtype=np.float64),
-                interval,
-            )
-
-        return Deferred.fromCoroutine(ask())
-
-    def remembered(self, window: Window, speaking: frozenset[str]) -> Deferred[Activity]:
-        """See `llama.web.store.Store`."""
-
-        async def ask() -> Activity:
-            presence = (await self._which()).presence
-            known = await self._database.values_of("src_hostname", presence, window)
-            silent = sorted(known - speaking)
-            chosen = [selector(presence, {"src_hostname": source}) for source in silent]
-            counted = await self._database.ask_all(
-                [partial(self._database.count_by, "dst_hostname", one, window) for one in chosen]
-            )
-            destinations = dict(zip(silent, counted, strict=True))
-            span = f"{round(window.length_s * 1000) - 1:d}ms:{STALE_S}s"
-            queries = [
-                f"max_over_time(timestamp({which})[{span}])"
-                for which in portions(presence, destinations, SERIES_AT_ONCE)
+        names = await self._which()
+        presence = names.presence
+        end, recent = window.end_s, min(RECENT_S, window.length_s)
+        span = f"{round(window.length_s * 1000) - 1:d}ms"
+        everyone, spoke, often = await self._database.ask_all(
+            [
+                partial(self._database.instant, f"last_over_time({presence}[{span}])", end),
+                partial(self._database.instant, f"timestamp({presence})", end),
+                partial(self._database.instant, names.every(recent), end),
             ]
-            found = await self._database.ask_all(
-                [partial(self._database.instant, query, window.end_s) for query in queries]
-            )
-            tags = [each for vector in found for each in vector.tags]
-            last = np.concatenate([np.empty(0), *(vector.values for vector in found)])
-            inside = last > window.start_s
-            return Activity(
-                [each for each, kept in zip(tags, inside.tolist(), strict=True) if kept],
-                last[inside],
-                np.full(int(inside.sum()), np.nan),
-            )
+        )
+        last = spoke.by_key()
+        silent = {
+            tags.get("src_hostname", "") for tags in everyone.tags if series_key(tags) not in last
+        }
+        if silent:
+            which = presence
+            if len(silent) <= FEW_SOURCES:
+                which = of_sources(presence, sorted(silent))
+            asked = f"max_over_time(timestamp({which})[{span}:1m])"
+            last = (await self._database.instant(asked, end)).by_key() | last
+        keys = list(map(series_key, everyone.tags))
+        interval = often.in_order(keys)
+        if isinstance(names, Points) and np.isnan(interval).any():
+            rarely = await self._database.instant(names.every(window.length_s), end)
+            interval = np.where(np.isnan(interval), rarely.in_order(keys), interval)
+        if not np.isnan(interval).all():
+            self._scraped_every_s = float(np.nanmedian(interval))
+        if isinstance(names, Counters):
+            # Scraped as often as all others, however few scrapes there were since its start.
+            interval = np.where(np.isnan(interval), np.nan, self._scraped_every_s)
+        return Activity(
+            everyone.tags,
+            np.array([last.get(key, window.start_s) for key in keys], dtype=np.float64),
+            interval,
+        )
 
-        return Deferred.fromCoroutine(ask())
-
-    def latest(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
+    @deferred
+    async def remembered(self, window: Window, speaking: frozenset[str]) -> Activity:
         """See `llama.web.store.Store`."""
+        presence = (await self._which()).presence
+        known = await self._database.values_of("src_hostname", presence, window)
+        silent = sorted(known - speaking)
+        chosen = [selector(presence, {"src_hostname": source}) for source in silent]
+        counted = await self._database.ask_all(
+            [partial(self._database.count_by, "dst_hostname", one, window) for one in chosen]
+        )
+        destinations = dict(zip(silent, counted, strict=True))
+        span = f"{round(window.length_s * 1000) - 1:d}ms:{STALE_S}s"
+        queries = [
+            f"max_over_time(timestamp({which})[{span}])"
+            for which in portions(presence, destinations, SERIES_AT_ONCE)
+        ]
+        found = await self._database.ask_all(
+            [partial(self._database.instant, query, window.end_s) for query in queries]
+        )
+        tags = [each for vector in found for each in vector.tags]
+        last = np.concatenate([np.empty(0), *(vector.values for vector in found)])
+        inside = last > window.start_s
+        return Activity(
+            [each for each, kept in zip(tags, inside.tolist(), strict=True) if kept],
+            last[inside],
+            np.full(int(inside.sum()), np.nan),
+        )
 
-        async def ask() -> Snapshot:
-            names = await self._which()
-            if isinstance(names, Counters):
-                return await self._rise(names, window, columns)
-            return await self._newest_points(names, window, columns)
+    @deferred
+    async def latest(self, window: Window, columns: Sequence[str]) -> Snapshot:
+        """See `llama.web.store.Store`."""
+        names = await self._which()
+        if isinstance(names, Counters):
+            return await self._rise(names, window, columns)
+        return await self._newest_points(names, window, columns)
 
-        return Deferred.fromCoroutine(ask())
-
-    def latest_of(
-        self, window: Window, columns: Sequence[str], some: Activity
-    ) -> Deferred[Snapshot]:
+    @deferred
+    async def latest_of(self, window: Window, columns: Sequence[str], some: Activity) -> Snapshot:
         """See `llama.web.store.Store`. All series of a source speak as seldom."""
-
-        async def ask() -> Snapshot:
-            names = await self._which()
-            if isinstance(names, Counters):  # which are all scraped as often
-                return Snapshot([], np.empty(0), {name: np.empty(0) for name in columns})
-            sources = sorted({tags.get("src_hostname", "") for tags in some.series})
-            parts = [
-                await self._newest_points(names, window, columns, sources[n : n + FEW_SOURCES])
-                for n in range(0, len(sources), FEW_SOURCES)
-            ]
-            return Snapshot(
-                [tags for part in parts for tags in part.series],
-                np.concatenate([part.time_s for part in parts]),
-                {name: np.concatenate([part.column(name) for part in parts]) for name in columns},
-            )
-
-        return Deferred.fromCoroutine(ask())
+        names = await self._which()
+        if isinstance(names, Counters):  # which are all scraped as often
+            return Snapshot([], np.empty(0), {name: np.empty(0) for name in columns})
+        sources = sorted({tags.get("src_hostname", "") for tags in some.series})
+        parts = [
+            await self._newest_points(names, window, columns, sources[n : n + FEW_SOURCES])
+            for n in range(0, len(sources), FEW_SOURCES)
+        ]
+        return Snapshot(
+            [tags for part in parts for tags in part.series],
+            np.concatenate([part.time_s for part in parts]),
+            {name: np.concatenate([part.column(name) for part in parts]) for name in columns},
+        )
 
     async def _newest_points(
         self, names: Points, window: Window, columns: Sequence[str], sources: Sequence[str] = ()
@@ -231,13 +213,10 @@ class PrometheusStore:
 
         return await self._database.in_thread(put_together)
 
-    def total(self, window: Window, columns: Sequence[str]) -> Deferred[Snapshot]:
+    @deferred
+    async def total(self, window: Window, columns: Sequence[str]) -> Snapshot:
         """See `llama.web.store.Store`."""
-
-        async def ask() -> Snapshot:
-            return await self._rise(await self._which(), window, columns)
-
-        return Deferred.fromCoroutine(ask())
+        return await self._rise(await self._which(), window, columns)
 
     async def _rise(self, names: Names, window: Window, columns: Sequence[str]) -> Snapshot:
         wanted = list(dict.fromkeys(("sent", *names.columns(columns))))
@@ -300,73 +279,64 @@ class PrometheusStore:
                 bits[key] = bits.get(key, 0) | suspect_bit(labels["reason"])
         return {key: float(each) for key, each in bits.items()}
 
-    def baseline(self, window: Window) -> Deferred[Snapshot]:
+    @deferred
+    async def baseline(self, window: Window) -> Snapshot:
         """See `llama.web.store.Store`."""
+        names = await self._which()
+        found = await self._database.instant(names.usual(window.length_s), window.end_s)
+        known = ~np.isnan(found.values)
+        series = [tags for tags, fine in zip(found.tags, known, strict=True) if fine]
+        time_s = np.full(len(series), window.end_s)
+        return Snapshot(series, time_s, {"rtt_p50": found.values[known]})
 
-        async def ask() -> Snapshot:
-            names = await self._which()
-            found = await self._database.instant(names.usual(window.length_s), window.end_s)
-            known = ~np.isnan(found.values)
-            series = [tags for tags, fine in zip(found.tags, known, strict=True) if fine]
-            time_s = np.full(len(series), window.end_s)
-            return Snapshot(series, time_s, {"rtt_p50": found.values[known]})
-
-        return Deferred.fromCoroutine(ask())
-
-    def history(
+    @deferred
+    async def history(
         self, window: Window, step_s: float, columns: Sequence[str], where: Tags
-    ) -> Deferred[History]:
+    ) -> History:
         """See `llama.web.store.Store`."""
+        names, ends = await self._which(), window.steps(step_s)
+        wanted = list(dict.fromkeys(("sent", *names.columns(columns))))
+        queries = [names.over(name, step_s, where) for name in wanted]
+        if isinstance(names, Counters):
+            queries.append(f"sum by(le)({names.buckets(step_s, where)})")
+        # Those to be drawn in buckets come last.
+        answers = await self._database.ask_all(
+            [partial(self._database.steps, query, ends, step_s) for query in queries]
+        )
+        series = [tags_of(labels) for labels, _ in answers[0]]
+        place = {series_key(tags): n for n, tags in enumerate(series)}
+        out = {name: np.full((len(series), ends.size), np.nan) for name in columns}
+        for name, answer in zip(wanted, answers, strict=False):
+            for labels, row in answer:
+                n = place.get(series_key(tags_of(labels)))
+                if n is not None and name in out:
+                    out[name][n] = row
+        if not isinstance(names, Counters):
+            if "suspect" in wanted:
+                whole = Window(ends[0] - step_s, ends[-1])
+                for key, bits in (await self._doubts(names, whole, step_s, where)).items():
+                    if key in place:
+                        out["suspect"][place[key]][bits > 0] = bits[bits > 0]
+            return History(series, step_s, ends, out)
+        edges, counts = _buckets(answers[-1], ends.size)
+        return History(series, step_s, ends, out, edges, counts)
 
-        async def ask() -> History:
-            names, ends = await self._which(), window.steps(step_s)
-            wanted = list(dict.fromkeys(("sent", *names.columns(columns))))
-            queries = [names.over(name, step_s, where) for name in wanted]
-            if isinstance(names, Counters):
-                queries.append(f"sum by(le)({names.buckets(step_s, where)})")
-            # Those to be drawn in buckets come last.
-            answers = await self._database.ask_all(
-                [partial(self._database.steps, query, ends, step_s) for query in queries]
-            )
-            series = [tags_of(labels) for labels, _ in answers[0]]
-            place = {series_key(tags): n for n, tags in enumerate(series)}
-            out = {name: np.full((len(series), ends.size), np.nan) for name in columns}
-            for name, answer in zip(wanted, answers, strict=False):
-                for labels, row in answer:
-                    n = place.get(series_key(tags_of(labels)))
-                    if n is not None and name in out:
-                        out[name][n] = row
-            if not isinstance(names, Counters):
-                if "suspect" in wanted:
-                    whole = Window(ends[0] - step_s, ends[-1])
-                    for key, bits in (await self._doubts(names, whole, step_s, where)).items():
-                        if key in place:
-                            out["suspect"][place[key]][bits > 0] = bits[bits > 0]
-                return History(series, step_s, ends, out)
-            edges, counts = _buckets(answers[-1], ends.size)
-            return History(series, step_s, ends, out, edges, counts)
-
-        return Deferred.fromCoroutine(ask())
-
-    def timeline(self, window: Window, step_s: float, where: Tags) -> Deferred[Timeline]:
+    @deferred
+    async def timeline(self, window: Window, step_s: float, where: Tags) -> Timeline:
         """See `llama.web.store.Store`."""
-
-        async def ask() -> Timeline:
-            names, ends = await self._which(), window.steps(step_s)
-            queries = (
-                f"count({names.over('sent', step_s, where)})",
-                lossy(names, step_s, where),
-                f"max({names.loss(step_s, where)})",
-            )
-            answers = await self._database.ask_all(
-                [partial(self._database.steps, query, ends, step_s) for query in queries]
-            )
-            series, bad, worst = (
-                answer[0][1] if answer else np.full(ends.size, np.nan) for answer in answers
-            )
-            return Timeline(step_s, ends, np.nan_to_num(series), np.nan_to_num(bad), worst)
-
-        return Deferred.fromCoroutine(ask())
+        names, ends = await self._which(), window.steps(step_s)
+        queries = (
+            f"count({names.over('sent', step_s, where)})",
+            lossy(names, step_s, where),
+            f"max({names.loss(step_s, where)})",
+        )
+        answers = await self._database.ask_all(
+            [partial(self._database.steps, query, ends, step_s) for query in queries]
+        )
+        series, bad, worst = (
+            answer[0][1] if answer else np.full(ends.size, np.nan) for answer in answers
+        )
+        return Timeline(step_s, ends, np.nan_to_num(series), np.nan_to_num(bad), worst)
 
 
 def _snapshot(

@@ -120,6 +120,7 @@ class Hping3Prober(PortHolder):
 
     tracks: Sequence[RunTrack]
     log = Logger()
+    untold = "nor did hping3 work to {count} more"
 
     def __init__(
         self,
@@ -181,7 +182,7 @@ class Hping3Prober(PortHolder):
     ) -> Track:
         """Return a track for a group, to be handed to `arrange`."""
         sockets = [self.open(source) for source in group.sources]
-        return RunTrack(group, ledger, live, sockets, self._chance, now_s)
+        return RunTrack(group, ledger, live, sockets, self.chance, now_s)
 
     def arrange(self, tracks: Sequence[Track]) -> None:
         """Probe these tracks, and only these, from now on."""
@@ -219,12 +220,6 @@ class Hping3Prober(PortHolder):
 
     def follow_interfaces(self) -> None:
         """Do nothing: every run asks for its device."""
-
-    def next_interval(self) -> None:
-        """Take note that another interval begins: failures are told of again after a good one."""
-        untold = self._complaints.next_interval()
-        if untold:
-            self.log.warn("nor did hping3 work to {count} more, in the same interval", count=untold)
 
     # Runs
 
