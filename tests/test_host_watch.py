@@ -132,8 +132,7 @@ class CountersTests(SynchronousTestCase):
 
     def test_no_thread(self) -> None:
         """Where no thread can be had, queues are not looked at, and nothing else minds."""
-        watch = HostWatch(read_queues=lambda: {"eth0": Line(0, len(asked))})
-        asked: list[int] = []
+        watch = HostWatch(read_queues=lambda: {"eth0": Line(0, 0)})
         pools = []
 
         class Full(ThreadPoolExecutor):
@@ -169,6 +168,24 @@ class CountersTests(SynchronousTestCase):
             watch._asked.result()
             watch.check([])
             self.assertIsNone(watch._queues)
+
+    def test_a_mistake_of_ours(self) -> None:
+        """What nobody foresaw fails once, not for good: intervals wait for what is asked here."""
+
+        def broken() -> dict[str, Line]:
+            raise MemoryError
+
+        watch = HostWatch(read_queues=broken)
+        watch.check([])
+        assert watch._asked is not None
+        watch._asked.exception()
+        watch._read_queues = lambda: {"eth0": Line(0, 0)}
+        self.assertRaises(MemoryError, watch.check, [])
+        watch.check([])
+        assert watch._asked is not None
+        watch._asked.result()
+        watch.check([])
+        self.assertIsNotNone(watch._queues)
 
     def test_not_there(self) -> None:
         """Without counters, of IPv6 or at all, nothing is known to fail."""

@@ -1,6 +1,5 @@
 """Which of its flows a collector traces, when, and what it makes of the answers."""
 
-import itertools
 from collections import Counter
 
 import numpy as np
@@ -29,6 +28,7 @@ from llama.collector.tracing import (
     IDLE_A_TURN,
     IDLE_PERIOD_S,
     LATE_S,
+    LOOKED_THROUGH,
     PERIOD_S,
     RATE_PPS,
     TELL_S,
@@ -97,8 +97,6 @@ class Picking(SynchronousTestCase):
         self.tracing = Tracing(
             self.kernel, unix_time_s=lambda: self.now, monotonic_s=self.clock.seconds
         )
-        self.part_closed, windows = self.tracing.closed, itertools.count(self.closed.end_ns)
-        self.tracing.closed = lambda closed: self.part_closed(evolve(closed, end_ns=next(windows)))
 
     def lossy(self, rows, lost=3, received=7):
         """Return the interval with these flows lossy."""
@@ -737,25 +735,51 @@ class Picking(SynchronousTestCase):
         """Of very many flows each interval offers another part."""
         many = testing.closed_interval(600, flows_per_pair=4)
         self.tracing.closed(many)
-        first = set(self.tracing._idle[0])
+        first = set(self.tracing._idle[0.0])
+        self.tracing.closed(evolve(many, timeout_s=1.0))
+        self.assertEqual(set(self.tracing._idle[1.0]), first)  # other tests: they begin anew
         self.tracing._idle.clear()
         self.tracing.closed(many)
-        self.assertTrue(first.isdisjoint(self.tracing._idle[0]))
+        self.assertTrue(first.isdisjoint(self.tracing._idle[0.0]))
         self.assertEqual(len(np.unique([key.dst_ip for key in first])), 256)
 
-    def test_parts_of_a_window(self):
-        """Tests of other timeouts close for themselves: each has its turns, and what suffers in both."""
-        many = testing.closed_interval(600, flows_per_pair=4)
-        pairs = [evolve(one, dst_port=9) for one in self.closed.pairs]
-        few = evolve(self.lossy([3]), pairs=pairs, end_ns=many.end_ns)
+    def test_tests_of_other_timeouts(self):
+        """They close for themselves, in any order: what is healthy has its turns, none is pushed out."""
+        slow = [evolve(one, dst_port=9) for one in self.closed.pairs]
+        slow = evolve(self.closed, pairs=slow, timeout_s=15.0)
+        many = evolve(testing.closed_interval(600, flows_per_pair=4), timeout_s=1.0)
         for window in range(3):
-            for part in (many, few):
-                self.part_closed(evolve(part, end_ns=window))
-        self.assertEqual({key.dst_port for key in self.tracing._urgent}, {9})
-        self.run_for(3)
+            self.tracing.closed(many)
+            self.run_for(1)
+            if window != 1:  # it comes when the next one of the others does, and is behind it
+                self.tracing.closed(slow)
+            self.run_for(1)
         ports = Counter(key.dst_port for key, _ in self.tracing.table.since(0))
         self.assertEqual(ports[9], 12)
         self.assertGreater(ports[many.pairs[0].dst_port], 12)
+
+    def test_tests_of_other_timeouts_suffer(self):
+        """What lost something waits until it is traced, or an interval of its own says otherwise."""
+        quick = evolve(self.lossy([3]), timeout_s=1.0)
+        slow = [evolve(one, dst_port=9) for one in self.closed.pairs]
+        slow = evolve(self.lossy([8]), pairs=slow, timeout_s=15.0)
+        self.tracing.closed(quick)
+        self.tracing.closed(slow)
+        self.assertEqual(Counter(key.dst_port for key in self.tracing._urgent), {8100: 4, 9: 4})
+        self.tracing.closed(evolve(self.closed, timeout_s=1.0))
+        self.assertEqual(Counter(key.dst_port for key in self.tracing._urgent), {9: 4})
+
+    def test_traced_meanwhile(self):
+        """Flows that were traced since they were lined up are passed over, and only they."""
+        self.tracing.closed(testing.closed_interval(100, flows_per_pair=4))
+        keys = list(self.tracing._idle[0.0])
+        self.assertEqual(len(keys), 400)
+        for key in keys[: LOOKED_THROUGH + 1]:
+            path = Path((key.dst_ip,), (0.1,), (1,), (1,), True)
+            self.tracing.table.enter(key, path, self.now)
+        self.assertIsNone(self.tracing._next_due())  # it does not look at all of them at once
+        self.assertEqual(self.tracing._next_due(), keys[LOOKED_THROUGH + 1])
+        self.assertEqual(len(self.tracing._idle[0.0]), 400 - LOOKED_THROUGH - 2)
 
     def test_one_to_each_destination_first(self):
         """Of flows never traced; what was traced comes after them, the longest ago first."""

@@ -95,11 +95,12 @@ class HostWatch:
         """Return the last answer, if it has come, and ask again."""
         if self._asked is not None and not self._asked.done():
             return None
-        answer = None if self._asked is None else self._asked.result()
+        asked, self._asked = self._asked, None
+        answer = None if asked is None else asked.result()
         try:
             self._asked = self._threads.submit(self._look, self._read_queues)
         except RuntimeError:  # no thread can be had: what would wait for one is forgotten
-            self._asked, self._threads = None, self._new_threads()
+            self._threads = self._new_threads()
         return answer
 
     @staticmethod

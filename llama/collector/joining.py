@@ -53,6 +53,7 @@ def joined(
     parts: Sequence[ClosedInterval],
     close_number: int,
     interval: OpenInterval,
+    timeout_s: float,
     notes: Sequence[set[str]],
 ) -> Job[ClosedInterval]:
     """Return one closed interval of all ``parts``, made bit by bit."""
@@ -60,6 +61,7 @@ def joined(
         "close_number": close_number,
         "start_ns": interval.start_ns,
         "end_ns": interval.end_ns,
+        "timeout_s": timeout_s,
         "notes": tuple(sorted(set().union(*notes))),
     }
     parts = [part for part in parts if len(part.pairs)] or parts[:1]

@@ -55,15 +55,21 @@ def rearranged(
     moved[start] = to
 
     def carried(interval: OpenInterval) -> OpenInterval:
-        first = ledger.next_sequence.copy()
-        first[to] = interval.first[start]
-        end = None
-        if interval.end is not None:
-            end = ledger.next_sequence.copy()
-            end[to] = interval.end[start]
+        def moved_to(numbers: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint32]:
+            there = ledger.next_sequence.copy()
+            there[to] = numbers[start]
+            return there
+
         suspect = np.zeros(ledger.pairs, np.uint32)
         suspect[new] = interval.pair_suspect[old]
-        return evolve(interval, first=first, end=end, pair_suspect=suspect, called=None)
+        return evolve(
+            interval,
+            first=moved_to(interval.first),
+            end=None if interval.end is None else moved_to(interval.end),
+            steps=[moved_to(step) for step in interval.steps],
+            pair_suspect=suspect,
+            called=None,
+        )
 
     ledger.over = [carried(interval) for interval in book.over]
     ledger.current = None if book.current is None else carried(book.current)

@@ -347,15 +347,17 @@ class Timekeeper:
         calm = self._end_ns - self._wall_ns() < CALM_NS
         if self._wanted is not None and calm and not self._hindered:
             return  # what is being closed cannot be rearranged
-        due: dict[tuple[int, float], list[tuple[Track, OpenInterval]]] = defaultdict(list)
+        over: dict[tuple[int, float], list[tuple[Track, OpenInterval]]] = defaultdict(list)
         for track in self.prober.tracks:
             for interval in track.ledger.over[:1]:
-                if interval.due <= now_s - (0 if empty else 2):
-                    due[interval.end_ns, track.group.timeout_s].append((track, interval))
+                over[interval.end_ns, track.group.timeout_s].append((track, interval))
+        # Probes of one test may have waited longer in this host: the others wait with them.
+        latest_s = now_s - (0 if empty else 2)
+        due = [which for which, all_ in over.items() if max(i.due for _, i in all_) <= latest_s]
         if not due:
             return
         self._check_drops()  # what befell the last of its probes is known by now
-        first = due[min(due)]
+        first = over[min(due)]
         if not empty:
             for _, interval in first:
                 interval.suspect |= suspect_bit("late_ticks")
@@ -401,9 +403,10 @@ class Timekeeper:
             flows = yield from joining.flow_rows(track)
             parts.append(joining.part_of(track, interval, figures, flows))
             yield None
-        interval = due[0][1]
-        number = self.close_number + 1
-        joined = yield from joining.joined(parts, number, interval, [i.notes for _, i in due])
+        track, interval = due[0]
+        number, notes = self.close_number + 1, [i.notes for _, i in due]
+        timeout_s = track.group.timeout_s
+        joined = yield from joining.joined(parts, number, interval, timeout_s, notes)
         self.close_number = number
         for track, figures in closed:  # all of them, or none: whatever failed is tried again
             figures.take_off()

@@ -50,7 +50,7 @@ class Picks:
         self._unix_time_s = unix_time_s
         self._left: OrderedDict[str, float] = OrderedDict()  # hop -> Unix time
         self._chance = np.random.default_rng()
-        self._looked_at: Counter[int] = Counter()  # by part of a window
+        self._looked_at: Counter[float] = Counter()  # by the timeout of the tests
 
     def _lossy(self, closed: ClosedInterval) -> list[int]:
         """Return rows of lossy flows in the order in which they should be looked at.
@@ -116,16 +116,17 @@ class Picks:
                     count += 1
                     yield key
 
-    def in_turn(self, closed: ClosedInterval, part: int = 0) -> list[FlowKey]:
+    def in_turn(self, closed: ClosedInterval) -> list[FlowKey]:
         """Return flows of which nothing is the matter, those traced longest ago first.
 
         One class and size of a flow shows the path of all. Of those never traced one to each destination
-        comes first: it tells how far that is, so the others need no packets that go beyond. ``part`` says
-        which this is of the intervals that a window closes in: each is gone through for itself.
+        comes first: it tells how far that is, so the others need no packets that go beyond. Intervals of
+        other timeouts are gone through for themselves.
         """
         firsts: dict[tuple[str, int, int], FlowKey] = {}
-        begin = self._looked_at[part] if self._looked_at[part] < len(closed.flows) else 0
-        self._looked_at[part] = end = begin + LOOKED_AT
+        place = self._looked_at[closed.timeout_s]
+        begin = place if place < len(closed.flows) else 0
+        self._looked_at[closed.timeout_s] = end = begin + LOOKED_AT
         for key in keys(closed, range(begin, min(end, len(closed.flows)))):
             firsts.setdefault(key.tuple5, key)
         turns: Counter[str] = Counter()

@@ -38,6 +38,8 @@ PERIOD_S = 0.05
 #: costs as much as twenty probes, and much more if it must be woken up for alone.
 IDLE_PERIOD_S, IDLE_A_TURN = 0.25, 5
 AFTER_FAILURE_S = 60.0
+#: Flows looked through for one that is due, of one timeout.
+LOOKED_THROUGH = 64
 #: Flows being traced at a time.
 AT_ONCE = 256
 #: Destinations of which is remembered how far they are.
@@ -96,9 +98,9 @@ class Tracing:
         self._monotonic_s = monotonic_s
         self._unix_time_s = unix_time_s
         self._picks = Picks(self.table, unix_time_s)
-        self._urgent: deque[FlowKey] = deque()
-        self._idle: OrderedDict[int, deque[FlowKey]] = OrderedDict()  # by part of a window
-        self._window_ns, self._part = -1, 0
+        # Those that lost something, and those that did not, by the timeout of their tests.
+        self._urgent: OrderedDict[FlowKey, float] = OrderedDict()
+        self._idle: OrderedDict[float, deque[FlowKey]] = OrderedDict()
         self._going: dict[FlowKey, _Going] = {}
         self._by_target: dict[tuple[ProbeSocket, tuple[str, int]], list[_Going]] = {}
         self._numbers: OrderedDict[int, _Going] = OrderedDict()  # whose packets they are, or were
@@ -172,14 +174,14 @@ class Tracing:
         if not closed.all_flows or not len(closed.flows):
             return
         try:
-            # A window closes in parts, each with tests of its own.
-            self._part = self._part + 1 if closed.end_ns == self._window_ns else 0
-            self._window_ns = closed.end_ns
-            before = self._urgent if self._part else ()
-            self._urgent = deque(dict.fromkeys([*before, *self._picks.suffering(closed)]))
+            # Tests of other timeouts close for themselves: what waits of them goes on waiting.
+            timeout_s = closed.timeout_s
+            for key in [key for key, of_s in self._urgent.items() if of_s == timeout_s]:
+                del self._urgent[key]
+            self._urgent.update((key, timeout_s) for key in self._picks.suffering(closed))
             self._hurried |= bool(self._urgent)
-            if self._part not in self._idle:
-                self._idle[self._part] = deque(self._picks.in_turn(closed, self._part))
+            if timeout_s not in self._idle:
+                self._idle[timeout_s] = deque(self._picks.in_turn(closed))
         except Exception:
             self._failed(self._monotonic_s())
 
@@ -231,14 +233,12 @@ class Tracing:
             expected = 0  # a destination that may be dead never says how far it is
             urgent = bool(self._urgent)
             if urgent:
-                key = self._urgent.popleft()
-            elif self._some_is_due():
-                if not idle or len(self._going) >= AT_ONCE // 8:
-                    return
+                key, _ = self._urgent.popitem(last=False)
+            elif not idle or len(self._going) >= AT_ONCE // 8:
+                return
+            elif (due := self._next_due()) is not None:
                 idle -= 1
-                part, waiting = self._idle.popitem(last=False)
-                key = waiting.popleft()
-                self._idle[part] = waiting  # the others first
+                key = due
                 expected = self._hops.get(key.dst_ip, 0)
             else:
                 return
@@ -253,15 +253,17 @@ class Tracing:
             going = self._going[key] = _Going(key, sock, trace, idle=not urgent)
             self._by_target.setdefault((sock, going.target), []).append(going)
 
-    def _some_is_due(self) -> bool:
-        """Return whether the next flow that loses nothing is to be traced, having left out others."""
-        for part, waiting in list(self._idle.items()):
-            for _ in range(min(len(waiting), IDLE_A_TURN)):
-                if self._picks.is_due(waiting[0]):
-                    return True
-                waiting.popleft()  # for what it lost it was traced meanwhile; or so were all
-            del self._idle[part]
-        return False
+    def _next_due(self) -> FlowKey | None:
+        """Take the next flow that loses nothing and is to be traced; tests take turns at it."""
+        for timeout_s, waiting in list(self._idle.items()):
+            for _ in range(min(len(waiting), LOOKED_THROUGH)):
+                key = waiting.popleft()
+                if self._picks.is_due(key):  # it was not traced meanwhile, for what it lost
+                    self._idle.move_to_end(timeout_s)
+                    return key
+            if not waiting:
+                del self._idle[timeout_s]
+        return None
 
     def _draw(self) -> int:
         """Return a number that no packet of late has, and that nobody can guess."""

@@ -41,7 +41,7 @@ COUNTERS = (
 #: What the collector says of itself, by name, and each metric's help.
 HEALTH_HELP = {
     "probes_sent_total": "Probes that the kernel took.",
-    "replies_received_total": "Replies in time.",
+    "replies_received_total": "Replies to probes on record, late ones included.",
     "stranger_packets_total": "Packets that are no reply to a probe on record.",
     "receive_drops_total": "Packets that the kernel dropped at a full socket buffer.",
     "damaged_packets_total": "Packets with a wrong checksum.",
@@ -50,8 +50,8 @@ HEALTH_HELP = {
     "probes_per_second": "What the schedule asks for.",
     "intervals_unclosed_total": "Intervals that could not be closed: their figures are lost.",
     "tick_lag_seconds": "By how much a tick came late at worst, in this interval and the last.",
-    "pairs": "Pairs that are probed.",
-    "flows": "Flows that are probed.",
+    "pairs": "Pairs that are probed, and those of before with an interval to close.",
+    "flows": "Flows of these pairs.",
     "groups_refused": "Parts of tests that are refused a source port or an interface.",
     "names_failing": "Names that do not resolve.",
     "config_generation": "One more whenever what is probed is another.",
@@ -264,7 +264,7 @@ def health_text(prefix: str, health: Health) -> bytes:
     for name, value in health.items():
         metric = f"{prefix}_{name}"
         kind = "counter" if name.endswith("_total") else "gauge"
-        parts.append(f"# HELP {metric} {HEALTH_HELP[name]}\n# TYPE {metric} {kind}\n")
+        parts.append(f"# HELP {metric} {HEALTH_HELP.get(name, name)}\n# TYPE {metric} {kind}\n")
         if isinstance(value, Mapping):
             parts += [f'{metric}{{reason="{key}"}} {_number(n)}\n' for key, n in value.items()]
         else:

@@ -197,6 +197,8 @@ class Ledger(Windows):
             cells = self.cells(every, sequence)
             waiting = cells[(self.flags[cells] & (RECEIVED | LATE)) == 0]
             self.flags[waiting] |= NO_RTT
+        if self.current is not None:
+            self.current.steps.append(self.next_sequence.copy())
 
     # Probes
 

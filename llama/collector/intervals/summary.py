@@ -140,6 +140,7 @@ class ClosedInterval:
     histogram_count: npt.NDArray[np.uint32] = field(repr=False)
     #: Free text for people: what made the interval suspect, with figures.
     notes: tuple[str, ...] = ()
+    timeout_s: float = 0.0  # that of its tests
     all_flows: bool = True  # False once the flows without loss have been let go
 
     def only(self, pairs: npt.NDArray[np.intp]) -> ClosedInterval:

@@ -7,6 +7,7 @@ same source ports, at one rate and with one timeout. Pure.
 from __future__ import annotations
 
 import ipaddress
+import itertools
 import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -126,14 +127,16 @@ class Group:
 
 def _numbered(pairs: Sequence[Pair], kept: Mapping[int, int]) -> tuple[int, ...]:
     """Return numbers for pairs alike on the wire: for those in ``kept``, by place, as given there."""
-    taken: set[tuple[object, ...]] = set()
-    numbers = [0] * len(pairs)
-    for n in [*kept, *(n for n in range(len(pairs)) if n not in kept)]:
-        number, alike = kept.get(n, 0), _on_the_wire(pairs[n])
-        while (number, *alike) in taken:
-            number += 1
-        taken.add((number, *alike))
-        numbers[n] = number
+    taken = {(number, _on_the_wire(pairs[n])) for n, number in kept.items()}
+    free: Counter[tuple[object, ...]] = Counter()  # the first number that may be
+    numbers = []
+    for n, pair in enumerate(pairs):
+        number = kept.get(n, -1)
+        if number < 0:
+            alike = _on_the_wire(pair)
+            number = next(n for n in itertools.count(free[alike]) if (n, alike) not in taken)
+            free[alike] = number + 1
+        numbers.append(number)
     return tuple(numbers)
 
 
