@@ -45,23 +45,23 @@ class Incident:
     """One cause from its first sighting on. Times are Unix seconds."""
 
     id: str
-    key: str = ""
-    title: str = ""
-    kind: str = ""
-    name: str = ""
+    key: str
+    title: str
+    kind: str
+    name: str
     symptom: str
-    direction: str = ""
-    only: dict[str, str] = field(factory=dict)
-    evidence: str = ""
-    rate: float = 0.0  # share of the probes that were hit, at last
-    worst_rate: float = 0.0
-    explains: int = 0  # flows that it accounted for, at last
-    most_explained: int = 0
-    confidence: float = 0.0
-    also: list[str] = field(factory=list)
-    pairs: list[list[str]] = field(factory=list)
-    tags: dict[str, str] = field(factory=dict)
-    paths: list[list[str]] = field(factory=list)
+    direction: str
+    only: dict[str, str]
+    evidence: str
+    rate: float  # share of the probes that were hit, at last
+    worst_rate: float
+    explains: int  # flows that it accounted for, at last
+    most_explained: int
+    confidence: float
+    also: list[str]
+    pairs: list[list[str]]
+    tags: dict[str, str]
+    paths: list[list[str]]
     refusals: list[dict[str, Any]] = field(factory=list)  # {"by", "refusal", "refused"}
     start: float  # the end of the interval in which it was first seen
     opened: float | None = None  # when it was found to persist; None: not yet
@@ -258,10 +258,29 @@ class Incidents:
 
     def _incident(self, sighting: Sighting, at: float) -> Incident:
         self._number += 1
-        number = f"{int(at)}-{self._number}"
-        incident = Incident(id=number, symptom=sighting.symptom, start=at, last_seen=at)
-        _describe(incident, sighting)
-        return incident
+        return Incident(
+            id=f"{int(at)}-{self._number}",
+            key=sighting.key,
+            title=sighting.title,
+            kind=sighting.kind,
+            name=sighting.name,
+            symptom=sighting.symptom,
+            direction=sighting.direction,
+            only=dict(sighting.only),
+            evidence=sighting.evidence,
+            rate=sighting.rate,
+            worst_rate=sighting.rate,
+            explains=sighting.explains,
+            most_explained=sighting.explains,
+            confidence=sighting.confidence,
+            also=list(sighting.also),
+            pairs=[list(pair) for pair in sighting.pairs],
+            tags=dict(sighting.tags),
+            paths=[list(path) for path in sighting.paths],
+            refusals=[asdict(one) for one in sighting.refusals],
+            start=at,
+            last_seen=at,
+        )
 
     def _step(self, case: _Case, sighting: Sighting | None, at: float) -> list[Event]:
         """Move one case on by one judgement."""
