@@ -10,6 +10,7 @@ from typing import Any
 from plain_stamp import REPLY
 from timekeeper_case import TimekeeperCase, pair
 
+from llama.collector.slices import at_once
 from llama.collector.tracing import Tracing
 from llama.wire import stamp
 
@@ -62,6 +63,7 @@ class BareTests(TimekeeperCase):
             if self.closed and self.closed[-1].close_number > told[-1]:
                 told.append(self.closed[-1].close_number)
                 tracing.closed(self.closed[-1])
+                at_once(tracing.line_up(self.closed[-1]))
             return len(self.closed) >= 6
 
         told = [0]

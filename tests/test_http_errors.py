@@ -58,8 +58,8 @@ class ErrorTests(SynchronousTestCase):
             self.assertEqual((code, named), (405, allowed))
 
     def test_paths(self) -> None:
-        """A path that is not served is 404, also where one with fewer slashes is."""
+        """A path that is not served is 404, also where one that is begins so."""
         for service, root in roots().items():
-            for path in ("/nowhere", "/api//v1/status"):
+            for path in ("/nowhere", "/status/", "/metrics/x/y", "/api//v1/status"):
                 said = (404, None, f"nothing is served at {path}")
                 self.assertEqual(self.ask(root, path), said, service)

@@ -18,6 +18,7 @@ from llama.collector.intervals.ledger import RECEIVED, STAMPED
 from llama.collector.probing.plan import Source
 from llama.collector.probing.sockets import ProbeSocket
 from llama.collector.probing.udp import UdpProber
+from llama.collector.slices import at_once
 from llama.collector.tracing import Tracing
 from llama.net import errors, mmsg
 from llama.net.port import transmit_ids_supported
@@ -114,6 +115,7 @@ class TraceTests(TimekeeperCase):
             nonlocal seen
             for closed in self.closed[seen:]:
                 self.tracing.closed(closed)
+                at_once(self.tracing.line_up(closed))
             seen = len(self.closed)
             self.tracing.tick()
             return self.tracing.finished > 0

@@ -567,6 +567,8 @@ class Mistakes(SynchronousTestCase):
             self.assertLessEqual(set(param.opts), ours.get(param.name, set(param.opts)))
         for words in (("--family", "6"), ("-6",)):
             self.assertEqual(self.said(*words), "127.0.0.1 does not resolve to an IPv6 address")
+        done = CliRunner().invoke(trace, ["127.0.0.1", "--family", "6", "-4"])
+        self.assertIn("-4 and --family 6 are given, expected one of them", done.output)
         for name in ("--dscp", "--class"):
             self.assertIn("XY", self.said(name, "XY"))
         for words in (

@@ -9,11 +9,14 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama import testing
 from llama.collector import tracing as module
+from llama.collector.slices import at_once
 from llama.collector.trace_picks import (
     AGAIN_S,
+    AT_A_TIME,
     DEAD_FRESH_S,
     FRESH_S,
     LEFT,
+    LOOKED_AT,
     OF_DEAD_PAIR,
     PICKED,
     SIBLINGS,
@@ -97,6 +100,13 @@ class Picking(SynchronousTestCase):
         self.tracing = Tracing(
             self.kernel, unix_time_s=lambda: self.now, monotonic_s=self.clock.seconds
         )
+        self.picks_closed = self.tracing.closed
+        self.tracing.closed = self.lined_up
+
+    def lined_up(self, closed):
+        """Hand an interval over, and line its healthy flows up at once."""
+        self.picks_closed(closed)
+        at_once(self.tracing.line_up(closed))
 
     def lossy(self, rows, lost=3, received=7):
         """Return the interval with these flows lossy."""
@@ -743,6 +753,19 @@ class Picking(SynchronousTestCase):
         self.assertTrue(first.isdisjoint(self.tracing._idle[0.0]))
         self.assertEqual(len(np.unique([key.dst_ip for key in first])), 256)
 
+    def test_lined_up_bit_by_bit(self):
+        """No tick waits for very many flows; what is out of order meanwhile fails no probe."""
+        many = testing.closed_interval(600, flows_per_pair=4)
+        job = self.tracing.line_up(many)
+        self.assertEqual(sum(1 for _ in job), LOOKED_AT / AT_A_TIME)
+        self.assertEqual(len(self.tracing._idle[0.0]), LOOKED_AT)
+        self.assertEqual(list(self.tracing.line_up(many)), [])  # these have not had their turns
+        self.tracing._idle.clear()
+        self.patch(self.tracing._picks, "in_turn", lambda _closed: 1 // 0)
+        self.assertEqual(list(self.tracing.line_up(many)), [])
+        self.assertEqual((self.tracing.failures, len(self.tracing._idle)), (1, 0))
+        self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
+
     def test_tests_of_other_timeouts(self):
         """They close for themselves, in any order: what is healthy has its turns, none is pushed out."""
         slow = [evolve(one, dst_port=9) for one in self.closed.pairs]
@@ -784,7 +807,7 @@ class Picking(SynchronousTestCase):
     def test_one_to_each_destination_first(self):
         """Of flows never traced; what was traced comes after them, the longest ago first."""
         picks = self.tracing._picks
-        flows = picks.in_turn(self.closed)
+        flows = at_once(picks.in_turn(self.closed))
         ports = sorted({key.source_port for key in flows})
         firsts = [len({key.dst_ip for key in flows[n : n + 3]}) for n in (0, 3, 6, 9)]
         self.assertEqual(firsts, [3] * 4)
@@ -794,7 +817,8 @@ class Picking(SynchronousTestCase):
         for n in (0, 4):
             path = Path((flows[n].dst_ip,), (0.1,), (1,), (1,), True)
             self.tracing.table.enter(flows[n], path, self.now - n)
-        self.assertEqual(picks.in_turn(self.closed), [*flows[1:4], *flows[5:], flows[4], flows[0]])
+        again = at_once(picks.in_turn(self.closed))
+        self.assertEqual(again, [*flows[1:4], *flows[5:], flows[4], flows[0]])
 
 
 class Due(SynchronousTestCase):

@@ -401,11 +401,13 @@ class OptionTests(TestCase):
         for make, options, message in (
             (influxdb.make, {}, "'database' is missing"),
             (influxdb.make, {"database": "x", "url": "db:8086"},
-             "'url' 'db:8086' is no http:// or https:// address"),
+             "'url': 'db:8086' is no http:// or https:// address"),
             (influxdb.make, {"database": "x", "url": "http://me:pw@db"},
-             "'url' has a user or a password in it: where any are sent, they have keys of their own"),
+             "'url': a URL has a user or a password in it, which is not sent"),
+            (influxdb.make, {"database": "x", "url": "http://db?u=me&p=pw"},
+             "'url': a URL has a query or a fragment, expected one such as http://tsdb:8086"),
             (influxdb.make, {"database": "x", "url": "http://[FE80::1%eth0]:8086"},
-             "'url' 'http://[FE80::1%eth0]:8086' is link-local: servers are not asked through an"
+             "'url': 'http://[FE80::1%eth0]:8086' is link-local: servers are not asked through an"
              " interface; expected another address"),
             (influxdb.make, {"database": "x", "create": "perhaps"},
              "'create' is 'perhaps', expected true or false"),

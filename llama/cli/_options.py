@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from llama.config.link_local import without_interface
-from llama.config.urls import http_url
+from llama.config.urls import http_url, shown_url
 from llama.config.values import not_one_host
 from llama.net.lookup import is_address
 from llama.wire.source_ports import REFUSED_PORTS, named
@@ -46,7 +46,7 @@ class HttpUrl(_TextType):
         try:
             return http_url(text)
         except ValueError as error:
-            self.fail(f"{text!r} {error}", param, ctx)
+            self.fail(f"{shown_url(text)} {error}", param, ctx)
 
 
 def parse_target(text: str, usual: int = 8100) -> tuple[str, int]:

@@ -19,7 +19,7 @@ from llama.cli._names import namer
 from llama.cli._options import HttpUrl, Seconds
 from llama.config import Mistake, endpoint
 from llama.config.keys import read_secret, read_urls
-from llama.config.urls import server_url
+from llama.config.urls import server_url, shown_url
 from llama.net.reactor import prepare
 from llama.paths.names import ReverseNames, read_names
 from llama.pinpoint.api import sighting_json
@@ -179,7 +179,9 @@ def _url(text: str) -> str:
     try:
         return server_url(text if "://" in text else f"http://{text}")
     except ValueError as error:
-        raise ValueError(f"{text!r} {error}") from None
+        raise ValueError(
+            f"{shown_url(text)} {error}; expected HOST:PORT, or an http:// or https:// address"
+        ) from None
 
 
 def _token(path: Path | None) -> str | None:

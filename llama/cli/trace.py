@@ -181,6 +181,8 @@ def trace(
         require_ends(host, source)
     except ValueError as e:
         raise click.ClickException(str(e)) from None
+    if version is not None and family not in ("any", version):
+        raise click.UsageError(f"-{version} and --family {family} are given, expected one of them")
     family = version or family
     try:
         kind = {"4": socket.AF_INET, "6": socket.AF_INET6, "any": socket.AF_UNSPEC}[family]

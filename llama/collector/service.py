@@ -159,6 +159,8 @@ class ProbingService(Service):
     def _interval_closed(self, closed: ClosedInterval) -> None:
         self._history.append(closed)
         self.tracing.closed(closed)
+        lined_up = self._slices.background(self.tracing.line_up(closed))
+        lined_up.addErrback(lambda failure: failure.trap(CancelledError))  # that is our stop
 
     def _tick(self) -> None:
         self.timekeeper.tick()

@@ -15,6 +15,7 @@ from operator import itemgetter
 import numpy as np
 
 from llama.collector.intervals.summary import ClosedInterval, Pair
+from llama.collector.slices import Job
 from llama.paths.table import FlowKey, Known, PathTable
 
 #: Flows of one interval that are picked for what they lost, and lossy ones that are looked at for it.
@@ -32,8 +33,8 @@ DEAD_FRESH_S = 20.0
 SIBLINGS = 4
 #: With nothing else to do every flow is traced again so often, at most.
 AGAIN_S = 300.0
-#: Flows of an interval that are looked at for that, so that no tick of the prober waits long.
-LOOKED_AT = 1024
+#: Flows of an interval that are looked at for that, and in one go, so that no tick waits long.
+LOOKED_AT, AT_A_TIME = 1024, 128
 #: A path with silent hops is traced again so soon, s, so many times: it may have been chance.
 SOON_S, TRIES = 15.0, 4
 #: Hops that flows were found to have left, of which is remembered when.
@@ -116,24 +117,27 @@ class Picks:
                     count += 1
                     yield key
 
-    def in_turn(self, closed: ClosedInterval) -> list[FlowKey]:
-        """Return flows of which nothing is the matter, those traced longest ago first.
+    def in_turn(self, closed: ClosedInterval) -> Job[list[FlowKey]]:
+        """Return flows of which nothing is the matter, those traced longest ago first, bit by bit.
 
         One class and size of a flow shows the path of all. Of those never traced one to each destination
         comes first: it tells how far that is, so the others need no packets that go beyond. Intervals of
         other timeouts are gone through for themselves.
         """
-        firsts: dict[tuple[str, int, int], FlowKey] = {}
         place = self._looked_at[closed.timeout_s]
         begin = place if place < len(closed.flows) else 0
-        self._looked_at[closed.timeout_s] = end = begin + LOOKED_AT
-        for key in keys(closed, range(begin, min(end, len(closed.flows)))):
-            firsts.setdefault(key.tuple5, key)
+        self._looked_at[closed.timeout_s] = begin + LOOKED_AT
+        seen: set[tuple[str, int, int]] = set()
         turns: Counter[str] = Counter()
         order = []
-        for key in firsts.values():
-            order.append((self._last_traced(key), turns[key.dst_ip], key))
-            turns[key.dst_ip] += 1
+        end = min(begin + LOOKED_AT, len(closed.flows))
+        for first in range(begin, end, AT_A_TIME):
+            for key in keys(closed, range(first, min(first + AT_A_TIME, end))):
+                if key.tuple5 not in seen:
+                    seen.add(key.tuple5)
+                    order.append((self._last_traced(key), turns[key.dst_ip], key))
+                    turns[key.dst_ip] += 1
+            yield None
         return [key for _, _, key in sorted(order, key=itemgetter(0, 1))]
 
     def is_due(self, key: FlowKey) -> bool:

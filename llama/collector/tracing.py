@@ -21,6 +21,7 @@ from twisted.logger import Logger
 from llama.collector.intervals.summary import ClosedInterval
 from llama.collector.probing.sockets import ProbeSocket
 from llama.collector.probing.udp import UdpProber
+from llama.collector.slices import Job
 from llama.collector.trace_picks import Picks
 from llama.config import class_name
 from llama.net import errors, mmsg
@@ -76,7 +77,7 @@ class _Going:
 class Tracing:
     """Traces the flows of a `UdpProber`, and keeps what was found in `table`.
 
-    Call `closed` with every closed interval: it says which flows there are, and which suffer.
+    Call `closed` with every closed interval: it says which flows suffer; `line_up` which there are.
     """
 
     log = Logger()
@@ -180,8 +181,15 @@ class Tracing:
                 del self._urgent[key]
             self._urgent.update((key, timeout_s) for key in self._picks.suffering(closed))
             self._hurried |= bool(self._urgent)
-            if timeout_s not in self._idle:
-                self._idle[timeout_s] = deque(self._picks.in_turn(closed))
+        except Exception:
+            self._failed(self._monotonic_s())
+
+    def line_up(self, closed: ClosedInterval) -> Job[None]:
+        """Line up flows of an interval of which nothing is the matter, if none of its tests wait."""
+        if not closed.all_flows or closed.timeout_s in self._idle:
+            return
+        try:
+            self._idle[closed.timeout_s] = deque((yield from self._picks.in_turn(closed)))
         except Exception:
             self._failed(self._monotonic_s())
 

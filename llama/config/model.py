@@ -100,7 +100,7 @@ class CollectorConfig:
     api_token: str | None = field(default=None, repr=False)  #: bearer token that requests must show
     max_pps: float | None = None  #: cap on the sum of all probes, packets/s
     max_bps: float | None = None  #: cap on the sum of all probes, bit/s of IP packets
-    src_hostname: str = ""  #: for ``src_hostname`` unless the tags set it
+    src_hostname: str = ""  #: names the collector in its own figures; targets have it in their tags
     #: Legal but suspicious, for the log and for ``llama check``.
     notes: tuple[Mistake, ...] = field(default=(), eq=False)
 

@@ -11,7 +11,7 @@ from llama.config.mistakes import Mistake
 from llama.config.model import ScraperConfig, SpoolConfig, WriterConfig
 from llama.config.tree import Document, KeySpec, Node, WrongError, kind, read_document
 from llama.config.typed import untyped
-from llama.config.urls import NO_TLS, lacks_tls, server_url
+from llama.config.urls import NO_TLS, lacks_tls, server_url, shown_url
 
 COLLECTOR_PORT = 5000
 
@@ -25,8 +25,7 @@ def _server_url(node: Node, url: str) -> str:
     try:
         return server_url(url)
     except ValueError as error:
-        # What has a user in it may have a password.
-        raise WrongError(node, f"{'a URL' if '@' in url else kind(node)} {error}") from None
+        raise WrongError(node, f"{shown_url(str(node.value))} {error}") from None
 
 
 def collector_url(doc: Document, node: Node) -> str:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
-from urllib.parse import SplitResult, urlsplit
+from urllib.parse import urlsplit
 
 from llama.config.link_local import through_interface
 from llama.printable import printable
 
+#: A name, or an IPv4 address; an IPv6 address and perhaps a port.
+_NAME = re.compile(r"[\w-]+(\.[\w-]+)*\.?", re.ASCII)
+_BRACKETED = re.compile(r"\[[^\]]*\](:[0-9]+)?")
 #: What to do where Twisted lacks the packages that https and ``ssl:`` take.
 NO_TLS = "TLS is not installed: pip install pyOpenSSL service-identity"
 
@@ -26,15 +30,17 @@ def http_url(text: str) -> str:
         )
     try:
         parts = urlsplit(text)
-    except ValueError:  # brackets round what is no IPv6 address
-        parts = SplitResult("", "", "", "", "")
+    except ValueError:
+        raise ValueError("has brackets round what is no IPv6 address") from None
     if parts.scheme not in ("http", "https"):
         raise ValueError("is no http:// or https:// address")
     if "@" in parts.netloc:
-        raise ValueError(
-            "has a user or a password in it: where any are sent, they have keys of their own"
-        )
-    if not parts.hostname:
+        raise ValueError("has a user or a password in it, which is not sent")
+    bracketed = parts.netloc.startswith("[")
+    if parts.netloc.count(":") > 1 and not bracketed:
+        raise ValueError("has an IPv6 address without brackets, expected [ADDRESS]:PORT")
+    host = parts.hostname or ""
+    if not host:
         raise ValueError("names no host")
     try:
         good = parts.port != 0 and not parts.netloc.endswith(":")
@@ -42,11 +48,18 @@ def http_url(text: str) -> str:
         good = False
     if not good:
         raise ValueError("has a port that is not 1-65535")
-    if through_interface(parts.hostname):
+    if bracketed and through_interface(host):
         raise ValueError(
             "is link-local: servers are not asked through an interface; expected another address"
         )
+    if not (_BRACKETED.fullmatch(parts.netloc) if bracketed else _NAME.fullmatch(host)):
+        raise ValueError("names a host that can be none")
     return text
+
+
+def shown_url(text: str) -> str:
+    """Return what a URL is called in a message: nothing of one that may have a secret in it."""
+    return "a URL" if any(sign in text for sign in "@?#") else repr(text)
 
 
 def server_url(text: str) -> str:

@@ -26,7 +26,7 @@ def add_errors(app: Klein, log: Logger) -> None:
     def not_allowed(self: Any, request: Any, failure: Failure) -> bytes:
         return wrong_method(request, failure.value.valid_methods)  # type: ignore[union-attr]
 
-    @app.handle_errors(HTTPException)  # also of a path that would do with fewer slashes
+    @app.handle_errors(HTTPException)
     def not_found(self: Any, request: Any, failure: Failure) -> bytes:
         asked = request.path.decode(errors="replace")
         return json_error(request, 404, f"nothing is served at {asked}")

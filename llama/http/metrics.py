@@ -9,7 +9,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from twisted.web.resource import Resource
 
 
-class Metrics(Resource):
+class MetricsPage(Resource):
     """Made where the service runs, between two of its batches: a thread would wait for the lock."""
 
     isLeaf = True

@@ -280,7 +280,7 @@ class JsonRoot(Resource):
     """The root of a service without an application of its own: ``/status``, and errors as JSON.
 
     What else it serves is put in with ``putChild``, for instance ``metrics`` with
-    `llama.http.metrics.Metrics`. No request changes anything: only GET and HEAD pass.
+    `llama.http.metrics.MetricsPage`. No request changes anything: only GET and HEAD pass.
     """
 
     def __init__(self) -> None:
@@ -292,6 +292,8 @@ class JsonRoot(Resource):
         """Return the child of that name, or one that refuses."""
         if request.method not in (b"GET", b"HEAD"):
             return _OnlyReading()
+        if request.postpath:  # no child has children
+            return self.getChild(path, request)
         child: Any = super().getChildWithDefault(path, request)
         return child
 

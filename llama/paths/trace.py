@@ -15,10 +15,12 @@ from __future__ import annotations
 import math
 import secrets
 from collections.abc import Callable, Collection, Iterator
+from typing import TYPE_CHECKING
 
 from attrs import define, field, frozen
 
-from llama.net.errors import IcmpError
+if TYPE_CHECKING:
+    from llama.net.errors import IcmpError
 
 MOST_HOPS = 32
 #: A flow has at most this many packets under way, while routers quote enough to tell them apart.

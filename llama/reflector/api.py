@@ -10,7 +10,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 from twisted.web.resource import Resource
 
-from llama.http import metrics
+from llama.http.metrics import MetricsPage
 from llama.http.server import BadRequestError, JsonRoot, Query, json_error, set_json
 from llama.reflector.stats import Stats, Watched, figures
 from llama.reflector.windows import Windows
@@ -94,7 +94,7 @@ def root(ports: Watched, stats: Stats) -> JsonRoot:
     registry.register(Metrics(ports, stats))
     found = JsonRoot()
     pages: tuple[tuple[bytes, Any], ...] = (
-        (b"metrics", metrics.Metrics(registry)),
+        (b"metrics", MetricsPage(registry)),
         (b"influxdata", _InfluxData(stats.windows)),
     )
     for name, page in pages:

@@ -9,7 +9,7 @@ import orjson
 from prometheus_client.metrics_core import GaugeMetricFamily, Metric
 from twisted.web.resource import Resource
 
-from llama.http.metrics import Metrics
+from llama.http.metrics import MetricsPage
 from llama.http.server import JsonRoot
 from llama.scraper.buffer import Spool
 from llama.scraper.counts import Counts
@@ -131,7 +131,7 @@ def root(scraper: Scraper) -> Resource:
     tree = JsonRoot()
     registry = scraper.counts.registry
     registry.register(Gauges(scraper))
-    children: dict[bytes, Any] = {b"state": _State(scraper), b"metrics": Metrics(registry)}
+    children: dict[bytes, Any] = {b"state": _State(scraper), b"metrics": MetricsPage(registry)}
     for name, child in children.items():
         tree.putChild(name, child)
     return tree

@@ -83,7 +83,7 @@ def suspect_bit(name: str) -> int:
 class Pair:
     """One series: what is probed from here to one target in one class, whatever the source port.
 
-    ``tags`` are the user's, with ``src_hostname`` and ``dst_hostname`` always among them.
+    ``tags`` are the target's, which has ``src_hostname`` and ``dst_hostname`` among them when it is read.
     """
 
     target: str  # as written in the configuration: hostname or address

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llama.config.urls import server_url
+from llama.config.urls import server_url, shown_url
 
 _UNITS_S = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
@@ -42,9 +42,7 @@ class Options:
         try:
             return server_url(value)
         except ValueError as error:
-            # What has a user in it may have a password.
-            shown = "" if "@" in value else f" {value!r}"
-            raise ValueError(f"{key!r}{shown} {error}") from None
+            raise ValueError(f"{key!r}: {shown_url(value)} {error}") from None
 
     def flag(self, key: str, default: bool) -> bool:
         """Return a yes or no."""
