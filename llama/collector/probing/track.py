@@ -143,7 +143,7 @@ class Track:
 
         Its answer may never come, so the numbers of such a peer are in doubt from now on.
         """
-        if sock not in self.sockets:
+        if sock not in self.sockets or not self.bare.any():  # where places are is work to find out
             return
         pairs = [n for n in self._places.get((address, port), ()) if self.bare[n]]
         if pairs:
