@@ -158,6 +158,8 @@ class ProbingService(Service):
 
     def _interval_closed(self, closed: ClosedInterval) -> None:
         self._history.append(closed)
+        if not self.running:  # by who waited for this interval
+            return
         self.tracing.closed(closed)
         lined_up = self._slices.background(self.tracing.line_up(closed))
         lined_up.addErrback(lambda failure: failure.trap(CancelledError))  # that is our stop
