@@ -130,6 +130,13 @@ class CountersTests(SynchronousTestCase):
             raise SkipTest("needs the queue pfifo")
         self.assertIn(Line(0, 0), queues.counts().values())
 
+    def ask(self, watch: HostWatch) -> None:
+        """Have a watch ask for queues, and take the answer."""
+        watch.check([])
+        assert watch._asked is not None
+        watch._asked.result()
+        watch.check([])
+
     def test_no_thread(self) -> None:
         """Where no thread can be had, queues are not looked at, and nothing else minds."""
         watch = HostWatch(read_queues=lambda: {"eth0": Line(0, 0)})
@@ -149,10 +156,7 @@ class CountersTests(SynchronousTestCase):
             len(set(map(id, pools))), 3
         )  # what was asked in vain waits in none of them
         watch._threads = usual()
-        watch.check([])
-        assert watch._asked is not None
-        watch._asked.result()
-        watch.check([])
+        self.ask(watch)
         self.assertIsNotNone(watch._queues)
 
     def test_answers_that_make_no_sense(self) -> None:
@@ -163,10 +167,7 @@ class CountersTests(SynchronousTestCase):
                 raise error("no such answer")
 
             watch = HostWatch(read_queues=broken)
-            watch.check([])
-            assert watch._asked is not None
-            watch._asked.result()
-            watch.check([])
+            self.ask(watch)
             self.assertIsNone(watch._queues)
 
     def test_a_mistake_of_ours(self) -> None:
@@ -181,10 +182,7 @@ class CountersTests(SynchronousTestCase):
         watch._asked.exception()
         watch._read_queues = lambda: {"eth0": Line(0, 0)}
         self.assertRaises(MemoryError, watch.check, [])
-        watch.check([])
-        assert watch._asked is not None
-        watch._asked.result()
-        watch.check([])
+        self.ask(watch)
         self.assertIsNotNone(watch._queues)
 
     def test_not_there(self) -> None:

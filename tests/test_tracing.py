@@ -17,6 +17,7 @@ from llama.collector.trace_picks import (
     FRESH_S,
     LEFT,
     LOOKED_AT,
+    LOOKED_THROUGH,
     OF_DEAD_PAIR,
     PICKED,
     SIBLINGS,
@@ -31,7 +32,6 @@ from llama.collector.tracing import (
     IDLE_A_TURN,
     IDLE_PERIOD_S,
     LATE_S,
-    LOOKED_THROUGH,
     PERIOD_S,
     RATE_PPS,
     TELL_S,
@@ -739,18 +739,18 @@ class Picking(SynchronousTestCase):
     def test_intervals_of_lossy_flows_only(self):
         """An interval whose healthy flows were let go is nothing to pick from."""
         self.tracing.closed(evolve(self.closed, all_flows=False))
-        self.assertEqual((len(self.tracing._urgent), len(self.tracing._idle)), (0, 0))
+        self.assertEqual((len(self.tracing._urgent), len(self.tracing._picks._idle)), (0, 0))
 
     def test_many_flows_in_turns(self):
         """Of very many flows each interval offers another part."""
         many = testing.closed_interval(600, flows_per_pair=4)
         self.tracing.closed(many)
-        first = set(self.tracing._idle[0.0])
+        first = set(self.tracing._picks._idle[0.0])
         self.tracing.closed(evolve(many, timeout_s=1.0))
-        self.assertEqual(set(self.tracing._idle[1.0]), first)  # other tests: they begin anew
-        self.tracing._idle.clear()
+        self.assertEqual(set(self.tracing._picks._idle[1.0]), first)  # other tests: they begin anew
+        self.tracing._picks._idle.clear()
         self.tracing.closed(many)
-        self.assertTrue(first.isdisjoint(self.tracing._idle[0.0]))
+        self.assertTrue(first.isdisjoint(self.tracing._picks._idle[0.0]))
         self.assertEqual(len(np.unique([key.dst_ip for key in first])), 256)
 
     def test_lined_up_bit_by_bit(self):
@@ -758,12 +758,12 @@ class Picking(SynchronousTestCase):
         many = testing.closed_interval(600, flows_per_pair=4)
         job = self.tracing.line_up(many)
         self.assertEqual(sum(1 for _ in job), LOOKED_AT / AT_A_TIME)
-        self.assertEqual(len(self.tracing._idle[0.0]), LOOKED_AT)
+        self.assertEqual(len(self.tracing._picks._idle[0.0]), LOOKED_AT)
         self.assertEqual(list(self.tracing.line_up(many)), [])  # these have not had their turns
-        self.tracing._idle.clear()
+        self.tracing._picks._idle.clear()
         self.patch(self.tracing._picks, "in_turn", lambda _closed: 1 // 0)
         self.assertEqual(list(self.tracing.line_up(many)), [])
-        self.assertEqual((self.tracing.failures, len(self.tracing._idle)), (1, 0))
+        self.assertEqual((self.tracing.failures, len(self.tracing._picks._idle)), (1, 0))
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), 1)
 
     def test_tests_of_other_timeouts(self):
@@ -795,14 +795,14 @@ class Picking(SynchronousTestCase):
     def test_traced_meanwhile(self):
         """Flows that were traced since they were lined up are passed over, and only they."""
         self.tracing.closed(testing.closed_interval(100, flows_per_pair=4))
-        keys = list(self.tracing._idle[0.0])
+        keys = list(self.tracing._picks._idle[0.0])
         self.assertEqual(len(keys), 400)
         for key in keys[: LOOKED_THROUGH + 1]:
             path = Path((key.dst_ip,), (0.1,), (1,), (1,), True)
             self.tracing.table.enter(key, path, self.now)
-        self.assertIsNone(self.tracing._next_due())  # it does not look at all of them at once
-        self.assertEqual(self.tracing._next_due(), keys[LOOKED_THROUGH + 1])
-        self.assertEqual(len(self.tracing._idle[0.0]), 400 - LOOKED_THROUGH - 2)
+        self.assertIsNone(self.tracing._picks.next_due())  # it does not look at all of them at once
+        self.assertEqual(self.tracing._picks.next_due(), keys[LOOKED_THROUGH + 1])
+        self.assertEqual(len(self.tracing._picks._idle[0.0]), 400 - LOOKED_THROUGH - 2)
 
     def test_one_to_each_destination_first(self):
         """Of flows never traced; what was traced comes after them, the longest ago first."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections import Counter, OrderedDict
+from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from operator import itemgetter
 
@@ -35,6 +35,8 @@ SIBLINGS = 4
 AGAIN_S = 300.0
 #: Flows of an interval that are looked at for that, and in one go, so that no tick waits long.
 LOOKED_AT, AT_A_TIME = 1024, 128
+#: Flows looked through for one that is due, of one timeout.
+LOOKED_THROUGH = 64
 #: A path with silent hops is traced again so soon, s, so many times: it may have been chance.
 SOON_S, TRIES = 15.0, 4
 #: Hops that flows were found to have left, of which is remembered when.
@@ -51,7 +53,9 @@ class Picks:
         self._unix_time_s = unix_time_s
         self._left: OrderedDict[str, float] = OrderedDict()  # hop -> Unix time
         self._chance = np.random.default_rng()
-        self._looked_at: Counter[float] = Counter()  # by the timeout of the tests
+        # Both by the timeout of the tests: they close for themselves.
+        self._looked_at: Counter[float] = Counter()
+        self._idle: OrderedDict[float, deque[FlowKey]] = OrderedDict()
 
     def _lossy(self, closed: ClosedInterval) -> list[int]:
         """Return rows of lossy flows in the order in which they should be looked at.
@@ -139,6 +143,23 @@ class Picks:
                     turns[key.dst_ip] += 1
             yield None
         return [key for _, _, key in sorted(order, key=itemgetter(0, 1))]
+
+    def line_up(self, closed: ClosedInterval) -> Job[None]:
+        """Line up flows of which nothing is the matter, if none of these tests wait for their turns."""
+        if closed.all_flows and closed.timeout_s not in self._idle:
+            self._idle[closed.timeout_s] = deque((yield from self.in_turn(closed)))
+
+    def next_due(self) -> FlowKey | None:
+        """Take the next of those lined up that is to be traced; tests take turns at it."""
+        for timeout_s, waiting in list(self._idle.items()):
+            for _ in range(min(len(waiting), LOOKED_THROUGH)):
+                key = waiting.popleft()
+                if self.is_due(key):  # it was not traced meanwhile, for what it lost
+                    self._idle.move_to_end(timeout_s)
+                    return key
+            if not waiting:
+                del self._idle[timeout_s]
+        return None
 
     def is_due(self, key: FlowKey) -> bool:
         """Return whether a flow of which nothing is the matter should be traced again."""

@@ -12,7 +12,7 @@ import math
 import socket
 import struct
 import time
-from collections import OrderedDict, defaultdict, deque
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -39,8 +39,6 @@ PERIOD_S = 0.05
 #: costs as much as twenty probes, and much more if it must be woken up for alone.
 IDLE_PERIOD_S, IDLE_A_TURN = 0.25, 5
 AFTER_FAILURE_S = 60.0
-#: Flows looked through for one that is due, of one timeout.
-LOOKED_THROUGH = 64
 #: Flows being traced at a time.
 AT_ONCE = 256
 #: Destinations of which is remembered how far they are.
@@ -99,9 +97,7 @@ class Tracing:
         self._monotonic_s = monotonic_s
         self._unix_time_s = unix_time_s
         self._picks = Picks(self.table, unix_time_s)
-        # Those that lost something, and those that did not, by the timeout of their tests.
-        self._urgent: OrderedDict[FlowKey, float] = OrderedDict()
-        self._idle: OrderedDict[float, deque[FlowKey]] = OrderedDict()
+        self._urgent: OrderedDict[FlowKey, float] = OrderedDict()  # and the timeout of their tests
         self._going: dict[FlowKey, _Going] = {}
         self._by_target: dict[tuple[ProbeSocket, tuple[str, int]], list[_Going]] = {}
         self._numbers: OrderedDict[int, _Going] = OrderedDict()  # whose packets they are, or were
@@ -185,11 +181,9 @@ class Tracing:
             self._failed(self._monotonic_s())
 
     def line_up(self, closed: ClosedInterval) -> Job[None]:
-        """Line up flows of an interval of which nothing is the matter, if none of its tests wait."""
-        if not closed.all_flows or closed.timeout_s in self._idle:
-            return
+        """Line up flows of an interval of which nothing is the matter."""
         try:
-            self._idle[closed.timeout_s] = deque((yield from self._picks.in_turn(closed)))
+            yield from self._picks.line_up(closed)
         except Exception:
             self._failed(self._monotonic_s())
 
@@ -244,7 +238,7 @@ class Tracing:
                 key, _ = self._urgent.popitem(last=False)
             elif not idle or len(self._going) >= AT_ONCE // 8:
                 return
-            elif (due := self._next_due()) is not None:
+            elif (due := self._picks.next_due()) is not None:
                 idle -= 1
                 key = due
                 expected = self._hops.get(key.dst_ip, 0)
@@ -260,18 +254,6 @@ class Tracing:
             trace = FlowTrace(self._draw, MOST_HOPS, ATTEMPTS, expected, self._proven(key, now))
             going = self._going[key] = _Going(key, sock, trace, idle=not urgent)
             self._by_target.setdefault((sock, going.target), []).append(going)
-
-    def _next_due(self) -> FlowKey | None:
-        """Take the next flow that loses nothing and is to be traced; tests take turns at it."""
-        for timeout_s, waiting in list(self._idle.items()):
-            for _ in range(min(len(waiting), LOOKED_THROUGH)):
-                key = waiting.popleft()
-                if self._picks.is_due(key):  # it was not traced meanwhile, for what it lost
-                    self._idle.move_to_end(timeout_s)
-                    return key
-            if not waiting:
-                del self._idle[timeout_s]
-        return None
 
     def _draw(self) -> int:
         """Return a number that no packet of late has, and that nobody can guess."""
