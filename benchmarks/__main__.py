@@ -14,7 +14,7 @@ import click
 from attrs import frozen
 from rich.console import Console
 
-from benchmarks import accuracy, collector, hostile, kinds, machine, reflector, scraper
+from benchmarks import accuracy, collector, hostile, judging, kinds, machine, reflector, scraper
 from benchmarks.figures import Report
 from benchmarks.programs import BenchmarkError, build
 
@@ -62,6 +62,10 @@ BENCHMARKS: dict[str, tuple[str, Callable[[Settings], Report]]] = {
     "scraper": (
         "CPU per point from collectors into a database",
         lambda s: scraper.run(s.directory, s.rounds),
+    ),
+    "judging": (
+        "CPU and memory of pinpointing by the number of flows",
+        lambda s: judging.run(s.rounds),
     ),
     "accuracy": (
         "error of the RTT beside ping's and irtt's, idle and busy (needs root)",

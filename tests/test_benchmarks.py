@@ -17,7 +17,7 @@ from unittest import SkipTest
 from benchmark_programs import compiled, directory_for
 from twisted.trial.unittest import SynchronousTestCase
 
-from benchmarks import accuracy, collector, figures, kinds, machine, reflector, veth
+from benchmarks import accuracy, collector, figures, judging, kinds, machine, reflector, veth
 from benchmarks.programs import BenchmarkError, running
 from llama import config
 from llama.reflector.loops import looks_like_stamp_reply_one
@@ -250,6 +250,17 @@ class CollectorLoadTests(SynchronousTestCase):
         (test,) = config.load_collector(path).tests
         self.assertAlmostEqual(test.rate_pps * len(test.targets) * len(test.source_ports), 6000)
         self.assertEqual(test.targets[299].host, "127.1.1.44")
+
+
+class JudgingTests(SynchronousTestCase):
+    def test_the_fault_is_named(self) -> None:
+        """It is measured with flows that are judged for what they are, or not at all."""
+        costs = judging.measure(40, 5)
+        self.assertEqual(costs.pop("flows"), 40 * 5 * 16)
+        self.assertTrue(all(cost > 0 for name, cost in costs.items() if name != "kB/flow"))
+        self.patch(judging, "FAULT", "link spine3 -> leaf9")  # which is none of theirs
+        with self.assertRaisesRegex(BenchmarkError, "leaf9 loses, and nobody is named"):
+            judging.measure(40, 5)
 
 
 class MachineTests(SynchronousTestCase):

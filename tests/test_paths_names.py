@@ -67,6 +67,7 @@ class Names(TestCase):
         """What is no address is not asked for; of many, that asked for the longest ago is forgotten."""
         self.patch(names_module, "MOST_NAMES", 3)
         clock, asked = Clock(), []
+        clock.callFromThread = lambda call, *args: call(*args)
         names = ReverseNames(clock, {}, lambda address: asked.append(address) or f"r{address[-1]}")
         names._threads = SimpleNamespace(call=lambda ask, address: succeed(ask(address)))
         for text in ("hop-1", "10.0.0", "x" * 1000):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -12,8 +13,8 @@ from sightings import seen
 from simulated_collectors import INTERVAL_S, Collectors, utc
 from simulated_fabric import Simulation
 from twisted.internet import endpoints, reactor
-from twisted.internet.defer import Deferred, inlineCallbacks
-from twisted.internet.task import Clock
+from twisted.internet.defer import Deferred, inlineCallbacks, succeed
+from twisted.internet.task import Clock, deferLater
 from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -24,6 +25,7 @@ from llama.lab.faults import Fault
 from llama.paths.table import FlowKey
 from llama.paths.trace import LOOP
 from llama.pinpoint import answers, windows
+from llama.pinpoint import service as service_module
 from llama.pinpoint.api import AMONG, incidents_at, read_silence, sighting_json
 from llama.pinpoint.evidence import NOT_TRACED
 from llama.pinpoint.fleet import PAIRS_AGAIN, Fleet
@@ -779,6 +781,50 @@ class Service(TestCase):
         self.assertEqual(events, ["opened", "recovered"])
 
     @inlineCallbacks
+    def judging(self):
+        """Return a service in the midst of a judgement, which goes on when the event with it is set."""
+        begun, go_on = threading.Event(), threading.Event()
+        self.addCleanup(go_on.set)
+
+        def slow(*given):
+            begun.set()
+            go_on.wait(30)
+            return judge(*given)
+
+        service = yield self.service()
+        self.patch(service_module, "judge", slow)
+        self.fleet.step()
+        service._call.reset(0)
+        while not begun.is_set():
+            yield deferLater(reactor, 0.01, lambda: None)
+        return service, go_on
+
+    @inlineCallbacks
+    def test_answers_while_it_judges(self):
+        """However long a judgement takes, who asks meanwhile is told the one before."""
+        service, go_on = yield self.judging()
+        code, found = yield self.get(service, "/suspects")
+        self.assertEqual((code, found["end"]), (200, None))
+        go_on.set()
+        while service._reading:
+            yield deferLater(reactor, 0.01, lambda: None)
+        code, found = yield self.get(service, "/suspects")
+        self.assertEqual((code, found["end"]), (200, service.judgement.end_s))
+
+    @inlineCallbacks
+    def test_stopped_while_it_judges(self):
+        """Stopping waits for no judgement, and what comes of it then is not taken."""
+        service, go_on = yield self.judging()
+        threads = service._threads
+        yield service.stopService()
+        self.assertEqual((threads._busy, service._reading), (1, None))
+        go_on.set()
+        while threads._busy:
+            yield deferLater(reactor, 0.01, lambda: None)
+        self.assertIsNone(service.judgement)
+        self.assertEqual(self.flushLoggedErrors(), [])
+
+    @inlineCallbacks
     def test_collectors_behind_tls(self):
         """They are read if the authority in the file vouches for them, and only then."""
         directory = Path(self.mktemp())
@@ -1247,6 +1293,7 @@ class Schedule(SynchronousTestCase):
             measured._intervals[measured.due_s] = {}
 
         service.fleet.read = read
+        service._judgement = lambda end_s: succeed(judge(service.measured, end_s))
         service.take = lambda judgement: judged.append(round(judgement.end_s - begin_s))
         service.startService()
         self.addCleanup(service.stopService)

@@ -52,7 +52,7 @@ class ReverseNames:
     """Names by reverse DNS: an address is its own name until the answer came.
 
     ``known`` ones are never asked for, nor is what is no address. What others say that hops are called
-    may be anything, and without end.
+    may be anything, and without end. Any thread may call it; the questions are the reactor's.
     """
 
     def __init__(
@@ -74,8 +74,11 @@ class ReverseNames:
         may_ask = address not in self._waiting and len(self._waiting) < AT_ONCE
         if due and may_ask and is_address(address):
             self._waiting.add(address)
-            self._threads.call(self._ask, address).addBoth(self._answered, address)
+            self._reactor.callFromThread(self._look_up, address)
         return name
+
+    def _look_up(self, address: str) -> None:
+        self._threads.call(self._ask, address).addBoth(self._answered, address)
 
     def _answered(self, name: Any, address: str) -> None:
         """Remember a name; whatever else the resolver did means that there is none."""

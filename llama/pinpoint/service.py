@@ -23,6 +23,7 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.logger import Logger
 
 from llama.http.server import HttpService
+from llama.net.lookup import DaemonThreads
 from llama.pinpoint import api
 from llama.pinpoint.evidence import Thresholds
 from llama.pinpoint.files import append_line, private
@@ -31,6 +32,7 @@ from llama.pinpoint.incidents import Event, Hysteresis, Incidents
 from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.webhook import Webhook
 from llama.pinpoint.windows import KEEP, Measured
+from llama.threads import outlasting
 
 STATE_VERSION = 1
 #: Timeouts of probes are never longer, s: what did not close then closes no more.
@@ -89,6 +91,7 @@ class PinpointService(MultiService):
         )
         self.webhooks = [Webhook(reactor, url) for url in settings.webhooks]
         self._reactor = reactor
+        self._threads = DaemonThreads(reactor)
         self._now_s = unix_time_s
         self._call: Any = None
         self._reading: Deferred[None] | None = None
@@ -188,8 +191,12 @@ class PinpointService(MultiService):
             ready = ready[-1:]  # of those before not all may have been read
         for end in ready:
             self._judged_s = self.measured.judged_s = end
-            self.take(judge(self.measured, end, self.settings.thresholds))
+            self.take(await outlasting(self._judgement(end)))
         self.measured.forget(end_s)
+
+    def _judgement(self, end_s: float) -> Deferred[Judgement]:
+        """Judge in a thread: that may take seconds, and who asks meanwhile is answered."""
+        return self._threads.call(judge, self.measured, end_s, self.settings.thresholds)
 
     def _set_back(self, end_s: float) -> None:
         """Go on from where the wall clock was set back to: what ended later is going to end again."""
