@@ -16,6 +16,8 @@ from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
 MINUTE = 60.0
+#: Digits of a body's length; Python raises for thousands of them.
+MOST_DIGITS = 19
 
 
 class Channel(HTTPChannel):
@@ -69,6 +71,15 @@ class Channel(HTTPChannel):
         """Take octets, unless a request was refused before its end."""
         if not self._deaf:
             super().dataReceived(data)
+
+    def headerReceived(self, line: bytes) -> bool:
+        """Refuse a length that is too long to be read, besides taking headers."""
+        name, _, value = line.partition(b":")
+        digits = value.strip()
+        if name.lower() == b"content-length" and len(digits) > MOST_DIGITS and digits.isdigit():
+            self.refuse_body()
+            return False
+        return bool(super().headerReceived(line))
 
     def refuse_body(self) -> None:
         """Answer that the body of the present request is too long, and hang up."""
