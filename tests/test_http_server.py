@@ -400,6 +400,19 @@ class Limits(SynchronousTestCase):
         self.assertTrue(transport.value().startswith(b"HTTP/1.1 413 "))
         self.assertTrue(transport.disconnecting)
 
+    def test_head_leaves_no_trace(self):
+        """HEAD is answered without a body, and without a line in the log, also where it is refused."""
+        for path, code, length in ((b"/status", 200, 2), (b"/nowhere", 404, 42)):
+            channel, transport = self.connect()
+            with capturedLogs() as logged:
+                channel.dataReceived(b"HEAD %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            answer = transport.value()
+            self.assertTrue(answer.startswith(b"HTTP/1.1 %d " % code), answer)
+            self.assertIn(b"\r\nContent-Length: %d\r\n" % length, answer)
+            self.assertTrue(answer.endswith(b"\r\n\r\n"))
+            self.assertEqual(logged, [])
+            channel.connectionLost()
+
     def test_two_hosts(self):
         """Who names two hosts is refused: a proxy on the way may have gone by the other one."""
         channel, transport = self.connect()

@@ -141,11 +141,30 @@ class Channel(HTTPChannel):
             stalled.cancel()
 
 
+class _Headers:
+    """A resource as HEAD is answered by it: without the body."""
+
+    def __init__(self, resource: Any) -> None:
+        self._resource = resource
+
+    def render(self, request: Any) -> Any:
+        """Answer with the length alone, if it is there."""
+        body = self._resource.render(request)
+        if not isinstance(body, bytes):
+            return body
+        request.setHeader("Content-Length", str(len(body)))
+        return b""
+
+
 class _Request(Request):
     """A request whose body is bounded."""
 
     channel: Channel
     _taken = 0
+
+    def render(self, resrc: Any) -> None:
+        """Answer, and leave no line in the log for every HEAD, as Twisted does: who may ask or not."""
+        super().render(_Headers(resrc) if self.method == b"HEAD" else resrc)
 
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that says it is too long before it is read."""
