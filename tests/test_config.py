@@ -554,6 +554,7 @@ class EndpointFileTests(SynchronousTestCase):
         self.directory.mkdir()
         self.key, self.certificate = self.directory / "key.pem", self.directory / "a:b.pem"
         self_signed(self.key, self.certificate)
+        self.key.chmod(0o600)
         self.file = self.directory / "reflector.yaml"
 
     def load(self, bind: str) -> config.ReflectorConfig:
@@ -576,6 +577,15 @@ class EndpointFileTests(SynchronousTestCase):
             self.assertEqual(read.api, f"ssl:443:privateKey={self.key}:certKey={colon}")
         self.assertEqual(self.load("unix:llama.sock:mode=600").api,
                          f"unix:address={self.directory}/llama.sock:mode=600")  # fmt: skip
+
+    def test_keys_that_everyone_can_read(self) -> None:
+        """A private key that everyone on the host can read is told, with what to do about it."""
+        self.key.chmod(0o644)
+        (note,) = self.load(r"ssl:443:privateKey=key.pem:certKey=a\:b.pem").notes
+        said = f"{self.key} is open to everyone on this host; run: chmod o= {self.key}"
+        self.assertEqual(note.message, said)
+        self.key.chmod(0o640)
+        self.assertEqual(self.load(r"ssl:443:privateKey=key.pem:certKey=a\:b.pem").notes, ())
 
     def test_files_of_others(self) -> None:
         """A file that only who starts the service may read is no mistake, but told."""

@@ -17,6 +17,7 @@ from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.ssl import PrivateCertificate
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs
 from twisted.trial.unittest import TestCase
 from twisted.web.client import ResponseFailed
 from twisted.web.resource import Resource
@@ -337,7 +338,7 @@ class StallTests(TestCase):
                 await until(lambda: not self.factory.open, f"{url} {answer!r} closed", 5)
 
     async def test_headers_without_end(self) -> None:
-        """Headers that go on and on are given up long before they fill the memory; a few are taken."""
+        """Headers that go on and on are given up long before they fill memory or log; a few are taken."""
         begun = b"HTTP/1.1 200 OK\r\n"
         for url in self.urls:
             for endless in (
@@ -346,8 +347,9 @@ class StallTests(TestCase):
                 b"HTTP/1.1 100 Continue\r\n\r\n" * 100_000,
             ):
                 self.factory.answer = endless
-                with self.assertRaises(ResponseFailed) as raised:
+                with self.assertRaises(ResponseFailed) as raised, capturedLogs() as logged:
                     await self.ask(url, timeout_s=20)
+                self.assertEqual(logged, [])
                 said = explain(raised.exception, 20)
                 self.assertEqual(said, "more than 262,144 octets of headers")
                 await until(lambda: not self.factory.open, f"{url} closed", 5)

@@ -158,6 +158,8 @@ class Asking(SynchronousTestCase):
             ("*;q=0", False),
             ("*;q=0, gzip", True),
             ("gzip;q=0, *", False),
+            (b"\xff", False),
+            (b"\xff, gzip", True),
         ):
             request = DummyRequest([])
             if accepted is not None:
@@ -397,6 +399,37 @@ class Limits(SynchronousTestCase):
         channel.dataReceived(b"POST /status HTTP/1.1\r\nHost: x\r\nContent-Length: 101\r\n\r\n")
         self.assertTrue(transport.value().startswith(b"HTTP/1.1 413 "))
         self.assertTrue(transport.disconnecting)
+
+    def test_head_leaves_no_trace(self):
+        """HEAD is answered without a body, and without a line in the log, also where it is refused."""
+        for path, code, length in ((b"/status", 200, 2), (b"/nowhere", 404, 42)):
+            channel, transport = self.connect()
+            with capturedLogs() as logged:
+                channel.dataReceived(b"HEAD %s HTTP/1.1\r\nHost: x\r\n\r\n" % path)
+            answer = transport.value()
+            self.assertTrue(answer.startswith(b"HTTP/1.1 %d " % code), answer)
+            self.assertIn(b"\r\nContent-Length: %d\r\n" % length, answer)
+            self.assertTrue(answer.endswith(b"\r\n\r\n"))
+            self.assertEqual(logged, [])
+            channel.connectionLost()
+
+    def test_two_hosts(self):
+        """Who names two hosts is refused: a proxy on the way may have gone by the other one."""
+        channel, transport = self.connect()
+        channel.dataReceived(b"GET /status HTTP/1.1\r\nHost: evil.example\r\nHost: x\r\n\r\n")
+        self.assertTrue(transport.value().startswith(b"HTTP/1.1 400 "))
+        self.assertIn(b"more than one Host header", transport.value())
+
+    def test_length_without_end(self):
+        """A length of more digits than are read as a number is refused like any that is too long."""
+        for more in (b"", b"Accept: x\r\n"):
+            channel, transport = self.connect()
+            length = b"Content-Length: " + b"9" * 5000 + b"\r\n"
+            channel.dataReceived(b"POST /status HTTP/1.1\r\nHost: x\r\n" + length + more + b"\r\n")
+            self.assertEqual(transport.value().count(b"HTTP/1.1"), 1)
+            self.assertTrue(transport.value().startswith(b"HTTP/1.1 413 "))
+            self.assertTrue(transport.disconnecting)
+            channel.connectionLost()
 
     def test_unstated_body(self):
         """A body without a stated length is refused, once, when it grows too long."""

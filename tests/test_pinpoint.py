@@ -1144,6 +1144,13 @@ class Service(TestCase):
         self.assertEqual([silence["id"] for silence in listed["silences"]], [made["id"]])
         code, _ = yield self.get(service, f"/silences/{made['id']}", "DELETE")
         self.assertEqual((code, service.incidents.silences), (200, []))
+        for kind in ("text/plain", b"\xff"):
+            code, said = yield self.get(
+                service, "/silences", "POST", data=b"{}", headers={"Content-Type": kind}
+            )
+            self.assertEqual(
+                (code, said), (400, {"error": "expected Content-Type: application/json"})
+            )
         code, said = yield self.get(service, "/silences/none", "DELETE")
         self.assertEqual((code, said), (404, {"error": "no silence none"}))
 

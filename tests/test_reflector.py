@@ -485,6 +485,18 @@ class MultiHomedTests(ReflectorCase):
         self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
         self.assertEqual(guard.admit_one(*packed_address("192.0.2.1"), 40000, 0.0), 0)
 
+    def test_nobody_is_not_answered(self) -> None:
+        """Who says to have no address has nothing sent to what only this machine can reach."""
+        for batched in (True, False):
+            self.batched = batched
+            port = self.listen(self.reflector(), "::")
+            for count in (1, 9):
+                for n in range(count):
+                    spoof6(probe(n), "::", port.getHost().port)
+                port.doRead()
+            self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
+            self.assertEqual(port.protocol.tally.answered.total(), 0)
+
     def test_reply_from_the_address_that_was_asked(self) -> None:
         """Whichever of the host's addresses is asked, the answer comes from it."""
         port = self.listen(self.reflector(), "0.0.0.0")

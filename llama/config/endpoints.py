@@ -9,6 +9,7 @@ import ipaddress
 import re
 from typing import Any
 
+from llama.config.keys import said_if_open
 from llama.config.tree import Document, Node, WrongError, shown, unknown
 from llama.config.urls import NO_TLS
 from llama.config.values import text
@@ -138,7 +139,10 @@ def _near(doc: Document, node: Node, kind: str, parameters: list[str]) -> list[s
             raise WrongError(node, unknown("parameter", name, names, f" of {kind}:"))
         given[name] = re.sub(r"\\(.)", r"\1", value)
         if name in _PATHS:
-            parameter = f"{name}={quoteStringArgument(str(doc.near(node, given[name])))}"
+            path = str(doc.near(node, given[name]))
+            parameter = f"{name}={quoteStringArgument(path)}"
+            if name == "privateKey" and (said := said_if_open(path)):
+                doc.note(node, said)
         whole.append(parameter)
     if kind == "ssl" and "privateKey" not in given:
         raise WrongError(node, "ssl: has no privateKey, expected privateKey=FILE and certKey=FILE")

@@ -118,7 +118,21 @@ def _lines(path: str, expected: str, doubt: Doubt) -> list[str]:
     return lines
 
 
+def said_if_open(path: str) -> str:
+    """Return what to say of a file that everyone on this host can read, write or run; else nothing."""
+    try:
+        return _said_of(os.stat(path), path)
+    except OSError:
+        return ""
+
+
+def _said_of(found: os.stat_result, path: str) -> str:
+    if not stat.S_IMODE(found.st_mode) & 0o007:
+        return ""
+    return f"{path} is open to everyone on this host; run: chmod o= {path}"
+
+
 def _refuse_open(descriptor: int, path: str) -> None:
     """Raise `ValueError` if everyone on this host can read, write or run an open file."""
-    if stat.S_IMODE(os.fstat(descriptor).st_mode) & 0o007:
-        raise ValueError(f"{path} is open to everyone on this host; run: chmod o= {path}")
+    if said := _said_of(os.fstat(descriptor), path):
+        raise ValueError(said)

@@ -20,6 +20,7 @@ from twisted.internet import error
 from twisted.internet.defer import CancelledError, Deferred
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.protocol import Protocol, connectionDone
+from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.web._newclient import HTTP11ClientProtocol
 from twisted.web.client import (
@@ -44,6 +45,8 @@ MOST_HEAD = 256 * 1024
 #: Redirects in a row that are followed.
 MOST_REDIRECTS = 5
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
+_NOBODY: Any = LogPublisher()
+_UNHEARD = Logger(observer=_NOBODY)
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\s*", re.DOTALL)
 
 
@@ -190,6 +193,13 @@ class _Connection(HTTP11ClientProtocol):
     """Gives up on a head without end, which Twisted would collect for as long as it comes."""
 
     _head = 0
+
+    def request(self, request: Any) -> Deferred[Any]:
+        """Ask, without a line in the log for every ``100 Continue``: five times as long as those are."""
+        answer = super().request(request)
+        if self._parser is not None:
+            self._parser._log = _UNHEARD
+        return answer
 
     def dataReceived(self, data: bytes) -> None:
         """Take what comes, and count what is no body."""

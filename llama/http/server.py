@@ -109,7 +109,9 @@ def plain(request: Any, line: str = "ok") -> bytes:
 def takes_gzip(request: Any) -> bool:
     """Tell whether the ``Accept-Encoding`` of a request allows gzip (RFC 9110 section 12.5.3)."""
     allowed: dict[str, bool] = {}
-    for part in (request.getHeader("accept-encoding") or "").lower().split(","):
+    # As octets: what is no UTF-8 could not be had as text.
+    said = (request.getHeader(b"accept-encoding") or b"").decode("ascii", "replace")
+    for part in said.lower().split(","):
         coding, *parameters = [word.strip() for word in part.split(";")]
         weight = next((p[2:] for p in parameters if p.startswith("q=")), "1")
         allowed[coding] = weight.strip("0.") != ""
@@ -239,6 +241,8 @@ def _wrong(request: Any) -> str:
         return "the path is not UTF-8"
     if not HOST.fullmatch(request.getHeader(b"host") or b""):
         return "the Host header names no host"
+    if len(request.requestHeaders.getRawHeaders(b"host", ())) > 1:
+        return "more than one Host header"
     return ""
 
 

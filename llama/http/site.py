@@ -16,6 +16,8 @@ from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
 MINUTE = 60.0
+#: Digits of a body's length; Python raises for thousands of them.
+MOST_DIGITS = 19
 
 
 class Channel(HTTPChannel):
@@ -69,6 +71,15 @@ class Channel(HTTPChannel):
         """Take octets, unless a request was refused before its end."""
         if not self._deaf:
             super().dataReceived(data)
+
+    def headerReceived(self, line: bytes) -> bool:
+        """Refuse a length that is too long to be read, besides taking headers."""
+        name, _, value = line.partition(b":")
+        digits = value.strip()
+        if name.lower() == b"content-length" and len(digits) > MOST_DIGITS and digits.isdigit():
+            self.refuse_body()
+            return False
+        return bool(super().headerReceived(line))
 
     def refuse_body(self) -> None:
         """Answer that the body of the present request is too long, and hang up."""
@@ -130,11 +141,30 @@ class Channel(HTTPChannel):
             stalled.cancel()
 
 
+class _Headers:
+    """A resource as HEAD is answered by it: without the body."""
+
+    def __init__(self, resource: Any) -> None:
+        self._resource = resource
+
+    def render(self, request: Any) -> Any:
+        """Answer with the length alone, if it is there."""
+        body = self._resource.render(request)
+        if not isinstance(body, bytes):
+            return body
+        request.setHeader("Content-Length", str(len(body)))
+        return b""
+
+
 class _Request(Request):
     """A request whose body is bounded."""
 
     channel: Channel
     _taken = 0
+
+    def render(self, resrc: Any) -> None:
+        """Answer, and leave no line in the log for every HEAD, as Twisted does: who may ask or not."""
+        super().render(_Headers(resrc) if self.method == b"HEAD" else resrc)
 
     def gotLength(self, length: int | None) -> None:
         """Refuse a body that says it is too long before it is read."""

@@ -156,7 +156,8 @@ class PinpointApi:
         if refused := self._may_not_change(request):
             return refused
         # Another origin's page cannot send this type without asking first.
-        if (request.getHeader("content-type") or "").split(";")[0] != "application/json":
+        # As octets: what is no UTF-8 could not be had as text.
+        if (request.getHeader(b"content-type") or b"").split(b";")[0] != b"application/json":
             raise BadRequestError("expected Content-Type: application/json")
         silence = read_silence(request.content.read(MOST_OCTETS + 1), self._service.now_s)
         incidents = self._service.incidents

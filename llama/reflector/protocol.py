@@ -65,7 +65,9 @@ class Reflector(BatchAnswerer, DatagramProtocol):
         if length < stamp.BASE_SIZE:
             octets.extend(bytes(stamp.BASE_SIZE - length))
         high, low = packed_address(addr[0])
-        answer = self.answer(memoryview(octets), length, Arrival(high, low, addr[1]))
+        # As a source, `::` is nobody; as a destination it is this machine itself.
+        arrival = Arrival(high, low, addr[1], unicast=bool(high or low))
+        answer = self.answer(memoryview(octets), length, arrival)
         if answer is None:
             return
         del octets[answer.length :]
@@ -104,8 +106,9 @@ class Reflector(BatchAnswerer, DatagramProtocol):
         else:
             plain &= asked & np.uint64(0xFF) != np.uint64(0xFF)
             high, low = (inbound.names6[half][:count] for half in ("high", "low"))
-            if not high.all():  # loopback, or an IPv4 address, which nobody has over IPv6
-                plain &= (high != 0) | (low.astype(np.uint64) >> np.uint64(32) != 0xFFFF)
+            if not high.all():  # loopback, or what nobody has over IPv6: none or an IPv4 address
+                within = low.astype(np.uint64)
+                plain &= (high != 0) | ((within != 0) & (within >> np.uint64(32) != 0xFFFF))
         if odd.size:
             plain[odd] = False
         if np.count_nonzero(plain) == count:

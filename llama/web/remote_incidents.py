@@ -26,6 +26,8 @@ from llama.web.store import StoreError
 TIMEOUT_S = 5.0
 MOST_OCTETS = 16 << 20
 MOST_VALUES = 1_000_000
+#: Of an answer, and what each of them is.
+_MEMBERS = {"configured": bool, "incidents": list, "total": int, "next": str | None}
 
 
 @implementer(IAgentEndpointFactory)
@@ -88,9 +90,24 @@ class RemoteIncidents:
         if reply.status != 200:
             raise StoreError(f"{url} answered {reply.status}: {reply.excerpt()}")
         try:
-            answer = read_json(reply.body, MOST_VALUES)
-            return {name: answer[name] for name in ("configured", "incidents", "total", "next")}
+            return _read(reply.body)
         except TooLargeError as problem:
             raise StoreError(f"{url}: its answer has {problem}") from None
         except (orjson.JSONDecodeError, KeyError, TypeError):
             raise StoreError(f"{url} is no list of incidents: is llama pinpoint there?") from None
+
+
+def _read(body: bytes) -> dict[str, Any]:
+    """Return what is sent on of an answer.
+
+    Raises `orjson.JSONDecodeError`, `KeyError`, `TypeError` or `TooLargeError` for what is none.
+    """
+    answer = read_json(body, MOST_VALUES)
+    found = {name: answer[name] for name in _MEMBERS}
+    for name, kind in _MEMBERS.items():
+        if not isinstance(found[name], kind):
+            raise TypeError(name)
+    if not all(isinstance(incident, dict) for incident in found["incidents"]):
+        raise TypeError("incidents")
+    orjson.dumps(found)  # what can be read may nest too deeply to be sent on
+    return found

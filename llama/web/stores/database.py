@@ -23,6 +23,7 @@ from llama.http.client import (
     explain,
     request,
 )
+from llama.printable import printable
 from llama.web.store import StoreError, StoreTimeoutError, TooMuchError
 
 T = TypeVar("T")
@@ -33,14 +34,26 @@ MEGABYTE = 1024 * 1024
 MAX_ANSWER = 512 * MEGABYTE
 #: Questions that are asked of one database at once.
 AT_ONCE = 8
+#: What reading an answer that no such database gives may raise.
+UNEXPECTED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
 
 def deferred(ask: Callable[P, Coroutine[Deferred[Any], Any, T]]) -> Callable[P, Deferred[T]]:
-    """Make a coroutine function one that begins at once, and returns a Deferred of what it gives."""
+    """Make a store's coroutine function one that begins at once, and returns a Deferred of what it gives.
+
+    An answer that it can make nothing of is the database's fault: a `StoreError`.
+    """
+
+    async def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await ask(*args, **kwargs)
+        except UNEXPECTED as error:
+            store: Any = args[0]
+            raise store._database.surprise(error) from None
 
     @wraps(ask)
     def begin(*args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
-        return Deferred.fromCoroutine(ask(*args, **kwargs))
+        return Deferred.fromCoroutine(asked(*args, **kwargs))
 
     return begin
 
@@ -147,11 +160,15 @@ class Database:
             raise StoreError(f"{self.url}: answered what is not JSON: {reply.excerpt()}")
         try:
             return read(said)
-        except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
-            raise StoreError(
-                f"{self.url}: answered what was not expected ({type(error).__name__}: {error}); "
-                "is it a database of the type that is configured?"
-            ) from None
+        except UNEXPECTED as error:
+            raise self.surprise(error) from None
+
+    def surprise(self, problem: Exception) -> StoreError:
+        """Return an error for an answer of which nothing can be made."""
+        return StoreError(
+            f"{self.url}: answered what was not expected ({type(problem).__name__}: {_line(problem)}); "
+            "is it a database of the type that is configured?"
+        )
 
     def complain(self, reason: str) -> StoreError:
         """Return an error that the database reported."""
@@ -181,8 +198,8 @@ def _timed_out(error: BaseException) -> bool:
     return isinstance(error, DeferredTimeoutError | CancelledError)
 
 
-def _line(text: str) -> str:
-    return " ".join(str(text).split())[:300]
+def _line(text: object) -> str:
+    return printable(" ".join(str(text).split())[:300])
 
 
 def _unwrap(failure: Any) -> Any:

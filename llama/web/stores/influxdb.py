@@ -96,6 +96,8 @@ class InfluxDBStore:
                 found = answers[query]
                 for each in result.get("series", ()):
                     tags = {name: value for name, value in each.get("tags", {}).items() if value}
+                    if not all(isinstance(value, str) for value in tags.values()):
+                        raise TypeError("a tag that is no text")
                     if goes_on and found and found[-1][0] == tags:
                         found[-1][2].extend(each["values"])
                     else:

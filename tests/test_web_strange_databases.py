@@ -1,0 +1,88 @@
+"""Databases that answer what none of their kind would: told as theirs, not as a mistake of the page."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+from twisted.internet import reactor
+from twisted.internet.defer import ensureDeferred
+from twisted.trial.unittest import TestCase
+from twisted.web.resource import Resource
+from twisted.web.server import Site
+
+from llama.web.store import StoreError, Window
+from llama.web.stores.influxdb import InfluxDBStore
+
+WINDOW = Window(1_000_000.0, 1_000_060.0)
+SERIES = {"tags": {"src_hostname": "a"}, "columns": ["time", "sent"], "values": [[1e9, 5]]}
+
+
+class Saying(Resource):
+    """Says what it is told to, of the first thing that is asked, and nothing of the others."""
+
+    isLeaf = True
+    said: dict[str, Any]
+
+    def render_POST(self, request: Any) -> bytes:
+        """Answer."""
+        others = range(1, request.args[b"q"][0].count(b";") + 1)
+        return orjson.dumps({"results": [self.said, *({"statement_id": n} for n in others)]})
+
+
+class InfluxQLTests(TestCase):
+    """What speaks InfluxQL, or something like it."""
+
+    def setUp(self) -> None:
+        """Listen, and make a store that asks there."""
+        self.server: Any = Saying()
+        listen: Any = reactor
+        port = listen.listenTCP(0, Site(self.server), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        self.url = f"http://127.0.0.1:{port.getHost().port}"
+        self.store = InfluxDBStore(reactor, url=self.url)
+        self.addCleanup(self.store.stop)
+
+    def say(self, **changes: Any) -> None:
+        """Let the server answer with one series, of which some is changed."""
+        self.server.said = {"statement_id": 0, "series": [{**SERIES, **changes}]}
+
+    async def test_a_series_as_it_should_be(self) -> None:
+        """What the others differ from is taken."""
+        self.say()
+        found = await self.store.activity(WINDOW)
+        self.assertEqual(found.series, [{"src_hostname": "a"}])
+
+    async def test_strange_series(self) -> None:
+        """Tags that are no texts, values that are no numbers, rows that are none."""
+        for changes in (
+            {"tags": {"src_hostname": ["a"]}},
+            {"tags": {"src_hostname": {"a": "b"}}},
+            {"tags": {"src_hostname": 5}},
+            {"values": [["x", 5]]},
+            {"values": [[None, 5]]},
+            {"values": [[[1], 5]]},
+            {"values": 5},
+            {"values": [5]},
+            {"values": [[]]},
+        ):
+            self.say(**changes)
+            with self.assertRaisesRegex(StoreError, f"{self.url}: answered what was not expected"):
+                await self.store.activity(WINDOW)
+
+    async def test_every_question(self) -> None:
+        """So it is with whatever is asked, and what is told of it is printable and short."""
+        store, columns = self.store, ("sent", "suspect")
+        self.say(values=[["\x1b" + "9" * 5000, "x"]])
+        for ask in (
+            store.newest,
+            lambda: store.latest(WINDOW, columns),
+            lambda: store.total(WINDOW, columns),
+            lambda: store.baseline(WINDOW),
+            lambda: store.history(WINDOW, 30.0, columns, {}),
+            lambda: store.timeline(WINDOW, 30.0, {}),
+        ):
+            error = await self.assertFailure(ensureDeferred(ask()), StoreError)
+            self.assertIn("answered what was not expected", str(error))
+            self.assertTrue(str(error).isprintable(), error)
+            self.assertLess(len(str(error)), 500)
