@@ -161,15 +161,29 @@ class Configurations(SynchronousTestCase):
         """What is generated for a host loads, with every other host as its target."""
         from llama import config
 
-        lab = Lab("x", Fabric(2, 2, 2), Path())
         traffic = Traffic(flows=8, rate_pps=2.0, classes=("BE", "EF"), sizes=(64, 1400))
         directory = Path(self.mktemp())
         directory.mkdir()
         path = directory / "c.yaml"
-        path.write_text(json.dumps(hosts.collector_configuration(lab, "h1-2", traffic)))
+        path.write_text(json.dumps(hosts.collector_configuration(Fabric(2, 2, 2), "h1-2", traffic)))
         loaded = config.load_collector(str(path))
         self.assertEqual([t.name for t in loaded.tests[0].targets], ["h1-1", "h2-1", "h2-2"])
         self.assertEqual(loaded.tests[0].targets[2].tags["src_rack"], "leaf1")
+
+    def test_traffic_that_collectors_refuse(self):
+        """No lab is built whose collectors would end at once: what they refuse is refused before."""
+        for options, message in (
+            ({"rate_pps": float("inf")}, "'.inf' is not a number from 0.001 to 10000"),
+            ({"rate_pps": 0.0}, "0.0 is out of range"),
+            ({"flows": 100_000}, "100000 is out of range, expected a whole number from 1 to"),
+            ({"interval_s": 5000}, "5000 is out of range, expected a whole number from 1 to 3600"),
+            ({"sizes": (10,)}, "10 octets are too few for a stamp probe"),
+            ({"classes": ("GOLD",)}, "GOLD"),
+        ):
+            with self.assertRaisesRegex(
+                ValueError, f"no collector takes such traffic: .*{message}"
+            ):
+                hosts.Traffic(**options)
 
 
 class Scenarios(SynchronousTestCase):
@@ -200,6 +214,7 @@ class Scenarios(SynchronousTestCase):
             ("steps: [{kind: loss, on: x}]", "step 1: expected a mapping with 'at'"),
             ("steps: [{at: 1, heal: x, on: y}]", r"step 1: unknown \['on'\]"),
             ("fabric: {leaves: 0}", "leaves"),
+            ("traffic: {rate_pps: inf}", "fabric or traffic: no collector takes such traffic"),
             ("end: soon", "end: 'soon' is no number of seconds"),
             ("end: nan", "end: 'nan' is no number of seconds, 0 or more"),
             ("steps: [{at: inf, heal: x}]", "step 1: at: 'inf' is no number of seconds"),
