@@ -72,7 +72,7 @@ class MistakesTests(SynchronousTestCase):
             ("http://[fe80::1%lo]:5000", "is link-local"),
         ):
             self.refused(1, f"'{url}' {said}", "pinpoint", "--once", url)
-        said = "Error: a URL has a user or a password in it, which is not sent; expected HOST:PORT"
+        said = "Error: a URL has a user or a password in it, which is not sent; expected HOST,"
         self.refused(1, said, "pinpoint", "--once", "me:pw@c1:5000")
         self.refused(2, "a URL has blanks", "pinpoint", "c1:5000", "--webhook", "http://h?key=a b")
         self.refused(2, "--json goes with --once", "pinpoint", "c1:5000", "--json")
