@@ -146,7 +146,10 @@ class FaultText(SynchronousTestCase):
             ({"kind": "delay", "on": "x", "ms": "nan"}, "ms: nan is not within 0 and 3600000"),
             ({"kind": "delay", "on": "x", "jitter_ms": "inf"}, "jitter_ms: inf is not within 0"),
             ({"kind": "delay", "on": "x", "ms": -1}, "ms: -1.0 is not within 0"),
-            ({"kind": "mtu", "on": "x", "octets": 0}, "octets: 1 or more"),
+            ({"kind": "loss", "on": "x", "percent": 0.0004}, "percent: 0.0004 is not within 0.001"),
+            ({"kind": "flows", "on": "x", "share": 0.00004}, "share: 4e-05 is not within 0.0001"),
+            ({"kind": "mtu", "on": "x", "octets": 0}, "octets: 0 is not within 1 and 65535"),
+            ({"kind": "mtu", "on": "x", "octets": 65_536}, "octets: 65536 is not within 1"),
             ({"kind": "class", "on": "x"}, "needs the class"),
             ({"kind": "loss", "on": "x", "dscp": "GOLD"}, "no traffic class"),
             ({"kind": "loss"}, "needs 'kind' and 'on'"),
@@ -334,6 +337,20 @@ class OnNamespaces(SynchronousTestCase):
         self.broken(kind="flows", on="leaf2 -> h2-1", share=0.5)
         back, _ = self.ask(3, flows=32)
         self.assertEqual(set(back), {0, 3})
+
+    def test_nearly_all_and_hardly_any(self):
+        """The largest and the smallest share that there can be are rules that the kernel takes."""
+        for options, least, most in (
+            ({"kind": "flows", "share": 1}, 0, 0),
+            ({"kind": "flows", "share": 0.0001}, 47, 48),
+            ({"kind": "loss", "percent": 99.9999}, 0, 0),
+            ({"kind": "loss", "percent": 0.001}, 47, 48),
+        ):
+            fault = self.broken(on="leaf2 -> h2-1", **options)
+            self.assertNotIn("< 0 ", self.lab.run("h2-1", "nft", "list", "ruleset"))
+            came = sum(self.ask(3)[0])
+            self.assertTrue(least <= came <= most, (options, came))
+            faults.heal(self.lab, fault.name)
 
     def test_silent_router(self):
         """A router that drops silently takes its flows, though it still answers for itself."""
