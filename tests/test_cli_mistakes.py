@@ -182,3 +182,14 @@ class MistakesTests(SynchronousTestCase):
         self.refused(
             1, f"--directory {path.resolve() / 'x'}: ", "demo", "--directory", str(path / "x")
         )
+
+    def test_lab(self) -> None:
+        """So is a record of a scenario that cannot be written, and no lab is built for it."""
+        path = Path(self.mktemp())
+        path.write_text("end: 1\n")
+        words = ("lab", "run", "--name", "nobodys", str(path))
+        record = f"{path}.d/record"
+        self.refused(1, f"Error: {record}: No such file or directory", *words, "--record", record)
+        self.refused(2, "inf is no time in seconds", *words, "--warm-up", "inf")
+        path.write_bytes(b"\xff")
+        self.refused(1, f"Error: {path}: no UTF-8 text", *words)

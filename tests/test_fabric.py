@@ -217,6 +217,9 @@ class Scenarios(SynchronousTestCase):
             ("steps: [{kind: loss, on: x}]", "step 1: expected a mapping with 'at'"),
             ("steps: [{at: 1, heal: x, on: y}]", r"step 1: unknown \['on'\]"),
             ("fabric: {leaves: 0}", "leaves"),
+            ("fabric: [1]", "fabric has other keys than leaves, spines"),
+            ("fabric: {colour: 1}", "fabric has other keys than leaves, spines"),
+            ("traffic: fast", "traffic has other keys than interval_s, flows"),
             ("traffic: {rate_pps: inf}", "fabric or traffic: no collector takes such traffic"),
             ("end: soon", "end: 'soon' is no number of seconds"),
             ("end: nan", "end: 'nan' is no number of seconds, 0 or more"),
@@ -563,6 +566,18 @@ for n in range(40):
         told = [json.loads(line)["truth"] for line in output.getvalue().splitlines()]
         self.assertEqual(told, ["injected", "injected", "healed", "healed"])
         self.assertEqual(Lab.open(NAME, self.lab.directory.parent).faults, [])
+
+    def test_a_place_that_is_not_there(self):
+        """A fault that cannot be injected when its time has come is refused before anything is broken."""
+        steps = tuple(
+            step
+            for at, place in ((0, "spine1"), (900, "spine9"))
+            for step in scenario._steps({"at": at, "kind": "silent", "on": place})
+        )
+        output, played = io.StringIO(), scenario.Scenario(steps=steps, end_s=901.0)
+        with self.assertRaisesRegex(LabError, "'spine9' is no router here"):
+            scenario.play(self.lab, played, output, list)
+        self.assertEqual(output.getvalue(), "")
 
     def test_a_lab_that_is_gone(self):
         """What is to be changed in a lab that was removed is refused, and leaves no record."""

@@ -142,7 +142,7 @@ def inject(lab: Lab, fault: Fault) -> None:
     with lab.locked():
         if any(other["name"] == fault.name for other in lab.faults):
             raise LabError(f"fault {fault.name!r} is there already; heal it, or give another name")
-        _check_place(lab, fault)
+        check_place(lab, fault)
         # Recorded first: what was half done when we were killed can still be healed.
         lab.faults.append(fault.record())
         lab.save()
@@ -176,7 +176,7 @@ def heal_all(lab: Lab) -> list[str]:
     return names
 
 
-def _check_place(lab: Lab, fault: Fault) -> None:
+def check_place(lab: Lab, fault: Fault) -> None:
     """Raise `LabError` unless the fault's place exists and fits its kind."""
     place = KINDS[fault.kind].place
     routers = (*lab.fabric.leaf_names, *lab.fabric.spine_names)
