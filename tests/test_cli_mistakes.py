@@ -72,7 +72,7 @@ class MistakesTests(SynchronousTestCase):
             ("http://[fe80::1%lo]:5000", "is link-local"),
         ):
             self.refused(1, f"'{url}' {said}", "pinpoint", "--once", url)
-        said = "Error: a URL has a user or a password in it, which is not sent; expected HOST:PORT"
+        said = "Error: a URL has a user or a password in it, which is not sent; expected HOST,"
         self.refused(1, said, "pinpoint", "--once", "me:pw@c1:5000")
         self.refused(2, "a URL has blanks", "pinpoint", "c1:5000", "--webhook", "http://h?key=a b")
         self.refused(2, "--json goes with --once", "pinpoint", "c1:5000", "--json")
@@ -182,3 +182,14 @@ class MistakesTests(SynchronousTestCase):
         self.refused(
             1, f"--directory {path.resolve() / 'x'}: ", "demo", "--directory", str(path / "x")
         )
+
+    def test_lab(self) -> None:
+        """So is a record of a scenario that cannot be written, and no lab is built for it."""
+        path = Path(self.mktemp())
+        path.write_text("end: 1\n")
+        words = ("lab", "run", "--name", "nobodys", str(path))
+        record = f"{path}.d/record"
+        self.refused(1, f"Error: {record}: No such file or directory", *words, "--record", record)
+        self.refused(2, "inf is no time in seconds", *words, "--warm-up", "inf")
+        path.write_bytes(b"\xff")
+        self.refused(1, f"Error: {path}: no UTF-8 text", *words)

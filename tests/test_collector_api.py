@@ -40,9 +40,9 @@ def expected_point(closed, number):
     row = {name: closed.pair_stats[number][name].item() for name in STATS.names}
     fields = {name: float(row[name]) for name in COUNTS}
     fields["suspect"] = float(row["suspect"])
-    mine = [n for n in range(len(closed.flows)) if closed.flows[n]["pair"] == number]
-    fields["flows"] = float(len(mine))
-    fields["flows_lossy"] = float(sum(closed.flow_stats[n]["lost"] > 0 for n in mine))
+    lost = closed.flow_stats["lost"][closed.flows["pair"] == number]
+    fields["flows"] = float(len(lost))
+    fields["flows_lossy"] = float(np.count_nonzero(lost))
     if row["sent"]:
         fields["loss"] = 100 * row["lost"] / row["sent"]
     if row["samples"]:

@@ -91,7 +91,7 @@ class RetryTests(SynchronousTestCase):
         self.service.startService()
         self.addCleanup(self.service.stopService)
 
-    def tests_probed(self) -> set[str]:
+    def probed(self) -> set[str]:
         """The names of the tests that are probed, when the next interval has begun."""
         self.service.timekeeper._end_ns = 1
         self.service.timekeeper.tick()
@@ -111,7 +111,7 @@ class RetryTests(SynchronousTestCase):
         with capturedLogs() as said:
             for _ in range(40):
                 self.reactor.advance(10)
-                self.assertEqual(self.tests_probed(), {"good"})
+                self.assertEqual(self.probed(), {"good"})
         self.assertEqual(asked, [10.0, 30.0, 70.0, 150.0, 270.0, 390.0])
         self.assertEqual((self.service.timekeeper.generation, len(self.settled)), (1, 1))
         self.assertEqual([event for event in said if "does not probe" in str(event)], [])
@@ -120,19 +120,19 @@ class RetryTests(SynchronousTestCase):
         """When the port is free the test is taken up with the next interval, and that is a change."""
         self.taken.close()
         self.reactor.advance(10)
-        self.assertEqual(self.tests_probed(), {"good", "bad"})
+        self.assertEqual(self.probed(), {"good", "bad"})
         self.assertEqual((self.service.timekeeper.generation, len(self.settled)), (2, 2))
         self.assertEqual([c for c in self.reactor.getDelayedCalls() if "_probe" in str(c)], [])
 
     def test_it_is_told(self) -> None:
         """As long as nothing of a test is probed that is trouble, though others are."""
-        self.assertEqual(self.tests_probed(), {"good"})
+        self.assertEqual(self.probed(), {"good"})
         told = "test bad is not probed: Address already in use; see the log"
         self.assertEqual(self.service.trouble(), told)
         self.assertEqual(self.service.health()["groups_refused"], 1)
         self.taken.close()
         self.reactor.advance(10)
-        self.assertEqual(self.tests_probed(), {"good", "bad"})
+        self.assertEqual(self.probed(), {"good", "bad"})
         self.assertEqual(self.service.trouble(), "")
         self.assertEqual(self.service.health()["groups_refused"], 0)
 
@@ -144,7 +144,7 @@ class RetryTests(SynchronousTestCase):
         self.service.timekeeper.use = use  # type: ignore[method-assign]
         self.taken.close()
         self.reactor.advance(20)
-        self.assertEqual(self.tests_probed(), {"good", "bad"})
+        self.assertEqual(self.probed(), {"good", "bad"})
 
 
 class LimitTests(SynchronousTestCase):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+from functools import cache
 from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
@@ -11,6 +12,19 @@ from twisted.trial.unittest import SynchronousTestCase
 TESTS = Path(__file__).parent
 DOCS = TESTS.parent / "docs"
 NAME = re.compile(r"``(test_\w+)\.(\w+)\.(test_\w+)``")
+
+
+@cache
+def methods(path: Path) -> dict[str, set[str]]:
+    """Return the methods of every class in a module."""
+    return {
+        node.name: {
+            each.name for each in node.body
+            if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)
+        }
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef)
+    }  # fmt: skip
 
 
 class NamedTests(SynchronousTestCase):
@@ -21,12 +35,7 @@ class NamedTests(SynchronousTestCase):
             for module, case, method in NAME.findall(document.read_text()):
                 path = TESTS / f"{module}.py"
                 self.assertTrue(path.exists(), f"{document.name}: {path.name}")
-                classes = {
-                    node.name: {each.name for each in node.body
-                                if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef)}
-                    for node in ast.parse(path.read_text()).body
-                    if isinstance(node, ast.ClassDef)
-                }  # fmt: skip
-                self.assertIn(method, classes.get(case, ()), f"{document.name}: {module}.{case}")
+                known = methods(path).get(case, ())
+                self.assertIn(method, known, f"{document.name}: {module}.{case}")
                 found += 1
         self.assertGreater(found, 40)

@@ -146,7 +146,10 @@ class FaultText(SynchronousTestCase):
             ({"kind": "delay", "on": "x", "ms": "nan"}, "ms: nan is not within 0 and 3600000"),
             ({"kind": "delay", "on": "x", "jitter_ms": "inf"}, "jitter_ms: inf is not within 0"),
             ({"kind": "delay", "on": "x", "ms": -1}, "ms: -1.0 is not within 0"),
-            ({"kind": "mtu", "on": "x", "octets": 0}, "octets: 1 or more"),
+            ({"kind": "loss", "on": "x", "percent": 0.0004}, "percent: 0.0004 is not within 0.001"),
+            ({"kind": "flows", "on": "x", "share": 0.00004}, "share: 4e-05 is not within 0.0001"),
+            ({"kind": "mtu", "on": "x", "octets": 0}, "octets: 0 is not within 1 and 65535"),
+            ({"kind": "mtu", "on": "x", "octets": 65_536}, "octets: 65536 is not within 1"),
             ({"kind": "class", "on": "x"}, "needs the class"),
             ({"kind": "loss", "on": "x", "dscp": "GOLD"}, "no traffic class"),
             ({"kind": "loss"}, "needs 'kind' and 'on'"),
@@ -161,15 +164,29 @@ class Configurations(SynchronousTestCase):
         """What is generated for a host loads, with every other host as its target."""
         from llama import config
 
-        lab = Lab("x", Fabric(2, 2, 2), Path())
         traffic = Traffic(flows=8, rate_pps=2.0, classes=("BE", "EF"), sizes=(64, 1400))
         directory = Path(self.mktemp())
         directory.mkdir()
         path = directory / "c.yaml"
-        path.write_text(json.dumps(hosts.collector_configuration(lab, "h1-2", traffic)))
+        path.write_text(json.dumps(hosts.collector_configuration(Fabric(2, 2, 2), "h1-2", traffic)))
         loaded = config.load_collector(str(path))
         self.assertEqual([t.name for t in loaded.tests[0].targets], ["h1-1", "h2-1", "h2-2"])
         self.assertEqual(loaded.tests[0].targets[2].tags["src_rack"], "leaf1")
+
+    def test_traffic_that_collectors_refuse(self):
+        """No lab is built whose collectors would end at once: what they refuse is refused before."""
+        for options, message in (
+            ({"rate_pps": float("inf")}, "'.inf' is not a number from 0.001 to 10000"),
+            ({"rate_pps": 0.0}, "0.0 is out of range"),
+            ({"flows": 100_000}, "100000 is out of range, expected a whole number from 1 to"),
+            ({"interval_s": 5000}, "5000 is out of range, expected a whole number from 1 to 3600"),
+            ({"sizes": (10,)}, "10 octets are too few for a stamp probe"),
+            ({"classes": ("GOLD",)}, "GOLD"),
+        ):
+            with self.assertRaisesRegex(
+                ValueError, f"no collector takes such traffic: .*{message}"
+            ):
+                hosts.Traffic(**options)
 
 
 class Scenarios(SynchronousTestCase):
@@ -200,6 +217,10 @@ class Scenarios(SynchronousTestCase):
             ("steps: [{kind: loss, on: x}]", "step 1: expected a mapping with 'at'"),
             ("steps: [{at: 1, heal: x, on: y}]", r"step 1: unknown \['on'\]"),
             ("fabric: {leaves: 0}", "leaves"),
+            ("fabric: [1]", "fabric has other keys than leaves, spines"),
+            ("fabric: {colour: 1}", "fabric has other keys than leaves, spines"),
+            ("traffic: fast", "traffic has other keys than interval_s, flows"),
+            ("traffic: {rate_pps: inf}", "fabric or traffic: no collector takes such traffic"),
             ("end: soon", "end: 'soon' is no number of seconds"),
             ("end: nan", "end: 'nan' is no number of seconds, 0 or more"),
             ("steps: [{at: inf, heal: x}]", "step 1: at: 'inf' is no number of seconds"),
@@ -319,6 +340,20 @@ class OnNamespaces(SynchronousTestCase):
         self.broken(kind="flows", on="leaf2 -> h2-1", share=0.5)
         back, _ = self.ask(3, flows=32)
         self.assertEqual(set(back), {0, 3})
+
+    def test_nearly_all_and_hardly_any(self):
+        """The largest and the smallest share that there can be are rules that the kernel takes."""
+        for options, least, most in (
+            ({"kind": "flows", "share": 1}, 0, 0),
+            ({"kind": "flows", "share": 0.0001}, 47, 48),
+            ({"kind": "loss", "percent": 99.9999}, 0, 0),
+            ({"kind": "loss", "percent": 0.001}, 47, 48),
+        ):
+            fault = self.broken(on="leaf2 -> h2-1", **options)
+            self.assertNotIn("< 0 ", self.lab.run("h2-1", "nft", "list", "ruleset"))
+            came = sum(self.ask(3)[0])
+            self.assertTrue(least <= came <= most, (options, came))
+            faults.heal(self.lab, fault.name)
 
     def test_silent_router(self):
         """A router that drops silently takes its flows, though it still answers for itself."""
@@ -531,6 +566,18 @@ for n in range(40):
         told = [json.loads(line)["truth"] for line in output.getvalue().splitlines()]
         self.assertEqual(told, ["injected", "injected", "healed", "healed"])
         self.assertEqual(Lab.open(NAME, self.lab.directory.parent).faults, [])
+
+    def test_a_place_that_is_not_there(self):
+        """A fault that cannot be injected when its time has come is refused before anything is broken."""
+        steps = tuple(
+            step
+            for at, place in ((0, "spine1"), (900, "spine9"))
+            for step in scenario._steps({"at": at, "kind": "silent", "on": place})
+        )
+        output, played = io.StringIO(), scenario.Scenario(steps=steps, end_s=901.0)
+        with self.assertRaisesRegex(LabError, "'spine9' is no router here"):
+            scenario.play(self.lab, played, output, list)
+        self.assertEqual(output.getvalue(), "")
 
     def test_a_lab_that_is_gone(self):
         """What is to be changed in a lab that was removed is refused, and leaves no record."""

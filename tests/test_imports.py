@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from twisted.trial.unittest import SynchronousTestCase
 ROOT = Path(__file__).parent.parent
 
 
-def sources() -> dict[str, str]:
-    """Return the source of every module by its name."""
+def modules() -> dict[str, list[str]]:
+    """Return what every module of ours imports, by its name."""
     found = {}
     for path in (ROOT / "llama").rglob("*.py"):
         name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        found[name.removesuffix(".__init__")] = path.read_text(encoding="utf-8")
+        found[name.removesuffix(".__init__")] = [*imported(path.read_text(encoding="utf-8"))]
     return found
 
 
@@ -36,24 +36,25 @@ def package(name: str, depth: int) -> str:
     return ".".join(name.split(".")[:depth])
 
 
-def graph(modules: Mapping[str, str], depth: int = 2) -> dict[str, set[str]]:
-    """Return the packages that each package imports, so many names deep."""
-    packages = {package(name, depth) for name in modules}
+def graph(imports: Mapping[str, Iterable[str]], depth: int = 2) -> dict[str, set[str]]:
+    """Return the packages that each package imports, so many names deep, from what modules do."""
+    packages = {package(name, depth) for name in imports}
     edges: dict[str, set[str]] = defaultdict(set)
-    for name, source in modules.items():
+    for name, names in imports.items():
         own = package(name, depth)
-        edges[own] |= {package(each, depth) for each in imported(source)} & packages - {own}
+        edges[own] |= {package(each, depth) for each in names} & packages - {own}
     return edges
 
 
 class ImportTests(SynchronousTestCase):
     def test_no_package_imports_what_imports_it(self) -> None:
         """Packages have an order in which each imports earlier ones alone; so has what is in them."""
+        imports = modules()
         for depth, first, last in (
             (2, "llama.wire", "llama.collector"),
             (3, "llama.collector.intervals", "llama.collector.probing"),
         ):
-            edges = graph(sources(), depth)
+            edges = graph(imports, depth)
             try:
                 order = list(TopologicalSorter(edges).static_order())
             except CycleError as error:
@@ -68,9 +69,9 @@ class ImportTests(SynchronousTestCase):
             "llama.b": "def f():\n    import llama.c.y",
             "llama.c.y": "import os",
         }
-        self.assertEqual(
-            dict(graph(chain)), {"llama.a": {"llama.b"}, "llama.b": {"llama.c"}, "llama.c": set()}
-        )
+        edges = graph({name: imported(source) for name, source in chain.items()})
+        self.assertEqual(edges, {"llama.a": {"llama.b"}, "llama.b": {"llama.c"}, "llama.c": set()})
         for back in ("from llama import a", "import llama.a.z as z", "from llama.a.deep import w"):
             whole = chain | {"llama.c": "import sys", "llama.c.z": f"if sys:\n    {back}"}
-            self.assertRaises(CycleError, TopologicalSorter(graph(whole)).prepare)
+            edges = graph({name: imported(source) for name, source in whole.items()})
+            self.assertRaises(CycleError, TopologicalSorter(edges).prepare)

@@ -1066,6 +1066,21 @@ class Service(TestCase):
         yield self.judged(service)
 
     @inlineCallbacks
+    def test_a_state_without_its_end(self):
+        """Of a state that is put aside nothing is taken: to begin anew is to know no incident."""
+        state = Path(self.mktemp())
+        service = yield self.service(state=state, webhooks=("http://127.0.0.1:9/",))
+        for _ in range(2):
+            yield self.judged(service, fault(kind="loss", on="leaf1 -> spine2", percent=40))
+        yield service.stopService()
+        held = json.loads(state.read_text())
+        del held["waiting"]
+        state.write_text(json.dumps(held))
+        another = self.again(state=state, webhooks=("http://127.0.0.1:9/",))
+        self.assertTrue(state.with_name(state.name + ".unreadable").exists())
+        self.assertEqual(another.incidents.open, [])
+
+    @inlineCallbacks
     def test_collectors_that_fail(self):
         """A collector that does not answer is said, and the others are judged."""
         service = yield self.service()

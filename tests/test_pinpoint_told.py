@@ -1,9 +1,11 @@
 """What ``llama pinpoint --once`` prints for people."""
 
+import subprocess
 from io import StringIO
 
 import numpy as np
 from rich.console import Console
+from services import BIN
 from sightings import seen
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -46,3 +48,16 @@ class Told(SynchronousTestCase):
         told = self.told(seen(evidence=f"host {bad} down"), excluded=(bad,), problems=(bad,))
         self.assertEqual(len(told.splitlines()), 3, told)
         self.assertTrue(told.replace("\n", "").isprintable(), told)
+
+    def test_usual_port(self):
+        """A host without a port is asked where collectors listen, as files have it; a URL says all."""
+        for collector, url in (
+            ("127.93.1.7", "http://127.93.1.7:5000"),
+            ("127.93.1.7:81", "http://127.93.1.7:81"),
+            ("http://127.93.1.7", "http://127.93.1.7"),
+        ):
+            done = subprocess.run(
+                [BIN / "llama", "pinpoint", "--once", collector],
+                capture_output=True, text=True, timeout=60,
+            )  # fmt: skip
+            self.assertTrue(done.stderr.startswith(f"Error: {url}: "), done.stderr)

@@ -1011,7 +1011,7 @@ class PlanTests(SynchronousTestCase):
         """A configuration of one test."""
         return CollectorConfig(path="x.yaml", tests=(test,), src_hostname="here", **options)
 
-    def test(self, **options: Any) -> Test:
+    def two_targets(self, **options: Any) -> Test:
         """A test of two targets."""
         return Test(
             name="t",
@@ -1033,13 +1033,13 @@ class PlanTests(SynchronousTestCase):
             ("6", {"2001:db8::1"}),
             ("both", {"192.0.2.1", "2001:db8::1", "192.0.2.2"}),
         ):
-            groups = self.plan(self.config(self.test(family=family)))
+            groups = self.plan(self.config(self.two_targets(family=family)))
             self.assertEqual({p.dst_ip for g in groups for p in g.pairs}, expected)
         self.assertEqual(chosen_addresses("4", ("::1",)), [])
 
     def test_tags(self) -> None:
         """A target's tags are those of all its pairs, and kept once."""
-        test = self.test(sizes=(100, 200))
+        test = self.two_targets(sizes=(100, 200))
         (group,) = self.plan(self.config(test))
         first, second = ([p.tags for p in group.pairs if p.target == name] for name in "ab")
         for tags, target in ((first, test.targets[0]), (second, test.targets[1])):
@@ -1048,7 +1048,7 @@ class PlanTests(SynchronousTestCase):
 
     def test_caps_lower_all_rates(self) -> None:
         """No cap is exceeded, in packets or in bits."""
-        test = self.test(rate_pps=100.0)
+        test = self.two_targets(rate_pps=100.0)
         for options in ({"max_pps": 50.0}, {"max_bps": 10_000.0}, {"max_pps": 1e9}):
             config = self.config(test, **options)
             load = [group.load() for group in self.plan(config)]
@@ -1059,7 +1059,7 @@ class PlanTests(SynchronousTestCase):
 
     def test_a_cap_that_begins_to_bind_makes_nothing_new(self) -> None:
         """A name that resolves may lower the rate of others; they stay the same groups."""
-        config = self.config(self.test(rate_pps=100.0), max_pps=250.0)
+        config = self.config(self.two_targets(rate_pps=100.0), max_pps=250.0)
         plans = [
             make_plan(config, addresses, lambda *_: "192.0.2.9")
             for addresses in ({"a": ("192.0.2.1",)}, self.ADDRESSES)
@@ -1071,7 +1071,7 @@ class PlanTests(SynchronousTestCase):
     def test_class_sent_from_some_ports_alone(self) -> None:
         """A class is one series whatever other classes share some of its ports."""
         ports = (SourcePort(name="p"), SourcePort(name="q", dscps=(0, 46)))
-        groups = self.plan(self.config(self.test(source_ports=ports)))
+        groups = self.plan(self.config(self.two_targets(source_ports=ports)))
         series = [(p.dst_ip, p.dscp) for g in groups for p in g.pairs]
         self.assertEqual(len(series), len(set(series)))
         self.assertEqual(
@@ -1080,7 +1080,7 @@ class PlanTests(SynchronousTestCase):
 
     def test_plain_probes(self) -> None:
         """Without TLVs a probe is the standard's 44 octets."""
-        (group,) = self.plan(self.config(self.test(options={"tlvs": False})))
+        (group,) = self.plan(self.config(self.two_targets(options={"tlvs": False})))
         self.assertEqual({p.size for p in group.pairs}, {44})
 
     def test_ports_of_other_classes_or_timeouts_are_groups_of_their_own(self) -> None:
@@ -1089,7 +1089,7 @@ class PlanTests(SynchronousTestCase):
             SourcePort(name="p"), SourcePort(name="q", dscps=(46,)),
             SourcePort(name="r", dscps=(8,), timeout_s=3.0), SourcePort(name="p"),
         )  # fmt: skip
-        groups = self.plan(self.config(self.test(source_ports=ports)))
+        groups = self.plan(self.config(self.two_targets(source_ports=ports)))
         self.assertEqual(
             sorted((g.timeout_s, len(g.sources)) for g in groups), [(1.0, 1), (1.0, 2), (3.0, 1)]
         )

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from llama.cli._options import Seconds
 from llama.lab import faults, hosts, scenario
 from llama.lab.fabric import Fabric
 from llama.lab.faults import KINDS, Fault
@@ -32,8 +33,11 @@ def _told() -> Iterator[None]:
         yield
     except (LabError, ValueError) as e:
         raise click.ClickException(str(e)) from e
-    except PermissionError as e:
-        raise click.ClickException(f"{e.filename}: {e.strerror}; the lab needs root") from e
+    except OSError as e:
+        if e.filename is None:
+            raise
+        root = "; the lab needs root" if isinstance(e, PermissionError) else ""
+        raise click.ClickException(f"{e.filename}: {e.strerror}{root}") from e
 
 
 def _command(what: str, name: str) -> str:
@@ -236,7 +240,7 @@ def _open_or_build(name: str, fabric: Fabric) -> tuple[Lab, bool]:
 @_name_option
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--record", type=click.Path(path_type=Path), help="Where the truth goes. [stdout]")
-@click.option("--warm-up", default=0.0, help="Wait before the first step, s.")
+@click.option("--warm-up", type=Seconds(0), default=0.0, help="Wait before the first step, s.")
 def run(name: str, file: Path, record: Path | None, warm_up: float) -> None:
     """Play a SCENARIO.yaml: faults by the clock, and what LLAMA said beside the truth.
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from llama.cli._names import namer
 from llama.cli._options import HttpUrl, Seconds
 from llama.config import Mistake, endpoint
 from llama.config.keys import read_secret, read_urls
+from llama.config.scraper import COLLECTOR_PORT
 from llama.config.urls import server_url, shown_url
 from llama.net.reactor import prepare
 from llama.paths.names import ReverseNames, read_names
@@ -27,6 +29,9 @@ from llama.pinpoint.files import locked, private
 from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.service import PinpointService, Settings
 from llama.printable import printable
+
+#: A host alone, such as ``db1`` or ``[2001:db8::1]``.
+_NO_PORT = re.compile(r"[^:/]+|\[[^]/]*\]")
 
 
 @click.command()
@@ -119,8 +124,8 @@ def pinpoint(
 ) -> None:
     """Say where the network loses, by name and with evidence.
 
-    Reads the COLLECTORS (such as http://db1:5000) after every interval, and serves suspects and
-    incidents until interrupted. With --once it judges what they hold now.
+    Reads the collectors (such as http://db1:5000, which db1 stands for) after every interval, and serves
+    suspects and incidents until interrupted. With --once it judges what they hold now.
     """
     from twisted.internet import reactor
 
@@ -175,12 +180,18 @@ def _doubt(mistake: Mistake) -> None:
 
 
 def _url(text: str) -> str:
-    """Return a base URL: what was given, or that of a host and port; `ValueError` for others."""
+    """Return a base URL: what was given, or that of a host and perhaps a port, as files have them.
+
+    Raises `ValueError` for others.
+    """
+    url = text if "://" in text else f"http://{text}"
+    if _NO_PORT.fullmatch(text):
+        url += f":{COLLECTOR_PORT}"
     try:
-        return server_url(text if "://" in text else f"http://{text}")
+        return server_url(url)
     except ValueError as error:
         raise ValueError(
-            f"{shown_url(text)} {error}; expected HOST:PORT, or an http:// or https:// address"
+            f"{shown_url(text)} {error}; expected HOST, HOST:PORT, or an http:// or https:// address"
         ) from None
 
 

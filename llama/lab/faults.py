@@ -24,7 +24,15 @@ from llama.lab.fabric import End
 from llama.lab.namespaces import Lab, LabError, command
 
 _NOTICED_S = 10.0  # until a cable's far end has noticed what happened to this one
-_HOUR_MS = 3_600_000
+#: Bounds of a fault's numbers: of shares the least that a rule can be of, of times an hour.
+_BOUNDS = (
+    ("percent", 0.001, 100),
+    ("share", 0.0001, 1),
+    ("ms", 0, 3_600_000),
+    ("jitter_ms", 0, 3_600_000),
+    ("octets", 1, 65_535),
+    ("per_second", 1, 10**9),
+)
 Place = Literal["direction", "router", "node", "host"]
 
 
@@ -81,15 +89,9 @@ class Fault:
             if option not in kind.options:
                 takes = ", ".join(kind.options) or "no options"
                 raise ValueError(f"fault {self.kind!r} does not take {option!r}, it takes {takes}")
-        if not 0 < self.percent <= 100:
-            raise ValueError(f"percent: {self.percent} is not within 0 (excluded) and 100")
-        if not 0 < self.share <= 1:
-            raise ValueError(f"share: {self.share} is not within 0 (excluded) and 1")
-        for name, ms in ("ms", self.ms), ("jitter_ms", self.jitter_ms):
-            if not 0 <= ms <= _HOUR_MS:  # nor nan
-                raise ValueError(f"{name}: {ms} is not within 0 and {_HOUR_MS} (an hour)")
-        if self.per_second < 1 or self.octets < 1:
-            raise ValueError("per_second, octets: 1 or more")
+        for name, least, most in _BOUNDS:
+            if not least <= getattr(self, name) <= most:  # nor nan
+                raise ValueError(f"{name}: {getattr(self, name)} is not within {least} and {most}")
         if self.kind == "class" and self.dscp is None:
             raise ValueError("fault 'class' needs the class: dscp, by name, such as EF")
         for text in (self.dscp, self.to):
@@ -140,7 +142,7 @@ def inject(lab: Lab, fault: Fault) -> None:
     with lab.locked():
         if any(other["name"] == fault.name for other in lab.faults):
             raise LabError(f"fault {fault.name!r} is there already; heal it, or give another name")
-        _check_place(lab, fault)
+        check_place(lab, fault)
         # Recorded first: what was half done when we were killed can still be healed.
         lab.faults.append(fault.record())
         lab.save()
@@ -174,7 +176,7 @@ def heal_all(lab: Lab) -> list[str]:
     return names
 
 
-def _check_place(lab: Lab, fault: Fault) -> None:
+def check_place(lab: Lab, fault: Fault) -> None:
     """Raise `LabError` unless the fault's place exists and fits its kind."""
     place = KINDS[fault.kind].place
     routers = (*lab.fabric.leaf_names, *lab.fabric.spine_names)
@@ -199,23 +201,30 @@ def _seed(fault: Fault) -> int:
     return int.from_bytes(_digest("seed " + fault.name), "big")
 
 
+def _match(number: str, share: float, parts: int, rest: str = "") -> str:
+    """Return what matches a share of packets, by a number that each has, in so many parts.
+
+    Of all of them it is nothing: nftables takes no comparison that is always true.
+    """
+    limit = round(share * parts)
+    return "" if limit >= parts else f"{number} mod {parts}{rest} < {limit} "
+
+
 def _rules(fault: Fault) -> list[str]:
     """Return the nftables statements of a fault, one a packet family where it matters."""
-    often = (
-        "" if fault.percent == 100 else f"numgen random mod 100000 < {round(fault.percent * 1000)} "
-    )
+    often = _match("numgen random", fault.percent / 100, 100_000)
     if fault.kind in ("loss", "class"):
         if fault.dscp is None:
             return [f"{often}counter drop"]
         number = dscp_number(fault.dscp)
         return [f"{ip} dscp {number} {often}counter drop" for ip in ("ip", "ip6")]
     if fault.kind == "flows":
-        limit, seed = round(fault.share * 10000), _seed(fault)
-        return [
-            f"{protocol} {{ tcp, udp }} jhash {ip} saddr . {ip} daddr . th sport . th dport"
-            f" mod 10000 seed {seed} < {limit} counter drop"
-            for ip, protocol in (("ip", "ip protocol"), ("ip6", "ip6 nexthdr"))
-        ]
+        rules = []
+        for ip, protocol in (("ip", "ip protocol"), ("ip6", "ip6 nexthdr")):
+            ends = f"jhash {ip} saddr . {ip} daddr . th sport . th dport"
+            some = _match(ends, fault.share, 10_000, f" seed {_seed(fault)}")
+            rules.append(f"{protocol} {{ tcp, udp }} {some}counter drop")
+        return rules
     if fault.kind == "bleach":
         match = "" if fault.dscp is None else "{ip} dscp " + str(dscp_number(fault.dscp)) + " "
         to = dscp_number(fault.to)

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from attrs import field, frozen, validators
+from attrs import frozen
 
-from llama.config.dscp import dscp_number
-from llama.lab.fabric import MANAGEMENT
+from llama.config import ConfigErrors
+from llama.config.collector import read_collector
+from llama.config.tree import Document
+from llama.lab.fabric import MANAGEMENT, Fabric
 from llama.lab.namespaces import Lab, Process
 
 COLLECTOR_PORT = 5000
@@ -22,26 +24,34 @@ REFLECTOR_PORT = 8100
 PINPOINT_PORT = 5004
 
 
-def _classes(instance: Any, attribute: Any, value: tuple[str, ...]) -> None:
-    """Raise `ValueError` unless every class has a meaning."""
-    for name in value:
-        dscp_number(name)
-
-
 @frozen
 class Traffic:
-    """How much each collector sends to each other host."""
+    """How much each collector sends to each other host.
 
-    interval_s: int = field(default=5, validator=validators.ge(1))
-    flows: int = field(default=16, validator=validators.ge(1))  # source ports
-    rate_pps: float = field(default=5.0, validator=validators.gt(0))  # of every flow
-    classes: tuple[str, ...] = field(default=("BE",), validator=_classes)
+    Raises `ValueError` for what a collector would refuse: it would end at once, and the lab be up
+    without it.
+    """
+
+    interval_s: int = 5
+    flows: int = 16  # source ports
+    rate_pps: float = 5.0  # of every flow
+    classes: tuple[str, ...] = ("BE",)
     sizes: tuple[int, ...] = ()  # octets of UDP payload; (): the probe's own
 
+    def __attrs_post_init__(self) -> None:
+        """Have it read as a collector would."""
+        root: Any = yaml.compose(yaml.safe_dump(collector_configuration(Fabric(), "h1-1", self)))
+        document = Document("", root)
+        read_collector(document)
+        try:
+            document.finish()
+        except ConfigErrors as errors:
+            reasons = "; ".join(mistake.message for mistake in errors.mistakes)
+            raise ValueError(f"no collector takes such traffic: {reasons}") from None
 
-def collector_configuration(lab: Lab, host: str, traffic: Traffic) -> dict[str, Any]:
+
+def collector_configuration(fabric: Fabric, host: str, traffic: Traffic) -> dict[str, Any]:
     """Return the collector's configuration of one host as YAML wants it."""
-    fabric = lab.fabric
     test: dict[str, Any] = {
         "name": "fabric",
         "targets": "fabric",
@@ -104,7 +114,8 @@ def start_reflector(lab: Lab, host: str) -> Process:
 def start_collector(lab: Lab, host: str, traffic: Traffic) -> Process:
     """Write the configuration of a host's collector, and start it."""
     path = lab.directory / f"{host}-collector.yaml"
-    path.write_text(yaml.safe_dump(collector_configuration(lab, host, traffic), sort_keys=False))
+    configuration = collector_configuration(lab.fabric, host, traffic)
+    path.write_text(yaml.safe_dump(configuration, sort_keys=False))
     arguments = [twistd(), "-n", "--pidfile=", "llama-collector", "--config", str(path)]
     return lab.start(host, "collector", arguments)
 

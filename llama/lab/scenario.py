@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import yaml
-from attrs import field, frozen
+from attrs import AttrsInstance, field, fields, frozen
 
 from llama.lab import faults
 from llama.lab.fabric import Fabric
@@ -64,6 +64,8 @@ def read(path: Path) -> Scenario:
         document = yaml.load(path.read_text(), yaml.BaseLoader)  # noqa: S506 - makes text only
     except OSError as e:
         raise ValueError(f"{path}: {e.strerror}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"{path}: no UTF-8 text") from None
     except yaml.YAMLError as e:
         raise ValueError(f"{path}: no YAML: {' '.join(str(e).split())}") from None
     if not isinstance(document, dict):
@@ -72,12 +74,12 @@ def read(path: Path) -> Scenario:
     if unknown:
         raise ValueError(f"{path}: unknown {sorted(unknown)}; expected fabric, traffic, steps, end")
     try:
-        fabric = Fabric(**{k: int(v) for k, v in document.get("fabric", {}).items()})
-        given = dict(document.get("traffic", {}))
+        fabric = Fabric(**{k: int(v) for k, v in _section(document, "fabric", Fabric).items()})
+        given = _section(document, "traffic", Traffic)
         convert = {"interval_s": int, "flows": int, "rate_pps": float, "classes": tuple}
         sizes = tuple(map(int, given.pop("sizes", ())))
-        traffic = Traffic(**{k: convert.get(k, str)(v) for k, v in given.items()}, sizes=sizes)
-    except (AttributeError, TypeError, ValueError) as e:
+        traffic = Traffic(**{k: convert[k](v) for k, v in given.items()}, sizes=sizes)
+    except (TypeError, ValueError) as e:
         raise ValueError(f"{path}: fabric or traffic: {e.args[0]}") from None
     steps: list[Step] = []
     for number, options in enumerate(document.get("steps") or [], 1):
@@ -92,6 +94,15 @@ def read(path: Path) -> Scenario:
     except ValueError as e:
         raise ValueError(f"{path}: {e}") from None
     return Scenario(fabric, traffic, tuple(steps), end_s)
+
+
+def _section(document: dict[str, Any], name: str, kind: type[AttrsInstance]) -> dict[str, Any]:
+    """Return what a section gives to what is made of it; `ValueError` for what that does not take."""
+    given = document.get(name) or {}
+    known = [attribute.name for attribute in fields(kind)]
+    if not isinstance(given, dict) or not given.keys() <= set(known):
+        raise ValueError(f"{name} has other keys than {', '.join(known)}")
+    return dict(given)
 
 
 def _seconds(key: str, value: Any) -> float:
@@ -165,8 +176,12 @@ def play(
 ) -> None:
     """Play a scenario to its end and heal everything, also when interrupted.
 
-    Writes the record to `output`. `said` returns LLAMA's new words since it was last asked.
+    Writes the record to `output`. `said` returns LLAMA's new words since it was last asked. Raises
+    `LabError`, before anything is broken, for a fault whose place is not there.
     """
+    for step in scenario.steps:
+        if step.fault is not None:
+            faults.check_place(lab, step.fault)
     clock = clock or Clock()
     begin = clock.now()
 

@@ -310,11 +310,12 @@ class PinpointService(MultiService):
             record = json.loads(octets.decode())
             if record["version"] != STATE_VERSION:
                 raise ValueError(f"version {record['version']}, expected {STATE_VERSION}")
-            self.incidents = Incidents.from_json(record["incidents"], self.settings.hysteresis)
-            for webhook in self.webhooks:
+            incidents = Incidents.from_json(record["incidents"], self.settings.hysteresis)
+            waiting = [
                 # Earlier versions kept it under the URL itself.
-                for name in webhook.digest, webhook.url:
-                    webhook.waiting.extend(record["waiting"].get(name, []))
+                [e for name in (one.digest, one.url) for e in record["waiting"].get(name, [])]
+                for one in self.webhooks
+            ]
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             self.log.error(
                 "{path}: {why}; begun anew, {kept}",
@@ -322,6 +323,10 @@ class PinpointService(MultiService):
                 why=" ".join(str(e).split()),
                 kept=_put_aside(path),
             )
+            return
+        self.incidents = incidents
+        for webhook, events in zip(self.webhooks, waiting, strict=True):
+            webhook.waiting.extend(events)
 
 
 def _put_aside(path: Path) -> str:

@@ -34,6 +34,11 @@ class Arrived(NamedTuple):
     dscp: Octets
     ttl: Octets
 
+    def rows(self, keep: npt.NDArray[np.bool_] | Ints) -> Arrived:
+        """Return the rows that ``keep``, a mask (N,) or their numbers, says."""
+        columns: Any = [column[keep] for column in self]
+        return Arrived(*columns)
+
 
 class Format(Protocol):
     """How one track's probes look.
@@ -145,7 +150,7 @@ class Signed:
         keys = (self._key,)
         tlvs = tlv.read(octets, length, auth.BASE_SIZE, lambda _row: keys, must_authenticate=True)
         estimate = said["error_estimate"].astype(np.uint16)
-        t4_ns, kernel_t4, dscp, ttl = rows_of(arrived, genuine)
+        t4_ns, kernel_t4, dscp, ttl = arrived.rows(genuine)
         replies = Replies(
             flow=flow,
             sequence=said["sender_sequence"].astype(np.uint32),
@@ -206,7 +211,7 @@ class _Echoed:
         sequence = (token & np.uint64(0xFFFFFFFF)).astype(np.uint32)
         t1_ns = book.t1[book.cells(flow, sequence)]
         genuine: npt.NDArray[np.bool_] = (self.sent(t1_ns) == echoed) & (t1_ns != 0)
-        t4_ns, kernel_t4, dscp, ttl = rows_of(arrived, genuine)
+        t4_ns, kernel_t4, dscp, ttl = arrived.rows(genuine)
         replies = Replies.bare(
             flow[genuine], sequence[genuine], t1_ns[genuine], t4_ns, kernel_t4, dscp, ttl
         )
@@ -264,12 +269,6 @@ class LlamaPython(_Echoed):
         """Return milliseconds since 1970, which are good for half a microsecond."""
         milliseconds: npt.NDArray[np.float64] = t1_ns / 1e6
         return milliseconds
-
-
-def rows_of(arrived: Arrived, which: npt.NDArray[np.bool_] | Ints) -> Arrived:
-    """Return some rows of what the kernel said."""
-    columns: Any = [column[which] for column in arrived]
-    return Arrived(*columns)
 
 
 def _reply_tos(group: Group, dscp: int) -> Octets:

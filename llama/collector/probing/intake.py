@@ -312,7 +312,7 @@ class Intake:
             if not rows.size:
                 continue
             genuine, replies, tlvs = track.format.read(
-                octets[rows], length[rows], flow, formats.rows_of(arrived, rows), track.ledger
+                octets[rows], length[rows], flow, arrived.rows(rows), track.ledger
             )
             taken[rows[genuine]] = True
             if genuine.any():
