@@ -4,7 +4,7 @@ VENV ?= .venv
 ARGS ?=
 BIN := $(VENV)/bin
 # Servers and tools that the tests run for real, as Debian names them.
-DEBIAN := influxdb victoria-metrics prometheus chromium hping3 iproute2 iputils-ping nftables tcpdump procps irtt
+DEBIAN := influxdb victoria-metrics prometheus chromium hping3 iproute2 iputils-ping nftables tcpdump procps irtt systemd
 
 .DEFAULT_GOAL := help
 .PHONY: help venv system lint types test demo bench bench-pinpoint fuzz interop lowest clean
