@@ -2,7 +2,7 @@
 
 The order of thinking. First the ends are judged, and what is sick there is left out
 (`llama.pinpoint.ends`). Then every set of flows that has a name competes to explain the trouble:
-links and nodes where paths are known, hosts, tags, pairs of tags, classes and sizes anywhere
+links and nodes where paths are known, hosts, tags, pairs of tags, classes, sizes and IP versions anywhere
 (`llama.pinpoint.scan`). The best is accepted if chance does not explain it, its flows are put
 aside, and the rest is judged again (`llama.pinpoint.rounds`); so several faults at once are several
 suspects.

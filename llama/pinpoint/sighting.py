@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
-from llama.pinpoint.evidence import Hosts, Refusal, Suspect
+from llama.pinpoint.evidence import Hosts, Refusal, Suspect, confined_to
 from llama.pinpoint.words import refused, together
 
 #: Flows, and pairs, that an incident lists.
@@ -83,7 +83,7 @@ class Sighting:
             return f"path changed: {self.name}"
         everywhere = self.kind == "everywhere"
         what = "the whole network" if everywhere else together(self.kind, self.name, self.also)
-        only = "".join(f", {key} {value} only" for key, value in sorted(self.only.items()))
+        only = confined_to(self.only)
         # What is less than all is not written as all: whether anything passes is what matters most.
         percent = (
             f"{100 * self.rate:.2g}" if self.rate < 0.985 else f"{min(100 * self.rate, 99.9):.3g}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from llama.paths.trace import LOOP
-from llama.pinpoint.evidence import Refusal, Suspect
+from llama.pinpoint.evidence import Refusal, Suspect, confined_to
 
 #: What a flow with a symptom is.
 VERB = {"loss": "lossy", "remark": "re-marked", "late": "late"}
@@ -15,7 +15,7 @@ MOST_NAMES = 4
 
 def called(kind: str, name: str) -> str:
     """Return what a suspect is called in words; the names of some kinds say which kind it is."""
-    return name if kind in ("tag", "pair", "class", "size") else f"{kind} {name}"
+    return name if kind in ("tag", "pair", "class", "size", "family") else f"{kind} {name}"
 
 
 def alike(kind: str, also: Sequence[str]) -> list[str]:
@@ -36,7 +36,7 @@ def together(kind: str, name: str, also: Sequence[str]) -> str:
 def sentence(suspect: Suspect) -> str:
     """Return the sentence by which a person can check a suspect, from its other attributes."""
     what, verb = called(suspect.kind, suspect.name), VERB[suspect.symptom]
-    confined = "".join(f", {key} {value} only" for key, value in suspect.only.items())
+    confined = confined_to(suspect.only)
     way = {"forward": "", "unknown": ", direction unknown", "both": ", both directions"}
     how = way.get(suspect.direction, f", {suspect.direction} direction")
     crosses = "cross it" if suspect.kind in ("link", "node") else "are part of it"
