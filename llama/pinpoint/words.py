@@ -27,10 +27,25 @@ def alike(kind: str, also: Sequence[str]) -> list[str]:
 
 def together(kind: str, name: str, also: Sequence[str]) -> str:
     """Return what a suspect is called with all that it cannot be told apart from."""
+    if kind == "everywhere":
+        return "the whole network"
     names = [called(kind, name), *alike(kind, also)]
     if len(names) > MOST_NAMES:
         names[MOST_NAMES - 1 :] = [f"{len(names) - MOST_NAMES + 1} others"]
     return " or ".join(names)
+
+
+def headline(what: str, symptom: str, direction: str, rate: float) -> str:
+    """Return what somebody who is called so does, at this rate, in one line."""
+    # What is less than all is not written as all: whether anything passes is what matters most.
+    percent = f"{100 * rate:.2g}" if rate < 0.985 else f"{min(100 * rate, 99.9):.3g}"
+    does = {
+        "loss": f"loses {percent} %" if rate < 1.0 else "loses everything",
+        "remark": "re-marks",
+        "late": "is late",
+    }[symptom]
+    way = f" ({direction})" if direction in ("reverse", "both") else ""
+    return f"{what} {does}{way}"
 
 
 def sentence(suspect: Suspect) -> str:
