@@ -379,7 +379,25 @@ class Ends(SynchronousTestCase):
 
         verdict = judge(edit=edit)
         self.assertEqual(keys(verdict), ["reflector h1-1"])
-        self.assertIn("its collector reaches others", verdict.suspects[0].evidence)
+        (suspect,) = verdict.suspects
+        self.assertIn("its collector reaches others", suspect.evidence)
+        # What its collector sends is no part of it, and speaks for the network.
+        self.assertEqual((suspect.rate, suspect.crossing_healthy), (1.0, 0))
+        self.assertEqual(verdict.judged, verdict.flows - len(suspect.flows))
+
+    def test_dead_reflectors_of_a_rack(self):
+        """So it is where all of a rack lack theirs: the rack is not down."""
+
+        def edit(window):
+            to_it = window.flows["destination"] < 2
+            window.flows["lost_unknown"][to_it] = window.flows["sent"][to_it]
+
+        verdict = judge(edit=edit)
+        (suspect,) = verdict.suspects
+        self.assertEqual(suspect.key, "tag rack leaf1 receiving")
+        told = "reflectors of rack leaf1 dead: every source outside loses all of its 2 hosts, but"
+        self.assertTrue(suspect.evidence.startswith(told), suspect.evidence)
+        self.assertEqual((suspect.rate, suspect.crossing_healthy), (1.0, 0))
 
     def test_a_blind_collector(self):
         """A collector that loses everything to targets that others reach is its own problem."""

@@ -113,11 +113,11 @@ class _Case:
             self.dead[enough],
             limits.dead,
         )
-        sick = (
-            sick_ends.dead[flows["source"]]
-            | sick_ends.dead[flows["destination"]]
-            | sick_ends.blind[flows["source"]]
-        )
+        no_source = sick_ends.dead | sick_ends.blind
+        for end in sick_ends.sick:
+            if end.receiving:
+                no_source[list(end.hosts)] = False
+        sick = no_source[flows["source"]] | sick_ends.dead[flows["destination"]]
         sick_suspects = [self._end_suspect(end, enough) for end in sick_ends.sick]
         judged &= ~sick
         loss = symptoms.loss(flows, self.lost, judged, self.met_dead)
@@ -159,9 +159,11 @@ class _Case:
         """Return a sick end as a suspect."""
         sick = np.zeros(len(self.hosts.names), bool)
         sick[list(end.hosts)] = True
-        touches = sick[self.flows["source"]]
+        touches = np.zeros(len(self.flows), bool)
         if end.kind != "collector":
-            touches = touches | sick[self.flows["destination"]]
+            touches |= sick[self.flows["destination"]]
+        if not end.receiving:
+            touches |= sick[self.flows["source"]]
         crossing = np.flatnonzero(enough & touches)
         hit = crossing[self.lost[crossing] > 0]
         lossy = np.count_nonzero(enough & (self.lost > 0))
