@@ -26,7 +26,7 @@ from llama.web.fold import (
 from llama.web.groups import find_places, natural, read_paths
 from llama.web.mesh import Health, Mesh, judge, make_mesh
 from llama.web.metrics import ALWAYS, METRICS
-from llama.web.present import numbers, summary
+from llama.web.present import numbers, sick, summary
 from llama.web.present import pairs as pairs_told
 from llama.web.store import Activity, Snapshot, Window
 
@@ -158,6 +158,17 @@ class HealthTest(SynchronousTestCase):
         """Whom nobody reaches is down, and its sources are not blind."""
         said = self.sick(mesh_of(fleet(now("down", dst="h2"))))
         self.assertEqual(said, {"down": ["h2"], "blind": [], "silent": []})
+
+    def test_a_dead_reflector(self) -> None:
+        """Of a host that is down it is told whether its own collector reaches others."""
+        for faults, told in (
+            ((), {"reaches_others": True}),
+            ((now("blind", src="h2"),), {}),
+            ((now("silent", src="h2"),), {}),
+        ):
+            mesh = mesh_of(fleet(now("down", dst="h2"), *faults))
+            down = [each for each in sick(mesh, judge(mesh)) if each["kind"] == "down"]
+            self.assertEqual(down, [{"kind": "down", "host": "h2", **told}])
 
     def test_blind(self) -> None:
         """Who reaches nobody, though others do, is blind, and nobody is down."""
@@ -362,7 +373,7 @@ class FoldTest(SynchronousTestCase):
         full = np.full(len(series), END_S)
         mesh = make_mesh(snapshot, Activity(series, full, np.full(len(series), 30.0)), None)
         nobody = np.zeros(hosts, dtype=bool)
-        health = Health(nobody, nobody, nobody, np.zeros(hosts))
+        health = Health(nobody, nobody, nobody, np.zeros(hosts), nobody)
         pairs = reduce_to_pairs(mesh, METRICS["loss"], np.ones(len(series), dtype=bool))
         axis = lay_out(mesh.sources, [(group[int(h[1:])],) for h in mesh.sources], opened)
         cells = fold(pairs, health, axis, axis)
