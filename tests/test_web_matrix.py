@@ -273,6 +273,21 @@ class FoldTest(SynchronousTestCase):
         self.assertEqual(self.matrix(mesh, "all")["h1", "h3"], (NO_DATA, None, 1, 0, 1))
         self.assertEqual(self.matrix(mesh, "none")["dc1", "dc2"], (VALUE, 0.0, 4, 0, 1))
 
+    def test_not_sent(self) -> None:
+        """Nor are there data of what its source could not send; what it had no turn for is no fault."""
+        places = {f"h{n}": (f"dc{(n + 1) // 2}", f"r{n}") for n in range(1, 5)}
+        for name, state, partial in (("EF", VALUE, 1), (None, NO_DATA, 0)):
+            unsent = now("unsent", src="h1", dst="h3", class_name=name)
+            mesh = mesh_of(Fleet(hosts=places, faults=(unsent,)))
+            value = 0.0 if state == VALUE else None
+            self.assertEqual(self.matrix(mesh, "all")["h1", "h3"], (state, value, 1, 0, 1))
+            pairs = reduce_to_pairs(mesh, METRICS["loss"], np.ones(len(mesh.series), dtype=bool))
+            said = summary(pairs, pairs, mesh, judge(mesh))
+            self.assertEqual((said["healthy"], said["missing"], said["partial"]), (11, 1, partial))
+            mesh.columns["suspect"][:] = 0
+            pairs = reduce_to_pairs(mesh, METRICS["loss"], np.ones(len(mesh.series), dtype=bool))
+            self.assertEqual(np.count_nonzero(pairs.silent), 0)
+
     def test_partly_silent(self) -> None:
         """A class that fell silent does not hide behind the one that speaks."""
         mute = now("mute", src="h1", dst="h3", class_name="EF")
