@@ -500,6 +500,23 @@ class Ends(SynchronousTestCase):
         (suspect,) = judge(edit=lambda window: edit(window, 5)).suspects
         self.assertEqual(suspect.key, "reflector h1-1")
 
+    def test_what_could_not_be_sent(self):
+        """Of flows that their host could not send nothing is known, and it is said which those are."""
+
+        def edit(window, why="send_failed"):
+            to_it = (window.flows["source"] == 2) & (window.flows["destination"] == 0)
+            window.flows["sent"][to_it] = 0
+            window.flows["suspect"][to_it] = suspect_bit(why)
+
+        verdict = judge(edit=edit)
+        self.assertEqual(keys(verdict), [])
+        self.assertEqual(verdict.judged, verdict.flows - 16)
+        self.assertEqual(
+            verdict.excluded, ("16 flows of h2-1: could not be sent by the host itself",)
+        )
+        # Whose turn did not come may be sent the next time.
+        self.assertEqual(judge(edit=lambda window: edit(window, "late_ticks")).excluded, ())
+
     def test_what_a_late_collector_says(self):
         """Where a host ran late, only loss that has a direction, or is total, votes."""
         for reason, column, lost, named in (

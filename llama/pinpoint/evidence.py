@@ -59,6 +59,8 @@ HOSTS_LATE = sum(map(suspect_bit, ("late_ticks", "reflector_late")))
 #: Bits that say that hosts, not the network, may have made RTTs longer. A collector that had to wait
 #: for a processor is none of them: its time stamps are the kernel's.
 HOSTS_DELAYED = sum(map(suspect_bit, ("clock_step", "user_timestamps")))
+#: The bit that says that its own host could not send a flow's probes.
+NOT_SENT = suspect_bit("send_failed")
 #: A flow has to send so many probes to be judged at all.
 LEAST_SENT = 5
 #: Share of loss above which nothing worth the name came back.

@@ -33,6 +33,7 @@ from llama.pinpoint.evidence import (
     HOSTS_DELAYED,
     HOSTS_LATE,
     HOSTS_LOST,
+    NOT_SENT,
     Hosts,
     Indices,
     Mask,
@@ -93,6 +94,8 @@ class _Case:
         flows, limits = self.flows, self.limits
         enough = self.sent >= limits.least_sent
         trusted = (flows["suspect"] & HOSTS_LOST) == 0
+        unsent = (self.sent == 0) & ((flows["suspect"] & NOT_SENT) != 0)
+        self._exclude(unsent, "could not be sent by the host itself", "flows")
         self._exclude(~enough & (self.lost > 0), f"fewer than {limits.least_sent} probes of each")
         self._exclude(enough & ~trusted & (self.lost > 0), "the hosts themselves lost probes")
         # Replies that came too late have no direction: no later one tells about them. Loss whose
@@ -149,11 +152,11 @@ class _Case:
         ]
         return evolve(suspect, refusals=tuple(refusals))
 
-    def _exclude(self, which: Mask, why: str) -> None:
-        """Note lossy flows that are left out, by source."""
+    def _exclude(self, which: Mask, why: str, what: str = "lossy flows") -> None:
+        """Note flows that are left out, by source."""
         names, counts = np.unique(self.flows["source"][which], return_counts=True)
         for host, count in zip(names, counts, strict=True):
-            self.excluded.append(f"{count} lossy flows of {self.hosts.names[host]}: {why}")
+            self.excluded.append(f"{count} {what} of {self.hosts.names[host]}: {why}")
 
     def _end_suspect(self, end: Sick, enough: Mask) -> Suspect:
         """Return a sick end as a suspect."""
