@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from twisted.internet.address import IPv4Address
+from twisted.internet.address import IPv4Address, IPv6Address
 from twisted.internet.testing import MemoryReactorClock
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -26,7 +26,7 @@ targets:
 
 
 class Resolver:
-    """Answers for the names it knows; for others it never does."""
+    """Answers for the names it knows, each with addresses or none; for others it never does."""
 
     def __init__(self) -> None:
         self.known: dict[str, str] = {}
@@ -36,7 +36,9 @@ class Resolver:
         """Look a name up, at once or never."""
         receiver.resolutionBegan(None)
         if name in self.known:
-            receiver.addressResolved(IPv4Address("UDP", self.known[name], 0))
+            for address in self.known[name].split():
+                kind = IPv6Address if ":" in address else IPv4Address
+                receiver.addressResolved(kind("UDP", address, 0))
             receiver.resolutionComplete()
 
 

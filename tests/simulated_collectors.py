@@ -96,9 +96,10 @@ class Collectors:
         for port in self.ports:
             await port.stopListening()
 
-    def address(self, host):
+    def address(self, host, family=4):
         """Return the address of a host by number."""
-        return str(self.fabric.address(self.names[host]))
+        of = self.fabric.ipv6_address if family == 6 else self.fabric.address
+        return str(of(self.names[host]))
 
     def rows(self, host):
         """Return the flows of one host's collector as ``/flows`` gives them."""
@@ -128,8 +129,8 @@ class Collectors:
         """Return what names the pair of a flow."""
         return {
             "target": self.names[flow["destination"]],
-            "src_ip": self.address(flow["source"]),
-            "dst_ip": self.address(flow["destination"]),
+            "src_ip": self.address(flow["source"], flow["family"]),
+            "dst_ip": self.address(flow["destination"], flow["family"]),
             "dst_port": 8100,
             "class": class_name(int(flow["dscp"])),
             "dscp": int(flow["dscp"]),

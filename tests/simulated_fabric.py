@@ -32,7 +32,7 @@ class Window:
 
 
 class Simulation:
-    """Every host probes every other over `per_pair` source ports in each class and size.
+    """Every host probes every other over `per_pair` source ports in each class, size and IP version.
 
     Forward and reverse path of a flow are hashed independently, as real ones are. `traced` is
     the share of flows whose path is known, and of dead flows that a trace met dead.
@@ -45,6 +45,7 @@ class Simulation:
         per_pair: int = 16,
         classes: Sequence[str] = ("BE",),
         sizes: Sequence[int] = (44,),
+        families: Sequence[int] = (4,),
         traced: float = 1.0,
     ) -> None:
         self.fabric, self.random = fabric, random
@@ -52,13 +53,14 @@ class Simulation:
         racks = list(fabric.hosts.values())
         self.hosts = Hosts(names=names, tags=[{"rack": rack} for rack in racks])
         ends = [(a, b) for a, b in itertools.product(range(len(names)), repeat=2) if a != b]
-        kinds = list(itertools.product(map(dscp_number, classes), sizes, range(per_pair)))
+        kinds = list(itertools.product(map(dscp_number, classes), sizes, families, range(per_pair)))
         self.flows = np.zeros(len(ends) * len(kinds), FLOWS)
         count = len(self.flows)
         self.flows["source"] = np.repeat([a for a, _ in ends], len(kinds))
         self.flows["destination"] = np.repeat([b for _, b in ends], len(kinds))
-        self.flows["dscp"] = np.tile([dscp for dscp, _, _ in kinds], len(ends))
-        self.flows["size"] = np.tile([size for _, size, _ in kinds], len(ends))
+        self.flows["dscp"] = np.tile([dscp for dscp, *_ in kinds], len(ends))
+        self.flows["size"] = np.tile([size for _, size, *_ in kinds], len(ends))
+        self.flows["family"] = np.tile([family for *_, family, _ in kinds], len(ends))
         self.flows["remarked_to"] = 255
         self.links = list(fabric.directions)
         number = {link: n for n, link in enumerate(self.links)}
@@ -106,8 +108,13 @@ class Simulation:
         reached: npt.NDArray[np.bool_] = hit
         return reached
 
-    def window(self, faults: Sequence[Fault], sent: int, noise: float = 0.0) -> Window:
-        """Return what `sent` probes of every flow meet, with a share of `noise` lost anywhere."""
+    def window(
+        self, faults: Sequence[Fault], sent: int, noise: float = 0.0, family: int | None = None
+    ) -> Window:
+        """Return what `sent` probes of every flow meet, with a share of `noise` lost anywhere.
+
+        The faults are of one `family` only, if one is given.
+        """
         flows = self.flows.copy()
         flows["sent"] = sent
         count = len(flows)
@@ -118,6 +125,8 @@ class Simulation:
                 continue  # routed around
             for way_name, way in (("f", self.forward), ("r", self.reverse)):
                 hit = self._hit(fault, way)
+                if family is not None:
+                    hit &= (flows["family"] == family)[:, None]
                 if fault.kind == "delay":
                     flows["late"] |= hit.any(axis=1)
                 elif fault.kind == "bleach":

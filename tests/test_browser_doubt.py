@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from browser_case import BrowserCase
-from web_data import Fleet
+from web_data import Fault, Fleet
 from web_site import Feed, Site, fill
 
 from llama.interfaces import Point
@@ -296,6 +296,28 @@ class SlowTest(BrowserCase):
             told,
             [9930, 7750, 7680, 7750, 9940, {"from": 7660, "to": 10000, "step": 900}],
         )
+
+
+class MuteTest(BrowserCase):
+    """A host that answers nobody, and measures others."""
+
+    @classmethod
+    def make_site(cls) -> Site:
+        """Return a site over data that end now."""
+        site = Site()
+        now_s = time.time()
+        down = Fault(kind="down", dst="c", start_s=0)
+        fleet = Fleet(hosts=dict.fromkeys("abc", ("x", "1")), classes=("BE",), faults=(down,))
+        fill(site.store, fleet.points(now_s - 600, now_s))
+        site.start()
+        return site
+
+    def test_sick(self) -> None:
+        """It is not said to be down, but what may be dead there."""
+        sick = self.show("range=15m").locator("#sick").inner_text()
+        self.assertIn("c answers nobody", sick)
+        self.assertIn("its collector reaches others: is its reflector dead?", sick)
+        self.assertNotIn("is down", sick)
 
 
 class GoneTest(BrowserCase):

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from attrs import evolve
-from collector_case import ServiceCase
+from collector_case import Resolver, ServiceCase
+from twisted.internet.testing import MemoryReactorClock
+from twisted.logger import formatEvent, globalLogPublisher
 
 from llama.collector.answers.history import History
 from llama.collector.names import Names
@@ -32,6 +36,37 @@ class DeadResolverTests(ServiceCase):
             self.reactor.advance(5)
         self.assertEqual(self.probed(service), {"127.0.0.8"})
         self.assertEqual(service.trouble(), "")
+
+    def test_what_becomes_of_a_name_is_said(self) -> None:
+        """The log has every address that is probed in place of another, of each family, once."""
+        told: list[str] = []
+
+        def tell(event: Any) -> None:
+            told.append(formatEvent(event))
+
+        globalLogPublisher.addObserver(tell)
+        self.addCleanup(globalLogPublisher.removeObserver, tell)
+        resolver, reactor = Resolver(), MemoryReactorClock()
+        reactor.nameResolver = resolver
+        names = Names(reactor, lambda: None)
+        self.addCleanup(names.stop)
+        for known, said in (
+            ("127.0.0.8 ::8", []),
+            ("127.0.0.7 127.0.0.8 ::8", []),  # what is probed is still there
+            ("127.0.0.7 ::8", ["host.example is now ::8, 127.0.0.7, and was 127.0.0.8, ::8"]),
+            ("127.0.0.7", ["host.example is now 127.0.0.7, and was ::8, 127.0.0.7"]),
+            ("127.0.0.7 ::8", ["host.example is now 127.0.0.7, ::8, and was 127.0.0.7"]),
+            ("", ["host.example does not resolve: going on with 127.0.0.7, ::8"]),
+            ("", []),
+            ("::8 127.0.0.6", ["host.example resolves again: ::8, 127.0.0.6"]),
+        ):
+            resolver.known["host.example"] = known
+            if names.addresses:
+                reactor.advance(60)
+            else:
+                self.successResultOf(names.look_up(["host.example"]))
+            self.assertEqual(told, said)
+            told.clear()
 
     def test_nothing_known_of_a_whole_test(self) -> None:
         """Nor is that well, though another test is probed."""

@@ -287,6 +287,21 @@ class OneCause(SynchronousTestCase):
         self.assertEqual((incident.rate, incident.worst_rate), (0.1, 0.9))
         self.assertEqual((incident.explains, incident.most_explained), (4, 40))
 
+    def test_what_is_over_is_told_by_its_worst(self):
+        """What was dead is not told to have lost as little as the interval amid which it was mended."""
+        rounds = [[seen(rate=rate)] for rate in (0.4, 1.0, 1.0, 0.38)]
+        for stop in range(len(rounds)):
+            incidents = Incidents()
+            play(incidents, rounds[:stop])
+            incidents = Incidents.from_json(json.loads(json.dumps(incidents.as_json())))
+            told = play(incidents, [*rounds[stop:], [], [], []])
+            self.assertEqual(told[-1], [("recovered", "link spine3 -> leaf2 loses everything")])
+            self.assertEqual(incidents.ended[0].rate, 0.38)
+        # But it is the worst of what it turned out to be.
+        node = seen("spine3", "node", range(30), range(9), rate=0.3)
+        told = play(Incidents(), [[seen(rate=1.0)]] * 2 + [[node]] * 3 + [[]] * 3)
+        self.assertEqual(told[-1], [("recovered", "node spine3 loses 30 %")])
+
 
 class Silences(SynchronousTestCase):
     def test_by_tag_and_time(self):

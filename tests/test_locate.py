@@ -28,11 +28,12 @@ def fault(**options):
 
 
 def judge(
-    *faults, seed=1, sent=25, fabric=FABRIC, noise=0.0, edit=None, thresholds=None, **traffic
-):
+    *faults, seed=1, sent=25, fabric=FABRIC, noise=0.0, family=None, edit=None, thresholds=None,
+    **traffic,
+):  # fmt: skip
     """Return the verdict on a window with these faults; `edit` may change the window first."""
     simulation = Simulation(fabric, np.random.default_rng(seed), **traffic)
-    window = simulation.window(faults, sent, noise)
+    window = simulation.window(faults, sent, noise, family)
     if edit:
         edit(window)
     return locate(window.flows, window.hosts, window.paths, thresholds)
@@ -192,6 +193,18 @@ class Links(SynchronousTestCase):
             fault(kind="mtu", on="leaf2 -> spine4", octets=1000), sizes=(44, 1400), per_pair=8
         )
         self.assertEqual(keys(verdict), ["link leaf2 -> spine4, size 1400 only"])
+
+    def test_one_ip_version(self):
+        """What only IPv6 meets is said to be so, and is not put down to the size of its probes."""
+        for percent in (100, 30):
+            bad = fault(kind="loss", on="spine1 -> leaf2", percent=percent)
+            for sizes in ((96,), (96, 1440)):
+                verdict = judge(bad, family=6, families=(4, 6), sizes=sizes, per_pair=8)
+                (suspect,) = verdict.suspects
+                self.assertEqual(suspect.key, "link spine1 -> leaf2, IPv6 only")
+                self.assertEqual(suspect.only, {"family": "IPv6"})
+                self.assertIn("spine1 -> leaf2, IPv6 only: explains", suspect.evidence)
+                self.assertLess(abs(suspect.rate - percent / 100), 0.05)
 
     def test_bleached(self):
         """A link that re-marks a class is named with what the class becomes."""
@@ -366,7 +379,25 @@ class Ends(SynchronousTestCase):
 
         verdict = judge(edit=edit)
         self.assertEqual(keys(verdict), ["reflector h1-1"])
-        self.assertIn("its collector reaches others", verdict.suspects[0].evidence)
+        (suspect,) = verdict.suspects
+        self.assertIn("its collector reaches others", suspect.evidence)
+        # What its collector sends is no part of it, and speaks for the network.
+        self.assertEqual((suspect.rate, suspect.crossing_healthy), (1.0, 0))
+        self.assertEqual(verdict.judged, verdict.flows - len(suspect.flows))
+
+    def test_dead_reflectors_of_a_rack(self):
+        """So it is where all of a rack lack theirs: the rack is not down."""
+
+        def edit(window):
+            to_it = window.flows["destination"] < 2
+            window.flows["lost_unknown"][to_it] = window.flows["sent"][to_it]
+
+        verdict = judge(edit=edit)
+        (suspect,) = verdict.suspects
+        self.assertEqual(suspect.key, "tag rack leaf1 receiving")
+        told = "reflectors of rack leaf1 dead: every source outside loses all of its 2 hosts, but"
+        self.assertTrue(suspect.evidence.startswith(told), suspect.evidence)
+        self.assertEqual((suspect.rate, suspect.crossing_healthy), (1.0, 0))
 
     def test_a_blind_collector(self):
         """A collector that loses everything to targets that others reach is its own problem."""
@@ -400,6 +431,27 @@ class Ends(SynchronousTestCase):
         ):
             verdict = judge(*faults, sizes=(44, 1400), per_pair=8, traced=traced)
             self.assertEqual(keys(verdict), [key])
+
+    def test_a_host_that_loses_one_ip_version(self):
+        """And where a host has no IPv6, as one whose reflector listens on IPv4 alone."""
+        for on, key in (
+            ("h1-2 -> leaf1", "host h1-2 sending, IPv6 only"),
+            ("leaf1 -> h1-2", "host h1-2 receiving, IPv6 only"),
+        ):
+            bad = fault(kind="loss", on=on, percent=100)
+            verdict = judge(bad, family=6, families=(4, 6), per_pair=8)
+            self.assertEqual(keys(verdict), [key])
+
+    def test_an_ip_version_everywhere(self):
+        """IPv6 that loses wherever it goes is named as such."""
+
+        def edit(window):
+            window.flows["lost_forward"][window.flows["family"] == 6] = 3
+
+        for traced in (0.0, 1.0):
+            verdict = judge(edit=edit, families=(4, 6), per_pair=8, traced=traced)
+            self.assertEqual(keys(verdict), ["family IPv6"])
+            self.assertTrue(verdict.suspects[0].evidence.startswith("IPv6: explains "))
 
     def test_a_slow_host(self):
         """A host of which all flows are late is named, not its cables, nor its rack's only leaf."""
@@ -447,6 +499,23 @@ class Ends(SynchronousTestCase):
         self.assertIn("16 lossy flows of h2-1: fewer than 5 probes of each", verdict.excluded)
         (suspect,) = judge(edit=lambda window: edit(window, 5)).suspects
         self.assertEqual(suspect.key, "reflector h1-1")
+
+    def test_what_could_not_be_sent(self):
+        """Of flows that their host could not send nothing is known, and it is said which those are."""
+
+        def edit(window, why="send_failed"):
+            to_it = (window.flows["source"] == 2) & (window.flows["destination"] == 0)
+            window.flows["sent"][to_it] = 0
+            window.flows["suspect"][to_it] = suspect_bit(why)
+
+        verdict = judge(edit=edit)
+        self.assertEqual(keys(verdict), [])
+        self.assertEqual(verdict.judged, verdict.flows - 16)
+        self.assertEqual(
+            verdict.excluded, ("16 flows of h2-1: could not be sent by the host itself",)
+        )
+        # Whose turn did not come may be sent the next time.
+        self.assertEqual(judge(edit=lambda window: edit(window, "late_ticks")).excluded, ())
 
     def test_what_a_late_collector_says(self):
         """Where a host ran late, only loss that has a direction, or is total, votes."""

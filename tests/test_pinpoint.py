@@ -592,6 +592,20 @@ class Fed(SynchronousTestCase):
             self.assertIn("spine3", window.nodes_of(flow))
             self.assertEqual(window.flows["size"][flow], 1400)
 
+    def test_one_ip_version(self):
+        """What only IPv6 meets is told as such: the address that a flow goes to says which it is."""
+        self.begin(per_pair=8, families=(4, 6))
+        self.step()
+        end = self.fleet.step()
+        bad = fault(kind="loss", on="spine3 -> leaf2", percent=100)
+        self.fleet.window = self.fleet.simulation.window([bad], 25, family=6)
+        for host, name in enumerate(self.fleet.names):
+            self.feed(host)
+            self.measured.add_paths(name, list(self.fleet.paths(host)))
+        (sighting,) = judge(self.measured, end).sightings
+        self.assertEqual(sighting.key, "link spine3 -> leaf2, IPv6 only")
+        self.assertEqual(sighting.title, "link spine3 -> leaf2, IPv6 only loses everything")
+
     def test_some_are_refused(self):
         """How many of those that are hit; and nothing of a refusal that is over, or of long ago."""
         self.begin()

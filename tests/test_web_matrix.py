@@ -26,7 +26,7 @@ from llama.web.fold import (
 from llama.web.groups import find_places, natural, read_paths
 from llama.web.mesh import Health, Mesh, judge, make_mesh
 from llama.web.metrics import ALWAYS, METRICS
-from llama.web.present import numbers, summary
+from llama.web.present import numbers, sick, summary
 from llama.web.present import pairs as pairs_told
 from llama.web.store import Activity, Snapshot, Window
 
@@ -159,6 +159,17 @@ class HealthTest(SynchronousTestCase):
         said = self.sick(mesh_of(fleet(now("down", dst="h2"))))
         self.assertEqual(said, {"down": ["h2"], "blind": [], "silent": []})
 
+    def test_a_dead_reflector(self) -> None:
+        """Of a host that is down it is told whether its own collector reaches others."""
+        for faults, told in (
+            ((), {"reaches_others": True}),
+            ((now("blind", src="h2"),), {}),
+            ((now("silent", src="h2"),), {}),
+        ):
+            mesh = mesh_of(fleet(now("down", dst="h2"), *faults))
+            down = [each for each in sick(mesh, judge(mesh)) if each["kind"] == "down"]
+            self.assertEqual(down, [{"kind": "down", "host": "h2", **told}])
+
     def test_blind(self) -> None:
         """Who reaches nobody, though others do, is blind, and nobody is down."""
         said = self.sick(mesh_of(fleet(now("blind", src="h2"))))
@@ -262,6 +273,21 @@ class FoldTest(SynchronousTestCase):
         self.assertEqual(self.matrix(mesh, "all")["h1", "h3"], (NO_DATA, None, 1, 0, 1))
         self.assertEqual(self.matrix(mesh, "none")["dc1", "dc2"], (VALUE, 0.0, 4, 0, 1))
 
+    def test_not_sent(self) -> None:
+        """Nor are there data of what its source could not send; what it had no turn for is no fault."""
+        places = {f"h{n}": (f"dc{(n + 1) // 2}", f"r{n}") for n in range(1, 5)}
+        for name, state, partial in (("EF", VALUE, 1), (None, NO_DATA, 0)):
+            unsent = now("unsent", src="h1", dst="h3", class_name=name)
+            mesh = mesh_of(Fleet(hosts=places, faults=(unsent,)))
+            value = 0.0 if state == VALUE else None
+            self.assertEqual(self.matrix(mesh, "all")["h1", "h3"], (state, value, 1, 0, 1))
+            pairs = reduce_to_pairs(mesh, METRICS["loss"], np.ones(len(mesh.series), dtype=bool))
+            said = summary(pairs, pairs, mesh, judge(mesh))
+            self.assertEqual((said["healthy"], said["missing"], said["partial"]), (11, 1, partial))
+            mesh.columns["suspect"][:] = 0
+            pairs = reduce_to_pairs(mesh, METRICS["loss"], np.ones(len(mesh.series), dtype=bool))
+            self.assertEqual(np.count_nonzero(pairs.silent), 0)
+
     def test_partly_silent(self) -> None:
         """A class that fell silent does not hide behind the one that speaks."""
         mute = now("mute", src="h1", dst="h3", class_name="EF")
@@ -362,7 +388,7 @@ class FoldTest(SynchronousTestCase):
         full = np.full(len(series), END_S)
         mesh = make_mesh(snapshot, Activity(series, full, np.full(len(series), 30.0)), None)
         nobody = np.zeros(hosts, dtype=bool)
-        health = Health(nobody, nobody, nobody, np.zeros(hosts))
+        health = Health(nobody, nobody, nobody, np.zeros(hosts), nobody)
         pairs = reduce_to_pairs(mesh, METRICS["loss"], np.ones(len(series), dtype=bool))
         axis = lay_out(mesh.sources, [(group[int(h[1:])],) for h in mesh.sources], opened)
         cells = fold(pairs, health, axis, axis)

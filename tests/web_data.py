@@ -23,7 +23,8 @@ NASTY_RACK = "r'1\"; DROP TABLE samples; -- \\$x {} / ~ ,"
 class Fault:
     """From ``start_s`` on (Unix time), until ``end_s``."""
 
-    kind: str  # "loss", "reverse", "down", "blind", "silent", "slow", "remark", "suspect", "mute"
+    #: "loss", "reverse", "down", "blind", "silent", "slow", "remark", "suspect", "mute", "unsent"
+    kind: str
     start_s: float
     end_s: float = float("inf")
     src: str | None = None
@@ -111,7 +112,7 @@ class Fleet:
         if kinds & {"silent", "mute"}:
             return None
         noise = random.Random(f"{self.seed} {src} {dst} {class_name} {time_s}")
-        sent = self.probes
+        sent = 0 if "unsent" in kinds else self.probes
         lost_forward = lost_reverse = lossy = 0
         for fault in active:
             if fault.kind == "loss":
@@ -130,7 +131,6 @@ class Fleet:
             "sent": float(sent),
             "received": float(received),
             "lost": float(lost),
-            "loss": 100.0 * lost / sent,
             "lost_forward": float(lost_forward),
             "lost_reverse": float(lost_reverse),
             "lost_unknown": float(lost_unknown),
@@ -143,6 +143,10 @@ class Fleet:
             "flows_lossy": float(lossy),
             "suspect": self.suspect(time_s) if "suspect" in kinds else 0.0,
         }
+        if sent:
+            fields["loss"] = 100.0 * lost / sent
+        else:
+            fields["suspect"] = float(suspect_bit("send_failed"))
         if received:
             base = self.usual_rtt_ms(src, dst) * (2.5 if "slow" in kinds else 1.0)
             spread = base * (0.05 + 0.02 * noise.random())

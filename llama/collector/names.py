@@ -173,15 +173,28 @@ class Names:
                 self.log.warn(
                     "{host} does not resolve: {what}",
                     host=host,
-                    what=f"going on with {last[0]}" if last else "not probed until it does",
+                    what=f"going on with {_first(last)}" if last else "not probed until it does",
                 )
             return
+        # A server may give its addresses in turn: what is probed stays while it is among them.
+        before = self.addresses.get(host, ())
+        kept = [a for a in before if a in found]
+        self.addresses[host] = tuple(kept + [a for a in found if a not in kept])
+        was, now = _first(before), _first(self.addresses[host])
         if host in self.failing:
             self.failing.discard(host)
-            self.log.info("{host} resolves again: {address}", host=host, address=found[0])
-        # A server may give its addresses in turn: what is probed stays while it is among them.
-        kept = [a for a in self.addresses.get(host, ()) if a in found]
-        self.addresses[host] = tuple(kept + [a for a in found if a not in kept])
+            self.log.info("{host} resolves again: {now}", host=host, now=now)
+        elif was and was != now:
+            # Who wonders why its paths and round trips are others finds it in the log.
+            self.log.info("{host} is now {now}, and was {was}", host=host, now=now, was=was)
         changed = self.addresses[host] != self._told.get(host)
         if changed and (self._telling is None or not self._telling.active()):
             self._telling = self._reactor.callLater(self.together_s, self._tell)
+
+
+def _first(addresses: Sequence[str]) -> str:
+    """Return the first address of each family, which are those that may be probed; "" if none."""
+    first: dict[bool, str] = {}
+    for address in addresses:
+        first.setdefault(":" in address, address)
+    return ", ".join(first.values())

@@ -1,4 +1,4 @@
-"""The sets of flows that have a name: by path, by end, by tag, by class and by size; pure."""
+"""The sets of flows that have a name: by path, by end, by tag, by class, size and IP version; pure."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from llama.pinpoint.scan import Family
 
 #: Of sets that contain the same flows, the physical thing is named before the tag, and a host before the
 #: cable to it: the network is not blamed for what may be a host's own slowness.
-_RANK = {"host": 0, "link": 1, "node": 2, "class": 3, "size": 3, "tag": 4, "pair": 5}
+_RANK = {"host": 0, "link": 1, "node": 2, "class": 3, "size": 3, "family": 3, "tag": 4, "pair": 5}
 #: Nats. A tag, and more so a pair of tags or a link in one class only, must fit clearly better
 #: than the plain thing: there are so many of them that some fit well by chance.
 _HANDICAP = {"tag": 0.5, "pair": 1.5, "confined": 2.0}
@@ -25,7 +25,7 @@ _HANDICAP = {"tag": 0.5, "pair": 1.5, "confined": 2.0}
 def path_families(
     flows: npt.NDArray[np.void], paths: Paths, met_dead: npt.NDArray[np.bool_]
 ) -> list[Family]:
-    """Return links and nodes, and links in one class or size where there are several.
+    """Return links and nodes, and links in one class, size or IP version where there are several.
 
     A flow is in those of a way that it left, too, unless it was met dead on the one that it took then.
     """
@@ -95,10 +95,11 @@ def _members(
 
 
 def _kinds(flows: npt.NDArray[np.void]) -> Iterator[tuple[str, list[str], Indices]]:
-    """Yield classes and sizes, where there are several: what they are, and which each flow has."""
+    """Yield classes, sizes and IP versions, where there are several: these, and which each flow has."""
     for key, column, name in (
         ("class", flows["dscp"], class_name),
         ("size", flows["size"], str),
+        ("family", flows["family"], "IPv{}".format),
     ):
         values, which = np.unique(column, return_inverse=True)
         if len(values) > 1:
@@ -106,7 +107,7 @@ def _kinds(flows: npt.NDArray[np.void]) -> Iterator[tuple[str, list[str], Indice
 
 
 def _confined(whole: Family, key: str, values: Sequence[str], which: Indices) -> Family:
-    """Return every link or host in every class, or size, alone; `which` has that of each member."""
+    """Return every link or host in every class, say, alone; `which` has that of each member."""
     many = len(values)
     return evolve(
         whole,
@@ -119,7 +120,7 @@ def _confined(whole: Family, key: str, values: Sequence[str], which: Indices) ->
 
 
 def host_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
-    """Return hosts as sources, destinations or either, also in one class or size if there are several."""
+    """Return hosts as sources, destinations or either, also in one class, size or IP version alone."""
     source, destination = flows["source"].astype(np.int64), flows["destination"].astype(np.int64)
     families = [
         _column("host", source, _labels(hosts.names, "{} sending")),
@@ -133,7 +134,7 @@ def host_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
 
 
 def tag_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
-    """Return hosts, tags of sources, destinations or either, pairs of tags, classes, sizes."""
+    """Return hosts, tags of sources, destinations or either, pairs of tags, and what `_kinds` yields."""
     source, destination = flows["source"].astype(np.int64), flows["destination"].astype(np.int64)
     families = host_families(flows, hosts)
     for key in sorted({key for tags in hosts.tags for key in tags}):
@@ -150,7 +151,8 @@ def tag_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
         there_and_back = np.where(a == b, -1, np.minimum(a, b))
         families.append(_pairs(key, values, there_and_back, np.maximum(a, b), "<->"))
     for kind, values, which in _kinds(flows):
-        families.append(_column(kind, which, _labels(values, f"{kind} {{}}")))
+        form = "{}" if kind == "family" else f"{kind} {{}}"
+        families.append(_column(kind, which, _labels(values, form)))
     return families
 
 

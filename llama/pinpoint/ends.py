@@ -24,6 +24,8 @@ class Sick:
     hosts: frozenset[int]
     direction: str
     evidence: str
+    #: Whether only what is sent to them is lost, and their own collectors reach others.
+    receiving: bool = False
 
 
 @frozen(eq=False)
@@ -77,7 +79,9 @@ def examine(
 
     seen = np.zeros(count, bool)
     seen[pair_source] = True
-    sick = list(_grouped(hosts, dead, _probed(count, pair_destination)))
+    probed = np.zeros(count, bool)
+    probed[pair_destination] = True
+    sick = list(_grouped(hosts, dead, probed, seen & ~blind))
     told = {host for group in sick for host in group.hosts}
     for host in np.flatnonzero(dead):
         if int(host) not in told:
@@ -85,12 +89,6 @@ def examine(
             told.add(int(host))
     sick += [_blind(hosts, int(host), targets[host]) for host in np.flatnonzero(blind & ~dead)]
     return Ends(tuple(sick), dead, blind)
-
-
-def _probed(count: int, destination: npt.NDArray[np.int64]) -> Mask:
-    probed = np.zeros(count, bool)
-    probed[destination] = True
-    return probed
 
 
 def _blind(hosts: Hosts, host: int, targets: int) -> Sick:
@@ -114,7 +112,7 @@ def _dead(hosts: Hosts, host: int, blind: bool, measures: bool, sources: int) ->
         why = f"host {name} cut off: {everyone}, and its own collector loses everything{rack}"
     elif measures:
         why = f"reflector of {name} dead: {everyone}, but its collector reaches others{rack}"
-        return Sick("reflector", name, frozenset((host,)), "unknown", why)
+        return Sick("reflector", name, frozenset((host,)), "unknown", why, receiving=True)
     else:
         why = f"host {name} down: {everyone}{rack}"
     return Sick("host", name, frozenset((host,)), "unknown", why)
@@ -129,8 +127,11 @@ def _healthy_neighbours(hosts: Hosts, host: int) -> str:
     return ""
 
 
-def _grouped(hosts: Hosts, dead: Mask, probed: Mask) -> Iterable[Sick]:
-    """Yield one cause for two or more dead hosts that are all there is of a tag's value."""
+def _grouped(hosts: Hosts, dead: Mask, probed: Mask, reaching: Mask) -> Iterable[Sick]:
+    """Yield one cause for two or more dead hosts that are all there is of a tag's value.
+
+    `reaching` are hosts whose collectors reach others.
+    """
     members: dict[tuple[str, str], set[int]] = {}
     for host in np.flatnonzero(probed):
         for key, value in hosts.tags[int(host)].items():
@@ -141,10 +142,12 @@ def _grouped(hosts: Hosts, dead: Mask, probed: Mask) -> Iterable[Sick]:
     for (key, value), group in sorted(members.items(), key=lambda item: -len(item[1])):
         if alive and len(group) >= 2 and not group & told and all(dead[h] for h in group):
             told |= group
-            yield Sick(
-                "tag",
-                f"{key} {value}",
-                frozenset(group),
-                "unknown",
-                f"{key} {value} down: every source outside loses all of its {len(group)} hosts",
-            )
+            all_of_it = f"every source outside loses all of its {len(group)} hosts"
+            if all(reaching[h] for h in group):
+                # Nobody restarts reflectors who reads that a rack is down.
+                name = f"{key} {value} receiving"
+                why = f"reflectors of {key} {value} dead: {all_of_it}, but their collectors reach others"
+                yield Sick("tag", name, frozenset(group), "unknown", why, receiving=True)
+            else:
+                why = f"{key} {value} down: {all_of_it}"
+                yield Sick("tag", f"{key} {value}", frozenset(group), "unknown", why)

@@ -27,6 +27,7 @@ FLOWS = np.dtype(
         ("destination", "<u4"),  # likewise
         ("dscp", "u1"),  # 0-63, as sent
         ("size", "<u2"),  # octets of UDP payload
+        ("family", "u1"),  # IP version: 4 or 6
         ("sent", "<u4"),
         ("lost_forward", "<u4"),
         ("lost_reverse", "<u4"),
@@ -58,6 +59,8 @@ HOSTS_LATE = sum(map(suspect_bit, ("late_ticks", "reflector_late")))
 #: Bits that say that hosts, not the network, may have made RTTs longer. A collector that had to wait
 #: for a processor is none of them: its time stamps are the kernel's.
 HOSTS_DELAYED = sum(map(suspect_bit, ("clock_step", "user_timestamps")))
+#: The bit that says that its own host could not send a flow's probes.
+NOT_SENT = suspect_bit("send_failed")
 #: A flow has to send so many probes to be judged at all.
 LEAST_SENT = 5
 #: Share of loss above which nothing worth the name came back.
@@ -133,17 +136,26 @@ class Refusal:
     refused: int  # flows
 
 
+def confined_to(only: Mapping[str, str]) -> str:
+    """Return in words what a suspect is confined to, to follow its name; "" if to nothing."""
+    return "".join(
+        f", {value} only" if key == "family" else f", {key} {value} only"
+        for key, value in sorted(only.items())
+    )
+
+
 @frozen(kw_only=True, eq=False)
 class Suspect:
     """One cause by name, with what a person needs to check it."""
 
     #: "host", "reflector", "collector", "link", "node", "tag", "pair", "class", "size",
-    #: "everywhere"
+    #: "family", "everywhere"
     kind: str
     name: str  # "spine3 -> leaf2", "h1-1", "rack r7", "rack r7 -> rack r9", "class EF"
     symptom: str  # "loss", "remark", "late"
     direction: str  # "forward", "reverse", "both", "unknown"
-    #: What it is confined to, if it is: {"class": "EF"} or {"size": "1400"}.
+    #: What it is confined to, if it is: {"class": "EF"}, {"size": "1400"} or
+    #: {"family": "IPv6"}.
     only: Mapping[str, str] = field(factory=dict)
     explains: int  # troubled flows that it accounts for
     troubled: int  # troubled flows in all that were judged beside it
@@ -167,8 +179,7 @@ class Suspect:
     @property
     def key(self) -> str:
         """What makes it the same suspect in the next interval."""
-        only = "".join(f", {name} {value} only" for name, value in sorted(self.only.items()))
-        return f"{self.kind} {self.name}{only}"
+        return f"{self.kind} {self.name}{confined_to(self.only)}"
 
 
 @frozen(kw_only=True, eq=False)

@@ -34,7 +34,7 @@ class FlowTable:
 
     def __init__(self) -> None:
         self.rows: dict[Flow, int] = {}
-        self.columns = np.zeros(1024, FLOWS)  # what does not change: ends, class, size
+        self.columns = np.zeros(1024, FLOWS)  # what does not change: ends, class, size, family
         self.numbers = np.zeros(1024, np.int64)  # lasting, below 2**53
         self._measured = np.zeros(1024, np.int64)  # Unix time, s, of the interval it was last in
         self._flows: list[Flow | None] = []
@@ -66,6 +66,7 @@ class FlowTable:
         columns = self.columns[row]
         columns["source"], columns["destination"] = source, destination
         columns["dscp"], columns["size"] = key.dscp, key.size
+        columns["family"] = 6 if ":" in key.dst_ip else 4
         digest = hashlib.blake2b(f"{host} {key}".encode(), digest_size=8).digest()
         # Below 2**53, so that JSON readers keep it whole.
         self.numbers[row] = int.from_bytes(digest, "big") >> 11

@@ -23,7 +23,9 @@ from typing import Any
 
 from attrs import asdict, define, field, frozen
 
+from llama.pinpoint.evidence import confined_to
 from llama.pinpoint.sighting import Sighting
+from llama.pinpoint.words import headline, together
 
 #: Ended incidents that are remembered.
 REMEMBERED = 1000
@@ -129,6 +131,7 @@ class _Case:
     seen: list[bool]  # one a judgement, the newest last
     names: list[str]  # keys by which it was known, likewise
     flows: frozenset[int]
+    worst_rate: float = 0.0  # under the name that it has
     clean: int = 0
     unmeasured: int = 0  # judgements in a row
     guessed: bool = False  # its name was given before its flows were traced
@@ -325,6 +328,9 @@ class Incidents:
         mine = sighting.key == usual
         changed = mine and usual != incident.key
         if mine:
+            # Of a wider name, the rate of a narrower one would be too high.
+            known = case.worst_rate if sighting.key == incident.key else 0.0
+            case.worst_rate = max(known, sighting.rate)
             _describe(incident, sighting)
             case.flows = sighting.flows
         if changed:
@@ -333,10 +339,14 @@ class Incidents:
         return changed
 
     def _end(self, case: _Case, at: float) -> list[Event]:
-        case.incident.end = case.incident.last_seen
+        incident = case.incident
+        incident.end = incident.last_seen
+        # It was mostly over amid an interval, whose rate says little of what it was.
+        what = together(incident.kind, incident.name, incident.also) + confined_to(incident.only)
+        incident.title = headline(what, incident.symptom, incident.direction, case.worst_rate)
         self._cases.remove(case)
-        self.ended = [*self.ended, case.incident][-REMEMBERED:]
-        return self._tell("recovered", case.incident, at)
+        self.ended = [*self.ended, incident][-REMEMBERED:]
+        return self._tell("recovered", incident, at)
 
     @staticmethod
     def _tell(event: str, incident: Incident, at: float) -> list[Event]:
@@ -379,6 +389,7 @@ class Incidents:
                     "seen": case.seen,
                     "names": case.names,
                     "flows": sorted(case.flows),
+                    "worst_rate": case.worst_rate,
                     "clean": case.clean,
                     "unmeasured": case.unmeasured,
                     "guessed": case.guessed,
@@ -407,6 +418,7 @@ class Incidents:
                     list(case["seen"]),
                     list(case["names"]),
                     frozenset(case["flows"]),
+                    float(case.get("worst_rate", case["incident"]["rate"])),
                     int(case["clean"]),
                     int(case.get("unmeasured", 0)),
                     bool(case.get("guessed", False)),

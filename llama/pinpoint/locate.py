@@ -2,7 +2,7 @@
 
 The order of thinking. First the ends are judged, and what is sick there is left out
 (`llama.pinpoint.ends`). Then every set of flows that has a name competes to explain the trouble:
-links and nodes where paths are known, hosts, tags, pairs of tags, classes and sizes anywhere
+links and nodes where paths are known, hosts, tags, pairs of tags, classes, sizes and IP versions anywhere
 (`llama.pinpoint.scan`). The best is accepted if chance does not explain it, its flows are put
 aside, and the rest is judged again (`llama.pinpoint.rounds`); so several faults at once are several
 suspects.
@@ -33,6 +33,7 @@ from llama.pinpoint.evidence import (
     HOSTS_DELAYED,
     HOSTS_LATE,
     HOSTS_LOST,
+    NOT_SENT,
     Hosts,
     Indices,
     Mask,
@@ -93,6 +94,8 @@ class _Case:
         flows, limits = self.flows, self.limits
         enough = self.sent >= limits.least_sent
         trusted = (flows["suspect"] & HOSTS_LOST) == 0
+        unsent = (self.sent == 0) & ((flows["suspect"] & NOT_SENT) != 0)
+        self._exclude(unsent, "could not be sent by the host itself", "flows")
         self._exclude(~enough & (self.lost > 0), f"fewer than {limits.least_sent} probes of each")
         self._exclude(enough & ~trusted & (self.lost > 0), "the hosts themselves lost probes")
         # Replies that came too late have no direction: no later one tells about them. Loss whose
@@ -113,11 +116,11 @@ class _Case:
             self.dead[enough],
             limits.dead,
         )
-        sick = (
-            sick_ends.dead[flows["source"]]
-            | sick_ends.dead[flows["destination"]]
-            | sick_ends.blind[flows["source"]]
-        )
+        no_source = sick_ends.dead | sick_ends.blind
+        for end in sick_ends.sick:
+            if end.receiving:
+                no_source[list(end.hosts)] = False
+        sick = no_source[flows["source"]] | sick_ends.dead[flows["destination"]]
         sick_suspects = [self._end_suspect(end, enough) for end in sick_ends.sick]
         judged &= ~sick
         loss = symptoms.loss(flows, self.lost, judged, self.met_dead)
@@ -149,19 +152,21 @@ class _Case:
         ]
         return evolve(suspect, refusals=tuple(refusals))
 
-    def _exclude(self, which: Mask, why: str) -> None:
-        """Note lossy flows that are left out, by source."""
+    def _exclude(self, which: Mask, why: str, what: str = "lossy flows") -> None:
+        """Note flows that are left out, by source."""
         names, counts = np.unique(self.flows["source"][which], return_counts=True)
         for host, count in zip(names, counts, strict=True):
-            self.excluded.append(f"{count} lossy flows of {self.hosts.names[host]}: {why}")
+            self.excluded.append(f"{count} {what} of {self.hosts.names[host]}: {why}")
 
     def _end_suspect(self, end: Sick, enough: Mask) -> Suspect:
         """Return a sick end as a suspect."""
         sick = np.zeros(len(self.hosts.names), bool)
         sick[list(end.hosts)] = True
-        touches = sick[self.flows["source"]]
+        touches = np.zeros(len(self.flows), bool)
         if end.kind != "collector":
-            touches = touches | sick[self.flows["destination"]]
+            touches |= sick[self.flows["destination"]]
+        if not end.receiving:
+            touches |= sick[self.flows["source"]]
         crossing = np.flatnonzero(enough & touches)
         hit = crossing[self.lost[crossing] > 0]
         lossy = np.count_nonzero(enough & (self.lost > 0))

@@ -184,8 +184,10 @@ class Replies:
 
     @cached_property
     def _kind(self) -> Indices:
-        """The class and size of each flow as one number."""
-        kind: Indices = self._flows["dscp"].astype(np.int64) << 16 | self._flows["size"]
+        """The class, size and IP version of each flow as one number."""
+        kind: Indices = self._flows["dscp"].astype(np.int64) << 24 | (
+            self._flows["size"].astype(np.int64) << 8 | self._flows["family"]
+        )
         return kind
 
     @cached_property

@@ -47,7 +47,7 @@ class Family:
     #: Whether its candidates have both directions in them: one with flows of a single direction is
     #: that direction's.
     both: bool = False
-    #: What each candidate is confined to, for families of links in one class or size.
+    #: What each candidate is confined to, for families of links in one class, size or IP version.
     confined: Callable[[int], dict[str, str]] | None = None
 
     def entries(self, flows: Indices) -> tuple[Indices, Indices]:
@@ -294,8 +294,8 @@ def _worth_telling(
 ) -> Iterator[tuple[Family, int]]:
     """Yield those of some candidates of the same flows that are worth telling beside the chosen one.
 
-    What is confined to a class or size is so beside its own kind alone, and what has both directions
-    in it unless its single direction is told.
+    What is confined to a class, size or IP version is so beside its own kind alone, and what has both
+    directions in it unless its single direction is told.
     """
     only = family.confined(chosen) if family.confined else None
     one_way = {other.kind for other, _ in alike if not other.both}

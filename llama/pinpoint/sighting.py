@@ -6,8 +6,8 @@ from collections.abc import Mapping, Sequence
 
 from attrs import field, frozen
 
-from llama.pinpoint.evidence import Hosts, Refusal, Suspect
-from llama.pinpoint.words import refused, together
+from llama.pinpoint.evidence import Hosts, Refusal, Suspect, confined_to
+from llama.pinpoint.words import headline, refused, together
 
 #: Flows, and pairs, that an incident lists.
 LISTED = 512
@@ -81,20 +81,8 @@ class Sighting:
         """A headline: what, and what it does."""
         if self.symptom == "rerouted":
             return f"path changed: {self.name}"
-        everywhere = self.kind == "everywhere"
-        what = "the whole network" if everywhere else together(self.kind, self.name, self.also)
-        only = "".join(f", {key} {value} only" for key, value in sorted(self.only.items()))
-        # What is less than all is not written as all: whether anything passes is what matters most.
-        percent = (
-            f"{100 * self.rate:.2g}" if self.rate < 0.985 else f"{min(100 * self.rate, 99.9):.3g}"
-        )
-        does = {
-            "loss": f"loses {percent} %" if self.rate < 1.0 else "loses everything",
-            "remark": "re-marks",
-            "late": "is late",
-        }[self.symptom]
-        way = f" ({self.direction})" if self.direction in ("reverse", "both") else ""
-        return f"{what}{only} {does}{way}"
+        what = together(self.kind, self.name, self.also) + confined_to(self.only)
+        return headline(what, self.symptom, self.direction, self.rate)
 
 
 def common_tags(hosts: Hosts, pairs: Sequence[tuple[int, int]]) -> dict[str, str]:

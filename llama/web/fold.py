@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from attrs import field, frozen
 
+from llama.collector.intervals.summary import suspect_bit
 from llama.web.groups import Path, natural_path
 from llama.web.mesh import Flags, Health, Index, Mesh
 from llama.web.metrics import Metric
@@ -21,6 +22,8 @@ from llama.web.store import Column
 #: What is known about a cell, in rising order: the highest of its members' stands. How many of them
 #: have less, `Pairs` and `Cells` tell.
 NOT_PROBED, NO_DATA, NO_VALUE, VALUE = 0, 1, 2, 3
+
+_SEND_FAILED = suspect_bit("send_failed")
 
 #: Opening groups by itself, the page shows at most so many rows or columns.
 AUTOMATIC_ENTRIES = 48
@@ -107,13 +110,15 @@ def reduce_to_pairs(mesh: Mesh, metric: Metric, chosen: Flags) -> Pairs:
     cols = max(len(mesh.destinations), 1)
     pair, inverse = np.unique(mesh.src[rows] * cols + mesh.dst[rows], return_inverse=True)
     value = metric.value({name: column[rows] for name, column in mesh.columns.items()})
-    state = np.where(~mesh.heard[rows], NO_DATA, np.where(np.isnan(value), NO_VALUE, VALUE)).astype(
-        np.int64
-    )
+    doubts = np.where(mesh.heard[rows], np.nan_to_num(mesh.columns["suspect"][rows]), 0.0)
+    bits = doubts.astype(np.int64)
+    # What its own host refused to send was measured no more than what nobody tells of.
+    refused = (_figure(mesh, "sent", rows) == 0) & (bits & _SEND_FAILED > 0)
+    data = mesh.heard[rows] & ~refused
+    state = np.where(~data, NO_DATA, np.where(np.isnan(value), NO_VALUE, VALUE)).astype(np.int64)
     worst = _worst(inverse, value, pair.size)
-    bits = np.where(mesh.heard[rows], np.nan_to_num(mesh.columns["suspect"][rows]), 0.0)
     suspect = np.zeros(pair.size, dtype=np.int64)
-    np.bitwise_or.at(suspect, inverse, bits.astype(np.int64) & ~metric.ignored_suspicion)
+    np.bitwise_or.at(suspect, inverse, bits & ~metric.ignored_suspicion)
     pair_state = np.zeros(pair.size, dtype=np.int64)
     np.maximum.at(pair_state, inverse, state)
     pair_value = value[worst] if pair.size else np.empty(0)
@@ -130,7 +135,7 @@ def reduce_to_pairs(mesh: Mesh, metric: Metric, chosen: Flags) -> Pairs:
         flows=_figure(mesh, "flows", number),
         flows_lossy=_figure(mesh, "flows_lossy", number),
         series=np.bincount(inverse, minlength=pair.size),
-        silent=np.bincount(inverse, ~mesh.heard[rows], pair.size).astype(np.int64),
+        silent=np.bincount(inverse, ~data, pair.size).astype(np.int64),
         worst=number,
     )
 

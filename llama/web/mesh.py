@@ -298,6 +298,7 @@ class Health:
     blind: Flags  # sources that reach nobody, though others do
     silent: Flags  # sources from which nothing was heard
     silent_since_s: Column  # when a silent source was last heard of
+    reaching: Flags  # destinations whose own collector reaches others
 
 
 def judge(mesh: Mesh) -> Health:
@@ -333,4 +334,5 @@ def judge(mesh: Mesh) -> Health:
     spoke = np.bincount(mesh.src, mesh.heard, rows) > 0
     since = np.full(rows, -np.inf)
     np.maximum.at(since, mesh.src, mesh.last_s)
-    return Health(down, blind, ~spoke, since)
+    reaching = np.isin(mesh.destinations, np.asarray(mesh.sources)[succeeded > 0])
+    return Health(down, blind, ~spoke, since, reaching)

@@ -133,7 +133,9 @@ def cells(metric: Metric, cells: Cells, pairs: Pairs, mesh: Mesh) -> dict[str, A
 def sick(mesh: Mesh, health: Health) -> list[dict[str, Any]]:
     """Return the hosts that are sick as a whole."""
     found: list[dict[str, Any]] = [
-        {"kind": "down", "host": mesh.destinations[n]} for n in np.flatnonzero(health.down).tolist()
+        {"kind": "down", "host": mesh.destinations[n]}
+        | ({"reaches_others": True} if health.reaching[n] else {})
+        for n in np.flatnonzero(health.down).tolist()
     ]
     found += [
         {"kind": "blind", "host": mesh.sources[n]} for n in np.flatnonzero(health.blind).tolist()

@@ -64,17 +64,20 @@ function verb(metric, number) {
 
 export function drawSick(section, place, model, hrefFor) {
   section.hidden = !model.sick.length;
-  const text = { down: "is down", blind: "reaches nobody", silent: "is silent" };
+  const text = { down: "is down", mute: "answers nobody", blind: "reaches nobody", silent: "is silent" };
   const why = {
     down: "no source reaches it",
+    mute: "its collector reaches others: is its reflector dead?",
     blind: "others do: its own trouble",
     silent: "its collector delivers nothing",
   };
   place.replaceChildren(...model.sick.slice(0, 30).map((each) => {
     const item = make("li"), link = make("a");
     link.href = hrefFor(each);
-    const what = make("span", `${each.host} ${text[each.kind]}`, "what");
-    const when = each.since ? `since ${clock(each.since)}` : why[each.kind];
+    // Who measures others is there: whoever looks for a dead host would look in the wrong place.
+    const kind = each.reaches_others ? "mute" : each.kind;
+    const what = make("span", `${each.host} ${text[kind]}`, "what");
+    const when = each.since ? `since ${clock(each.since)}` : why[kind];
     link.append(make("span", SIGNS[each.kind], "sign"), what, make("small", when));
     item.append(link);
     return item;
