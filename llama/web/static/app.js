@@ -8,6 +8,7 @@ import { drawKeys, drawLegend } from "./legend.js";
 import { drawHeadline, drawIncidents, drawSick, drawWorst, make } from "./lists.js";
 import { MatrixView } from "./matrix.js";
 import { Model, opened, unfolded } from "./model.js";
+import { renew } from "./renew.js";
 import { Scrubber } from "./scrubber.js";
 import { RANGES, State } from "./state.js";
 import { drawTable } from "./table.js";
@@ -112,7 +113,7 @@ async function loadIncidents() {
     showIncident();
   } catch (error) {
     incidents = null; // asked for again
-    $("incidents").replaceChildren(make("p", error.message, "none"));
+    renew($("incidents"), make("p", error.message, "none"));
   }
 }
 
