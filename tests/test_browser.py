@@ -378,6 +378,74 @@ class ChooseTest(BrowserCase):
             page.evaluate("document.querySelector('.way').getBoundingClientRect().top"), 0
         )
 
+    def test_linked_on_a_telephone(self) -> None:
+        """A link to a pair shows the pair: also where it stands below, and is there only by and by."""
+        page = self.show(
+            f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2", viewport={"width": 390, "height": 844}
+        )
+        self.until(page, "document.querySelector('#drawer').getBoundingClientRect().top < 300")
+        self.picture(page, "telephone-pair")
+
+    def test_printed(self) -> None:
+        """On paper nothing is cut off, and the colours that mean something are there."""
+        page = self.show(f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2")
+        page.locator("#drawer .way .strip").nth(1).wait_for()
+        page.emulate_media(media="print")
+        cut = page.evaluate(
+            "['body', 'main', '#side', '#drawer'].filter((name) => {"
+            " const { clientHeight, scrollHeight } = document.querySelector(name);"
+            " return scrollHeight > clientHeight; })"
+        )
+        self.assertEqual(cut, [])
+        self.assertGreater(page.evaluate("document.body.clientHeight"), 1200)
+        adjust = "getComputedStyle(document.querySelector('#drawer i')).printColorAdjust"
+        self.assertEqual(page.evaluate(adjust), "exact")
+
+    def test_zoom_by_key(self) -> None:
+        """The keys zoom around the cell that has the cursor, which stays in sight."""
+        page = self.show()
+        page.keyboard.press("n")
+        for key in ("ArrowRight",) * 8 + ("ArrowDown",) * 8 + ("+",) * 6:
+            page.keyboard.press(key)
+        page.wait_for_timeout(100)
+        at, size = (
+            self.point(page, 8, 8),
+            page.evaluate(
+                "[document.querySelector('#stage').clientWidth,"
+                " document.querySelector('#stage').clientHeight]"
+            ),
+        )
+        self.assertTrue(0 < at["x"] < size[0] and 0 < at["y"] < size[1], (at, size))
+
+    def test_drag_taken_away(self) -> None:
+        """A drag that the system ends (another window, a gesture) is over: the pointer pans no more."""
+        page = self.show()
+        page.locator("#stage").hover(position=self.point(page, 4, 4))
+        page.mouse.down()
+        page.mouse.move(700, 300)
+        dragging = "document.querySelector('#stage').classList.contains('dragging')"
+        self.assertTrue(page.evaluate(dragging))
+        page.evaluate(
+            "document.querySelector('#stage').dispatchEvent(new PointerEvent('pointercancel'))"
+        )
+        page.mouse.move(600, 400)
+        self.assertFalse(page.evaluate(dragging))
+
+    def test_addresses_of_no_time(self) -> None:
+        """What is no time, or no range of history, in an address is passed over."""
+        for query in (
+            "at=-5",
+            "at=1e300",
+            "at=%20",
+            "range=constructor",
+            "span=-3",
+            "from=-9&to=9",
+        ):
+            page = self.show(query)
+            self.until(page, "document.querySelectorAll('#choices option').length > 9")
+            self.assertTrue(page.locator("#trouble").is_hidden(), query)
+            self.assertNotIn("NaN", page.locator("footer").inner_text(), query)
+
     def test_told_within_the_matrix(self) -> None:
         """What is said of the cell under the pointer is whole, also when a pair opens beside it."""
         page = self.show(viewport={"width": 1280, "height": 700})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -273,6 +274,20 @@ class ManyTest(BrowserCase):
         (OUTPUT / "many-figures.txt").write_text(
             f"200 x 200: drawn in {first} ms; 10 zooms and 10 pans: at most {max(frames)} ms\n"
         )
+
+    def test_names_of_low_groups(self) -> None:
+        """Names of groups that are lower than a line of text do not run into each other."""
+        page = self.show(f"at={END_S:.0f}&rows=*&cols=*", viewport={"width": 1280, "height": 700})
+        page.evaluate(
+            "() => { window.written = []; const { fillText } = CanvasRenderingContext2D.prototype;"
+            " CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {"
+            " if (this.textAlign === 'left' && text.startsWith('r')) written.push(y);"
+            " fillText.call(this, text, x, y); }; }"
+        )
+        page.keyboard.press("0")
+        self.until(page, "written.length > 10")
+        heights = sorted(set(page.evaluate("written")))
+        self.assertGreater(min(b - a for a, b in pairwise(heights)), 11)
 
     def test_folded(self) -> None:
         """By itself it opens no more groups than anyone can look at."""

@@ -230,6 +230,10 @@ export class MatrixView {
       stage.classList.remove("dragging");
       if (drag && !drag.far) this.clicked(this.place(event), event);
     });
+    stage.addEventListener("pointercancel", () => {
+      this.drag = null;
+      stage.classList.remove("dragging");
+    });
     stage.addEventListener("wheel", (event) => {
       if (!this.layout) return;
       event.preventDefault();
@@ -327,7 +331,6 @@ export class MatrixView {
     const cursor = this.cursor ??= { row: 0, col: 0 };
     const { model } = this;
     const step = event.shiftKey ? 10 : 1;
-    const middle = () => [this.layout.left + 100, this.layout.top + 100];
     if (event.key === "ArrowLeft") cursor.col -= step;
     else if (event.key === "ArrowRight") cursor.col += step;
     else if (event.key === "ArrowUp") cursor.row -= step;
@@ -346,8 +349,8 @@ export class MatrixView {
       event.preventDefault();
       this.foldAround(cursor);
       return;
-    } else if (event.key === "+" || event.key === "=") { this.zoom(1.3, ...middle()); return; }
-    else if (event.key === "-") { this.zoom(1 / 1.3, ...middle()); return; }
+    } else if (event.key === "+" || event.key === "=") { this.zoomAround(cursor, 1.3); return; }
+    else if (event.key === "-") { this.zoomAround(cursor, 1 / 1.3); return; }
     else if (event.key === "0") { this.view = { zoom: 1, x: 0, y: 0 }; this.redraw(); return; }
     else return;
     event.preventDefault();
@@ -356,6 +359,13 @@ export class MatrixView {
     this.bringIntoView(cursor);
     this.acts.told(cellLines(model, cursor.row, cursor.col).join(". "));
     this.redraw();
+  }
+
+  // What the cursor is on stays in sight.
+  zoomAround(cursor, factor) {
+    const at = this.layout;
+    const x = at.x0 + (cursor.col + 0.5) * at.cellW, y = at.y0 + (cursor.row + 0.5) * at.cellH;
+    this.zoom(factor, clamp(x, at.left, at.width), clamp(y, at.top, at.height));
   }
 
   // Folds the innermost open groups that the cursor's row and column stand in.
