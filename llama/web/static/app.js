@@ -167,7 +167,7 @@ function loadDrawer() {
 // Where it stands below the matrix, a pair that was just chosen would be out of sight. Until its figures
 // are there it may be too short to be scrolled to the top; who scrolls meanwhile is left where they are.
 async function bringIntoSight(shown, pair) {
-  const scrolled = () => document.querySelector("main").scrollTop;
+  const scrolled = () => document.querySelector("main").scrollTop + scrollY;
   const bring = () => $("drawer").scrollIntoView({ block: "start" });
   bring();
   const before = scrolled();

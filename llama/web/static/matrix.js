@@ -93,6 +93,8 @@ export class MatrixView {
     const began = performance.now();
     this.paint();
     const { left, top, x0, y0, cellW, cellH } = this.layout;
+    // Where there is nothing to pan, a finger scrolls the page.
+    this.stage.style.touchAction = this.layout.whole ? "pan-y" : "none";
     // Where things are and how long it took: for whoever drives the page by program.
     this.stage.dataset.geometry = JSON.stringify({ left, top, x0, y0, cellW, cellH });
     this.stage.dataset.drawMs = (performance.now() - began).toFixed(1);
@@ -318,8 +320,9 @@ export class MatrixView {
     const least = Math.min(1, 10 / Math.max(at.fitW, at.fitH));
     const zoom = clamp(this.view.zoom * factor, Math.min(1, least), Math.max(1, 80 / Math.min(at.fitW, at.fitH)));
     const real = zoom / this.view.zoom;
-    this.view.x = (x - at.x0) * real - (x - at.left);
-    this.view.y = (y - at.y0) * real - (y - at.top);
+    // Several may come before the next is drawn: the layout's own x0 and y0 are of the last that was.
+    this.view.x = (x - at.left + this.view.x) * real - (x - at.left);
+    this.view.y = (y - at.top + this.view.y) * real - (y - at.top);
     this.view.zoom = Math.max(1, zoom);
     this.redraw();
   }
@@ -363,8 +366,9 @@ export class MatrixView {
 
   // What the cursor is on stays in sight.
   zoomAround(cursor, factor) {
-    const at = this.layout;
-    const x = at.x0 + (cursor.col + 0.5) * at.cellW, y = at.y0 + (cursor.row + 0.5) * at.cellH;
+    const at = this.layout, { view } = this;
+    const x = at.left - view.x + (cursor.col + 0.5) * at.fitW * view.zoom;
+    const y = at.top - view.y + (cursor.row + 0.5) * at.fitH * view.zoom;
     this.zoom(factor, clamp(x, at.left, at.width), clamp(y, at.top, at.height));
   }
 
