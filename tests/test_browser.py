@@ -435,11 +435,15 @@ class ChooseTest(BrowserCase):
 
     def test_linked_on_a_telephone(self) -> None:
         """A link to a pair shows the pair: also where it stands below, and is there only by and by."""
-        page = self.show(
-            f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2", viewport={"width": 390, "height": 844}
-        )
-        self.until(page, "document.querySelector('#drawer').getBoundingClientRect().top < 300")
-        self.picture(page, "telephone-pair")
+        top = "document.querySelector('#drawer').getBoundingClientRect().top"
+        for width, height in ((390, 844), (844, 390)):
+            page = self.show(
+                f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2",
+                viewport={"width": width, "height": height},
+            )
+            page.locator("#drawer .way .strip").nth(1).wait_for()
+            self.until(page, f"{top} > -10 && {top} < 300")
+            self.picture(page, f"telephone-pair-{width}")
 
     def test_printed(self) -> None:
         """On paper nothing is cut off, and the colours that mean something are there."""
