@@ -11,6 +11,20 @@ from browser_case import END_S, BrowserCase
 from web_data import NASTY_HOST
 
 
+def luminance(colour: str) -> float:
+    """Return the relative luminance of ``#rrggbb`` (WCAG 2)."""
+    parts = [int(colour[n : n + 2], 16) / 255 for n in (1, 3, 5)]
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def contrast(one: float, other: float) -> float:
+    """Return the contrast of two luminances, 1 to 21 (WCAG 2)."""
+    return (max(one, other) + 0.05) / (min(one, other) + 0.05)
+
+
 class LookTest(BrowserCase):
     """What the standard fleet looks like at one moment."""
 
@@ -85,6 +99,47 @@ class LookTest(BrowserCase):
         for kind in ("deuteranopia", "achromatopsia"):
             session.send("Emulation.setEmulatedVisionDeficiency", {"type": kind})
             self.picture(page, f"matrix-{kind}")
+
+    def test_contrast(self) -> None:
+        """Figures can be read on every level, and no level is lost in the ground of the cells."""
+        for scheme in ("light", "dark"):
+            page = self.show(color_scheme=scheme)
+            names = ["cell", *(f"{kind}{n}" for kind in ("bad", "onbad") for n in range(1, 6)),
+                     *(f"{kind}{n}" for kind in ("size", "onsize") for n in range(6))]  # fmt: skip
+            colours = page.evaluate(
+                "(names) => { const pen = document.createElement('canvas').getContext('2d');"
+                " const style = getComputedStyle(document.documentElement);"
+                " return names.map((name) => { pen.fillStyle = style.getPropertyValue('--' + name);"
+                " return pen.fillStyle; }); }",
+                names,
+            )
+            light = {name: luminance(colour) for name, colour in zip(names, colours, strict=True)}
+            for kind, levels in (("bad", range(1, 6)), ("size", range(6))):
+                for n in levels:
+                    text = contrast(light[f"on{kind}{n}"], light[f"{kind}{n}"])
+                    self.assertGreaterEqual(text, 4.5, (scheme, kind, n))
+            seen = [contrast(light[f"bad{n}"], light["cell"]) for n in range(1, 6)]
+            self.assertGreater(seen[0], 1.25, scheme)
+            self.assertGreater(seen[2], 2.75, scheme)
+
+    def test_low(self) -> None:
+        """On a telephone's side, or much enlarged, the matrix has room, and a finger scrolls past it."""
+        for width, height in ((844, 390), (640, 400), (320, 568)):
+            page = self.show(viewport={"width": width, "height": height})
+            at = json.loads(page.locator("#stage").get_attribute("data-geometry"))
+            self.assertGreaterEqual(at["cellH"], 7, (width, height))
+            self.assertGreater(
+                page.evaluate("document.documentElement.scrollHeight"),
+                1.2 * height,
+                (width, height),
+            )
+            touch = "document.querySelector('#stage').style.touchAction"
+            self.assertEqual(page.evaluate(touch), "pan-y")
+            self.picture(page, f"matrix-low-{width}")
+        page.keyboard.press("n")
+        for _ in range(4):
+            page.keyboard.press("+")
+        self.until(page, f"{touch} === 'none'")
 
     def test_narrow(self) -> None:
         """On a small screen everything is still there."""
@@ -377,6 +432,78 @@ class ChooseTest(BrowserCase):
         self.assertGreater(
             page.evaluate("document.querySelector('.way').getBoundingClientRect().top"), 0
         )
+
+    def test_linked_on_a_telephone(self) -> None:
+        """A link to a pair shows the pair: also where it stands below, and is there only by and by."""
+        top = "document.querySelector('#drawer').getBoundingClientRect().top"
+        for width, height in ((390, 844), (844, 390)):
+            page = self.show(
+                f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2",
+                viewport={"width": width, "height": height},
+            )
+            page.locator("#drawer .way .strip").nth(1).wait_for()
+            self.until(page, f"{top} > -10 && {top} < 300")
+            self.picture(page, f"telephone-pair-{width}")
+
+    def test_printed(self) -> None:
+        """On paper nothing is cut off, and the colours that mean something are there."""
+        page = self.show(f"at={END_S:.0f}&range=1h&src=lax1&dst=iad2")
+        page.locator("#drawer .way .strip").nth(1).wait_for()
+        page.emulate_media(media="print")
+        cut = page.evaluate(
+            "['body', 'main', '#side', '#drawer'].filter((name) => {"
+            " const { clientHeight, scrollHeight } = document.querySelector(name);"
+            " return scrollHeight > clientHeight; })"
+        )
+        self.assertEqual(cut, [])
+        self.assertGreater(page.evaluate("document.body.clientHeight"), 1200)
+        adjust = "getComputedStyle(document.querySelector('#drawer i')).printColorAdjust"
+        self.assertEqual(page.evaluate(adjust), "exact")
+
+    def test_zoom_by_key(self) -> None:
+        """The keys zoom around the cell that has the cursor, which stays in sight."""
+        page = self.show()
+        page.keyboard.press("n")
+        for key in ("ArrowRight",) * 8 + ("ArrowDown",) * 8 + ("+",) * 6:
+            page.keyboard.press(key)
+        page.wait_for_timeout(100)
+        at, size = (
+            self.point(page, 8, 8),
+            page.evaluate(
+                "[document.querySelector('#stage').clientWidth,"
+                " document.querySelector('#stage').clientHeight]"
+            ),
+        )
+        self.assertTrue(0 < at["x"] < size[0] and 0 < at["y"] < size[1], (at, size))
+
+    def test_drag_taken_away(self) -> None:
+        """A drag that the system ends (another window, a gesture) is over: the pointer pans no more."""
+        page = self.show()
+        page.locator("#stage").hover(position=self.point(page, 4, 4))
+        page.mouse.down()
+        page.mouse.move(700, 300)
+        dragging = "document.querySelector('#stage').classList.contains('dragging')"
+        self.assertTrue(page.evaluate(dragging))
+        page.evaluate(
+            "document.querySelector('#stage').dispatchEvent(new PointerEvent('pointercancel'))"
+        )
+        page.mouse.move(600, 400)
+        self.assertFalse(page.evaluate(dragging))
+
+    def test_addresses_of_no_time(self) -> None:
+        """What is no time, or no range of history, in an address is passed over."""
+        for query in (
+            "at=-5",
+            "at=1e300",
+            "at=%20",
+            "range=constructor",
+            "span=-3",
+            "from=-9&to=9",
+        ):
+            page = self.show(query)
+            self.until(page, "document.querySelectorAll('#choices option').length > 9")
+            self.assertNotIn("expected", page.locator("#trouble").text_content(), query)
+            self.assertNotIn("NaN", page.locator("footer").inner_text(), query)
 
     def test_told_within_the_matrix(self) -> None:
         """What is said of the cell under the pointer is whole, also when a pair opens beside it."""

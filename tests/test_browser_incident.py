@@ -6,6 +6,7 @@ import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
+from urllib.parse import parse_qs, urlsplit
 
 from browser_case import END_S, BrowserCase
 from web_data import standard_fleet
@@ -35,14 +36,22 @@ INCIDENT = {
 }
 HOST = {**INCIDENT, "id": "1-2", "kind": "host", "name": "iad2", "title": "host iad2 loses everything",
         "start": END_S - 900, "end": END_S - 600, "changes": []}  # fmt: skip
+#: Long over: not among the newest.
+OLD = [
+    {**HOST, "id": f"0-{n}", "title": f"old finding {n}", "start": END_S - 9000 - n}
+    for n in range(40)
+]
 
 
 class Pinpoint(BaseHTTPRequestHandler):
     """Answers as ``llama pinpoint`` does."""
 
     def do_GET(self) -> None:
-        """Answer with both incidents."""
-        answer = {"configured": True, "incidents": [INCIDENT, HOST], "total": 2, "next": None}
+        """Answer with so many incidents as are asked for."""
+        known = [INCIDENT, HOST, *OLD]
+        limit = int(parse_qs(urlsplit(self.path).query)["limit"][0])
+        answer = {"configured": True, "incidents": known[:limit], "total": len(known),
+                  "next": "more" if limit < len(known) else None}  # fmt: skip
         body = json.dumps(answer).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
@@ -76,17 +85,18 @@ class IncidentTest(BrowserCase):
             cls.server.server_close()
 
     def test_listed(self) -> None:
-        """Open incidents and past ones are listed beside the matrix."""
+        """Open incidents and past ones are listed beside the matrix, and how many more there are."""
         page = self.show()
-        self.until(page, "document.querySelectorAll('#incidents li').length === 2")
+        self.until(page, "document.querySelectorAll('#incidents li').length === 20")
         said = page.locator("#incidents").inner_text()
         self.assertIn("link spine3 -> leaf2 loses 30 %", said)
         self.assertIn("since", said)
+        self.assertIn("and 22 more", said)
 
     def test_chosen(self) -> None:
         """Choosing one tells why, draws its paths with the suspect marked, and marks its cells."""
         page = self.show()
-        self.until(page, "document.querySelectorAll('#incidents a').length === 2")
+        self.until(page, "document.querySelectorAll('#incidents a').length === 20")
         page.locator("#incidents a").first.click()
         self.wait_query(page, incident="1-1")
         shown = page.locator("#incident")
@@ -111,3 +121,23 @@ class IncidentTest(BrowserCase):
         self.until(page, "!document.querySelector('#drawer').hidden")
         self.assertTrue(page.locator("#incident").is_hidden())
         self.assertEqual(self.query(page)["src"], "lax1")
+
+    def test_old_one_by_its_address(self) -> None:
+        """A link to an incident shows it even if there were many since; of an unknown one it says so."""
+        page = self.show(f"at={END_S:.0f}&range=1h&incident=0-30")
+        self.until(page, "!document.querySelector('#incident').hidden")
+        self.assertIn("old finding 30", page.locator("#incident").inner_text())
+        self.assertEqual(page.locator("#incidents [aria-current]").count(), 1)
+        self.assertIn("and 21 more", page.locator("#incidents").inner_text())
+        page.goto(page.url.replace("0-30", "9-9"))
+        page.locator("#incidents").get_by_text("the chosen one is not known here").wait_for()
+        self.assertTrue(page.locator("#incident").is_hidden())
+
+    def test_chosen_on_a_telephone(self) -> None:
+        """Where it stands below the matrix, choosing an incident brings it into sight."""
+        page = self.show(viewport={"width": 420, "height": 800})
+        self.until(page, "document.querySelectorAll('#incidents a').length === 20")
+        page.locator("#incidents a").nth(12).click()
+        self.until(page, "!document.querySelector('#incident').hidden")
+        top = page.evaluate("document.querySelector('#incident').getBoundingClientRect().top")
+        self.assertTrue(0 < top < 400, top)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import signal
+from itertools import pairwise
 from typing import Any
 from urllib.parse import urlsplit
 
+from attrs import evolve
 from browser_case import END_S, BrowserCase, LiveCase
 from web_data import Fault, Fleet, big_fleet
 from web_site import OUTPUT, Site, fill
@@ -149,6 +151,87 @@ class WatchTest(LiveCase):
         self.assertEqual(page.title(), "(?) LLAMA matrix")
 
 
+class MeanwhileTest(LiveCase):
+    """What somebody is in the middle of outlasts new intervals, of which there is one a second."""
+
+    #: What has the focus: where it leads to, or what it says.
+    FOCUSED = "document.activeElement.getAttribute('href') ?? document.activeElement.textContent"
+
+    @classmethod
+    def make_site(cls) -> Site:
+        """Return a site with a host that is down and two pairs that lose."""
+        site = super().make_site()
+        faults = (
+            Fault(kind="loss", src="iad1", dst="lax2", start_s=0, flows=16),
+            Fault(kind="loss", src="iad2", dst="lax2", start_s=0, flows=5),
+            Fault(kind="down", dst="lax1", start_s=0),
+        )
+        cls.feed.fleet = cls.fleet = evolve(cls.fleet, faults=faults)
+        return site
+
+    def intervals(self, page: Any, number: int = 2) -> None:
+        """Wait until so many new intervals were drawn."""
+        newest = "document.querySelector('#headline .quiet').textContent"
+        for _ in range(number):
+            before = page.evaluate(newest)
+            self.until(page, f"before => {newest} !== before", arg=before)
+        self.drawn(page)
+
+    def test_focus(self) -> None:
+        """The focus stays on the link it is on: of a list, the table or the open pair."""
+        page = self.show("range=15m&src=iad1&dst=lax2")
+        page.locator("#worst a").nth(1).wait_for()
+        page.locator("#drawer summary").nth(1).wait_for()
+        page.locator("#as-table").click()
+        for place in ("#sick a", "#worst li:nth-child(2) a", "#table tr:nth-child(2) td:nth-child(4) a",
+                      "#drawer .way:nth-child(2) summary", "#drawer button"):  # fmt: skip
+            page.locator(place).focus()
+            before = page.evaluate(self.FOCUSED)
+            self.intervals(page)
+            self.assertEqual(page.evaluate(self.FOCUSED), before, place)
+
+    def test_focus_goes_with_what_moves(self) -> None:
+        """In a list whose order changes the focus goes with its pair."""
+        page = self.show("range=15m")
+        moved = page.locator("#worst a[href*='src=iad2']")
+        moved.focus()
+        before = page.evaluate(self.FOCUSED)
+        self.assertEqual(page.evaluate("document.activeElement.closest('li').nextSibling"), None)
+        self.feed.fleet = evolve(
+            self.fleet,
+            faults=(
+                *self.fleet.faults,
+                Fault(kind="reverse", src="iad2", dst="lax2", start_s=0, flows=32),
+            ),
+        )
+        self.addCleanup(setattr, self.feed, "fleet", self.fleet)
+        self.until(page, "document.querySelector('#worst a').href.includes('src=iad2')")
+        self.assertEqual(page.evaluate(self.FOCUSED), before)
+
+    def test_pressed(self) -> None:
+        """A click counts even if an interval ends while the button is down."""
+        page = self.show("range=15m")
+        box = page.locator("#worst a").first.bounding_box()
+        page.mouse.move(box["x"] + 40, box["y"] + 8)
+        page.mouse.down()
+        self.intervals(page)
+        page.mouse.up()
+        self.wait_query(page, src="iad1", dst="lax2")
+
+    def test_heard(self) -> None:
+        """Who listens is told what is wrong when that changes, not the time with every interval."""
+        page = self.show("range=15m")
+        page.evaluate(
+            "() => { window.told = []; new MutationObserver((changes) => { for (const { target } of"
+            " changes) if (!(target.closest ? target : target.parentElement).closest('[aria-live=off]'))"
+            " told.push(document.querySelector('#headline').textContent); }).observe("
+            "document.querySelector('#headline'),"
+            " { childList: true, subtree: true, characterData: true, attributes: true }); }"
+        )
+        self.intervals(page, 3)
+        self.assertEqual(page.evaluate("told"), [])
+
+
 class ManyTest(BrowserCase):
     """200 x 200 hosts, and a thousand folded."""
 
@@ -191,6 +274,20 @@ class ManyTest(BrowserCase):
         (OUTPUT / "many-figures.txt").write_text(
             f"200 x 200: drawn in {first} ms; 10 zooms and 10 pans: at most {max(frames)} ms\n"
         )
+
+    def test_names_of_low_groups(self) -> None:
+        """Names of groups that are lower than a line of text do not run into each other."""
+        page = self.show(f"at={END_S:.0f}&rows=*&cols=*", viewport={"width": 1280, "height": 700})
+        page.evaluate(
+            "() => { window.written = []; const { fillText } = CanvasRenderingContext2D.prototype;"
+            " CanvasRenderingContext2D.prototype.fillText = function (text, x, y) {"
+            " if (this.textAlign === 'left' && text.startsWith('r')) written.push(y);"
+            " fillText.call(this, text, x, y); }; }"
+        )
+        page.keyboard.press("0")
+        self.until(page, "written.length > 10")
+        heights = sorted(set(page.evaluate("written")))
+        self.assertGreater(min(b - a for a, b in pairwise(heights)), 11)
 
     def test_folded(self) -> None:
         """By itself it opens no more groups than anyone can look at."""

@@ -164,7 +164,7 @@ class MistakesTests(SynchronousTestCase):
         self.refused(1, said, "trace", "-6", "127.0.0.1")
         words = ("--no-dns", "--probes", "0", "--flows", "1")
         done = CliRunner().invoke(main, ("trace", "127.0.0.1:9", *words))
-        self.assertIn("1 flows reached 127.0.0.1", done.output)
+        self.assertIn("1 flow reached 127.0.0.1", done.output)
 
     def test_reflector_port(self) -> None:
         """What is no port is named as it was written."""

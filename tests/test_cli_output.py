@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 from pathlib import Path
 
 from services import BIN
@@ -50,3 +51,18 @@ class OutputTests(SynchronousTestCase):
             status, said, output = self.ended("", *words, PYTHONIOENCODING="ascii")
             self.assertEqual((status, said), (usual, ""), words)
             self.assertTrue(output.isascii() and output.strip(), words)
+
+    def test_signs_in_ascii(self) -> None:
+        """Signs that ASCII lacks stay apart, and lines stay lines."""
+        words = ("trace", "127.0.0.1:9", "--probes", "0", "--flows", "1", "--no-dns")
+        _, _, output = self.ended("", *words, PYTHONIOENCODING="ascii")
+        self.assertRegex(output, rb"here --- 127\.0\.0\.1")
+        program = (
+            "from llama.cli import _output; _output.prepare();"
+            " print('\u25a0 loss  \u25a8 no data  \u251c\u2500\u2510 3 \xd7 2 \u2192 \xe9')"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, check=True, cwd=ROOT,
+            env={**os.environ, "PYTHONIOENCODING": "ascii"},
+        )  # fmt: skip
+        self.assertEqual(done.stdout, b"# loss  / no data  +-+ 3 x 2 > ?\n")

@@ -771,7 +771,9 @@ class Endings(SynchronousTestCase):
         port = str(closed.getsockname()[1])
         closed.close()
         words = ["127.0.0.1", "--port", port, "--no-dns", "--flows", "2", "--probes", "0"]
-        self.assertEqual(CliRunner().invoke(trace, words).exit_code, 0)
+        done = CliRunner().invoke(trace, words)
+        self.assertEqual(done.exit_code, 0)
+        self.assertIn("2 flows, 1 path; no other", done.output)
 
 
 class OnNamespaces(SynchronousTestCase):

@@ -254,13 +254,18 @@ def _trace(
     return multipath.graph(_verdicts(tracer.flows), "here", name)
 
 
+def _some(number: int, what: str) -> str:
+    return f"{number} {what}{'' if number == 1 else 's'}"
+
+
 def _summary(tracer: Tracer, made: multipath.Graph, probes: int) -> None:
     """Say in words what was found."""
     count = len(tracer.flows)
     complete = sum(flow.trace.path().complete for flow in tracer.flows)
     click.echo(
-        f"{count} flows, {made.paths} paths; no other with {100 * made.confidence():.0f} %"
-        f" confidence; {complete} flows reached {tracer.to[0]}"
+        f"{_some(count, 'flow')}, {_some(made.paths, 'path')}; no other with"
+        f" {100 * made.confidence():.0f} % confidence;"
+        f" {_some(complete, 'flow')} reached {tracer.to[0]}"
     )
     for refusal in sorted({flow.trace.path().refusal for flow in tracer.flows} - {""}):
         who = {
@@ -279,4 +284,5 @@ def _summary(tracer: Tracer, made: multipath.Graph, probes: int) -> None:
         ports = ", ".join(
             f"{flow.port} ({100 * (1 - flow.received / flow.sent):.0f} %)" for flow in lossy[:16]
         )
-        click.echo(f"{len(lossy)} flows lose probes, by source port: {ports}")
+        lose = "loses" if len(lossy) == 1 else "lose"
+        click.echo(f"{_some(len(lossy), 'flow')} {lose} probes, by source port: {ports}")

@@ -8,6 +8,7 @@ import { drawKeys, drawLegend } from "./legend.js";
 import { drawHeadline, drawIncidents, drawSick, drawWorst, make } from "./lists.js";
 import { MatrixView } from "./matrix.js";
 import { Model, opened, unfolded } from "./model.js";
+import { renew } from "./renew.js";
 import { Scrubber } from "./scrubber.js";
 import { RANGES, State } from "./state.js";
 import { drawTable } from "./table.js";
@@ -21,6 +22,7 @@ const SHORTEST_POLL_MS = 1000, LONGEST_POLL_MS = 5000, JUDGE_MS = 1000;
 const LONGEST_PAUSE_MS = 60000;
 // A page that stands on a wall for weeks learns of classes and tags that are new.
 const CHOICES_S = 300;
+const LISTED_INCIDENTS = 20, MOST_INCIDENTS = 1000; // as many as the service gives at once
 
 const matrixQuestion = new Question("matrix"), timelineQuestion = new Question("timeline");
 const dimensionsQuestion = new Question("dimensions"), incidentsQuestion = new Question("incidents");
@@ -104,15 +106,22 @@ async function loadDimensions() {
   }
 }
 
+// The open and the newest incidents; besides them the chosen one, which a link may have named long ago.
 async function loadIncidents() {
   try {
-    const answer = await incidentsQuestion.ask({ at: state.get("at"), limit: 20 });
+    const id = state.get("incident"), at = state.get("at");
+    const answer = await incidentsQuestion.ask({ at, limit: LISTED_INCIDENTS });
     if (!answer) return;
+    if (id && answer.next && !answer.incidents.some((each) => each.id === id)) {
+      const all = await incidentsQuestion.ask({ at, limit: MOST_INCIDENTS });
+      if (!all) return;
+      answer.incidents.push(...all.incidents.filter((each) => each.id === id));
+    }
     incidents = answer;
     showIncident();
   } catch (error) {
     incidents = null; // asked for again
-    $("incidents").replaceChildren(make("p", error.message, "none"));
+    renew($("incidents"), make("p", error.message, "none"));
   }
 }
 
@@ -123,12 +132,20 @@ function showIncident() {
   drawIncidents($("incidents"), incidents, id, (each) => state.link({ incident: each, src: "", dst: "" }));
   const chosen = incidents.incidents.find((each) => each.id === id);
   view.mark(chosen?.pairs ?? []);
-  if (chosen?.pairs && !state.get("src")) incidentView.show(chosen);
+  const told = chosen?.pairs && !state.get("src") ? id : "";
+  if (told) incidentView.show(chosen);
   else incidentView.hide();
+  if (told && told !== drawnIncident && stacked.matches) $("incident").scrollIntoView({ block: "start" });
+  drawnIncident = told;
+}
+
+function knowsChosen() {
+  const id = state.get("incident");
+  return !id || incidents?.incidents.some((each) => each.id === id);
 }
 
 const stacked = matchMedia("(max-width: 1000px)"); // as in style.css
-let drawn = ""; // the pair that was shown last
+let drawn = "", drawnIncident = ""; // the pair and the incident that were shown last
 
 function loadDrawer() {
   const src = state.get("src"), dst = state.get("dst");
@@ -142,10 +159,20 @@ function loadDrawer() {
   const span = Number(state.get("span"));
   const at = state.live ? now() : Number(state.get("at"));
   const moment = (own) => stretch(at, span, interval, own);
-  drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, span, oldest, flows: hasFlows });
-  // Where it stands below the matrix, a pair that was just chosen would be out of sight.
-  if (pair !== drawn && stacked.matches) $("drawer").scrollIntoView({ block: "start" });
+  const shown = drawer.show(src, dst, { ...filters(), ...state.window(now()), at: state.get("at"), moment, span, oldest, flows: hasFlows });
+  if (pair !== drawn && stacked.matches) bringIntoSight(shown, pair);
   drawn = pair;
+}
+
+// Where it stands below the matrix, a pair that was just chosen would be out of sight. Until its figures
+// are there it may be too short to be scrolled to the top; who scrolls meanwhile is left where they are.
+async function bringIntoSight(shown, pair) {
+  const scrolled = () => document.querySelector("main").scrollTop + scrollY;
+  const bring = () => $("drawer").scrollIntoView({ block: "start" });
+  bring();
+  const before = scrolled();
+  await shown;
+  if (drawn === pair && scrolled() === before) bring();
 }
 
 // Figures of a pair from before this time do not speak for the moment that is shown. `own` is how
@@ -239,7 +266,7 @@ function refresh(changed) {
   if (any("src", "dst", "class", "probe", "at", "span", "range", "from", "to")) loadDrawer();
   if (any("range", "from", "to", "class", "probe") || (any("at") && outside())) loadTimeline();
   else if (timeline) scrubber.show(timeline, state.live ? null : Number(state.get("at")));
-  if (any("at")) loadIncidents();
+  if (any("at") || (any("incident") && !knowsChosen())) loadIncidents();
   else if (any("incident", "src")) showIncident();
 }
 

@@ -70,7 +70,7 @@ export class Drawer {
       : settled(get("flows", { src: a, dst: b, ...filters, at })))));
     if (mine !== this.asked) return;
     const scroll = this.place.scrollTop;
-    const focused = document.activeElement?.closest?.("#drawer button")?.dataset.act;
+    const focused = document.activeElement?.closest?.("#drawer details")?.dataset.name;
     const open = [...this.place.querySelectorAll("details[open]")].map((each) => each.dataset.name);
     this.charts = [];
     this.figures = [];
@@ -78,11 +78,13 @@ export class Drawer {
     const scale = rttScale(answers.filter((answer) => !answer.error).map((answer) => answer.columns));
     const both = make("div", "", "ways");
     ways.forEach(([a, b], n) => both.append(this.way(a, b, answers[n], newest[n], known[n], flows[n], scale, question, moments[n])));
-    this.place.replaceChildren(this.heading(src, dst), both);
-    for (const details of this.place.querySelectorAll("details")) details.open = open.includes(details.dataset.name);
+    this.place.children[1].replaceWith(both); // below the heading
+    for (const details of this.place.querySelectorAll("details")) {
+      details.open = open.includes(details.dataset.name);
+      if (details.dataset.name === focused) details.querySelector("summary").focus({ preventScroll: true });
+    }
     this.redraw();
     this.place.scrollTop = scroll;
-    if (focused) this.place.querySelector(`[data-act="${focused}"]`)?.focus();
   }
 
   // Figures from before what `oldest` says of an interval are taken back; asked by the second.
@@ -98,7 +100,6 @@ export class Drawer {
   heading(src, dst) {
     const head = make("header");
     const close = make("button", "✕");
-    close.dataset.act = "close";
     close.title = "close (Esc)";
     close.setAttribute("aria-label", "close");
     close.addEventListener("click", () => this.acts.close());

@@ -5,6 +5,8 @@ import { printable } from "./text.js";
 
 // Half of what a line of text takes across it, in pixels.
 const HALF_LINE = 7;
+// How far apart lines of text must be, so that they can be read.
+const LINE = 11.5;
 const SIGNS = "▲◁▨";
 
 export function drawHeads(pen, at, model, colours) {
@@ -47,6 +49,7 @@ function drawRowHeads(pen, at, model, colours, row0, row1) {
   let x = EDGE;
   model.bands.rows.forEach((runs, level) => {
     const width = at.rowBands[level];
+    let free = -Infinity; // where the name before ends
     for (const run of runs) {
       if (run.end <= row0 || run.start >= row1) continue;
       const y0 = Math.max(at.top, at.y0 + run.start * at.cellH);
@@ -54,8 +57,11 @@ function drawRowHeads(pen, at, model, colours, row0, row1) {
       if (y1 - y0 < 10) continue;
       pen.fillStyle = colours.line;
       if (!run.closed) pen.fillRect(x + width - 5, y0 + 1, 1, y1 - y0 - 2);
-      pen.fillStyle = run.closed && runSick(run) ? colours.text : colours.muted;
-      write(pen, (run.closed ? signs(run.entry) : "") + runLabel(run), x, (y0 + y1) / 2, (run.closed ? at.left - x : width) - 8);
+      const middle = (y0 + y1) / 2, sick = run.closed && runSick(run);
+      if (middle - LINE / 2 < free && !sick) continue;
+      free = middle + LINE / 2;
+      pen.fillStyle = sick ? colours.text : colours.muted;
+      write(pen, (run.closed ? signs(run.entry) : "") + runLabel(run), x, middle, (run.closed ? at.left - x : width) - 8);
     }
     x += width;
   });

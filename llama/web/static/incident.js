@@ -1,6 +1,7 @@
 // The chosen incident: what is suspected and why, and the paths it lies on, drawn hop by hop.
 
 import { make } from "./lists.js";
+import { renew } from "./renew.js";
 import { clock, count, figure, printable } from "./text.js";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -11,6 +12,7 @@ export class IncidentView {
   constructor(place, acts) {
     this.place = place;
     this.acts = acts;
+    place.addEventListener("click", (event) => { if (event.target.closest("button")) this.acts.close(); });
   }
 
   hide() {
@@ -25,7 +27,6 @@ export class IncidentView {
     close.type = "button";
     close.title = "close (Escape)";
     close.setAttribute("aria-label", "close the incident");
-    close.addEventListener("click", () => this.acts.close());
     head.append(close);
     const end = incident.end ? `, over at ${clock(incident.end)}` : ", goes on";
     const parts = [head, make("p", `since ${clock(incident.start)}${end}`, "note"), make("p", incident.evidence)];
@@ -41,7 +42,7 @@ export class IncidentView {
     if (incident.changes.length) parts.push(make("h3", "it was found to be"), list(incident.changes.map((change) => [`${clock(change.time)} ${change.title}`, null])));
     parts.push(make("h3", count(incident.pairs.length, "pair")), list(incident.pairs.slice(0, LISTED).map(([src, dst]) => [`${src} → ${dst}`, this.acts.pair(src, dst)])));
     if (incident.pairs.length > LISTED) parts.push(make("p", `and ${incident.pairs.length - LISTED} more`, "note"));
-    this.place.replaceChildren(...parts);
+    renew(this.place, ...parts);
     this.place.hidden = false;
   }
 }

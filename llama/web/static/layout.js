@@ -15,6 +15,7 @@ export class Layout {
     this.height = height;
     pen.font = FONT;
     const longest = clamp(width * 0.14, 56, 150); // of a name; longer ones are cut
+    const highest = Math.min(longest, Math.max(40, height * 0.3)); // of a standing one
     const measure = (text) => Math.min(longest, Math.ceil(pen.measureText(text.slice(0, MOST_LETTERS)).width));
     const widest = (entries, label) => entries.reduce((most, entry) => Math.max(most, measure(label(entry))), 0);
 
@@ -25,7 +26,7 @@ export class Layout {
     this.left = GAP + sum(this.rowBands) + this.rowHostWidth + 4;
 
     const colHosts = model.cols.filter((entry) => entry.host !== null);
-    const tallest = colHosts.length ? widest(colHosts, (entry) => entry.host) : 0;
+    let tallest = colHosts.length ? widest(colHosts, (entry) => entry.host) : 0;
     const bandsHeight = model.bands.cols.length * BAND;
     // Cells as large as fit, first with column names lying, then standing.
     const room = (top) => [
@@ -38,6 +39,7 @@ export class Layout {
     let [w, h] = room(top);
     this.standing = colHosts.length > 0 && Math.min(w, Math.max(MOST_WIDE, tallest + 16)) < tallest + 12;
     if (this.standing) {
+      tallest = Math.min(tallest, highest);
       top = GAP + bandsHeight + tallest + 14;
       [w, h] = room(top);
     }
@@ -53,6 +55,7 @@ export class Layout {
     this.cellH = this.fitH * view.zoom;
     this.fullW = this.cellW * model.cols.length;
     this.fullH = this.cellH * model.rows.length;
+    this.whole = this.fullW <= width - this.left - GAP && this.fullH <= height - this.top - GAP;
     // Never pan past the edge.
     view.x = clamp(view.x, 0, Math.max(0, this.fullW - (width - this.left - GAP)));
     view.y = clamp(view.y, 0, Math.max(0, this.fullH - (height - this.top - GAP)));

@@ -1,5 +1,6 @@
 // Is anything wrong, and what: the headline, the incidents, the sick hosts, the worst pairs.
 
+import { renew } from "./renew.js";
 import { clock, count, digits, figure, printable } from "./text.js";
 
 const SIGNS = { down: "▲", blind: "◁", silent: "▨" };
@@ -7,11 +8,7 @@ const SIGNS = { down: "▲", blind: "◁", silent: "▨" };
 // `unsure`: what is shown may not speak for now, so nothing is said of now. Without a model nothing
 // was ever known.
 export function drawHeadline(place, model, unsure) {
-  const parts = unsure ? unknown(model) : findings(model, model.live);
-  const drawn = make("p");
-  drawn.append(...parts);
-  // Who listens is told what changes, and nothing else.
-  if (place.innerHTML !== drawn.innerHTML) place.replaceChildren(...parts);
+  renew(place, ...(unsure ? unknown(model) : findings(model, model.live)));
 }
 
 function unknown(model) {
@@ -48,6 +45,7 @@ function findings(model, live) {
   if (!summary.pairs) add("hosts", "○", "no measurements");
   else if (!parts.length && judged && summary.healthy === summary.pairs) add("good", "●", "all is well");
   const quiet = make("span", "", "quiet");
+  quiet.setAttribute("aria-live", "off"); // the time alone is no news to who listens
   const fine = judged ? `${summary.healthy.toLocaleString("en")} of ${count(summary.pairs, "pair")} healthy` : count(summary.pairs, "pair");
   const doubt = summary.suspect ? ` · ~ ${summary.suspect} suspect` : "";
   quiet.textContent = `${fine}${doubt} · ${clock(model.newest)}${live ? ", live" : ""}`;
@@ -71,7 +69,7 @@ export function drawSick(section, place, model, hrefFor) {
     blind: "others do: its own trouble",
     silent: "its collector delivers nothing",
   };
-  place.replaceChildren(...model.sick.slice(0, 30).map((each) => {
+  const items = model.sick.slice(0, 30).map((each) => {
     const item = make("li"), link = make("a");
     link.href = hrefFor(each);
     // Who measures others is there: whoever looks for a dead host would look in the wrong place.
@@ -81,17 +79,18 @@ export function drawSick(section, place, model, hrefFor) {
     link.append(make("span", SIGNS[each.kind], "sign"), what, make("small", when));
     item.append(link);
     return item;
-  }));
-  if (model.sick.length > 30) place.append(make("li", `and ${model.sick.length - 30} more`, "none"));
+  });
+  if (model.sick.length > 30) items.push(make("li", `and ${model.sick.length - 30} more`, "none"));
+  renew(place, ...items);
 }
 
 export function drawWorst(place, model, hrefFor) {
   if (model.metric.bad_level === null || !model.worst.length) {
     const text = model.metric.bad_level === null ? "this metric has no good or bad" : `none is bad by ${model.metric.title}`;
-    place.replaceChildren(make("li", text, "none"));
+    renew(place, make("li", text, "none"));
     return;
   }
-  place.replaceChildren(...model.worst.map((pair) => {
+  const items = model.worst.map((pair) => {
     const item = make("li"), link = make("a");
     link.href = hrefFor(pair);
     const level = model.levelOf(pair.value);
@@ -105,21 +104,19 @@ export function drawWorst(place, model, hrefFor) {
     link.append(sign, what, how, make("small", more.filter(Boolean).join(" · ")));
     item.append(link);
     return item;
-  }));
+  });
   const rest = model.summary.bad - model.worst.length;
-  if (rest > 0) place.append(make("li", `and ${count(rest, "more pair")}`, "none"));
+  if (rest > 0) items.push(make("li", `and ${count(rest, "more pair")}`, "none"));
+  renew(place, ...items);
 }
 
 export function drawIncidents(place, answer, chosen, link) {
   if (!answer.configured) {
-    place.replaceChildren(make("p", "no pinpointing configured", "none"));
+    renew(place, make("p", "no pinpointing configured", "none"));
     return;
   }
-  if (!answer.incidents.length) {
-    place.replaceChildren(make("p", "none", "none"));
-    return;
-  }
-  const list = make("ul");
+  const parts = [], list = make("ul");
+  if (!answer.incidents.length) parts.push(make("p", "none", "none"));
   for (const incident of answer.incidents) {
     const item = make("li"), row = make("a");
     row.dataset.incident = incident.id;
@@ -130,7 +127,11 @@ export function drawIncidents(place, answer, chosen, link) {
     item.append(row);
     list.append(item);
   }
-  place.replaceChildren(list);
+  if (answer.incidents.length) parts.push(list);
+  const rest = answer.total - answer.incidents.length;
+  if (rest > 0) parts.push(make("p", `and ${rest.toLocaleString("en")} more`, "none"));
+  if (chosen && !answer.incidents.some((each) => each.id === chosen)) parts.push(make("p", "the chosen one is not known here", "none"));
+  renew(place, ...parts);
 }
 
 export function make(name, text = "", kind = "") {

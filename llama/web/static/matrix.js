@@ -93,6 +93,8 @@ export class MatrixView {
     const began = performance.now();
     this.paint();
     const { left, top, x0, y0, cellW, cellH } = this.layout;
+    // Where there is nothing to pan, a finger scrolls the page.
+    this.stage.style.touchAction = this.layout.whole ? "pan-y" : "none";
     // Where things are and how long it took: for whoever drives the page by program.
     this.stage.dataset.geometry = JSON.stringify({ left, top, x0, y0, cellW, cellH });
     this.stage.dataset.drawMs = (performance.now() - began).toFixed(1);
@@ -230,6 +232,10 @@ export class MatrixView {
       stage.classList.remove("dragging");
       if (drag && !drag.far) this.clicked(this.place(event), event);
     });
+    stage.addEventListener("pointercancel", () => {
+      this.drag = null;
+      stage.classList.remove("dragging");
+    });
     stage.addEventListener("wheel", (event) => {
       if (!this.layout) return;
       event.preventDefault();
@@ -314,8 +320,9 @@ export class MatrixView {
     const least = Math.min(1, 10 / Math.max(at.fitW, at.fitH));
     const zoom = clamp(this.view.zoom * factor, Math.min(1, least), Math.max(1, 80 / Math.min(at.fitW, at.fitH)));
     const real = zoom / this.view.zoom;
-    this.view.x = (x - at.x0) * real - (x - at.left);
-    this.view.y = (y - at.y0) * real - (y - at.top);
+    // Several may come before the next is drawn: the layout's own x0 and y0 are of the last that was.
+    this.view.x = (x - at.left + this.view.x) * real - (x - at.left);
+    this.view.y = (y - at.top + this.view.y) * real - (y - at.top);
     this.view.zoom = Math.max(1, zoom);
     this.redraw();
   }
@@ -327,7 +334,6 @@ export class MatrixView {
     const cursor = this.cursor ??= { row: 0, col: 0 };
     const { model } = this;
     const step = event.shiftKey ? 10 : 1;
-    const middle = () => [this.layout.left + 100, this.layout.top + 100];
     if (event.key === "ArrowLeft") cursor.col -= step;
     else if (event.key === "ArrowRight") cursor.col += step;
     else if (event.key === "ArrowUp") cursor.row -= step;
@@ -346,8 +352,8 @@ export class MatrixView {
       event.preventDefault();
       this.foldAround(cursor);
       return;
-    } else if (event.key === "+" || event.key === "=") { this.zoom(1.3, ...middle()); return; }
-    else if (event.key === "-") { this.zoom(1 / 1.3, ...middle()); return; }
+    } else if (event.key === "+" || event.key === "=") { this.zoomAround(cursor, 1.3); return; }
+    else if (event.key === "-") { this.zoomAround(cursor, 1 / 1.3); return; }
     else if (event.key === "0") { this.view = { zoom: 1, x: 0, y: 0 }; this.redraw(); return; }
     else return;
     event.preventDefault();
@@ -356,6 +362,14 @@ export class MatrixView {
     this.bringIntoView(cursor);
     this.acts.told(cellLines(model, cursor.row, cursor.col).join(". "));
     this.redraw();
+  }
+
+  // What the cursor is on stays in sight.
+  zoomAround(cursor, factor) {
+    const at = this.layout, { view } = this;
+    const x = at.left - view.x + (cursor.col + 0.5) * at.fitW * view.zoom;
+    const y = at.top - view.y + (cursor.row + 0.5) * at.fitH * view.zoom;
+    this.zoom(factor, clamp(x, at.left, at.width), clamp(y, at.top, at.height));
   }
 
   // Folds the innermost open groups that the cursor's row and column stand in.

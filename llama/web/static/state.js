@@ -17,6 +17,9 @@ const DEFAULTS = {
   incident: "", // the chosen one
 };
 
+// The times that the service knows, as llama/web/api.py has it.
+const LATEST_S = 1e11;
+
 export const RANGES = { "15m": 900, "1h": 3600, "6h": 21600, "1d": 86400, "7d": 604800, "30d": 2592000 };
 
 export class State {
@@ -34,9 +37,10 @@ export class State {
   read() {
     const said = new URLSearchParams(location.search);
     for (const [name, usual] of Object.entries(DEFAULTS)) this.values[name] = said.get(name) ?? usual;
-    if (!(this.values.range in RANGES)) this.values.range = DEFAULTS.range;
+    if (!Object.hasOwn(RANGES, this.values.range)) this.values.range = DEFAULTS.range;
     for (const name of ["at", "span", "from", "to"]) {
-      if (!Number.isFinite(Number(this.values[name]))) this.values[name] = "";
+      const { [name]: text } = this.values, number = Number(text);
+      if (!text.trim() || !(number >= 0 && number <= LATEST_S)) this.values[name] = "";
     }
   }
 

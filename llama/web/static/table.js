@@ -1,5 +1,6 @@
 // The matrix as an HTML table: for screen readers behind the canvas, and for anyone with `t`.
 
+import { renew } from "./renew.js";
 import { clock, count, entryName, figure, printable, sickness, NOT_PROBED, NO_DATA, NO_VALUE } from "./text.js";
 
 // Beyond this many cells only those that are not fine are listed.
@@ -12,7 +13,7 @@ export function drawTable(place, model, link, shown) {
   const about = `${model.metric.title} at ${clock(model.at)}: rows send, columns answer`;
   if (model.state.length <= FULL) fill(table, model, link, shown, about);
   else list(table, model, link, shown, about);
-  place.replaceChildren(table);
+  renew(place, table);
 }
 
 function fill(table, model, link, shown, about) {
