@@ -301,6 +301,35 @@ class OneCause(SynchronousTestCase):
         node = seen("spine3", "node", range(30), range(9), rate=0.3)
         told = play(Incidents(), [[seen(rate=1.0)]] * 2 + [[node]] * 3 + [[]] * 3)
         self.assertEqual(told[-1], [("recovered", "node spine3 loses 30 %")])
+        # And under that name, whatever it was called meanwhile.
+        rounds = [[seen(rate=1.0)]] * 2 + [[node]] * 3 + [[seen(rate=0.05)]] * 3
+        told = play(Incidents(), [*rounds, [], [], []])
+        self.assertEqual(told[-1], [("recovered", "link spine3 -> leaf2 loses everything")])
+
+    def test_a_state_that_does_not_know_the_worst(self):
+        """Of one that was kept before there was a worst rate, the last stands for it."""
+        incidents = Incidents()
+        play(incidents, [[seen(rate=0.4)], [seen(rate=0.3)]])
+        state = json.loads(json.dumps(incidents.as_json()))
+        for case in state["cases"]:
+            del case["worst"]
+        told = play(Incidents.from_json(state), [[], [], []])
+        self.assertEqual(told[-1], [("recovered", "link spine3 -> leaf2 loses 30 %")])
+
+    def test_two_symptoms_of_one_place(self):
+        """What loses and is late is two incidents; what goes on is not told in the other's words."""
+        late = seen(symptom="late", rate=1.0)
+        incidents = Incidents()
+        told = play(incidents, [[seen(rate=0.05), late]] * 3 + [[late]] * 3 + [[]] * 3)
+        self.assertEqual(
+            [each for events in told for each in events],
+            [
+                ("opened", "link spine3 -> leaf2 loses 5 %"),
+                ("opened", "link spine3 -> leaf2 is late"),
+                ("recovered", "link spine3 -> leaf2 loses 5 %"),
+                ("recovered", "link spine3 -> leaf2 is late"),
+            ],
+        )
 
 
 class Silences(SynchronousTestCase):

@@ -131,7 +131,8 @@ class _Case:
     seen: list[bool]  # one a judgement, the newest last
     names: list[str]  # keys by which it was known, likewise
     flows: frozenset[int]
-    worst_rate: float = 0.0  # under the name that it has
+    #: Its worst rate by key: of a wider name, that of a narrower one would be too high.
+    worst: dict[str, float] = field(factory=dict)
     clean: int = 0
     unmeasured: int = 0  # judgements in a row
     guessed: bool = False  # its name was given before its flows were traced
@@ -184,11 +185,11 @@ class Incidents:
             return []
         events: list[Event] = []
         sightings = list(sightings)
-        known = {case.incident.key: case for case in self._cases}
+        known = {(case.incident.symptom, case.incident.key): case for case in self._cases}
         now: dict[int, Sighting] = {}  # id of a case -> what was seen of it
         strangers = []
         for sighting in sightings:
-            case = known.get(sighting.key)
+            case = known.get((sighting.symptom, sighting.key))
             if case is not None and id(case) not in now:
                 now[id(case)] = sighting
             else:
@@ -328,9 +329,7 @@ class Incidents:
         mine = sighting.key == usual
         changed = mine and usual != incident.key
         if mine:
-            # Of a wider name, the rate of a narrower one would be too high.
-            known = case.worst_rate if sighting.key == incident.key else 0.0
-            case.worst_rate = max(known, sighting.rate)
+            case.worst[usual] = max(case.worst.get(usual, 0.0), sighting.rate)
             _describe(incident, sighting)
             case.flows = sighting.flows
         if changed:
@@ -342,8 +341,9 @@ class Incidents:
         incident = case.incident
         incident.end = incident.last_seen
         # It was mostly over amid an interval, whose rate says little of what it was.
+        rate = case.worst.get(incident.key, incident.rate)
         what = together(incident.kind, incident.name, incident.also) + confined_to(incident.only)
-        incident.title = headline(what, incident.symptom, incident.direction, case.worst_rate)
+        incident.title = headline(what, incident.symptom, incident.direction, rate)
         self._cases.remove(case)
         self.ended = [*self.ended, incident][-REMEMBERED:]
         return self._tell("recovered", incident, at)
@@ -389,7 +389,7 @@ class Incidents:
                     "seen": case.seen,
                     "names": case.names,
                     "flows": sorted(case.flows),
-                    "worst_rate": case.worst_rate,
+                    "worst": case.worst,
                     "clean": case.clean,
                     "unmeasured": case.unmeasured,
                     "guessed": case.guessed,
@@ -418,7 +418,7 @@ class Incidents:
                     list(case["seen"]),
                     list(case["names"]),
                     frozenset(case["flows"]),
-                    float(case.get("worst_rate", case["incident"]["rate"])),
+                    {key: float(rate) for key, rate in case.get("worst", {}).items()},
                     int(case["clean"]),
                     int(case.get("unmeasured", 0)),
                     bool(case.get("guessed", False)),
