@@ -15,6 +15,7 @@ from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.pinpoint import scan
 from llama.pinpoint.candidates import path_families
+from llama.pinpoint.ends import examine
 from llama.pinpoint.evidence import FLOWS, Hosts, Paths, Thresholds
 from llama.pinpoint.exposure import Exposure
 from llama.pinpoint.locate import locate
@@ -398,6 +399,29 @@ class Ends(SynchronousTestCase):
         told = "reflectors of rack leaf1 dead: every source outside loses all of its 2 hosts, but"
         self.assertTrue(suspect.evidence.startswith(told), suspect.evidence)
         self.assertEqual((suspect.rate, suspect.crossing_healthy), (1.0, 0))
+
+    def test_cut_off_with_a_single_target(self):
+        """Who reaches nobody is not said to reach others, however few it probes; nor does it vote."""
+        # Two hubs and eight spokes, which probe a hub each, and one of which nothing leaves or reaches.
+        ends = [(hub, spoke) for hub in (0, 1) for spoke in range(2, 10)]
+        ends += [(spoke, 0) for spoke in range(2, 10)] + [(0, 1), (1, 0)]
+        flows = np.zeros(16 * len(ends), FLOWS)
+        flows["source"], flows["destination"] = np.repeat(ends, 16, axis=0).T
+        flows["sent"], flows["size"], flows["family"], flows["remarked_to"] = 25, 44, 4, 255
+        flows["lost_unknown"][(flows["source"] == 5) | (flows["destination"] == 5)] = 25
+        verdict = locate(flows, Hosts(names="ABcdefghij", tags=[{}] * 10))
+        self.assertEqual(keys(verdict), ["host f"])
+        self.assertIn("host f down", verdict.suspects[0].evidence)
+        self.assertEqual((verdict.lossy, verdict.unexplained), (0, 0))
+
+    def test_cut_off_that_probe_one_another(self):
+        """Hosts of a rack that reach nobody, one another least of all, are no rack of dead reflectors."""
+        ends = [(0, 1), (1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (2, 3), (3, 2)]
+        source, destination = np.repeat(ends, 4, axis=0).T
+        tags = [{"rack": "r7"}, {"rack": "r7"}, {"rack": "r1"}, {"rack": "r2"}]
+        cut_off = (source < 2) | (destination < 2)
+        (sick,) = examine(Hosts(names="abcd", tags=tags), source, destination, cut_off, 0.99).sick
+        self.assertEqual((sick.name, sick.receiving), ("rack r7", False))
 
     def test_a_blind_collector(self):
         """A collector that loses everything to targets that others reach is its own problem."""

@@ -77,16 +77,15 @@ def examine(
     truly, targets = share_dead(pair_source, alive)
     blind &= truly & (targets >= 1)
 
-    seen = np.zeros(count, bool)
-    seen[pair_source] = True
+    reaching = np.bincount(pair_source, weights=flows - gone, minlength=count) > 0
     probed = np.zeros(count, bool)
     probed[pair_destination] = True
-    sick = list(_grouped(hosts, dead, probed, seen & ~blind))
+    sick = list(_grouped(hosts, dead, probed, reaching & ~blind))
     told = {host for group in sick for host in group.hosts}
-    for host in np.flatnonzero(dead):
-        if int(host) not in told:
-            sick.append(_dead(hosts, int(host), bool(blind[host]), bool(seen[host]), sources[host]))
-            told.add(int(host))
+    for host in np.flatnonzero(dead).tolist():
+        if host not in told:
+            why = bool(blind[host]), bool(reaching[host])
+            sick.append(_dead(hosts, host, *why, sources[host]))
     sick += [_blind(hosts, int(host), targets[host]) for host in np.flatnonzero(blind & ~dead)]
     return Ends(tuple(sick), dead, blind)
 
@@ -101,7 +100,7 @@ def _blind(hosts: Hosts, host: int, targets: int) -> Sick:
     return Sick("collector", name, frozenset((host,)), "unknown", why)
 
 
-def _dead(hosts: Hosts, host: int, blind: bool, measures: bool, sources: int) -> Sick:
+def _dead(hosts: Hosts, host: int, blind: bool, reaching: bool, sources: int) -> Sick:
     """Say what a dead host is: down, cut off, or only without its reflector."""
     name = hosts.names[host]
     everyone = f"all {sources} sources lose it entirely"
@@ -110,7 +109,7 @@ def _dead(hosts: Hosts, host: int, blind: bool, measures: bool, sources: int) ->
         why = f"host {name} down: {everyone}, its collector does not answer{rack}"
     elif blind:
         why = f"host {name} cut off: {everyone}, and its own collector loses everything{rack}"
-    elif measures:
+    elif reaching:
         why = f"reflector of {name} dead: {everyone}, but its collector reaches others{rack}"
         return Sick("reflector", name, frozenset((host,)), "unknown", why, receiving=True)
     else:
