@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from twisted.internet import reactor
 from twisted.internet.defer import inlineCallbacks, succeed
 from twisted.internet.task import Clock, deferLater
+from twisted.internet.threads import deferToThread
 from twisted.trial.unittest import TestCase
 
 from llama.cli._names import namer
@@ -47,6 +48,18 @@ class Names(TestCase):
         while names("10.0.0.1") != "spine1":
             yield deferLater(reactor, 0.01, lambda: None)
         self.assertEqual(asked, ["10.0.0.1"])
+
+    @inlineCallbacks
+    def test_any_thread_may_call(self):
+        """Whoever wants the name, the question is the reactor's thread's, and so is what is kept."""
+        names, began = ReverseNames(reactor, {}, lambda _: "spine1"), []
+        begin = names._threads.call
+        names._threads.call = lambda *what: began.append(threading.current_thread()) or begin(*what)
+        told = yield deferToThread(names, "10.0.0.1")
+        self.assertEqual(told, "10.0.0.1")
+        while names("10.0.0.1") != "spine1":
+            yield deferLater(reactor, 0.01, lambda: None)
+        self.assertEqual(began, [threading.current_thread()])
 
     @inlineCallbacks
     def test_a_resolver_that_fails(self):

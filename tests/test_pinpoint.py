@@ -1,5 +1,6 @@
 """From collectors over HTTP to incidents: windows, judgements, the service and what survives."""
 
+import itertools
 import json
 import os
 import threading
@@ -718,6 +719,25 @@ class Fed(SynchronousTestCase):
             window = self.measured.window(self.fleet.end_s, 6)
             self.assertEqual(window.flows["sent"].max(), 25 * (n + 1))
             self.assertEqual(window.flows["lost_forward"].max(), 0)
+
+    def test_a_router_has_one_name_in_a_judgement(self):
+        """However often its address is called anew by the DNS; in the next it has the new name."""
+        calls = itertools.count()
+        self.begin(per_pair=2)
+        self.measured = Measured(name=lambda hop: f"{hop} {next(calls)}")
+        self.step()
+
+        def names():
+            ends = (
+                end for link in self.measured.window(self.fleet.end_s).paths.links for end in link
+            )
+            return {end for end in ends if " " in end}
+
+        before = names()
+        self.assertEqual(before, names())
+        self.assertEqual(len({name.split()[0] for name in before}), len(before))
+        judge(self.measured, self.fleet.end_s)
+        self.assertTrue(before.isdisjoint(names()))
 
     def test_lasting_numbers(self):
         """A flow has the same number in every window and after a restart, below 2**53."""

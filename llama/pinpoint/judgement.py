@@ -44,6 +44,7 @@ class Judgement:
 
 def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None) -> Judgement:
     """Judge what was measured in the interval that ended at `end_s`, Unix seconds."""
+    measured.paths.name_anew()
     window = measured.window(end_s)
     if not len(window.flows) or window.end_s != end_s:
         nothing = Verdict(suspects=(), flows=0, judged=0, lossy=0, unexplained=0)

@@ -32,7 +32,6 @@ from llama.pinpoint.incidents import Event, Hysteresis, Incidents
 from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.webhook import Webhook
 from llama.pinpoint.windows import KEEP, Measured
-from llama.threads import outlasting
 
 STATE_VERSION = 1
 #: Timeouts of probes are never longer, s: what did not close then closes no more.
@@ -191,7 +190,7 @@ class PinpointService(MultiService):
             ready = ready[-1:]  # of those before not all may have been read
         for end in ready:
             self._judged_s = self.measured.judged_s = end
-            self.take(await outlasting(self._judgement(end)))
+            self.take(await self._judgement(end))
         self.measured.forget(end_s)
 
     def _judgement(self, end_s: float) -> Deferred[Judgement]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -38,7 +39,8 @@ class TracedPaths:
     """The paths of flows. ``name`` names the addresses of hops."""
 
     def __init__(self, name: Callable[[str], str]) -> None:
-        self._name = name
+        self._name_now = name
+        self.name_anew()
         #: Flow -> hops of its path, () if none is known; hops that answered to the newest trace if it
         #: did not come through, else -1; when that was. Where that trace was on another way than the
         #: known one, `UNKNOWN` and the destination follow what it met.
@@ -60,6 +62,13 @@ class TracedPaths:
         #: whose trace was.
         self._refusals: dict[Flow, tuple[tuple[str, ...], str]] = {}
         self._count: Counter[int] = Counter()  # of `_paths`, by source
+
+    def name_anew(self) -> None:
+        """Call hops from now on what they are called by now.
+
+        Names may come from the DNS at any time, and no router may have two in one judgement.
+        """
+        self._name = cache(self._name_now)
 
     def __len__(self) -> int:
         """Return of how many flows something is known."""
