@@ -181,7 +181,8 @@ def run(rounds: int) -> Report:
             command = [sys.executable, "-m", "benchmarks.judging", *map(str, size)]
             done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
             if done.returncode:
-                raise BenchmarkError(done.stderr.strip().splitlines()[-1])
+                said = done.stderr.strip().splitlines() or [f"ended with {done.returncode}"]
+                raise BenchmarkError(said[-1])
             rows[-1].append(json.loads(done.stdout))
     shown = []
     for some in zip(*rows, strict=True):

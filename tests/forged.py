@@ -6,8 +6,9 @@ import os
 import socket
 import time
 
-from scapy.layers.inet import UDP
+from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
+from scapy.layers.l2 import Ether
 from twisted.internet import reactor
 from twisted.internet.task import deferLater
 from twisted.trial.unittest import SkipTest
@@ -36,6 +37,17 @@ def spoof6(payload: bytes, source: str, dport: int) -> None:
     with socket.socket(socket.AF_INET6, socket.SOCK_RAW, socket.IPPROTO_RAW) as raw:
         packet = IPv6(src=source, dst="::1") / UDP(sport=40000, dport=dport) / payload
         raw.sendto(bytes(packet), ("::1", 0))
+
+
+def spoof_nobody(payload: bytes, dport: int) -> None:
+    """Send a datagram on loopback to everybody that says it comes from 0.0.0.0, port 40000."""
+    need_root()
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind(("lo", 0))
+        addressed = IP(src="0.0.0.0", dst="255.255.255.255") / UDP(sport=40000, dport=dport)
+        raw.send(
+            bytes(Ether(src="00:00:00:00:00:00", dst="ff:ff:ff:ff:ff:ff") / addressed / payload)
+        )
 
 
 def send(payload: bytes, port: int, sock: socket.socket | None = None) -> None:

@@ -55,9 +55,11 @@ class Told(SynchronousTestCase):
             ("127.93.1.7", "http://127.93.1.7:5000"),
             ("127.93.1.7:81", "http://127.93.1.7:81"),
             ("http://127.93.1.7", "http://127.93.1.7"),
+            ("::ffff:127.93.1.7", "http://[::ffff:7f5d:107]:5000"),
+            ("127.93.1.7/", "'127.93.1.7/' is no collector, expected HOST, HOST:PORT or a URL"),
         ):
             done = subprocess.run(
                 [BIN / "llama", "pinpoint", "--once", collector],
                 capture_output=True, text=True, timeout=60,
             )  # fmt: skip
-            self.assertTrue(done.stderr.startswith(f"Error: {url}: "), done.stderr)
+            self.assertTrue(done.stderr.startswith(f"Error: {url}"), done.stderr)

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import numpy as np
-from forged import spoof6
+from forged import spoof6, spoof_nobody
 from network import alone, ip
 from plain_stamp import stamp_probe, stamp_reply
 from reflector_case import (
@@ -476,14 +476,17 @@ class MultiHomedTests(ReflectorCase):
 
     def test_ipv4_addresses_over_ipv6_are_not_answered(self) -> None:
         """Who says over IPv6 to be a host of IPv4 passes for none, and uses up nothing of its rate."""
-        guard = Guard(allow=AllowList([ip_network("192.0.2.1")]), source_rate_pps=1, source_burst=1)
-        port = self.listen(self.reflector(guard=guard), "::")
-        for count in (1, 9):
-            for n in range(count):
-                spoof6(probe(n), "::ffff:192.0.2.1", port.getHost().port)
-            port.doRead()
-        self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
-        self.assertEqual(guard.admit_one(*packed_address("192.0.2.1"), 40000, 0.0), 0)
+        for batched in (True, False):
+            self.batched = batched
+            allow = AllowList([ip_network("192.0.2.1")])
+            guard = Guard(allow=allow, source_rate_pps=1, source_burst=1)
+            port = self.listen(self.reflector(guard=guard), "::")
+            for count in (1, 9):
+                for n in range(count):
+                    spoof6(probe(n), "::ffff:192.0.2.1", port.getHost().port)
+                port.doRead()
+            self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
+            self.assertEqual(guard.admit_one(*packed_address("192.0.2.1"), 40000, 0.0), 0)
 
     def test_nobody_is_not_answered(self) -> None:
         """Who says to have no address has nothing sent to what only this machine can reach."""
@@ -493,6 +496,18 @@ class MultiHomedTests(ReflectorCase):
             for count in (1, 9):
                 for n in range(count):
                     spoof6(probe(n), "::", port.getHost().port)
+                port.doRead()
+            self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
+            self.assertEqual(port.protocol.tally.answered.total(), 0)
+
+    def test_nobody_of_ipv4_is_not_answered(self) -> None:
+        """As Linux takes it, that comes by broadcast alone; the reply went to loopback all the same."""
+        for batched in (True, False):
+            self.batched = batched
+            port = self.listen(self.reflector(), "0.0.0.0")
+            for count in (1, 9):
+                for n in range(count):
+                    spoof_nobody(probe(n), port.getHost().port)
                 port.doRead()
             self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
             self.assertEqual(port.protocol.tally.answered.total(), 0)

@@ -67,8 +67,23 @@ class InfluxQLTests(TestCase):
             {"values": [[]]},
         ):
             self.say(**changes)
-            with self.assertRaisesRegex(StoreError, f"{self.url}: answered what was not expected"):
-                await self.store.activity(WINDOW)
+            for _ in range(2):
+                said = f"{self.url}: answered what was not expected"
+                with self.assertRaisesRegex(StoreError, said):
+                    await self.store.activity(WINDOW)
+        self.flushLoggedErrors()
+
+    async def test_a_mistake_of_ours(self) -> None:
+        """What no answer is to blame for has a traceback in the log, and only one."""
+
+        def mistake(*_: Any) -> Any:
+            raise AttributeError("misspelt")
+
+        self.patch(self.store, "_select", mistake)
+        for _ in range(3):
+            await self.assertFailure(ensureDeferred(self.store.newest()), StoreError)
+        (logged,) = self.flushLoggedErrors()
+        self.assertIn("in mistake", logged.getTraceback())
 
     async def test_every_question(self) -> None:
         """So it is with whatever is asked, and what is told of it is printable and short."""
@@ -86,3 +101,4 @@ class InfluxQLTests(TestCase):
             self.assertIn("answered what was not expected", str(error))
             self.assertTrue(str(error).isprintable(), error)
             self.assertLess(len(str(error)), 500)
+        self.flushLoggedErrors()

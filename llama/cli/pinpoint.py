@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,8 +19,8 @@ from llama.cli._names import namer
 from llama.cli._options import HttpUrl, Seconds
 from llama.config import Mistake, endpoint
 from llama.config.keys import read_secret, read_urls
-from llama.config.scraper import COLLECTOR_PORT
-from llama.config.urls import server_url, shown_url
+from llama.config.scraper import collector_server
+from llama.config.urls import shown_url
 from llama.net.reactor import prepare
 from llama.paths.names import ReverseNames, read_names
 from llama.pinpoint.api import sighting_json
@@ -29,9 +28,6 @@ from llama.pinpoint.files import locked, private
 from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.service import PinpointService, Settings
 from llama.printable import printable
-
-#: A host alone, such as ``db1`` or ``[2001:db8::1]``.
-_NO_PORT = re.compile(r"[^:/]+|\[[^]/]*\]")
 
 
 @click.command()
@@ -180,19 +176,11 @@ def _doubt(mistake: Mistake) -> None:
 
 
 def _url(text: str) -> str:
-    """Return a base URL: what was given, or that of a host and perhaps a port, as files have them.
-
-    Raises `ValueError` for others.
-    """
-    url = text if "://" in text else f"http://{text}"
-    if _NO_PORT.fullmatch(text):
-        url += f":{COLLECTOR_PORT}"
+    """Return the base URL of a collector, given as files have it; `ValueError` for what is none."""
     try:
-        return server_url(url)
+        return collector_server(text)
     except ValueError as error:
-        raise ValueError(
-            f"{shown_url(text)} {error}; expected HOST, HOST:PORT, or an http:// or https:// address"
-        ) from None
+        raise ValueError(f"{shown_url(text)} {error}") from None
 
 
 def _token(path: Path | None) -> str | None:

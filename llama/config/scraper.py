@@ -2,49 +2,60 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
+from collections.abc import Callable
+from ipaddress import ip_address
 from pathlib import Path
 
 from llama.config import sections, values
 from llama.config.mistakes import Mistake
 from llama.config.model import ScraperConfig, SpoolConfig, WriterConfig
-from llama.config.tree import Document, KeySpec, Node, WrongError, kind, read_document
+from llama.config.tree import Document, KeySpec, Node, WrongError, read_document
 from llama.config.typed import untyped
 from llama.config.urls import NO_TLS, lacks_tls, server_url, shown_url
 
+#: Where collectors listen, and where one of which only the host is given is asked.
 COLLECTOR_PORT = 5000
 
 
-def base_url(doc: Document, node: Node) -> str:
-    """Read an http or https URL, without the slash at its end."""
-    return _server_url(node, values.text("a URL such as http://tsdb:8086")(doc, node))
+def collector_server(text: str) -> str:
+    """Return the URL, as of `server_url`, of a collector: of HOST, HOST:PORT or a URL.
 
-
-def _server_url(node: Node, url: str) -> str:
-    try:
-        return server_url(url)
-    except ValueError as error:
-        raise WrongError(node, f"{shown_url(str(node.value))} {error}") from None
-
-
-def collector_url(doc: Document, node: Node) -> str:
-    """Read ``host``, ``host:port`` or a URL as the base URL of a collector."""
-    value = values.text("a collector: HOST, HOST:PORT or a URL")(doc, node)
-    if "://" in value:
-        return base_url(doc, node)
-    host, port = value, str(COLLECTOR_PORT)
-    if value.startswith("["):
-        host, _, rest = value[1:].partition("]")
+    Raises `ValueError` as that does.
+    """
+    if "://" in text:
+        return server_url(text)
+    if "@" in text:
+        raise ValueError("has a user or a password in it, which is not sent")
+    host, port = text, str(COLLECTOR_PORT)
+    if text.startswith("["):
+        host, _, rest = text[1:].partition("]")
         port = rest.removeprefix(":") if rest else port
-    elif value.count(":") == 1:
-        host, _, port = value.partition(":")
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
     number = int(port[:6]) if port.isascii() and port.isdigit() else 0
-    if not values.is_host(host) or not 1 <= number <= 65535:
-        raise WrongError(node, f"{kind(node)} is no collector, expected HOST, HOST:PORT or a URL")
-    bracketed = f"[{ipaddress.ip_address(host)}]" if ":" in host else host
-    return _server_url(node, f"http://{bracketed}:{port}")
+    if not values.is_host(host):
+        raise ValueError("is no collector, expected HOST, HOST:PORT or a URL")
+    if not 1 <= number <= 65535:
+        raise ValueError("has a port that is not 1-65535")
+    bracketed = f"[{ip_address(host)}]" if ":" in host else host
+    return server_url(f"http://{bracketed}:{port}")
 
+
+def _url(what: str, read: Callable[[str], str]) -> Callable[[Document, Node], str]:
+    def url(doc: Document, node: Node) -> str:
+        try:
+            return read(values.text(what)(doc, node))
+        except ValueError as error:
+            raise WrongError(node, f"{shown_url(str(node.value))} {error}") from None
+
+    return url
+
+
+#: Reads an http or https URL, without the slash at its end.
+base_url = _url("a URL such as http://tsdb:8086", server_url)
+#: Reads ``host``, ``host:port`` or a URL as the base URL of a collector.
+collector_url = _url("a collector: HOST, HOST:PORT or a URL", collector_server)
 
 #: The types of writers that come with LLAMA, for hints; plugins add others.
 WRITERS = ("influxdb", "influxdb2", "victoriametrics", "sqlite", "file")

@@ -55,7 +55,7 @@ def presentable(arrival: Arrival) -> str:
     return f"[{socket.inet_ntop(socket.AF_INET6, packed)}]:{arrival.port}"
 
 
-def _is_somebody(high: int, low: int) -> bool:
+def is_somebody(high: int, low: int) -> bool:
     """Tell whether a host may have this address of IPv6, by its halves.
 
     Who says to have an IPv4 address would pass for that host of IPv4, and what is sent to nobody (``::``)
@@ -95,7 +95,7 @@ def read_arrival(port: BatchPort, row: int) -> tuple[Arrival, bytes]:
         arrival = Arrival(0, MAPPED | address, source_port)
     else:
         source_port, high, low = _NAME_V6.unpack_from(inbound.names_view, name)
-        arrival = Arrival(high, low, source_port, unicast=_is_somebody(high, low))
+        arrival = Arrival(high, low, source_port, unicast=is_somebody(high, low))
     control = inbound.control_view[first : first + inbound.control_room]
     reply_from = bytes(12 if v4 else 20)
     for level, kind, data in mmsg.walk_control(control, int(inbound.controllen[row])):

@@ -21,9 +21,16 @@ from twisted.internet.protocol import DatagramProtocol
 
 from llama.net import mmsg
 from llama.net.port import HEAD, LONGEST, BatchPort
+from llama.reflector.allow import MAPPED
 from llama.reflector.answer import Answer, ntp_now
 from llama.reflector.answer_batch import BatchAnswerer, Rows
-from llama.reflector.arrival import Arrival, packed_address, read_arrival, read_source
+from llama.reflector.arrival import (
+    Arrival,
+    is_somebody,
+    packed_address,
+    read_arrival,
+    read_source,
+)
 from llama.wire import llama_go, stamp, tlv
 
 CHUNK = 8  # replies that share one T3: it is read, then at most so many are sent
@@ -65,8 +72,9 @@ class Reflector(BatchAnswerer, DatagramProtocol):
         if length < stamp.BASE_SIZE:
             octets.extend(bytes(stamp.BASE_SIZE - length))
         high, low = packed_address(addr[0])
-        # As a source, `::` is nobody; as a destination it is this machine itself.
-        arrival = Arrival(high, low, addr[1], unicast=bool(high or low))
+        # As a source, 0.0.0.0 is nobody; as a destination it is this machine itself.
+        somebody = is_somebody(high, low) if ":" in addr[0] else low != MAPPED
+        arrival = Arrival(high, low, addr[1], unicast=somebody)
         answer = self.answer(memoryview(octets), length, arrival)
         if answer is None:
             return

@@ -12,6 +12,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
+from twisted.logger import Logger
 from twisted.web.client import ResponseFailed
 
 from llama.http.client import (
@@ -34,6 +35,7 @@ MEGABYTE = 1024 * 1024
 MAX_ANSWER = 512 * MEGABYTE
 #: Questions that are asked of one database at once.
 AT_ONCE = 8
+_log = Logger()
 #: What reading an answer that no such database gives may raise.
 UNEXPECTED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 
@@ -41,15 +43,22 @@ UNEXPECTED = (ArithmeticError, AttributeError, LookupError, TypeError, ValueErro
 def deferred(ask: Callable[P, Coroutine[Deferred[Any], Any, T]]) -> Callable[P, Deferred[T]]:
     """Make a store's coroutine function one that begins at once, and returns a Deferred of what it gives.
 
-    An answer that it can make nothing of is the database's fault: a `StoreError`.
+    An answer that it can make nothing of is the database's fault: a `StoreError`. Should the mistake
+    be ours after all, the log has where it happened, once until there is another.
     """
+    told = ""
 
     async def asked(*args: P.args, **kwargs: P.kwargs) -> T:
+        nonlocal told
         try:
             return await ask(*args, **kwargs)
         except UNEXPECTED as error:
             store: Any = args[0]
-            raise store._database.surprise(error) from None
+            surprise: StoreError = store._database.surprise(error)
+            if str(surprise) != told:
+                told = str(surprise)
+                _log.failure("an answer could not be read")
+            raise surprise from error
 
     @wraps(ask)
     def begin(*args: P.args, **kwargs: P.kwargs) -> Deferred[T]:
