@@ -639,6 +639,21 @@ class DrainTests(TimekeeperCase):
         (interval,) = track.ledger.open_intervals()
         self.assertEqual(interval.suspect & suspect_bit("late_ticks"), 0)
 
+    def test_few_notes_of_many_late_ticks(self) -> None:
+        """However often it was late, and by whatever, an interval says so in a few notes."""
+        self.timekeeper.use([self.group()])
+        self.timekeeper.tick()
+        now_ns = time.monotonic_ns()
+        self.patch(self.timekeeper, "_monotonic_ns", lambda: now_ns)
+        for ms in (*range(80, 90), 15_000):
+            now_ns += ms * SECOND // 1000
+            self.timekeeper.tick()
+        (track,) = self.prober.tracks
+        notes = {note for interval in track.ledger.open_intervals() for note in interval.notes}
+        said = {note for note in notes if "late" in note}
+        self.assertIn("the collector was 10 s late", said)
+        self.assertLessEqual(len(said), 4)
+
     def test_slow_tests_begin_once(self) -> None:
         """Rearranging again and again, as for an address that is missing, puts no first probe off."""
         slow, other = self.group(rate=0.5, ports=1), evolve(self.group(), test="other")

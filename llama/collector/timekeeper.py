@@ -238,10 +238,11 @@ class Timekeeper:
             if lag > self.lag_s:
                 self.lag_s = lag
             if lag > LATEST_S:  # probes are skipped; late reading is harmless, the kernel stamps
+                note = (
+                    f"the collector was {float(f'{lag:.1g}'):g} s late"  # few, however often it was
+                )
                 for track in self.prober.tracks:
-                    track.ledger.mark_current(
-                        suspect_bit("late_ticks"), f"the collector was {lag:.3f} s late"
-                    )
+                    track.ledger.mark_current(suspect_bit("late_ticks"), note)
         self._last_tick_s = now_s
         if now_s >= self._next_watch_s:
             self._look_at_ourselves(now_s)
