@@ -41,7 +41,7 @@ demo: venv  ## three sites on this machine, one fault to find; ARGS=--once ends 
 bench: venv system  ## speed and accuracy, as ratios against C in the same run
 	$(BIN)/python -m benchmarks $(ARGS)
 
-bench-pinpoint: venv system  ## does it name the fault? (root; 1 h 45 min) ARGS="--seed 7 --quiet-minutes 0"
+bench-pinpoint: venv system  ## does it name the fault? (root; 1 h 50 min) ARGS="--seed 7 --quiet-minutes 0"
 	$(BIN)/python -m benchmarks.pinpoint $(ARGS)
 
 fuzz: venv  ## coverage-guided fuzzing of the packet formats; ARGS="tlv 600"

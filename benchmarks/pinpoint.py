@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import click
-from attrs import asdict
+from attrs import asdict, evolve
 from rich.console import Console
 from rich.table import Table
 
@@ -55,6 +55,7 @@ class Bench:
         self.label = f"{fabric.leaves}x{fabric.spines}x{fabric.hosts_per_leaf}"
         self._flows = flows
         self._traffic = ""
+        self._made = Traffic()
         self.lab = Lab.build(NAME, fabric, owned=True)
         self._said: Judgements | None = None
 
@@ -73,12 +74,13 @@ class Bench:
         self.lab.stop(self.lab.processes)
         self.lab.processes = []
         options = TRAFFICS[traffic]
-        share = max(len(options.get("classes", ())), len(options.get("sizes", ())), 1)
-        made = Traffic(INTERVAL_S, self._flows // share, RATE_PPS, **options)
+        kinds = Traffic(**options)
+        share = len(kinds.classes) * max(len(kinds.sizes), 1) * len(hosts.VERSIONS[kinds.family])
+        made = evolve(kinds, interval_s=INTERVAL_S, flows=self._flows // share, rate_pps=RATE_PPS)
         hosts.judgements(self.lab).unlink(missing_ok=True)
         hosts.start_all(self.lab, made)
         self._said = Judgements(self.lab)
-        self._traffic = traffic
+        self._traffic, self._made = traffic, made
         end = time.time() + WARM_UP_S
         for _ in self.judgements(end):
             pass
@@ -139,7 +141,7 @@ class Bench:
             if number > 1 and number <= within:
                 outcome.named += len(suspects)
                 outcome.true_named += sum(
-                    any(truth.right(self.fabric, fault, s) for fault in harmful) for s in suspects
+                    any(self._right(fault, s) for fault in harmful) for s in suspects
                 )
             self._take_events(outcome, harmful, judgement, opened, begun)
             if number > within and (outcome.incident_s is not None or not harmful):
@@ -157,17 +159,21 @@ class Bench:
             if event["event"] == "recovered":
                 continue
             incident = event["incident"]
-            mine = [f.name for f in harmful if truth.right(self.fabric, f, incident)]
+            mine = [f.name for f in harmful if self._right(f, incident)]
             opened |= set(mine)
             if not mine and event["event"] == "opened":
                 outcome.false_incidents.append(incident["title"])
             if harmful and outcome.incident_s is None and opened >= {f.name for f in harmful}:
                 outcome.incident_s = judgement["time"] - begun
 
+    def _right(self, fault: Fault, suspect: dict[str, Any]) -> bool:
+        """Return whether a suspect, or an incident, is this fault."""
+        return truth.right(self.fabric, self._made, fault, suspect)
+
     def _rank(self, fault: Fault, suspects: list[dict[str, Any]]) -> int | None:
         """Return the place, from 1, at which a fault is named; None if it is not."""
         for number, suspect in enumerate(suspects, 1):
-            if truth.right(self.fabric, fault, suspect):
+            if self._right(fault, suspect):
                 return number
         return None
 
@@ -213,7 +219,7 @@ def _all_on_top(ranks: list[int | None]) -> bool:
 
 @click.command()
 @click.option("--seed", type=int, help="Draws the scenarios.  [default: a new one]")
-@click.option("--scenarios", default=44, show_default=True, help="Over all fabrics.")
+@click.option("--scenarios", default=48, show_default=True, help="Over all fabrics.")
 @click.option("--quiet-minutes", default=60.0, show_default=True, help="Over all fabrics.")
 @click.option("--only", default="", help="Draw only scenarios whose words contain this.")
 @click.option("--json", "json_file", type=click.Path(dir_okay=False, path_type=Path))

@@ -19,6 +19,7 @@ TRAFFICS: dict[str, dict[str, Any]] = {
     "plain": {},
     "classes": {"classes": ("BE", "EF")},
     "sizes": {"sizes": (96, 1400)},
+    "families": {"family": "both"},
 }
 
 
@@ -109,6 +110,11 @@ def _kinds(chance: random.Random, fabric: Fabric) -> list[Callable[[], Drawn]]:
         lambda: Drawn(
             (fault("down", chance.choice(every)), fault("loss", chance.choice(core), percent=30))
         ),
+        lambda: Drawn(
+            (fault("loss", chance.choice(core), percent=chance.choice((100, 30)), family=6),),
+            "families",
+        ),
+        lambda: Drawn((fault("silent", chance.choice(fabric.spine_names), family=6),), "families"),
     ]
 
 
@@ -120,7 +126,7 @@ def describe(scenario: Drawn) -> str:
         shown = " ".join(
             f"{k}={v}"
             for k, v in options.items()
-            if k in ("percent", "share", "ms", "dscp", "octets")
+            if k in ("percent", "share", "ms", "dscp", "octets", "family")
         )
         words.append(f"{fault.kind} {fault.on} {shown}".strip())
     return " + ".join(words)

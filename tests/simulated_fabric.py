@@ -101,6 +101,8 @@ class Simulation:
                 hit |= np.isin(way, [n for n, (_, b) in enumerate(self.links) if b == fault.on])
         if fault.dscp is not None:
             hit &= (self.flows["dscp"] == dscp_number(fault.dscp))[:, None]
+        if fault.family is not None:
+            hit &= (self.flows["family"] == int(fault.family))[:, None]
         if fault.kind == "mtu":
             hit &= (self.flows["size"] + HEADERS > fault.octets)[:, None]
         if fault.kind == "flows":

@@ -15,8 +15,11 @@ from benchmarks.pinpoint_report import (
     most_an_hour,
     report,
 )
-from benchmarks.pinpoint_scenarios import describe, does_harm, draw
-from llama.lab.faults import KINDS
+from benchmarks.pinpoint_scenarios import TRAFFICS, describe, does_harm, draw
+from llama.lab.fabric import Fabric
+from llama.lab.faults import KINDS, Fault
+from llama.lab.hosts import Traffic
+from llama.lab.truth import confined, right
 
 
 def outcome(harmful=1, top_at=1, ranks=(1,), incident_s=12.0, **rest):
@@ -48,6 +51,16 @@ class Drawing(SynchronousTestCase):
             self.assertGreaterEqual(sum(len(scenario.faults) == 2 for scenario in drawn), 3)
             self.assertTrue(any(not does_harm(fabric, s.faults[0]) for s in drawn))
 
+    def test_one_ip_version(self):
+        """What one IP version alone loses is drawn, with traffic in which it shows."""
+        for fabric, _ in FABRICS:
+            drawn = [s for s in draw(7, fabric, 24) if s.faults[0].family is not None]
+            self.assertEqual([s.faults[0].kind for s in drawn], ["loss", "silent"])
+            for scenario in drawn:
+                self.assertIn("family=6", describe(scenario))
+                traffic = Traffic(**TRAFFICS[scenario.traffic])
+                self.assertEqual(confined(scenario.faults[0], traffic), {"family": {"IPv6"}})
+
     def test_the_seed_decides(self):
         """A seed draws the same again, another one something else, more of it the same first."""
         fabric = FABRICS[0][0]
@@ -72,6 +85,49 @@ class Drawing(SynchronousTestCase):
     def test_shares(self):
         """All scenarios are shared among the fabrics."""
         self.assertEqual((_shares(44), _shares(3), _shares(0)), ([22, 22], [2, 1], [0, 0]))
+
+
+class Truth(SynchronousTestCase):
+    """When a suspect is called right."""
+
+    def right(self, fault, only, on="spine1 -> leaf2", also=(), **traffic):
+        """Return whether a suspect of that name, confined so, is the fault."""
+        made = Fault.from_mapping({"on": "spine1 -> leaf2", **fault})
+        suspect = {"name": on, "also": list(also), "only": only}
+        return right(Fabric(), Traffic(**traffic), made, suspect)
+
+    def test_what_it_is_confined_to(self):
+        """What hits one class, size or IP version alone must be said so, what hits all must not."""
+        kinds = {"classes": ("BE", "EF"), "sizes": (96, 1400), "family": "both"}
+        for fault, good in (
+            ({"kind": "loss"}, [{}]),
+            ({"kind": "loss", "family": 6}, [{"family": "IPv6"}]),
+            ({"kind": "class", "dscp": "EF"}, [{"class": "EF"}]),
+            ({"kind": "mtu", "octets": 1000}, [{"size": "1400"}]),
+            ({"kind": "mtu", "octets": 1000, "family": 6}, [{"size": "1400"}, {"family": "IPv6"}]),
+            ({"kind": "bleach", "dscp": "EF"}, [{}, {"class": "EF"}]),
+        ):
+            for only in (
+                {}, {"family": "IPv4"}, {"family": "IPv6"}, {"class": "BE"}, {"class": "EF"},
+                {"size": "96"}, {"size": "1400"},
+            ):  # fmt: skip
+                self.assertEqual(self.right(fault, only, **kinds), only in good, (fault, only))
+
+    def test_what_traffic_can_show(self):
+        """Of what is probed in one class, size and IP version nothing is confined to these."""
+        for fault, traffic in (
+            ({"kind": "class", "dscp": "BE"}, {}),
+            ({"kind": "loss", "family": 6}, {"family": "6"}),
+            ({"kind": "mtu", "octets": 140}, {"sizes": (96, 1400), "family": "6"}),
+        ):
+            self.assertTrue(self.right(fault, {}, **traffic), fault)
+            self.assertFalse(self.right(fault, {"family": "IPv6"}, **traffic), fault)
+
+    def test_names(self):
+        """The name counts, or one that the very same flows have."""
+        self.assertFalse(self.right({"kind": "loss"}, {}, on="leaf1 -> spine1"))
+        also = ["link spine1 -> leaf2"]
+        self.assertTrue(self.right({"kind": "loss"}, {}, on="leaf1 -> spine1", also=also))
 
 
 class Counting(SynchronousTestCase):

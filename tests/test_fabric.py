@@ -152,6 +152,8 @@ class FaultText(SynchronousTestCase):
             ({"kind": "mtu", "on": "x", "octets": 65_536}, "octets: 65536 is not within 1"),
             ({"kind": "class", "on": "x"}, "needs the class"),
             ({"kind": "loss", "on": "x", "dscp": "GOLD"}, "no traffic class"),
+            ({"kind": "loss", "on": "x", "family": "both"}, "family: 'both' is not 4 or 6"),
+            ({"kind": "delay", "on": "x", "family": 6}, "does not take 'family', it takes ms"),
             ({"kind": "loss"}, "needs 'kind' and 'on'"),
             ({"kind": "loss", "on": "x", "where": 1}, "no option 'where'"),
         ):
@@ -173,6 +175,23 @@ class Configurations(SynchronousTestCase):
         self.assertEqual([t.name for t in loaded.tests[0].targets], ["h1-1", "h2-1", "h2-2"])
         self.assertEqual(loaded.tests[0].targets[2].tags["src_rack"], "leaf1")
 
+    def test_by_both_ip_versions(self):
+        """Hosts are probed by the IP version that is wanted, or by both, from an address of it."""
+        from llama import config
+
+        for family, ends in (
+            ("4", [("10.1.1.3", "10.1.2.1")]),
+            ("6", [("fd00:0:0:101::3", "fd00:0:0:102::1")]),
+            ("both", [("10.1.1.3", "10.1.2.1"), ("fd00:0:0:101::3", "fd00:0:0:102::1")]),
+        ):
+            path = Path(self.mktemp())
+            traffic = Traffic(family=family)
+            made = hosts.collector_configuration(Fabric(2, 2, 2), "h1-2", traffic)
+            path.write_text(json.dumps(made))
+            tests = config.load_collector(str(path)).tests
+            self.assertEqual([(test.source, test.targets[1].host) for test in tests], ends)
+            self.assertEqual({test.targets[1].name for test in tests}, {"h2-1"})
+
     def test_traffic_that_collectors_refuse(self):
         """No lab is built whose collectors would end at once: what they refuse is refused before."""
         for options, message in (
@@ -182,6 +201,7 @@ class Configurations(SynchronousTestCase):
             ({"interval_s": 5000}, "5000 is out of range, expected a whole number from 1 to 3600"),
             ({"sizes": (10,)}, "10 octets are too few for a stamp probe"),
             ({"classes": ("GOLD",)}, "GOLD"),
+            ({"family": "any"}, "family 'any' is not one of 4, 6, both"),
         ):
             with self.assertRaisesRegex(
                 ValueError, f"no collector takes such traffic: .*{message}"
@@ -220,6 +240,7 @@ class Scenarios(SynchronousTestCase):
             ("fabric: [1]", "fabric has other keys than leaves, spines"),
             ("fabric: {colour: 1}", "fabric has other keys than leaves, spines"),
             ("traffic: fast", "traffic has other keys than interval_s, flows"),
+            ("traffic: {family: any}", "fabric or traffic: .*'any' is not one of 4, 6, both"),
             ("traffic: {rate_pps: inf}", "fabric or traffic: no collector takes such traffic"),
             ("end: soon", "end: 'soon' is no number of seconds"),
             ("end: nan", "end: 'nan' is no number of seconds, 0 or more"),
@@ -380,6 +401,29 @@ class OnNamespaces(SynchronousTestCase):
         self.broken(kind="mtu", on="leaf2 -> h2-1", octets=1000)
         self.assertEqual(sum(self.ask(1, size=1000)[0]), 0)
         self.assertEqual(sum(self.ask(1, size=900)[0]), 16)
+
+    def test_one_ip_version_dropped(self):
+        """What drops packets of one IP version lets those of the other pass."""
+        address = str(self.lab.fabric.ipv6_address("h2-1"))
+        ping = ("ping", "-6", "-c1", "-W1", address)
+        self.assertIn("1 received", self.lab.run("h1-1", *ping, check=False))
+        for options in (
+            {"kind": "loss"},
+            {"kind": "class", "dscp": "BE"},
+            {"kind": "mtu", "octets": 50},
+        ):
+            for family in ("4", "6"):
+                fault = self.broken(on="leaf2 -> h2-1", family=family, **options)
+                self.assertEqual(sum(self.ask(1)[0]), 0 if family == "4" else 16, options)
+                said = self.lab.run("h1-1", *ping, check=False)
+                self.assertIn(f"{int(family == '4')} received", said, options)
+                faults.heal(self.lab, fault.name)
+        self.broken(kind="silent", on="leaf2", family=6)
+        self.assertEqual(sum(self.ask(1)[0]), 16)
+        self.assertIn("0 received", self.lab.run("h1-1", *ping, check=False))
+        # The rules of a share of flows are taken, too.
+        self.broken(kind="flows", on="leaf2 -> h2-1", share=1, family=6)
+        self.assertEqual(sum(self.ask(1)[0]), 16)
 
     def test_delay(self):
         """A delayed direction delivers everything, later; healing ends the relay."""

@@ -37,7 +37,8 @@ class Named(SynchronousTestCase):
         name = f"named{os.getpid()}"
         self.addCleanup(clear, name, run)
         self.lab = Lab.build(name, Fabric(3, 2, 1), run)
-        hosts.start_all(self.lab, Traffic(interval_s=2, flows=12, rate_pps=10.0))
+        self.traffic = Traffic(interval_s=2, flows=12, rate_pps=10.0)
+        hosts.start_all(self.lab, self.traffic)
         self.said = Judgements(self.lab)
 
     def until(self, condition):
@@ -61,13 +62,15 @@ class Named(SynchronousTestCase):
         def opened(judgement):
             return any(
                 event["event"] in ("opened", "changed")
-                and truth.right(self.lab.fabric, fault, event["incident"])
+                and truth.right(self.lab.fabric, self.traffic, fault, event["incident"])
                 for event in judgement["events"]
             )
 
         judgement = self.until(opened)
         (suspect,) = [
-            one for one in judgement["suspects"] if truth.right(self.lab.fabric, fault, one)
+            one
+            for one in judgement["suspects"]
+            if truth.right(self.lab.fabric, self.traffic, fault, one)
         ]
         self.assertEqual((suspect["kind"], suspect["direction"]), ("link", "forward"))
         self.assertTrue(all(there == "h3-1" for _, there in suspect["pairs"]))

@@ -207,6 +207,35 @@ class Links(SynchronousTestCase):
                 self.assertIn("spine1 -> leaf2, IPv6 only: explains", suspect.evidence)
                 self.assertLess(abs(suspect.rate - percent / 100), 0.05)
 
+    def test_one_ip_version_of_a_router(self):
+        """A router that forwards no IPv6 is the router, not its links, nor the hosts behind it."""
+        for fabric in (FABRIC, Fabric(6, 4, 2)):
+            for on, also in (("spine1", ()), ("leaf2", ("rack leaf2",))):
+                verdict = judge(
+                    fault(kind="silent", on=on),
+                    family=6,
+                    families=(4, 6),
+                    fabric=fabric,
+                    per_pair=8,
+                )
+                (suspect,) = verdict.suspects
+                self.assertEqual(suspect.key, f"node {on}, IPv6 only")
+                self.assertEqual((suspect.only, suspect.also), ({"family": "IPv6"}, also))
+                self.assertEqual(suspect.crossing_healthy, 0)
+
+    def test_one_class_of_a_router(self):
+        """Likewise one that drops a class."""
+
+        def edit(window):
+            flows, paths = window.flows, window.paths
+            through = [n for n, (node, _) in enumerate(paths.links) if node == "spine1"]
+            owner = np.repeat(np.arange(len(flows)), np.diff(paths.start))
+            hit = np.unique(owner[np.isin(paths.link, through)])
+            flows["lost_forward"][hit[flows["dscp"][hit] == 46]] = 5
+
+        verdict = judge(edit=edit, classes=("BE", "EF"), per_pair=8)
+        self.assertEqual(keys(verdict), ["node spine1, class EF only"])
+
     def test_bleached(self):
         """A link that re-marks a class is named with what the class becomes."""
         verdict = judge(
@@ -710,6 +739,26 @@ class Tags(SynchronousTestCase):
         verdict = judge(fault(kind="loss", on="spine2 -> leaf3", percent=30), traced=0.0)
         self.assertEqual(keys(verdict), ["tag rack leaf3"])
 
+    def test_one_ip_version_of_a_rack(self):
+        """A rack that no IPv6 comes to or leaves is said to be so, also beside hosts without a rack."""
+
+        def edit(window, untagged=()):
+            rack = np.array([tags["rack"] for tags in window.hosts.tags])
+            for host in untagged:
+                window.hosts.tags[host].clear()
+            flows = window.flows
+            there, back = rack[flows["source"]] == "leaf1", rack[flows["destination"]] == "leaf1"
+            chosen = (flows["family"] == 6) & (there ^ back)
+            flows["lost_unknown"][chosen] = 25
+
+        for untagged in ((), (5,)):
+            (suspect,) = judge(
+                edit=lambda window, untagged=untagged: edit(window, untagged),
+                families=(4, 6), per_pair=8, fabric=Fabric(4, 4, 4),
+            ).suspects  # fmt: skip
+            self.assertEqual(suspect.key, "tag rack leaf1, IPv6 only")
+            self.assertEqual(suspect.explains, suspect.troubled)
+
     def test_a_class_everywhere(self):
         """A class that is lost on every path is the class."""
 
@@ -764,6 +813,16 @@ class Quiet(SynchronousTestCase):
             bool(judge(noise=0.002, seed=seed, thresholds=lax).suspects) for seed in range(100)
         )
         self.assertLessEqual(blamed, 18)  # 10 expected at most; 18 is 99.5 % of Binomial(100, 0.1)
+
+    def test_stated_false_positive_rate_of_several_kinds(self):
+        """Nor do classes and IP versions, of which everything may be confined to one, make it more."""
+        lax = Thresholds(false_positive_rate=0.1)
+        kinds = {"families": (4, 6), "classes": ("BE", "EF"), "per_pair": 4}
+        blamed = sum(
+            bool(judge(noise=0.002, seed=seed, thresholds=lax, **kinds).suspects)
+            for seed in range(100)
+        )
+        self.assertLessEqual(blamed, 18)
 
     def test_even_noise_at_unequal_rates(self):
         """What is probed faster is lossy more often, and no suspect for it."""

@@ -114,7 +114,7 @@ class FabricDemo:
                     after = time.monotonic() - broken
                     what = f"incident {event['event']} after {after:.0f} s"
                     self._tell(f"[bold red]{what}[/bold red]: {event['incident']['title']}")
-                    mine = truth.right(lab.fabric, self._fault, event["incident"])
+                    mine = truth.right(lab.fabric, self._traffic, self._fault, event["incident"])
                     if self._once and mine and event["event"] == "opened":
                         faults.heal_all(lab)
                         healed = True

@@ -18,7 +18,7 @@ from llama.cli._options import Seconds
 from llama.lab import faults, hosts, scenario
 from llama.lab.fabric import Fabric
 from llama.lab.faults import KINDS, Fault
-from llama.lab.hosts import Traffic
+from llama.lab.hosts import VERSIONS, Traffic
 from llama.lab.namespaces import Lab, LabError, clear, ended_by_signals, namespaces_of
 from llama.printable import printable
 
@@ -81,6 +81,13 @@ def lab() -> None:
 @click.option("--rate", default=5.0, show_default=True, help="Probes/s of every flow.")
 @click.option("--class", "classes", multiple=True, help="Traffic class; may be repeated. [BE]")
 @click.option("--size", "sizes", multiple=True, type=int, help="UDP payload; may be repeated.")
+@click.option(
+    "--family",
+    type=click.Choice(list(VERSIONS)),
+    default="4",
+    show_default=True,
+    help="IP version of the probes; both doubles the flows.",
+)
 @click.option("--again", is_flag=True, help="End the lab of this name if it is up, and build anew.")
 def up(
     name: str,
@@ -95,6 +102,7 @@ def up(
     rate: float,
     classes: tuple[str, ...],
     sizes: tuple[int, ...],
+    family: str,
     again: bool,
 ) -> None:
     """Build a fabric and start what runs on its hosts."""
@@ -104,7 +112,7 @@ def up(
                 f"lab {name!r} is up already, or was not ended ({len(there)} namespaces);"
                 f" end it: {_command('down', name)}, or give --again"
             )
-        traffic = Traffic(interval, flows, rate, classes or ("BE",), sizes)
+        traffic = Traffic(interval, flows, rate, classes or ("BE",), sizes, family)
         made = Lab.build(name, Fabric(leaves, spines, hosts_per_leaf, mtu, seed))
         try:
             if not bare:

@@ -46,13 +46,17 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "loss": Kind("direction", ("percent", "dscp"), "drops a share of the packets, at random"),
-    "flows": Kind("direction", ("share",), "drops all packets of a share of the flows"),
-    "class": Kind("direction", ("dscp", "percent"), "drops one traffic class"),
+    "loss": Kind(
+        "direction", ("percent", "dscp", "family"), "drops a share of the packets, at random"
+    ),
+    "flows": Kind("direction", ("share", "family"), "drops all packets of a share of the flows"),
+    "class": Kind("direction", ("dscp", "percent", "family"), "drops one traffic class"),
     "bleach": Kind("direction", ("dscp", "to"), "re-marks a class (all, unless named) to another"),
-    "mtu": Kind("direction", ("octets",), "drops packets above a size, and says nothing"),
+    "mtu": Kind("direction", ("octets", "family"), "drops packets above a size, and says nothing"),
     "delay": Kind("direction", ("ms", "jitter_ms"), "holds every packet"),
-    "silent": Kind("router", ("percent",), "drops what it should forward, while its links stay up"),
+    "silent": Kind(
+        "router", ("percent", "family"), "drops what it should forward, while its links stay up"
+    ),
     "down": Kind("node", (), "takes all cables of a node down; a host's processes end"),
     "frozen": Kind("host", (), "stops (SIGSTOP) the processes of a host; its kernel lives on"),
     "icmp-limit": Kind("router", ("per_second",), "limits the time-exceeded messages of a router"),
@@ -73,6 +77,7 @@ class Fault:
     percent: float = 100.0  # of packets
     share: float = 0.25  # of flows; which ones is chosen by a hash of addresses and ports
     dscp: str | None = None  # a class by name; None: all
+    family: str | None = None  # "4" or "6", of IP; None: both
     to: str = "BE"
     octets: int = 1280  # the largest IP packet that still passes
     ms: float = 10.0
@@ -97,6 +102,8 @@ class Fault:
         for text in (self.dscp, self.to):
             if text is not None:
                 dscp_number(text)
+        if self.family not in (None, "4", "6"):
+            raise ValueError(f"family: {self.family!r} is not 4 or 6")
         self.name = self.name or f"{self.kind} {self.on}"
 
     @classmethod
@@ -213,14 +220,18 @@ def _match(number: str, share: float, parts: int, rest: str = "") -> str:
 def _rules(fault: Fault) -> list[str]:
     """Return the nftables statements of a fault, one a packet family where it matters."""
     often = _match("numgen random", fault.percent / 100, 100_000)
-    if fault.kind in ("loss", "class"):
-        if fault.dscp is None:
-            return [f"{often}counter drop"]
-        number = dscp_number(fault.dscp)
-        return [f"{ip} dscp {number} {often}counter drop" for ip in ("ip", "ip6")]
+    ips = {None: ("ip", "ip6"), "4": ("ip",), "6": ("ip6",)}[fault.family]
+    if fault.kind in ("loss", "class", "silent"):
+        if fault.dscp is not None:
+            number = dscp_number(fault.dscp)
+            return [f"{ip} dscp {number} {often}counter drop" for ip in ips]
+        if fault.family is not None:
+            return [f"meta protocol {ip} {often}counter drop" for ip in ips]
+        return [f"{often}counter drop"]
     if fault.kind == "flows":
         rules = []
-        for ip, protocol in (("ip", "ip protocol"), ("ip6", "ip6 nexthdr")):
+        for ip in ips:
+            protocol = {"ip": "ip protocol", "ip6": "ip6 nexthdr"}[ip]
             ends = f"jhash {ip} saddr . {ip} daddr . th sport . th dport"
             some = _match(ends, fault.share, 10_000, f" seed {_seed(fault)}")
             rules.append(f"{protocol} {{ tcp, udp }} {some}counter drop")
@@ -234,12 +245,8 @@ def _rules(fault: Fault) -> list[str]:
             for ip in ("ip", "ip6")
         ]
     if fault.kind == "mtu":
-        return [
-            f"ip length > {fault.octets} counter drop",
-            f"ip6 length > {max(0, fault.octets - 40)} counter drop",  # without its header
-        ]
-    if fault.kind == "silent":
-        return [f"{often}counter drop"]
+        most = {"ip": fault.octets, "ip6": max(0, fault.octets - 40)}  # without its header
+        return [f"{ip} length > {most[ip]} counter drop" for ip in ips]
     if fault.kind == "icmp-limit":
         over = f"limit rate over {fault.per_second}/second burst {fault.per_second} packets"
         return [

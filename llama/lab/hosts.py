@@ -22,6 +22,8 @@ from llama.lab.namespaces import Lab, Process
 COLLECTOR_PORT = 5000
 REFLECTOR_PORT = 8100
 PINPOINT_PORT = 5004
+#: Which IP versions each family of a test means.
+VERSIONS = {"4": (4,), "6": (6,), "both": (4, 6)}
 
 
 @frozen
@@ -37,9 +39,13 @@ class Traffic:
     rate_pps: float = 5.0  # of every flow
     classes: tuple[str, ...] = ("BE",)
     sizes: tuple[int, ...] = ()  # octets of UDP payload; (): the probe's own
+    family: str = "4"  # of IP: "4", "6", or "both", which doubles the flows
 
     def __attrs_post_init__(self) -> None:
         """Have it read as a collector would."""
+        if self.family not in VERSIONS:
+            reason = f"family {self.family!r} is not one of {', '.join(VERSIONS)}"
+            raise ValueError(f"no collector takes such traffic: {reason}")
         root: Any = yaml.compose(yaml.safe_dump(collector_configuration(Fabric(), "h1-1", self)))
         document = Document("", root)
         read_collector(document)
@@ -52,16 +58,32 @@ class Traffic:
 
 def collector_configuration(fabric: Fabric, host: str, traffic: Traffic) -> dict[str, Any]:
     """Return the collector's configuration of one host as YAML wants it."""
-    test: dict[str, Any] = {
-        "name": "fabric",
-        "targets": "fabric",
-        "port_group": "fabric",
-        "rate_limit": "fabric",
-        "dscp": list(traffic.classes),
-        "source": str(fabric.address(host)),
-    }
-    if traffic.sizes:
-        test |= {"sizes": list(traffic.sizes), "df": True}
+    tests: list[dict[str, Any]] = []
+    targets: dict[str, list[dict[str, Any]]] = {}
+    for version in VERSIONS[traffic.family]:
+        address = fabric.address if version == 4 else fabric.ipv6_address
+        name = f"ipv{version}"
+        test: dict[str, Any] = {
+            "name": name,
+            "targets": name,
+            "port_group": "fabric",
+            "rate_limit": "fabric",
+            "dscp": list(traffic.classes),
+            "source": str(address(host)),
+        }
+        if traffic.sizes:
+            test |= {"sizes": list(traffic.sizes), "df": True}
+        tests.append(test)
+        targets[name] = [
+            {
+                "ip": str(address(other)),
+                "port": REFLECTOR_PORT,
+                "name": other,
+                "tags": {"dst_rack": fabric.hosts[other]},
+            }
+            for other in fabric.hosts
+            if other != host
+        ]
     return {
         "summarization": {"interval": traffic.interval_s},
         "source_tags": {"src_hostname": host, "src_rack": fabric.hosts[host]},
@@ -69,19 +91,8 @@ def collector_configuration(fabric: Fabric, host: str, traffic: Traffic) -> dict
         "ports": {"any": {"port": 0, "timeout": 1000}},
         "port_groups": {"fabric": [{"port": "any", "count": traffic.flows}]},
         "rate_limits": {"fabric": {"cps": traffic.rate_pps}},
-        "tests": [test],
-        "targets": {
-            "fabric": [
-                {
-                    "ip": str(fabric.address(other)),
-                    "port": REFLECTOR_PORT,
-                    "name": other,
-                    "tags": {"dst_rack": fabric.hosts[other]},
-                }
-                for other in fabric.hosts
-                if other != host
-            ]
-        },
+        "tests": tests,
+        "targets": targets,
     }
 
 

@@ -76,7 +76,13 @@ def read(path: Path) -> Scenario:
     try:
         fabric = Fabric(**{k: int(v) for k, v in _section(document, "fabric", Fabric).items()})
         given = _section(document, "traffic", Traffic)
-        convert = {"interval_s": int, "flows": int, "rate_pps": float, "classes": tuple}
+        convert = {
+            "interval_s": int,
+            "flows": int,
+            "rate_pps": float,
+            "classes": tuple,
+            "family": str,
+        }
         sizes = tuple(map(int, given.pop("sizes", ())))
         traffic = Traffic(**{k: convert[k](v) for k, v in given.items()}, sizes=sizes)
     except (TypeError, ValueError) as e:

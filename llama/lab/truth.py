@@ -5,8 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from llama.config.dscp import class_name, dscp_number
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
+from llama.lab.hosts import VERSIONS, Traffic
+
+#: Octets of IP and UDP headers by IP version.
+_HEADERS = {4: 28, 6: 48}
 
 
 def names(fabric: Fabric, fault: Fault) -> set[str]:
@@ -31,12 +36,40 @@ def names(fabric: Fabric, fault: Fault) -> set[str]:
     return {fault.on}
 
 
-def right(fabric: Fabric, fault: Fault, suspect: Mapping[str, Any]) -> bool:
-    """Return whether a suspect, as ``/suspects`` gives it, is this fault.
+def confined(fault: Fault, traffic: Traffic) -> dict[str, set[str]]:
+    """Return which classes, sizes and IP versions of the traffic alone a fault hits.
 
-    Names under which the very same flows are known count, for nothing can tell these apart.
+    By the keys of a suspect's ``only``; one of which the fault hits all is not among them.
+    """
+    hit: dict[str, set[str]] = {}
+    if fault.dscp is not None and len(traffic.classes) > 1:
+        hit["class"] = {class_name(dscp_number(fault.dscp))}
+    versions = VERSIONS[traffic.family]
+    if fault.family is not None:
+        mine = (int(fault.family),)
+        if versions != mine:
+            hit["family"] = {f"IPv{fault.family}"}
+        versions = mine
+    if fault.kind == "mtu":
+        headers = max(_HEADERS[version] for version in versions)
+        large = {str(size) for size in traffic.sizes if size + headers > fault.octets}
+        if len(large) < len(traffic.sizes):
+            hit["size"] = large
+    return hit
+
+
+def right(fabric: Fabric, traffic: Traffic, fault: Fault, suspect: Mapping[str, Any]) -> bool:
+    """Return whether a suspect, as ``/suspects`` gives it, is this fault under this traffic.
+
+    Names under which the very same flows are known count, for nothing can tell these apart. What
+    hits one class, size or IP version alone must be said to be so, and nothing else may.
     """
     wanted = names(fabric, fault)
     said = {suspect["name"], *suspect["also"]}
     said |= {text.partition(" ")[2] for text in suspect["also"]}
-    return bool(wanted & said)
+    alone, only = confined(fault, traffic), suspect["only"]
+    # Whoever says that a class is re-marked says which, and is not bound to say it twice.
+    if alone and not only and fault.kind != "bleach":
+        return False
+    fits = all(value in alone.get(key, ()) for key, value in only.items())
+    return fits and bool(wanted & said)

@@ -17,7 +17,7 @@ from llama.pinpoint.scan import Family
 #: Of sets that contain the same flows, the physical thing is named before the tag, and a host before the
 #: cable to it: the network is not blamed for what may be a host's own slowness.
 _RANK = {"host": 0, "link": 1, "node": 2, "class": 3, "size": 3, "family": 3, "tag": 4, "pair": 5}
-#: Nats. A tag, and more so a pair of tags or a link in one class only, must fit clearly better
+#: Nats. A tag, and more so a pair of tags or anything in one class only, must fit clearly better
 #: than the plain thing: there are so many of them that some fit well by chance.
 _HANDICAP = {"tag": 0.5, "pair": 1.5, "confined": 2.0}
 
@@ -25,7 +25,7 @@ _HANDICAP = {"tag": 0.5, "pair": 1.5, "confined": 2.0}
 def path_families(
     flows: npt.NDArray[np.void], paths: Paths, met_dead: npt.NDArray[np.bool_]
 ) -> list[Family]:
-    """Return links and nodes, and links in one class, size or IP version where there are several.
+    """Return links and nodes, also in one class, size or IP version alone where there are several.
 
     A flow is in those of a way that it left, too, unless it was met dead on the one that it took then.
     """
@@ -45,15 +45,14 @@ def path_families(
     left_node = entered[left_link]
     known = np.isin(left_owner * len(names) + left_node, nodes[0] * len(names) + nodes[1])
     through = ~known & (last[left_owner] >= 0) & (left_node != last[left_owner])
-    links = Family(
-        kind="link",
-        label=[f"{a} -> {b}" for a, b in paths.links].__getitem__,
-        size=len(paths.links),
-        rank=_RANK["link"],
-        **_members(len(flows), owner, link, depth, left_owner, left_link),
-    )
     families = [
-        links,
+        Family(
+            kind="link",
+            label=[f"{a} -> {b}" for a, b in paths.links].__getitem__,
+            size=len(paths.links),
+            rank=_RANK["link"],
+            **_members(len(flows), owner, link, depth, left_owner, left_link),
+        ),
         Family(
             kind="node",
             label=names.__getitem__,
@@ -62,10 +61,7 @@ def path_families(
             **_members(len(flows), *nodes, left_owner[through], left_node[through]),
         ),
     ]
-    _, owner = links.entries(np.arange(len(flows)))
-    for key, values, which in _kinds(flows):
-        families.append(_confined(links, key, values, which[owner]))
-    return families
+    return [*families, *_each_alone(families, flows)]
 
 
 def _entered(paths: Paths) -> tuple[Indices, list[str]]:
@@ -106,15 +102,23 @@ def _kinds(flows: npt.NDArray[np.void]) -> Iterator[tuple[str, list[str], Indice
             yield key, [name(int(value)) for value in values], which.astype(np.int64)
 
 
+def _each_alone(families: Sequence[Family], flows: npt.NDArray[np.void]) -> Iterator[Family]:
+    """Yield the families with every candidate in every class, size and IP version alone."""
+    for family, (key, values, which) in itertools.product(families, list(_kinds(flows))):
+        yield _confined(family, key, values, which)
+
+
 def _confined(whole: Family, key: str, values: Sequence[str], which: Indices) -> Family:
-    """Return every link or host in every class, say, alone; `which` has that of each member."""
+    """Return every candidate in every class, say, alone; `which` has that of each flow."""
     many = len(values)
+    if whole.start is not None:
+        which = np.repeat(which, np.diff(whole.start))
     return evolve(
         whole,
         label=lambda c: whole.label(c // many),
         size=whole.size * many,
-        member=whole.member * many + which,
-        handicap=_HANDICAP["confined"],
+        member=whole.member * many + which,  # what is in none, below 0, stays so
+        handicap=whole.handicap + _HANDICAP["confined"],
         confined=lambda c: {key: values[c % many]},
     )
 
@@ -127,14 +131,14 @@ def host_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
         _column("host", destination, _labels(hosts.names, "{} receiving")),
         _either("host", source, destination, _labels(hosts.names, "{}")),
     ]
-    for family, (key, values, which) in itertools.product(families[:], list(_kinds(flows))):
-        _, owner = family.entries(np.arange(len(flows)))
-        families.append(_confined(family, key, values, which[owner]))
-    return families
+    return [*families, *_each_alone(families, flows)]
 
 
 def tag_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
-    """Return hosts, tags of sources, destinations or either, pairs of tags, and what `_kinds` yields."""
+    """Return hosts, tags of sources, destinations or either, pairs of tags, and what `_kinds` yields.
+
+    Tags, too, also in one class, size or IP version alone, as `host_families`.
+    """
     source, destination = flows["source"].astype(np.int64), flows["destination"].astype(np.int64)
     families = host_families(flows, hosts)
     for key in sorted({key for tags in hosts.tags for key in tags}):
@@ -144,9 +148,12 @@ def tag_families(flows: npt.NDArray[np.void], hosts: Hosts) -> list[Family]:
         number = {value: n for n, value in enumerate(values)}
         of_host = np.array([number.get(tags.get(key, ""), -1) for tags in hosts.tags], np.int64)
         a, b = of_host[source], of_host[destination]
-        families.append(_column("tag", a, _labels(values, f"{key} {{}} sending")))
-        families.append(_column("tag", b, _labels(values, f"{key} {{}} receiving")))
-        families.append(_either("tag", a, b, _labels(values, f"{key} {{}}")))
+        tagged = [
+            _column("tag", a, _labels(values, f"{key} {{}} sending")),
+            _column("tag", b, _labels(values, f"{key} {{}} receiving")),
+            _either("tag", a, b, _labels(values, f"{key} {{}}")),
+        ]
+        families += [*tagged, *_each_alone(tagged, flows)]
         families.append(_pairs(key, values, a, b, "->"))
         there_and_back = np.where(a == b, -1, np.minimum(a, b))
         families.append(_pairs(key, values, there_and_back, np.maximum(a, b), "<->"))

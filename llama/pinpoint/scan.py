@@ -47,7 +47,7 @@ class Family:
     #: Whether its candidates have both directions in them: one with flows of a single direction is
     #: that direction's.
     both: bool = False
-    #: What each candidate is confined to, for families of links in one class, size or IP version.
+    #: What each candidate is confined to, for families of one class, size or IP version alone.
     confined: Callable[[int], dict[str, str]] | None = None
 
     def entries(self, flows: Indices) -> tuple[Indices, Indices]:
