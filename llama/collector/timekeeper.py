@@ -238,9 +238,8 @@ class Timekeeper:
             if lag > self.lag_s:
                 self.lag_s = lag
             if lag > LATEST_S:  # probes are skipped; late reading is harmless, the kernel stamps
-                note = (
-                    f"the collector was {float(f'{lag:.1g}'):g} s late"  # few, however often it was
-                )
+                about_s = float(f"{lag:.1g}")  # so that there are few notes, however often it was
+                note = f"the collector was {about_s:g} s late"
                 for track in self.prober.tracks:
                     track.ledger.mark_current(suspect_bit("late_ticks"), note)
         self._last_tick_s = now_s
