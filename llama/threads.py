@@ -6,15 +6,58 @@ it is asked to do is done one after the other, in the order of asking.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from threading import Barrier
+from queue import SimpleQueue
+from threading import Barrier, Thread
 from typing import Any, TypeVar
 
 from twisted.enterprise import adbapi
 from twisted.internet.defer import Deferred, DeferredList
 from twisted.internet.threads import deferToThreadPool
+from twisted.python.failure import Failure
 
 T = TypeVar("T")
+
+
+class DaemonThreads:
+    """Threads that nobody waits for when the process ends; there are as many as were busy at once."""
+
+    def __init__(self, reactor: Any) -> None:
+        self._reactor = reactor
+        self._work: SimpleQueue[tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]]] = (
+            SimpleQueue()
+        )
+        self._threads = self._busy = 0
+
+    def call(self, work: Callable[..., T], *args: Any) -> Deferred[T]:
+        """Call ``work`` in one of them; fails as it does, or with `RuntimeError` if none can be had."""
+        done: Deferred[T] = Deferred()
+        if self._busy == self._threads:
+            try:
+                Thread(target=self._run, daemon=True).start()
+            except RuntimeError:
+                self._reactor.callLater(0, done.errback, Failure())
+                return done
+            self._threads += 1
+        self._busy += 1
+        self._work.put((done, work, args))
+        return done
+
+    def _run(self) -> None:
+        while True:
+            done, work, args = self._work.get()
+            try:
+                result = work(*args)
+            except BaseException:
+                self._reactor.callFromThread(self._end, done.errback, Failure())
+            else:
+                self._reactor.callFromThread(self._end, done.callback, result)
+            del done, work, args
+
+    def _end(self, fire: Callable[[Any], None], result: Any) -> None:
+        self._busy -= 1
+        fire(result)
 
 
 def outlasting(begun: Deferred[T]) -> Deferred[T]:

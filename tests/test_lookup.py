@@ -21,6 +21,7 @@ from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
+from llama import threads
 from llama.collector.names import Names
 from llama.http import client
 from llama.net import lookup
@@ -329,7 +330,7 @@ class ResolverTests(Case):
 
     async def test_no_thread_to_be_had(self) -> None:
         """The name counts as failed, and the next gets its chance."""
-        self.patch(lookup, "Thread", lambda **_: _Unstarted())
+        self.patch(threads, "Thread", lambda **_: _Unstarted())
         asked = [self.ask(name) for name in GOOD]
         for _ in range(10):
             self.reactor.advance(0)

@@ -6,6 +6,7 @@ import errno
 import socket
 import struct
 import time
+from collections.abc import Callable
 from ipaddress import ip_network
 from typing import Any
 
@@ -488,29 +489,25 @@ class MultiHomedTests(ReflectorCase):
             self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
             self.assertEqual(guard.admit_one(*packed_address("192.0.2.1"), 40000, 0.0), 0)
 
-    def test_nobody_is_not_answered(self) -> None:
-        """Who says to have no address has nothing sent to what only this machine can reach."""
+    def not_answered(self, address: str, send: Callable[[bytes, int], None]) -> None:
+        """See that what ``send`` sends to a port of ours is dropped, one by one and in a batch."""
         for batched in (True, False):
             self.batched = batched
-            port = self.listen(self.reflector(), "::")
+            port = self.listen(self.reflector(), address)
             for count in (1, 9):
                 for n in range(count):
-                    spoof6(probe(n), "::", port.getHost().port)
+                    send(probe(n), port.getHost().port)
                 port.doRead()
             self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
             self.assertEqual(port.protocol.tally.answered.total(), 0)
 
+    def test_nobody_is_not_answered(self) -> None:
+        """Who says to have no address has nothing sent to what only this machine can reach."""
+        self.not_answered("::", lambda octets, port: spoof6(octets, "::", port))
+
     def test_nobody_of_ipv4_is_not_answered(self) -> None:
         """As Linux takes it, that comes by broadcast alone; the reply went to loopback all the same."""
-        for batched in (True, False):
-            self.batched = batched
-            port = self.listen(self.reflector(), "0.0.0.0")
-            for count in (1, 9):
-                for n in range(count):
-                    spoof_nobody(probe(n), port.getHost().port)
-                port.doRead()
-            self.assertEqual(dict(port.protocol.tally.dropped), {"not_unicast": 10})
-            self.assertEqual(port.protocol.tally.answered.total(), 0)
+        self.not_answered("0.0.0.0", spoof_nobody)
 
     def test_reply_from_the_address_that_was_asked(self) -> None:
         """Whichever of the host's addresses is asked, the answer comes from it."""

@@ -14,13 +14,10 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from heapq import heappop, heappush
 from ipaddress import ip_address
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any, TypeVar
+from typing import Any
 
 from attrs import Factory, define
 from twisted.internet.address import IPv4Address, IPv6Address
-from twisted.internet.defer import Deferred
 from twisted.internet.interfaces import (
     IAddress,
     IHostnameResolver,
@@ -31,7 +28,7 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 from zope.interface import implementer
 
-T = TypeVar("T")
+from llama.threads import DaemonThreads
 
 #: Look-ups at a time, and beside these, of names that hung when last asked for.
 AT_ONCE, DOUBTFUL_AT_ONCE = 8, 4
@@ -60,46 +57,6 @@ def look_up_apart(reactor: Any) -> None:
     """Let all that uses ``reactor`` look names up by a `Resolver`; may be called again."""
     if not isinstance(reactor.nameResolver, Resolver):
         reactor.installNameResolver(Resolver(reactor))
-
-
-class DaemonThreads:
-    """Threads that nobody waits for when the process ends; there are as many as were busy at once."""
-
-    def __init__(self, reactor: Any) -> None:
-        self._reactor = reactor
-        self._work: SimpleQueue[tuple[Deferred[Any], Callable[..., Any], tuple[Any, ...]]] = (
-            SimpleQueue()
-        )
-        self._threads = self._busy = 0
-
-    def call(self, work: Callable[..., T], *args: Any) -> Deferred[T]:
-        """Call ``work`` in one of them; fails as it does, or with `RuntimeError` if none can be had."""
-        done: Deferred[T] = Deferred()
-        if self._busy == self._threads:
-            try:
-                Thread(target=self._run, daemon=True).start()
-            except RuntimeError:
-                self._reactor.callLater(0, done.errback, Failure())
-                return done
-            self._threads += 1
-        self._busy += 1
-        self._work.put((done, work, args))
-        return done
-
-    def _run(self) -> None:
-        while True:
-            done, work, args = self._work.get()
-            try:
-                result = work(*args)
-            except BaseException:
-                self._reactor.callFromThread(self._end, done.errback, Failure())
-            else:
-                self._reactor.callFromThread(self._end, done.callback, result)
-            del done, work, args
-
-    def _end(self, fire: Callable[[Any], None], result: Any) -> None:
-        self._busy -= 1
-        fire(result)
 
 
 @implementer(IHostResolution)

@@ -11,8 +11,9 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
-from llama.net.lookup import DaemonThreads, is_address
+from llama.net.lookup import is_address
 from llama.printable import printable
+from llama.threads import DaemonThreads
 
 #: Unanswered questions at a time; those beyond are asked when the address is seen again.
 AT_ONCE = 8

@@ -23,7 +23,6 @@ from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.logger import Logger
 
 from llama.http.server import HttpService
-from llama.net.lookup import DaemonThreads
 from llama.pinpoint import api
 from llama.pinpoint.evidence import Thresholds
 from llama.pinpoint.files import append_line, private
@@ -32,6 +31,7 @@ from llama.pinpoint.incidents import Event, Hysteresis, Incidents
 from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.webhook import Webhook
 from llama.pinpoint.windows import KEEP, Measured
+from llama.threads import DaemonThreads
 
 STATE_VERSION = 1
 #: Timeouts of probes are never longer, s: what did not close then closes no more.
