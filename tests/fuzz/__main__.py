@@ -23,7 +23,8 @@ def fuzz(arguments: list[str]) -> None:
     """Run libFuzzer in this process; it does not return."""
     import atheris
 
-    sys.path.append(str(Path(__file__).parent.parent))  # for what the targets share with the tests
+    # What the targets share with the tests.
+    sys.path.append(str(Path(__file__).parent.parent / "support"))
     with atheris.instrument_imports(include=["llama"]):
         import targets
 

@@ -218,7 +218,7 @@ def main() -> None:
             print(why)
             return
         inside = environment(Path(sys.argv[1]).absolute(), python)
-        path = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
+        path = os.pathsep.join((str(ROOT), str(ROOT / "tests" / "support")))
         done = subprocess.run([inside, __file__], env=os.environ | {"PYTHONPATH": path})
         sys.exit(done.returncode)
     print("lowest versions:", ", ".join(bounds()))

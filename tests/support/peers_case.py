@@ -20,7 +20,7 @@ from llama.collector.service import ProbingService
 from llama.config import CollectorConfig, ReflectorConfig
 from llama.reflector.service import PortService
 
-PEERS = Path(__file__).parent / "peers"
+PEERS = Path(__file__).parent.parent / "peers"
 
 
 class _Running(ProcessProtocol):

@@ -14,7 +14,7 @@ from servers import free_port
 from services import Collector, Service, configuration, until
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-PAGE = Path(__file__).parent.parent / "docs" / "deployment.rst"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "deployment.rst"
 PROGRAM = Path(sys.executable).parent / "twistd"
 
 

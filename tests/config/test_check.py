@@ -27,7 +27,7 @@ from llama.config.urls import NO_TLS
 from llama.http.client import explain
 from llama.pinpoint.answers import MOST_TAGS
 
-TESTDATA = Path(__file__).parent / "testdata"
+TESTDATA = Path(__file__).parent.parent / "testdata"
 
 #: A machine as it comes.
 STOCK = {

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parent.parent / "golden"
 KEY = b"0123456789abcdef0123456789abcdef"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.hex"))
 SLOT = 512  # octets of an arena's rows

@@ -21,7 +21,7 @@ from web_data import standard_fleet
 from llama.interfaces import Point
 from llama.scraper.writers.line_protocol import lines
 
-ETC = Path(__file__).parent.parent / "etc"
+ETC = Path(__file__).parent.parent.parent / "etc"
 END_S = time.time() // 60 * 60 - 60
 START_S = END_S - 1260
 #: What belongs to the services themselves, as each of them exposes it.

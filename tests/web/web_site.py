@@ -23,7 +23,7 @@ from llama.interfaces import Point
 from llama.scraper.writers import sqlite as writer
 from llama.scraper.writers import sqlite_schema as schema
 
-OUTPUT = Path(__file__).parent.parent / "test-output"
+OUTPUT = Path(__file__).parent.parent.parent / "test-output"
 CHROMIUM = "/usr/bin/chromium"
 _ARGUMENTS = (
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run",

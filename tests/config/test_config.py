@@ -13,7 +13,7 @@ from llama import config
 from llama.config import detect
 from llama.config.offered import offered, offered_to, share_of_rate
 
-TESTDATA = Path(__file__).parent / "testdata"
+TESTDATA = Path(__file__).parent.parent / "testdata"
 
 
 class ConfigCase(SynchronousTestCase):

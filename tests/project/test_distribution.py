@@ -7,7 +7,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 #: What setuptools takes along unasked, and what is of use in a repository alone.
 UNASKED = {"LICENSE", "MANIFEST.in", "README.rst", "pyproject.toml", "setup.py"}
 OF_THE_REPOSITORY = {".gitignore"}

@@ -15,7 +15,7 @@ from llama.config.probes import KINDS
 from llama.config.tree import Document, KeySpec, WrongError
 from llama.scraper.writers import make_writer, makers
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 ETC = ROOT / "etc"
 
 #: What a file of each service can have, section by section.

@@ -15,7 +15,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from web_counters import Prometheus, exposed
 from web_data import standard_fleet
 
-DOCUMENT = Path(__file__).parent.parent / "docs" / "pinpointing.rst"
+DOCUMENT = Path(__file__).parent.parent.parent / "docs" / "pinpointing.rst"
 RACKS = {"db13": "r9", "db14": "r9", "web1": "r7", "web2": "r7", "app1": "r8", "app2": "r8"}
 FLOWS, SENT = 16, 1600
 

@@ -23,7 +23,7 @@ from twisted.internet import reactor
 from twisted.internet.task import LoopingCall, deferLater
 from twisted.web.server import Site
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def twistd(*arguments: str) -> list[str]:

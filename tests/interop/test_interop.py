@@ -21,7 +21,7 @@ while True:
 def interop(*arguments: str) -> subprocess.CompletedProcess[str]:
     """Run the program to its end."""
     return subprocess.run(
-        [sys.executable, HERE / "interop", *arguments], capture_output=True, text=True, timeout=110
+        [sys.executable, HERE, *arguments], capture_output=True, text=True, timeout=110
     )
 
 
@@ -36,7 +36,7 @@ class InteropTests(SynchronousTestCase):
         done = interop(
             f"reflector:llama-go={{python}} {echo} {{port}}",
             "reflector:stamp={python} -c pass",
-            f"sender:scapy={{python}} {HERE / 'peers' / 'sender.py'} '{want}'",
+            f"sender:scapy={{python}} {HERE.parent / 'peers' / 'sender.py'} '{want}'",
         )
         self.assertEqual(1, done.returncode, done.stderr)
         _, reflector, ended, sender = done.stdout.splitlines()

@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
-from twisted.trial.unittest import SynchronousTestCase
-from wire_packets import NAMES, golden
-
-sys.path.insert(0, str(Path(__file__).parent / "fuzz"))
-
 import corpus
 from targets import TARGETS
+from twisted.trial.unittest import SynchronousTestCase
+from wire_packets import NAMES, golden
 
 
 class CorpusTests(SynchronousTestCase):

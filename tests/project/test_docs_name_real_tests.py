@@ -9,7 +9,7 @@ from pathlib import Path
 
 from twisted.trial.unittest import SynchronousTestCase
 
-TESTS = Path(__file__).parent
+TESTS = Path(__file__).parent.parent
 DOCS = TESTS.parent / "docs"
 NAME = re.compile(r"``(test_\w+)\.(\w+)\.(test_\w+)``")
 
@@ -33,9 +33,9 @@ class NamedTests(SynchronousTestCase):
         found = 0
         for document in DOCS.glob("*.rst"):
             for module, case, method in NAME.findall(document.read_text()):
-                path = TESTS / f"{module}.py"
-                self.assertTrue(path.exists(), f"{document.name}: {path.name}")
-                known = methods(path).get(case, ())
+                paths = list(TESTS.glob(f"*/{module}.py"))
+                self.assertEqual(len(paths), 1, f"{document.name}: {module}")
+                known = methods(paths[0]).get(case, ())
                 self.assertIn(method, known, f"{document.name}: {module}.{case}")
                 found += 1
         self.assertGreater(found, 40)

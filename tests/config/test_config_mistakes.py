@@ -16,7 +16,7 @@ from llama import config
 from llama.config.sections import MOST_CHARACTERS, MOST_TAGS
 from llama.pinpoint import answers
 
-TESTDATA = Path(__file__).parent / "testdata"
+TESTDATA = Path(__file__).parent.parent / "testdata"
 INVALID = sorted(path.name for path in TESTDATA.glob("invalid-*.yaml"))
 VALID = ("simple.yaml", "full.yaml", "extended.yaml")
 _EXPECT = re.compile(r"# expect: (\d+): (.*)")

@@ -798,7 +798,7 @@ class Service(TestCase):
         _, suspects = yield self.get(service, "/suspects")
         self.assertEqual([s["key"] for s in suspects["suspects"]], ["node spine2"])
         self.assertEqual(suspects["flows"], 30 * 12)
-        page = (Path(__file__).parent.parent / "docs" / "pinpointing.rst").read_text("utf-8")
+        page = (Path(__file__).parent.parent.parent / "docs" / "pinpointing.rst").read_text("utf-8")
         for name in {*suspects, *suspects["suspects"][0]}:
             self.assertIn(f"``{name}``", page)
         yield self.judged(service, bad)

@@ -208,7 +208,7 @@ class DocumentedTest(ApiCase):
 
     async def test_members(self) -> None:
         """Every member of every answer stands in the manual."""
-        text = (Path(__file__).parent.parent / "docs" / "api.rst").read_text()
+        text = (Path(__file__).parent.parent.parent / "docs" / "api.rst").read_text()
         named = set(re.findall(r'"(\w+)":|``(\w+)``', text))
         known = {one or other for one, other in named}
 
@@ -234,7 +234,7 @@ class DocumentedTest(ApiCase):
 
     async def test_metrics(self) -> None:
         """Every metric is named in both manuals."""
-        docs = Path(__file__).parent.parent / "docs"
+        docs = Path(__file__).parent.parent.parent / "docs"
         for metric in (await self.api("dimensions"))["metrics"]:
             self.assertIn(f"``{metric['name']}``", (docs / "api.rst").read_text())
             title = metric["title"].replace("RTT p90", "RTT p50, p90").replace("RTT p99", "p99")

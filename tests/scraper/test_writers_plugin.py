@@ -22,7 +22,7 @@ from llama.config import ScraperConfig, WriterConfig
 from llama.interfaces import ITimeSeriesWriter, ITimeSeriesWriterMaker
 from llama.scraper.writers import WriterConfigError, make_writers, makers
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 OPTIONS = {
     "influxdb": {"database": "x"}, "influxdb2": {"bucket": "x"}, "victoriametrics": {},
     "sqlite": {"path": "x"}, "file": {"path": "x"},

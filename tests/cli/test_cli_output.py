@@ -10,7 +10,7 @@ from pathlib import Path
 from services import BIN
 from twisted.trial.unittest import SynchronousTestCase
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parent.parent.parent
 NOBODY = ("send", "127.0.0.1:9", "-c", "1", "-W", "0.05")  # one sample or none is a dash
 COMMANDS = (
     (NOBODY, 1),
