@@ -269,11 +269,19 @@ class DiskSpool(Holder):
         try:
             await self._run(self._here(lambda cursor: file.acknowledge(cursor, noting, shrink)))
         except BaseException as error:
-            if self._renewals == renewals:
-                self._unnoted = noting + self._unnoted
+            self._note_later(noting, renewals)
             if not isinstance(error, (sqlite3.Error, OSError)):
                 raise
             self.trouble = self.trouble or file.explain(error, self._path)
+
+    def _note_later(self, pairs: Iterable[tuple[int, str]], renewals: int) -> None:
+        """Have what could not be noted be noted with the next acknowledgement.
+
+        ``pairs`` are numbers of chunks in the file that there was after so many ``renewals``, and
+        writers that they wait for no more. In another file those numbers are other chunks'.
+        """
+        if self._renewals == renewals:
+            self._unnoted += pairs
 
     def set_writers(self, writers: Collection[str]) -> Deferred[None]:
         """Change the writers that chunks wait for; what no remaining one lacks is dropped."""
@@ -290,11 +298,11 @@ class DiskSpool(Holder):
         for chunk in self.chunks.values():
             gone += [(chunk.number, writer) for writer in chunk.waiting - self._writers]
             chunk.waiting &= self._writers
-        writers = set(self._writers)
+        writers, renewals = set(self._writers), self._renewals
         try:
             await self._run(lambda cursor: file.keep_writers(cursor, writers))
         except (sqlite3.Error, OSError) as error:
-            self._unnoted += gone
+            self._note_later(gone, renewals)
             self.trouble = self.trouble or file.explain(error, self._path)
 
     def expire(self) -> Deferred[None]:
@@ -319,11 +327,13 @@ class DiskSpool(Holder):
         if not chunks:
             return
         self._forget(reason, chunks)
+        renewals = self._renewals
         try:
             numbers = [chunk.number for chunk in chunks]
             await self._run(self._here(lambda cursor: file.delete(cursor, numbers)))
         except (sqlite3.Error, OSError):
-            self._unnoted += [(c.number, writer) for c in chunks for writer in c.waiting]
+            waiting = ((chunk.number, writer) for chunk in chunks for writer in chunk.waiting)
+            self._note_later(waiting, renewals)
 
     def _forget(self, reason: str, chunks: Iterable[Chunk]) -> None:
         for chunk in chunks:

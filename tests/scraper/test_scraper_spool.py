@@ -822,6 +822,26 @@ class DiskSpoolTests(Contract, TestCase):
         self.assertEqual(os.listdir(self.directory), [self.path.name])
         self.assertEqual(self.on_disk(), (theirs, [(n, w) for n in theirs for w in "ab"]))
 
+    async def test_too_old_while_damaged(self) -> None:
+        """What is dropped as too old from a damaged file is not dropped from the one in its place."""
+        other, theirs = await self.another()
+        spool = await self.opened()
+        found: list[Chunk] = []
+        spool.found = found.extend
+        [old] = await put(spool, "http://c", Taken("1"), some_points(4), NOW)
+        self.assertEqual(old.number, theirs[0])
+        self.passed_s += 3601
+        there = self.in_the_way()
+        with failing(spool_file, "delete", damage()):
+            await spool.expire()
+        self.assertIn("cannot be set aside", spool.trouble or "")
+        os.replace(other, self.path)
+        there.rmdir()
+        spool._pause.cancel()
+        await until(lambda: found, "what the other holds")
+        await spool.close()
+        self.assertEqual(self.on_disk(), (theirs, [(n, w) for n in theirs for w in "ab"]))
+
     async def test_locked(self) -> None:
         """A file that another scraper has is waited for, not shared and not set aside."""
         first = await self.opened()
