@@ -28,6 +28,8 @@ MOST_FLOWS = 10_000
 MOST_VALUES = 100 * MOST_FLOWS
 #: Collectors asked for their name at once.
 AT_ONCE = 16
+#: Seconds after which they are asked again: a host may have another name by then.
+NAMES_HOLD_S = 60.0
 
 
 class UnknownCollectorError(Exception):
@@ -76,6 +78,7 @@ class CollectorFlows:
         self._timeout_s = timeout_s
         self._headers = authorization(token)
         self._names: dict[str, str] = {}  # URL: the source it probes from
+        self._names_since_s = reactor.seconds()  # when all of them were forgotten
         self._pool = connection_pool(reactor)
         try:
             self._agent = agent_of(reactor, self._pool, timeout_s, ca_file)
@@ -132,6 +135,7 @@ class CollectorFlows:
         latest = max(newest["intervals"], key=lambda each: int(each["close_number"]))
         length_s = time_s(latest["end"]) - time_s(latest["start"])
         number, end_s = int(latest["close_number"]), time_s(latest["end"])
+        at_s = min(at_s, end_s)  # what came later is not closed yet
         for _ in range(4):  # some windows close as several intervals: count again from there
             steps = int((end_s - at_s) // length_s)
             if steps == 0:
@@ -145,6 +149,10 @@ class CollectorFlows:
 
     async def _url_of(self, src: str) -> str:
         """Return the URL of the collector that probes from ``src``; raises if there is none."""
+        now_s = self._reactor.seconds()
+        if now_s - self._names_since_s >= NAMES_HOLD_S:
+            self._names.clear()
+            self._names_since_s = now_s
         for url, name in self._names.items():
             if name == src:
                 return url

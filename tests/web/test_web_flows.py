@@ -18,6 +18,7 @@ from llama.collector.answers.api import CollectorApi
 from llama.collector.answers.history import History
 from llama.http.server import HttpService
 from llama.testing import closed_interval, pair
+from llama.web import flows as web_flows
 from llama.web.flows import CollectorFlows
 from llama.web.store import StoreError, TooMuchError
 
@@ -74,6 +75,12 @@ class FlowsTest(ApiCase):
         self.assertEqual(answer.code, 404)
         self.assertIn("does not hold flows of that time any more", answer.json()["error"])
 
+    async def test_not_closed_yet(self) -> None:
+        """Of a time after the newest interval, that one is told, as long as no later one is closed."""
+        for passed_s in (10, 50):
+            said = await self.api("flows", src="lax1", dst="iad2", at=END_S + passed_s)
+            self.assertEqual(said["time"], END_S)
+
     async def test_unknown(self) -> None:
         """A source without a collector is said with what to do about it."""
         answer = await self.get(f"/api/v1/flows?src={quote(NASTY_HOST)}&dst=iad2")
@@ -110,6 +117,15 @@ class StrangeTest(TestCase):
         asked = CollectorFlows(reactor, [url])
         self.addCleanup(asked.stop)
         return server, asked, url
+
+    async def test_renamed(self) -> None:
+        """A collector whose host has another name by now is found by that, whoever asked before."""
+        self.patch(web_flows, "NAMES_HOLD_S", 0.0)
+        server, asked, _ = self.asking()
+        for name in ("old", "new", "old"):
+            server.said = {"src_hostname": name, "flows": [], "intervals": []}
+            said = await asked.flows(name, "b", {}, None)
+            self.assertEqual(said["src"], name)
 
     async def test_strange_answers(self) -> None:
         """Whatever a collector answers, it is told as that collector's."""
