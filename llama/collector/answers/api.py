@@ -285,7 +285,6 @@ class CollectorApi:
     def _flows(self, request: Any) -> Generator[Deferred[Any], Any, None]:
         query = FlowQuery.read(Query(request))
         if query.close_number is not None and self._numbered(query.close_number) is None:
-            request.setHeader("Content-Type", JSON)
             held = [one.closed.close_number for one in self._history.held]
             span = f"{held[0]} to {held[-1]} are" if held else "none is"
             request.write(
