@@ -26,7 +26,6 @@ from zope.interface import implementer
 
 from llama.config import endpoint
 from llama.http.host import HOST, cannot_be_rebound, is_local
-from llama.http.host import asked_by_this_machine as asked_by_this_machine
 from llama.http.refused import clear_left_behind, explain
 from llama.http.renewed import keep_renewed
 from llama.http.site import HttpSite
