@@ -16,6 +16,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector import joining
+from llama.collector.closer import MOST_TRIES
 from llama.collector.intervals import closing
 from llama.collector.intervals.ledger import FORGED, RECEIVED, STAMPED
 from llama.collector.intervals.replies import UNKNOWN_DSCP
@@ -27,7 +28,6 @@ from llama.collector.probing.plan import Group, cap_factor, chosen_addresses, ma
 from llama.collector.probing.probers import Probers
 from llama.collector.probing.schedule import LATEST_S, Schedule
 from llama.collector.probing.sockets import SMALLEST_ROOM
-from llama.collector.timekeeper import MOST_TRIES
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.net import mmsg
 from llama.reflector.guard import ADMITTED, TOTAL_RATE, Guard
@@ -687,13 +687,13 @@ class DrainTests(TimekeeperCase):
         self.newest(1)
         before = len(self.closed)
         early = []
-        close = self.timekeeper._close
+        close = self.timekeeper.closer.close
 
-        def closes(due: Any) -> Any:
-            early.extend(i for _, i in due if i.due > time.monotonic())
-            return close(due)
+        def closes(window: Any) -> None:
+            early.extend(i for _, i in window if i.due > time.monotonic())
+            close(window)
 
-        self.patch(self.timekeeper, "_close", closes)
+        self.patch(self.timekeeper.closer, "close", closes)
 
         def waits() -> bool:
             for interval in self.prober.tracks[1].ledger.open_intervals():
@@ -711,7 +711,7 @@ class DrainTests(TimekeeperCase):
         self.timekeeper.use([self.group(pair("127.0.0.1", self.number))])
         self.newest(1)
         failing = self.patch(closing, "_close_pairs", lambda *_: 1 // 0)
-        self.run_until(lambda: self.timekeeper.unclosed > 0)
+        self.run_until(lambda: self.timekeeper.closer.unclosed > 0)
         failing.restore()
         self.assertEqual(len(self.flushLoggedErrors(ZeroDivisionError)), MOST_TRIES)
         before = self.closed[-1]
@@ -743,7 +743,7 @@ class DrainTests(TimekeeperCase):
             self.assertEqual(len(interval.pairs), 2)
             self.assertGreater(interval.pair_stats["received"].min(), 0)
             self.assertEqual(interval.pair_stats["lost"].sum(), 0)
-        self.assertEqual(self.timekeeper.unclosed, 0)
+        self.assertEqual(self.timekeeper.closer.unclosed, 0)
 
 
 class StayingTests(TimekeeperCase):
