@@ -162,22 +162,28 @@ class CollectorFlows:
             key=lambda url: (urlsplit(url).hostname or "").partition(".")[0] != short,
         )
         todo = [url for url in likely if url not in self._names]
+        problem = ""
         while todo:
             some, todo = todo[:AT_ONCE], todo[AT_ONCE:]
-            await DeferredList(
+            told: list[tuple[bool, Any]] = await DeferredList(
                 [Deferred.fromCoroutine(self._learn(url)) for url in some], consumeErrors=True
             )
-            for url in some:
-                if self._names.get(url) == src:
+            for url, (answered, name) in zip(some, told, strict=True):
+                if answered and name == src:
                     return url
+                if not answered and not problem and name.check(StoreError):
+                    problem = f"; {name.value}"
         raise UnknownCollectorError(
             f"no collector that answers probes from {src!r}: see `collectors` in the web "
-            "configuration"
+            f"configuration{problem}"
         )
 
-    async def _learn(self, url: str) -> None:
+    async def _learn(self, url: str) -> str:
+        """Return the source that a collector probes from, and know it from now on."""
         answer = await self._get(url, {"limit": "1"})
-        self._names[url] = answer["src_hostname"]
+        name: str = answer["src_hostname"]
+        self._names[url] = name
+        return name
 
     async def _get(self, url: str, query: Mapping[str, str]) -> dict[str, Any]:
         try:

@@ -88,10 +88,11 @@ class FlowsTest(ApiCase):
         self.assertIn("see `collectors` in the web configuration", answer.json()["error"])
 
     async def test_wrong_token(self) -> None:
-        """A collector that turns us away is as good as none."""
+        """A collector that turns us away is as good as none, but for what it says."""
         self.start(self.store, collectors=tuple(self.urls), collector_token="wrong")
         answer = await self.get("/api/v1/flows?src=lax1&dst=iad2")
         self.assertEqual(answer.code, 404)
+        self.assertRegex(answer.json()["error"], "no collector that answers .*: HTTP 401")
 
 
 class Saying(Resource):
