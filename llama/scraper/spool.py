@@ -292,13 +292,16 @@ class DiskSpool(Holder):
         await self._adding.run(self._keep_writers)
 
     async def _keep_writers(self) -> None:
-        orphans = [c for c in self.chunks.values() if not c.waiting & self._writers]
-        await self._drop("writer_removed", orphans)
-        gone = []
-        for chunk in self.chunks.values():
-            gone += [(chunk.number, writer) for writer in chunk.waiting - self._writers]
-            chunk.waiting &= self._writers
+        """Have chunks wait for no writer that is gone: in memory at once, then on disk."""
         writers, renewals = set(self._writers), self._renewals
+        orphans, gone = [], []
+        for chunk in self.chunks.values():
+            if chunk.waiting & writers:
+                gone += [(chunk.number, writer) for writer in chunk.waiting - writers]
+                chunk.waiting &= writers
+            else:
+                orphans.append(chunk)
+        await self._drop("writer_removed", orphans)
         try:
             await self._run(lambda cursor: file.keep_writers(cursor, writers))
         except (sqlite3.Error, OSError) as error:
@@ -406,8 +409,10 @@ class DiskSpool(Holder):
                 problem=str(error),
             )
         await self._open(None if moved else str(error))
-        if self.chunks:
+        if self.chunks:  # of a file that others may have written, for writers of theirs
+            keeping = Deferred.fromCoroutine(self._keep_writers())
             self.found(list(self.chunks.values()))
+            await keeping
 
     def _set_aside(self, why: str) -> None:
         """Rename a damaged file, so that a new one can be begun, and say so."""

@@ -425,6 +425,26 @@ class DamagedTests(DiskCase):
         await spool.close()
         self.assertEqual(self.on_disk(), (theirs, [(n, w) for n in theirs for w in "ab"]))
 
+    async def test_replaced_by_one_for_others(self) -> None:
+        """Of what is in a spool that takes the place of another, no removed writer is waited for."""
+        other, theirs = await self.another()
+        with sqlite3.connect(other) as db:
+            db.execute("UPDATE waiting SET writer = 'gone' WHERE writer = 'b'")
+            db.execute("DELETE FROM waiting WHERE writer = 'a' AND chunk = ?", theirs[:1])
+        db.close()
+        spool = await self.opened()
+        found: list[Chunk] = []
+        spool.found = found.extend
+        os.replace(other, self.path)
+        with self.assertRaises(NotStoredError):
+            await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        self.assertEqual([(chunk.number, chunk.waiting) for chunk in found], [(theirs[1], {"a"})])
+        self.assertEqual(found, list(spool.chunks.values()))
+        [(reason, chunk)] = self.dropped
+        self.assertEqual((reason, chunk.number), ("writer_removed", theirs[0]))
+        await spool.close()
+        self.assertEqual(self.on_disk(), (theirs[1:], [(theirs[1], "a")]))
+
     async def test_damaged_by_replacing(self) -> None:
         """Where a file seems damaged since another has taken its place, that one is not touched."""
         other, theirs = await self.another()
