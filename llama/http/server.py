@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import math
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -156,6 +157,19 @@ class Query:
         if not low <= number <= high:
             raise unexpected(name, text, f"{low} to {high}")
         return number
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return a finite number between ``low`` and ``high``; None if it is absent."""
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise unexpected(name, text, f"a number from {low:g} to {high:g}")
+        return value
 
     def flag(self, name: str) -> bool:
         """Return whether the parameter is ``1``; without it, or with ``0``, it is not."""

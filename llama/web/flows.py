@@ -106,10 +106,9 @@ class CollectorFlows:
         query = {"target": dst, "limit": str(MOST_FLOWS)}
         if "class" in where:
             query["class"] = where["class"]
-        if at_s is None or at_s >= self._unix_time_s():
-            answer = await self._get(url, query)
-        else:
-            answer = await self._get_past(url, query, at_s)
+        if at_s is not None and at_s < self._unix_time_s():
+            query["at"] = f"{at_s:.6f}"
+        answer = await self._get(url, query)
         if answer["src_hostname"] != src:
             self._names.clear()  # somebody else has taken the address
             raise UnknownCollectorError(f"{url}: probes from {answer['src_hostname']!r} by now")
@@ -126,26 +125,6 @@ class CollectorFlows:
             "next": None if answer.get("next_offset") is None else str(answer["next_offset"]),
             "flows": [_flow(row) for row in rows],
         }
-
-    async def _get_past(self, url: str, query: dict[str, str], at_s: float) -> dict[str, Any]:
-        """Return the flows of the interval that ends at a time, counting back from the newest."""
-        newest = await self._get(url, {**query, "limit": "1"})
-        if not newest["intervals"]:
-            raise UnknownCollectorError(f"{url}: holds no interval yet")
-        latest = max(newest["intervals"], key=lambda each: int(each["close_number"]))
-        length_s = time_s(latest["end"]) - time_s(latest["start"])
-        number, end_s = int(latest["close_number"]), time_s(latest["end"])
-        at_s = min(at_s, end_s)  # what came later is not closed yet
-        for _ in range(4):  # some windows close as several intervals: count again from there
-            steps = int((end_s - at_s) // length_s)
-            if steps == 0:
-                return await self._get(url, {**query, "close_number": str(number)})
-            number -= steps
-            if number < 1:
-                break
-            there = await self._get(url, {**query, "limit": "1", "close_number": str(number)})
-            end_s = time_s(there["intervals"][0]["end"])
-        raise UnknownCollectorError(f"{url}: does not hold flows of that time any more")
 
     async def _url_of(self, src: str) -> str:
         """Return the URL of the collector that probes from ``src``; raises if there is none."""
