@@ -322,10 +322,10 @@ class TimekeeperTests(TimekeeperCase):
         self.timekeeper.use([self.group(pair("127.0.0.2", number), pair("127.0.0.1", 9))])
         self.run_until(answer)
         row = self.closed[-1].pair_stats[0]
-        self.assertEqual((row["received"], row["suspect"]), (0, 0))
-        self.assertEqual(
+        self.assertEqual(row["received"], 0)
+        self.assertIn(
+            f"127.0.0.1 port {number} answered probes that were sent to another address or port",
             self.closed[-1].notes,
-            (f"127.0.0.1 port {number} answered probes that were sent to another address or port",),
         )
         self.prober.drain()
         self.assertEqual(self.prober.strangers, echoes)
