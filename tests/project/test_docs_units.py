@@ -14,6 +14,8 @@ from servers import free_port
 from services import BIN, Collector, Service, configuration, until
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
 
+from llama.config import CollectorConfig, ScraperConfig, WebConfig, load
+
 ROOT = Path(__file__).parent.parent.parent
 PAGE = ROOT / "docs" / "deployment.rst"
 SYSTEMD = ROOT / "etc" / "systemd"
@@ -94,6 +96,24 @@ class ConfinedTests(SynchronousTestCase):
     def without_clock(self) -> str:
         """The unit without the system calls that are allowed for the clock."""
         return self.unit.replace(" adjtimex clock_adjtime\n", "\n")
+
+
+class FileTests(SynchronousTestCase):
+    def test_load(self) -> None:
+        """The files that the page has are right, and what they are to be."""
+        page = PAGE.read_text(encoding="utf-8")
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        (directory / "api.token").touch(mode=0o600)
+        (directory / "api.token").write_text("secret\n")
+        kinds = []
+        for number, text in enumerate(
+            re.findall(r"::\n\n((?:    [\w-]+:.*\n(?:    .*\n)*))", page)
+        ):
+            path = directory / f"{number}.yaml"
+            path.write_text(re.sub("(?m)^    ", "", text))
+            kinds.append(type(load(str(path))))
+        self.assertEqual(kinds, [CollectorConfig, ScraperConfig, WebConfig, CollectorConfig])
 
 
 class UnitTests(SynchronousTestCase):
