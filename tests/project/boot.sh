@@ -2,18 +2,19 @@
 # it, so that nothing it does reaches the machine. LLAMA is in /opt/llama there, the checkout that it is of at
 # /path/to/llama, and no service of the machine is enabled. As root:
 #
-#   unshare --mount sh -e boot.sh DIRECTORY GROUP CHECKOUT VENV PYTHON
+#   unshare --mount sh boot.sh DIRECTORY GROUP CHECKOUT VENV PYTHON
 #
 # GROUP is the control group to be made for it, VENV the environment that has LLAMA and what it needs, and PYTHON
 # the program that it is of, no link to that.
-directory=$1 group=$2 checkout=$3 venv=$4 python=$5 inside=$6
+set -eu
+directory=$1 group=$2 checkout=$3 venv=$4 python=$5 inside=${6-}
 
 if [ -z "$inside" ]; then
     mount -t cgroup2 none "$directory"
     mkdir "$directory/$group"
     echo $$ >"$directory/$group/cgroup.procs"
     umount "$directory"
-    exec unshare --cgroup --mount --pid --net --uts --ipc --fork --kill-child sh -e "$0" "$@" inside
+    exec unshare --cgroup --mount --pid --net --uts --ipc --fork --kill-child sh "$0" "$@" inside
 fi
 
 mount -t tmpfs none "$directory"

@@ -35,7 +35,7 @@ class Machine:
         self._place.mkdir()
         with open(self.log, "wb") as log:
             self._process = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-e", BOOT, self._place, self._group, ROOT, sys.prefix,
+                ["unshare", "--mount", "sh", BOOT, self._place, self._group, ROOT, sys.prefix,
                  Path(sys.executable).resolve()],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=die_with_parent,
             )  # fmt: skip
