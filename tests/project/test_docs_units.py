@@ -99,21 +99,39 @@ class ConfinedTests(SynchronousTestCase):
 
 
 class FileTests(SynchronousTestCase):
-    def test_load(self) -> None:
-        """The files that the page has are right, and what they are to be."""
+    """The files that the page has are right."""
+
+    def setUp(self) -> None:
+        """Write them, and the token that one of them names."""
         page = PAGE.read_text(encoding="utf-8")
         directory = Path(self.mktemp())
         directory.mkdir()
-        (directory / "api.token").touch(mode=0o600)
-        (directory / "api.token").write_text("secret\n")
-        kinds = []
-        for number, text in enumerate(
-            re.findall(r"::\n\n((?:    [\w-]+:.*\n(?:    .*\n)*))", page)
-        ):
-            path = directory / f"{number}.yaml"
-            path.write_text(re.sub("(?m)^    ", "", text))
-            kinds.append(type(load(str(path))))
+        token = directory / "api.token"
+        token.touch(mode=0o600)
+        token.write_text("secret\n")
+        self.paths = []
+        for text in re.findall(r"::\n\n((?:    [\w-]+:.*\n(?:    .*\n)*))", page):
+            self.paths.append(directory / f"{len(self.paths)}.yaml")
+            text = re.sub("(?m)^    ", "", text).replace("/path/to/llama", str(ROOT))
+            self.paths[-1].write_text(text)
+
+    def test_load(self) -> None:
+        """Ours are what they are to be."""
+        kinds = [type(load(str(path))) for path in self.paths[:-1]]
         self.assertEqual(kinds, [CollectorConfig, ScraperConfig, WebConfig, CollectorConfig])
+
+    def test_prometheus(self) -> None:
+        """Prometheus takes its own, and asks as the rules expect it."""
+        if shutil.which("promtool") is None:
+            raise SkipTest("needs promtool: apt install prometheus")
+        path = self.paths[-1]
+        done = subprocess.run(
+            ["promtool", "check", "config", path], capture_output=True, text=True, timeout=60
+        )
+        self.assertEqual(done.returncode, 0, done.stderr)
+        rules = (ROOT / "etc" / "prometheus-alerts.yaml").read_text()
+        expected = set(re.findall(r'job="([\w-]+)"', rules))
+        self.assertEqual(set(re.findall(r"job_name: (\S+)", path.read_text())), expected)
 
 
 class UnitTests(SynchronousTestCase):
