@@ -12,6 +12,7 @@ from simulated_collectors import INTERVAL_S, Collectors
 from twisted.internet import endpoints, reactor
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.internet.task import Clock, deferLater
+from twisted.logger import LogLevel, globalLogPublisher
 from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -73,7 +74,13 @@ class Service(TestCase):
 
     @inlineCallbacks
     def test_from_fault_to_incident_to_recovery(self):
-        """A fault becomes a suspect, an incident that is served and recorded, and ends."""
+        """A fault becomes a suspect, an incident that is served and recorded, and ends.
+
+        The log warns of it, and tells its end.
+        """
+        logged = []
+        globalLogPublisher.addObserver(logged.append)
+        self.addCleanup(globalLogPublisher.removeObserver, logged.append)
         record = Path(self.mktemp())
         service = yield self.service(record=record)
         bad = fault(kind="silent", on="spine2", percent=40)
@@ -97,6 +104,8 @@ class Service(TestCase):
         lines = [json.loads(line) for line in record.read_text().splitlines()]
         events = [event["event"] for line in lines for event in line["events"]]
         self.assertEqual(events, ["opened", "recovered"])
+        told = [(line["event"], line["log_level"]) for line in logged if "event" in line]
+        self.assertEqual(told, [("opened", LogLevel.warn), ("recovered", LogLevel.info)])
 
     @inlineCallbacks
     def judging(self):
