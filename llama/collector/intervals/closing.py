@@ -65,6 +65,7 @@ def close(
     """
     assert interval.end is not None
     figures = Figures(book, interval)
+    interval.told = 0
     span = (interval.end - interval.first).astype(np.int64)
     widest = int(span.max(initial=0))
     # So many flows at a time: those of some pairs, or of a part of one.
@@ -80,6 +81,7 @@ def close(
             yield
             last = min(first + flows, end * book.ports)
             parts.append(_close_flows(book, interval, figures, first, last, clock_error_ns))
+            interval.told = last
         if len(parts) > 1:
             yield
         slice_bins, slice_counts, per_pair = _close_pairs(book, interval, figures, pair, end, parts)

@@ -379,10 +379,13 @@ class Ledger(Windows):
         self.doubted &= (self.doubt_sequence - start).astype(np.int32) >= 0
 
     def _late(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> None:
-        """Count late replies whose interval has closed already with the current one."""
+        """Count late replies whose interval, or flow there, has closed already with the next one."""
         oldest = self.open_intervals()[:1]
         for interval in oldest:
-            behind = (sequence - interval.first[flows]).astype(np.int32) < 0
+            first = interval.first[flows]
+            if interval.told and interval.end is not None:
+                first = np.where(flows < interval.told, interval.end[flows], first)
+            behind = (sequence - first).astype(np.int32) < 0
             if behind.any():
                 self.late_after_close.append(flows[behind])
                 # It was numbered after the reply that the next directions start from, perhaps.
