@@ -58,6 +58,11 @@ LONG_WAIT_NS = 1_000_000
 SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 #: Noted of an interval in which replies came to what was not sent.
 FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
+#: Likewise, where those may have been probes of ours that are not on record any more.
+FORGOTTEN = (
+    "replies came so late that their probes were forgotten: the direction of what was lost then is"
+    " unknown"
+)
 #: Noted of one in which replies were late that their reflector had held.
 HELD = (
     "a reflector held probes until their time was over, some of them maybe of an earlier interval"
@@ -296,7 +301,7 @@ class Ledger(Windows):
         fresh = genuine & ((known & (RECEIVED | LATE)) == 0)
         if not fresh.all():
             if not genuine.all():
-                self.doubt(replies.flow[~genuine])
+                self.doubt_strange(replies.flow[~genuine], replies.sequence[~genuine])
                 self.strangers += int(np.count_nonzero(~genuine))
             again = genuine & ~fresh
             if again.any():
@@ -358,6 +363,14 @@ class Ledger(Windows):
         With the same number it was the reply that was duplicated, which nobody counts.
         """
         self.flags[cells[number != before]] |= DOUBTED
+
+    def doubt_strange(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> None:
+        """Note that the reflectors of some flows answered what is not on record, numbered so."""
+        self.settle()
+        old = (self.next_sequence[flows] - sequence).astype(np.int32) > self.depth
+        for which, note in ((~old, FORGED), (old, FORGOTTEN)):
+            if which.any():
+                self.doubt(flows[which], note)
 
     def doubt(self, flows: Ints, note: str = FORGED) -> None:
         """Note that the reflectors of some flows answered other packets than probes in their name.
