@@ -194,6 +194,11 @@ class Report:
             yield f"suspect: {note}"
         yield from self._refusal_lines(result)
         if self._is_unexplained(result):
+            if result.pair_stats["late"].any():
+                yield (
+                    f"nothing came back within {self._wanted.timeout_s:g} s, but later: see --timeout"
+                )
+                return
             if self._wanted.probe in PROTOCOLS:
                 what = "ICMP" if self._wanted.probe == "icmp" else "TCP"
                 yield (
@@ -231,7 +236,8 @@ class Report:
                 least[pair.dscp] = min(pair.size, least.get(pair.dscp, pair.size))
         for n, (pair, row) in enumerate(zip(result.pairs, result.pair_stats, strict=True)):
             small = least.get(pair.dscp, pair.size)
-            if row["sent"] and not row["received"] and small < pair.size and n not in refused:
+            silent = row["sent"] and not row["received"] and not row["late"]
+            if silent and small < pair.size and n not in refused:
                 name = f"{pair.class_name} " if several else ""
                 yield (
                     f"nothing came back of {name}probes of {pair.size} octets, but of those of"

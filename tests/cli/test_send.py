@@ -12,16 +12,19 @@ from pathlib import Path
 from typing import Any
 
 from network import alone
+from plain_stamp import REPLY
 from servers import free_udp_port
 from services import BIN, Service, until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import DatagramProtocol
 from twisted.trial.unittest import TestCase
 
 from llama.cli._options import parse_target
 from llama.cli._report import Report, summary
 from llama.collector import oneshot
 from llama.collector.oneshot import OneShot, Outcome, Result, Wanted
+from llama.wire import stamp
 
 
 def send(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,6 +32,28 @@ def send(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [BIN / "llama", "send", *arguments], capture_output=True, text=True, timeout=120
     )
+
+
+class Peer(DatagramProtocol):
+    """A reflector that takes its time, and says that its clock is right within a millisecond."""
+
+    def __init__(self, takes_s: float) -> None:
+        self.takes_s = takes_s
+        self.calls: list[Any] = []
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        """Answer a probe of a session that it counts, after a while."""
+        now = stamp.ntp_from_unix_ns(time.time_ns())
+        sequence, sent, error, ssid = stamp.SENDER_STRUCT.unpack_from(datagram)
+        mine = stamp.error_estimate(1e6)
+        reply = REPLY.pack(sequence - 1, now, mine, ssid, now, sequence, sent, error, 64)
+        self.calls.append(reactor.callLater(self.takes_s, self.transport.write, reply, addr))
+
+    def stopProtocol(self) -> None:
+        """Answer nothing more."""
+        for call in self.calls:
+            if call.active():
+                call.cancel()
 
 
 class TargetTests(TestCase):
@@ -272,6 +297,24 @@ class SendTests(TestCase):
         told = summary(result)
         self.assertIn("clock_step", told["pairs"][0]["suspect"])
         self.assertIn("the wall clock was stepped by", told["notes"][0])
+
+    async def ask_peer(self, takes_s: float, **options: Any) -> tuple[Result, str]:
+        """Run a test against a `Peer`; return its result, and what people are told of it."""
+        port = reactor.listenUDP(0, Peer(takes_s), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        self.port = port.getHost().port
+        result, _ = await self.run_one(**options)
+        text = io.StringIO()
+        Report("it", Wanted(address="127.0.0.1", port=self.port, **options), text).end(result)
+        return result, text.getvalue()
+
+    async def test_all_of_it_late(self) -> None:
+        """Where replies come after their time there is a reflector, and its name is not asked for."""
+        result, told = await self.ask_peer(0.15, timeout_s=0.12, sizes=(44, 1400))
+        self.assertGreater(int(result.pair_stats["late"].sum()), 0)
+        self.assertIn("nothing came back within 0.12 s, but later: see --timeout", told)
+        self.assertNotIn("does a reflector run there", told)
+        self.assertNotIn("too small", told)
 
     def test_user_time_stamps(self) -> None:
         """T1 in user space is told as such."""
