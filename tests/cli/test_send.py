@@ -316,6 +316,23 @@ class SendTests(TestCase):
         self.assertNotIn("does a reflector run there", told)
         self.assertNotIn("too small", told)
 
+    async def test_one_way(self) -> None:
+        """Where both clocks say that they are right, delays of each way are told, and their error."""
+        for error_ns, stated in ((2e6, True), (None, False)):
+            self.patch(oneshot, "clock_error_ns", lambda error_ns=error_ns: error_ns)
+            result, told = await self.ask_peer(0.05, timeout_s=1.0)
+            (row,) = summary(result)["pairs"]
+            self.assertEqual(row["rtt_samples"], 5)
+            self.assertEqual((row["dscp_at_collector"], row["ttl_at_reflector"]), (0, 64))
+            self.assertEqual("one way, by both clocks: forward " in told, stated)
+            if not stated:
+                self.assertEqual([row[f"owd_{n}_ns"] for n in ("forward", "error")], [None] * 2)
+                continue
+            self.assertIn(" ms, give or take 3.0", told)
+            both = row["owd_forward_ns"] + row["owd_reverse_ns"]
+            self.assertAlmostEqual(both / row["rtt_mean_ns"], 1, 3)
+            self.assertGreater(row["owd_reverse_ns"], 40e6)  # it sends late what it says has left
+
     def test_user_time_stamps(self) -> None:
         """T1 in user space is told as such."""
 
