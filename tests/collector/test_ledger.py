@@ -195,6 +195,30 @@ class LedgerTests(SynchronousTestCase):
             self.assertEqual("reflector_late" in reasons(int(stats[0]["suspect"])), marked, held_s)
             self.assertEqual(int(stats[1]["suspect"]), 0)
 
+    def test_hardly_late(self) -> None:
+        """Who takes no time to speak of is not to blame if a reply is late by less than that."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        came = t1 + SECOND + 2_000
+        book.reply(
+            replies([0], [0], [t1], [0], [came], t2_ns=[came - MS], t3_ns=[came - MS + 5000])
+        )
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["late"], reasons(int(flow["suspect"]))), (1, ()))
+
+    def test_hardly_waited(self) -> None:
+        """What a probe waits in this host in any case makes no note, though a reply is in time by it."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        book.transmitted(np.array([book.cell(0, 0)]), np.array([t1 + 5_000]))
+        came = t1 + SECOND + 2_000
+        book.reply(replies([0], [0], [t1], [0], [came], t2_ns=[came - MS], t3_ns=[came - MS]))
+        end_of(book)
+        interval = book.over[0]
+        self.assertEqual(close(book).flow_stats[0]["received"], 1)
+        self.assertEqual(interval.notes, set())
+
     def test_reply_after_closing_is_late(self) -> None:
         """A reply to an interval that has closed is late in the one it came in."""
         book = ledger(timeout=1)

@@ -168,8 +168,10 @@ def _close_flows(
     book.stamping[pairs[flags[0] & cell.STAMPED != 0]] = True
     if np.count_nonzero(flags & cell.LATE):
         late = cells[(flags & cell.LATE) != 0]
-        if book.wait_here(late).any():
-            interval.notes.add(WAITED)
+        waited = late[book.wait_here(late)]
+        if waited.size:
+            if book.transmit[waited].max() > cell.LONG_WAIT_NS:
+                interval.notes.add(WAITED)
             flags = np.where(turn < span, book.flags[cells], np.uint8(0))
     received = (flags & cell.RECEIVED) != 0
     told = cell.RECEIVED | cell.LATE | cell.STAMPED

@@ -55,6 +55,8 @@ DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID
 MOST_BEHIND = 14
 #: What probes wait for less in this host's own queue puts nothing off.
 LONG_WAIT_NS = 1_000_000
+#: A reflector that took less than this of the timeout made nothing late: the way there and back did.
+HELD_SHARE = 0.1
 SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 #: Noted of an interval in which replies came to what was not sent.
 FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
@@ -347,7 +349,8 @@ class Ledger(Windows):
         if not all_in_time:
             self._late(replies.flow[~in_time], replies.sequence[~in_time])
             on_the_way = elapsed - residence
-            held = ~in_time & (residence >= 0) & (on_the_way >= 0) & (on_the_way <= self.timeout_ns)
+            held = ~in_time & (on_the_way >= 0) & (on_the_way <= self.timeout_ns)
+            held &= residence >= HELD_SHARE * self.timeout_ns
             if held.any():
                 self.mark(
                     suspect_bit("reflector_late"), HELD, pairs=replies.flow[held] // self.ports
