@@ -537,6 +537,17 @@ class LedgerTests(SynchronousTestCase):
         flow = close(book).flow_stats[0]
         self.assertEqual((flow["rtt_min_ns"], flow["rtt_max_ns"]), (21_000, 25_000))
 
+    def test_follow_up_of_a_probe_that_came_twice(self) -> None:
+        """The second answer, a duplicate, tells when the first one left."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        left = t1 + 10_000 + 8_000
+        book.reply(replies([0], [0], [t1], [0], [t1 + 40_000]))
+        book.reply(replies([0], [0], [t1], [1], [t1 + MS], follow_number=[0], follow_ns=[left]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["duplicate"], flow["rtt_max_ns"]), (1, 32_000))
+
     def test_clock_step_takes_back_the_rtt_only(self) -> None:
         """A probe in flight while the clock was stepped is received, without an RTT."""
         book = ledger()

@@ -52,7 +52,7 @@ LATE = 32  # a reply came after the timeout
 DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID returned
 
 #: So many places are looked at for the probe whose reply's transmit stamp is told.
-MOST_BEHIND = 14
+MOST_BEHIND = 15
 #: What probes wait for less in this host's own queue puts nothing off.
 LONG_WAIT_NS = 1_000_000
 #: A reflector that took less than this of the timeout made nothing late: the way there and back did.
@@ -300,11 +300,13 @@ class Ledger(Windows):
         genuine = t1 == replies.echoed_ns
         genuine &= t1 != 0
         known = self.flags[cells]
+        heard = replies
         fresh = genuine & ((known & (RECEIVED | LATE)) == 0)
         if not fresh.all():
             if not genuine.all():
                 self.doubt_strange(replies.flow[~genuine], replies.sequence[~genuine])
                 self.strangers += int(np.count_nonzero(~genuine))
+                heard = replies.rows(genuine)
             again = genuine & ~fresh
             if again.any():
                 self.duplicates.append((replies.flow[again], replies.sequence[again]))
@@ -355,7 +357,7 @@ class Ledger(Windows):
                 self.mark(
                     suspect_bit("reflector_late"), HELD, pairs=replies.flow[held] // self.ports
                 )
-        self._follow_up(replies)
+        self._follow_up(heard)
         return len(cells)
 
     def _doubt_twins(
@@ -417,10 +419,10 @@ class Ledger(Windows):
         number = replies.follow_number[told]
         stamp = replies.follow_ns[told]
         # As many probes ago as replies, and more if probes were lost on their way; where numbers
-        # count others, too, one of the last few.
+        # count others, too, one of the last few; none, where a probe came twice.
         counted = (replies.number[told] - number).astype(np.int64)
         for more in range(MOST_BEHIND):
-            back = counted + more if more < MOST_BEHIND // 2 else more - MOST_BEHIND // 2 + 1
+            back = counted + more if more < MOST_BEHIND // 2 else more - MOST_BEHIND // 2
             match = self._correct(flows, sequence, number, stamp, back)
             if match.all():
                 return
@@ -441,7 +443,7 @@ class Ledger(Windows):
         match: npt.NDArray[np.bool_] = (self.number[cells] == number) & (
             (self.flags[cells] & RECEIVED) != 0
         )
-        match &= (np.asarray(back) > 0) & (np.asarray(back) < self.depth)
+        match &= (np.asarray(back) >= 0) & (np.asarray(back) < self.depth)
         found = cells[match]
         residence = stamp[match] - (self.t1[found] + self.forward[found])
         sane = (residence >= 0) & (residence < 2**31)
