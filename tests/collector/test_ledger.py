@@ -548,6 +548,24 @@ class LedgerTests(SynchronousTestCase):
         flow = close(book).flow_stats[0]
         self.assertEqual((flow["duplicate"], flow["rtt_max_ns"]), (1, 32_000))
 
+    def test_follow_up_of_a_session_that_began_anew(self) -> None:
+        """It numbers its replies as the one before did; what it tells of a lost one is of no other."""
+        for again, told_ms in ((False, 309), (True, 310)):
+            book = ledger()
+            times = self.probe(book, 4)
+            took = 310 * MS
+            # Of the third the answer is lost, or the probe itself, and the session goes on.
+            book.reply(replies([0], [1], [times[1]], [0], [times[1] + took],
+                               t3_ns=[times[1] + 10_000]))  # fmt: skip
+            left = times[2] + 60_000 if again else times[1] + 10_000 + MS
+            book.reply(
+                replies([0], [3], [times[3]], [1], [times[3] + took], t3_ns=[times[3] + 10_000],
+                        follow_number=[0], follow_ns=[left])
+            )  # fmt: skip
+            end_of(book)
+            flow = close(book).flow_stats[0]
+            self.assertEqual((flow["samples"], flow["rtt_min_ns"] / MS), (2, told_ms), again)
+
     def test_clock_step_takes_back_the_rtt_only(self) -> None:
         """A probe in flight while the clock was stepped is received, without an RTT."""
         book = ledger()

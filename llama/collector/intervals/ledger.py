@@ -418,17 +418,18 @@ class Ledger(Windows):
         sequence = replies.sequence[told]
         number = replies.follow_number[told]
         stamp = replies.follow_ns[told]
+        newest = replies.number[told]
         # As many probes ago as replies, and more if probes were lost on their way; where numbers
         # count others, too, one of the last few; none, where a probe came twice.
         counted = (replies.number[told] - number).astype(np.int64)
         for more in range(MOST_BEHIND):
             back = counted + more if more < MOST_BEHIND // 2 else more - MOST_BEHIND // 2
-            match = self._correct(flows, sequence, number, stamp, back)
+            match = self._correct(flows, sequence, number, stamp, back, newest)
             if match.all():
                 return
             left = ~match
             flows, sequence, number, stamp = flows[left], sequence[left], number[left], stamp[left]
-            counted = counted[left]
+            counted, newest = counted[left], newest[left]
 
     def _correct(
         self,
@@ -437,8 +438,14 @@ class Ledger(Windows):
         number: npt.NDArray[np.uint32],
         stamp: Ints,
         back: Ints | int,
+        newest: npt.NDArray[np.uint32],
     ) -> npt.NDArray[np.bool_]:
-        """Correct the replies so many probes ``back`` if they are those numbered so: which are, (N,)."""
+        """Correct the replies so many probes ``back`` if they are those numbered so: which are, (N,).
+
+        A session that is begun anew has the same numbers again. At ``newest`` it reaches that many
+        probes back, at the least; what is further back must be linked to these by numbers without a
+        gap, or have left well before the next probe can have come.
+        """
         cells = self.cells(flows, sequence - np.asarray(back).astype(np.uint32))
         match: npt.NDArray[np.bool_] = (self.number[cells] == number) & (
             (self.flags[cells] & RECEIVED) != 0
@@ -446,9 +453,23 @@ class Ledger(Windows):
         match &= (np.asarray(back) >= 0) & (np.asarray(back) < self.depth)
         found = cells[match]
         residence = stamp[match] - (self.t1[found] + self.forward[found])
-        sane = (residence >= 0) & (residence < 2**31)
+        sane = (residence >= 0) & (residence < 2**31) & (residence <= self.elapsed[found])
+        further = (back - newest.astype(np.int64))[match]
+        if (further > 0).any():
+            flows, sequence, behind = (
+                flows[match],
+                sequence[match],
+                np.broadcast_to(back, match.shape),
+            )
+            first = self.cells(flows, sequence - newest[match])
+            linked = (self.flags[first] & RECEIVED) != 0
+            linked &= self.number[first] - number[match] == further
+            following = sequence - (behind[match] - 1).astype(np.uint32)
+            soon = 2 * residence < self.t1[self.cells(flows, following)] - self.t1[found]
+            sane &= (further <= 0) | linked | soon
         if not sane.all():
             found, residence = found[sane], residence[sane]
+            match[match] = sane
         self.residence[found] = residence
         self.flags[found] |= FOLLOWED
         return match
