@@ -10,7 +10,7 @@ import numpy as np
 
 from llama.collector.answers.encode import LAST_VALUES
 from llama.collector.intervals.replies import UNKNOWN_DSCP
-from llama.collector.intervals.summary import Pair, Stats, reasons
+from llama.collector.intervals.summary import Pair, Stats, reasons, suspect_bit
 from llama.collector.oneshot import Outcome, Result, Wanted
 from llama.collector.probing.plan import PROTOCOLS
 from llama.collector.probing.refusals import NO_PORT, Refusal
@@ -197,6 +197,8 @@ class Report:
             yield "the reflector tells no times: these round trips contain what it took itself"
         for note in result.notes:
             yield f"suspect: {note}"
+        if (result.pair_stats["suspect"] & np.uint32(suspect_bit("user_timestamps"))).any():
+            yield "suspect: answers were timed in user space, so this host's own delay is in round trips"
         yield from self._refusal_lines(result)
         if self._is_unexplained(result):
             if result.pair_stats["late"].any():

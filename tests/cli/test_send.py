@@ -6,6 +6,7 @@ import io
 import json
 import re
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -120,6 +121,16 @@ class SendTests(TestCase):
             legacy = kind.startswith("llama-")
             self.assertEqual(legacy, "contain what it took itself" in done.stdout)
             self.assertEqual(legacy, "(forward —, reverse —)" in done.stdout)
+
+    def test_timed_in_user_space(self) -> None:
+        """Who is told round trips of answers that the kernel does not time is told so."""
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))  # and nobody listens
+            closed = f"127.0.0.1:{sock.getsockname()[1]}"
+            for target, kind, marked in ((closed, "tcp", True), (self.target, "stamp", False)):
+                done = send(target, "--probe", kind, "-c", "3", "-i", "0.02")
+                self.assertIn("3 sent, 3 received", done.stdout)
+                self.assertEqual("suspect: answers were timed in user space" in done.stdout, marked)
 
     def test_authenticated(self) -> None:
         """With the reflector's key everything comes back, with another nothing."""
