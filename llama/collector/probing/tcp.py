@@ -110,7 +110,7 @@ class _Attempt:
     sequence: int
     t1_ns: int
     begun_s: float
-    connected: bool = False  # so that the other end may have sent more
+    rests_s: float = 0.0  # for how long something of it may come afterwards
     over: bool = False
     kept_up: bool = False  # the SYN waited in this host
 
@@ -404,14 +404,17 @@ class TcpProber(PortHolder):
         arrived_ns = self._wall_ns()
         info = attempt.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
         (again,) = struct.unpack_from("=I", info, _RETRANSMITS_AT)
-        attempt.connected = not refused or again > 0
-        if again and self._monotonic_s() - attempt.begun_s >= GIVE_UP_S:
-            return  # to which of the two SYNs it was an answer, nobody knows
+        if again:
+            attempt.rests_s = self._monotonic_s() - attempt.begun_s
+            if attempt.rests_s >= GIVE_UP_S:
+                return  # to which of the two SYNs it was an answer, nobody knows
         (rtt_us,) = struct.unpack_from("=I", info, _RTT_AT)
         ledger = attempt.ledger
         flow: Ints = np.array([attempt.flow])
         sequence = np.array([attempt.sequence], np.uint32)
         timed = not refused and rtt_us > 0 and not again
+        if timed:
+            attempt.rests_s = rtt_us / 1e6
         if attempt.kept_up or again or (not timed and late):
             ledger.flags[ledger.cells(flow, sequence)] |= NO_RTT
         t1 = np.array([attempt.t1_ns])
@@ -426,9 +429,11 @@ class TcpProber(PortHolder):
         attempt.over = True
         fd = attempt.sock.fileno()
         del self._attempts[fd]
-        now_s = self._monotonic_s()
-        until_s = now_s + (now_s - attempt.begun_s) * attempt.connected
-        heapq.heappush(self._resting, (until_s, next(self._numbers), attempt.way))
+        if attempt.rests_s:
+            until_s = self._monotonic_s() + attempt.rests_s
+            heapq.heappush(self._resting, (until_s, next(self._numbers), attempt.way))
+        else:
+            self._ways.discard(attempt.way)
         self._in_flight[attempt.group] -= 1
         # The epoll object forgets a closed socket only when nobody has it any more: a program that is
         # about to be run has a copy. Until then it would tell of a number that is another attempt's.
