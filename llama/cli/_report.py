@@ -8,8 +8,9 @@ from typing import Any, TextIO
 
 import numpy as np
 
+from llama.collector.answers.encode import LAST_VALUES
 from llama.collector.intervals.replies import UNKNOWN_DSCP
-from llama.collector.intervals.summary import Pair, Stats, reasons
+from llama.collector.intervals.summary import Pair, Stats, reasons, suspect_bit
 from llama.collector.oneshot import Outcome, Result, Wanted
 from llama.collector.probing.plan import PROTOCOLS
 from llama.collector.probing.refusals import NO_PORT, Refusal
@@ -31,17 +32,21 @@ _WHY_NOT = {
     "ENOBUFS": "the queue out of this host is full",
 }
 VARIATIONS = ("jitter_ns", "ipdv_ns", "ipdv_forward_ns", "ipdv_reverse_ns")
+ONE_WAY = ("owd_forward_ns", "owd_reverse_ns", "owd_error_ns")
 
 
 def figures(row: Any) -> dict[str, Any]:
-    """Return one row of STATS as plain numbers: counts, percent, nanoseconds or None."""
+    """Return one row of STATS as plain numbers: counts, percent, nanoseconds, last values or None."""
     told: dict[str, Any] = {name: int(row[name]) for name in COUNTS}
     told["loss_percent"] = 100.0 * told["lost"] / told["sent"] if told["sent"] else None
-    samples = int(row["samples"])
+    told["rtt_samples"] = samples = int(row["samples"])
     told["rtt_mean_ns"] = float(row["rtt_sum_ns"]) / samples if samples else None
-    for name in (*TIMES, *VARIATIONS):
+    for name in (*TIMES, *VARIATIONS, *ONE_WAY):
         value = float(row[name])
         told[name] = None if np.isnan(value) else value
+    for name, unknown in LAST_VALUES.items():
+        last = int(row[name])
+        told[name] = None if last == unknown else last
     told["suspect"] = list(reasons(int(row["suspect"])))
     return told
 
@@ -192,8 +197,15 @@ class Report:
             yield "the reflector tells no times: these round trips contain what it took itself"
         for note in result.notes:
             yield f"suspect: {note}"
+        if (result.pair_stats["suspect"] & np.uint32(suspect_bit("user_timestamps"))).any():
+            yield "suspect: answers were timed in user space, so this host's own delay is in round trips"
         yield from self._refusal_lines(result)
         if self._is_unexplained(result):
+            if result.pair_stats["late"].any():
+                yield (
+                    f"nothing came back within {self._wanted.timeout_s:g} s, but later: see --timeout"
+                )
+                return
             if self._wanted.probe in PROTOCOLS:
                 what = "ICMP" if self._wanted.probe == "icmp" else "TCP"
                 yield (
@@ -231,7 +243,8 @@ class Report:
                 least[pair.dscp] = min(pair.size, least.get(pair.dscp, pair.size))
         for n, (pair, row) in enumerate(zip(result.pairs, result.pair_stats, strict=True)):
             small = least.get(pair.dscp, pair.size)
-            if row["sent"] and not row["received"] and small < pair.size and n not in refused:
+            silent = row["sent"] and not row["received"] and not row["late"]
+            if silent and small < pair.size and n not in refused:
                 name = f"{pair.class_name} " if several else ""
                 yield (
                     f"nothing came back of {name}probes of {pair.size} octets, but of those of"
@@ -303,6 +316,11 @@ def _pair_lines(pair: Pair, row: Any) -> Iterator[str]:
         yield (
             f"variation: jitter {ms(told['jitter_ns'])} ms, ipdv {ms(told['ipdv_ns'])} ms"
             f" (forward {ms(told['ipdv_forward_ns'])}, reverse {ms(told['ipdv_reverse_ns'])})"
+        )
+    if told["owd_error_ns"] is not None:
+        yield (
+            f"one way, by both clocks: forward {ms(told['owd_forward_ns'])} ms, reverse"
+            f" {ms(told['owd_reverse_ns'])} ms, give or take {ms(told['owd_error_ns'])} ms"
         )
     changed = remark(pair, row)
     if changed:

@@ -195,7 +195,7 @@ def send(target: str, as_json: bool, **options: Any) -> None:
     times of their own: round trips contain what they took, and loss has no direction. Hosts without
     any are asked with --probe icmp, tcp (port 8100 unless given) or hping3 (port 0).
 
-    Exit status: 0 if anything came back, 1 if nothing did, 2 for wrong usage.
+    Exit status: 0 if anything came back in time, 1 if nothing did, 2 for wrong usage.
     """
     from twisted.internet import reactor
     from twisted.internet.task import react

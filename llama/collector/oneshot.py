@@ -37,6 +37,7 @@ from llama.collector.probing.tcp import TcpProber
 from llama.collector.slices import at_once
 from llama.config import class_name
 from llama.config.probes import KINDS
+from llama.net.clock import clock_error_ns
 from llama.net.port import transmit_ids_supported
 from llama.net.ticker import Ticker
 
@@ -321,7 +322,7 @@ class OneShot:
             book.mark(suspect_bit("cpu_starved"), "this program had to wait for a processor")
         book.roll(self._wall_ns(), 0, 0.0)
         interval = book.over[0]
-        figures = at_once(closing.close(book, interval))
+        figures = at_once(closing.close(book, interval, clock_error_ns()))
         result = Result(
             pairs=self._track.pairs, pair_stats=figures.pair_stats, flow_stats=figures.flow_stats,
             histogram=(figures.histogram_bin, figures.histogram_count), ports=self.ports,

@@ -6,22 +6,26 @@ import io
 import json
 import re
 import signal
+import socket
 import subprocess
 import time
 from pathlib import Path
 from typing import Any
 
 from network import alone
+from plain_stamp import REPLY
 from servers import free_udp_port
 from services import BIN, Service, until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred
+from twisted.internet.protocol import DatagramProtocol
 from twisted.trial.unittest import TestCase
 
 from llama.cli._options import parse_target
 from llama.cli._report import Report, summary
 from llama.collector import oneshot
 from llama.collector.oneshot import OneShot, Outcome, Result, Wanted
+from llama.wire import stamp
 
 
 def send(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -29,6 +33,28 @@ def send(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [BIN / "llama", "send", *arguments], capture_output=True, text=True, timeout=120
     )
+
+
+class Peer(DatagramProtocol):
+    """A reflector that takes its time, and says that its clock is right within a millisecond."""
+
+    def __init__(self, takes_s: float) -> None:
+        self.takes_s = takes_s
+        self.calls: list[Any] = []
+
+    def datagramReceived(self, datagram: bytes, addr: Any) -> None:
+        """Answer a probe of a session that it counts, after a while."""
+        now = stamp.ntp_from_unix_ns(time.time_ns())
+        sequence, sent, error, ssid = stamp.SENDER_STRUCT.unpack_from(datagram)
+        mine = stamp.error_estimate(1e6)
+        reply = REPLY.pack(sequence - 1, now, mine, ssid, now, sequence, sent, error, 64)
+        self.calls.append(reactor.callLater(self.takes_s, self.transport.write, reply, addr))
+
+    def stopProtocol(self) -> None:
+        """Answer nothing more."""
+        for call in self.calls:
+            if call.active():
+                call.cancel()
 
 
 class TargetTests(TestCase):
@@ -97,6 +123,16 @@ class SendTests(TestCase):
             legacy = kind.startswith("llama-")
             self.assertEqual(legacy, "contain what it took itself" in done.stdout)
             self.assertEqual(legacy, "(forward —, reverse —)" in done.stdout)
+
+    def test_timed_in_user_space(self) -> None:
+        """Who is told round trips of answers that the kernel does not time is told so."""
+        with socket.socket() as sock:
+            sock.bind(("127.0.0.1", 0))  # and nobody listens
+            closed = f"127.0.0.1:{sock.getsockname()[1]}"
+            for target, kind, marked in ((closed, "tcp", True), (self.target, "stamp", False)):
+                done = send(target, "--probe", kind, "-c", "3", "-i", "0.02")
+                self.assertIn("3 sent, 3 received", done.stdout)
+                self.assertEqual("suspect: answers were timed in user space" in done.stdout, marked)
 
     def test_authenticated(self) -> None:
         """With the reflector's key everything comes back, with another nothing."""
@@ -274,6 +310,41 @@ class SendTests(TestCase):
         told = summary(result)
         self.assertIn("clock_step", told["pairs"][0]["suspect"])
         self.assertIn("the wall clock was stepped by", told["notes"][0])
+
+    async def ask_peer(self, takes_s: float, **options: Any) -> tuple[Result, str]:
+        """Run a test against a `Peer`; return its result, and what people are told of it."""
+        port = reactor.listenUDP(0, Peer(takes_s), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        self.port = port.getHost().port
+        result, _ = await self.run_one(**options)
+        text = io.StringIO()
+        Report("it", Wanted(address="127.0.0.1", port=self.port, **options), text).end(result)
+        return result, text.getvalue()
+
+    async def test_all_of_it_late(self) -> None:
+        """Where replies come after their time there is a reflector, and its name is not asked for."""
+        result, told = await self.ask_peer(0.15, timeout_s=0.12, sizes=(44, 1400))
+        self.assertGreater(int(result.pair_stats["late"].sum()), 0)
+        self.assertIn("nothing came back within 0.12 s, but later: see --timeout", told)
+        self.assertNotIn("does a reflector run there", told)
+        self.assertNotIn("too small", told)
+
+    async def test_one_way(self) -> None:
+        """Where both clocks say that they are right, delays of each way are told, and their error."""
+        for error_ns, stated in ((2e6, True), (None, False)):
+            self.patch(oneshot, "clock_error_ns", lambda error_ns=error_ns: error_ns)
+            result, told = await self.ask_peer(0.05, timeout_s=1.0)
+            (row,) = summary(result)["pairs"]
+            self.assertEqual(row["rtt_samples"], 5)
+            self.assertEqual((row["dscp_at_collector"], row["ttl_at_reflector"]), (0, 64))
+            self.assertEqual("one way, by both clocks: forward " in told, stated)
+            if not stated:
+                self.assertEqual([row[f"owd_{n}_ns"] for n in ("forward", "error")], [None] * 2)
+                continue
+            self.assertIn(" ms, give or take 3.0", told)
+            both = row["owd_forward_ns"] + row["owd_reverse_ns"]
+            self.assertAlmostEqual(both / row["rtt_mean_ns"], 1, 3)
+            self.assertGreater(row["owd_reverse_ns"], 40e6)  # it sends late what it says has left
 
     def test_user_time_stamps(self) -> None:
         """T1 in user space is told as such."""

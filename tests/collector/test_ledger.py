@@ -131,6 +131,30 @@ class LedgerTests(SynchronousTestCase):
             self.assertEqual("reflector_late" in reasons(int(stats[0]["suspect"])), marked, held_s)
             self.assertEqual(int(stats[1]["suspect"]), 0)
 
+    def test_hardly_late(self) -> None:
+        """Who takes no time to speak of is not to blame if a reply is late by less than that."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        came = t1 + SECOND + 2_000
+        book.reply(
+            replies([0], [0], [t1], [0], [came], t2_ns=[came - MS], t3_ns=[came - MS + 5000])
+        )
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["late"], reasons(int(flow["suspect"]))), (1, ()))
+
+    def test_hardly_waited(self) -> None:
+        """What a probe waits in this host in any case makes no note, though a reply is in time by it."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        book.transmitted(np.array([book.cell(0, 0)]), np.array([t1 + 5_000]))
+        came = t1 + SECOND + 2_000
+        book.reply(replies([0], [0], [t1], [0], [came], t2_ns=[came - MS], t3_ns=[came - MS]))
+        end_of(book)
+        interval = book.over[0]
+        self.assertEqual(close(book).flow_stats[0]["received"], 1)
+        self.assertEqual(interval.notes, set())
+
     def test_reply_after_closing_is_late(self) -> None:
         """A reply to an interval that has closed is late in the one it came in."""
         book = ledger(timeout=1)
@@ -207,6 +231,26 @@ class LedgerTests(SynchronousTestCase):
         figures.take_off()
         end_of(book)
         self.assertEqual(close(book).flow_stats[0]["duplicate"], 1)
+
+    def test_comes_late_while_closing(self) -> None:
+        """A late reply counts once, whether the figures of its flow were made by then or not."""
+        self.patch(closing, "SLICE", 1)  # a flow at a time
+        for slices in range(4):
+            book = ledger(pairs=2)
+            book.send(np.arange(2), EPOCH)
+            end_of(book)
+            job = closing.close(book, book.over[0])
+            for _ in range(slices):
+                next(job)
+            late = EPOCH + 11 * SECOND
+            book.reply(replies([0, 1], [0, 0], [EPOCH] * 2, [0, 0], [late] * 2))
+            figures = at_once(job)
+            figures.take_off()
+            end_of(book)
+            counts = figures.flow_stats["late"] + close(book).flow_stats["late"]
+            self.assertEqual(counts.tolist(), [1, 1], slices)
+            end_of(book)
+            self.assertEqual(close(book).flow_stats["late"].tolist(), [0, 0])
 
     def test_what_waited_here_is_not_late(self) -> None:
         """The time in this host's own queue is no part of what a reply may take."""
@@ -428,6 +472,35 @@ class LedgerTests(SynchronousTestCase):
         end_of(book)
         flow = close(book).flow_stats[0]
         self.assertEqual((flow["rtt_min_ns"], flow["rtt_max_ns"]), (21_000, 25_000))
+
+    def test_follow_up_of_a_probe_that_came_twice(self) -> None:
+        """The second answer, a duplicate, tells when the first one left."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        left = t1 + 10_000 + 8_000
+        book.reply(replies([0], [0], [t1], [0], [t1 + 40_000]))
+        book.reply(replies([0], [0], [t1], [1], [t1 + MS], follow_number=[0], follow_ns=[left]))
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["duplicate"], flow["rtt_max_ns"]), (1, 32_000))
+
+    def test_follow_up_of_a_session_that_began_anew(self) -> None:
+        """It numbers its replies as the one before did; what it tells of a lost one is of no other."""
+        for again, told_ms in ((False, 309), (True, 310)):
+            book = ledger()
+            times = self.probe(book, 4)
+            took = 310 * MS
+            # Of the third the answer is lost, or the probe itself, and the session goes on.
+            book.reply(replies([0], [1], [times[1]], [0], [times[1] + took],
+                               t3_ns=[times[1] + 10_000]))  # fmt: skip
+            left = times[2] + 60_000 if again else times[1] + 10_000 + MS
+            book.reply(
+                replies([0], [3], [times[3]], [1], [times[3] + took], t3_ns=[times[3] + 10_000],
+                        follow_number=[0], follow_ns=[left])
+            )  # fmt: skip
+            end_of(book)
+            flow = close(book).flow_stats[0]
+            self.assertEqual((flow["samples"], flow["rtt_min_ns"] / MS), (2, told_ms), again)
 
     def test_clock_step_takes_back_the_rtt_only(self) -> None:
         """A probe in flight while the clock was stepped is received, without an RTT."""

@@ -267,6 +267,18 @@ class DirectionTests(SynchronousTestCase):
             row = close(book).flow_stats[0]
             self.assertEqual((row["lost"], row["lost_unknown"]), (1, 1))
 
+    def test_answers_to_forgotten_probes(self) -> None:
+        """A reply so late that its probe is not on record any more makes nobody a forger."""
+        book = ledger()
+        self.lose_one_way(book, 50)
+        for n in range(book.depth):
+            book.send(np.array([0]), EPOCH + 11 * SECOND + n * 100 * MS)
+        self.assertEqual(book.reply(replies([0], [2], [EPOCH], [54], [EPOCH + 40 * SECOND])), 0)
+        self.assertTrue(book.doubted.all())
+        assert book.current is not None
+        self.assertNotIn("forged", " ".join(book.current.notes))
+        self.assertIn("probes were forgotten", " ".join(book.current.notes))
+
     def test_numbers_that_do_not_fit(self) -> None:
         """More than were asked for are others', or overtaken; fewer, and the counter began anew."""
         for numbers, says_that_it_counts, told in (

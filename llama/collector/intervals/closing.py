@@ -65,6 +65,7 @@ def close(
     """
     assert interval.end is not None
     figures = Figures(book, interval)
+    interval.told = 0
     span = (interval.end - interval.first).astype(np.int64)
     widest = int(span.max(initial=0))
     # So many flows at a time: those of some pairs, or of a part of one.
@@ -80,6 +81,7 @@ def close(
             yield
             last = min(first + flows, end * book.ports)
             parts.append(_close_flows(book, interval, figures, first, last, clock_error_ns))
+            interval.told = last
         if len(parts) > 1:
             yield
         slice_bins, slice_counts, per_pair = _close_pairs(book, interval, figures, pair, end, parts)
@@ -166,8 +168,10 @@ def _close_flows(
     book.stamping[pairs[flags[0] & cell.STAMPED != 0]] = True
     if np.count_nonzero(flags & cell.LATE):
         late = cells[(flags & cell.LATE) != 0]
-        if book.wait_here(late).any():
-            interval.notes.add(WAITED)
+        waited = late[book.wait_here(late)]
+        if waited.size:
+            if book.transmit[waited].max() > cell.LONG_WAIT_NS:
+                interval.notes.add(WAITED)
             flags = np.where(turn < span, book.flags[cells], np.uint8(0))
     received = (flags & cell.RECEIVED) != 0
     told = cell.RECEIVED | cell.LATE | cell.STAMPED

@@ -52,12 +52,19 @@ LATE = 32  # a reply came after the timeout
 DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID returned
 
 #: So many places are looked at for the probe whose reply's transmit stamp is told.
-MOST_BEHIND = 14
+MOST_BEHIND = 15
 #: What probes wait for less in this host's own queue puts nothing off.
 LONG_WAIT_NS = 1_000_000
+#: A reflector that took less than this of the timeout made nothing late: the way there and back did.
+HELD_SHARE = 0.1
 SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 #: Noted of an interval in which replies came to what was not sent.
 FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
+#: Likewise, where those may have been probes of ours that are not on record any more.
+FORGOTTEN = (
+    "replies came so late that their probes were forgotten: the direction of what was lost then is"
+    " unknown"
+)
 #: Noted of one in which replies were late that their reflector had held.
 HELD = (
     "a reflector held probes until their time was over, some of them maybe of an earlier interval"
@@ -293,11 +300,13 @@ class Ledger(Windows):
         genuine = t1 == replies.echoed_ns
         genuine &= t1 != 0
         known = self.flags[cells]
+        heard = replies
         fresh = genuine & ((known & (RECEIVED | LATE)) == 0)
         if not fresh.all():
             if not genuine.all():
-                self.doubt(replies.flow[~genuine])
+                self.doubt_strange(replies.flow[~genuine], replies.sequence[~genuine])
                 self.strangers += int(np.count_nonzero(~genuine))
+                heard = replies.rows(genuine)
             again = genuine & ~fresh
             if again.any():
                 self.duplicates.append((replies.flow[again], replies.sequence[again]))
@@ -342,12 +351,13 @@ class Ledger(Windows):
         if not all_in_time:
             self._late(replies.flow[~in_time], replies.sequence[~in_time])
             on_the_way = elapsed - residence
-            held = ~in_time & (residence >= 0) & (on_the_way >= 0) & (on_the_way <= self.timeout_ns)
+            held = ~in_time & (on_the_way >= 0) & (on_the_way <= self.timeout_ns)
+            held &= residence >= HELD_SHARE * self.timeout_ns
             if held.any():
                 self.mark(
                     suspect_bit("reflector_late"), HELD, pairs=replies.flow[held] // self.ports
                 )
-        self._follow_up(replies)
+        self._follow_up(heard)
         return len(cells)
 
     def _doubt_twins(
@@ -358,6 +368,14 @@ class Ledger(Windows):
         With the same number it was the reply that was duplicated, which nobody counts.
         """
         self.flags[cells[number != before]] |= DOUBTED
+
+    def doubt_strange(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> None:
+        """Note that the reflectors of some flows answered what is not on record, numbered so."""
+        self.settle()
+        old = (self.next_sequence[flows] - sequence).astype(np.int32) > self.depth
+        for which, note in ((~old, FORGED), (old, FORGOTTEN)):
+            if which.any():
+                self.doubt(flows[which], note)
 
     def doubt(self, flows: Ints, note: str = FORGED) -> None:
         """Note that the reflectors of some flows answered other packets than probes in their name.
@@ -379,10 +397,13 @@ class Ledger(Windows):
         self.doubted &= (self.doubt_sequence - start).astype(np.int32) >= 0
 
     def _late(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> None:
-        """Count late replies whose interval has closed already with the current one."""
+        """Count late replies whose interval, or flow there, has closed already with the next one."""
         oldest = self.open_intervals()[:1]
         for interval in oldest:
-            behind = (sequence - interval.first[flows]).astype(np.int32) < 0
+            first = interval.first[flows]
+            if interval.told and interval.end is not None:
+                first = np.where(flows < interval.told, interval.end[flows], first)
+            behind = (sequence - first).astype(np.int32) < 0
             if behind.any():
                 self.late_after_close.append(flows[behind])
                 # It was numbered after the reply that the next directions start from, perhaps.
@@ -397,17 +418,18 @@ class Ledger(Windows):
         sequence = replies.sequence[told]
         number = replies.follow_number[told]
         stamp = replies.follow_ns[told]
+        newest = replies.number[told]
         # As many probes ago as replies, and more if probes were lost on their way; where numbers
-        # count others, too, one of the last few.
+        # count others, too, one of the last few; none, where a probe came twice.
         counted = (replies.number[told] - number).astype(np.int64)
         for more in range(MOST_BEHIND):
-            back = counted + more if more < MOST_BEHIND // 2 else more - MOST_BEHIND // 2 + 1
-            match = self._correct(flows, sequence, number, stamp, back)
+            back = counted + more if more < MOST_BEHIND // 2 else more - MOST_BEHIND // 2
+            match = self._correct(flows, sequence, number, stamp, back, newest)
             if match.all():
                 return
             left = ~match
             flows, sequence, number, stamp = flows[left], sequence[left], number[left], stamp[left]
-            counted = counted[left]
+            counted, newest = counted[left], newest[left]
 
     def _correct(
         self,
@@ -416,18 +438,38 @@ class Ledger(Windows):
         number: npt.NDArray[np.uint32],
         stamp: Ints,
         back: Ints | int,
+        newest: npt.NDArray[np.uint32],
     ) -> npt.NDArray[np.bool_]:
-        """Correct the replies so many probes ``back`` if they are those numbered so: which are, (N,)."""
+        """Correct the replies so many probes ``back`` if they are those numbered so: which are, (N,).
+
+        A session that is begun anew has the same numbers again. At ``newest`` it reaches that many
+        probes back, at the least; what is further back must be linked to these by numbers without a
+        gap, or have left well before the next probe can have come.
+        """
         cells = self.cells(flows, sequence - np.asarray(back).astype(np.uint32))
         match: npt.NDArray[np.bool_] = (self.number[cells] == number) & (
             (self.flags[cells] & RECEIVED) != 0
         )
-        match &= (np.asarray(back) > 0) & (np.asarray(back) < self.depth)
+        match &= (np.asarray(back) >= 0) & (np.asarray(back) < self.depth)
         found = cells[match]
         residence = stamp[match] - (self.t1[found] + self.forward[found])
-        sane = (residence >= 0) & (residence < 2**31)
+        sane = (residence >= 0) & (residence < 2**31) & (residence <= self.elapsed[found])
+        further = (back - newest.astype(np.int64))[match]
+        if (further > 0).any():
+            flows, sequence, behind = (
+                flows[match],
+                sequence[match],
+                np.broadcast_to(back, match.shape),
+            )
+            first = self.cells(flows, sequence - newest[match])
+            linked = (self.flags[first] & RECEIVED) != 0
+            linked &= self.number[first] - number[match] == further
+            following = sequence - (behind[match] - 1).astype(np.uint32)
+            soon = 2 * residence < self.t1[self.cells(flows, following)] - self.t1[found]
+            sane &= (further <= 0) | linked | soon
         if not sane.all():
             found, residence = found[sane], residence[sane]
+            match[match] = sane
         self.residence[found] = residence
         self.flags[found] |= FOLLOWED
         return match

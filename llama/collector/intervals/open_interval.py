@@ -22,6 +22,7 @@ class OpenInterval:
     end: npt.NDArray[np.uint32] | None = None  # one past the last, once the window is over
     due: float = math.inf  # when it may be closed, on the monotonic clock
     waited_ns: int = 0  # what `due` was put off for: see `put_off`
+    told: int = 0  # the figures of so many flows, the first of them, are made
     #: Of each step of the clock: flow by flow the sequence number of the first probe after it.
     steps: list[npt.NDArray[np.uint32]] = field(factory=list)
     suspect: int = 0  # bits of SUSPECT_REASONS that hold for all pairs

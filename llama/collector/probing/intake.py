@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.intervals.ledger import FORGED, Ints
+from llama.collector.intervals.ledger import Ints
 from llama.collector.intervals.replies import UNKNOWN_DSCP, Replies
 from llama.collector.probing import formats
 from llama.collector.probing.flow_index import NO_FLOW, FlowIndex, flow_keys
@@ -367,10 +367,12 @@ class Intake:
         if self.tracing is not None:
             traced[strange] = self._hand_over_replies(inbox, bare[strange])
         for track, found, there in candidates:
-            for which, note in ((traced, ""), (~traced, FORGED)):
-                flows = found[there & strange & which] - track.first_flow
-                if flows.size:
-                    track.ledger.doubt(flows, note)
+            flows, ours = found - track.first_flow, there & strange
+            if (ours & traced).any():
+                track.ledger.doubt(flows[ours & traced], "")
+            others = ours & ~traced
+            if others.any():
+                track.ledger.doubt_strange(flows[others], sequence[others])
         return bare[traced]
 
     def _look_elsewhere(self, inbox: Inbox, rows: npt.NDArray[np.intp]) -> None:

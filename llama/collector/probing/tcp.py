@@ -7,7 +7,10 @@ stays behind here (no TIME_WAIT) and little there. The kernel tells the RTT of a
 is left out when we were late to look.
 
 A SYN that had to be sent again counts as lost; so an attempt is given up before the kernel would
-do that, after `GIVE_UP_S`. Attempts are bounded: one at a time for each source port and
+do that, after `GIVE_UP_S`. Before then the kernel does it only if something of an earlier attempt
+arrives, which says nothing of this one: then an answer counts, without a round trip. Lest that
+happens, a source port rests after a connection for as long as the answer took: what the other end
+sent by then has come. Attempts are bounded: one at a time for each source port and
 destination, and in all as many as the test's ``in_flight``; what is due above that is not sent,
 and counted among failed sends.
 
@@ -106,6 +109,8 @@ class _Attempt:
     flow: int
     sequence: int
     t1_ns: int
+    begun_s: float
+    rests_s: float = 0.0  # for how long something of it may come afterwards
     over: bool = False
     kept_up: bool = False  # the SYN waited in this host
 
@@ -157,6 +162,8 @@ class TcpProber(PortHolder):
         self._wakeup: _Wakeup | None = None
         self._attempts: dict[int, _Attempt] = {}  # by descriptor
         self._ways: set[tuple[object, ...]] = set()
+        #: Of these, those that nothing is under way on: a heap, by when they may be used again.
+        self._resting: list[tuple[float, int, tuple[object, ...]]] = []
         self._in_flight: Counter[tuple[object, ...]] = Counter()
         #: Flows that were refused a turn, by what they waited for: a way, or a group.
         self._lines: dict[tuple[object, ...], dict[tuple[Track, int], None]] = {}
@@ -265,9 +272,10 @@ class TcpProber(PortHolder):
             self._young.append((self._monotonic_s() + KEPT_UP_S, sock))
             if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 2) == _SYN_REFUSED:
                 code = errno.ENOBUFS
-        until_s = self._monotonic_s() + min(group.timeout_s, GIVE_UP_S)
+        begun_s = self._monotonic_s()
+        until_s = begun_s + min(group.timeout_s, GIVE_UP_S)
         attempt = _Attempt(
-            sock, track.ledger, group.identity, pair, way, flow, int(sequence[0]), t1_ns,
+            sock, track.ledger, group.identity, pair, way, flow, int(sequence[0]), t1_ns, begun_s,
         )  # fmt: skip
         self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
         self._attempts[sock.fileno()] = attempt
@@ -365,7 +373,9 @@ class TcpProber(PortHolder):
         self._end(attempt)
 
     def _look(self) -> None:
-        """Take the answers that have come."""
+        """Take the answers that have come, and let ways go that have rested."""
+        while self._resting and self._resting[0][0] <= self._monotonic_s():
+            self._ways.discard(heapq.heappop(self._resting)[2])
         while events := self._epoll.poll(0, _EVENTS):
             now_s = self._monotonic_s()
             late = self._ticked_s is None or now_s - self._ticked_s > LATE_S
@@ -395,17 +405,22 @@ class TcpProber(PortHolder):
         info = attempt.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
         (again,) = struct.unpack_from("=I", info, _RETRANSMITS_AT)
         if again:
-            return  # to which of the two SYNs it was an answer, nobody knows
+            attempt.rests_s = self._monotonic_s() - attempt.begun_s
+            if attempt.rests_s >= GIVE_UP_S:
+                return  # to which of the two SYNs it was an answer, nobody knows
         (rtt_us,) = struct.unpack_from("=I", info, _RTT_AT)
         ledger = attempt.ledger
         flow: Ints = np.array([attempt.flow])
         sequence = np.array([attempt.sequence], np.uint32)
-        timed = not refused and rtt_us > 0
-        if attempt.kept_up or (not timed and late):
+        timed = not refused and rtt_us > 0 and not again
+        if timed:
+            attempt.rests_s = rtt_us / 1e6
+        if attempt.kept_up or again or (not timed and late):
             ledger.flags[ledger.cells(flow, sequence)] |= NO_RTT
         t1 = np.array([attempt.t1_ns])
         t4 = t1 + rtt_us * 1000 if timed else np.array([arrived_ns])
-        self.received += ledger.reply(Replies.bare(flow, sequence, t1, t4, np.array([timed])))
+        by_kernel = np.array([timed or again > 0])
+        self.received += ledger.reply(Replies.bare(flow, sequence, t1, t4, by_kernel))
 
     def _end(self, attempt: _Attempt) -> None:
         """Close an attempt's socket: with RST if it is connected, without a word if it is not."""
@@ -414,7 +429,11 @@ class TcpProber(PortHolder):
         attempt.over = True
         fd = attempt.sock.fileno()
         del self._attempts[fd]
-        self._ways.discard(attempt.way)
+        if attempt.rests_s:
+            until_s = self._monotonic_s() + attempt.rests_s
+            heapq.heappush(self._resting, (until_s, next(self._numbers), attempt.way))
+        else:
+            self._ways.discard(attempt.way)
         self._in_flight[attempt.group] -= 1
         # The epoll object forgets a closed socket only when nobody has it any more: a program that is
         # about to be run has a copy. Until then it would tell of a number that is another attempt's.
