@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import random
+import socket
 import time
+from collections import Counter
+from typing import Any
 
 from forged import need_root, send, spoof
 from peers_case import PeersCase
 from plain_stamp import REPLY, auth_probe
+from timekeeper_case import TimekeeperCase, pair
 from twisted.internet import reactor
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import LoopingCall
@@ -129,3 +134,43 @@ class WithoutKeyTests(TestCase):
         """Nothing that the key has not signed is a reply, though it repeats all that a probe says."""
         self.assertEqual((10, 0, 60), await self.ask(honest=False))
         self.assertEqual((10, 10, 60), await self.ask(honest=True))
+
+
+class OthersCountTests(TimekeeperCase):
+    """Loss on the way there, at a reflector that returns SSIDs, and somebody who writes in its name."""
+
+    def test_without_an_ssid(self) -> None:
+        """A reply without an SSID is no sign that such a reflector counted what we did not send."""
+        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(peer.close)
+        peer.bind(("127.0.0.1", 0))
+        peer.setblocking(False)
+        chance, came = random.Random(5), Counter[Any]()
+        forged = bytes(44)
+
+        def more() -> bool:
+            (track,) = self.prober.tracks
+            while True:
+                try:
+                    probe, whom = peer.recvfrom(999)
+                except BlockingIOError:
+                    break
+                if chance.random() < 0.3:
+                    continue
+                now = stamp.ntp_from_unix_ns(time.time_ns())
+                sequence, sent, error, ssid = stamp.SENDER_STRUCT.unpack_from(probe)
+                reply = REPLY.pack(came[whom], now, 0x8001, ssid, now, sequence, sent, error, 64)
+                came[whom] += 1
+                peer.sendto(reply, whom)
+            for sock in track.sockets if came else ():
+                peer.sendto(forged, ("127.0.0.1", sock.number))
+            return len(self.closed) > 4
+
+        self.timekeeper.use([self.group(pair("127.0.0.1", peer.getsockname()[1]), rate=100)])
+        self.run_until(more, answering=False)
+        self.assertGreater(self.prober.strangers, 100)
+        rows = [closed.pair_stats[0] for closed in self.closed]
+        lost, forward = (sum(int(row[name]) for row in rows) for name in ("lost", "lost_forward"))
+        self.assertGreater(lost, 50)
+        self.assertGreater(forward, lost / 2)
+        self.assertNotIn(FORGED, [note for closed in self.closed for note in closed.notes])

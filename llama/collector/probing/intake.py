@@ -369,6 +369,8 @@ class Intake:
         for track, found, there in candidates:
             for which, note in ((traced, ""), (~traced, FORGED)):
                 flows = found[there & strange & which] - track.first_flow
+                # Who returns SSIDs does not count what comes without one with the probes.
+                flows = flows[track.bare[flows // track.ports]]
                 if flows.size:
                     track.ledger.doubt(flows, note)
         return bare[traced]
