@@ -8,6 +8,7 @@ import time
 from collections import Counter
 from typing import Any
 
+import numpy as np
 from forged import need_root, send, spoof
 from peers_case import PeersCase
 from plain_stamp import REPLY, auth_probe
@@ -19,6 +20,7 @@ from twisted.trial.unittest import TestCase
 from wire_packets import KEY
 
 from llama.collector.intervals.ledger import FORGED
+from llama.collector.intervals.replies import Replies
 from llama.collector.intervals.summary import reasons
 from llama.collector.oneshot import OneShot, Wanted
 from llama.config import CollectorConfig, SourcePort, Target, Test
@@ -134,6 +136,67 @@ class WithoutKeyTests(TestCase):
         """Nothing that the key has not signed is a reply, though it repeats all that a probe says."""
         self.assertEqual((10, 0, 60), await self.ask(honest=False))
         self.assertEqual((10, 10, 60), await self.ask(honest=True))
+
+
+class NeighbourTests(TimekeeperCase):
+    """A target in other hands, beside one that is dead: both are asked in the same bursts."""
+
+    def receive(self, number: int) -> Counter[str]:
+        """Probe both while one answers for itself and, in its name, for the other; tell what counts."""
+        liar, mask = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for sock, address in ((liar, "127.0.0.1"), (mask, "127.0.0.2")):
+            self.addCleanup(sock.close)
+            sock.bind((address, number))
+            sock.setblocking(False)
+            number = liar.getsockname()[1]
+        answered = 0
+
+        def answer() -> bool:
+            nonlocal answered
+            while True:
+                try:
+                    probe, whom = liar.recvfrom(999)
+                except BlockingIOError:
+                    return len(self.closed) > 2
+                now = stamp.ntp_from_unix_ns(time.time_ns())
+                sequence, sent, error, ssid = stamp.SENDER_STRUCT.unpack_from(probe)
+                answered += 1
+                reply = REPLY.pack(answered, now, 0x8001, ssid, now, sequence, sent, error, 64)
+                for each in (liar, mask):
+                    each.sendto(reply, whom)
+
+        pairs = [pair(address, number) for address in ("127.0.0.1", "127.0.0.2")]
+        self.timekeeper.use([self.group(*pairs, rate=200)])
+        self.run_until(answer, answering=False)
+        received: Counter[str] = Counter()
+        for closed in self.closed:
+            for one, row in zip(closed.pairs, closed.pair_stats, strict=True):
+                received[one.dst_ip] += int(row["received"])
+        return received
+
+    def test_nobody_answers_for_another(self) -> None:
+        """What one target sees of its own probes is not enough to answer those of another."""
+        received = self.receive(0)
+        self.assertGreater(received["127.0.0.1"], 300)
+        self.assertEqual(received["127.0.0.2"], 0)
+
+    def test_numbers_of_the_same_cell(self) -> None:
+        """A number that leads to the cell of a probe, by a whole turn or more, is not that probe's."""
+        self.timekeeper.use([self.group(ports=1)])
+        self.run_until(lambda: self.prober.received > 5)
+        self.bring_in_all()
+        (track,) = self.prober.tracks
+        book = track.ledger
+        last = book.next_sequence - np.uint32(1)
+        t1_ns = book.t1[book.cells(np.zeros(1, np.int64), last)]
+        for turns in (-1, 1, 2**20):
+            number = last + np.uint32(turns * book.depth % 2**32)
+            stray = Replies.bare(
+                np.zeros(1, np.int64), number, t1_ns, t1_ns + 1, np.ones(1, np.bool_)
+            )
+            self.assertFalse(book.genuine(stray).any())
+            self.assertEqual(book.reply(stray), 0)
+        self.assertEqual(book.duplicates, [])
 
 
 class OthersCountTests(TimekeeperCase):

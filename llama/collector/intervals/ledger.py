@@ -20,6 +20,7 @@ notes every flow's next number; that is all that happens then.
 from __future__ import annotations
 
 import math
+import secrets
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -145,6 +146,16 @@ class Ledger(Windows):
         self.strangers = 0  # replies to no probe of ours, or with another's time stamp
         #: Whether the other end stamps what it answers; else nothing is known of one way alone.
         self.stamps_there = True
+
+    def begin_by_chance(self) -> None:
+        """Have flows begin with any number, before there is any interval.
+
+        Probes of a burst have their time and SSID in common. So what one target sees of its own would
+        be enough to answer those of another in its name, but for their numbers.
+        """
+        chance = np.frombuffer(secrets.token_bytes(4 * self.flows), np.uint32)
+        # From 1 to 2**31, from where none comes round (see `depth_needed`) nor is before the first.
+        self.next_sequence = (chance >> np.uint32(1)) + np.uint32(1)
 
     # Time
 
@@ -276,8 +287,14 @@ class Ledger(Windows):
 
     def genuine(self, replies: Replies) -> npt.NDArray[np.bool_]:
         """Tell which replies echo number and time of a probe on record: (N,)."""
-        t1 = self.t1[self.cells(replies.flow, replies.sequence)]
-        genuine: npt.NDArray[np.bool_] = (t1 == replies.echoed_ns) & (t1 != 0)
+        return self._genuine(replies, self.t1[self.cells(replies.flow, replies.sequence)])
+
+    def _genuine(self, replies: Replies, t1: Ints) -> npt.NDArray[np.bool_]:
+        """Do what `genuine` does; ``t1`` are those of the cells that their numbers lead to."""
+        genuine: npt.NDArray[np.bool_] = t1 == replies.echoed_ns
+        genuine &= t1 != 0
+        # Other numbers lead to the same cell: only the last ``depth`` are on record.
+        genuine &= self.next_sequence[replies.flow] - replies.sequence - np.uint32(1) < self.depth
         return genuine
 
     def reply(self, replies: Replies) -> int:
@@ -289,9 +306,7 @@ class Ledger(Windows):
         self.settle()
         cells = self.cells(replies.flow, replies.sequence)
         t1 = self.t1[cells]
-        # The number is compared by the echoed stamp: two probes of a flow never share one.
-        genuine = t1 == replies.echoed_ns
-        genuine &= t1 != 0
+        genuine = self._genuine(replies, t1)
         known = self.flags[cells]
         fresh = genuine & ((known & (RECEIVED | LATE)) == 0)
         if not fresh.all():
