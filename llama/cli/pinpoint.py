@@ -211,7 +211,8 @@ def _check_state(path: Path) -> None:
             raise _unreadable(path, error) from None
     trial = path.with_name(path.name + ".new")  # as `PinpointService.save` does
     try:
-        open(trial, "w", opener=private).close()
+        trial.unlink(missing_ok=True)
+        open(trial, "x", opener=private).close()  # what a link leads to is somebody else's
         trial.unlink()
     except OSError as error:
         raise _unwritable("--state", path, error) from None

@@ -43,9 +43,10 @@ def rearranged(
         depth = min(held, 2 * needed)
     ledger = Ledger(dscp_sent, book.ports, rate_pps, book.timeout_s, book.interval_s, depth)
     ledger.fastest_pps = max(ledger.rate_pps, book.fastest_pps)
+    ledger.begin_by_chance()
     for name in (
-        "next_sequence", "anchor_sequence", "anchor_number", "anchored", "clock_error_there",
-        "doubt_sequence", "doubted",
+        "next_sequence", "first_sequence", "anchor_sequence", "anchor_number", "anchored",
+        "clock_error_there", "doubt_sequence", "doubted",
     ):  # fmt: skip
         getattr(ledger, name)[to] = getattr(book, name)[start]
     ledger.counting[new] = book.counting[old]

@@ -166,6 +166,7 @@ class Timekeeper:
             ledger = Ledger(
                 dscps, len(group.sources), group.rate_pps, group.timeout_s, self.interval_ns / 1e9
             )
+            ledger.begin_by_chance()
             track = self.prober.track(group, ledger, np.ones(len(dscps), np.bool_), now_s)
             self._new.append(track)
             return track

@@ -6,6 +6,7 @@ single value may be is said in `llama.config.values`; what a section holds, in t
 
 from __future__ import annotations
 
+import bisect
 import difflib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -30,6 +31,9 @@ MAX_DEPTH = 40
 MAX_MERGES = 100
 #: More values than this are read from no file: aliases unfold into more.
 MAX_VALUES = 2_000_000
+#: Names that what is misspelt is compared with, of more those that begin or end most like it: where there
+#: are thousands of both, it would take minutes.
+MOST_COMPARED = 50
 #: How keys begin that mean nothing by themselves, as Compose files have them.
 ANCHORS = "x-"
 _MERGE = "tag:yaml.org,2002:merge"
@@ -251,7 +255,18 @@ def shown(text: str) -> str:
 
 
 def _nearest(name: str, known: Iterable[str]) -> list[str]:
-    return difflib.get_close_matches(name, list(known), 1, 0.6)
+    names = list(known)
+    if len(names) > MOST_COMPARED:
+        backwards = _beside(name[::-1], [each[::-1] for each in names])
+        names = [*_beside(name, names), *(each[::-1] for each in backwards)]
+    return difflib.get_close_matches(name, names, 1, 0.6)
+
+
+def _beside(name: str, names: Iterable[str]) -> list[str]:
+    """Return the names between which one would stand in the order of the alphabet."""
+    ordered = sorted(names)
+    place, few = bisect.bisect(ordered, name), MOST_COMPARED // 4
+    return ordered[max(0, place - few) : place + few]
 
 
 def unknown(what: str, name: str, known: Iterable[str], where: str = "") -> str:
@@ -304,8 +319,8 @@ def read_document(path: str, *, again: bool = False) -> Document:
         line = text.count("\n", 0, bad.start()) + 1
         raise refuse(line, f"control character U+{ord(bad.group()):04X} in the text")
     try:
-        if line := _too_deep(text):
-            raise refuse(line, f"nested more than {MAX_DEPTH} deep, expected a configuration")
+        if excess := _excess(text):
+            raise refuse(*excess)
         root = yaml.compose(text, Loader=_LOADER)
     except yaml.MarkedYAMLError as error:
         said = _better_said(text, error)
@@ -333,17 +348,23 @@ def _better_said(text: str, error: yaml.MarkedYAMLError) -> yaml.MarkedYAMLError
     return error
 
 
-def _too_deep(text: str) -> int:
-    """Return the line in which ``text`` nests too deeply to be composed safely, or 0."""
-    depth = 0
+def _excess(text: str) -> tuple[int, str] | None:
+    """Return where ``text`` has more of something than can be composed safely and soon, and of what."""
+    depth = nodes = 0
     for event in yaml.parse(text, Loader=_LOADER):
+        if isinstance(event, yaml.NodeEvent):
+            nodes += 1
         if isinstance(event, yaml.CollectionStartEvent):
             depth += 1
-            if depth > MAX_DEPTH:
-                return int(event.start_mark.line) + 1 if event.start_mark else 0
         elif isinstance(event, yaml.CollectionEndEvent):
             depth -= 1
-    return 0
+        if depth > MAX_DEPTH or nodes > 2 * MAX_VALUES:  # each value may have a key
+            line = int(event.start_mark.line) + 1 if event.start_mark else 0
+            if depth > MAX_DEPTH:
+                return line, f"nested more than {MAX_DEPTH} deep, expected a configuration"
+            most = 2 * MAX_VALUES
+            return line, f"more than {most:,} keys and values up to here, expected a configuration"
+    return None
 
 
 def _yaml_problem(error: yaml.MarkedYAMLError, text: str, line: int) -> str:

@@ -17,7 +17,12 @@ def read_json(body: bytes, most: int) -> Any:
 
     Raises `TooLargeError` if it may be more than ``most`` values, and `orjson.JSONDecodeError`.
     """
-    # Every value but the first has one of these before it, so what is short has no need of counting.
-    if len(body) > most and sum(map(body.count, (b",", b"[", b"{"))) > most:
-        raise TooLargeError(f"more than {most:,} values")
+    see_size(body, most)
     return orjson.loads(body)
+
+
+def see_size(body: bytes, most: int) -> None:
+    """Raise `TooLargeError` if ``body``, of one or more lines, may have more than ``most`` values."""
+    # Every value but the first has one of these before it, so what is short has no need of counting.
+    if len(body) > most and sum(map(body.count, (b",", b"[", b"{", b"\n"))) > most:
+        raise TooLargeError(f"more than {most:,} values")

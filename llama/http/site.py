@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import resource
 import struct
 import termios
 from collections import Counter
@@ -18,6 +19,8 @@ from twisted.web.server import Request, Site
 MINUTE = 60.0
 #: Digits of a body's length; Python raises for thousands of them.
 MOST_DIGITS = 19
+#: What part of the files that this process may open connections may have: the rest needs some, too.
+PART_OF_FILES = 4
 
 
 class Channel(HTTPChannel):
@@ -185,9 +188,9 @@ class HttpSite(Site):
     """A site with limits and without an access log: what it answered is counted instead.
 
     ``max_connections``: for a further one the oldest makes room of those that no answer is made for;
-    it is closed itself if there is none. ``timeout_s``: how long a client may
-    take, from its connection or its previous answer, to send a whole request. ``max_body``:
-    octets of a request's body.
+    it is closed itself if there is none. There are fewer where only few files may be open.
+    ``timeout_s``: how long a client may take, from its connection or its previous answer, to send a
+    whole request. ``max_body``: octets of a request's body.
     """
 
     protocol: Any = Channel
@@ -226,17 +229,23 @@ class HttpSite(Site):
 
     def buildProtocol(self, addr: Any) -> Any:
         """Return a channel, or None, which closes the connection, when there are too many."""
-        if len(self.channels) >= self.max_connections and not self._make_room():
+        if len(self.channels) >= self._most_connections() and not self._make_room():
             self.refused_connections += 1
             return None
         channel: Any = super().buildProtocol(addr)
         self.channels[channel] = None
         return channel
 
+    def _most_connections(self) -> int:
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+        if files == resource.RLIM_INFINITY:
+            return self.max_connections
+        return min(self.max_connections, max(files // PART_OF_FILES, 1))
+
     def _make_room(self) -> bool:
         """Drop one connection, if need be, for another; tell whether there is room now."""
         here = [channel for channel in self.channels if not channel.dropped]
-        if len(here) < self.max_connections:
+        if len(here) < self._most_connections():
             return True
         # Who says nothing goes before who does not read what was asked for.
         for idle in (lambda channel: not channel.busy(), Channel.stalled):

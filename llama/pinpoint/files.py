@@ -24,7 +24,7 @@ def locked(path: Path) -> Iterator[None]:
     """
     beside = path.with_name(path.name + ".lock")
     while True:
-        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT, 0o600)
+        descriptor = os.open(beside, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             # Who had it before may have removed it since it was opened: then it is nobody's any more.

@@ -267,6 +267,20 @@ class DirectionTests(SynchronousTestCase):
             row = close(book).flow_stats[0]
             self.assertEqual((row["lost"], row["lost_unknown"]), (1, 1))
 
+    def test_answers_to_what_somebody_asks_from_0_on(self) -> None:
+        """Numbers that no flow ever had are forged, whether they are smaller than its own or not."""
+        book = ledger()
+        book.current = None
+        book.begin_by_chance()
+        book.roll(EPOCH, EPOCH + 10 * SECOND, 0.0)
+        for n in range(2 * book.depth):
+            book.send(np.array([0]), EPOCH + n * MS)
+        for n in (0, 1, 1000, 2**32 - 1):
+            self.assertEqual(book.reply(replies([0], [n], [EPOCH], [n], [EPOCH + SECOND])), 0)
+        assert book.current is not None
+        self.assertIn("forged", " ".join(book.current.notes))
+        self.assertNotIn("probes were forgotten", " ".join(book.current.notes))
+
     def test_answers_to_forgotten_probes(self) -> None:
         """A reply so late that its probe is not on record any more makes nobody a forger."""
         book = ledger()

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
+import socket
 import time
+from collections import Counter
+from typing import Any
 
+import numpy as np
 from forged import need_root, send, spoof
 from peers_case import PeersCase
 from plain_stamp import REPLY, auth_probe
+from timekeeper_case import TimekeeperCase, pair
 from twisted.internet import reactor
 from twisted.internet.protocol import DatagramProtocol
 from twisted.internet.task import LoopingCall
@@ -14,6 +20,7 @@ from twisted.trial.unittest import TestCase
 from wire_packets import KEY
 
 from llama.collector.intervals.ledger import FORGED
+from llama.collector.intervals.replies import Replies
 from llama.collector.intervals.summary import reasons
 from llama.collector.oneshot import OneShot, Wanted
 from llama.config import CollectorConfig, SourcePort, Target, Test
@@ -129,3 +136,104 @@ class WithoutKeyTests(TestCase):
         """Nothing that the key has not signed is a reply, though it repeats all that a probe says."""
         self.assertEqual((10, 0, 60), await self.ask(honest=False))
         self.assertEqual((10, 10, 60), await self.ask(honest=True))
+
+
+class NeighbourTests(TimekeeperCase):
+    """A target in other hands, beside one that is dead: both are asked in the same bursts."""
+
+    def receive(self, number: int) -> Counter[str]:
+        """Probe both while one answers for itself and, in its name, for the other; tell what counts."""
+        liar, mask = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(2))
+        for sock, address in ((liar, "127.0.0.1"), (mask, "127.0.0.2")):
+            self.addCleanup(sock.close)
+            sock.bind((address, number))
+            sock.setblocking(False)
+            number = liar.getsockname()[1]
+        answered = 0
+
+        def answer() -> bool:
+            nonlocal answered
+            while True:
+                try:
+                    probe, whom = liar.recvfrom(999)
+                except BlockingIOError:
+                    return len(self.closed) > 2
+                now = stamp.ntp_from_unix_ns(time.time_ns())
+                sequence, sent, error, ssid = stamp.SENDER_STRUCT.unpack_from(probe)
+                answered += 1
+                reply = REPLY.pack(answered, now, 0x8001, ssid, now, sequence, sent, error, 64)
+                for each in (liar, mask):
+                    each.sendto(reply, whom)
+
+        pairs = [pair(address, number) for address in ("127.0.0.1", "127.0.0.2")]
+        self.timekeeper.use([self.group(*pairs, rate=200)])
+        self.run_until(answer, answering=False)
+        received: Counter[str] = Counter()
+        for closed in self.closed:
+            for one, row in zip(closed.pairs, closed.pair_stats, strict=True):
+                received[one.dst_ip] += int(row["received"])
+        return received
+
+    def test_nobody_answers_for_another(self) -> None:
+        """What one target sees of its own probes is not enough to answer those of another."""
+        received = self.receive(0)
+        self.assertGreater(received["127.0.0.1"], 300)
+        self.assertEqual(received["127.0.0.2"], 0)
+
+    def test_numbers_of_the_same_cell(self) -> None:
+        """A number that leads to the cell of a probe, by a whole turn or more, is not that probe's."""
+        self.timekeeper.use([self.group(ports=1)])
+        self.run_until(lambda: self.prober.received > 5)
+        self.bring_in_all()
+        (track,) = self.prober.tracks
+        book = track.ledger
+        last = book.next_sequence - np.uint32(1)
+        t1_ns = book.t1[book.cells(np.zeros(1, np.int64), last)]
+        for turns in (-1, 1, 2**20):
+            number = last + np.uint32(turns * book.depth % 2**32)
+            stray = Replies.bare(
+                np.zeros(1, np.int64), number, t1_ns, t1_ns + 1, np.ones(1, np.bool_)
+            )
+            self.assertFalse(book.genuine(stray).any())
+            self.assertEqual(book.reply(stray), 0)
+        self.assertEqual(book.duplicates, [])
+
+
+class OthersCountTests(TimekeeperCase):
+    """Loss on the way there, at a reflector that returns SSIDs, and somebody who writes in its name."""
+
+    def test_without_an_ssid(self) -> None:
+        """A reply without an SSID is no sign that such a reflector counted what we did not send."""
+        peer = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        self.addCleanup(peer.close)
+        peer.bind(("127.0.0.1", 0))
+        peer.setblocking(False)
+        chance, came = random.Random(5), Counter[Any]()
+        forged = bytes(44)
+
+        def more() -> bool:
+            (track,) = self.prober.tracks
+            while True:
+                try:
+                    probe, whom = peer.recvfrom(999)
+                except BlockingIOError:
+                    break
+                if chance.random() < 0.3:
+                    continue
+                now = stamp.ntp_from_unix_ns(time.time_ns())
+                sequence, sent, error, ssid = stamp.SENDER_STRUCT.unpack_from(probe)
+                reply = REPLY.pack(came[whom], now, 0x8001, ssid, now, sequence, sent, error, 64)
+                came[whom] += 1
+                peer.sendto(reply, whom)
+            for sock in track.sockets if came else ():
+                peer.sendto(forged, ("127.0.0.1", sock.number))
+            return len(self.closed) > 4
+
+        self.timekeeper.use([self.group(pair("127.0.0.1", peer.getsockname()[1]), rate=100)])
+        self.run_until(more, answering=False)
+        self.assertGreater(self.prober.strangers, 100)
+        rows = [closed.pair_stats[0] for closed in self.closed]
+        lost, forward = (sum(int(row[name]) for row in rows) for name in ("lost", "lost_forward"))
+        self.assertGreater(lost, 50)
+        self.assertGreater(forward, 0)  # one slow probe makes a stretch unknown
+        self.assertNotIn(FORGED, [note for closed in self.closed for note in closed.notes])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
+from llama.config import tree
 from llama.config.sections import MOST_CHARACTERS, MOST_TAGS
 from llama.pinpoint import answers
 
@@ -206,6 +207,40 @@ class BombTests(SynchronousTestCase):
         lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 30)]
         error = self.refused("\n".join(lines))
         self.assertLess(len(error.mistakes), 100)
+
+    def test_values_without_end(self) -> None:
+        """A file of more values than any has is refused before memory is filled with them."""
+        self.patch(tree, "MAX_VALUES", 1000)
+        self.patch(tree.yaml, "compose", None)
+        for text, line in (("- a\n" * 1_000_000, 2000), ("[" + "a, " * 1_000_000 + "]", 1)):
+            said = [(each.line, each.message) for each in self.refused(text).mistakes]
+            what = "more than 2,000 keys and values up to here, expected a configuration"
+            self.assertEqual(said, [(line, what)])
+
+    def test_many_names_that_are_not_defined(self) -> None:
+        """Each is compared with a few of thousands, and what it may have meant is still found."""
+        compared: list[int] = []
+        compare = tree.difflib.get_close_matches
+
+        def counted(word: str, names: list[str], *rest: float) -> list[str]:
+            compared.append(len(names))
+            return compare(word, names, *rest)
+
+        self.patch(tree.difflib, "get_close_matches", counted)
+        sets = ", ".join(
+            f"{letter}et{n}: [{{ip: 192.0.2.1}}]" for letter in "st" for n in range(40)
+        )
+        wrong = ", ".join(f"{{targets: tett{n}}}" for n in range(40))
+        error = self.refused(f"targets: {{{sets}}}\ntests: [{wrong}]\n")
+        said = [each.message for each in error.mistakes]
+        self.assertEqual(len([each for each in said if "did you mean 'tet" in each]), 40)
+        self.assertLessEqual(max(compared), tree.MOST_COMPARED)
+
+    def test_names_alike(self) -> None:
+        """Of hundreds of names that begin alike the one that was meant is found."""
+        sets = ", ".join(f"paris-edge-{n:03}: [{{ip: 192.0.2.1}}]" for n in range(1, 301))
+        error = self.refused(f"targets: {{{sets}}}\ntests: [{{targets: paris-egde-250}}]\n")
+        self.assertIn("did you mean 'paris-edge-250'?", error.mistakes[0].message)
 
     def test_merges_of_merges(self) -> None:
         """Merge keys that merge each other twice are resolved once."""

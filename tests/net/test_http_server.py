@@ -11,12 +11,15 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from base64 import b64encode
 from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
 from self_signed import self_signed
+from servers import free_port
+from services import Service, until
 from treq.client import HTTPClient
 from treq.testing import RequestTraversalAgent
 from twisted.internet import reactor
@@ -261,6 +264,35 @@ class _Transport(StringTransport):
     def abortConnection(self):
         self.aborted = True
         super().abortConnection()
+
+
+class _OfFewFiles(Service):
+    """A service that may open no more than 60 files."""
+
+    def command(self) -> list[str]:
+        return ["sh", "-c", 'ulimit -n 60; exec "$@"', "sh", *super().command()]
+
+
+class FewFiles(SynchronousTestCase):
+    def test_idle_connections_make_room(self):
+        """Where files give out before connections do, who says nothing keeps nobody out, either."""
+        port = free_port()
+        where = f"127.0.0.1:{port}"
+        options = "--port", "0", "--interface", "127.0.0.1", "--api", where
+        service = _OfFewFiles("llama-reflector", *options).start()
+        self.addCleanup(service.stop)
+        until(lambda: socket.create_connection(("127.0.0.1", port), 5).close() or True, where)
+        for _ in range(30):
+            idle = [socket.create_connection(("127.0.0.1", port), 5) for _ in range(5)]
+            for each in idle:
+                self.addCleanup(each.close)
+
+        def asked() -> bool:  # those that it accepts at one go may be too many all the same
+            with urllib.request.urlopen(f"http://{where}/status", timeout=10) as answer:
+                return answer.read() == b"ok"
+
+        until(asked, "an answer")
+        self.assertLess(len(os.listdir(f"/proc/{service.pid}/fd")), 45)
 
 
 class Limits(SynchronousTestCase):

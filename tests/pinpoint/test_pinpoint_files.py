@@ -135,6 +135,18 @@ class LockTests(SynchronousTestCase):
             self.assertEqual((removed, os.listdir(self.there)), ([["state.lock"]], ["state.lock"]))
             self.assertIn("another llama pinpoint", self.start().output)
 
+    def test_links_that_others_made(self) -> None:
+        """What a link beside the state leads to is neither emptied nor made."""
+        precious, absent = self.there / "precious", self.there / "absent"
+        precious.write_text("of somebody else")
+        self.new.symlink_to(precious)
+        self.assertIn("'ftp://c1' is no http:// or https://", self.start().output)
+        self.assertEqual(precious.read_text(), "of somebody else")
+        lock = self.there / "state.lock"
+        lock.symlink_to(absent)
+        self.assertIn(f"Error: --state {self.path}: cannot be written (", self.start().output)
+        self.assertFalse(absent.exists())
+
 
 class StateTests(SynchronousTestCase):
     def setUp(self) -> None:

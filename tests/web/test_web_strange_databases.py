@@ -11,7 +11,8 @@ from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
 
-from llama.web.store import StoreError, Window
+from llama.web.store import StoreError, TooMuchError, Window
+from llama.web.stores import database
 from llama.web.stores.influxdb import InfluxDBStore
 
 WINDOW = Window(1_000_000.0, 1_000_060.0)
@@ -23,9 +24,12 @@ class Saying(Resource):
 
     isLeaf = True
     said: dict[str, Any]
+    whole = b""
 
     def render_POST(self, request: Any) -> bytes:
         """Answer."""
+        if self.whole:
+            return self.whole
         others = range(1, request.args[b"q"][0].count(b";") + 1)
         return orjson.dumps({"results": [self.said, *({"statement_id": n} for n in others)]})
 
@@ -72,6 +76,17 @@ class InfluxQLTests(TestCase):
                 with self.assertRaisesRegex(StoreError, said):
                     await self.store.activity(WINDOW)
         self.flushLoggedErrors()
+
+    async def test_more_values_than_there_is_memory_for(self) -> None:
+        """An answer of more values than an honest one has is refused before any of it is read."""
+        self.patch(database, "MOST_VALUES", 10_000)
+        read: list[int] = []
+        self.patch(orjson, "loads", lambda body: read.append(len(body)))
+        for body in (b'{"results":[0' + b",[]" * 10_000, b"{}\n" * 10_000, b"\n" * 10_001):
+            self.server.whole = body
+            with self.assertRaisesRegex(TooMuchError, "more than 10,000 values"):
+                await self.store.activity(WINDOW)
+        self.assertEqual(read, [])
 
     async def test_a_mistake_of_ours(self) -> None:
         """What no answer is to blame for has a traceback in the log, and only one."""

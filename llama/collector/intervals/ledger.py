@@ -20,6 +20,7 @@ notes every flow's next number; that is all that happens then.
 from __future__ import annotations
 
 import math
+import secrets
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -55,8 +56,8 @@ DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID
 MOST_BEHIND = 15
 #: What probes wait for less in this host's own queue puts nothing off.
 LONG_WAIT_NS = 1_000_000
-#: A reflector that took less than this of the timeout made nothing late: the way there and back did.
-HELD_SHARE = 0.1
+#: A reflector that took less, ns and of the timeout, made nothing late: the way there and back did.
+HELD_NS, HELD_SHARE = 5_000_000, 0.1
 SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 #: Noted of an interval in which replies came to what was not sent.
 FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
@@ -111,6 +112,7 @@ class Ledger(Windows):
         # As if probe 0 had been lost: one that counts what it answers begins at 0, and so shows that
         # it counts; a stateless reflector returns our numbers as its own.
         self.next_sequence = np.ones(flows, np.uint32)
+        self.first_sequence = self.next_sequence.copy()  # that a flow ever had
         # What is known of a probe lies side by side: entering a reply touches one place in memory.
         self._cells: Any = memory.rows(cells, CELL)
         #: T1 as sent: user space, Unix ns; 0 before the first.
@@ -152,6 +154,17 @@ class Ledger(Windows):
         self.strangers = 0  # replies to no probe of ours, or with another's time stamp
         #: Whether the other end stamps what it answers; else nothing is known of one way alone.
         self.stamps_there = True
+
+    def begin_by_chance(self) -> None:
+        """Have flows begin with any number, before there is any interval.
+
+        Probes of a burst have their time and SSID in common. So what one target sees of its own would
+        be enough to answer those of another in its name, but for their numbers.
+        """
+        chance = np.frombuffer(secrets.token_bytes(4 * self.flows), np.uint32)
+        # From 1 to 2**31, from where none comes round (see `depth_needed`) nor is before the first.
+        self.next_sequence = (chance >> np.uint32(1)) + np.uint32(1)
+        self.first_sequence = self.next_sequence.copy()
 
     # Time
 
@@ -283,9 +296,18 @@ class Ledger(Windows):
 
     def genuine(self, replies: Replies) -> npt.NDArray[np.bool_]:
         """Tell which replies echo number and time of a probe on record: (N,)."""
-        t1 = self.t1[self.cells(replies.flow, replies.sequence)]
-        genuine: npt.NDArray[np.bool_] = (t1 == replies.echoed_ns) & (t1 != 0)
+        return self._genuine(replies, self.t1[self.cells(replies.flow, replies.sequence)])
+
+    def _genuine(self, replies: Replies, t1: Ints) -> npt.NDArray[np.bool_]:
+        """Do what `genuine` does; ``t1`` are those of the cells that their numbers lead to."""
+        genuine: npt.NDArray[np.bool_] = t1 == replies.echoed_ns
+        genuine &= t1 != 0
+        genuine &= self.on_record(replies.flow, replies.sequence)
         return genuine
+
+    def on_record(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
+        """Tell which numbers are of the last ``depth`` of their flows: others lead to the same cells."""
+        return self.next_sequence[flows] - sequence - np.uint32(1) < self.depth
 
     def reply(self, replies: Replies) -> int:
         """Enter replies; return how many were answers to probes of ours, duplicates not counted.
@@ -296,9 +318,7 @@ class Ledger(Windows):
         self.settle()
         cells = self.cells(replies.flow, replies.sequence)
         t1 = self.t1[cells]
-        # The number is compared by the echoed stamp: two probes of a flow never share one.
-        genuine = t1 == replies.echoed_ns
-        genuine &= t1 != 0
+        genuine = self._genuine(replies, t1)
         known = self.flags[cells]
         heard = replies
         fresh = genuine & ((known & (RECEIVED | LATE)) == 0)
@@ -352,7 +372,7 @@ class Ledger(Windows):
             self._late(replies.flow[~in_time], replies.sequence[~in_time])
             on_the_way = elapsed - residence
             held = ~in_time & (on_the_way >= 0) & (on_the_way <= self.timeout_ns)
-            held &= residence >= HELD_SHARE * self.timeout_ns
+            held &= residence >= min(HELD_NS, HELD_SHARE * self.timeout_ns)
             if held.any():
                 self.mark(
                     suspect_bit("reflector_late"), HELD, pairs=replies.flow[held] // self.ports
@@ -372,7 +392,10 @@ class Ledger(Windows):
     def doubt_strange(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> None:
         """Note that the reflectors of some flows answered what is not on record, numbered so."""
         self.settle()
-        old = (self.next_sequence[flows] - sequence).astype(np.int32) > self.depth
+        behind = self.next_sequence[flows] - sequence
+        old = (behind > self.depth) & (
+            behind <= self.next_sequence[flows] - self.first_sequence[flows]
+        )
         for which, note in ((~old, FORGED), (old, FORGOTTEN)):
             if which.any():
                 self.doubt(flows[which], note)

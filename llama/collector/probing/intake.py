@@ -197,6 +197,7 @@ class Intake:
                 if there.any():
                     cells = track.ledger.cells(np.where(there, inside, 0), sequence)
                     right = there & (track.ledger.t1[cells] == t1_ns) & (t1_ns != 0)
+                    right &= track.ledger.on_record(np.where(there, inside, 0), sequence)
                     yield track, flow, there, right
 
     # Replies
@@ -367,7 +368,9 @@ class Intake:
         if self.tracing is not None:
             traced[strange] = self._hand_over_replies(inbox, bare[strange])
         for track, found, there in candidates:
-            flows, ours = found - track.first_flow, there & strange
+            flows = found - track.first_flow
+            # Who returns SSIDs does not count what comes without one with the probes.
+            ours = there & strange & track.bare[np.where(there, flows, 0) // track.ports]
             if (ours & traced).any():
                 track.ledger.doubt(flows[ours & traced], "")
             others = ours & ~traced
@@ -391,9 +394,8 @@ class Intake:
                     continue
                 flows = np.arange(len(track.pairs)) * track.ports + port[0]
                 number = np.full(len(flows), reply["sender_sequence"], np.uint32)
-                meant = np.flatnonzero(
-                    track.ledger.t1[track.ledger.cells(flows, number)] == sent_ns
-                )
+                same = track.ledger.t1[track.ledger.cells(flows, number)] == sent_ns
+                meant = np.flatnonzero(same & track.ledger.on_record(flows, number))
                 asked = {endpoint(track.names[pair].tobytes()) for pair in meant.tolist()}
                 current = track.ledger.current
                 if not asked or place in asked or current is None:

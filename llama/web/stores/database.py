@@ -15,6 +15,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.web.client import ResponseFailed
 
+from llama.http.bounded import see_size
 from llama.http.client import (
     Reply,
     TooLargeError,
@@ -33,6 +34,9 @@ P = ParamSpec("P")
 MEGABYTE = 1024 * 1024
 #: What one answer may weigh: that of a mesh of 40,000 series is some 20 MB.
 MAX_ANSWER = 512 * MEGABYTE
+#: And of how many values it may be: as many as an honest one of that weight. The shortest take thirty
+#: times their size in memory.
+MOST_VALUES = 32_000_000
 #: Questions that are asked of one database at once.
 AT_ONCE = 8
 _log = Logger()
@@ -148,9 +152,7 @@ class Database:
         except TooLargeError as error:
             # This comes out of the middle of reading; the connection is let go of only after it.
             await deferLater(self._reactor, 0.0)
-            raise TooMuchError(
-                f"{self.url}: its answer has {error}; ask for less time or fewer pairs"
-            ) from None
+            raise self._too_much(error) from None
         except Exception as error:
             kind = StoreTimeoutError if _timed_out(error) else StoreError
             raise kind(f"{self.url}: {explain(error, self._timeout_s)}") from None
@@ -158,7 +160,10 @@ class Database:
 
     def _read(self, reply: Reply, read: Callable[[Any], T], load: Callable[[bytes], Any]) -> T:
         try:
+            see_size(reply.body, MOST_VALUES)
             said = (load if reply.status == 200 else orjson.loads)(reply.body)
+        except TooLargeError as error:
+            raise self._too_much(error) from None
         except orjson.JSONDecodeError:
             said = None
         if reply.status != 200:
@@ -171,6 +176,11 @@ class Database:
             return read(said)
         except UNEXPECTED as error:
             raise self.surprise(error) from None
+
+    def _too_much(self, problem: TooLargeError) -> StoreError:
+        return TooMuchError(
+            f"{self.url}: its answer has {problem}; ask for less time or fewer pairs"
+        )
 
     def surprise(self, problem: Exception) -> StoreError:
         """Return an error for an answer of which nothing can be made."""
