@@ -71,6 +71,8 @@ class Webhook:
         pool = connection_pool(reactor, persistent=False)
         self._agent = agent or Agent(reactor, connectTimeout=TIMEOUT_S, pool=pool)
         self._pause_s = FIRST_PAUSE_S
+        self._trouble = ""  # why the last event was not taken; "": it was
+        self._since_s = 0.0  # reactor's seconds at which that began
         self._sending: Deferred[None] | None = None
         self._later: Any = None
         self._stopped = False
@@ -120,6 +122,13 @@ class Webhook:
         self._sending = None
         self._pause_s = FIRST_PAUSE_S
         self.taken += 1
+        if self._trouble:
+            self._trouble = ""
+            self.log.info(
+                "{url} takes events again, after {seconds:.0f} s",
+                url=self.place,
+                seconds=self._reactor.seconds() - self._since_s,
+            )
         # More events than there is room for may have pushed this one out meanwhile.
         if self.waiting and self.waiting[0] is event:
             self.waiting.popleft()
@@ -130,13 +139,17 @@ class Webhook:
         if self._stopped:
             return
         self.failures += 1
-        self.log.warn(
-            "{url} did not take an event: {why}; tried again in {pause:.0f} s, {waiting} wait",
-            url=self.place,
-            why=_why(failure).replace(self.url, self.place),
-            pause=self._pause_s,
-            waiting=len(self.waiting),
-        )
+        why = _why(failure).replace(self.url, self.place)
+        if not self._trouble:
+            self._since_s = self._reactor.seconds()
+        if why != self._trouble:  # said once, however long it lasts
+            self.log.warn(
+                "{url} did not take an event: {why}; {waiting} wait, and are tried again and again",
+                url=self.place,
+                why=why,
+                waiting=len(self.waiting),
+            )
+        self._trouble = why
         self._later = self._reactor.callLater(self._pause_s, self._again)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 
