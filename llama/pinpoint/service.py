@@ -95,6 +95,7 @@ class PinpointService(MultiService):
         self._call: Any = None
         self._reading: Deferred[None] | None = None
         self._saved = ""
+        self._unwritten: dict[Path, str] = {}  # files that cannot be written, and why, as was said
         self._judged_s = 0.0  # the end of the interval that was judged last
         self._looked_s = 0.0  # the end of the interval that was looked for last
         self._partial: set[float] = set()  # ends of intervals of which not all is there
@@ -260,9 +261,21 @@ class PinpointService(MultiService):
         try:
             append_line(self.settings.record, json.dumps(line).encode() + b"\n")
         except OSError as e:  # a full disk is no reason not to judge
-            self.log.error(
-                "{path}: cannot be written: {why}", path=str(self.settings.record), why=e.strerror
-            )
+            self._not_written(self.settings.record, e)
+        else:
+            self._written(self.settings.record)
+
+    def _not_written(self, path: Path, error: OSError) -> None:
+        """Say why a file cannot be written, unless that was said."""
+        why = error.strerror or str(error)
+        if self._unwritten.get(path) != why:
+            self._unwritten[path] = why
+            self.log.error("{path}: cannot be written: {why}", path=str(path), why=why)
+
+    def _written(self, path: Path) -> None:
+        """Say so of a file that could not be written before."""
+        if self._unwritten.pop(path, None) is not None:
+            self.log.info("{path} is written again", path=str(path))
 
     # What survives
 
@@ -289,9 +302,10 @@ class PinpointService(MultiService):
                 os.fsync(file.fileno())
             new.replace(path)
         except OSError as e:
-            self.log.error("{path}: cannot be written: {why}", path=str(path), why=e.strerror)
+            self._not_written(path, e)
             return
         self._saved = text
+        self._written(path)
 
     def _restore(self) -> None:
         """Read the state; one that makes no sense is put aside and said.
