@@ -119,7 +119,7 @@ def _faint(
         ):
             continue
         crossing = window.numbers[suspect.flows]
-        sent, lost = np.array([measured.counts(end, crossing) for end in ends]).T
+        sent, lost = np.array([measured.counts(end, crossing, undoubted=True) for end in ends]).T
         recent = lost[-STILL:].sum() / max(1, sent[-STILL:].sum())
         if np.count_nonzero(lost) < SPREAD or recent < STILL_RATE * suspect.rate:
             continue

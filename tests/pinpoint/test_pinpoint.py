@@ -4,6 +4,7 @@ import itertools
 import json
 import os
 import threading
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -134,6 +135,8 @@ class Fed(SynchronousTestCase):
             (flow,) = window.flows
             self.assertEqual(flow["remarked_to"], seen_as)
             self.assertEqual(self.measured.counts(end, window.numbers), (40, 7))
+            undoubted = self.measured.counts(end, window.numbers, undoubted=True)
+            self.assertEqual(undoubted, ((0, 0), (40, 3))[n])
         for name, count in counts.items():
             self.assertEqual(flow[name], 2 * count, name)
         self.assertEqual(flow["suspect"], sum(map(suspect_bit, doubts)))
@@ -258,6 +261,28 @@ class Fed(SynchronousTestCase):
         for _ in range(3):
             self.step(fault(kind="loss", on="leaf1 -> spine2", percent=3))
         self.assertEqual([self.step().sightings for _ in range(4)][1:], [()] * 3)
+
+    def test_what_is_over_is_not_kept_up_by_hosts(self):
+        """What a host loses itself is no sign that a fault before it is still there."""
+        self.begin()
+        for _ in range(2):
+            self.step(fault(kind="loss", on="spine3 -> leaf2", percent=30))
+        self.step()
+        whole = self.fleet.simulation.window
+
+        def lost_there(faults, sent, mark):
+            window = whole(faults, sent)
+            flows = window.flows
+            to = flows["destination"] == window.hosts.names.index("h2-1")
+            flows["lost_unknown"][to] = flows["sent"][to] // 2
+            flows["suspect"][to] |= suspect_bit(mark)
+            return window
+
+        for mark in ("reflector_late", "reflector_restart"):
+            self.fleet.simulation.window = partial(lost_there, mark=mark)
+            judgement = self.step()
+            self.assertEqual(judgement.sightings, ())
+            self.assertTrue(judgement.verdict.excluded)
 
     def test_one_burst_is_no_gray_loss(self):
         """Loss in a single interval is not found again in the long window."""
