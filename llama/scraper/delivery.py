@@ -75,6 +75,7 @@ class Delivery:
     _gather_s: float = GATHER_S
     opened: bool = False
     trouble: str | None = None  # why the last write of new points failed; None when it did not
+    _told: set[str] = field(factory=set)  # reasons for it that the log has named since it began
     newest_ns: int | None = None  # Unix time of the newest point acknowledged
     _fresh: dict[int, Chunk] = field(factory=dict)  # by number, which is the order of taking
     _tried: dict[int, _Tried] = field(factory=dict)
@@ -82,6 +83,8 @@ class Delivery:
     _later: list[tuple[float, int]] = field(factory=list)  # heap of due time, number: not yet
     _under_way: dict[int, Chunk] = field(factory=dict)
     _gone: dict[int, str] = field(factory=dict)  # dropped while under way, and why
+    _stuck: set[int] = field(factory=set)  # numbers of those that fail while others are taken
+    _stuck_told: set[str] = field(factory=set)  # reasons for that which the log has named
     _live: _Lane = field(factory=lambda: _Lane(False))
     _retry: _Lane = field(factory=lambda: _Lane(True))
     _most_points: int = MOST_POINTS
@@ -135,6 +138,7 @@ class Delivery:
             return
         self._fresh.pop(chunk.number, None)  # if it was offered yet
         self._tried.pop(chunk.number, None)
+        self._no_longer_stuck(chunk)
         self._counts.dropped.labels(self.name, reason).inc(chunk.points)
 
     def stop(self, grace_s: float) -> Deferred[None]:
@@ -278,28 +282,47 @@ class Delivery:
             del self._under_way[chunk.number]
             reason = self._gone.pop(chunk.number, None)
             if not failed and chunk.number in result:
+                self._no_longer_stuck(chunk)
                 continue
             if reason is not None:
                 self._counts.dropped.labels(self.name, reason).inc(chunk.points)
             if self._spool.chunks.get(chunk.number) is not chunk:
+                self._no_longer_stuck(chunk)
                 continue  # nobody has its points any more
             count = failures[chunk.number] + 1
             self._again(chunk, count, now + max(wait, wait_s(count, self._draw)))
-            if count == ALONE_AFTER + 1 and self._worked and failed:
-                self._log.warn(
-                    "writer {writer} takes other points, but {points} of {collector} failed"
-                    " {count} times: {problem}; they are kept and tried again",
-                    writer=self.name,
-                    points=chunk.points,
-                    collector=chunk.collector,
-                    count=count,
-                    problem=_why(result.value),
-                )
+            if count > ALONE_AFTER and self._worked and failed:
+                self._say_stuck(chunk, count, _why(result.value))
         if not failed:
             self._went_well(lane)
         if self._running and self._timer is None:
             # Not at once: a writer that needs no waiting would nest one call per write.
             self._timer = self._clock.callLater(0, self._on_time)
+
+    def _say_stuck(self, chunk: Chunk, count: int, problem: str) -> None:
+        """Say why chunks fail while others are taken: each reason once, until none is left."""
+        self._stuck.add(chunk.number)
+        if problem not in self._stuck_told:
+            self._stuck_told.add(problem)
+            self._log.warn(
+                "writer {writer} takes other points, but some failed {count} times, such as {points} of"
+                " {collector}: {problem}; they are kept and tried again",
+                writer=self.name,
+                points=chunk.points,
+                collector=chunk.collector,
+                count=count,
+                problem=problem,
+            )
+
+    def _no_longer_stuck(self, chunk: Chunk) -> None:
+        """Say so once no chunk is left that failed while others were taken."""
+        self._stuck.discard(chunk.number)
+        if self._stuck_told and not self._stuck:
+            self._stuck_told.clear()
+            self._log.info(
+                "writer {writer}: no points wait any more that failed while others were taken",
+                writer=self.name,
+            )
 
     async def _attempt(self, chunks: Sequence[Chunk]) -> Collection[int]:
         """Write chunks and have them acknowledged; returns the numbers of those written.
@@ -359,6 +382,7 @@ class Delivery:
             chunks=chunks,
         )
         self.trouble = None
+        self._told.clear()
         for each in (self._live, self._retry):
             each.failures = 0
             each.closed_until = self._clock.seconds()
@@ -378,7 +402,8 @@ class Delivery:
         text = _why(error)
         if self.trouble is None:
             self._since = self._clock.seconds()
-        if self.trouble != text and self._running:
+        if text not in self._told and self._running:
+            self._told.add(text)
             self._log.error(
                 "writer {writer} cannot write: {problem}; its points are kept and tried again",
                 writer=self.name,
