@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import orjson
-from attrs import define
+from attrs import Factory, define
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -63,6 +63,7 @@ class Source:
     paths_s: int = 0  # Unix time up to which its paths were read
     worked_s: float = 0.0  # that its answers took to read
     problem: str = ""  # why the last attempt failed; "": it did not
+    said: set[str] = Factory(set)  # reasons for it that the log has named since it answered
     left_out: str = ""  # of what it said when its pairs were read last
     #: Unix times at which the newest interval of each of its groups of tests ended. Those of longer
     #: timeouts close later, under numbers of their own.
@@ -176,7 +177,8 @@ class Fleet:
             else:
                 why = explain(problem, self._timeout_s)
             why = printable(why)
-            if why != source.problem:
+            if why not in source.said:  # they may take turns, as names that hang do
+                source.said.add(why)
                 self.log.warn("{url}: {why}", url=source.url, why=why)
             source.problem = why
             self.measured.silent.add(source.url)
@@ -187,6 +189,7 @@ class Fleet:
         if source.problem:
             self.log.info("{url} answers again", url=source.url)
         source.problem = ""
+        source.said.clear()
         self.measured.silent.discard(source.url)
 
     async def _source(self, source: Source) -> None:

@@ -71,7 +71,7 @@ class Webhook:
         pool = connection_pool(reactor, persistent=False)
         self._agent = agent or Agent(reactor, connectTimeout=TIMEOUT_S, pool=pool)
         self._pause_s = FIRST_PAUSE_S
-        self._trouble = ""  # why the last event was not taken; "": it was
+        self._said: set[str] = set()  # why no event was taken since one was
         self._since_s = 0.0  # reactor's seconds at which that began
         self._sending: Deferred[None] | None = None
         self._later: Any = None
@@ -122,8 +122,8 @@ class Webhook:
         self._sending = None
         self._pause_s = FIRST_PAUSE_S
         self.taken += 1
-        if self._trouble:
-            self._trouble = ""
+        if self._said:
+            self._said.clear()
             self.log.info(
                 "{url} takes events again, after {seconds:.0f} s",
                 url=self.place,
@@ -140,16 +140,16 @@ class Webhook:
             return
         self.failures += 1
         why = _why(failure).replace(self.url, self.place)
-        if not self._trouble:
+        if not self._said:
             self._since_s = self._reactor.seconds()
-        if why != self._trouble:  # said once, however long it lasts
+        if why not in self._said:  # however long it lasts, and if there are several that take turns
+            self._said.add(why)
             self.log.warn(
                 "{url} did not take an event: {why}; {waiting} wait, and are tried again and again",
                 url=self.place,
                 why=why,
                 waiting=len(self.waiting),
             )
-        self._trouble = why
         self._later = self._reactor.callLater(self._pause_s, self._again)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 

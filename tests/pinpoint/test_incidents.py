@@ -504,8 +504,8 @@ class Webhooks(TestCase):
 
     @inlineCallbacks
     def test_trouble_is_said_once(self):
-        """However often an event is refused, each reason is said once, and that it ended as well."""
-        self.receiver.codes = [500, 500, 500, 503, 503, 200, 200, 500, 200]
+        """However often an event is refused, each reason is said once, and the end of all of them."""
+        self.receiver.codes = [500, 500, 503, 500, 503, 200, 200, 500, 200]
         with capturedLogs() as events:
             for number in (1, 2, 3):
                 self.webhook.announce(self.event(number))

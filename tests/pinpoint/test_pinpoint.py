@@ -17,6 +17,7 @@ from simulated_fabric import Simulation
 from twisted.internet import endpoints, reactor
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.internet.task import Clock, deferLater
+from twisted.logger import capturedLogs, formatEvent
 from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -1154,6 +1155,27 @@ class Service(TestCase):
         yield self.judged(service)
         _, said = yield self.get(service, "/suspects")
         self.assertIsNone(said["collectors"][0]["problem"])
+
+    @inlineCallbacks
+    def test_trouble_is_said_once(self):
+        """Of a collector that fails each reason is said once, also if two take turns; and its end."""
+        service = yield self.service()
+        yield self.judged(service)
+        with capturedLogs() as events:
+            for _ in range(2):
+                for _ in range(3):
+                    self.fleet.down.add(0)
+                    yield self.judged(service)
+                    self.fleet.down.clear()
+                    self.fleet.twists[0] = lambda request, document: b"[]"
+                    yield self.judged(service)
+                self.fleet.twists.clear()
+                for _ in range(2):
+                    yield self.judged(service)
+        texts = [formatEvent(event) for event in events]
+        said = [text for text in texts if text.startswith(self.fleet.urls[0])]
+        for text, words in zip(said, 2 * ["503", "no JSON object", "answers again"], strict=True):
+            self.assertIn(words, text)
 
     @inlineCallbacks
     def test_pages_and_no_more_than_needed(self):
