@@ -54,6 +54,8 @@ PROVERS = 65_536
 WARY_S, WARY_OF = 300.0, 4096
 #: Mismatches are told of so often at most, s.
 TELL_S = 300.0
+#: Paths that changed, or were refused, that are told of one by one in an interval.
+MOST_TOLD = 20
 
 #: No transmit stamp for this message, whatever the socket is set to.
 _NO_STAMP = (mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, bytes(4))
@@ -106,6 +108,7 @@ class Tracing:
         self._wary: OrderedDict[str, float] = OrderedDict()  # destination -> until when, monotonic
         self._told_s = -math.inf
         self._untold = 0  # mismatches since
+        self._news = 0  # of paths, in this interval
         self._hops: dict[str, int] = {}  # how many there were to a destination, last seen
         self._budget = 0.0
         self.keep_within(None, None)
@@ -168,6 +171,12 @@ class Tracing:
 
     def closed(self, closed: ClosedInterval) -> None:
         """Pick flows of an interval that has just closed."""
+        if self._news > MOST_TOLD:
+            self.log.info(
+                "{count} more paths are others, refused, or no longer refused, in the same interval",
+                count=self._news - MOST_TOLD,
+            )
+        self._news = 0
         if not closed.all_flows or not len(closed.flows):
             return
         try:
@@ -329,7 +338,7 @@ class Tracing:
             known = self.table.get(going.key)
             assert known is not None
             self._picks.note_left(known.left)
-            self.log.info(
+            self._tell(
                 "the path of {source_port} to {dst_ip} is another: {hops}",
                 source_port=going.key.source_port,
                 dst_ip=going.key.dst_ip,
@@ -337,7 +346,7 @@ class Tracing:
             )
 
     def _say_refusal(self, what: str, key: FlowKey, router: str, refusal: str) -> None:
-        self.log.info(
+        self._tell(
             "{router} {what} {source_port} to {dst_ip}, {class_name}, {size} octets: {refusal}",
             what=what,
             router=router,
@@ -347,6 +356,12 @@ class Tracing:
             dst_ip=key.dst_ip,
             refusal=refusal,
         )
+
+    def _tell(self, text: str, **what: object) -> None:
+        """Log what was found, unless so much was in this interval: it may be so with every flow."""
+        self._news += 1
+        if self._news <= MOST_TOLD:
+            self.log.info(text, **what)
 
     def _hear_no_errors(self, socks: set[ProbeSocket]) -> None:
         """Close the ears of sockets of which no flow is being traced: whoever forges ICMP finds none."""
