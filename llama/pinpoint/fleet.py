@@ -63,7 +63,7 @@ class Source:
     paths_s: int = 0  # Unix time up to which its paths were read
     worked_s: float = 0.0  # that its answers took to read
     problem: str = ""  # why the last attempt failed; "": it did not
-    said: set[str] = Factory(set)  # reasons for it that the log has named since it answered
+    said: set[str] = Factory(set)  # reasons for it that the log has named since it began
     left_out: str = ""  # of what it said when its pairs were read last
     #: Unix times at which the newest interval of each of its groups of tests ended. Those of longer
     #: timeouts close later, under numbers of their own.
@@ -177,6 +177,8 @@ class Fleet:
             else:
                 why = explain(problem, self._timeout_s)
             why = printable(why)
+            if not source.problem:
+                source.said.clear()
             if why not in source.said:  # they may take turns, as names that hang do
                 source.said.add(why)
                 self.log.warn("{url}: {why}", url=source.url, why=why)
@@ -189,7 +191,6 @@ class Fleet:
         if source.problem:
             self.log.info("{url} answers again", url=source.url)
         source.problem = ""
-        source.said.clear()
         self.measured.silent.discard(source.url)
 
     async def _source(self, source: Source) -> None:
@@ -256,7 +257,7 @@ class Fleet:
             source.incarnation, source.seen, source.paths_s = incarnation, 0, 0
             source.pairs_age = PAIRS_AGAIN
         groups = answers.rows(head, "intervals", MOST_GROUPS)
-        source.ends = tuple(answers.time_s(group, "end") for group in groups)
+        source.ends = _ends(groups)
         numbers = [answers.whole(group, "close_number", LARGEST, 1) for group in groups]
         if not numbers or max(numbers) <= source.seen:
             return
@@ -334,6 +335,20 @@ class Fleet:
             with self._working(source):
                 self.measured.add_paths(source.url, found[at : at + PART])
         source.paths_s = now_s
+
+
+def _ends(groups: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Return when the newest interval of each group of tests ended.
+
+    Tests of one timeout close together: what ended before is of pairs that are probed no more, which
+    a collector lists for a while. Who does not say timeouts has none that are alike.
+    """
+    newest: dict[tuple[str, float], float] = {}
+    for group in groups:
+        name = "timeout_ms" if "timeout_ms" in group else "close_number"
+        which = name, answers.number(group, name, LARGEST)
+        newest[which] = max(newest.get(which, 0.0), answers.time_s(group, "end"))
+    return tuple(newest.values())
 
 
 def _json(path: str, body: bytes) -> Any:

@@ -948,6 +948,28 @@ class Service(TestCase):
         self.assertEqual([one.name for one in service.judgement.sightings], ["spine2 -> leaf1"])
 
     @inlineCallbacks
+    def test_pairs_that_are_gone(self):
+        """Pairs that a reload took away are not waited for, unlike tests of a longer timeout."""
+        service = yield self.service()
+        yield self.judged(service)
+        gone_s, timeouts_ms = self.fleet.end_s, [1000.0, 1000.0]
+
+        def reloaded(request, document):
+            (newest,) = document.get("intervals", ({},))
+            document["intervals"] = [
+                {**newest, "timeout_ms": timeouts_ms[0]},
+                {**newest, "timeout_ms": timeouts_ms[1], "close_number": 1, "end": utc(gone_s)},
+            ]
+            return document
+
+        self.fleet.twists[0] = reloaded
+        yield self.judged(service)
+        self.assertEqual(service.judgement.end_s, self.fleet.end_s)
+        before_s, timeouts_ms[1] = self.fleet.end_s, 5000.0
+        yield self.judged(service)
+        self.assertEqual(service.judgement.end_s, before_s)
+
+    @inlineCallbacks
     def test_classes_that_never_close(self):
         """A group that does not come is waited for as long as timeouts can be, and once only."""
         service = yield self.service(classes=("BE", "EF"))
