@@ -432,6 +432,22 @@ class Fed(SynchronousTestCase):
         self.step(paths=False)
         self.assertEqual(len(self.measured.window(self.fleet.end_s).paths.left), 0)
 
+    def test_one_class_that_was_met_on_a_way_around(self):
+        """What flows of one class alone are known to have left lately confines no fault to the other."""
+        self.begin(per_pair=8, classes=("BE", "EF"))
+        self.step()
+        self.fleet.step()
+        for host, name in enumerate(self.fleet.names):
+            self.feed(host)
+            rows = [row for row in self.fleet.paths(host) if row["dscp"] == 0]
+            for row in rows:
+                if row["hops"][1:3] == ["spine1", "leaf2"]:
+                    row["hops"][1] = "spine2"
+            self.measured.add_paths(name, rows)
+        self.step()
+        (sighting,) = self.step(fault(kind="loss", on="spine2 -> leaf2", percent=30)).sightings
+        self.assertEqual((sighting.key, sighting.only), ("link spine2 -> leaf2", {}))
+
     def test_packets_that_are_spread_one_by_one(self):
         """A flow that is met on ever other ways votes on what these have in common, and with tags."""
         self.begin()
