@@ -47,7 +47,8 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
     measured.paths.name_anew()
     window = measured.window(end_s)
     if not len(window.flows) or window.end_s != end_s:
-        nothing = Verdict(suspects=(), flows=0, judged=0, lossy=0, unexplained=0)
+        why = tuple(_missing(measured, end_s))
+        nothing = Verdict(suspects=(), flows=0, judged=0, lossy=0, unexplained=0, excluded=why)
         none = np.zeros(0, np.int64)
         return Judgement(end_s=end_s, verdict=nothing, sightings=(), data=False, measured=none)
     verdict = locate(window.flows, window.hosts, window.paths, thresholds)

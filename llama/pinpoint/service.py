@@ -36,6 +36,8 @@ from llama.threads import DaemonThreads
 STATE_VERSION = 1
 #: Timeouts of probes are never longer, s: what did not close then closes no more.
 LONGEST_TIMEOUT_S = 60.0
+#: Reasons for which nothing can be judged that the log names.
+MOST_TOLD = 8
 #: So soon it is looked again whether the rest of an interval is there, s; each time twice as long.
 PAUSE_S = 2.0
 
@@ -95,6 +97,7 @@ class PinpointService(MultiService):
         self._call: Any = None
         self._reading: Deferred[None] | None = None
         self._saved = ""
+        self._data = True  # whether the last judgement had any
         self._unwritten: dict[Path, str] = {}  # files that cannot be written, and why, as was said
         self._judged_s = 0.0  # the end of the interval that was judged last
         self._looked_s = 0.0  # the end of the interval that was looked for last
@@ -223,6 +226,7 @@ class PinpointService(MultiService):
     def take(self, judgement: Judgement) -> list[Event]:
         """Let a judgement open, change and close incidents; announce that, and save it."""
         self.judgement = judgement
+        self._say_data(judgement)
         self.incidents.prune_silences(self._now_s())
         events = self.incidents.judged(
             judgement.sightings, judgement.end_s, judgement.data, judgement.measured.tolist()
@@ -242,6 +246,19 @@ class PinpointService(MultiService):
         self.save()
         self._write_record(judgement, events)
         return events
+
+    def _say_data(self, judgement: Judgement) -> None:
+        """Say once that nothing can be judged, and why as far as that is known, and that it can again."""
+        if judgement.data == self._data:
+            return
+        self._data = judgement.data
+        if judgement.data:
+            self.log.info("there is something to judge again")
+            return
+        why = "; ".join(judgement.verdict.excluded[:MOST_TOLD])
+        self.log.warn(
+            "there is nothing to judge: {why}", why=why or "no collector has handed in anything"
+        )
 
     def _write_record(self, judgement: Judgement, events: Sequence[Event]) -> None:
         if self.settings.record is None:

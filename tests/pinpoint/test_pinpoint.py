@@ -1079,6 +1079,28 @@ class Service(TestCase):
         self.assertEqual((service.judgement.end_s, service.judgement.verdict.flows), (end, 25 * 12))
 
     @inlineCallbacks
+    def test_nothing_to_judge(self):
+        """Where our own clock is ahead of all others that is said once, and that it is over."""
+        service = yield self.service()
+        yield self.judged(service)
+        with capturedLogs() as events:
+            for _ in range(2):
+                for _ in range(3):
+                    end_s = self.fleet.step() + 7200.0
+                    service._now_s = lambda end_s=end_s: end_s + 4.0
+                    yield Deferred.fromCoroutine(service._judge(end_s))
+                    self.assertFalse(service.judgement.data)
+                service._now_s = lambda: self.fleet.end_s + 4.0
+                for _ in range(4):
+                    yield self.judged(service)
+        texts = [formatEvent(event) for event in events]
+        said = [text.partition(";")[0] for text in texts if "to judge" in text]
+        nothing = "there is nothing to judge: h1-1: 7200 s behind, not waited for"
+        self.assertEqual(said, 2 * [nothing, "there is something to judge again"])
+        behind = [f"{name}: 7200 s behind, not waited for" for name in self.fleet.names]
+        self.assertIn("; ".join(behind), " ".join(texts))
+
+    @inlineCallbacks
     def test_a_group_that_hangs(self):
         """It is waited for once, and every interval is judged nevertheless, in order."""
         service = yield self.service(classes=("BE", "EF"))
