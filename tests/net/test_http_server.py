@@ -333,6 +333,18 @@ class Limits(SynchronousTestCase):
             self.clock.advance(1)
         self.assertTrue(transport.disconnecting)
 
+    def test_idle_clients_leave_no_trace(self):
+        """Nobody fills the log by connections of which nothing comes, or whose answers are not read."""
+        with capturedLogs() as events:
+            for request in (b"", b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n"):
+                channel, transport = self.connect()
+                channel.dataReceived(request)
+                channel.pauseProducing()
+                self.clock.advance(61)
+                self.clock.advance(61)
+                self.assertTrue(transport.disconnecting or transport.aborted)
+        self.assertEqual([formatEvent(event) for event in events], [])
+
     def test_idle_between_requests(self):
         """After an answer the time for the next request starts anew."""
         channel, transport = self.connect()
