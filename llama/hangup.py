@@ -12,6 +12,8 @@ from typing import Any
 
 from twisted.application import service
 
+from llama import systemd
+
 #: Whether one came that nobody has taken up.
 _came = False
 
@@ -94,7 +96,7 @@ class OnHangup(service.Service):
     """Has ``act`` called at SIGHUP while its parent runs, if it is the last of the parent's children.
 
     So it starts when all else has, without the powers that were shed, and stops first: a signal while
-    the others stop is ignored.
+    the others stop is ignored. From its start on the program is ready for all that systemd may do.
     """
 
     def __init__(self, reactor: Any, act: Callable[[], Any]) -> None:
@@ -105,6 +107,7 @@ class OnHangup(service.Service):
         """Obey the signal, also one that came before."""
         super().startService()
         obey(self._reactor, self._act)
+        systemd.ready()
 
     def stopService(self) -> None:
         """Ignore the signal."""

@@ -63,6 +63,8 @@ def parse_target(text: str, usual: int = 8100) -> tuple[str, int]:
         port = rest[1:] or port
     elif text.count(":") == 1:
         host, _, port = text.partition(":")
+    elif ":" in text and not is_address(text):
+        raise ValueError(f"{text!r} is no IPv6 address; one with a port is written [ADDRESS]:PORT")
     if not host:
         raise ValueError(f"{text!r}: expected HOST or HOST:PORT")
     if not (port.isascii() and port.isdigit() and min(usual, 1) <= int(port) <= 65535):

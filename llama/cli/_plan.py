@@ -49,6 +49,7 @@ def plan(config: CollectorConfig, host: Host) -> dict[str, Any]:
         },
         "memory_bytes": needs.memory,
         "sockets": needs.sockets,
+        "superuser": host.superuser,
         "host": [
             {
                 "setting": finding.setting,

@@ -56,7 +56,9 @@ def _collector(answer: Mapping[str, Any]) -> Iterator[str]:
     )
     yield f"memory: about {answer['memory_bytes'] / 1e6:,.0f} MB; sockets: {answer['sockets']:,}"
     yield ""
-    yield "this machine"
+    # Root may do what a service's user may not, and hears of nothing that is to be set for that.
+    superuser = ", for root: ask as the collector's user, if that is another"
+    yield f"this machine{superuser if answer['superuser'] else ''}"
     for finding in answer["host"]:
         mark = "ok" if finding["suffices"] else "SET"
         yield f"  {mark:<4}{finding['setting']} = {finding['value']}: {finding['message']}"

@@ -13,8 +13,9 @@ import click
 from rich.console import Console
 from rich.text import Text
 from twisted.internet.defer import Deferred
-from twisted.logger import globalLogBeginner, textFileLogObserver
+from twisted.logger import globalLogBeginner
 
+from llama import systemd
 from llama.cli._names import namer
 from llama.cli._options import HttpUrl, Seconds
 from llama.config import Mistake, endpoint
@@ -163,10 +164,10 @@ def pinpoint(
         return
     if record is not None:  # last of all: what is refused for another reason leaves no file behind
         _check_record(record)
-    observer: Any = textFileLogObserver(sys.stderr)
-    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+    globalLogBeginner.beginLoggingTo([systemd.journal(sys.stderr)], redirectStandardIO=False)
     service.startService()
     running.addSystemEventTrigger("before", "shutdown", service.stopService)
+    running.callWhenRunning(systemd.ready)
     running.run()
 
 

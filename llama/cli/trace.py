@@ -171,7 +171,7 @@ def trace(
     Without --flows it goes on until every branching has shown all of its next hops with 95 %
     confidence. A hop that does not answer is drawn as *; that is not loss. Loss (■) is counted
     from end to end, of flows. Ctrl-C ends it and shows what was found so far. The exit status is
-    1 if no flow reached TARGET.
+    1 if no flow reached TARGET, 2 for wrong usage.
     """
     if not mmsg.AVAILABLE:
         raise click.ClickException("traces need 64-bit Linux (IP_RECVERR)")
@@ -180,7 +180,7 @@ def trace(
         host, port = parse_target(target, port)
         require_ends(host, source)
     except ValueError as e:
-        raise click.ClickException(str(e)) from None
+        raise click.UsageError(str(e)) from None
     if version is not None and family not in ("any", version):
         raise click.UsageError(f"-{version} and --family {family} are given, expected one of them")
     family = version or family
@@ -189,10 +189,10 @@ def trace(
         info = socket.getaddrinfo(host, port, kind, socket.SOCK_DGRAM)[0]
     except (OSError, UnicodeError):
         wanted = "" if family == "any" else f" to an IPv{family} address"
-        raise click.ClickException(f"{host} does not resolve{wanted}") from None
+        raise click.UsageError(f"{host} does not resolve{wanted}") from None
     if source_port is not None and source_port + (flows or 1) - 1 > LAST_PORT:
         most = LAST_PORT - source_port + 1
-        raise click.ClickException(
+        raise click.UsageError(
             f"--source-port {source_port} leaves {most} ports up to {LAST_PORT}; give --flows {most} or"
             " less, or a lower port"
         )

@@ -396,7 +396,7 @@ class ProbingService(Service):
             "send_failures_total": dict(prober.failed_sends),
             "probes_skipped_total": prober.skipped,
             "probes_per_second": prober.probes_per_s,
-            "intervals_unclosed_total": timekeeper.unclosed,
+            "intervals_unclosed_total": timekeeper.closer.unclosed,
             "tick_lag_seconds": max(timekeeper.lag_s, timekeeper.last_lag_s),
             "pairs": sum(len(track.pairs) for track in prober.tracks),
             "flows": sum(track.ledger.flows for track in prober.tracks),

@@ -9,20 +9,16 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from twisted.internet.defer import CancelledError
 from twisted.logger import Logger
 
-from llama.collector import joining
+from llama.collector.closer import Closer, oldest_due
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.host_watch import HostWatch
-from llama.collector.intervals import closing
 from llama.collector.intervals.ledger import SLACK_S, Ledger
-from llama.collector.intervals.open_interval import OpenInterval
 from llama.collector.intervals.summary import ClosedInterval, Stats, suspect_bit
 from llama.collector.probing.plan import Group, places_of, same_groups
 from llama.collector.probing.probers import Probers
@@ -31,7 +27,6 @@ from llama.collector.probing.sockets import by_zone
 from llama.collector.probing.track import Track
 from llama.collector.probing.udp import UdpProber
 from llama.collector.rearranging import call_as_before, rearranged
-from llama.collector.slices import Job, Slices
 
 MILLISECOND = 0.001
 SHORTEST_TICK_S, LONGEST_TICK_S = 0.5 * MILLISECOND, 20 * MILLISECOND
@@ -41,8 +36,6 @@ CALM_NS = 3_000_000_000
 MOST_DRAINS = 64
 #: The reactor turns, yet no tick has come to its end for so long: something is broken.
 STALLED_S = 5.0
-#: So often an interval is tried to be closed: one that cannot be must not keep others from it.
-MOST_TRIES = 3
 
 
 class Timekeeper:
@@ -71,13 +64,10 @@ class Timekeeper:
     ) -> None:
         self.prober = prober
         self.interval_ns = interval_s * 1_000_000_000
-        self._clock = clock
-        self._closed = closed
-        self._clock_error_ns = clock_error_ns
         self._retick = retick
         self._arranged = arranged
         self._wall_ns, self._monotonic_ns = wall_ns, monotonic_ns
-        self._slices = Slices(clock)
+        self.closer = Closer(clock, closed, self._listen, clock_error_ns)
         self._watch = ClockWatch(wall_ns, monotonic_ns)
         self._starvation = Starvation()
         self._host = HostWatch()
@@ -97,13 +87,9 @@ class Timekeeper:
         self._watched_s = -math.inf
         self._last_tick_s: float | None = None
         self._well_s: float | None = None  # when a tick last came to its end
-        self._closing = False
-        self._tries = 0  # at closing the same interval, that failed
-        self.unclosed = 0  # intervals that could not be closed
         self.refused: Sequence[tuple[Group, OSError]] = ()  #: not in use: what cannot be, and why
         self._silent: set[tuple[object, ...]] = set()  # groups of which no probe could be sent
         self._hindered = False  # by an error, from taking up what is wanted
-        self.close_number = 0
         self.generation = 0  # of the configuration in use
         self.lag_s = 0.0  # the longest lag of a tick in the current interval
         self.last_lag_s = 0.0  # and in the one before
@@ -309,7 +295,7 @@ class Timekeeper:
         self._began_s = now_s
         for track in self.prober.tracks:
             track.ledger.roll(self._start_ns, self._named_ns, now_s)
-        if not self._closing:
+        if not self.closer.busy:
             self._take_up(now_s)
             for track in self.prober.tracks:
                 if track.ledger.current is None:
@@ -342,76 +328,20 @@ class Timekeeper:
         ``empty`` says that all sockets were seen empty. A flood that keeps them from it for two
         seconds does not keep intervals from closing; they are marked.
         """
-        if self._closing:
+        if self.closer.busy:
             return
         calm = self._end_ns - self._wall_ns() < CALM_NS
         if self._wanted is not None and calm and not self._hindered:
             return  # what is being closed cannot be rearranged
-        over: dict[tuple[int, float], list[tuple[Track, OpenInterval]]] = defaultdict(list)
-        for track in self.prober.tracks:
-            for interval in track.ledger.over[:1]:
-                over[interval.end_ns, track.group.timeout_s].append((track, interval))
-        # Probes of one test may have waited longer in this host: the others wait with them.
-        latest_s = now_s - (0 if empty else 2)
-        due = [which for which, all_ in over.items() if max(i.due for _, i in all_) <= latest_s]
-        if not due:
+        window = oldest_due(self.prober.tracks, now_s - (0 if empty else 2))
+        if window is None:
             return
         self._check_drops()  # what befell the last of its probes is known by now
-        first = over[min(due)]
         if not empty:
-            for _, interval in first:
+            for _, interval in window:
                 interval.suspect |= suspect_bit("late_ticks")
                 interval.notes.add("closed before all that had come was read")
-        self._closing = True
-        self._slices.hurried += 1
-        job = self._close(first)
-        self._slices.background(job).addCallbacks(
-            self._has_closed, self._has_not_closed, errbackArgs=(first,)
-        )
-
-    def _has_closed(self, closed: ClosedInterval) -> None:
-        self._finished()
-        self._tries = 0
-        self._closed(closed)
-
-    def _has_not_closed(self, failure: Any, due: Sequence[tuple[Track, OpenInterval]]) -> None:
-        self._finished()
-        if failure.check(CancelledError):  # that is `stop`, which drops what is under way
-            return
-        self.log.failure("an interval could not be closed", failure=failure)
-        self._tries += 1
-        if self._tries < MOST_TRIES:
-            return
-        self._tries = 0
-        self.unclosed += 1
-        self.log.error("the interval is given up after {tries} tries", tries=MOST_TRIES)
-        for track, interval in due:
-            if interval in track.ledger.over:
-                closing.give_up(track.ledger, interval)
-
-    def _finished(self) -> None:
-        self._closing = False
-        self._slices.hurried -= 1
-
-    def _close(self, due: Sequence[tuple[Track, OpenInterval]]) -> Job[ClosedInterval]:
-        """Close one window of the tracks that share a timeout, bit by bit."""
-        parts, closed = [], []
-        for track, interval in due:
-            figures = yield from closing.close(track.ledger, interval, self._clock_error_ns())
-            closed.append((track, figures))
-            yield None
-            flows = yield from joining.flow_rows(track)
-            parts.append(joining.part_of(track, interval, figures, flows))
-            yield None
-        track, interval = due[0]
-        number, notes = self.close_number + 1, [i.notes for _, i in due]
-        timeout_s = track.group.timeout_s
-        joined = yield from joining.joined(parts, number, interval, timeout_s, notes)
-        self.close_number = number
-        for track, figures in closed:  # all of them, or none: whatever failed is tried again
-            figures.take_off()
-            self._listen(track, figures.pair_stats)
-        return joined
+        self.closer.close(window)
 
     def _listen(self, track: Track, pair_stats: Stats) -> None:
         """Take note whether any probe of a group left in an interval, or all were refused."""
@@ -453,5 +383,5 @@ class Timekeeper:
 
     def stop(self) -> None:
         """Drop what is under way."""
-        self._slices.stop()
+        self.closer.stop()
         self.prober.close()

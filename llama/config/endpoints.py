@@ -29,8 +29,9 @@ _PATHS = ("privateKey", "certKey", "extraCertChain", "dhParameters", "address")
 #: How other endpoint strings begin, of the kinds that make sense here.
 _OTHERS = ("tls", "systemd", "haproxy")
 _KINDS = (*_PARAMETERS, *_OTHERS)
-#: A parameter of an endpoint string: a colon in it has a backslash before it.
+#: Parameters of ``unix:``, but its path.
 _NO_PATH = re.compile(r"(mode|backlog|lockfile)=")
+#: A parameter of an endpoint string: a colon in it has a backslash before it.
 _PARAMETER = re.compile(r"((?:[^:\\]|\\.)*)(?::|$)")
 
 
@@ -72,13 +73,17 @@ def endpoint(bind: str) -> str:
     return f"tcp6:{number}:interface=" + str(ip).replace(":", "\\:")
 
 
+def _unescaped(parameter: str) -> str:
+    return re.sub(r"\\(.)", r"\1", parameter)
+
+
 def socket_file(where: str) -> str | None:
     """Return the path of a ``unix:`` endpoint's socket; None for other endpoints."""
     kind, *parameters = _PARAMETER.findall(where.strip())
     if kind != "unix":
         return None
     written = [each for each in parameters if not _NO_PATH.match(each)]
-    return re.sub(r"\\(.)", r"\1", written[0].removeprefix("address="))
+    return _unescaped(written[0].removeprefix("address="))
 
 
 def certificate_files(where: str) -> tuple[str, ...]:
@@ -90,7 +95,7 @@ def certificate_files(where: str) -> tuple[str, ...]:
     for by_place, parameter in zip(_PARAMETERS[kind], parameters, strict=False):
         name, equals, value = parameter.partition("=")
         if (name if equals else by_place) in _PATHS:
-            files.append(re.sub(r"\\(.)", r"\1", value if equals else parameter))
+            files.append(_unescaped(value if equals else parameter))
     return tuple(files)
 
 
@@ -137,7 +142,7 @@ def _near(doc: Document, node: Node, kind: str, parameters: list[str]) -> list[s
             name, value = names[place], parameter
         if name not in names:
             raise WrongError(node, unknown("parameter", name, names, f" of {kind}:"))
-        given[name] = re.sub(r"\\(.)", r"\1", value)
+        given[name] = _unescaped(value)
         if name in _PATHS:
             path = str(doc.near(node, given[name]))
             parameter = f"{name}={quoteStringArgument(path)}"

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import hmac
+import math
 from collections.abc import Iterable
 from typing import Any, NoReturn
 
@@ -26,7 +27,6 @@ from zope.interface import implementer
 
 from llama.config import endpoint
 from llama.http.host import HOST, cannot_be_rebound, is_local
-from llama.http.host import asked_by_this_machine as asked_by_this_machine
 from llama.http.refused import clear_left_behind, explain
 from llama.http.renewed import keep_renewed
 from llama.http.shortage import Shortage
@@ -158,6 +158,19 @@ class Query:
         if not low <= number <= high:
             raise unexpected(name, text, f"{low} to {high}")
         return number
+
+    def number(self, name: str, low: float, high: float) -> float | None:
+        """Return a finite number between ``low`` and ``high``; None if it is absent."""
+        text = self.text(name)
+        if text is None:
+            return None
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            raise unexpected(name, text, f"a number from {low:g} to {high:g}")
+        return value
 
     def flag(self, name: str) -> bool:
         """Return whether the parameter is ``1``; without it, or with ``0``, it is not."""

@@ -21,6 +21,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any
 
@@ -234,6 +235,7 @@ def play(
                 healed(step.heal)
                 ours.remove(step.heal)
     finally:
-        for name in ours:
-            healed(name)
+        with ExitStack() as healing:  # all of them, whatever goes wrong with one
+            for name in reversed(ours):
+                healing.callback(healed, name)
     listen()

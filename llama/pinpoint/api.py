@@ -12,10 +12,10 @@ from klein import Klein
 from twisted.logger import Logger
 
 from llama.http.errors import add_errors
+from llama.http.host import asked_by_this_machine
 from llama.http.server import (
     BadRequestError,
     Query,
-    asked_by_this_machine,
     json_error,
     plain,
     set_json,

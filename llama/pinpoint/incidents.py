@@ -379,24 +379,8 @@ class Incidents:
             "number": self._number,
             "silences": [asdict(silence) for silence in self.silences],
             "ended": [asdict(incident) for incident in self.ended],
-            "once": [
-                {"incident": asdict(one.incident), "announced": one.announced}
-                for one in self._once.values()
-            ],
-            "cases": [
-                {
-                    "incident": asdict(case.incident),
-                    "seen": case.seen,
-                    "names": case.names,
-                    "flows": sorted(case.flows),
-                    "worst": case.worst,
-                    "clean": case.clean,
-                    "unmeasured": case.unmeasured,
-                    "guessed": case.guessed,
-                    "postponed": case.postponed,
-                }
-                for case in self._cases
-            ],
+            "once": [asdict(one) for one in self._once.values()],
+            "cases": [asdict(case, value_serializer=_sorted) for case in self._cases],
         }
 
     @classmethod
@@ -411,24 +395,18 @@ class Incidents:
             made.ended = [Incident(**incident) for incident in record["ended"]]
             for one in record.get("once", []):
                 incident = Incident(**one["incident"])
-                made._once[incident.key] = _Once(incident, one["announced"])
-            made._cases = [
-                _Case(
-                    Incident(**case["incident"]),
-                    list(case["seen"]),
-                    list(case["names"]),
-                    frozenset(case["flows"]),
-                    {key: float(rate) for key, rate in case.get("worst", {}).items()},
-                    int(case["clean"]),
-                    int(case.get("unmeasured", 0)),
-                    bool(case.get("guessed", False)),
-                    bool(case.get("postponed", False)),
-                )
-                for case in record["cases"]
-            ]
+                made._once[incident.key] = _Once(**one | {"incident": incident})
+            for case in record["cases"]:
+                incident, flows = Incident(**case["incident"]), frozenset(case["flows"])
+                made._cases.append(_Case(**case | {"incident": incident, "flows": flows}))
         except (KeyError, TypeError, ValueError) as e:
             raise ValueError(f"no record of incidents: {type(e).__name__} {e}") from None
         return made
+
+
+def _sorted(_case: Any, _field: Any, value: Any) -> Any:
+    """Return what is recorded of a value: sets, which have no order, always in the same one."""
+    return sorted(value) if isinstance(value, frozenset) else value
 
 
 def _describe(incident: Incident, sighting: Sighting) -> None:

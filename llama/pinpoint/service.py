@@ -20,7 +20,7 @@ from typing import Any
 from attrs import asdict, field, frozen
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, succeed
-from twisted.logger import Logger
+from twisted.logger import Logger, LogLevel
 
 from llama.http.server import HttpService
 from llama.pinpoint import api
@@ -234,7 +234,8 @@ class PinpointService(MultiService):
         for reroute in judgement.reroutes:
             events += self.incidents.told(reroute, judgement.end_s)
         for event in events:
-            self.log.info(
+            self.log.emit(
+                LogLevel.info if event.event == "recovered" else LogLevel.warn,
                 "incident {id} {event}: {title}; {evidence}",
                 id=event.incident["id"],
                 event=event.event,

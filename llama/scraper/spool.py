@@ -269,11 +269,19 @@ class DiskSpool(Holder):
         try:
             await self._run(self._here(lambda cursor: file.acknowledge(cursor, noting, shrink)))
         except BaseException as error:
-            if self._renewals == renewals:
-                self._unnoted = noting + self._unnoted
+            self._note_later(noting, renewals)
             if not isinstance(error, (sqlite3.Error, OSError)):
                 raise
             self.trouble = self.trouble or file.explain(error, self._path)
+
+    def _note_later(self, pairs: Iterable[tuple[int, str]], renewals: int) -> None:
+        """Have what could not be noted be noted with the next acknowledgement.
+
+        ``pairs`` are numbers of chunks in the file that there was after so many ``renewals``, and
+        writers that they wait for no more. In another file those numbers are other chunks'.
+        """
+        if self._renewals == renewals:
+            self._unnoted += pairs
 
     def set_writers(self, writers: Collection[str]) -> Deferred[None]:
         """Change the writers that chunks wait for; what no remaining one lacks is dropped."""
@@ -284,17 +292,20 @@ class DiskSpool(Holder):
         await self._adding.run(self._keep_writers)
 
     async def _keep_writers(self) -> None:
-        orphans = [c for c in self.chunks.values() if not c.waiting & self._writers]
-        await self._drop("writer_removed", orphans)
-        gone = []
+        """Have chunks wait for no writer that is gone: in memory at once, then on disk."""
+        writers, renewals = set(self._writers), self._renewals
+        orphans, gone = [], []
         for chunk in self.chunks.values():
-            gone += [(chunk.number, writer) for writer in chunk.waiting - self._writers]
-            chunk.waiting &= self._writers
-        writers = set(self._writers)
+            if chunk.waiting & writers:
+                gone += [(chunk.number, writer) for writer in chunk.waiting - writers]
+                chunk.waiting &= writers
+            else:
+                orphans.append(chunk)
+        await self._drop("writer_removed", orphans)
         try:
             await self._run(lambda cursor: file.keep_writers(cursor, writers))
         except (sqlite3.Error, OSError) as error:
-            self._unnoted += gone
+            self._note_later(gone, renewals)
             self.trouble = self.trouble or file.explain(error, self._path)
 
     def expire(self) -> Deferred[None]:
@@ -319,11 +330,13 @@ class DiskSpool(Holder):
         if not chunks:
             return
         self._forget(reason, chunks)
+        renewals = self._renewals
         try:
             numbers = [chunk.number for chunk in chunks]
             await self._run(self._here(lambda cursor: file.delete(cursor, numbers)))
         except (sqlite3.Error, OSError):
-            self._unnoted += [(c.number, writer) for c in chunks for writer in c.waiting]
+            waiting = ((chunk.number, writer) for chunk in chunks for writer in chunk.waiting)
+            self._note_later(waiting, renewals)
 
     def _forget(self, reason: str, chunks: Iterable[Chunk]) -> None:
         for chunk in chunks:
@@ -396,8 +409,10 @@ class DiskSpool(Holder):
                 problem=str(error),
             )
         await self._open(None if moved else str(error))
-        if self.chunks:
+        if self.chunks:  # of a file that others may have written, for writers of theirs
+            keeping = Deferred.fromCoroutine(self._keep_writers())
             self.found(list(self.chunks.values()))
+            await keeping
 
     def _set_aside(self, why: str) -> None:
         """Rename a damaged file, so that a new one can be begun, and say so."""

@@ -28,6 +28,8 @@ MOST_FLOWS = 10_000
 MOST_VALUES = 100 * MOST_FLOWS
 #: Collectors asked for their name at once.
 AT_ONCE = 16
+#: Seconds after which they are asked again: a host may have another name by then.
+NAMES_HOLD_S = 60.0
 
 
 class UnknownCollectorError(Exception):
@@ -76,6 +78,7 @@ class CollectorFlows:
         self._timeout_s = timeout_s
         self._headers = authorization(token)
         self._names: dict[str, str] = {}  # URL: the source it probes from
+        self._names_since_s = reactor.seconds()  # when all of them were forgotten
         self._pool = connection_pool(reactor)
         try:
             self._agent = agent_of(reactor, self._pool, timeout_s, ca_file)
@@ -103,10 +106,9 @@ class CollectorFlows:
         query = {"target": dst, "limit": str(MOST_FLOWS)}
         if "class" in where:
             query["class"] = where["class"]
-        if at_s is None or at_s >= self._unix_time_s():
-            answer = await self._get(url, query)
-        else:
-            answer = await self._get_past(url, query, at_s)
+        if at_s is not None and at_s < self._unix_time_s():
+            query["at"] = f"{at_s:.6f}"
+        answer = await self._get(url, query)
         if answer["src_hostname"] != src:
             self._names.clear()  # somebody else has taken the address
             raise UnknownCollectorError(f"{url}: probes from {answer['src_hostname']!r} by now")
@@ -124,27 +126,12 @@ class CollectorFlows:
             "flows": [_flow(row) for row in rows],
         }
 
-    async def _get_past(self, url: str, query: dict[str, str], at_s: float) -> dict[str, Any]:
-        """Return the flows of the interval that ends at a time, counting back from the newest."""
-        newest = await self._get(url, {**query, "limit": "1"})
-        if not newest["intervals"]:
-            raise UnknownCollectorError(f"{url}: holds no interval yet")
-        latest = max(newest["intervals"], key=lambda each: int(each["close_number"]))
-        length_s = time_s(latest["end"]) - time_s(latest["start"])
-        number, end_s = int(latest["close_number"]), time_s(latest["end"])
-        for _ in range(4):  # some windows close as several intervals: count again from there
-            steps = int((end_s - at_s) // length_s)
-            if steps == 0:
-                return await self._get(url, {**query, "close_number": str(number)})
-            number -= steps
-            if number < 1:
-                break
-            there = await self._get(url, {**query, "limit": "1", "close_number": str(number)})
-            end_s = time_s(there["intervals"][0]["end"])
-        raise UnknownCollectorError(f"{url}: does not hold flows of that time any more")
-
     async def _url_of(self, src: str) -> str:
         """Return the URL of the collector that probes from ``src``; raises if there is none."""
+        now_s = self._reactor.seconds()
+        if now_s - self._names_since_s >= NAMES_HOLD_S:
+            self._names.clear()
+            self._names_since_s = now_s
         for url, name in self._names.items():
             if name == src:
                 return url
@@ -154,22 +141,28 @@ class CollectorFlows:
             key=lambda url: (urlsplit(url).hostname or "").partition(".")[0] != short,
         )
         todo = [url for url in likely if url not in self._names]
+        problem = ""
         while todo:
             some, todo = todo[:AT_ONCE], todo[AT_ONCE:]
-            await DeferredList(
+            told: list[tuple[bool, Any]] = await DeferredList(
                 [Deferred.fromCoroutine(self._learn(url)) for url in some], consumeErrors=True
             )
-            for url in some:
-                if self._names.get(url) == src:
+            for url, (answered, name) in zip(some, told, strict=True):
+                if answered and name == src:
                     return url
+                if not answered and not problem and name.check(StoreError):
+                    problem = f"; {name.value}"
         raise UnknownCollectorError(
             f"no collector that answers probes from {src!r}: see `collectors` in the web "
-            "configuration"
+            f"configuration{problem}"
         )
 
-    async def _learn(self, url: str) -> None:
+    async def _learn(self, url: str) -> str:
+        """Return the source that a collector probes from, and know it from now on."""
         answer = await self._get(url, {"limit": "1"})
-        self._names[url] = answer["src_hostname"]
+        name: str = answer["src_hostname"]
+        self._names[url] = name
+        return name
 
     async def _get(self, url: str, query: Mapping[str, str]) -> dict[str, Any]:
         try:

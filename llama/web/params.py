@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 from llama.http.server import BadRequestError, Query, unexpected
 from llama.web.fold import Open
 from llama.web.groups import read_paths
@@ -37,19 +35,6 @@ class Arguments(Query):
         if text is None:
             raise BadRequestError(f"{name}: missing")
         return text
-
-    def number(self, name: str, low: float, high: float) -> float | None:
-        """Return a finite number between ``low`` and ``high``; None if it is absent."""
-        text = self.text(name)
-        if text is None:
-            return None
-        try:
-            value = float(text)
-        except ValueError:
-            value = math.nan
-        if not low <= value <= high:
-            raise unexpected(name, text, f"a number from {low:g} to {high:g}")
-        return value
 
     def metric(self) -> Metric:
         """Return the metric asked for; loss if none is."""

@@ -56,10 +56,11 @@ class RemoteIncidents:
         self._headers = authorization(token)
         self._pool = connection_pool(reactor)
         if url.startswith("unix:"):
-            self._url = "http://localhost"
-            self._agent = Agent.usingEndpointFactory(reactor, _UnixSocket(reactor, url[5:]))
+            self._url, self._said = "http://localhost/incidents", url
+            endpoints = _UnixSocket(reactor, url[5:])
+            self._agent = Agent.usingEndpointFactory(reactor, endpoints, self._pool)
         else:
-            self._url = url.rstrip("/")
+            self._url = self._said = f"{url.rstrip('/')}/incidents"
             self._agent = agent_of(reactor, self._pool, TIMEOUT_S, ca_file)
 
     def stop(self) -> Deferred[None]:
@@ -74,13 +75,13 @@ class RemoteIncidents:
             wanted["at"] = str(int(at_s))
         if cursor is not None:
             wanted["cursor"] = cursor
-        url = f"{self._url}/incidents"
+        url = self._said
         try:
             reply = await request(
                 self._agent,
                 self._reactor,
                 "GET",
-                f"{url}?{urlencode(wanted)}",
+                f"{self._url}?{urlencode(wanted)}",
                 timeout_s=TIMEOUT_S,
                 max_octets=MOST_OCTETS,
                 headers=self._headers,

@@ -45,6 +45,8 @@ class TargetTests(TestCase):
         """Anything else is refused."""
         for text in ("db1:", "db1:0", "db1:x", ":8100", "[::1", "[::1]8100", "db1:65536", ""):
             self.assertRaises(ValueError, parse_target, text)
+        refused = self.assertRaises(ValueError, parse_target, "::1:18233")
+        self.assertIn("is no IPv6 address; one with a port is written [ADDRESS]:PORT", str(refused))
 
 
 class SendTests(TestCase):

@@ -26,7 +26,7 @@ from llama.collector.answers.history import History
 from llama.collector.intervals.summary import STATS, suspect_bit
 from llama.collector.slices import Pace
 from llama.http.server import Guard, HttpService, HttpSite
-from llama.testing import closed_interval, pair
+from llama.testing import FIRST_START_S, closed_interval, pair
 
 COUNTS = [
     name
@@ -425,6 +425,43 @@ class Programs(SynchronousTestCase):
             self.assertEqual(len(answer["flows"]), count)
             self.assertEqual(answer["flows"][-1 if count == 1 else 3]["loss_percent"], 100.0)
 
+    def test_flows_of_a_time(self):
+        """All intervals of the window that a time lies in, or the newest, whatever their numbers are."""
+        served = Served(keep=3)
+        self.assertEqual(
+            served.get("/flows?at=1750000000").json(),
+            {"error": "no interval of that time is held; none is"},
+        )
+        start_s = FIRST_START_S
+        for window in range(4):
+            for n in range(2):
+                served.close([pair(n)], loss=1.0, start_s=start_s + 30 * window)
+        for after_s, numbers in (
+            (30.001, [3, 4]), (60, [3, 4]), (60.5, [5, 6]), (119.999999, [7, 8]), (1000, [8, 7]),
+        ):  # fmt: skip
+            answer = served.get(f"/flows?at={start_s + after_s:.6f}").json()
+            self.assertEqual([one["close_number"] for one in answer["intervals"]], numbers)
+            self.assertEqual({row["close_number"] for row in answer["flows"]}, {*numbers})
+        answer = served.get(f"/flows?at={start_s + 30}")
+        self.assertEqual(answer.code, 404)
+        self.assertEqual(
+            answer.json(),
+            {"error": "no interval of that time is held; those since 2023-11-14T22:14:00Z are"},
+        )
+
+    def test_flows_of_a_window_begun_twice(self):
+        """Of two windows that overlap, since the clock was set back, it is the later one."""
+        served = Served()
+        closed = closed_interval(1, close_number=1, start_s=FIRST_START_S)
+        served.history.append(closed)
+        served.history.append(
+            attrs.evolve(closed, close_number=2, end_ns=closed.end_ns + 1_000_000)
+        )
+        served.work()
+        for end_ns in (closed.end_ns, closed.end_ns + 1_000_000):
+            answer = served.get(f"/flows?at={end_ns / 1e9:.6f}").json()
+            self.assertEqual([one["close_number"] for one in answer["intervals"]], [2])
+
     def test_interval_not_held(self):
         """An interval that is not held is 404, and the answer says which are."""
         served = Served(keep=2)
@@ -441,7 +478,10 @@ class Programs(SynchronousTestCase):
     def test_bad_values(self):
         """A bad value is 400 with one line."""
         served = Served()
-        for query in ("limit=0", "limit=10001", "offset=-1", "lossy=maybe", "source_port=65536"):
+        for query in (
+            "limit=0", "limit=10001", "offset=-1", "lossy=maybe", "source_port=65536", "at=nan",
+            "at=-1", "at=1&close_number=1",
+        ):  # fmt: skip
             answer = served.get(f"/flows?{query}")
             self.assertEqual(answer.code, 400, query)
             self.assertIn(query.partition("=")[0], answer.json()["error"])

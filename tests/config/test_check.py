@@ -1,6 +1,7 @@
 """``llama check``: what it says about right and wrong files, and about the machine."""
 
 import json
+import os
 import resource
 import shutil
 import socket
@@ -733,6 +734,16 @@ class HostTests(CheckCase):
              if f.setting == setting],
             [],
         )  # fmt: skip
+
+    def test_asked_as_root(self) -> None:
+        """What root may do is told as what root may do."""
+        for user, heading in (
+            (0, "this machine, for root: ask as the collector's user, if that is another"),
+            (1000, "this machine"),
+        ):
+            self.patch(os, "geteuid", lambda user=user: user)
+            self.assertIn(f"\n{heading}\n", self.check(self.many(1)).stdout)
+            self.assertIs(self.answer(self.many(1))["superuser"], user == 0)
 
     def test_interfaces(self) -> None:
         """A device that this machine does not have is told."""

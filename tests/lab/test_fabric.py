@@ -1,5 +1,6 @@
 """The fabric: its plan, its namespaces, and every fault in them."""
 
+import errno
 import io
 import json
 import os
@@ -609,6 +610,25 @@ for n in range(40):
         scenario.play(self.lab, played, output, said, clock)
         told = [json.loads(line)["truth"] for line in output.getvalue().splitlines()]
         self.assertEqual(told, ["injected", "injected", "healed", "healed"])
+        self.assertEqual(Lab.open(NAME, self.lab.directory.parent).faults, [])
+
+    def test_a_record_that_cannot_be_written(self):
+        """Where the record's reader is gone or its disk full, all faults are healed all the same."""
+
+        class Full(io.StringIO):
+            def write(self, text):
+                if "healed" in text:
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                return super().write(text)
+
+        steps = tuple(
+            step
+            for place in ("spine1", "spine2")
+            for step in scenario._steps({"at": 0, "kind": "silent", "on": place})
+        )
+        self.addCleanup(faults.heal_all, self.lab)
+        with self.assertRaises(OSError):
+            scenario.play(self.lab, scenario.Scenario(steps=steps), Full(), list)
         self.assertEqual(Lab.open(NAME, self.lab.directory.parent).faults, [])
 
     def test_a_place_that_is_not_there(self):

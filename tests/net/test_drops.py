@@ -20,7 +20,7 @@ from llama.collector.probing import sockets
 from llama.collector.probing.icmp import IcmpProber
 from llama.collector.probing.plan import Source
 from llama.config import ReflectorConfig
-from llama.net import drops
+from llama.net import drops, mmsg
 from llama.net.drops import Causes, counters
 from llama.reflector.service import PortService
 from llama.wire import tlv
@@ -267,3 +267,16 @@ class ReflectorTests(SynchronousTestCase):
             service.stopService()
             self.assertEqual((service.damaged(), service.receive_drops()), (7, dropped))
             reactor.advance(0)
+
+
+class SocketTests(SynchronousTestCase):
+    """The sockets probes leave from."""
+
+    def test_drops_are_read_without_a_later_packet(self) -> None:
+        """SO_MEMINFO tells of dropped packets at once."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2304)
+            sock.bind(("127.0.0.1", 0))
+            for _ in range(100):
+                sock.sendto(bytes(1000), sock.getsockname())
+            self.assertGreater(mmsg.receive_drops(sock), 50)

@@ -36,6 +36,7 @@ from twisted.web.server import NOT_DONE_YET
 from twisted.web.test.requesthelper import DummyRequest
 
 from llama.http import server as http
+from llama.http.host import asked_by_this_machine
 from llama.http.shortage import QUIET_S, Shortage
 from llama.http.site import Channel
 
@@ -252,7 +253,7 @@ class _WhoAsks(Resource):
     isLeaf = True
 
     def render_GET(self, request):
-        return b"%r" % http.asked_by_this_machine(request)
+        return b"%r" % asked_by_this_machine(request)
 
 
 class _Transport(StringTransport):
@@ -709,7 +710,7 @@ class OverLoopback(TestCase):
             for name, value in (("host", host), ("origin", origin)):
                 if value is not None:
                     request.requestHeaders.setRawHeaders(name, [value])
-            self.assertIs(http.asked_by_this_machine(request), expected, (host, origin))
+            self.assertIs(asked_by_this_machine(request), expected, (host, origin))
 
     def test_who_asks_where_both_families_are_served(self):
         """Whoever asks by IPv4 for loopback, of a service on ``[::]``, is of this machine as well."""

@@ -544,11 +544,11 @@ class Table(SynchronousTestCase):
 
 
 class Mistakes(SynchronousTestCase):
-    def said(self, *words):
-        """Return what the command says in its one line of refusal."""
+    def said(self, *words, status=2):
+        """Return what the command says in its last line, which is one of refusal."""
         done = CliRunner().invoke(trace, ["127.0.0.1", "--no-dns", *words])
-        self.assertEqual(done.exit_code, 1, done.output)
-        return done.output.removeprefix("Error: ").strip()
+        self.assertEqual(done.exit_code, status, done.output)
+        return done.output.splitlines()[-1].removeprefix("Error: ")
 
     def test_more_flows_than_ports(self):
         """Source ports end at 65535: more flows than that are refused, and fewer traced unasked."""
@@ -581,7 +581,7 @@ class Mistakes(SynchronousTestCase):
         """A file of names that is not UTF-8 is refused by its name."""
         path = Path(self.mktemp())
         path.write_bytes(b"\xff\xfe bad")
-        said = self.said("--names", str(path))
+        said = self.said("--names", str(path), status=1)
         self.assertEqual(
             said, f"{path}: not UTF-8; expected one 'ADDRESS NAME' a line, like /etc/hosts"
         )
@@ -593,7 +593,7 @@ class Mistakes(SynchronousTestCase):
             raise OSError(errno.EMFILE, "Too many open files")
 
         self.patch(Tracer, "add", refuse)
-        self.assertIn("ulimit -n", self.said())
+        self.assertIn("ulimit -n", self.said(status=1))
 
 
 class Ports(SynchronousTestCase):

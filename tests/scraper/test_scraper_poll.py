@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from time import time as unix_time_s
 from typing import Any
 
-from scraped import FakeCollector
+from fake_collector import FakeCollector
 from scraper_case import NOW, until
 from twisted.internet import reactor
 from twisted.internet.defer import Deferred, fail

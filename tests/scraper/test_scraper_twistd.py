@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from scraped import FakeCollector
+from fake_collector import FakeCollector
 from scraper_case import NOW, Ledger, ServiceCase, influx_rows, sqlite_rows, until
 from servers import Influx, die_with_parent, free_port
 from twisted.internet import reactor

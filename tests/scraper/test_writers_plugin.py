@@ -11,7 +11,7 @@ import tempfile
 import textwrap
 from pathlib import Path
 
-from scraped import FakeCollector
+from fake_collector import FakeCollector
 from scraper_case import NOW, until
 from servers import Victoria, free_port
 from twisted.internet import reactor

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import tracemalloc
 from typing import Any
 
 from hypothesis import given, settings
@@ -68,6 +69,16 @@ class WriteTests(StoreCase):
         writer = await self.opened()
         await writer.write([Point("raw_stats", tags, {"rtt": 1.0}, START * 10**6)])
         self.assertEqual(json.loads(self.rows("SELECT tags FROM series")[0]["tags"]), tags)
+
+    async def test_many_series(self) -> None:
+        """A series that is remembered takes some hundred octets."""
+        writer = await self.opened()
+        points = [point(START, f"host{n}", rtt=1.0) for n in range(2000)]
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        await writer.write(points)
+        grown, _ = tracemalloc.get_traced_memory()
+        self.assertLess(grown / len(points), 1000)
 
     async def test_another_programs_file(self) -> None:
         """Another program's database is refused and left alone; so is no database at all."""

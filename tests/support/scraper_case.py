@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from scraped import FakeCollector
+from fake_collector import FakeCollector
 from servers import Influx, Victoria
 from twisted.internet import reactor
 from twisted.internet.task import deferLater

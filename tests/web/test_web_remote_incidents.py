@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
 from typing import Any
 
 from twisted.internet import reactor
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -53,3 +57,25 @@ class StrangeTests(TestCase):
             server.said = GOOD.replace(part, wrong)
             with self.assertRaisesRegex(StoreError, "is no list of incidents"):
                 await source.incidents(None, None, 10)
+
+
+class SocketTests(TestCase):
+    async def test_as_over_tcp(self) -> None:
+        """Over a socket, too, no question leaves a line in the log, and what fails is said of it."""
+        path = tempfile.mkdtemp(prefix="llama-socket-") + "/s"  # short, as such paths must be
+        self.addCleanup(shutil.rmtree, os.path.dirname(path))
+        server: Any = Site(Saying())
+        server.noisy, server.log = False, lambda _: None
+        port: Any = reactor.listenUNIX(path, server)  # type: ignore[attr-defined]
+        self.addCleanup(port.stopListening)
+        source = RemoteIncidents(reactor, f"unix:{path}")
+        self.addCleanup(source.stop)
+        with capturedLogs() as logged:
+            answer = await source.incidents(None, None, 10)
+        self.assertEqual(answer["incidents"], [{"id": "1"}])
+        self.assertEqual([formatEvent(event) for event in logged], [])
+        await source.stop()
+        await port.stopListening()
+        with self.assertRaises(StoreError) as raised:
+            await source.incidents(None, None, 10)
+        self.assertRegex(str(raised.exception), f"^unix:{path}: ")

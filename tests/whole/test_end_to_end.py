@@ -193,7 +193,7 @@ class PipelineTests(TestCase):
         def newest(wanted: str) -> Any:
             query = "SELECT * FROM raw_stats WHERE dst_hostname = 'a' ORDER BY time DESC LIMIT 1"
             for row in influx.run(query, "llama"):
-                if row["loss"] == {"all": 100, "none": 0}[wanted]:
+                if row.get("loss") == {"all": 100, "none": 0}[wanted]:
                     return row
             return None
 

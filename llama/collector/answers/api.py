@@ -284,16 +284,32 @@ class CollectorApi:
     @inlineCallbacks
     def _flows(self, request: Any) -> Generator[Deferred[Any], Any, None]:
         query = FlowQuery.read(Query(request))
-        if query.close_number is not None and self._numbered(query.close_number) is None:
-            request.setHeader("Content-Type", JSON)
-            held = [one.closed.close_number for one in self._history.held]
-            span = f"{held[0]} to {held[-1]} are" if held else "none is"
-            request.write(
-                json_error(request, 404, f"interval {query.close_number} is not held; {span}")
-            )
+        if (missing := self._not_held(query)) is not None:
+            request.write(json_error(request, 404, missing))
             return
         body = yield self._asked(self._encode_flows(query))
         yield send(request, self._reactor, body, JSON)
+
+    def _not_held(self, query: FlowQuery) -> str | None:
+        """Say what is asked for that is not held, and what is; None where it is held."""
+        held = [one.closed for one in self._history.held]
+        if query.close_number is not None and self._numbered(query.close_number) is None:
+            span = f"{held[0].close_number} to {held[-1].close_number} are" if held else "none is"
+            return f"interval {query.close_number} is not held; {span}"
+        if query.at_s is not None and not self._at(query.at_s):
+            since = f"those since {encode.utc_text(held[0].start_ns)} are" if held else "none is"
+            return f"no interval of that time is held; {since}"
+        return None
+
+    def _at(self, at_s: float) -> list[tuple[ClosedInterval, npt.NDArray[np.int64]]]:
+        """Return the intervals of a time, and the newest of every pair where it is after them all."""
+        time_ns = round(at_s * 1e6) * 1000  # what a double tells, and our ends are
+        if time_ns > max((held.closed.end_ns for held in self._history.held), default=time_ns):
+            return self._newest()
+        return [(one, np.arange(len(one.pairs))) for one in self._history.of_time(time_ns)]
+
+    def _newest(self) -> list[tuple[ClosedInterval, npt.NDArray[np.int64]]]:
+        return [(one.closed, one.numbers) for one in self._history.newest_of_pairs()]
 
     def _numbered(self, close_number: int) -> Held | None:
         for held in self._history.held:
@@ -302,9 +318,10 @@ class CollectorApi:
         return None
 
     def _encode_flows(self, query: FlowQuery) -> Job[Packed]:
-        intervals: list[tuple[ClosedInterval, npt.NDArray[np.int64]]]
-        if query.close_number is None:
-            intervals = [(one.closed, one.numbers) for one in self._history.newest_of_pairs()]
+        if query.at_s is not None:
+            intervals = self._at(query.at_s)
+        elif query.close_number is None:
+            intervals = self._newest()
         else:
             held = self._numbered(query.close_number)
             closed = [] if held is None else [held.closed]

@@ -17,12 +17,10 @@ import orjson
 
 from llama.collector.answers.history import Newest
 from llama.collector.answers.packed import Packed, Packer
-from llama.collector.intervals.summary import ClosedInterval, Pair, reasons
+from llama.collector.intervals.summary import ClosedInterval, Pair, Stats, reasons
 from llama.collector.slices import Job, Pace
 from llama.paths.table import FlowKey, Known
 from llama.paths.table import as_json as path_row
-
-Stats = npt.NDArray[np.void]
 
 #: Figures that are counts, by the same name everywhere.
 COUNTS = (

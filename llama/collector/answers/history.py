@@ -153,6 +153,19 @@ class History:
                 )
         return found
 
+    def of_time(self, time_ns: int) -> list[ClosedInterval]:
+        """Return the intervals of the window that a time lies in, which is up to its end.
+
+        Of windows that a clock set back has begun twice it is the one that ends last.
+        """
+        closed = [
+            held.closed
+            for held in self.held
+            if held.closed.start_ns < time_ns <= held.closed.end_ns
+        ]
+        end_ns = max((one.end_ns for one in closed), default=0)
+        return [one for one in closed if one.end_ns == end_ns]
+
     def count_flows(self, held: Held) -> Job[None]:
         """Count the flows of every pair, and those that lost probes."""
         closed = held.closed

@@ -10,7 +10,7 @@ from attrs import frozen
 
 from llama.collector.intervals.summary import ClosedInterval, Pair
 from llama.collector.slices import Job, Pace
-from llama.http.server import Query
+from llama.http.server import BadRequestError, Query
 
 Numbers = npt.NDArray[np.int64]
 
@@ -28,7 +28,8 @@ class FlowQuery:
     class_name: str | None = None
     source_port: int | None = None
     lossy: bool = False
-    close_number: int | None = None  # of one held interval; None: the newest of every pair
+    close_number: int | None = None  # of one held interval
+    at_s: float | None = None  # Unix time in the intervals; None for both: the newest of every pair
     offset: int = 0
     limit: int = 1000
 
@@ -37,12 +38,16 @@ class FlowQuery:
         """Read the query of a request; raises `BadRequestError` for what cannot be."""
         source_port = query.whole("source_port", -1, low=0, high=65535)
         close_number = query.whole("close_number", -1, low=1)
+        at_s = query.number("at", 0, 1e11)
+        if close_number >= 0 and at_s is not None:
+            raise BadRequestError("expected one of close_number and at")
         return cls(
             target=query.text("target"),
             class_name=query.text("class"),
             source_port=None if source_port < 0 else source_port,
             lossy=query.flag("lossy"),
             close_number=None if close_number < 0 else close_number,
+            at_s=at_s,
             offset=query.whole("offset", 0),
             limit=query.whole("limit", 1000, low=1, high=10_000),
         )

@@ -220,7 +220,7 @@ def _close_flows(
     some = max(1, SLICE // book.depth)  # at a time: what is on record of a flow may be long
     for start in range(0, len(lossy), some):
         direction.tell(book, interval, stats, flows, lossy[start : start + some])
-    direction.anchor(book, interval, flows, sequence, cells, received, flags)
+    direction.anchor(book, flows, sequence, cells, received, flags)
     return _Closed(by_flow, unstamped)
 
 

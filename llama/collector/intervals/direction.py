@@ -176,7 +176,6 @@ def tell(
 
 def anchor(
     book: Ledger,
-    interval: OpenInterval,
     flows: Ints,
     sequence: npt.NDArray[np.uint32],
     cells: Ints,
