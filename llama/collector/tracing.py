@@ -12,7 +12,7 @@ import math
 import socket
 import struct
 import time
-from collections import OrderedDict, defaultdict
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -54,6 +54,8 @@ PROVERS = 65_536
 WARY_S, WARY_OF = 300.0, 4096
 #: Mismatches are told of so often at most, s.
 TELL_S = 300.0
+#: Paths that changed, or were refused, that are told of one by one in an interval.
+MOST_TOLD = 20
 
 #: No transmit stamp for this message, whatever the socket is set to.
 _NO_STAMP = (mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, bytes(4))
@@ -106,6 +108,7 @@ class Tracing:
         self._wary: OrderedDict[str, float] = OrderedDict()  # destination -> until when, monotonic
         self._told_s = -math.inf
         self._untold = 0  # mismatches since
+        self._news: Counter[str] = Counter()  # of paths in this interval, by what it is
         self._hops: dict[str, int] = {}  # how many there were to a destination, last seen
         self._budget = 0.0
         self.keep_within(None, None)
@@ -168,6 +171,11 @@ class Tracing:
 
     def closed(self, closed: ClosedInterval) -> None:
         """Pick flows of an interval that has just closed."""
+        for what, count in self._news.items():
+            if count > MOST_TOLD:
+                more = count - MOST_TOLD
+                self.log.info("{count} more {what}, in the same interval", count=more, what=what)
+        self._news.clear()
         if not closed.all_flows or not len(closed.flows):
             return
         try:
@@ -329,7 +337,8 @@ class Tracing:
             known = self.table.get(going.key)
             assert known is not None
             self._picks.note_left(known.left)
-            self.log.info(
+            self._tell(
+                "paths are others",
                 "the path of {source_port} to {dst_ip} is another: {hops}",
                 source_port=going.key.source_port,
                 dst_ip=going.key.dst_ip,
@@ -337,7 +346,8 @@ class Tracing:
             )
 
     def _say_refusal(self, what: str, key: FlowKey, router: str, refusal: str) -> None:
-        self.log.info(
+        self._tell(
+            "flows are refused, or no longer refused",
             "{router} {what} {source_port} to {dst_ip}, {class_name}, {size} octets: {refusal}",
             what=what,
             router=router,
@@ -347,6 +357,12 @@ class Tracing:
             dst_ip=key.dst_ip,
             refusal=refusal,
         )
+
+    def _tell(self, news: str, text: str, **found: object) -> None:
+        """Log what was found, unless much of its kind was in this interval: it may be of every flow."""
+        self._news[news] += 1
+        if self._news[news] <= MOST_TOLD:
+            self.log.info(text, **found)
 
     def _hear_no_errors(self, socks: set[ProbeSocket]) -> None:
         """Close the ears of sockets of which no flow is being traced: whoever forges ICMP finds none."""

@@ -29,6 +29,7 @@ from llama.config import endpoint
 from llama.http.host import HOST, cannot_be_rebound, is_local
 from llama.http.refused import clear_left_behind, explain
 from llama.http.renewed import keep_renewed
+from llama.http.shortage import Shortage
 from llama.http.site import HttpSite
 
 SECOND = 1.0
@@ -349,6 +350,7 @@ class HttpService(Service):
         self._what = what
         self._token = token
         self._local_hint = local_hint
+        self._shortage = Shortage(reactor, what)
 
     @property
     def url(self) -> str:
@@ -370,6 +372,7 @@ class HttpService(Service):
     def stopService(self) -> Deferred[None]:
         """Stop listening and close every connection; fires when all are gone."""
         super().stopService()
+        self._shortage.stop()
         port, self.port = self.port, None
         stopped = succeed(None) if port is None else port.stopListening() or succeed(None)
         return stopped.addCallback(lambda _: self.site.close(self.grace_s))
@@ -397,6 +400,7 @@ class HttpService(Service):
 
     def _listens(self, port: Any) -> None:
         self.port = port
+        self._shortage.watch(port)
         address = port.getHost()
         self._guard.for_this_machine = is_local(address) and hasattr(address, "host")
         hint = f"; {self._local_hint}" if is_local(address) and hasattr(address, "host") else ""

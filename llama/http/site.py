@@ -12,11 +12,13 @@ from typing import Any
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, succeed
 from twisted.internet.protocol import connectionDone
+from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
 from twisted.web.server import Request, Site
 
 MINUTE = 60.0
+_NOBODY: Any = LogPublisher()
 #: Digits of a body's length; Python raises for thousands of them.
 MOST_DIGITS = 19
 #: What part of the files that this process may open connections may have: the rest needs some, too.
@@ -33,6 +35,8 @@ class Channel(HTTPChannel):
     stall_s = MINUTE
 
     site: HttpSite
+    #: Twisted has a line for every connection that idles: whoever may connect could fill the disk.
+    _log = Logger(observer=_NOBODY)
     #: It is being dropped, and takes no place any more.
     dropped = False
     _stalled: Any = None

@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, TypeVar
 
 import orjson
-from attrs import define
+from attrs import Factory, define
 from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
@@ -28,6 +28,7 @@ from llama.pinpoint import answers
 from llama.pinpoint.answers import LARGEST, LATEST_S, MOST_FLOWS, MOST_GROUPS, AnswerError
 from llama.pinpoint.windows import PART, Measured
 from llama.printable import printable
+from llama.reasons import Reasons
 from llama.threads import outlasting
 
 PAGE = 10_000
@@ -63,6 +64,7 @@ class Source:
     paths_s: int = 0  # Unix time up to which its paths were read
     worked_s: float = 0.0  # that its answers took to read
     problem: str = ""  # why the last attempt failed; "": it did not
+    reasons: Reasons = Factory(Reasons)  # for it, that the log has named since it began
     left_out: str = ""  # of what it said when its pairs were read last
     #: Unix times at which the newest interval of each of its groups of tests ended. Those of longer
     #: timeouts close later, under numbers of their own.
@@ -176,7 +178,7 @@ class Fleet:
             else:
                 why = explain(problem, self._timeout_s)
             why = printable(why)
-            if why != source.problem:
+            if source.reasons.is_news(why):
                 self.log.warn("{url}: {why}", url=source.url, why=why)
             source.problem = why
             self.measured.silent.add(source.url)
@@ -184,7 +186,7 @@ class Fleet:
         finally:
             if deadline.active():
                 deadline.cancel()
-        if source.problem:
+        if source.reasons.over():
             self.log.info("{url} answers again", url=source.url)
         source.problem = ""
         self.measured.silent.discard(source.url)
@@ -209,10 +211,11 @@ class Fleet:
             max_octets=MOST_OCTETS,
             headers=self._headers,
         )
+        place = path.partition("?")[0]  # else every interval had a reason of its own
         if reply.status == 404:
-            raise GoneError(f"{path} answered 404: is that a LLAMA collector?")
+            raise GoneError(f"{place} answered 404: is that a LLAMA collector?")
         if reply.status != 200:
-            raise AnswerError(f"{path} answered {reply.status}: {reply.excerpt()}")
+            raise AnswerError(f"{place} answered {reply.status}: {reply.excerpt()}")
         with self._working(source):
             answer = _json(path, reply.body)
         if not isinstance(answer, dict):
@@ -253,7 +256,7 @@ class Fleet:
             source.incarnation, source.seen, source.paths_s = incarnation, 0, 0
             source.pairs_age = PAIRS_AGAIN
         groups = answers.rows(head, "intervals", MOST_GROUPS)
-        source.ends = tuple(answers.time_s(group, "end") for group in groups)
+        source.ends = _ends(groups)
         numbers = [answers.whole(group, "close_number", LARGEST, 1) for group in groups]
         if not numbers or max(numbers) <= source.seen:
             return
@@ -331,6 +334,20 @@ class Fleet:
             with self._working(source):
                 self.measured.add_paths(source.url, found[at : at + PART])
         source.paths_s = now_s
+
+
+def _ends(groups: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
+    """Return when the newest interval of each group of tests ended.
+
+    Tests of one timeout close together: what ended before is of pairs that are probed no more, which
+    a collector lists for a while. Who does not say timeouts has none that are alike.
+    """
+    newest: dict[tuple[str, float], float] = {}
+    for group in groups:
+        name = "timeout_ms" if "timeout_ms" in group else "close_number"
+        which = name, answers.number(group, name, LARGEST)
+        newest[which] = max(newest.get(which, 0.0), answers.time_s(group, "end"))
+    return tuple(newest.values())
 
 
 def _json(path: str, body: bytes) -> Any:

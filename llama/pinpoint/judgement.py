@@ -47,7 +47,8 @@ def judge(measured: Measured, end_s: float, thresholds: Thresholds | None = None
     measured.paths.name_anew()
     window = measured.window(end_s)
     if not len(window.flows) or window.end_s != end_s:
-        nothing = Verdict(suspects=(), flows=0, judged=0, lossy=0, unexplained=0)
+        why = tuple(_missing(measured, end_s))
+        nothing = Verdict(suspects=(), flows=0, judged=0, lossy=0, unexplained=0, excluded=why)
         none = np.zeros(0, np.int64)
         return Judgement(end_s=end_s, verdict=nothing, sightings=(), data=False, measured=none)
     verdict = locate(window.flows, window.hosts, window.paths, thresholds)
@@ -119,7 +120,7 @@ def _faint(
         ):
             continue
         crossing = window.numbers[suspect.flows]
-        sent, lost = np.array([measured.counts(end, crossing) for end in ends]).T
+        sent, lost = np.array([measured.counts(end, crossing, undoubted=True) for end in ends]).T
         recent = lost[-STILL:].sum() / max(1, sent[-STILL:].sum())
         if np.count_nonzero(lost) < SPREAD or recent < STILL_RATE * suspect.rate:
             continue

@@ -87,7 +87,10 @@ class Rounds:
             if best.p_value > limits.false_positive_rate:
                 break
             found = self._behind_echoes(best, active) or best
-            if not self._part_stands_out(found.family.contains(found.candidate, active)):
+            # That a flow is well which is elsewhere by now says nothing of what is still there.
+            ill = found.family.contains(found.candidate, active[self.trouble[active]])
+            well = found.family.surely_contains(found.candidate, active[~self.trouble[active]])
+            if not self._part_stands_out(np.union1d(ill, well)):
                 return found
             first = first or found
         return first

@@ -39,7 +39,8 @@ class Family:
     member: npt.NDArray[np.int64]
     start: Indices | None = None
     #: In step with `member`: a flow that died counts as troubled in a candidate only if this is
-    #: at least its number of answered hops; before, the flow is proof that the candidate lives.
+    #: at least its number of answered hops; before, the flow is proof that the candidate lives. -1: the
+    #: flow was there lately, and may be there still.
     depth: npt.NDArray[np.int16] | None = None
     #: Nats that its candidates must be better by, because there are so many ways to be special.
     handicap: float = 0.0
@@ -80,6 +81,14 @@ class Family:
         """Return those of these flows that the candidate contains."""
         positions, owner = self.entries(flows)
         return np.unique(owner[self.member[positions] == candidate])
+
+    def surely_contains(self, candidate: int, flows: Indices) -> Indices:
+        """Return those of these flows that the candidate contains by what was seen of them last."""
+        positions, owner = self.entries(flows)
+        chosen = self.member[positions] == candidate
+        if self.depth is not None:
+            chosen &= self.depth[positions] >= 0
+        return np.unique(owner[chosen])
 
     def may_trouble(
         self, candidate: int, flows: Indices, answered: npt.NDArray[np.int16]

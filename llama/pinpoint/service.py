@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import takewhile
@@ -31,11 +33,14 @@ from llama.pinpoint.incidents import Event, Hysteresis, Incidents
 from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.webhook import Webhook
 from llama.pinpoint.windows import KEEP, Measured
+from llama.reasons import Reasons
 from llama.threads import DaemonThreads
 
 STATE_VERSION = 1
 #: Timeouts of probes are never longer, s: what did not close then closes no more.
 LONGEST_TIMEOUT_S = 60.0
+#: Reasons for which nothing can be judged that the log names.
+MOST_TOLD = 8
 #: So soon it is looked again whether the rest of an interval is there, s; each time twice as long.
 PAUSE_S = 2.0
 
@@ -95,6 +100,8 @@ class PinpointService(MultiService):
         self._call: Any = None
         self._reading: Deferred[None] | None = None
         self._saved = ""
+        self._no_data = Reasons()  # why there is nothing to judge
+        self._unwritten: defaultdict[Path, Reasons] = defaultdict(Reasons)  # why files cannot be
         self._judged_s = 0.0  # the end of the interval that was judged last
         self._looked_s = 0.0  # the end of the interval that was looked for last
         self._partial: set[float] = set()  # ends of intervals of which not all is there
@@ -222,6 +229,7 @@ class PinpointService(MultiService):
     def take(self, judgement: Judgement) -> list[Event]:
         """Let a judgement open, change and close incidents; announce that, and save it."""
         self.judgement = judgement
+        self._say_data(judgement)
         self.incidents.prune_silences(self._now_s())
         events = self.incidents.judged(
             judgement.sightings, judgement.end_s, judgement.data, judgement.measured.tolist()
@@ -230,7 +238,7 @@ class PinpointService(MultiService):
             events += self.incidents.told(reroute, judgement.end_s)
         for event in events:
             self.log.emit(
-                LogLevel.info if event.event == "recovered" else LogLevel.warn,
+                LogLevel.warn if event.event in ("opened", "changed") else LogLevel.info,
                 "incident {id} {event}: {title}; {evidence}",
                 id=event.incident["id"],
                 event=event.event,
@@ -242,6 +250,17 @@ class PinpointService(MultiService):
         self.save()
         self._write_record(judgement, events)
         return events
+
+    def _say_data(self, judgement: Judgement) -> None:
+        """Say once that nothing can be judged, and why as far as that is known, and that it can again."""
+        if judgement.data:
+            if self._no_data.over():
+                self.log.info("there is something to judge again")
+            return
+        reasons = judgement.verdict.excluded[:MOST_TOLD] or ("no collector has handed in anything",)
+        # Whichever collectors it is of, and however late they are: that changes all the time.
+        if self._no_data.is_news(re.sub("[0-9]+", "0", reasons[0].rpartition(": ")[2])):
+            self.log.warn("there is nothing to judge: {why}", why="; ".join(reasons))
 
     def _write_record(self, judgement: Judgement, events: Sequence[Event]) -> None:
         if self.settings.record is None:
@@ -261,9 +280,20 @@ class PinpointService(MultiService):
         try:
             append_line(self.settings.record, json.dumps(line).encode() + b"\n")
         except OSError as e:  # a full disk is no reason not to judge
-            self.log.error(
-                "{path}: cannot be written: {why}", path=str(self.settings.record), why=e.strerror
-            )
+            self._not_written(self.settings.record, e)
+        else:
+            self._written(self.settings.record)
+
+    def _not_written(self, path: Path, error: OSError) -> None:
+        """Say why a file cannot be written, unless that was said."""
+        why = error.strerror or str(error)
+        if self._unwritten[path].is_news(why):
+            self.log.error("{path}: cannot be written: {why}", path=str(path), why=why)
+
+    def _written(self, path: Path) -> None:
+        """Say so of a file that could not be written before."""
+        if self._unwritten[path].over():
+            self.log.info("{path} is written again", path=str(path))
 
     # What survives
 
@@ -290,9 +320,10 @@ class PinpointService(MultiService):
                 os.fsync(file.fileno())
             new.replace(path)
         except OSError as e:
-            self.log.error("{path}: cannot be written: {why}", path=str(path), why=e.strerror)
+            self._not_written(path, e)
             return
         self._saved = text
+        self._written(path)
 
     def _restore(self) -> None:
         """Read the state; one that makes no sense is put aside and said.

@@ -25,6 +25,7 @@ from twisted.web.client import Agent
 
 from llama.http.client import connection_pool, explain, request
 from llama.pinpoint.incidents import Event
+from llama.reasons import Reasons
 
 #: The pause after the first failure, s; it doubles up to the longest.
 FIRST_PAUSE_S = 2.0
@@ -71,6 +72,8 @@ class Webhook:
         pool = connection_pool(reactor, persistent=False)
         self._agent = agent or Agent(reactor, connectTimeout=TIMEOUT_S, pool=pool)
         self._pause_s = FIRST_PAUSE_S
+        self._reasons = Reasons()  # why no event was taken since one was
+        self._since_s = 0.0  # reactor's seconds at which that began
         self._sending: Deferred[None] | None = None
         self._later: Any = None
         self._stopped = False
@@ -120,6 +123,12 @@ class Webhook:
         self._sending = None
         self._pause_s = FIRST_PAUSE_S
         self.taken += 1
+        if self._reasons.over():
+            self.log.info(
+                "{url} takes events again, after {seconds:.0f} s",
+                url=self.place,
+                seconds=self._reactor.seconds() - self._since_s,
+            )
         # More events than there is room for may have pushed this one out meanwhile.
         if self.waiting and self.waiting[0] is event:
             self.waiting.popleft()
@@ -130,13 +139,16 @@ class Webhook:
         if self._stopped:
             return
         self.failures += 1
-        self.log.warn(
-            "{url} did not take an event: {why}; tried again in {pause:.0f} s, {waiting} wait",
-            url=self.place,
-            why=_why(failure).replace(self.url, self.place),
-            pause=self._pause_s,
-            waiting=len(self.waiting),
-        )
+        why = _why(failure).replace(self.url, self.place)
+        if not self._reasons:
+            self._since_s = self._reactor.seconds()
+        if self._reasons.is_news(why):
+            self.log.warn(
+                "{url} did not take an event: {why}; {waiting} wait, and are tried again and again",
+                url=self.place,
+                why=why,
+                waiting=len(self.waiting),
+            )
         self._later = self._reactor.callLater(self._pause_s, self._again)
         self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
 

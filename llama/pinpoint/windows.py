@@ -18,7 +18,7 @@ from attrs import frozen
 from llama.collector.intervals.summary import SUSPECT_REASONS
 from llama.paths.table import FlowKey, Hops
 from llama.pinpoint.answers import MOST_FLOWS, AnswerError, FlowRow
-from llama.pinpoint.evidence import DEAD, FLOWS, Hosts, Indices, Paths
+from llama.pinpoint.evidence import DEAD, FLOWS, HOSTS_LATE, HOSTS_LOST, Hosts, Indices, Paths
 from llama.pinpoint.flow_table import FlowTable, flow_key
 from llama.pinpoint.ordinary import OrdinaryRtt, Step
 from llama.pinpoint.pairs import Pairs
@@ -317,10 +317,13 @@ class Measured:
             end_s=chosen[-1] if chosen else 0.0,
         )
 
-    def counts(self, end_s: float, numbers: npt.NDArray[np.int64]) -> tuple[int, int]:
+    def counts(
+        self, end_s: float, numbers: npt.NDArray[np.int64], undoubted: bool = False
+    ) -> tuple[int, int]:
         """Return how many probes flows with these lasting numbers sent, and lost, in one interval.
 
-        What a flow measured while nothing came back is left out.
+        What a flow measured while nothing came back is left out; of what is `undoubted` also what the
+        hosts may have lost themselves.
         """
         sent = lost = 0
         for where, figures in self._intervals[end_s].values():
@@ -328,6 +331,10 @@ class Measured:
             mine = (lost_each < DEAD * figures["sent"]) & np.isin(
                 self._flows.numbers[where], numbers
             )
+            if undoubted:
+                mine &= (figures["suspect"] & HOSTS_LOST) == 0
+                late = (figures["suspect"] & HOSTS_LATE) != 0
+                lost_each -= np.where(late, figures["lost_unknown"], 0)
             sent += int(figures["sent"][mine].sum())
             lost += int(lost_each[mine].sum())
         return sent, lost

@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 
 from llama.http.client import explain
 from llama.interfaces import NotPermittedError, NotWrittenError, Point, Refusal
+from llama.reasons import Reasons
 from llama.scraper.backoff import NOT_PERMITTED_S, wait_s
 from llama.scraper.buffer import Chunk, Spool
 from llama.scraper.counts import Counts
@@ -75,6 +76,7 @@ class Delivery:
     _gather_s: float = GATHER_S
     opened: bool = False
     trouble: str | None = None  # why the last write of new points failed; None when it did not
+    _reasons: Reasons = field(factory=Reasons)  # for it, that the log has named since it began
     newest_ns: int | None = None  # Unix time of the newest point acknowledged
     _fresh: dict[int, Chunk] = field(factory=dict)  # by number, which is the order of taking
     _tried: dict[int, _Tried] = field(factory=dict)
@@ -82,6 +84,8 @@ class Delivery:
     _later: list[tuple[float, int]] = field(factory=list)  # heap of due time, number: not yet
     _under_way: dict[int, Chunk] = field(factory=dict)
     _gone: dict[int, str] = field(factory=dict)  # dropped while under way, and why
+    _stuck: set[int] = field(factory=set)  # numbers of those that fail while others are taken
+    _stuck_reasons: Reasons = field(factory=Reasons)  # for that, which the log has named
     _live: _Lane = field(factory=lambda: _Lane(False))
     _retry: _Lane = field(factory=lambda: _Lane(True))
     _most_points: int = MOST_POINTS
@@ -135,6 +139,7 @@ class Delivery:
             return
         self._fresh.pop(chunk.number, None)  # if it was offered yet
         self._tried.pop(chunk.number, None)
+        self._no_longer_stuck(chunk)
         self._counts.dropped.labels(self.name, reason).inc(chunk.points)
 
     def stop(self, grace_s: float) -> Deferred[None]:
@@ -278,28 +283,45 @@ class Delivery:
             del self._under_way[chunk.number]
             reason = self._gone.pop(chunk.number, None)
             if not failed and chunk.number in result:
+                self._no_longer_stuck(chunk)
                 continue
             if reason is not None:
                 self._counts.dropped.labels(self.name, reason).inc(chunk.points)
             if self._spool.chunks.get(chunk.number) is not chunk:
+                self._no_longer_stuck(chunk)
                 continue  # nobody has its points any more
             count = failures[chunk.number] + 1
             self._again(chunk, count, now + max(wait, wait_s(count, self._draw)))
-            if count == ALONE_AFTER + 1 and self._worked and failed:
-                self._log.warn(
-                    "writer {writer} takes other points, but {points} of {collector} failed"
-                    " {count} times: {problem}; they are kept and tried again",
-                    writer=self.name,
-                    points=chunk.points,
-                    collector=chunk.collector,
-                    count=count,
-                    problem=_why(result.value),
-                )
+            if count > ALONE_AFTER and self._worked and failed:
+                self._say_stuck(chunk, count, _why(result.value))
         if not failed:
             self._went_well(lane)
         if self._running and self._timer is None:
             # Not at once: a writer that needs no waiting would nest one call per write.
             self._timer = self._clock.callLater(0, self._on_time)
+
+    def _say_stuck(self, chunk: Chunk, count: int, problem: str) -> None:
+        """Say why chunks fail while others are taken: each reason once, until none is left."""
+        self._stuck.add(chunk.number)
+        if self._stuck_reasons.is_news(problem):
+            self._log.warn(
+                "writer {writer} takes other points, but some failed {count} times, such as {points} of"
+                " {collector}: {problem}; they are kept and tried again",
+                writer=self.name,
+                points=chunk.points,
+                collector=chunk.collector,
+                count=count,
+                problem=problem,
+            )
+
+    def _no_longer_stuck(self, chunk: Chunk) -> None:
+        """Say so once no chunk is left that failed while others were taken."""
+        self._stuck.discard(chunk.number)
+        if not self._stuck and self._stuck_reasons.over():
+            self._log.info(
+                "writer {writer}: no points wait any more that failed while others were taken",
+                writer=self.name,
+            )
 
     async def _attempt(self, chunks: Sequence[Chunk]) -> Collection[int]:
         """Write chunks and have them acknowledged; returns the numbers of those written.
@@ -359,6 +381,7 @@ class Delivery:
             chunks=chunks,
         )
         self.trouble = None
+        self._reasons.over()
         for each in (self._live, self._retry):
             each.failures = 0
             each.closed_until = self._clock.seconds()
@@ -378,7 +401,7 @@ class Delivery:
         text = _why(error)
         if self.trouble is None:
             self._since = self._clock.seconds()
-        if self.trouble != text and self._running:
+        if self._running and self._reasons.is_news(text):
             self._log.error(
                 "writer {writer} cannot write: {problem}; its points are kept and tried again",
                 writer=self.name,

@@ -158,6 +158,18 @@ class Poller:
             )
 
 
+_ONE_HOST = (
+    "collectors {url} and {other} both measure as {name!r}: they are one host on the page,"
+    " and what they tell of the same pair may overwrite each other; unless they are meant"
+    " to, give one another hostname, or source_tags: {{src_hostname: ...}}, which takes a"
+    " file of the full format"
+)
+_ONE_REFLECTOR = (
+    "reflectors {url} and {other} both are {name!r}: their figures overwrite each other;"
+    " unless they are meant to, give one another hostname, or stats: {{tags: {{src_hostname: ...}}}}"
+)
+
+
 class CollectorPoll:
     """Asks one collector, again and again. ``phase_s`` is when within the interval."""
 
@@ -453,18 +465,16 @@ class CollectorPoll:
         return new
 
     def _say_name(self, points: Sequence[Point]) -> None:
-        """Say, once, which others measure by the same name: they would be one host."""
-        told = [p for p in points if p.measurement == "raw_stats"]
-        name = max(told, key=lambda p: p.time_ns).tags.get("src_hostname") if told else None
-        if name is None or self.url not in self._poller.collectors:
+        """Say, once, which others measure, or reflect, by the same name: they would be one."""
+        told = [p for p in points if p.measurement in ("raw_stats", "reflector_stats")]
+        if not told or self.url not in self._poller.collectors:
+            return
+        newest = max(told, key=lambda p: p.time_ns)
+        name = newest.tags.get("src_hostname")
+        if reflects := newest.measurement == "reflector_stats":  # its series is named by all tags
+            name = ", ".join(f"{tag}={text}" for tag, text in sorted(newest.tags.items()))
+        if name is None:
             return
         for other in self._poller.names.heard(self.url, name):
-            self._log.warn(
-                "collectors {url} and {other} both measure as {name!r}: they are one host on the page,"
-                " and what they tell of the same pair may overwrite each other; unless they are meant"
-                " to, give one another hostname, or source_tags: {{src_hostname: ...}}, which takes a"
-                " file of the full format",
-                url=self.url,
-                other=other,
-                name=name,
-            )
+            text = _ONE_REFLECTOR if reflects else _ONE_HOST
+            self._log.warn(text, url=self.url, other=other, name=name)

@@ -106,12 +106,16 @@ class CollectorFlows:
         query = {"target": dst, "limit": str(MOST_FLOWS)}
         if "class" in where:
             query["class"] = where["class"]
-        if at_s is not None and at_s < self._unix_time_s():
-            query["at"] = f"{at_s:.6f}"
+        past_s = None if at_s is None or at_s >= self._unix_time_s() else at_s
+        if past_s is not None:
+            query["at"] = f"{past_s:.6f}"
         answer = await self._get(url, query)
         if answer["src_hostname"] != src:
             self._names.clear()  # somebody else has taken the address
             raise UnknownCollectorError(f"{url}: probes from {answer['src_hostname']!r} by now")
+        starts = [time_s(each["start"]) for each in answer["intervals"]]
+        if past_s is not None and any(start_s >= past_s for start_s in starts):
+            raise UnknownCollectorError(f"{url}: is too old to tell of flows of a past time")
         wanted = where.get("probe")
         rows = [row for row in answer["flows"] if wanted in (None, row.get("probe"))]
         ends = [row["interval_end"] for row in rows]

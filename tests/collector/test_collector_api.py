@@ -301,6 +301,7 @@ class Programs(SynchronousTestCase):
                     "close_number": 1,
                     "start": "2023-11-14T22:13:30Z",
                     "end": "2023-11-14T22:14:00Z",
+                    "timeout_ms": closed.timeout_s * 1000,
                     "all_flows": True,
                     "notes": ["late by 12 ms"],
                 }

@@ -5,6 +5,7 @@ from collections import Counter
 import numpy as np
 from attrs import evolve
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import testing
@@ -451,6 +452,21 @@ class Picking(SynchronousTestCase):
         row = as_json(key, self.tracing.table.get(key))
         self.assertEqual([row[n] for n in ("reach", "refusal", "refused_by")], [None] * 3)
         self.assertEqual(mine(), [refusal, refusal | {"what": "no longer refuses"}])
+
+    def test_many_paths_that_change(self):
+        """Of many paths that change in an interval some are told one by one, and how many more."""
+        self.patch(module, "MOST_TOLD", 5)
+        with capturedLogs() as events:
+            for router in ("10.0.0.2", "10.0.0.3"):
+                self.tracing.closed(self.closed)
+                self.run_for(5, hops=("10.0.0.1", router))
+                self.now += AGAIN_S
+            for _ in range(2):
+                self.tracing.closed(self.closed)
+        *each, rest = [formatEvent(event) for event in events]
+        self.assertEqual(len([text for text in each if "10.0.0.1 10.0.0.3" in text]), 5)
+        self.assertEqual(len(each), 5)
+        self.assertTrue(rest.startswith("7 more paths are others, in the same"), rest)
 
     def test_a_lossy_flow_with_a_fresh_path(self):
         """A lossy flow whose path was seen just now is not traced again before long."""

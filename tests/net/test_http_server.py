@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import shutil
 import socket
 import ssl
@@ -14,6 +15,7 @@ import time
 import urllib.request
 from base64 import b64encode
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from unittest import SkipTest
 
@@ -38,6 +40,7 @@ from twisted.web.test.requesthelper import DummyRequest
 
 from llama.http import server as http
 from llama.http.host import asked_by_this_machine
+from llama.http.shortage import QUIET_S, Shortage
 from llama.http.site import Channel
 
 
@@ -363,6 +366,18 @@ class Limits(SynchronousTestCase):
             self.clock.advance(1)
         self.assertTrue(transport.disconnecting)
 
+    def test_idle_clients_leave_no_trace(self):
+        """Nobody fills the log by connections of which nothing comes, or whose answers are not read."""
+        with capturedLogs() as events:
+            for request in (b"", b"GET /never HTTP/1.1\r\nHost: x\r\n\r\n"):
+                channel, transport = self.connect()
+                channel.dataReceived(request)
+                channel.pauseProducing()
+                self.clock.advance(61)
+                self.clock.advance(61)
+                self.assertTrue(transport.disconnecting or transport.aborted)
+        self.assertEqual([formatEvent(event) for event in events], [])
+
     def test_idle_between_requests(self):
         """After an answer the time for the next request starts anew."""
         channel, transport = self.connect()
@@ -530,6 +545,46 @@ class Limits(SynchronousTestCase):
         self.successResultOf(self.site.close(2.0))
 
 
+def _is_closed(client: socket.socket) -> bool:
+    """Say whether the server has closed a connection on which it says nothing."""
+    try:
+        return client.recv(1) == b""
+    except BlockingIOError:
+        return False
+    except ConnectionResetError:
+        return True
+
+
+class Shortages(SynchronousTestCase):
+    def test_its_end_is_said(self):
+        """Once none has been turned away for a minute that is said; until then, each reason once."""
+        clock = Clock()
+        shortage = Shortage(clock, "test")
+        port = SimpleNamespace(_logger=None)
+        shortage.watch(port)
+        with capturedLogs() as events:
+            for reason in ("ENFILE", "ENOMEM"):
+                for _ in range(3):
+                    port._logger.info("({acceptError})", acceptError=reason)
+                    clock.advance(QUIET_S - 1)
+                clock.advance(1)
+            for reason in ("ECONNABORTED", "EMFILE", "ECONNABORTED", "EMFILE"):
+                port._logger.info("({acceptError})", acceptError=reason)
+                clock.advance(QUIET_S - 1)
+            shortage.stop()
+            clock.advance(QUIET_S)
+        away = "test: connections are turned away ({})"
+        again = "test: for 60 s no connection was turned away any more"
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            [
+                away.format("ENFILE"), again, away.format("ENOMEM"), again, away.format("ECONNABORTED"),
+                f"{away.format('EMFILE')}: this process may have no more files open, see LimitNOFILE="
+                " of its unit",
+            ],
+        )  # fmt: skip
+
+
 class OverLoopback(TestCase):
     """The service on a real socket."""
 
@@ -569,6 +624,36 @@ class OverLoopback(TestCase):
             self.assertEqual(lines, [f"test: {service.url}; no remote scraper can reach it"])
 
         return Deferred.fromCoroutine(run())
+
+    async def test_no_descriptor_is_left(self):
+        """Of all connections that are turned away for want of file descriptors the log has one line."""
+        service = self.serve()
+        host = service.port.getHost()
+        clients = [socket.socket() for _ in range(20)]
+        for client in clients:
+            self.addCleanup(client.close)
+        await deferLater(reactor, 0)  # the reactor opens files of its own when it starts
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        free = os.dup(0)  # the next that would be given
+        os.close(free)
+        with capturedLogs() as events:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (free, before[1]))
+            try:
+                for client in clients:
+                    client.connect((host.host, host.port))
+                    client.setblocking(False)
+                while clients:
+                    await deferLater(reactor, 0.01)
+                    clients = [client for client in clients if not _is_closed(client)]
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        said = (
+            "test: connections are turned away (EMFILE): this process may have no more files open"
+        )
+        lines = [formatEvent(event) for event in events]
+        self.assertEqual([line.partition(",")[0] for line in lines], [said])
+        response, body = await self.get(service.url + "status")
+        self.assertEqual((response.code, body), (200, b"ok"))
 
     def test_stop_with_kept_connection(self):
         """Stopping ends also the connection that a client kept open."""

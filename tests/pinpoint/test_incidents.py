@@ -12,6 +12,7 @@ from twisted.internet import reactor
 from twisted.internet.defer import Deferred, inlineCallbacks
 from twisted.internet.protocol import Factory, Protocol
 from twisted.internet.task import Clock, deferLater
+from twisted.logger import capturedLogs, formatEvent
 from twisted.python.failure import Failure
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 from twisted.web.server import Site
@@ -500,6 +501,33 @@ class Webhooks(TestCase):
         yield self.until(lambda: self.webhook.taken == 1)
         self.assertEqual({name for name, _ in self.receiver.got}, {"1-1/1"})
         self.assertEqual(len(self.webhook.waiting), 0)
+
+    @inlineCallbacks
+    def test_trouble_is_said_once(self):
+        """However often an event is refused, each reason is said once, and the end of all of them."""
+        self.receiver.codes = [500, 500, 503, 500, 503, 200, 200, 500, 200]
+        with capturedLogs() as events:
+            for number in (1, 2, 3):
+                self.webhook.announce(self.event(number))
+            for failures in range(1, 7):
+                yield self.until(lambda wanted=failures: self.webhook.failures == wanted)
+                self.clock.advance(FIRST_PAUSE_S * 2**5)
+            yield self.until(lambda: self.webhook.taken == 3)
+        place = f"http://127.0.0.1:{self.port.getHost().port}/…"
+        said = [
+            formatEvent(event) for event in events if event["log_namespace"].endswith("Webhook")
+        ]
+        refused = (
+            place + " did not take an event: it answered {}; {} wait, and are tried again and again"
+        )
+        self.assertEqual(
+            said,
+            [
+                refused.format(500, 3), refused.format(503, 3),
+                f"{place} takes events again, after {5 * 64} s",
+                refused.format(500, 1), f"{place} takes events again, after 64 s",
+            ],
+        )  # fmt: skip
 
     def test_what_fails_at_once(self):
         """An address that cannot even be asked is asked again and again, as any that fails."""

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
@@ -118,6 +119,8 @@ class Fed(SynchronousTestCase):
             (flow,) = window.flows
             self.assertEqual(flow["remarked_to"], seen_as)
             self.assertEqual(self.measured.counts(end, window.numbers), (40, 7))
+            undoubted = self.measured.counts(end, window.numbers, undoubted=True)
+            self.assertEqual(undoubted, ((0, 0), (40, 3))[n])
         for name, count in counts.items():
             self.assertEqual(flow[name], 2 * count, name)
         self.assertEqual(flow["suspect"], sum(map(suspect_bit, doubts)))
@@ -242,6 +245,28 @@ class Fed(SynchronousTestCase):
         for _ in range(3):
             self.step(fault(kind="loss", on="leaf1 -> spine2", percent=3))
         self.assertEqual([self.step().sightings for _ in range(4)][1:], [()] * 3)
+
+    def test_what_is_over_is_not_kept_up_by_hosts(self):
+        """What a host loses itself is no sign that a fault before it is still there."""
+        self.begin()
+        for _ in range(2):
+            self.step(fault(kind="loss", on="spine3 -> leaf2", percent=30))
+        self.step()
+        whole = self.fleet.simulation.window
+
+        def lost_there(faults, sent, mark):
+            window = whole(faults, sent)
+            flows = window.flows
+            to = flows["destination"] == window.hosts.names.index("h2-1")
+            flows["lost_unknown"][to] = flows["sent"][to] // 2
+            flows["suspect"][to] |= suspect_bit(mark)
+            return window
+
+        for mark in ("reflector_late", "reflector_restart"):
+            self.fleet.simulation.window = partial(lost_there, mark=mark)
+            judgement = self.step()
+            self.assertEqual(judgement.sightings, ())
+            self.assertTrue(judgement.verdict.excluded)
 
     def test_one_burst_is_no_gray_loss(self):
         """Loss in a single interval is not found again in the long window."""
@@ -389,6 +414,22 @@ class Fed(SynchronousTestCase):
         self.fleet.number += int(RETURN_S) // INTERVAL_S
         self.step(paths=False)
         self.assertEqual(len(self.measured.window(self.fleet.end_s).paths.left), 0)
+
+    def test_one_class_that_was_met_on_a_way_around(self):
+        """What flows of one class alone are known to have left lately confines no fault to the other."""
+        self.begin(per_pair=8, classes=("BE", "EF"))
+        self.step()
+        self.fleet.step()
+        for host, name in enumerate(self.fleet.names):
+            self.feed(host)
+            rows = [row for row in self.fleet.paths(host) if row["dscp"] == 0]
+            for row in rows:
+                if row["hops"][1:3] == ["spine1", "leaf2"]:
+                    row["hops"][1] = "spine2"
+            self.measured.add_paths(name, rows)
+        self.step()
+        (sighting,) = self.step(fault(kind="loss", on="spine2 -> leaf2", percent=30)).sightings
+        self.assertEqual((sighting.key, sighting.only), ("link spine2 -> leaf2", {}))
 
     def test_packets_that_are_spread_one_by_one(self):
         """A flow that is met on ever other ways votes on what these have in common, and with tags."""

@@ -8,11 +8,11 @@ from urllib.parse import urlsplit
 
 from self_signed import self_signed
 from sightings import seen
-from simulated_collectors import INTERVAL_S, Collectors
+from simulated_collectors import INTERVAL_S, Collectors, utc
 from twisted.internet import endpoints, reactor
 from twisted.internet.defer import Deferred, inlineCallbacks, succeed
 from twisted.internet.task import Clock, deferLater
-from twisted.logger import LogLevel, globalLogPublisher
+from twisted.logger import LogLevel, capturedLogs, formatEvent, globalLogPublisher
 from twisted.protocols.portforward import ProxyFactory
 from twisted.trial.unittest import SynchronousTestCase, TestCase
 
@@ -21,9 +21,10 @@ from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.pinpoint import service as service_module
 from llama.pinpoint.api import AMONG, incidents_at, read_silence
+from llama.pinpoint.evidence import Verdict
 from llama.pinpoint.fleet import PAIRS_AGAIN, Fleet
 from llama.pinpoint.incidents import Incidents, Silence
-from llama.pinpoint.judgement import judge
+from llama.pinpoint.judgement import Judgement, judge
 from llama.pinpoint.service import PinpointService, Settings
 from llama.pinpoint.windows import KEEP, Measured
 from llama.web.remote_incidents import RemoteIncidents
@@ -215,6 +216,28 @@ class Service(TestCase):
         self.assertEqual([one.name for one in service.judgement.sightings], ["spine2 -> leaf1"])
 
     @inlineCallbacks
+    def test_pairs_that_are_gone(self):
+        """Pairs that a reload took away are not waited for, unlike tests of a longer timeout."""
+        service = yield self.service()
+        yield self.judged(service)
+        gone_s, timeouts_ms = self.fleet.end_s, [1000.0, 1000.0]
+
+        def reloaded(request, document):
+            (newest,) = document.get("intervals", ({},))
+            document["intervals"] = [
+                {**newest, "timeout_ms": timeouts_ms[0]},
+                {**newest, "timeout_ms": timeouts_ms[1], "close_number": 1, "end": utc(gone_s)},
+            ]
+            return document
+
+        self.fleet.twists[0] = reloaded
+        yield self.judged(service)
+        self.assertEqual(service.judgement.end_s, self.fleet.end_s)
+        before_s, timeouts_ms[1] = self.fleet.end_s, 5000.0
+        yield self.judged(service)
+        self.assertEqual(service.judgement.end_s, before_s)
+
+    @inlineCallbacks
     def test_classes_that_never_close(self):
         """A group that does not come is waited for as long as timeouts can be, and once only."""
         service = yield self.service(classes=("BE", "EF"))
@@ -306,6 +329,46 @@ class Service(TestCase):
         service.fleet.sources[0].given_up = 0
         yield Deferred.fromCoroutine(service._judge(end))
         self.assertEqual((service.judgement.end_s, service.judgement.verdict.flows), (end, 25 * 12))
+
+    @inlineCallbacks
+    def test_nothing_to_judge(self):
+        """Where our own clock is ahead of all others that is said once, and that it is over."""
+        service = yield self.service()
+        yield self.judged(service)
+        with capturedLogs() as events:
+            for _ in range(2):
+                for _ in range(3):
+                    end_s = self.fleet.step() + 7200.0
+                    service._now_s = lambda end_s=end_s: end_s + 4.0
+                    yield Deferred.fromCoroutine(service._judge(end_s))
+                    self.assertFalse(service.judgement.data)
+                service._now_s = lambda: self.fleet.end_s + 4.0
+                for _ in range(4):
+                    yield self.judged(service)
+        texts = [formatEvent(event) for event in events]
+        said = [text.partition(";")[0] for text in texts if "to judge" in text]
+        nothing = "there is nothing to judge: h1-1: 7200 s behind, not waited for"
+        self.assertEqual(said, 2 * [nothing, "there is something to judge again"])
+        behind = [f"{name}: 7200 s behind, not waited for" for name in self.fleet.names]
+        self.assertIn("; ".join(behind), " ".join(texts))
+
+    @inlineCallbacks
+    def test_why_there_is_nothing_to_judge(self):
+        """Another reason is told while there still is nothing: after a start nobody has answered yet."""
+        service = yield self.service()
+        with capturedLogs() as events:
+            for why in ((), ("db1: 3600 s ahead, not judged",), ("db1: 3630 s ahead, not judged",)):
+                verdict = Verdict(
+                    suspects=(), flows=0, judged=0, lossy=0, unexplained=0, excluded=why
+                )
+                service._say_data(
+                    Judgement(end_s=0.0, verdict=verdict, sightings=(), data=False, measured=None)
+                )
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            ["there is nothing to judge: no collector has handed in anything",
+             "there is nothing to judge: db1: 3600 s ahead, not judged"],
+        )  # fmt: skip
 
     @inlineCallbacks
     def test_a_group_that_hangs(self):
@@ -422,6 +485,27 @@ class Service(TestCase):
         yield self.judged(service)
         _, said = yield self.get(service, "/suspects")
         self.assertIsNone(said["collectors"][0]["problem"])
+
+    @inlineCallbacks
+    def test_trouble_is_said_once(self):
+        """Of a collector that fails each reason is said once, also if two take turns; and its end."""
+        service = yield self.service()
+        yield self.judged(service)
+        with capturedLogs() as events:
+            for _ in range(2):
+                for _ in range(3):
+                    self.fleet.down.add(0)
+                    yield self.judged(service)
+                    self.fleet.down.clear()
+                    self.fleet.twists[0] = lambda request, document: b"[]"
+                    yield self.judged(service)
+                self.fleet.twists.clear()
+                for _ in range(2):
+                    yield self.judged(service)
+        texts = [formatEvent(event) for event in events]
+        said = [text for text in texts if text.startswith(self.fleet.urls[0])]
+        for text, words in zip(said, 2 * ["503", "no JSON object", "answers again"], strict=True):
+            self.assertIn(words, text)
 
     @inlineCallbacks
     def test_pages_and_no_more_than_needed(self):

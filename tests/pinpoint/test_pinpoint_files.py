@@ -17,10 +17,12 @@ from unittest import SkipTest
 from click.testing import CliRunner, Result
 from services import BIN
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.cli import main
 from llama.pinpoint.files import append_line, locked
+from llama.pinpoint.incidents import Silence
 from llama.pinpoint.service import PinpointService, Settings
 
 NOBODY = 65534
@@ -76,6 +78,53 @@ class RecordTests(SynchronousTestCase):
         service._write_record(judgement, [])
         last = self.path.read_text().splitlines()[-1]
         self.assertEqual(json.loads(last)["end"], 60.0)
+
+
+class FullDiskTests(SynchronousTestCase):
+    def setUp(self) -> None:
+        """A service that keeps a record and a state."""
+        there = Path(self.mktemp())
+        there.mkdir()
+        self.record, self.state = there / "record", there / "state"
+        settings = Settings(
+            collectors=("http://c1",), api=None, record=self.record, state=self.state
+        )
+        self.service = PinpointService(Clock(), settings)
+        self.end_s = 0.0
+
+    def judged(self) -> None:
+        """Have one more judgement recorded, and what changed with it saved."""
+        self.end_s += 60.0
+        verdict = SimpleNamespace(flows=1, judged=1, lossy=0, unexplained=0, excluded=())
+        judgement: Any = SimpleNamespace(end_s=self.end_s, verdict=verdict, sightings=())
+        self.service.incidents.silences = [
+            Silence(tag="rack", value="r1", begin=0.0, end=1e9 + self.end_s)
+        ]
+        self.service.save()
+        self.service._write_record(judgement, [])
+
+    def test_said_once(self) -> None:
+        """However long the disk is full, that is said once of each file, and its end as well."""
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        with capturedLogs() as events:
+            self.judged()
+            for _ in range(2):
+                resource.setrlimit(resource.RLIMIT_FSIZE, (1, before[1]))
+                try:
+                    for _ in range(3):
+                        self.judged()
+                finally:
+                    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+                for _ in range(3):
+                    self.judged()
+        full, ended = "{}: cannot be written: File too large", "{} is written again"
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            2 * [text.format(path) for text in (full, ended) for path in (self.state, self.record)],
+        )
+        ends = [json.loads(line)["end"] for line in self.record.read_text().splitlines()]
+        self.assertEqual(ends, [60.0, *(300.0, 360.0, 420.0), *(660.0, 720.0, 780.0)])
+        self.assertEqual(json.loads(self.state.read_text()), json.loads(self.service._saved))
 
 
 class LockTests(SynchronousTestCase):

@@ -66,7 +66,10 @@ class Machine:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            until(self._is_gone, "the end of all its processes")
+            if self._first:  # else there may be nothing, nor leave to look
+                until(self._is_gone, "the end of all its processes")
+            else:
+                self._is_gone()
         shutil.rmtree(self.directory)
 
     def _is_gone(self) -> bool:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import cycle
 from typing import Any
 
 from twisted.internet.defer import Deferred, fail, succeed
 from twisted.internet.task import Clock
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.interfaces import NotPermittedError, NotWrittenError, Point, Refusal
@@ -192,6 +194,56 @@ class DeliveryTests(SynchronousTestCase):
             self.assertIn(f"c{number}", self.database.held)
         self.assertIsNone(self.delivery.trouble)
         self.assertEqual(self.delivery.waiting, (1, 2))
+
+    def test_bad_batches_are_said_once(self) -> None:
+        """However many chunks fail while others are taken, that is said once, and its end."""
+        self.delivery.start([])
+
+        def choke(points: Sequence[Point]) -> Deferred[Any]:
+            # As on a disk that has room for very little.
+            return succeed([]) if len(points) <= 2 else fail(NotWrittenError("disk full"))
+
+        with capturedLogs() as events:
+            self.database.answer = choke
+            for _ in range(20):
+                self.offer(1, points=3)
+                self.offer(1, points=2)
+            self.pass_time(3 * LONGEST_S)
+            self.assertEqual(self.delivery.waiting, (20, 60))
+            self.database.answer = lambda points: succeed([])
+            self.pass_time(3 * LONGEST_S)
+            self.assertEqual(self.delivery.waiting, (0, 0))
+        said = [text for event in events if "while others" in (text := formatEvent(event) or "")]
+        stuck = [
+            text for event in events if "takes other points" in (text := formatEvent(event) or "")
+        ]
+        self.assertEqual(len(stuck), 1)
+        self.assertIn("3 of http://c: disk full", stuck[0])
+        self.assertEqual(
+            said, ["writer db: no points wait any more that failed while others were taken"]
+        )
+
+    def test_reasons_are_said_once(self) -> None:
+        """Reasons that take turns while a database is away are said once each, and the end of it."""
+        self.delivery.start([])
+        reasons = cycle(["refused", "no answer"])
+        with capturedLogs() as events:
+            for _ in range(2):
+                self.database.answer = lambda points: fail(NotWrittenError(next(reasons)))
+                self.offer()
+                self.pass_time(10 * LONGEST_S)
+                self.database.answer = lambda points: succeed([])
+                self.pass_time(3 * LONGEST_S)
+        said = [formatEvent(event) or "" for event in events]
+        found = [
+            word
+            for text in said
+            for word in ("refused", "no answer", "writes again")
+            if word in text
+        ]
+        self.assertEqual(sorted(found[:2]), ["no answer", "refused"])
+        self.assertEqual(sorted(found[3:5]), ["no answer", "refused"])
+        self.assertEqual((found[2::3], len(found)), (["writes again"] * 2, 6))
 
     def test_a_hanging_batch_holds_nobody(self) -> None:
         """While an old write hangs, new ones go through beside it."""

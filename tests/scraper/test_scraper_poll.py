@@ -176,6 +176,42 @@ class CursorTests(PollCase):
         self.assertEqual(len(said()), 1)
         self.assertIn("source_tags: {src_hostname: ...}, which takes a file of the full", said()[0])
 
+    async def test_reflectors_of_one_name(self) -> None:
+        """Two reflectors whose figures overwrite each other's are said, and none else of a host."""
+        events: list[Any] = []
+        globalLogPublisher.addObserver(events.append)
+        self.addCleanup(globalLogPublisher.removeObserver, events.append)
+
+        def said() -> list[str]:
+            texts = (formatEvent(event) or "" for event in events)
+            return [text for text in texts if " both " in text]
+
+        first = {"src_hostname": "localhost", "port": "8100"}
+        urls: list[str] = []
+
+        def close(n: int, time_s: int, tags: dict[str, str]) -> None:
+            self.collectors[n].close(time_s, pairs=1)
+            if tags:
+                self.collectors[n].closed[-1][1][0] |= {
+                    "measurement": "reflector_stats",
+                    "tags": tags,
+                }
+
+        others: list[dict[str, str]] = [{}, {**first, "port": "862"}, {**first, "rack": "2"}]
+        for n, tags in enumerate((*others, first, first)):
+            urls.append(self.collector("localhost")[1])
+            close(n, NOW, tags)
+            self.poller.set_collectors(urls)
+            await until(lambda n=n: len(self.poller.names) == n + 1, "its name")  # type: ignore[misc]
+        for n, tags in enumerate((*others, first)):
+            close(n, NOW + 30, tags)
+            await until(lambda n=n: self.collectors[n].questions[-1] == "a1:2", "its answer")  # type: ignore[misc]
+        await until(said, "the warning")
+        (text,) = said()
+        what = "'port=8100, src_hostname=localhost'"
+        self.assertIn(f"reflectors {urls[3]} and {urls[4]} both are {what}", text)
+        self.assertIn("stats: {tags: {src_hostname: ...}}", text)
+
     async def test_token(self) -> None:
         """A bearer token is shown to every collector."""
         await self.poller.stop()

@@ -21,6 +21,7 @@ from sqlite_case import DAY_MS, START, WINDOW_MS, StoreCase, point
 from twisted.internet import reactor
 from twisted.internet.defer import CancelledError
 from twisted.internet.task import deferLater
+from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.interfaces import NotWrittenError, Point
@@ -462,6 +463,29 @@ class UpkeepTests(StoreCase):
         await writer._keep_up()
         [row] = self.rows("SELECT min(time_ms) AS oldest FROM samples")
         self.assertEqual(row["oldest"], int(now_s * 1000))
+
+    async def test_upkeep_that_fails(self) -> None:
+        """However long another program is in the way, that is said once, and its end as well."""
+        writer = await self.opened()
+        await writer._pool.runWithConnection(lambda c: c.execute("PRAGMA busy_timeout=50").close())
+        db = sqlite3.connect(self.path, isolation_level=None)
+        self.addCleanup(db.close)
+        with capturedLogs() as events:
+            for _ in range(2):
+                db.execute("BEGIN EXCLUSIVE")
+                for _ in range(2):
+                    await writer._keep_up()
+                db.execute("ROLLBACK")
+                for _ in range(2):
+                    await writer._keep_up()
+        failed = (
+            "rolling up or removing old rows failed (database is locked); tried again every minute"
+        )
+        said = [failed, "old rows are rolled up and removed again"]
+        self.assertEqual(
+            [formatEvent(event) for event in events],
+            2 * [f"store {self.path}: {text}" for text in said],
+        )
 
     async def test_only_removed_while_something_comes(self) -> None:
         """Where nothing is measured any more the last that was stays."""

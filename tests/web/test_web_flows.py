@@ -19,7 +19,7 @@ from llama.collector.answers.history import History
 from llama.http.server import HttpService
 from llama.testing import closed_interval, pair
 from llama.web import flows as web_flows
-from llama.web.flows import CollectorFlows
+from llama.web.flows import CollectorFlows, UnknownCollectorError
 from llama.web.store import StoreError, TooMuchError
 
 
@@ -176,6 +176,18 @@ class StrangeTest(TestCase):
                 self.assertEqual(
                     str(raised.exception), f"{url}: answered what no collector of ours would"
                 )
+
+    async def test_of_a_past_time_without_an_answer(self) -> None:
+        """What a collector that knows no ``at`` tells of now is not taken for the time asked about."""
+        server, asked, url = self.asking()
+        now = {"start": "2023-11-14T22:13:00Z", "end": "2023-11-14T22:13:30Z"}  # 1.7e9 is between
+        server.said = {"src_hostname": "a", "flows": [], "intervals": [now]}
+        self.assertEqual((await asked.flows("a", "b", {}, None))["total"], 0)
+        with self.assertRaises(UnknownCollectorError) as raised:
+            await asked.flows("a", "b", {}, 1.7e9 - 1e6)
+        self.assertEqual(
+            str(raised.exception), f"{url}: is too old to tell of flows of a past time"
+        )
 
     async def test_values(self) -> None:
         """Figures are numbers; an answer of more values than flows have is not read at all."""

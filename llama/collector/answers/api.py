@@ -385,6 +385,7 @@ class CollectorApi:
                     "close_number": closed.close_number,
                     "start": encode.utc_text(closed.start_ns),
                     "end": encode.utc_text(closed.end_ns),
+                    "timeout_ms": closed.timeout_s * 1e3,
                     "all_flows": closed.all_flows,
                     "notes": list(closed.notes),
                 }

@@ -27,6 +27,7 @@ from twisted.logger import Logger
 from zope.interface import implementer
 
 from llama.interfaces import ITimeSeriesWriter, NotWrittenError, Point, Refusal
+from llama.reasons import Reasons
 from llama.scraper.whereabouts import MovedError, Whereabouts, forbidden
 from llama.scraper.writers import sqlite_late as late
 from llama.scraper.writers import sqlite_old as old
@@ -78,6 +79,7 @@ class SQLiteWriter:
         self._upkeep = LoopingCall(self._keep_up)
         self._upkeep.clock = reactor
         self._keeping: Deferred[None] = succeed(None)
+        self._reasons = Reasons()  # why upkeep fails
 
     def open(self) -> Deferred[None]:
         """Open or create the file; fails with `NotWrittenError` when it is another program's."""
@@ -216,14 +218,20 @@ class SQLiteWriter:
             while await self._some(self._remove, self._measured_ms()):
                 pass
         except sqlite3.Error as error:
-            self._log.warn(
-                "store {path}: rolling up or removing old rows failed ({problem});"
-                " tried again in a minute",
-                path=self._path,
-                problem=str(error),
-            )
+            if self._reasons.is_news(problem := str(error)):
+                self._log.warn(
+                    "store {path}: rolling up or removing old rows failed ({problem});"
+                    " tried again every minute",
+                    path=self._path,
+                    problem=problem,
+                )
         except Exception:  # the loop would end, and the file grow for ever
             self._log.failure("a fault in the scraper itself, in the store {path}", path=self._path)
+        else:
+            if self._reasons.over():
+                self._log.info(
+                    "store {path}: old rows are rolled up and removed again", path=self._path
+                )
 
     async def _some(self, do: Callable[..., bool], *args: int) -> bool:
         """Do some of the upkeep, unless the file is closed; says whether there was anything to do."""
