@@ -82,6 +82,7 @@ class Hostile(TestCase):
         """Twist what one collector answers: that is told once, and the others are judged."""
         self.told.clear()
         self.service.fleet.sources[0].problem = ""
+        self.service.fleet.sources[0].reasons.over()
         self.fleet.incarnation = f"{self.fleet.incarnation}a"  # so that all is read again
         self.fleet.twists[0] = on(path, change)
         for _ in range(2):
