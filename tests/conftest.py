@@ -1,4 +1,4 @@
-"""What holds for every test: where its files go, that the kernel stamps, and that none is skipped."""
+"""What holds for every test: where its files go, which come first, that none is skipped."""
 
 import os
 import socket
@@ -45,6 +45,11 @@ def _kernel_stamps() -> Generator[None, None, None]:
                 stamped = bool(asking.recvmsg(1, 256)[1])
                 time.sleep(0.001)
         yield
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Have the page's tests run first: what they show was measured until they were collected."""
+    items.sort(key=lambda item: "web" not in item.path.relative_to(item.config.rootpath).parts)
 
 
 def _must_run() -> bool:
