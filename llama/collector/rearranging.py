@@ -70,6 +70,8 @@ def rearranged(
             steps=[moved_to(step) for step in interval.steps],
             pair_suspect=suspect,
             called=None,
+            told=0,
+            late_since_told=[],
         )
 
     ledger.over = [carried(interval) for interval in book.over]

@@ -252,6 +252,23 @@ class LedgerTests(SynchronousTestCase):
             end_of(book)
             self.assertEqual(close(book).flow_stats["late"].tolist(), [0, 0])
 
+    def test_comes_late_while_closing_fails(self) -> None:
+        """Nor does it count twice if closing is given up half-way and begun again."""
+        self.patch(closing, "SLICE", 1)  # a flow at a time
+        for slices in range(4):
+            book = ledger(pairs=2)
+            book.send(np.arange(2), EPOCH)
+            end_of(book)
+            job = closing.close(book, book.over[0])
+            for _ in range(slices):
+                next(job)
+            late = EPOCH + 11 * SECOND
+            book.reply(replies([0, 1], [0, 0], [EPOCH] * 2, [0, 0], [late] * 2))
+            job.close()
+            end_of(book)
+            counts = [close(book).flow_stats["late"].tolist() for _ in range(2)]
+            self.assertEqual(counts, [[1, 1], [0, 0]], slices)
+
     def test_what_waited_here_is_not_late(self) -> None:
         """The time in this host's own queue is no part of what a reply may take."""
         book = ledger()

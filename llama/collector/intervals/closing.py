@@ -46,6 +46,7 @@ class Figures:
         """Have the ledger done with the interval: the figures are where they belong."""
         self._book.over.remove(self._interval)
         self.oddities.take_off(self._book)
+        self._book.late_after_close += self._interval.late_since_told
         self._book.forget_doubts()
 
 
@@ -65,7 +66,7 @@ def close(
     """
     assert interval.end is not None
     figures = Figures(book, interval)
-    interval.told = 0
+    interval.told, interval.late_since_told = 0, []
     span = (interval.end - interval.first).astype(np.int64)
     widest = int(span.max(initial=0))
     # So many flows at a time: those of some pairs, or of a part of one.

@@ -423,14 +423,16 @@ class Ledger(Windows):
         """Count late replies whose interval, or flow there, has closed already with the next one."""
         oldest = self.open_intervals()[:1]
         for interval in oldest:
-            first = interval.first[flows]
-            if interval.told and interval.end is not None:
-                first = np.where(flows < interval.told, interval.end[flows], first)
-            behind = (sequence - first).astype(np.int32) < 0
+            behind = (sequence - interval.first[flows]).astype(np.int32) < 0
             if behind.any():
                 self.late_after_close.append(flows[behind])
-                # It was numbered after the reply that the next directions start from, perhaps.
-                self.anchored[flows[behind]] = False
+            if interval.told and interval.end is not None:
+                told = ~behind & (flows < interval.told)
+                told &= (sequence - interval.end[flows]).astype(np.int32) < 0
+                interval.late_since_told.append(flows[told])
+                behind |= told
+            # They were numbered after the reply that the next directions start from, perhaps.
+            self.anchored[flows[behind]] = False
 
     def _follow_up(self, replies: Replies) -> None:
         """Correct T3 of earlier replies by the reflector's own transmit stamps (RFC 8972, 4.7)."""

@@ -23,6 +23,8 @@ class OpenInterval:
     due: float = math.inf  # when it may be closed, on the monotonic clock
     waited_ns: int = 0  # what `due` was put off for: see `put_off`
     told: int = 0  # the figures of so many flows, the first of them, are made
+    #: Flows of late replies that came after that: of the next interval once this one is closed.
+    late_since_told: list[npt.NDArray[np.int64]] = field(factory=list)
     #: Of each step of the clock: flow by flow the sequence number of the first probe after it.
     steps: list[npt.NDArray[np.uint32]] = field(factory=list)
     suspect: int = 0  # bits of SUSPECT_REASONS that hold for all pairs
