@@ -399,6 +399,16 @@ class DamagedTests(DiskCase):
         other, self.path = self.path, path
         return other, [chunk.number for chunk in chunks]
 
+    async def put_right(self, spool: Any, there: Path, other: Path) -> None:
+        """Put another file where one is damaged that cannot be set aside; wait until it is in use."""
+        found: list[Chunk] = []
+        spool.found = found.extend
+        self.assertIn("cannot be set aside", spool.trouble or "")
+        os.replace(other, self.path)
+        there.rmdir()
+        spool._pause.cancel()
+        await until(lambda: found, "what the other holds")
+
     async def test_replaced_while_running(self) -> None:
         """What is in a spool that takes the place of another is delivered; nothing of it is mixed up."""
         other, theirs = await self.another()
@@ -463,18 +473,12 @@ class DamagedTests(DiskCase):
         """Whatever stands where a damaged file was that could not be set aside is no longer that file."""
         other, theirs = await self.another()
         spool = await self.opened()
-        found: list[Chunk] = []
-        spool.found = found.extend
         [old] = await put(spool, "http://c", Taken("1"), some_points(4), NOW)
         self.assertEqual(old.number, theirs[0])
         there = self.in_the_way()
         with failing(spool_file, "acknowledge", damage()):
             await spool.acknowledge("a", [old])
-        self.assertIn("cannot be set aside", spool.trouble or "")
-        os.replace(other, self.path)
-        there.rmdir()
-        spool._pause.cancel()
-        await until(lambda: found, "what the other holds")
+        await self.put_right(spool, there, other)
         await spool.acknowledge("b", [old])
         await spool.close()
         self.assertEqual(os.listdir(self.directory), [self.path.name])
@@ -484,19 +488,13 @@ class DamagedTests(DiskCase):
         """What is dropped as too old from a damaged file is not dropped from the one in its place."""
         other, theirs = await self.another()
         spool = await self.opened()
-        found: list[Chunk] = []
-        spool.found = found.extend
         [old] = await put(spool, "http://c", Taken("1"), some_points(4), NOW)
         self.assertEqual(old.number, theirs[0])
         self.passed_s += 3601
         there = self.in_the_way()
         with failing(spool_file, "delete", damage()):
             await spool.expire()
-        self.assertIn("cannot be set aside", spool.trouble or "")
-        os.replace(other, self.path)
-        there.rmdir()
-        spool._pause.cancel()
-        await until(lambda: found, "what the other holds")
+        await self.put_right(spool, there, other)
         await spool.close()
         self.assertEqual(self.on_disk(), (theirs, [(n, w) for n in theirs for w in "ab"]))
 
