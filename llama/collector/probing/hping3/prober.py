@@ -87,7 +87,9 @@ class RunTrack(Track):
         if self.stretches != before.stretches:
             return
         runs = {run: (moved[run[0]], run[1]) for run in before.turns.runs if run[0] in moved}
-        self.turns.follow_runs(before.turns, runs, self._chance)
+        numbers = {run: number for number, run in enumerate(self.turns.runs)}
+        now = {n: numbers[runs[run]] for n, run in enumerate(before.turns.runs) if run in runs}
+        self.turns.follow(before.turns, now, self._chance)
         self.waiting = {runs[run]: None for run in before.waiting if run in runs}
 
 
