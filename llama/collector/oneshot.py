@@ -196,7 +196,7 @@ class OneShot:
             prober.told_errors = refusals.of_attempt
             return refusals
         prober.told_errors = refusals.error
-        for sock in self._track.sockets:
+        for sock in prober.sockets.values():
             sock.hear_errors()
         return refusals
 

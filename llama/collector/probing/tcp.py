@@ -42,11 +42,11 @@ from twisted.logger import Logger
 from llama.collector.intervals.ledger import NO_RTT, Ints, Ledger
 from llama.collector.intervals.replies import Replies
 from llama.collector.intervals.summary import Pair, suspect_bit
-from llama.collector.probing.held import HeldPort, PortHolder, places_now
+from llama.collector.probing.held import PortHolder, places_now
 from llama.collector.probing.plan import Group, Source
 from llama.collector.probing.schedule import BURST
 from llama.collector.probing.sockets import (
-    ProbeSocket,
+    HeldPort,
     interface_number,
     leave_spare,
     require_zone,
@@ -177,10 +177,11 @@ class TcpProber(PortHolder):
 
     # What to probe
 
-    def open(self, source: Source) -> ProbeSocket:
+    def open(self, source: Source) -> HeldPort:
         """Return what holds a source's port; raises `OSError` if it is somebody else's."""
         if source not in self.sockets:
-            self.sockets[source] = HeldPort(source, attempt_socket(source, source.number))
+            sock = attempt_socket(source, source.number)
+            self.sockets[source] = HeldPort(source, sock, sock.getsockname()[1])
             if self._wakeup is None and self._reactor is not None:
                 self._wakeup = _Wakeup(self._reactor, self._epoll.fileno(), self._look)
         return self.sockets[source]
