@@ -16,15 +16,15 @@ from twisted.internet.defer import Deferred
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.host_watch import HostWatch
 from llama.collector.intervals import closing
-from llama.collector.intervals.ledger import (
+from llama.collector.intervals.cell import (
     FOLLOWED,
     LATE,
     NO_RTT,
     RECEIVED,
     RESIDENCE_UNKNOWN,
     STAMPED,
-    Ledger,
 )
+from llama.collector.intervals.ledger import Ledger
 from llama.collector.intervals.replies import UNKNOWN_DSCP
 from llama.collector.intervals.summary import Pair, suspect_bit
 from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle

@@ -15,9 +15,8 @@ import numpy.ma  # else np.unique loads it when first called: no probe leaves fo
 import numpy.typing as npt
 
 from llama.collector import memory
-from llama.collector.intervals import direction, statistics
-from llama.collector.intervals import ledger as cell
-from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals import cell, direction, statistics
+from llama.collector.intervals.ledger import LONG_WAIT_NS, Ints, Ledger
 from llama.collector.intervals.open_interval import OpenInterval
 from llama.collector.intervals.own_drops import OwnDrops
 from llama.collector.intervals.replies import UNKNOWN_DSCP
@@ -171,7 +170,7 @@ def _close_flows(
         late = cells[(flags & cell.LATE) != 0]
         waited = late[book.wait_here(late)]
         if waited.size:
-            if book.transmit[waited].max() > cell.LONG_WAIT_NS:
+            if book.transmit[waited].max() > LONG_WAIT_NS:
                 interval.notes.add(WAITED)
             flags = np.where(turn < span, book.flags[cells], np.uint8(0))
     received = (flags & cell.RECEIVED) != 0

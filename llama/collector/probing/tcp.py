@@ -39,7 +39,8 @@ from attrs import define
 from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
-from llama.collector.intervals.ledger import NO_RTT, Ints, Ledger
+from llama.collector.intervals.cell import NO_RTT
+from llama.collector.intervals.ledger import Ints, Ledger
 from llama.collector.intervals.replies import Replies
 from llama.collector.intervals.summary import Pair, suspect_bit
 from llama.collector.probing.held import PortHolder, places_now
