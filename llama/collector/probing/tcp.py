@@ -225,21 +225,12 @@ class TcpProber(PortHolder):
         if self._lines:
             track, flow = self._first_in_line(track, flow)
             way, group = _way(track, flow), track.group
-        number, port = divmod(flow, track.ports)
-        pair, source = track.pairs[number], group.sources[port]
+        number = flow // track.ports
         try:
-            address = self._address(source, pair.dst_ip, pair.dst_port)
-            sock = attempt_socket(source, track.sockets[port].number)
+            sock, address = self._prepared(track, flow)
         except OSError as reason:
             self._failed(track, number, reason.errno or 0)
             return
-        if source.version == 4:
-            sock.setsockopt(mmsg.SOL_IP, mmsg.IP_TOS, pair.dscp << 2)
-        else:
-            sock.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_TCLASS, pair.dscp << 2)
-            address = flow_label.labelled(sock, address, track.sockets[port].number)
-        if self.told_errors is not None:
-            errors.enable(sock)
         t1_ns = self._wall_ns()
         cells, sequence = track.ledger.send(np.array([flow]), t1_ns)
         self.sent += 1
@@ -251,7 +242,8 @@ class TcpProber(PortHolder):
         begun_s = self._monotonic_s()
         until_s = begun_s + min(group.timeout_s, GIVE_UP_S)
         attempt = _Attempt(
-            sock, track.ledger, group.identity, pair, way, flow, int(sequence[0]), t1_ns, begun_s,
+            sock, track.ledger, group.identity, track.pairs[number], way, flow, int(sequence[0]),
+            t1_ns, begun_s,
         )  # fmt: skip
         self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
         self._attempts[sock.fileno()] = attempt
@@ -294,6 +286,21 @@ class TcpProber(PortHolder):
                     del self._lines[what]
                 return first
         return track, flow
+
+    def _prepared(self, track: Track, flow: int) -> tuple[socket.socket, tuple[Any, ...]]:
+        """Return the socket of a flow's next attempt, and where it goes; raises `OSError`."""
+        number, port = divmod(flow, track.ports)
+        pair, source = track.pairs[number], track.group.sources[port]
+        address = self._address(source, pair.dst_ip, pair.dst_port)
+        sock = attempt_socket(source, track.sockets[port].number)
+        if source.version == 4:
+            sock.setsockopt(mmsg.SOL_IP, mmsg.IP_TOS, pair.dscp << 2)
+        else:
+            sock.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_TCLASS, pair.dscp << 2)
+            address = flow_label.labelled(sock, address, track.sockets[port].number)
+        if self.told_errors is not None:
+            errors.enable(sock)
+        return sock, address
 
     @staticmethod
     def _address(source: Source, address: str, port: int) -> tuple[Any, ...]:
