@@ -48,8 +48,8 @@ from llama.collector.probing.attempts import (
     waits_here,
     was_refused_here,
 )
-from llama.collector.probing.held import PortHolder, places_now
 from llama.collector.probing.plan import Group, Source
+from llama.collector.probing.port_holder import PortHolder, places_now
 from llama.collector.probing.schedule import BURST
 from llama.collector.probing.sockets import (
     HeldPort,

@@ -27,13 +27,13 @@ from twisted.logger import Logger
 
 from llama.collector.intervals.ledger import Ledger
 from llama.collector.intervals.summary import Pair, suspect_bit
-from llama.collector.probing.held import PortHolder, places_now
 from llama.collector.probing.hping3.account import Account
 from llama.collector.probing.hping3.cycle import GRACE_S, Turns, stretches
 from llama.collector.probing.hping3.output import Begun, Event, Stranger, Unreachable, read_summary
 from llama.collector.probing.hping3.process import Hping3, Order, complaint, find_program
 from llama.collector.probing.hping3.witness import Witness
 from llama.collector.probing.plan import Group, Source
+from llama.collector.probing.port_holder import PortHolder, places_now
 from llama.collector.probing.sockets import HeldPort, leave_spare
 from llama.collector.probing.track import Track
 from llama.net.route import way_to
