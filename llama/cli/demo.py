@@ -99,9 +99,9 @@ def demo(
         except OSError as error:
             raise click.ClickException(f"--directory {directory}: {error.strerror}") from None
         picked = scene(seed, hosts(block.number))
-        _log_to(log)
+        warnings = _Warnings(log)
         demo = Demo(reactor, picked, interval_s, directory, home=address(block.number, 0, 1))
-        stage = Stage(reactor, picked, demo, interval_s, once)
+        stage = Stage(reactor, picked, demo, interval_s, once, ending=warnings.end)
         status = run(reactor, stage.play)
     raise SystemExit(status)
 
@@ -109,12 +109,21 @@ def demo(
 class Stage:
     """The demo before its audience: a terminal, or a file that gets every interval's matrix."""
 
-    def __init__(self, reactor: Any, scene: Scene, demo: Demo, interval_s: int, once: bool) -> None:
+    def __init__(
+        self,
+        reactor: Any,
+        scene: Scene,
+        demo: Demo,
+        interval_s: int,
+        once: bool,
+        ending: Callable[[], None],
+    ) -> None:
         self._reactor = reactor
         self._scene = scene
         self._demo = demo
         self._interval_s = interval_s
         self._once = once
+        self._ending = ending  # called before what there is ends
         self._console = Console(highlight=False)
         self._urls: Mapping[str, str] = {}
         if not self._console.is_terminal:
@@ -142,6 +151,7 @@ class Stage:
             click.echo(f"llama demo: {error}", err=True)
             return 1
         finally:
+            self._ending()
             await self._demo.stop()
 
     async def _play_once(self, history: History) -> int:
@@ -270,14 +280,24 @@ def run(reactor: Any, main: Callable[[], Coroutine[Deferred[Any], Any, int]]) ->
     return result
 
 
-def _log_to(file: TextIO) -> None:
-    """Log to a file, and warnings to standard error, a line each."""
-    write: Any = textFileLogObserver(file)
+class _Warnings:
+    """Logs to a file, and to standard error as well, a line each, what is worth it.
 
-    def observe(event: LogEvent) -> None:
-        write(event)
-        if event["log_level"] >= LogLevel.warn:
+    That is warnings and errors, and errors alone once all is to `end`: what that takes with it was to
+    be shown, and nothing more.
+    """
+
+    def __init__(self, file: TextIO) -> None:
+        self._write: Any = textFileLogObserver(file)
+        self._least = LogLevel.warn
+        observers: list[Any] = [self._observe]
+        globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)
+
+    def end(self) -> None:
+        """Tell of errors alone from now on."""
+        self._least = LogLevel.error
+
+    def _observe(self, event: LogEvent) -> None:
+        self._write(event)
+        if event["log_level"] >= self._least:
             click.echo(f"llama demo: {formatEvent(event)}", err=True)
-
-    observers: list[Any] = [observe]
-    globalLogBeginner.beginLoggingTo(observers, redirectStandardIO=False, discardBuffer=True)

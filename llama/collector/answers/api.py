@@ -94,8 +94,8 @@ class CollectorApi:
         left = sum(not held.fetched for held in self._history.held)
         if self._history.walked and left:
             _log.warn(
-                "{count} closed intervals that were not fetched yet end with this process, as does the"
-                " one under way: what they measured is in no database",
+                "intervals that nobody fetched yet end with this process, {count} closed and one under"
+                " way: what they measured is in no database",
                 count=left,
             )
 
