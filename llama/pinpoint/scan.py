@@ -223,14 +223,17 @@ def ranked(
         if top <= 0:
             return
         likelihood = sum(float(np.exp(each.gain[each.gain > 0] - top).sum()) for each in counted)
-        # Of those that fit just as well, the one of the lowest rank is named.
-        n: int
-        chosen: int
-        _, n, chosen = min(
-            (each.family.rank, n, int(c))
+        tied = [
+            (n, int(c))
             for n, each in enumerate(counted)
             for c in np.flatnonzero(each.gain >= top - 1e-9)
-        )
+        ]
+        # Of those that fit just as well, the one that most of the flows in trouble were seen on last, and
+        # not on a way that they left; of these, the one of the lowest rank.
+        last = {
+            n: counted[n].family.count_troubled(troubled, np.maximum(answered, 0)) for n, _ in tied
+        }
+        n, chosen = min(tied, key=lambda t: (-last[t[0]][t[1]], counted[t[0]].family.rank, t))
         family = counted[n].family
         hits, inside = int(counted[n].hits[chosen]), int(counted[n].inside[chosen])
         flows = family.contains(chosen, active)

@@ -415,6 +415,26 @@ class Fed(SynchronousTestCase):
         self.step(paths=False)
         self.assertEqual(len(self.measured.window(self.fleet.end_s).paths.left), 0)
 
+    def test_all_flows_changed_places(self):
+        """Of the ways that all the same flows left and took, both are named, the newest first."""
+        self.begin()
+        self.step()
+        forward, links = self.fleet.simulation.forward, self.fleet.simulation.links
+        for leaf in ("leaf1", "leaf2", "leaf3"):
+            for one, other in ((leaf, "{}"), ("{}", leaf)):
+                a, b = (
+                    links.index((one.format(spine), other.format(spine)))
+                    for spine in ("spine1", "spine4")
+                )
+                on_a, on_b = forward == a, forward == b
+                forward[on_a], forward[on_b] = b, a
+        self.step()
+        for spine, before in (("spine1", "spine4"), ("spine4", "spine1")):
+            bad = fault(kind="loss", on=f"{spine} -> leaf2", percent=30)
+            (suspect,) = self.step(bad).verdict.suspects
+            self.assertEqual(suspect.name, f"{spine} -> leaf2")
+            self.assertEqual(suspect.also, (f"link {before} -> leaf2",))
+
     def test_one_class_that_was_met_on_a_way_around(self):
         """What flows of one class alone are known to have left lately confines no fault to the other."""
         self.begin(per_pair=8, classes=("BE", "EF"))
