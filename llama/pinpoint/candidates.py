@@ -42,9 +42,11 @@ def path_families(
     inner = np.arange(len(link)) < start[owner + 1] - 1
     nodes = owner[inner], entered[link[inner]], depth[inner] + np.int16(1)
     left_owner, left_link = paths.left[~met_dead[paths.left[:, 0]]].T
-    left_node = entered[left_link]
-    known = np.isin(left_owner * len(names) + left_node, nodes[0] * len(names) + nodes[1])
-    through = ~known & (last[left_owner] >= 0) & (left_node != last[left_owner])
+    # Two links that a flow may have crossed may enter one node.
+    left_at = np.unique(left_owner * len(names) + entered[left_link])
+    left_at = left_at[~np.isin(left_at, nodes[0] * len(names) + nodes[1])]
+    node_owner, left_node = np.divmod(left_at, max(1, len(names)))
+    through = (last[node_owner] >= 0) & (left_node != last[node_owner])
     families = [
         Family(
             kind="link",
@@ -58,7 +60,7 @@ def path_families(
             label=names.__getitem__,
             size=len(names),
             rank=_RANK["node"],
-            **_members(len(flows), *nodes, left_owner[through], left_node[through]),
+            **_members(len(flows), *nodes, node_owner[through], left_node[through]),
         ),
     ]
     return [*families, *_each_alone(families, flows)]

@@ -41,6 +41,8 @@ LEAST_S = 0.01
 #: Intervals of one collector that are read in one go, after a pause; and at first, so that the newest
 #: that is whole everywhere is among them.
 MOST_INTERVALS, FIRST_INTERVALS = 4, 2
+#: By so much an interval may close late because its probes were held up in their own host.
+HELD_UP_S = 1.0
 #: Pairs are read again after so many intervals: their tags may be others by now.
 PAIRS_AGAIN = 10
 
@@ -66,8 +68,8 @@ class Source:
     problem: str = ""  # why the last attempt failed; "": it did not
     reasons: Reasons = Factory(Reasons)  # for it, that the log has named since it began
     left_out: str = ""  # of what it said when its pairs were read last
-    #: Unix times at which the newest interval of each of its groups of tests ended. Those of longer
-    #: timeouts close later, under numbers of their own.
+    #: Unix times up to which each of its groups of tests has handed in all. Those of longer timeouts
+    #: close later, under numbers of their own.
     ends: tuple[float, ...] = ()
     #: So many of its groups, those that are the furthest behind, are not waited for.
     given_up: int = 0
@@ -337,16 +339,21 @@ class Fleet:
 
 
 def _ends(groups: Sequence[Mapping[str, Any]]) -> tuple[float, ...]:
-    """Return when the newest interval of each group of tests ended.
+    """Return up to when each group of tests has handed in all, Unix seconds.
 
-    Tests of one timeout close together: what ended before is of pairs that are probed no more, which
-    a collector lists for a while. Who does not say timeouts has none that are alike.
+    Tests of one timeout close together, and intervals in the order in which their timeouts run out: what
+    had to close before another one that did is of pairs that are probed no more, which a collector lists
+    for a while. Who does not say timeouts has none that are alike, and no order.
     """
     newest: dict[tuple[str, float], float] = {}
     for group in groups:
         name = "timeout_ms" if "timeout_ms" in group else "close_number"
         which = name, answers.number(group, name, LARGEST)
         newest[which] = max(newest.get(which, 0.0), answers.time_s(group, "end"))
+    timeouts_s = {which: which[1] / 1e3 for which in newest if which[0] == "timeout_ms"}
+    over_s = max((newest[which] + timeout for which, timeout in timeouts_s.items()), default=0.0)
+    for which, timeout in timeouts_s.items():
+        newest[which] = max(newest[which], over_s - HELD_UP_S - timeout)
     return tuple(newest.values())
 
 

@@ -214,23 +214,28 @@ def ranked(
     """
     if len(troubled) < least_hits or len(troubled) == len(active):
         return
-    counted = [_counted(family, active, troubled, answered, chance) for family in families]
+    counted = [
+        _counted(family, active, troubled, answered, chance, least_share) for family in families
+    ]
     for each in counted:
-        each.gain[(each.hits < least_hits) | (each.hits < least_share * each.inside)] = 0.0
+        each.gain[each.hits < least_hits] = 0.0
     looked_at = sum(int(np.count_nonzero(each.hits)) for each in counted)
     while True:
         top = max((float(each.gain.max()) for each in counted if len(each.gain)), default=0.0)
         if top <= 0:
             return
         likelihood = sum(float(np.exp(each.gain[each.gain > 0] - top).sum()) for each in counted)
-        # Of those that fit just as well, the one of the lowest rank is named.
-        n: int
-        chosen: int
-        _, n, chosen = min(
-            (each.family.rank, n, int(c))
+        tied = [
+            (n, int(c))
             for n, each in enumerate(counted)
             for c in np.flatnonzero(each.gain >= top - 1e-9)
-        )
+        ]
+        # Of those that fit just as well, the one that most of the flows in trouble were seen on last, and
+        # not on a way that they left; of these, the one of the lowest rank.
+        last = {
+            n: counted[n].family.count_troubled(troubled, np.maximum(answered, 0)) for n, _ in tied
+        }
+        n, chosen = min(tied, key=lambda t: (-last[t[0]][t[1]], counted[t[0]].family.rank, t))
         family = counted[n].family
         hits, inside = int(counted[n].hits[chosen]), int(counted[n].inside[chosen])
         flows = family.contains(chosen, active)
@@ -275,18 +280,38 @@ def _counted(
     troubled: Indices,
     answered: npt.NDArray[np.int16],
     chance: Floats | None,
+    least_share: float,
 ) -> _Counted:
-    """Count what `ranked` is told, family by family."""
-    hits = family.count_troubled(troubled, answered)
+    """Count what `ranked` is told, family by family.
+
+    Flows that left a way may be back on it, or not: of a candidate that counts by which it gains more.
+    """
     positions, owner = family.entries(active)
-    member = family.member[positions]
-    inside = np.bincount(member, minlength=family.size)
-    size: npt.ArrayLike = inside
-    if chance is not None:
-        expected = np.bincount(member, chance[owner], minlength=family.size)
-        size = _as_large_as(inside, expected, len(troubled), len(active))
-    gained = likelihood_gain(hits, size, len(troubled), len(active)) - family.handicap
-    return _Counted(family, hits, inside, np.maximum(gained, 0.0))
+    ill = np.zeros(len(answered), bool)
+    ill[troubled] = True
+    voting = ill[owner]
+    if family.depth is not None:
+        voting &= family.depth[positions] >= answered[owner]
+
+    def count(some: slice | npt.NDArray[np.bool_]) -> tuple[Indices, Indices, Floats]:
+        """Return hits, flows inside and gain by these of the entries."""
+        member = family.member[positions[some]]
+        hits = np.bincount(member[voting[some]], minlength=family.size)
+        inside = np.bincount(member, minlength=family.size)
+        size: npt.ArrayLike = inside
+        if chance is not None:
+            expected = np.bincount(member, chance[owner[some]], minlength=family.size)
+            size = _as_large_as(inside, expected, len(troubled), len(active))
+        gained = likelihood_gain(hits, size, len(troubled), len(active)) - family.handicap
+        gained[hits < least_share * inside] = 0.0
+        return hits, inside, np.maximum(gained, 0.0)
+
+    hits, inside, gained = count(slice(None))
+    if family.depth is not None:
+        last = family.depth[positions] >= 0
+        if not last.all():
+            gained = np.maximum(gained, count(last)[2])
+    return _Counted(family, hits, inside, gained)
 
 
 def _of_same_counts(

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -210,6 +211,10 @@ class TracedPaths:
         answered: npt.NDArray[np.int16] = np.full(len(flows), -1, np.int16)
         refused = _Refused()
         untraced: list[tuple[int, Flow, Hops]] = []
+        # Of flows that were found on another way: those of which a hop there is silent, and the ways
+        # without such, by their ends.
+        gaps: list[tuple[int, tuple[int, int, Hops, tuple[Hops, ...]]]] = []
+        whole: dict[tuple[int, int], dict[Hops, None]] = {}
         for n, (flow, destination) in enumerate(zip(flows, destinations, strict=True)):
             if flow is None:
                 continue
@@ -234,6 +239,10 @@ class TracedPaths:
                 links += newest
                 crossed[n + 1] = len(newest)
                 left += [(n, link) for link in others]
+                if self._left and None not in hops:
+                    whole.setdefault((source, destination), {})[hops] = None
+                elif 0 < len(before) <= MOST_LEFT:
+                    gaps.append((n, way))
             if known:
                 # Where all routers answered that ever do, only what lies behind them or the way
                 # back can be dead.
@@ -248,6 +257,18 @@ class TracedPaths:
                 untraced.append((n, flow, hops))
         for n, reach in refused.likewise(untraced):
             answered[n] = reach
+        for n, way in gaps:
+            # What was silent may be any router that others between the same ends were seen on. Else the
+            # way that it left would count more than the one that it is on.
+            source, destination, hops, _ = way
+            known_links = {*chain(*cache[way])}
+            for other in whole.get((source, destination), ()):
+                if same_way(other, hops):
+                    through = {
+                        numbers[link] for link in self._links(source, destination, other, names)
+                    }
+                    left += [(n, link) for link in sorted(through - known_links)]
+                    known_links |= through
         return Paths(
             links=list(numbers),
             start=np.cumsum(crossed),

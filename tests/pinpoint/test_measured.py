@@ -415,6 +415,42 @@ class Fed(SynchronousTestCase):
         self.step(paths=False)
         self.assertEqual(len(self.measured.window(self.fleet.end_s).paths.left), 0)
 
+    def exchange(self, one, other):
+        """Judge an interval after which the flows of two spines cross the other one each."""
+        forward, links = self.fleet.simulation.forward, self.fleet.simulation.links
+        for sender, receiver in [link for link in links if one in link]:
+            ends = sender.replace(one, other), receiver.replace(one, other)
+            a, b = links.index((sender, receiver)), links.index(ends)
+            on_a, on_b = forward == a, forward == b
+            forward[on_a], forward[on_b] = b, a
+        return self.step()
+
+    def test_all_flows_changed_places(self):
+        """Of the ways that all the same flows left and took, both are named, the newest first."""
+        self.begin()
+        self.step()
+        self.exchange("spine1", "spine4")
+        for spine, before in (("spine1", "spine4"), ("spine4", "spine1")):
+            for kind in ({"kind": "loss", "percent": 30}, {"kind": "delay", "ms": 20}):
+                bad = fault(on=f"{spine} -> leaf2", **kind)
+                (suspect,) = self.step(bad, paths=False).verdict.suspects
+                self.assertEqual(suspect.name, f"{spine} -> leaf2")
+                self.assertEqual(suspect.also, (f"link {before} -> leaf2",))
+
+    def test_all_flows_changed_places_and_met_silence(self):
+        """That a lossy link swallows some traces puts nothing down to the one that its flows left."""
+        self.begin()
+        self.step()
+        self.exchange("spine1", "spine4")
+        for host, name in enumerate(self.fleet.names):
+            rows = [row for row in self.fleet.paths(host) if row["hops"][1] == "spine4"]
+            for row in rows[::8]:
+                row["hops"][2] = None
+            self.measured.add_paths(name, rows)
+        bad = fault(kind="loss", on="spine4 -> leaf2", percent=30)
+        (suspect,) = self.step(bad, paths=False).verdict.suspects
+        self.assertEqual(suspect.name, "spine4 -> leaf2")
+
     def test_one_class_that_was_met_on_a_way_around(self):
         """What flows of one class alone are known to have left lately confines no fault to the other."""
         self.begin(per_pair=8, classes=("BE", "EF"))

@@ -217,7 +217,7 @@ class Service(TestCase):
 
     @inlineCallbacks
     def test_pairs_that_are_gone(self):
-        """Pairs that a reload took away are not waited for, unlike tests of a longer timeout."""
+        """Pairs that a reload took away are waited for no longer than what closes after them."""
         service = yield self.service()
         yield self.judged(service)
         gone_s, timeouts_ms = self.fleet.end_s, [1000.0, 1000.0]
@@ -236,6 +236,9 @@ class Service(TestCase):
         before_s, timeouts_ms[1] = self.fleet.end_s, 5000.0
         yield self.judged(service)
         self.assertEqual(service.judgement.end_s, before_s)
+        yield self.judged(service)  # until what closes after them is there
+        yield Deferred.fromCoroutine(service._judge(self.fleet.end_s))
+        self.assertEqual(service.judgement.end_s, before_s + INTERVAL_S)
 
     @inlineCallbacks
     def test_classes_that_never_close(self):
