@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -189,6 +191,20 @@ class LedgerTests(SynchronousTestCase):
             end_of(book)
         for duplicates in ([1, 0], [0, 1]):
             self.assertEqual(close(book).flow_stats["duplicate"].tolist(), duplicates)
+
+    def test_duplicates_take_no_memory(self) -> None:
+        """However often a target answers one probe, nothing is kept of it but how often."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        same = np.zeros(1000, np.int64)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _ in range(1000):
+            book.reply(replies(same, same, same + t1, same, same + t1 + MS))
+        self.assertLess(tracemalloc.get_traced_memory()[0], 1_000_000)
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["received"], flow["duplicate"]), (1, 999_999))
 
     def test_closed_again(self) -> None:
         """Figures that were not taken off the ledger come again, with what has come meanwhile."""
@@ -717,7 +733,8 @@ class LedgerTests(SynchronousTestCase):
         marks = [suspect_bit("send_failed"), suspect_bit("clock_step")]
         for pair, mark in enumerate(marks, 1):
             book.mark(mark, pairs=np.array([pair]))
-        book.duplicates = [(np.array([1, 4, 5]), np.array([7, 8, 9], np.uint32))]
+        for interval in book.open_intervals():
+            interval.duplicates[[1, 4, 5]] = 7, 8, 9
         book.late_after_close = [np.array([0, 5])]
         book.strangers = 3
         other = rearranged(book, np.zeros(2, np.uint8), np.array([1]), np.array([2]), 5.0)
@@ -728,8 +745,7 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(other.next_sequence[2:].tolist(), [2, 2])
         for interval in other.open_intervals():
             self.assertEqual(interval.pair_suspect.tolist(), [0, marks[1]])
-        ((flows, sequence),) = other.duplicates
-        self.assertEqual((flows.tolist(), sequence.tolist()), ([2, 3], [8, 9]))
+            self.assertEqual(interval.duplicates.tolist(), [0, 0, 8, 9])
         self.assertEqual([late.tolist() for late in other.late_after_close], [[3]])
         self.assertEqual((other.strangers, other.rate_pps, other.fastest_pps), (3, 5.0, 10))
 
