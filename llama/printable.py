@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+#: Characters that a line of the log tells of one that may have any length.
+MOST_TOLD = 500
+
 
 def printable(text: str) -> str:
     """Return a text in which nothing moves a cursor, begins a line or turns the direction of writing.

@@ -84,6 +84,8 @@ class Tracer:
                 sock.setblocking(False)
                 if self._whole:
                     mmsg.forbid_fragments(sock)
+                else:
+                    mmsg.believe_no_path_mtu(sock)
                 number = 0 if first_port is None else first_port + n
                 sock.bind(socket_address(self._source, number))
                 errors.enable(sock)

@@ -43,6 +43,9 @@ from llama.net.ticker import Ticker
 
 MOST_PROBES = 5_000_000  # of one test: each is kept until the end
 LONGEST_TICK_S = 0.002
+#: Probes are told of all the same after so long, s, in which more came than is read: who floods us does
+#: not keep a test from its end.
+FLOODED_S = 2.0
 
 
 @frozen(kw_only=True)
@@ -156,6 +159,7 @@ class OneShot:
         self._watch = ClockWatch(wall_ns, time.monotonic_ns)
         self._done: Deferred[Result] = Deferred()
         self._began_s = self._ticked_s = 0.0
+        self._unread_s: float | None = None  # since when more comes than is read
         self._stopping = False
 
     def _hear_refusals(self) -> Refusals | None:
@@ -201,8 +205,14 @@ class OneShot:
         self._ticked_s = now
         self._note_sent()
         self._look_at_the_clock()
-        if not self.prober.drain():
-            return
+        if self.prober.drain():
+            self._unread_s = None
+        else:
+            if self._unread_s is None:
+                self._unread_s = now
+            if now - self._unread_s < FLOODED_S:
+                return
+            self._track.ledger.mark(suspect_bit("late_ticks"), closing.UNREAD)
         self._note_sent()
         finished = self._tell(now)
         tried = self.prober.sent + sum(self.prober.failed_sends.values())

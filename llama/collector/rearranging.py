@@ -62,6 +62,8 @@ def rearranged(
             there[to] = numbers[start]
             return there
 
+        duplicates = np.zeros(ledger.flows, np.uint32)
+        duplicates[to] = interval.duplicates[start]
         suspect = np.zeros(ledger.pairs, np.uint32)
         suspect[new] = interval.pair_suspect[old]
         return evolve(
@@ -72,14 +74,12 @@ def rearranged(
             pair_suspect=suspect,
             called=None,
             told=0,
+            duplicates=duplicates,
             late_since_told=[],
         )
 
     ledger.over = [carried(interval) for interval in book.over]
     ledger.current = None if book.current is None else carried(book.current)
-    for flows, sequence in book.duplicates:
-        kept = moved[flows] >= 0
-        ledger.duplicates.append((moved[flows[kept]], sequence[kept]))
     ledger.late_after_close = [moved[f][moved[f] >= 0] for f in book.late_after_close]
     ledger.strangers = book.strangers
     return ledger

@@ -18,6 +18,7 @@ from twisted.logger import Logger
 from llama.collector.closer import Closer, oldest_due
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.host_watch import HostWatch
+from llama.collector.intervals import closing
 from llama.collector.intervals.ledger import SLACK_S, Ledger
 from llama.collector.intervals.summary import ClosedInterval, Stats, suspect_bit
 from llama.collector.probing.plan import Group, places_of, same_groups
@@ -341,7 +342,7 @@ class Timekeeper:
         if not empty:
             for _, interval in window:
                 interval.suspect |= suspect_bit("late_ticks")
-                interval.notes.add("closed before all that had come was read")
+                interval.notes.add(closing.UNREAD)
         self.closer.close(window)
 
     def _listen(self, track: Track, pair_stats: Stats) -> None:

@@ -61,7 +61,7 @@ _IOV_WORDS, _HEAD_LEN, _TAIL_LEN = 4, 1, 3
 SOL_IP, SOL_IPV6, SOL_SOCKET = 0, 41, 1
 IP_TOS, IP_TTL, IP_PKTINFO, IP_MTU_DISCOVER, IP_RECVERR = 1, 2, 8, 10, 11
 IP_RECVTTL, IP_RECVTOS = 12, 13
-IP_PMTUDISC_PROBE = 3
+IP_PMTUDISC_PROBE, IP_PMTUDISC_OMIT = 3, 5
 IPV6_MTU_DISCOVER, IPV6_RECVERR = 23, 25
 IPV6_RECVPKTINFO, IPV6_PKTINFO, IPV6_RECVHOPLIMIT, IPV6_HOPLIMIT = 49, 50, 51, 52
 IPV6_RECVTCLASS, IPV6_TCLASS = 66, 67
@@ -329,6 +329,17 @@ def forbid_fragments(sock: socket.socket) -> None:
         else (SOL_IPV6, IPV6_MTU_DISCOVER)
     )
     sock.setsockopt(level, option, IP_PMTUDISC_PROBE)
+
+
+def believe_no_path_mtu(sock: socket.socket) -> None:
+    """Send over IPv4 whole what fits the device, and leave it to routers to cut it up.
+
+    How little fits the way is told by ICMP errors that anybody can forge who knows a port of ours; what
+    leaves in fragments then takes other ways, since all but the first have no ports. Over IPv6, where
+    routers do not fragment, they are believed.
+    """
+    if sock.family == socket.AF_INET:
+        sock.setsockopt(SOL_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT)
 
 
 def receive_drops(sock: socket.socket) -> int:

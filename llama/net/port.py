@@ -158,6 +158,7 @@ class BatchPort(FileDescriptor):
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, self._receive_buffer)
             if self._interface is not None:
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self._interface.encode())
+            mmsg.believe_no_path_mtu(sock)
             mmsg.enable_receive_options(sock)
             flags = mmsg.SOF_RX_SOFTWARE | mmsg.SOF_SOFTWARE
             if self.stamped:

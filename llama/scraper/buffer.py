@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 import zlib
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Protocol
 
@@ -182,6 +182,7 @@ class Held:
     seconds: Callable[[], float]  # a clock that nobody sets
     chunks: OrderedDict[int, Chunk] = field(factory=OrderedDict)
     octets: int = 0
+    _octets_of: Counter[str] = field(factory=Counter)  # those of each collector
     _ready: OrderedDict[int, Sequence[Point]] = field(factory=OrderedDict)
     _ready_points: int = 0
 
@@ -198,7 +199,7 @@ class Held:
                 break
             before.since_s = chunk.since_s
         self.chunks[chunk.number] = chunk
-        self.octets += chunk.octets + CHUNK_OVERHEAD
+        self._count(chunk, chunk.octets + CHUNK_OVERHEAD)
         if points:
             self._ready[chunk.number] = points
             self._ready_points += len(points)
@@ -211,22 +212,43 @@ class Held:
         self._ready_points -= len(self._ready.pop(chunk.number, ()))
         if self.chunks.pop(chunk.number, None) is None:
             return False
-        self.octets -= chunk.octets + CHUNK_OVERHEAD
+        self._count(chunk, -chunk.octets - CHUNK_OVERHEAD)
         return True
+
+    def _count(self, chunk: Chunk, octets: int) -> None:
+        self.octets += octets
+        self._octets_of[chunk.collector] += octets
+        if not self._octets_of[chunk.collector]:
+            del self._octets_of[chunk.collector]
 
     def ready(self, chunk: Chunk) -> Sequence[Point] | None:
         """Return the points of a chunk if they stand ready."""
         return self._ready.get(chunk.number)
 
     def excess(self, octets: int) -> list[Chunk]:
-        """Return the oldest chunks that must go before ``octets`` more of payload fit in."""
-        leave, room = [], self.max_octets - self.octets - octets
+        """Return the oldest chunks that must go before ``octets`` more of payload fit in.
+
+        A collector that has taken more than half of the room makes room first: however much it says,
+        what the others said is kept.
+        """
+        leave: dict[int, Chunk] = {}
+        room = self.max_octets - self.octets - octets
+        whose = max(self._octets_of, key=self._octets_of.__getitem__, default="")
+        over_half = self._octets_of[whose] - self.max_octets // 2
+        for chunk in self.chunks.values():
+            if room >= 0 or over_half <= 0:
+                break
+            if chunk.collector == whose:
+                leave[chunk.number] = chunk
+                room += chunk.octets + CHUNK_OVERHEAD
+                over_half -= chunk.octets + CHUNK_OVERHEAD
         for chunk in self.chunks.values():
             if room >= 0:
                 break
-            room += chunk.octets + CHUNK_OVERHEAD
-            leave.append(chunk)
-        return leave
+            if chunk.number not in leave:
+                leave[chunk.number] = chunk
+                room += chunk.octets + CHUNK_OVERHEAD
+        return list(leave.values())
 
     def age_s(self) -> float:
         """Return how long the oldest has waited, in seconds; 0 when there is none."""

@@ -28,6 +28,7 @@ from twisted.python.failure import Failure
 
 from llama.http.client import explain
 from llama.interfaces import NotPermittedError, NotWrittenError, Point, Refusal
+from llama.printable import MOST_TOLD, printable
 from llama.reasons import Reasons
 from llama.scraper.backoff import NOT_PERMITTED_S, wait_s
 from llama.scraper.buffer import Chunk, Spool
@@ -359,8 +360,8 @@ class Delivery:
                     "writer {writer} refuses points, such as {measurement} {tags}: {reason};"
                     " they are let go and counted, which is said once",
                     writer=self.name,
-                    measurement=refusal.point.measurement,
-                    tags=dict(refusal.point.tags),
+                    measurement=printable(refusal.point.measurement[:MOST_TOLD]),
+                    tags=str(dict(refusal.point.tags))[:MOST_TOLD],
                     reason=refusal.reason,
                 )
 

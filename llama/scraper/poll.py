@@ -31,6 +31,7 @@ from llama.http.client import (
     request,
 )
 from llama.interfaces import Point
+from llama.printable import MOST_TOLD
 from llama.scraper.buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
 from llama.scraper.counts import Counts
 from llama.scraper.headers import read_headers
@@ -468,4 +469,6 @@ class CollectorPoll:
             return
         name, measurement = found
         for other in self._poller.names.heard(self.url, name):
-            self._log.warn(SHARED[measurement], url=self.url, other=other, name=name)
+            self._log.warn(
+                SHARED[measurement], url=self.url, other=other, name=name[:MOST_TOLD]
+            )

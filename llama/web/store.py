@@ -59,6 +59,22 @@ class TooMuchError(StoreError):
     """The answer would be larger than the store allows."""
 
 
+#: Series of a history times its steps, at most: to make its picture of so many takes a dozen seconds.
+MOST_CELLS = 250_000
+
+
+def see_room(series: int, steps: int, most: int = MOST_CELLS) -> None:
+    """Raise `TooMuchError` for more cells than ``most``, before there is memory for them.
+
+    However few samples an answer has, it is they that are filled.
+    """
+    if series * steps > most:
+        raise TooMuchError(
+            f"{series:,} series and {steps:,} steps are too many; ask for one class, for less time or"
+            " for longer steps"
+        )
+
+
 @frozen
 class Window:
     """A span of time: after ``start_s``, up to and including ``end_s`` (Unix seconds)."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -15,6 +17,7 @@ from llama.collector.intervals.ledger import Ledger, depth_needed
 from llama.collector.intervals.summary import STATS, reasons, suspect_bit
 from llama.collector.rearranging import rearranged
 from llama.collector.slices import at_once
+from llama.wire import stamp
 
 
 class LedgerTests(SynchronousTestCase):
@@ -190,6 +193,20 @@ class LedgerTests(SynchronousTestCase):
             end_of(book)
         for duplicates in ([1, 0], [0, 1]):
             self.assertEqual(close(book).flow_stats["duplicate"].tolist(), duplicates)
+
+    def test_duplicates_take_no_memory(self) -> None:
+        """However often a target answers one probe, nothing is kept of it but how often."""
+        book = ledger()
+        (t1,) = self.probe(book, 1)
+        same = np.zeros(1000, np.int64)
+        tracemalloc.start()
+        self.addCleanup(tracemalloc.stop)
+        for _ in range(1000):
+            book.reply(replies(same, same, same + t1, same, same + t1 + MS))
+        self.assertLess(tracemalloc.get_traced_memory()[0], 1_000_000)
+        end_of(book)
+        flow = close(book).flow_stats[0]
+        self.assertEqual((flow["received"], flow["duplicate"]), (1, 999_999))
 
     def test_closed_again(self) -> None:
         """Figures that were not taken off the ledger come again, with what has come meanwhile."""
@@ -718,7 +735,8 @@ class LedgerTests(SynchronousTestCase):
         marks = [suspect_bit("send_failed"), suspect_bit("clock_step")]
         for pair, mark in enumerate(marks, 1):
             book.mark(mark, pairs=np.array([pair]))
-        book.duplicates = [(np.array([1, 4, 5]), np.array([7, 8, 9], np.uint32))]
+        for interval in book.open_intervals():
+            interval.duplicates[[1, 4, 5]] = 7, 8, 9
         book.late_after_close = [np.array([0, 5])]
         book.strangers = 3
         other = rearranged(book, np.zeros(2, np.uint8), np.array([1]), np.array([2]), 5.0)
@@ -729,8 +747,7 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual(other.next_sequence[2:].tolist(), [2, 2])
         for interval in other.open_intervals():
             self.assertEqual(interval.pair_suspect.tolist(), [0, marks[1]])
-        ((flows, sequence),) = other.duplicates
-        self.assertEqual((flows.tolist(), sequence.tolist()), ([2, 3], [8, 9]))
+            self.assertEqual(interval.duplicates.tolist(), [0, 0, 8, 9])
         self.assertEqual([late.tolist() for late in other.late_after_close], [[3]])
         self.assertEqual((other.strangers, other.rate_pps, other.fastest_pps), (3, 5.0, 10))
 
@@ -952,3 +969,64 @@ class SumTests(SynchronousTestCase):
             flows[remarked][5] = 1
             statistics.sum_pairs(pairs, flows, 3)
             self.assertEqual(pairs[name].tolist(), [46, 8, 255])
+
+
+class LiarTests(SynchronousTestCase):
+    """One pair whose target says anything, beside one whose target is honest."""
+
+    def figures(self, seed: int, lying: bool) -> closing.Figures:
+        """Close an interval; whether the other target lies changes nothing for the honest one."""
+        honest, wild = np.random.default_rng(seed), np.random.default_rng(seed + 1)
+        book = ledger(pairs=2)
+        count = 0
+        for n in range(90):
+            t1 = EPOCH + n * 100 * MS
+            _, sequence = book.send(np.arange(2), t1)
+            if honest.random() < 0.9:
+                count += 1
+                if honest.random() < 0.9:
+                    t4 = t1 + int(honest.integers(1, 40)) * MS
+                    book.reply(replies([0], sequence[:1], [t1], [count], [t4]))
+            if lying:
+                self.lie(book, wild, int(sequence[1]), t1)
+        end_of(book)
+        return close(book, 1000.0)
+
+    def lie(self, book: Ledger, wild: np.random.Generator, newest: int, t1: int) -> None:
+        """Answer the last probes with times and numbers of any kind, of which half are likely ones."""
+        some = int(wild.integers(1, 5))
+        back = wild.integers(0, min(5, newest + 1), some)
+        sent = t1 - back * 100 * MS
+        likely = stamp.ntp_column(sent + wild.integers(-2 * SECOND, 2 * SECOND, (4, some)))
+        words = wild.integers(0, 2**64, (4, some), dtype=np.uint64)
+        words = np.where(wild.random((4, some)) < 0.5, likely, words)
+        estimate = wild.integers(0, 2**16, some).astype(np.uint16)
+        _, t2_ns, t3_ns, follow_ns = stamp.time_column(words, estimate, echoed=1)
+        number = np.where(
+            wild.random(some) < 0.5, newest - back, wild.integers(0, 2**32, some)
+        ).astype(np.uint32)
+        book.reply(
+            replies(
+                np.ones(some), newest - back, sent, number, sent + wild.integers(0, 3 * SECOND, some),
+                t2_ns=t2_ns, t3_ns=t3_ns, follow_ns=follow_ns, follow_number=number - np.uint32(1),
+                clock_error_ns=stamp.error_column(estimate), numbered=wild.random(some) < 0.9,
+            )
+        )  # fmt: skip
+
+    @given(st.integers(0, 2**32))
+    @settings(max_examples=10, deadline=None)
+    def test_figures_of_others(self, seed: int) -> None:
+        """It spoils no figure but its own, and even those are possible ones."""
+        spoiled, unspoiled = (self.figures(seed, lying) for lying in (True, False))
+        for name in ("flow_stats", "pair_stats"):
+            rows, wanted = getattr(spoiled, name), getattr(unspoiled, name)
+            self.assertEqual(rows[0].tobytes(), wanted[0].tobytes())
+            row = rows[1]
+            self.assertEqual(row["received"] + row["lost"], row["sent"])
+            ways = [int(row[f"lost_{way}"]) for way in ("forward", "reverse", "unknown")]
+            self.assertEqual(sum(ways), row["lost"])
+            times = np.array(
+                [row[f"rtt_{which}_ns"] for which in ("min", "p50", "max")], np.float64
+            )
+            within = (times >= 0) & (times <= 1.001 * SECOND)
+            self.assertTrue((within | np.isnan(times)).all(), times)

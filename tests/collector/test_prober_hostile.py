@@ -19,10 +19,13 @@ from twisted.internet.task import LoopingCall
 from twisted.trial.unittest import TestCase
 from wire_packets import KEY
 
+from llama.collector import oneshot
+from llama.collector.intervals import closing
 from llama.collector.intervals.ledger import FORGED
 from llama.collector.intervals.replies import Replies
 from llama.collector.intervals.summary import reasons
 from llama.collector.oneshot import OneShot, Wanted
+from llama.collector.probing import inbox, udp
 from llama.config import CollectorConfig, SourcePort, Target, Test
 from llama.wire import auth, stamp, tlv
 
@@ -138,6 +141,35 @@ class WithoutKeyTests(TestCase):
         self.assertEqual((10, 10, 60), await self.ask(honest=True))
 
 
+class Flooding(DatagramProtocol):
+    """Answers each probe a thousand times."""
+
+    def datagramReceived(self, datagram: bytes, addr: tuple[str, int]) -> None:
+        """Send the replies."""
+        sequence, sent, error, ssid = stamp.SENDER_STRUCT.unpack_from(datagram)
+        reply = REPLY.pack(0, sent, 0x8001, ssid, sent, sequence, sent, error, 64)
+        for _ in range(1000):
+            self.transport.write(reply, addr)
+
+
+class FloodingTests(TestCase):
+    async def test_a_test_ends(self) -> None:
+        """A target that answers without end does not keep `llama send` from its own end."""
+        self.patch(oneshot, "FLOODED_S", 0.1)
+        for module in (inbox, udp):  # replies are read one at a time: there are always more
+            self.patch(module, "ARENA", 1)
+        port = reactor.listenUDP(0, Flooding(), interface="127.0.0.1")
+        self.addCleanup(port.stopListening)
+        wanted = Wanted(
+            address="127.0.0.1", port=port.getHost().port, count=2, interval_s=0.02, timeout_s=0.05
+        )
+        result = await OneShot(reactor, wanted, lambda _: None).run()
+        self.assertIn(closing.UNREAD, result.notes)
+        [pair] = result.pair_stats
+        self.assertEqual(pair["sent"], 2)
+        self.assertLess(pair["received"], 2)  # the other reply is behind a thousand more
+
+
 class NeighbourTests(TimekeeperCase):
     """A target in other hands, beside one that is dead: both are asked in the same bursts."""
 
@@ -196,7 +228,8 @@ class NeighbourTests(TimekeeperCase):
             )
             self.assertFalse(book.genuine(stray).any())
             self.assertEqual(book.reply(stray), 0)
-        self.assertEqual(book.duplicates, [])
+        assert book.current is not None
+        self.assertEqual(book.current.duplicates.tolist(), [0])
 
 
 class OthersCountTests(TimekeeperCase):

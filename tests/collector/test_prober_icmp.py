@@ -75,6 +75,43 @@ class FloodTests(TimekeeperCase):
         self.probe(hearing=False)
 
 
+class PathMtuTests(TimekeeperCase):
+    """Somebody who knows a port of ours, and says that little fits through the way from there."""
+
+    ours, other = "10.9.0.1", "10.9.0.2"
+
+    @alone
+    def test_what_is_said_to_fit(self) -> None:
+        """Neither probes nor replies leave in fragments for that, which would take other ways."""
+        for command in (
+            "link add v0 type veth peer name v1",
+            f"addr add {self.ours}/24 dev v0",
+            "link set lo up",
+            "link set v0 up",
+            "link set v1 up",
+            f"neigh add {self.other} lladdr 02:00:00:00:00:99 dev v0",
+        ):
+            ip(command)
+        self.answer_everywhere()
+        source = Source(version=4, address=self.ours, interface=None, number=0, owner="", df=False)
+        probing = self.prober.open(source).sock
+        answering = self.port._socket
+        assert answering is not None
+        with (
+            socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as raw,
+            socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM) as far,
+        ):
+            far.bind(("v1", 0x0800))
+            far.settimeout(30)
+            for sock in (probing, answering):
+                udp = UDP(sport=sock.getsockname()[1], dport=8100, len=8 + 1400, chksum=0)
+                quoted = IP(src=self.ours, dst=self.other) / udp
+                error = ICMP(type=3, code=4, nexthopmtu=552) / quoted
+                raw.sendto(bytes(error), (self.ours, 0))
+                sock.sendto(bytes(1400), (self.other, 8100))
+                self.assertEqual(len(far.recv(2000)), 20 + 8 + 1400)
+
+
 class TraceTests(TimekeeperCase):
     """A dead target, and somebody who knows it and our source port, but no octet of a packet."""
 

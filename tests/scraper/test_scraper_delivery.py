@@ -325,6 +325,20 @@ class DeliveryTests(SynchronousTestCase):
         self.assertEqual(self.sample("points_dropped", writer="db", reason="refused"), 2)
         self.assertEqual(len(self.spool.chunks), 0)
 
+    def test_refused_texts(self) -> None:
+        """What a collector wrote into points that are refused begins no line of the log, nor fills it."""
+        text = "x\nall is well \x1b[2J" + "y" * 2000
+        self.database.answer = lambda points: succeed(
+            [Refusal(Point(text, {text: text}, {"a": 1.0}, 1), "wrong type")]
+        )
+        self.delivery.start([])
+        with capturedLogs() as events:
+            self.offer()
+        (told,) = [formatEvent(event) for event in events]
+        assert told is not None
+        self.assertTrue(told.isprintable())
+        self.assertLess(len(told), 1500)
+
     def test_dropped_by_the_spool(self) -> None:
         """What the spool drops is counted once, whether it waited or was being written."""
         self.delivery.start([])

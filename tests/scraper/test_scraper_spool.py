@@ -62,6 +62,18 @@ class Contract(SpoolCase):
         self.assertEqual(self.dropped, [("full", chunk) for chunk in chunks[: -len(kept)]])
         self.assertIsNone(await spool.read(chunks[0]))
 
+    async def test_one_that_says_too_much(self) -> None:
+        """Who has more than half of the room gives up its own oldest before anything of the others."""
+        spool = await self.opened(max_octets=5 * (buffer.CHUNK_OVERHEAD + 200))
+        [others] = await put(spool, "http://c", Taken("1"), some_points(), NOW)
+        chunks = []
+        for n in range(20):
+            chunks += await put(spool, "http://d", Taken(str(n)), some_points(), NOW + n)
+        kept = list(spool.chunks.values())
+        self.assertEqual(kept[0], others)
+        self.assertEqual(kept[1:], chunks[1 - len(kept) :])
+        self.assertEqual(self.dropped, [("full", chunk) for chunk in chunks[: 1 - len(kept)]])
+
     async def test_age(self) -> None:
         """What has waited too long is dropped."""
         spool = await self.opened(max_age_s=60)

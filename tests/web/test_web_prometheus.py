@@ -26,7 +26,7 @@ from llama.interfaces import Point
 from llama.scraper.writers import victoriametrics as writer
 from llama.web.answers import Answers, MatrixQuestion
 from llama.web.metrics import METRICS
-from llama.web.store import StoreError, Window, series_key
+from llama.web.store import StoreError, TooMuchError, Window, series_key
 from llama.web.stores import prometheus, promql
 from llama.web.stores.prometheus import PrometheusStore
 from llama.web.stores.prometheus_api import MOST_WARNINGS, PrometheusDatabase
@@ -124,6 +124,15 @@ class PartTest(TestCase):
             error = await self.assertFailure(ask(), StoreError)
             self.assertIn("has only a part of the data (isPartial)", str(error))
             self.assertIn("vmstorage-2 is away", str(error))
+
+    async def test_more_series_than_there_is_room_for(self) -> None:
+        """Many series of a sample each take room for all steps of each: they are refused."""
+        series = {"metric": {}, "values": [[END_S, "1"]]}
+        self.server.said = {"data": {"resultType": "matrix", "result": [series] * 1000}}
+        ends = END_S + 30 * np.arange(300)
+        with self.assertRaisesRegex(TooMuchError, "1,000 series and 300 steps are too many"):
+            await self.database.steps("x", ends, 30.0)
+        self.assertEqual(len(await self.database.steps("x", ends[:30], 30.0)), 1000)
 
     async def test_warnings(self) -> None:
         """What a database warns of with whole data is logged, each once, and not without end."""

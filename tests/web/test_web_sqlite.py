@@ -23,7 +23,7 @@ from web_store_case import COLUMNS, END_S, SLOW, RealStoreCase, fleet_points, wh
 from llama.interfaces import Point
 from llama.scraper.writers import sqlite as writer
 from llama.web.answers import Answers
-from llama.web.store import Snapshot, StoreError, StoreTimeoutError, Window
+from llama.web.store import Snapshot, StoreError, StoreTimeoutError, TooMuchError, Window
 from llama.web.stores import sqlite, sqlite_questions, sqlite_reader
 from llama.web.stores.sqlite import SQLiteStore
 
@@ -111,6 +111,29 @@ class BigSQLiteTest(RealStoreCase, TestCase):
         got = await self.store.total(window, self.columns)
         wanted = await self.memory.total(window, self.columns)
         self.same_snapshots(got, wanted, self.columns)
+
+
+class CrowdedSQLiteTest(TestCase):
+    """A file to which one collector wrote a series for every point."""
+
+    async def test_more_series_than_there_is_room_for(self) -> None:
+        """The history of such a pair is refused: it would take room for all steps of each."""
+        path = Path(self.mktemp())
+        pair = {"src_hostname": "a", "dst_hostname": "b"}
+        await write(
+            path,
+            [
+                Point("raw_stats", {**pair, "n": str(n)}, {"sent": 1.0}, int(END_S * 1e9))
+                for n in range(1000)
+            ],
+        )
+        store = SQLiteStore(reactor, path=str(path))
+        self.addCleanup(store.stop)
+        window = Window(END_S - 300, END_S)
+        with self.assertRaisesRegex(TooMuchError, "1,000 series and 300 steps are too many"):
+            await store.history(window, 1.0, COLUMNS, pair)
+        found = await store.history(window, 10.0, COLUMNS, pair)
+        self.assertEqual(found.columns["sent"].shape, (1000, 30))
 
 
 class OldSQLiteTest(TestCase):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
+from functools import partial
 from typing import Any
 
 import orjson
@@ -87,6 +90,30 @@ class InfluxQLTests(TestCase):
             with self.assertRaisesRegex(TooMuchError, "more than 10,000 values"):
                 await self.store.activity(WINDOW)
         self.assertEqual(read, [])
+
+    async def test_one_is_read_after_the_other(self) -> None:
+        """Answers that come together are not all in memory as values at once."""
+        self.say()
+        both = threading.Barrier(2)
+        met = []
+
+        def load(body: bytes) -> Any:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                met.append(both.wait(0.2))
+            return orjson.loads(body)
+
+        ask = partial(self.store._database.ask, "/query", {"q": ""}, len, load=load)
+        self.assertEqual(await self.store._database.ask_all([ask, ask]), [1, 1])
+        self.assertEqual(met, [])
+
+    async def test_more_series_than_there_is_room_for(self) -> None:
+        """A history of many series of a sample each takes room for all steps of each: it is refused."""
+        self.server.said = {"statement_id": 0, "series": [SERIES] * 1000}
+        window = Window(1_000_000.0, 1_000_000.0 + 300)
+        with self.assertRaisesRegex(TooMuchError, "1,000 series and 300 steps are too many"):
+            await self.store.history(window, 1.0, ("sent",), {})
+        found = await self.store.history(window, 10.0, ("sent",), {})
+        self.assertEqual(found.columns["sent"].shape, (1000, 30))
 
     async def test_a_mistake_of_ours(self) -> None:
         """What no answer is to blame for has a traceback in the log, and only one."""

@@ -27,6 +27,9 @@ APART_NS = 3_600_000_000_000  # longer than any timeout, and than a step back wi
 #: Noted of intervals in which this host held probes that it had accepted.
 WAITED = "probes waited in this host's own queue, for so long that replies came after their timeout"
 
+#: Of intervals that were closed while more came than is read.
+UNREAD = "closed before all that had come was read"
+
 
 class Figures:
     """What `close` gives: flow and pair rows of STATS, and the pairs' histograms."""
@@ -99,32 +102,22 @@ class _Oddities:
     """Duplicates of an interval's probes, and late replies to intervals closed before: by flow."""
 
     def __init__(self, book: Ledger, interval: OpenInterval) -> None:
-        assert interval.end is not None
-        none = [np.zeros(0, np.int64)]
-        duplicates = []
-        self._left = []  # of the next intervals
-        self._seen = len(book.duplicates), len(book.late_after_close)
-        for flows, sequence in book.duplicates:
-            ours = (sequence - interval.end[flows]).astype(np.int32) < 0
-            duplicates.append(flows[ours])
-            if not ours.all():
-                self._left.append((flows[~ours], sequence[~ours]))
-        self._columns = (
-            ("duplicate", *np.unique(np.concatenate(none + duplicates), return_counts=True)),
-            ("late", *np.unique(np.concatenate(none + book.late_after_close), return_counts=True)),
-        )
+        self._interval, self._duplicates = interval, interval.duplicates.copy()
+        self._seen = len(book.late_after_close)
+        late = np.concatenate([np.zeros(0, np.int64), *book.late_after_close])
+        self._flows, self._counts = np.unique(late, return_counts=True)
 
     def take_off(self, book: Ledger) -> None:
         """Take what is told of here off the ledger, but not what has come since."""
-        duplicates, late = self._seen
-        book.duplicates = self._left + book.duplicates[duplicates:]
-        book.late_after_close = book.late_after_close[late:]
+        for following in book.open_intervals()[:1]:
+            following.duplicates += self._interval.duplicates - self._duplicates
+        book.late_after_close = book.late_after_close[self._seen :]
 
     def add_to(self, stats: Stats, first: int, end: int) -> None:
         """Add those of flows ``first`` to ``end``, whose rows ``stats`` are."""
-        for name, flows, counts in self._columns:
-            low, high = np.searchsorted(flows, (first, end))
-            stats[name][flows[low:high] - first] += counts[low:high].astype(np.uint32)
+        stats["duplicate"] += self._duplicates[first:end]
+        low, high = np.searchsorted(self._flows, (first, end))
+        stats["late"][self._flows[low:high] - first] += self._counts[low:high].astype(np.uint32)
 
 
 class _Closed(NamedTuple):

@@ -136,8 +136,6 @@ class Ledger(Windows):
         # The next probe when a reflector was last seen to answer what we did not send, flow by flow.
         self.doubt_sequence = np.zeros(flows, np.uint32)
         self.doubted = np.zeros(flows, np.bool_)
-        #: Duplicates not attributed to an interval yet: (flow, sequence) columns.
-        self.duplicates: list[tuple[Ints, npt.NDArray[np.uint32]]] = []
         self.late_after_close: list[Ints] = []  # flows of late replies to closed intervals
         #: Bursts sent but not entered yet.
         self._unsettled: list[tuple[Probes, slice, int | Ints]] = []
@@ -173,6 +171,7 @@ class Ledger(Windows):
             end_ns,
             self.next_sequence.copy(),
             pair_suspect=np.zeros(self.pairs, np.uint32),
+            duplicates=np.zeros(self.flows, np.uint32),
         )
 
     def pairs_waiting(self) -> npt.NDArray[np.bool_]:
@@ -319,7 +318,7 @@ class Ledger(Windows):
                 heard = replies.rows(genuine)
             again = genuine & ~fresh
             if again.any():
-                self.duplicates.append((replies.flow[again], replies.sequence[again]))
+                self._count_again(replies.flow[again], replies.sequence[again])
                 self._doubt_twins(cells[again], replies.number[again], self.number[cells[again]])
             replies = replies.rows(fresh)
             cells, t1, known = cells[fresh], t1[fresh], known[fresh]
@@ -331,7 +330,7 @@ class Ledger(Windows):
                 _, first, which = np.unique(cells, return_index=True, return_inverse=True)
                 keep = np.zeros(len(cells), np.bool_)
                 keep[first] = True
-                self.duplicates.append((replies.flow[~keep], replies.sequence[~keep]))
+                self._count_again(replies.flow[~keep], replies.sequence[~keep])
                 self._doubt_twins(cells, replies.number, replies.number[first[which]])
                 known = self.flags[cells]
                 replies = replies.rows(keep)
@@ -369,6 +368,18 @@ class Ledger(Windows):
                 )
         follow_up(self, heard)
         return len(cells)
+
+    def _count_again(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> None:
+        """Count replies to probes that had one already with the oldest interval that those may be of.
+
+        No more is kept of them: who is asked once may answer without end.
+        """
+        for interval in self.open_intervals():
+            ours = np.ones(len(flows), np.bool_)
+            if interval.end is not None:
+                ours = (sequence - interval.end[flows]).astype(np.int32) < 0
+            np.add.at(interval.duplicates, flows[ours], np.uint32(1))
+            flows, sequence = flows[~ours], sequence[~ours]
 
     def _doubt_twins(
         self, cells: Ints, number: npt.NDArray[np.uint32], before: npt.NDArray[np.uint32]

@@ -23,6 +23,8 @@ class OpenInterval:
     due: float = math.inf  # when it may be closed, on the monotonic clock
     waited_ns: int = 0  # what `due` was put off for: see `put_off`
     told: int = 0  # the figures of so many flows, the first of them, are made
+    #: (flows,) further replies to probes of it, or of those closed before it.
+    duplicates: npt.NDArray[np.uint32] = field(factory=lambda: np.zeros(0, np.uint32))
     #: Flows of late replies that came after that: of the next interval once this one is closed.
     late_since_told: list[npt.NDArray[np.int64]] = field(factory=list)
     #: Of each step of the clock: flow by flow the sequence number of the first probe after it.

@@ -74,6 +74,8 @@ class ProbeSocket(HeldPort):
                 sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, name)
             if source.df:
                 mmsg.forbid_fragments(sock)
+            else:
+                mmsg.believe_no_path_mtu(sock)
             mmsg.enable_receive_options(sock)
             flags = mmsg.SOF_RX_SOFTWARE | mmsg.SOF_SOFTWARE
             if self._kernel_stamps:

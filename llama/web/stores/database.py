@@ -8,7 +8,13 @@ from typing import Any, ParamSpec, TypeVar
 from urllib.parse import urlencode
 
 import orjson
-from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, gatherResults
+from twisted.internet.defer import (
+    CancelledError,
+    Deferred,
+    DeferredLock,
+    DeferredSemaphore,
+    gatherResults,
+)
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.task import deferLater
 from twisted.internet.threads import deferToThreadPool
@@ -97,6 +103,9 @@ class Database:
         self._pool = connection_pool(reactor)
         self._pool.maxPersistentPerHost = AT_ONCE
         self._turns = DeferredSemaphore(AT_ONCE)
+        # One answer after the other, lest several large ones are values at once: the interpreter's lock
+        # lets no two be read together anyway.
+        self._reading = DeferredLock()
         try:
             self._agent = agent_of(reactor, self._pool, min(5.0, timeout_s), ca_file)
         except ValueError as error:
@@ -156,7 +165,7 @@ class Database:
         except Exception as error:
             kind = StoreTimeoutError if _timed_out(error) else StoreError
             raise kind(f"{self.url}: {explain(error, self._timeout_s)}") from None
-        return await self.in_thread(self._read, reply, read, load)
+        return await self._reading.run(self.in_thread, self._read, reply, read, load)
 
     def _read(self, reply: Reply, read: Callable[[Any], T], load: Callable[[bytes], Any]) -> T:
         try:

@@ -16,7 +16,7 @@ from twisted.internet.defer import Deferred, succeed
 
 from llama.collector.intervals.summary import SUSPECT_REASONS, suspect_bit
 from llama.web.store import Activity, Column, History, Snapshot, Tags, Timeline, Window, series_key
-from llama.web.stores.database import deferred
+from llama.web.stores.database import MOST_VALUES, deferred
 from llama.web.stores.prometheus_api import Key, Labels, PrometheusDatabase, tags_of
 from llama.web.stores.promql import (
     FEW_SOURCES,
@@ -261,7 +261,7 @@ class PrometheusStore:
         each_s = step_s / parts
         steps = int(np.ceil(window.length_s / step_s - 1e-9))
         ends = window.start_s + each_s * np.arange(1, steps * parts + 1)
-        found = await self._database.steps(names.doubts(each_s, where), ends, each_s)
+        found = await self._database.steps(names.doubts(each_s, where), ends, each_s, MOST_VALUES)
         answer = {}
         for labels, row in found:
             bits = np.nan_to_num(row).astype(np.int64).reshape(steps, int(parts))

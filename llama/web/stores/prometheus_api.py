@@ -15,7 +15,7 @@ from twisted.internet.defer import Deferred
 from twisted.logger import Logger
 
 from llama.printable import printable
-from llama.web.store import Column, Tags, Window, series_key
+from llama.web.store import MOST_CELLS, Column, Tags, Window, see_room, series_key
 from llama.web.stores.database import Database
 from llama.web.stores.promql import NO_TAGS
 
@@ -94,13 +94,18 @@ class PrometheusDatabase(Database):
         return self.ask("/api/v1/query", {"query": query, **when, "nocache": "1"}, read)
 
     def steps(
-        self, query: str, ends: Column, step_s: float
+        self, query: str, ends: Column, step_s: float, most: int = MOST_CELLS
     ) -> Deferred[list[tuple[Labels, Column]]]:
-        """Give each series over the steps that end at ``ends``, Unix seconds; NaN: no value."""
+        """Give each series over the steps that end at ``ends``, Unix seconds; NaN: no value.
+
+        Fails with `TooMuchError` for more than ``most`` of them all.
+        """
 
         def read(said: Any) -> list[tuple[Labels, Column]]:
             answer = []
-            for each in self._data(said, "matrix"):
+            found = self._data(said, "matrix")
+            see_room(len(found), ends.size, most)
+            for each in found:
                 table = _table(each)
                 row = np.full(ends.size, np.nan)
                 place = np.rint((table[:, 0] - ends[0]) / step_s).astype(np.int64)

@@ -26,6 +26,7 @@ from llama.web.store import (
     Tags,
     Timeline,
     Window,
+    see_room,
 )
 from llama.web.stores.sqlite_reader import (
     MEASUREMENT,
@@ -230,6 +231,8 @@ def history(
 ) -> History:
     """Return the figures over time of some series."""
     numbers = np.array(reader.matching(where), dtype=np.int64)
+    ends = window.steps(step_s)
+    see_room(len(numbers), ends.size)
     known = _known(columns)
     parts = [np.empty((0, 2 + len(known)))]
     for table, start, end in reader.spans(window, len(numbers), step_s):
@@ -243,7 +246,6 @@ def history(
         )
     rows = np.concatenate(parts)
     spoke, series = np.unique(rows[:, 0], return_inverse=True)
-    ends = window.steps(step_s)
     step = np.ceil(rows[:, 1] / 1000 / step_s - 1e-9) - np.rint(ends[0] / step_s)
     shape = len(spoke), ends.size
     place = series * ends.size + np.clip(step.astype(np.int64), 0, ends.size - 1)
