@@ -637,10 +637,10 @@ class DrainTests(TimekeeperCase):
 
     def test_few_notes_of_many_late_ticks(self) -> None:
         """However often it was late, and by whatever, an interval says so in a few notes."""
-        self.timekeeper.use([self.group()])
-        self.timekeeper.tick()
         now_ns = time.monotonic_ns()
         self.patch(self.timekeeper, "_monotonic_ns", lambda: now_ns)
+        self.timekeeper.use([self.group()])
+        self.timekeeper.tick()
         for ms in (*range(80, 90), 15_000):
             now_ns += ms * SECOND // 1000
             self.timekeeper.tick()
