@@ -20,8 +20,8 @@ from twisted.web.resource import Resource
 from twisted.web.server import Site
 
 from llama.collector.answers.api import CollectorApi
-from llama.collector.answers.encode import utc_text
 from llama.collector.answers.history import History
+from llama.rfc3339 import utc_text
 from llama.testing import closed_interval, pair
 
 NAME, TIME = b"collector01.example.net", b"@TIME@"

@@ -24,10 +24,10 @@ from attrs import frozen
 from benchmarks import machine
 from benchmarks.figures import Claim, Report, ratio
 from benchmarks.programs import BenchmarkError
-from llama.collector.answers.encode import utc_text
 from llama.pinpoint import answers
 from llama.pinpoint.judgement import judge
 from llama.pinpoint.windows import PART, Measured
+from llama.rfc3339 import utc_text
 
 FLOWS, SENT = 16, 30  # of a pair, and probes of a flow in an interval
 INTERVAL_S, FIRST_S = 30, 1_800_000_000

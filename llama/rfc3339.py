@@ -1,4 +1,4 @@
-"""Times as collectors write them, in RFC 3339, as Unix time."""
+"""Times as collectors write them, in RFC 3339, from Unix time and back."""
 
 from __future__ import annotations
 
@@ -26,3 +26,10 @@ def time_ns(text: str) -> int:
 def time_s(text: str) -> float:
     """Return the Unix time in s of an RFC 3339 time. Raises `ValueError` if it is none."""
     return time_ns(text) / 1e9
+
+
+def utc_text(time_ns: int) -> str:
+    """Return a time since 1970, in nanoseconds, as RFC 3339 in UTC: ``2024-01-31T12:00:30Z``."""
+    seconds, rest = divmod(time_ns, 1_000_000_000)
+    fraction = f".{rest:09}".rstrip("0") if rest else ""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + fraction + "Z"

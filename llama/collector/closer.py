@@ -38,6 +38,11 @@ def oldest_due(tracks: Iterable[Track], latest_s: float) -> Window | None:
     return over[min(due)] if due else None
 
 
+def is_newest_due(window: Window, latest_s: float) -> bool:
+    """Return whether of one of its tracks no later interval was due by ``latest_s``."""
+    return any(all(i.due > latest_s for i in track.ledger.over[1:2]) for track, _ in window)
+
+
 class Closer:
     """Closes one window at a time; while it is ``busy`` with one, tracks must stay as they are.
 
@@ -72,6 +77,13 @@ class Closer:
             self._has_closed, self._has_not_closed, errbackArgs=(window,)
         )
 
+    def give_up(self, window: Window) -> None:
+        """Have done with a window without its figures; nothing must be ``busy``."""
+        self.unclosed += 1
+        for track, interval in window:
+            if interval in track.ledger.over:
+                closing.give_up(track.ledger, interval)
+
     def stop(self) -> None:
         """Drop what is under way."""
         self._slices.stop()
@@ -90,11 +102,8 @@ class Closer:
         if self._tries < MOST_TRIES:
             return
         self._tries = 0
-        self.unclosed += 1
         self._log.error("the interval is given up after {tries} tries", tries=MOST_TRIES)
-        for track, interval in window:
-            if interval in track.ledger.over:
-                closing.give_up(track.ledger, interval)
+        self.give_up(window)
 
     def _finished(self) -> None:
         self.busy = False

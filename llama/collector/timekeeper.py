@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from twisted.logger import Logger
 
-from llama.collector.closer import Closer, oldest_due
+from llama.collector.closer import Closer, Window, is_newest_due, oldest_due
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.host_watch import HostWatch
 from llama.collector.intervals import closing
@@ -37,6 +37,8 @@ CALM_NS = 3_000_000_000
 MOST_DRAINS = 64
 #: The reactor turns, yet no tick has come to its end for so long: something is broken.
 STALLED_S = 5.0
+#: That closing takes too long is told of so often at most, s.
+TELL_S = 300.0
 
 
 class Timekeeper:
@@ -88,6 +90,7 @@ class Timekeeper:
         self._watched_s = -math.inf
         self._last_tick_s: float | None = None
         self._well_s: float | None = None  # when a tick last came to its end
+        self._tell_s = -math.inf  # from when on it is told that closing takes too long
         self.refused: Sequence[tuple[Group, OSError]] = ()  #: not in use: what cannot be, and why
         self._silent: set[tuple[object, ...]] = set()  # groups of which no probe could be sent
         self._hindered = False  # by an error, from taking up what is wanted
@@ -335,7 +338,7 @@ class Timekeeper:
         calm = self._end_ns - self._wall_ns() < CALM_NS
         if self._wanted is not None and calm and not self._hindered:
             return  # what is being closed cannot be rearranged
-        window = oldest_due(self.prober.tracks, now_s - (0 if empty else 2))
+        window = self._to_close(now_s, now_s - (0 if empty else 2))
         if window is None:
             return
         self._check_drops()  # what befell the last of its probes is known by now
@@ -344,6 +347,28 @@ class Timekeeper:
                 interval.suspect |= suspect_bit("late_ticks")
                 interval.notes.add(closing.UNREAD)
         self.closer.close(window)
+
+    def _to_close(self, now_s: float, latest_s: float) -> Window | None:
+        """Return the oldest window that was due by ``latest_s``, if there is one.
+
+        Where closing takes longer than an interval, its probes may be forgotten by now. Then it and
+        those after it are given up, but for the newest: else only forgotten ones would ever be closed,
+        and ever more would wait.
+        """
+        before = self.closer.unclosed
+        window = oldest_due(self.prober.tracks, latest_s)
+        if window is not None and now_s - max(i.due for _, i in window) > SLACK_S:
+            while window is not None and not is_newest_due(window, latest_s):
+                self.closer.give_up(window)
+                window = oldest_due(self.prober.tracks, latest_s)
+        if self.closer.unclosed > before and now_s >= self._tell_s:
+            self._tell_s = now_s + TELL_S
+            self.log.error(
+                "closing intervals takes longer than they last, {count} were given up so far: this host"
+                " has too much else to do, or too much is asked of it (llama check)",
+                count=self.closer.unclosed,
+            )
+        return window
 
     def _listen(self, track: Track, pair_stats: Stats) -> None:
         """Take note whether any probe of a group left in an interval, or all were refused."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, Protocol
 
 from twisted.application.service import Service
@@ -20,6 +19,7 @@ from llama.process import processor_s, resident_octets
 from llama.reflector.sessions import Sessions
 from llama.reflector.tally import Tally
 from llama.reflector.windows import Windows
+from llama.rfc3339 import utc_text
 
 MEASUREMENT = "reflector_stats"
 TICK_S = 0.1
@@ -68,7 +68,8 @@ class Stats(Service):
         self._ticker = Ticker(reactor, self.tick)
         self._due_s = 0.0  # when the next tick is to come
         self._window = 0  # the number since 1970 of the one that is open
-        self._last_ended = 0  # the last one that a point was made of
+        self._newest_ended = 0  # the highest number of one that a point was made of
+        self._set_back = 0  # how often the clock was
         self._lag_s = self._last_lag_s = 0.0
         self._before = (0.0, 0, 0, 0)
 
@@ -98,12 +99,16 @@ class Stats(Service):
         window = self._wall_ns() // self._length_ns
         if window == self._window:
             return
-        # After a step back of the clock the time of some windows comes a second time: they are left
-        # to the next new one, since a point of the same time would overwrite the first.
-        self._window = window
-        if window > self._last_ended:
-            self._last_ended = window
-            self._close(window * self._length_ns // 1_000_000_000, now_s)
+        before, self._window = self._window, window
+        if window < before:
+            self._set_back += 1
+            return
+        end_ns = window * self._length_ns
+        if window <= self._newest_ended:
+            # There was one of the same end: this point would overwrite the other's.
+            end_ns += self._set_back * 1_000_000
+        self._newest_ended = max(self._newest_ended, window)
+        self._close(end_ns, now_s)
 
     @property
     def tick_lag_s(self) -> float:
@@ -114,7 +119,7 @@ class Stats(Service):
         tally = self._ports.tally
         return now_s, tally.received, tally.answered.total(), tally.dropped.total()
 
-    def _close(self, end_s: int, now_s: float) -> None:
+    def _close(self, end_ns: int, now_s: float) -> None:
         counts = self._counts(now_s)
         elapsed_s, *done = (new - old for new, old in zip(counts, self._before, strict=True))
         names = ("received_per_second", "answered_per_second", "dropped_per_second")
@@ -130,7 +135,7 @@ class Stats(Service):
                     "port": str(self._ports.port_number),
                 },
                 "fields": {**figures(self._ports), **rates, "tick_lag_seconds": self._last_lag_s},
-                "time": datetime.fromtimestamp(end_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "time": utc_text(end_ns),
             }
         )
 

@@ -51,6 +51,14 @@ class Counts:
         self.taken.labels(url)
         self.missed.labels(url)
 
+    def end_collector(self, url: str) -> None:
+        """Show the counters of a collector no more: in years a fleet has any number of them."""
+        for counter in (self.polls, self.taken, self.rejected, self.missed):
+            (family,) = counter.collect()
+            for labels in {tuple(sample.labels.items()) for sample in family.samples}:
+                if ("collector", url) in labels:
+                    counter.remove(*(value for _, value in labels))
+
     def begin_writer(self, name: str) -> None:
         """Show the counters of a writer."""
         self.written.labels(name)

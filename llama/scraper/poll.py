@@ -119,13 +119,19 @@ class Poller:
         wanted = dict.fromkeys(urls)
         self._leaving = [ending for ending in self._leaving if not ending.called]
         for url in [url for url in self.collectors if url not in wanted]:
-            self._leaving.append(self.collectors.pop(url).stop())
+            ended = self.collectors.pop(url).stop()
+            self._leaving.append(ended.addCallback(self._has_left, url))
             self.names.forget(url)
         for url in wanted:
             if url not in self.collectors:
                 self._phase = (self._phase + _GOLDEN) % 1.0
                 self.collectors[url] = CollectorPoll(url, self, self._phase * self.interval_s)
                 self.collectors[url].start()
+
+    def _has_left(self, _: None, url: str) -> None:
+        """Show no more of a collector that is asked no more, unless it is again."""
+        if url not in self.collectors:
+            self.counts.end_collector(url)
 
     async def stop(self) -> None:
         """Ask no more; returns when nothing is under way."""

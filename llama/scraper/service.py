@@ -203,6 +203,8 @@ class ScraperService(MultiService):
             left = [c for c in self.spool.chunks.values() if writer.name in c.waiting]
             self.deliveries[writer.name].start(left)
         if poller is not self.poller:
+            stay = [url for url in self.poller.collectors if url in config.collectors]
+            self.poller.set_collectors(stay)
             await self.poller.stop()
             if not self.running:
                 return

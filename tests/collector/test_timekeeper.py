@@ -13,7 +13,7 @@ from attrs import evolve
 from timekeeper_case import TimekeeperCase, pair
 from twisted.logger import capturedLogs, formatEvent
 
-from llama.collector import joining
+from llama.collector import joining, timekeeper
 from llama.collector.closer import MOST_TRIES
 from llama.collector.intervals import closing
 from llama.collector.intervals.cell import RECEIVED, STAMPED
@@ -638,10 +638,10 @@ class DrainTests(TimekeeperCase):
 
     def test_few_notes_of_many_late_ticks(self) -> None:
         """However often it was late, and by whatever, an interval says so in a few notes."""
-        self.timekeeper.use([self.group()])
-        self.timekeeper.tick()
         now_ns = time.monotonic_ns()
         self.patch(self.timekeeper, "_monotonic_ns", lambda: now_ns)
+        self.timekeeper.use([self.group()])
+        self.timekeeper.tick()
         for ms in (*range(80, 90), 15_000):
             now_ns += ms * SECOND // 1000
             self.timekeeper.tick()
@@ -714,6 +714,39 @@ class DrainTests(TimekeeperCase):
         before = self.closed[-1]
         self.assertGreater(self.newest(1).start_ns, before.end_ns)  # there is one between
         self.assertEqual(self.timekeeper.trouble(), "")
+
+    def test_closing_takes_too_long(self) -> None:
+        """Of windows that wait until their probes are forgotten the newest is closed."""
+        self.timekeeper.use([self.group(), evolve(self.group(), test="other", timeout_s=0.1)])
+        self.newest(2)
+        before = len(self.closed)
+        over = self.prober.tracks[0].ledger.over
+        self.timekeeper.closer.busy = True
+        self.run_until(lambda: len(over) == 4 and over[-1].due <= time.monotonic())
+        newest = over[-1].end_ns
+        self.patch(timekeeper, "SLACK_S", 2.0)
+        with capturedLogs() as logs:
+            self.timekeeper.closer.busy = False
+            self.run_until(lambda: len(self.closed) >= before + 4)
+        ends = [interval.end_ns for interval in self.closed[before:]]
+        self.assertEqual(ends[:2], [newest, newest])
+        self.assertGreater(min(ends[2:]), newest)
+        self.assertEqual(self.timekeeper.closer.unclosed, 6)
+        self.assertEqual(len(logs), 1)
+        self.assertIn("6 were given up so far", formatEvent(logs[0]))
+
+    def test_closing_catches_up(self) -> None:
+        """Windows that had to wait, but not for so long, are all closed."""
+        self.timekeeper.use([self.group()])
+        self.newest(1)
+        over = self.prober.tracks[0].ledger.over
+        self.timekeeper.closer.busy = True
+        self.run_until(lambda: len(over) == 3)
+        self.timekeeper.closer.busy = False
+        self.newest(4)
+        ends = [interval.end_ns for interval in self.closed]
+        self.assertEqual({b - a for a, b in itertools.pairwise(ends)}, {SECOND})
+        self.assertEqual(self.timekeeper.closer.unclosed, 0)
 
     def test_fails_once(self) -> None:
         """Wherever closing fails, with some tests of a window closed already, nothing of it is lost."""

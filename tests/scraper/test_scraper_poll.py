@@ -143,6 +143,30 @@ class CursorTests(PollCase):
         self.assertLessEqual(len(one.questions), asked + 1)
         self.assertEqual(list(self.poller.collectors), [second])
 
+    async def test_counters_of_one_that_left(self) -> None:
+        """They are shown no more, whatever it was counted for; those of others are."""
+        good, url = self.collector("good")
+        good.close(NOW)
+        bad, other = self.collector("bad")
+        bad.close(NOW)
+        bad.closed[0][1].append({})
+        self.poller.set_collectors([url, other, "http://127.0.0.1:1"])
+        await until(lambda: self.polls(url, "ok"), "a good answer")
+        await until(lambda: self.polls("http://127.0.0.1:1", "no_answer"), "none")
+        rejected = {"collector": other, "reason": "malformed"}
+        value = self.counts.registry.get_sample_value
+        await until(lambda: value("llama_scraper_points_rejected_total", rejected), "a bad one")
+        self.poller.set_collectors([url])
+
+        def shown() -> set[str]:
+            families = self.counts.registry.collect()
+            return {sample.labels["collector"] for family in families for sample in family.samples}
+
+        await until(lambda: shown() == {url}, "the others to leave")
+        self.assertGreater(self.polls(url, "ok"), 0)
+        self.poller.set_collectors([url, other])
+        self.assertEqual(value("llama_scraper_points_taken_total", {"collector": other}), 0)
+
     async def test_one_name(self) -> None:
         """Two collectors that call themselves the same are said, once; a URL that was replaced is not."""
         events: list[Any] = []

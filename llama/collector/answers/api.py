@@ -31,6 +31,7 @@ from llama.collector.slices import Job, Slices
 from llama.http.errors import add_errors
 from llama.http.server import Query, json_error, plain
 from llama.paths.table import PathTable
+from llama.rfc3339 import utc_text
 
 JSON = "application/json"
 HTML = "text/html; charset=utf-8"
@@ -297,7 +298,7 @@ class CollectorApi:
             span = f"{held[0].close_number} to {held[-1].close_number} are" if held else "none is"
             return f"interval {query.close_number} is not held; {span}"
         if query.at_s is not None and not self._at(query.at_s):
-            since = f"those since {encode.utc_text(held[0].start_ns)} are" if held else "none is"
+            since = f"those since {utc_text(held[0].start_ns)} are" if held else "none is"
             return f"no interval of that time is held; {since}"
         return None
 
@@ -383,8 +384,8 @@ class CollectorApi:
             "intervals": [
                 {
                     "close_number": closed.close_number,
-                    "start": encode.utc_text(closed.start_ns),
-                    "end": encode.utc_text(closed.end_ns),
+                    "start": utc_text(closed.start_ns),
+                    "end": utc_text(closed.end_ns),
                     "timeout_ms": closed.timeout_s * 1e3,
                     "all_flows": closed.all_flows,
                     "notes": list(closed.notes),

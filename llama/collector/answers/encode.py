@@ -8,7 +8,6 @@ programs; NaN appears nowhere.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
@@ -21,6 +20,7 @@ from llama.collector.intervals.summary import ClosedInterval, Pair, Stats, reaso
 from llama.collector.slices import Job, Pace
 from llama.paths.table import FlowKey, Known
 from llama.paths.table import as_json as path_row
+from llama.rfc3339 import utc_text
 
 #: Figures that are counts, by the same name everywhere.
 COUNTS = (
@@ -66,13 +66,6 @@ _MADE = 1000  # texts of alike figures that are kept, and those of a slice more
 
 _pace_of_points = Pace()
 _pace_of_rows = Pace()
-
-
-def utc_text(time_ns: int) -> str:
-    """Return a time since 1970, in nanoseconds, as RFC 3339 in UTC: ``2024-01-31T12:00:30Z``."""
-    seconds, rest = divmod(time_ns, 1_000_000_000)
-    fraction = f".{rest:09}".rstrip("0") if rest else ""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S") + fraction + "Z"
 
 
 def _ms(time_ns: npt.NDArray[Any]) -> npt.NDArray[np.float64]:

@@ -17,12 +17,13 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from llama.collector.answers.encode import loss_percent, utc_text
+from llama.collector.answers.encode import loss_percent
 from llama.collector.answers.history import Newest
 from llama.collector.answers.packed import Packed, Packer
 from llama.collector.intervals.summary import Pair, reasons
 from llama.collector.slices import Job, Pace
 from llama.config.dscp import class_name
+from llama.rfc3339 import utc_text
 
 _STYLE = """
 :root{color-scheme:light dark;--bg:#fff;--fg:#1a1a1a;--dim:#5a5a5a;--line:#d5d5d5;
