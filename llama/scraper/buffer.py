@@ -233,6 +233,8 @@ class Held:
         """
         leave: dict[int, Chunk] = {}
         room = self.max_octets - self.octets - octets
+        if room >= 0:
+            return []
         whose = max(self._octets_of, key=self._octets_of.__getitem__, default="")
         over_half = self._octets_of[whose] - self.max_octets // 2
         for chunk in self.chunks.values():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from prometheus_client import CollectorRegistry, Counter
 
 #: Why points are let go without being written.
@@ -51,13 +53,13 @@ class Counts:
         self.taken.labels(url)
         self.missed.labels(url)
 
-    def end_collector(self, url: str) -> None:
-        """Show the counters of a collector no more: in years a fleet has any number of them."""
+    def end_collectors(self, urls: Container[str]) -> None:
+        """Show the counters of collectors no more: in years a fleet has any number of them."""
         for counter in (self.polls, self.taken, self.rejected, self.missed):
             (family,) = counter.collect()
-            for labels in {tuple(sample.labels.items()) for sample in family.samples}:
-                if ("collector", url) in labels:
-                    counter.remove(*(value for _, value in labels))
+            for labels in {tuple(sample.labels.values()) for sample in family.samples}:
+                if labels[0] in urls:
+                    counter.remove(*labels)
 
     def begin_writer(self, name: str) -> None:
         """Show the counters of a writer."""

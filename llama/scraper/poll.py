@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from twisted.internet.defer import Deferred, succeed
+from twisted.internet.defer import Deferred, gatherResults, succeed
 from twisted.internet.task import LoopingCall
 from twisted.logger import Logger
 
@@ -118,9 +118,11 @@ class Poller:
         """Ask exactly these collectors from now on; those asked already go on undisturbed."""
         wanted = dict.fromkeys(urls)
         self._leaving = [ending for ending in self._leaving if not ending.called]
-        for url in [url for url in self.collectors if url not in wanted]:
-            ended = self.collectors.pop(url).stop()
-            self._leaving.append(ended.addCallback(self._has_left, url))
+        leaving = [url for url in self.collectors if url not in wanted]
+        if leaving:
+            ends = [self.collectors.pop(url).stop() for url in leaving]
+            self._leaving.append(gatherResults(ends).addCallback(self._have_left, leaving))
+        for url in leaving:
             self.names.forget(url)
         for url in wanted:
             if url not in self.collectors:
@@ -128,10 +130,9 @@ class Poller:
                 self.collectors[url] = CollectorPoll(url, self, self._phase * self.interval_s)
                 self.collectors[url].start()
 
-    def _has_left(self, _: None, url: str) -> None:
-        """Show no more of a collector that is asked no more, unless it is again."""
-        if url not in self.collectors:
-            self.counts.end_collector(url)
+    def _have_left(self, _: object, urls: Sequence[str]) -> None:
+        """Show no more of collectors that are asked no more, unless they are again."""
+        self.counts.end_collectors({*urls} - self.collectors.keys())
 
     async def stop(self) -> None:
         """Ask no more; returns when nothing is under way."""
@@ -475,6 +476,4 @@ class CollectorPoll:
             return
         name, measurement = found
         for other in self._poller.names.heard(self.url, name):
-            self._log.warn(
-                SHARED[measurement], url=self.url, other=other, name=name[:MOST_TOLD]
-            )
+            self._log.warn(SHARED[measurement], url=self.url, other=other, name=name[:MOST_TOLD])
