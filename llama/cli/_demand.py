@@ -10,7 +10,7 @@ from llama.collector.intervals.summary import FLOW, STATS
 from llama.collector.probing.hping3.process import programs_of
 from llama.collector.probing.sockets import SMALLEST_ROOM, zone_of
 from llama.config import CollectorConfig, Test
-from llama.config.offered import offered, packet_octets, sizes_of, versions
+from llama.config.offered_load import offered, packet_octets, sizes_of, versions
 
 #: For so long a collector may be kept from reading before replies are dropped.
 STALL_S = 0.25

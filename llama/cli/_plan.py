@@ -15,7 +15,7 @@ from llama.cli._host import Host
 from llama.collector.probing.hping3.cycle import spacing_s
 from llama.collector.probing.plan import cycle_of
 from llama.config import CollectorConfig, Test, class_name
-from llama.config.offered import Offered, offered, offered_to, share_of_rate, sizes_of
+from llama.config.offered_load import Offered, offered, offered_to, share_of_rate, sizes_of
 from llama.config.probes import KINDS
 from llama.config.tree import shown
 from llama.pinpoint.answers import MOST_TAGS

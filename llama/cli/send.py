@@ -22,7 +22,7 @@ from llama.collector.probing.plan import chosen_addresses
 from llama.config import dscp_number
 from llama.config.keys import read_keys
 from llama.config.probes import KINDS
-from llama.config.refused import ANSWERED_BY_OURS
+from llama.config.refused_ports import ANSWERED_BY_OURS
 from llama.net.port import LONGEST
 from llama.net.reactor import prepare
 

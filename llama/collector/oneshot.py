@@ -16,15 +16,15 @@ from twisted.internet.defer import Deferred
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.host_watch import HostWatch
 from llama.collector.intervals import closing
-from llama.collector.intervals.ledger import (
+from llama.collector.intervals.cell import (
     FOLLOWED,
     LATE,
     NO_RTT,
     RECEIVED,
     RESIDENCE_UNKNOWN,
     STAMPED,
-    Ledger,
 )
+from llama.collector.intervals.ledger import Ledger
 from llama.collector.intervals.replies import UNKNOWN_DSCP
 from llama.collector.intervals.summary import Pair, suspect_bit
 from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle
@@ -127,49 +127,21 @@ class OneShot:
             kernel_stamps=wanted.kernel_stamps,
             wall_ns=wall_ns,
         )
-        version = 6 if ":" in wanted.address else 4
-        sources = tuple(
-            Source(
-                version=version,
-                address=wanted.source,
-                interface=wanted.interface,
-                number=wanted.source_port + n if wanted.source_port else 0,
-                owner=str(n),
-                df=wanted.df,
-                protocol=PROTOCOLS.get(wanted.probe, "udp"),
-            )
-            for n in range(wanted.flows)
+        group = _group(wanted)
+        dscps = np.array([pair.dscp for pair in group.pairs], np.uint8)
+        ledger = Ledger(
+            dscps, wanted.flows, group.rate_pps, group.timeout_s, wanted.count * wanted.interval_s
         )
-        pairs = tuple(
-            Pair(
-                target=wanted.address, src_ip=wanted.source or "", dst_ip=wanted.address,
-                dst_port=0 if wanted.probe == "icmp" else wanted.port, dscp=dscp,
-                class_name=class_name(dscp), probe=wanted.probe,
-                size=size, port_group="", tags={},
-            )
-            for dscp in wanted.dscps
-            for size in wanted.sizes or (KINDS[wanted.probe].natural_size,)
-        )  # fmt: skip
-        rate = 1 / wanted.interval_s
-        cycle, timeout_s = None, wanted.timeout_s
-        if wanted.probe == "hping3":
-            cycle, timeout_s = _cycle(wanted), KNOWN_AFTER_S
-        group = Group(
-            test="send", probe=wanted.probe, version=version, sources=sources, rate_pps=rate,
-            timeout_s=timeout_s, pairs=pairs, key=wanted.key, cycle=cycle,
-        )  # fmt: skip
-        dscps = np.array([pair.dscp for pair in pairs], np.uint8)
-        ledger = Ledger(dscps, wanted.flows, rate, timeout_s, wanted.count * wanted.interval_s)
         try:
             require_zone(wanted.address, wanted.interface)
             self._track = self.prober.track(
-                group, ledger, np.ones(len(pairs), np.bool_), time.monotonic()
+                group, ledger, np.ones(len(dscps), np.bool_), time.monotonic()
             )
             self._refusals = self._hear_refusals()
         except OSError:
             self.prober.close()
             raise
-        self._probes = wanted.count * len(pairs) * wanted.flows
+        self._probes = wanted.count * group.flows
         self._track.schedule.limit = self._probes
         self.prober.arrange([self._track])
         # Large probes leave a few at a time: what comes back must find room.
@@ -196,7 +168,7 @@ class OneShot:
             prober.told_errors = refusals.of_attempt
             return refusals
         prober.told_errors = refusals.error
-        for sock in self._track.sockets:
+        for sock in prober.sockets.values():
             sock.hear_errors()
         return refusals
 
@@ -332,6 +304,41 @@ class OneShot:
         )  # fmt: skip
         self.prober.close()
         self.prober.ended().addCallback(lambda _: self._done.callback(result))
+
+
+def _group(wanted: Wanted) -> Group:
+    """Return the flows of a test: all its classes and sizes from each source port."""
+    version = 6 if ":" in wanted.address else 4
+    sources = tuple(
+        Source(
+            version=version,
+            address=wanted.source,
+            interface=wanted.interface,
+            number=wanted.source_port + n if wanted.source_port else 0,
+            owner=str(n),
+            df=wanted.df,
+            protocol=PROTOCOLS.get(wanted.probe, "udp"),
+        )
+        for n in range(wanted.flows)
+    )
+    pairs = tuple(
+        Pair(
+            target=wanted.address, src_ip=wanted.source or "", dst_ip=wanted.address,
+            dst_port=0 if wanted.probe == "icmp" else wanted.port, dscp=dscp,
+            class_name=class_name(dscp), probe=wanted.probe,
+            size=size, port_group="", tags={},
+        )
+        for dscp in wanted.dscps
+        for size in wanted.sizes or (KINDS[wanted.probe].natural_size,)
+    )  # fmt: skip
+    cycle, timeout_s = None, wanted.timeout_s
+    if wanted.probe == "hping3":
+        cycle, timeout_s = _cycle(wanted), KNOWN_AFTER_S
+    return Group(
+        test="send", probe=wanted.probe, version=version, sources=sources,
+        rate_pps=1 / wanted.interval_s,
+        timeout_s=timeout_s, pairs=pairs, key=wanted.key, cycle=cycle,
+    )  # fmt: skip
 
 
 def _cycle(wanted: Wanted) -> Cycle:

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 from attrs import evolve
 
-from llama.collector.intervals.ledger import CELL, SLACK_S, Ints, Ledger, depth_needed
+from llama.collector.intervals.cell import CELL
+from llama.collector.intervals.ledger import SLACK_S, Ints, Ledger, depth_needed
 from llama.collector.intervals.open_interval import OpenInterval
 from llama.collector.intervals.summary import Pair
 from llama.collector.probing.track import Track

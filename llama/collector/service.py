@@ -34,7 +34,7 @@ from llama.collector.slices import Job, Slices
 from llama.collector.timekeeper import Timekeeper
 from llama.collector.tracing import Tracing
 from llama.config import CollectorConfig, ConfigErrors
-from llama.config.offered import offered, share_of_rate
+from llama.config.offered_load import offered, share_of_rate
 from llama.http.server import CannotListen, HttpService
 from llama.net import mmsg
 from llama.net.clock import clock_error_ns

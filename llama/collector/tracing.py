@@ -13,7 +13,7 @@ import socket
 import struct
 import time
 from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from twisted.logger import Logger
@@ -23,6 +23,7 @@ from llama.collector.probing.sockets import ProbeSocket
 from llama.collector.probing.udp import UdpProber
 from llama.collector.slices import Job
 from llama.collector.trace_picks import Picks
+from llama.collector.trace_proof import Proof
 from llama.config import class_name
 from llama.net import errors, mmsg
 from llama.paths.table import FlowKey, PathTable
@@ -47,11 +48,6 @@ MOST_HOPS = 24
 ATTEMPTS = 2
 #: Packets that are remembered: all of what goes on, and for late answers those of the last so many s.
 NUMBERS, LATE_S = 8192, 60.0
-#: Routers of which is known that they quote enough to prove themselves.
-PROVERS = 65_536
-#: Answers without proof about a destination are not believed so long, s, after one that was forged; of so
-#: many destinations that is remembered.
-WARY_S, WARY_OF = 300.0, 4096
 #: Mismatches are told of so often at most, s.
 TELL_S = 300.0
 #: Paths that changed, or were refused, that are told of one by one in an interval.
@@ -104,8 +100,7 @@ class Tracing:
         self._by_target: dict[tuple[ProbeSocket, tuple[str, int]], list[_Going]] = {}
         self._numbers: OrderedDict[int, _Going] = OrderedDict()  # whose packets they are, or were
         self._drawn = drawn_numbers()
-        self._provers: OrderedDict[str, None] = OrderedDict()
-        self._wary: OrderedDict[str, float] = OrderedDict()  # destination -> until when, monotonic
+        self._proof = Proof(MOST_HOPS)
         self._told_s = -math.inf
         self._untold = 0  # mismatches since
         self._news: Counter[str] = Counter()  # of paths in this interval, by what it is
@@ -259,28 +254,14 @@ class Tracing:
             sock = self._socket(key, by_port)
             if sock is None:
                 continue
-            trace = FlowTrace(self._draw, MOST_HOPS, ATTEMPTS, expected, self._proven(key, now))
+            proven = self._proof.needed(key.dst_ip, self.table.get(key), now)
+            trace = FlowTrace(self._draw, MOST_HOPS, ATTEMPTS, expected, proven)
             going = self._going[key] = _Going(key, sock, trace, idle=not urgent)
             self._by_target.setdefault((sock, going.target), []).append(going)
 
     def _draw(self) -> int:
         """Return a number that no packet of late has, and that nobody can guess."""
         return next(number for number in self._drawn if number not in self._numbers)
-
-    def _proven(self, key: FlowKey, now: float) -> Collection[int]:
-        """Return at which TTLs of a flow an answer must prove where it comes from.
-
-        Those where one did that always does, or the destination; all while answers about it are forged.
-        """
-        if self._wary.get(key.dst_ip, now) > now:
-            return range(MOST_HOPS + 1)
-        known = self.table.get(key)
-        if known is None:
-            return ()
-        proven = {ttl for ttl, hop in enumerate(known.hops, 1) if hop in self._provers}
-        if known.complete:
-            proven.update(range(len(known.hops), MOST_HOPS + 1))
-        return tuple(proven)  # which is a tenth of a set, and all that was traced lately has one
 
     def _send(self, going: _Going, packet: Packet) -> bool:
         key, sock = going.key, going.sock
@@ -393,10 +374,7 @@ class Tracing:
             self._mismatch(error)
             return
         if not said.final:
-            self._provers[error.offender] = None
-            self._provers.move_to_end(error.offender)
-            if len(self._provers) > PROVERS:
-                self._provers.popitem(last=False)
+            self._proof.proved(error.offender)
         now = self._monotonic_s()
         going.trace.heard(said.number, error.offender, now, final=said.final, refusal=said.refusal)
 
@@ -407,7 +385,7 @@ class Tracing:
 
         IPv6 routers always quote more (RFC 4443 section 3.3), and so does who ever did.
         """
-        if error.version == 6 or error.offender in self._provers:
+        if error.version == 6 or self._proof.has_proved(error.offender):
             return False
         now = self._monotonic_s()
         mine = self._by_target.get((sock, target), [])
@@ -415,11 +393,7 @@ class Tracing:
             return True
         if mine and mine[0].trace.heard_bare(error.offender, now, quote):
             return True
-        key = mine[0].key.dst_ip if mine else error.destination
-        self._wary[key] = now + WARY_S
-        self._wary.move_to_end(key)
-        if len(self._wary) > WARY_OF:
-            self._wary.popitem(last=False)
+        self._proof.forged(mine[0].key.dst_ip if mine else error.destination, now)
         return False
 
     def _mismatch(self, error: errors.IcmpError) -> None:

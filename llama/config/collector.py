@@ -19,10 +19,10 @@ from llama.config.link_local import without_interface
 from llama.config.model import CollectorConfig, Target, Test
 from llama.config.ports import DEFAULT_SOURCE_PORTS
 from llama.config.probes import default_options
-from llama.config.refused import note_refused_ports
+from llama.config.refused_ports import note_refused_ports
 from llama.config.series import refuse_collisions
 from llama.config.sessions import refuse_too_many_sessions
-from llama.config.shared import refuse_both_ways, refuse_shared_ports
+from llama.config.shared_ports import refuse_both_ways, refuse_shared_ports
 from llama.config.tree import Document, Entry, Node, WrongError, is_null, kind, read_document
 
 _SIMPLE_NAME = "simple"

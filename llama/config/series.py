@@ -8,7 +8,7 @@ from typing import Any
 from llama.config.dscp import class_name
 from llama.config.full import PlacedTest
 from llama.config.model import Target, Test
-from llama.config.offered import port_of
+from llama.config.offered_load import port_of
 from llama.config.tree import Document, Node, line_of
 
 

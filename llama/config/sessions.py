@@ -6,7 +6,7 @@ from collections import Counter
 
 from llama.config.full import PlacedTest
 from llama.config.model import Test
-from llama.config.offered import port_of, versions
+from llama.config.offered_load import port_of, versions
 from llama.config.tree import Document
 
 #: Half of what 16 bits hold: a reload needs others while what it replaces is waited for.

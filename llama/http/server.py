@@ -26,9 +26,9 @@ from twisted.web.resource import IResource, Resource, getChildForRequest
 from zope.interface import implementer
 
 from llama.config import endpoint
+from llama.http.certificates import keep_renewed
 from llama.http.host import HOST, cannot_be_rebound, is_local
-from llama.http.refused import clear_left_behind, explain
-from llama.http.renewed import keep_renewed
+from llama.http.listening import clear_left_behind, explain
 from llama.http.shortage import Shortage
 from llama.http.site import HttpSite
 

@@ -6,7 +6,6 @@ import fcntl
 import resource
 import struct
 import termios
-from collections import Counter
 from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
@@ -92,7 +91,6 @@ class Channel(HTTPChannel):
         """Answer that the body of the present request is too long, and hang up."""
         if not self._deaf:
             self._deaf = True
-            self.site.answered[413] += 1
             transport: Any = self.transport
             transport.write(
                 b"HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
@@ -189,7 +187,7 @@ class _Request(Request):
 
 
 class HttpSite(Site):
-    """A site with limits and without an access log: what it answered is counted instead.
+    """A site with limits and without an access log.
 
     ``max_connections``: for a further one the oldest makes room of those that no answer is made for;
     it is closed itself if there is none. There are fewer where only few files may be open.
@@ -220,9 +218,6 @@ class HttpSite(Site):
         self.max_connections = max_connections
         self.max_body = max_body
         self.channels: dict[Channel, None] = {}  # in the order in which they came
-        self.answered: Counter[int] = Counter()  # how many answers of each status
-        self.refused_connections = 0
-        self.displaced_connections = 0  # closed to make room for others
         self._idle: list[Deferred[None]] = []
 
     def startFactory(self) -> None:
@@ -234,7 +229,6 @@ class HttpSite(Site):
     def buildProtocol(self, addr: Any) -> Any:
         """Return a channel, or None, which closes the connection, when there are too many."""
         if len(self.channels) >= self._most_connections() and not self._make_room():
-            self.refused_connections += 1
             return None
         channel: Any = super().buildProtocol(addr)
         self.channels[channel] = None
@@ -255,13 +249,11 @@ class HttpSite(Site):
         for idle in (lambda channel: not channel.busy(), Channel.stalled):
             for channel in filter(idle, here):
                 channel.drop()
-                self.displaced_connections += 1
                 return True
         return False
 
     def log(self, request: Any) -> None:
-        """Count an answer."""
-        self.answered[int(request.code)] += 1
+        """Do nothing: whoever may ask could fill the disk."""
 
     def disconnected(self, channel: Channel) -> None:
         """Forget a connection that is gone."""

@@ -66,7 +66,7 @@ class Ticker(FileDescriptor):
             return
         if self._loop is not None and self._loop.running:
             self._loop.stop()
-        self._loop = LoopingCall(self._callback)
+        self._loop = LoopingCall(self._call)
         self._loop.clock = self.reactor
         self._loop.start(period_s)
 
@@ -106,9 +106,12 @@ class Ticker(FileDescriptor):
             if reason.errno != errno.EAGAIN:
                 raise
             return
+        self._call()
+
+    def _call(self) -> None:
         try:
             self._callback()
-        except Exception:  # the reactor would never call again
+        except Exception:  # nobody would ever call again
             self.log.failure("a tick failed; the next one is not far")
 
     def logPrefix(self) -> str:

@@ -15,7 +15,7 @@ from twisted.internet.defer import CancelledError, Deferred, DeferredSemaphore, 
 from twisted.internet.task import deferLater
 from twisted.logger import Logger
 
-from llama.http.bounded import read_json
+from llama.http.bounded_json import read_json
 from llama.http.client import (
     TooLargeError,
     agent_of,

@@ -58,6 +58,8 @@ class PortService(Service):
         self._reactor = reactor
         self._config = config
         self.batched = mmsg.AVAILABLE if batched is None else batched
+        # Found out by a socket, which a reload may not get once its old ones are closed.
+        self._stamped = self.batched and transmit_ids_supported()
         self.tally = Tally()
         self.sessions = Sessions(config.max_sessions)
         self.generation = 1
@@ -190,7 +192,7 @@ class PortService(Service):
             return self._reactor.listenUDP(number, protocol, address, 65536)
         port = BatchPort(
             self._reactor, protocol, address, number,
-            interface=config.interface, stamped=transmit_ids_supported(),
+            interface=config.interface, stamped=self._stamped,
         )  # fmt: skip
         try:
             port.startListening()

@@ -38,16 +38,17 @@ class Unsent:
     def counts(self, high: Halves | None, low: Halves) -> npt.NDArray[np.uint32] | None:
         """Return how many were counted of each source: (N,); None while there are none at all.
 
-        ``high`` (None: zero) and ``low`` are (N,).
+        Modulo 2**32. ``high`` (None: zero) and ``low`` are (N,).
         """
         if not self._counts:
             return None
         found = np.zeros(len(low), np.uint32)
         for source, count in self._counts.items():
             upper, lower = source >> 64, source & 0xFFFFFFFFFFFFFFFF
+            told = np.uint32(count & 0xFFFFFFFF)
             if upper and high is not None:
-                found[high == np.uint64(upper)] = count
+                found[high == np.uint64(upper)] = told
             elif not upper:
                 alike = low == np.uint64(lower)
-                found[alike if high is None else alike & (high == 0)] = count
+                found[alike if high is None else alike & (high == 0)] = told
         return found

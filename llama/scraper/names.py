@@ -7,6 +7,38 @@ second took it, still has it.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from llama.interfaces import Point
+
+#: Of what is measured and what reflected, by its measurement: that two do it by one name.
+SHARED = {
+    "raw_stats": (
+        "collectors {url} and {other} both measure as {name!r}: they are one host on the page,"
+        " and what they tell of the same pair may overwrite each other; unless they are meant"
+        " to, give one another hostname, or source_tags: {{src_hostname: ...}}, which takes a"
+        " file of the full format"
+    ),
+    "reflector_stats": (
+        "reflectors {url} and {other} both are {name!r}: their figures overwrite each other;"
+        " unless they are meant to, give one another hostname,"
+        " or stats: {{tags: {{src_hostname: ...}}}}"
+    ),
+}
+
+
+def name_in(points: Sequence[Point]) -> tuple[str, str] | None:
+    """Return what names who made these points, by the newest, and the measurement that this is of."""
+    told = [point for point in points if point.measurement in SHARED]
+    newest = max(told, key=lambda point: point.time_ns, default=None)
+    if newest is None:
+        return None
+    if newest.measurement == "reflector_stats":  # its series is named by all tags
+        name = ", ".join(f"{tag}={text}" for tag, text in sorted(newest.tags.items()))
+        return name, newest.measurement
+    host = newest.tags.get("src_hostname")
+    return None if host is None else (host, newest.measurement)
+
 
 class Names:
     """The names of collectors, by URL, as they were heard last."""

@@ -35,7 +35,7 @@ from llama.scraper.buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spo
 from llama.scraper.counts import Counts
 from llama.scraper.headers import read_headers
 from llama.scraper.lane import Lane, Place
-from llama.scraper.names import Names
+from llama.scraper.names import SHARED, Names, name_in
 from llama.scraper.points import BadAnswerError, portions, read_answer
 from llama.scraper.remarks import Remarks
 
@@ -156,18 +156,6 @@ class Poller:
                 " which are asked again as soon as it can",
                 problem=problem,
             )
-
-
-_ONE_HOST = (
-    "collectors {url} and {other} both measure as {name!r}: they are one host on the page,"
-    " and what they tell of the same pair may overwrite each other; unless they are meant"
-    " to, give one another hostname, or source_tags: {{src_hostname: ...}}, which takes a"
-    " file of the full format"
-)
-_ONE_REFLECTOR = (
-    "reflectors {url} and {other} both are {name!r}: their figures overwrite each other;"
-    " unless they are meant to, give one another hostname, or stats: {{tags: {{src_hostname: ...}}}}"
-)
 
 
 class CollectorPoll:
@@ -324,7 +312,6 @@ class CollectorPoll:
 
     async def _ask(self, place: Place) -> bool:
         """Ask once and spool what comes; says whether to ask again at once."""
-        poller = self._poller
         taken = self._known()
         newest_only = self.plain or self._newest_only
         since = quote(taken.cursor or "", safe="")
@@ -349,30 +336,40 @@ class CollectorPoll:
                 "collector {url}: what it closed since the last answer is larger than"
                 " {limit} octets: only its newest interval was taken",
                 url=self.url,
-                limit=poller.max_answer,
+                limit=self._poller.max_answer,
             )
         cursor = taken.cursor if cursor is None else cursor
-        now = poller.clock.seconds()
+        now = self._poller.clock.seconds()
         if batches or self._new_at is None:
             self._new_at = now
         if not batches and cursor == taken.cursor:
             self._last_ns = times
-            stale_s = now - self._new_at
-            if self.plain and stale_s > max(STALE_S, 10 * poller.interval_s):
-                raise _StaleError(f"nothing new for {stale_s:.0f} s: see whether it still measures")
+            self._see_whether_stuck(now - self._new_at)
             return False
+        if not await self._put(taken, cursor, batches):
+            return True
+        self._last_ns = times
+        self._remarks.missed(said.missed)
+        return cursor != taken.cursor and said.more
+
+    def _see_whether_stuck(self, stale_s: float) -> None:
+        """Raise `_StaleError` after too long without a new point, where no cursor tells of none."""
+        if self.plain and stale_s > max(STALE_S, 10 * self._poller.interval_s):
+            raise _StaleError(f"nothing new for {stale_s:.0f} s: see whether it still measures")
+
+    async def _put(self, taken: Taken, cursor: str | None, batches: Sequence[Batch]) -> bool:
+        """Spool what came after ``taken``; says no if the spool was begun anew meanwhile."""
+        poller = self._poller
         newest = max((batch.newest_ns for batch in batches), default=0)
         if not (self._ahead and batches):  # else what comes now may well be older
             newest = max(newest, taken.newest_ns or 0)
         if poller.spool.taken(self.url) != taken:
-            return True  # the spool was begun anew meanwhile, and this follows on what it lost
+            return False  # this follows on what it lost
         reached = Taken(cursor, newest or None)
         chunks = await poller.spool.put(self.url, reached, batches, poller.unix_time_s())
         poller.taken(chunks)  # first of all: what is in the spool and offered to nobody is stranded
-        self._last_ns = times
         poller.counts.taken.labels(self.url).inc(sum(batch.count for batch in batches))
-        self._remarks.missed(said.missed)
-        return cursor != taken.cursor and said.more
+        return True
 
     async def _get(self, query: str) -> Reply:
         """Return what the collector answers.
@@ -466,15 +463,9 @@ class CollectorPoll:
 
     def _say_name(self, points: Sequence[Point]) -> None:
         """Say, once, which others measure, or reflect, by the same name: they would be one."""
-        told = [p for p in points if p.measurement in ("raw_stats", "reflector_stats")]
-        if not told or self.url not in self._poller.collectors:
+        found = name_in(points)
+        if found is None or self.url not in self._poller.collectors:
             return
-        newest = max(told, key=lambda p: p.time_ns)
-        name = newest.tags.get("src_hostname")
-        if reflects := newest.measurement == "reflector_stats":  # its series is named by all tags
-            name = ", ".join(f"{tag}={text}" for tag, text in sorted(newest.tags.items()))
-        if name is None:
-            return
+        name, measurement = found
         for other in self._poller.names.heard(self.url, name):
-            text = _ONE_REFLECTOR if reflects else _ONE_HOST
-            self._log.warn(text, url=self.url, other=other, name=name)
+            self._log.warn(SHARED[measurement], url=self.url, other=other, name=name)

@@ -9,7 +9,7 @@ from urllib.parse import urlencode, urlsplit
 
 from twisted.internet.defer import Deferred, DeferredList
 
-from llama.http.bounded import read_json
+from llama.http.bounded_json import read_json
 from llama.http.client import (
     TooLargeError,
     agent_of,

@@ -12,7 +12,7 @@ from twisted.web.client import Agent
 from twisted.web.iweb import IAgentEndpointFactory
 from zope.interface import implementer
 
-from llama.http.bounded import read_json
+from llama.http.bounded_json import read_json
 from llama.http.client import (
     TooLargeError,
     agent_of,

@@ -11,7 +11,7 @@ from twisted.internet.defer import CancelledError
 from twisted.internet.task import Clock
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.answers.kept import Kept
+from llama.collector.answers.cached_body import CachedBody
 from llama.collector.answers.packed import Packer, join, pack
 from llama.collector.slices import Pace, Slices
 
@@ -190,7 +190,7 @@ class KeptBodies(SynchronousTestCase):
         self.clock = Clock()
         self.slices = Slices(self.clock)
         self.made = 0
-        self.kept = Kept(self.slices, self.make)
+        self.kept = CachedBody(self.slices, self.make)
 
     def make(self):
         """Take two slices to make a body."""
@@ -251,14 +251,14 @@ class KeptBodies(SynchronousTestCase):
     def test_patience(self):
         """After a while without requests it is let go, and made again for the next one."""
         self.get()
-        for _ in range(Kept.patience + 5):
+        for _ in range(CachedBody.patience + 5):
             self.kept.closed()
             self.turn()
-        self.assertEqual(self.made, 1 + Kept.patience)
+        self.assertEqual(self.made, 1 + CachedBody.patience)
         got = self.kept.get()
         self.assertNoResult(got)
         self.turn()
-        self.assertEqual(self.successResultOf(got).octets(), b"%d" % (2 + Kept.patience))
+        self.assertEqual(self.successResultOf(got).octets(), b"%d" % (2 + CachedBody.patience))
 
     def test_leaving(self):
         """Who stops waiting is forgotten."""

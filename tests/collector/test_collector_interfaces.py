@@ -15,10 +15,10 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector.intervals.summary import Pair
 from llama.collector.probing import sockets, track
+from llama.collector.probing.attempts import attempt_socket
 from llama.collector.probing.complaints import MOST_KNOWN, MOST_LINES, Complaints
 from llama.collector.probing.icmp import EchoSocket
 from llama.collector.probing.plan import Group, Source
-from llama.collector.probing.tcp import attempt_socket
 
 
 def link_local(zone: str, host: str = "fe80::1") -> Pair:

@@ -185,8 +185,10 @@ class LoopbackTests(ProbeCase):
         await self.until(lambda: self.prober.sent == 3 and len(self.prober._runs) == 2 - 1)
         old = self.prober.tracks[0]
         pids = self.pids()
-        more = group.with_pairs([*self.group(["127.0.0.3"], port).pairs, group.pairs[0]])
-        ledger = rearranged(old.ledger, np.zeros(2, np.uint8), np.array([1]), np.array([0]))
+        (run,) = self.prober._runs.values()
+        goes_on = run.number
+        more = group.with_pairs([*self.group(["127.0.0.3"], port).pairs, group.pairs[goes_on]])
+        ledger = rearranged(old.ledger, np.zeros(2, np.uint8), np.array([1]), np.array([goes_on]))
         track = self.prober.track(more, ledger, np.ones(2, np.bool_), time.monotonic())
         track.schedule.limit = 0
         self.prober.arrange([track])

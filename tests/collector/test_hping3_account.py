@@ -253,6 +253,18 @@ class TurnsTests(SynchronousTestCase):
         turns.limit = 8
         self.assertEqual(sum(len(turns.runs_due(n / 10)) for n in range(50)), 4)
 
+    def test_runs_that_stay_keep_their_turns(self) -> None:
+        """Where a pair goes the runs of the others come as they would have, each once a cycle."""
+        turns = self.turns()
+        turns.runs_due(2.5)
+        stay = [run for run in turns.runs if run != (2, 0)]
+        fewer = Turns(stay, [2] * 5, 1.0, 2.5, random.Random(4))
+        now = {turns.runs.index(run): number for number, run in enumerate(stay)}
+        fewer.follow(turns, now, random.Random(5))
+        coming = [run for run in turns.runs_due(3.6) if run != (2, 0)]
+        self.assertEqual(fewer.runs_due(3.5), coming)
+        self.assertEqual((len(coming), fewer.skipped, fewer.probes_per_s), (5, 0, 10))
+
     def test_nothing_to_do(self) -> None:
         """No runs, no turns."""
         self.assertEqual(self.turns(0).runs_due(5.0), [])

@@ -17,7 +17,7 @@ from plain_stamp import REPLY
 from timekeeper_case import TimekeeperCase, pair
 
 from llama.collector import memory
-from llama.collector.intervals.ledger import RECEIVED, STAMPED
+from llama.collector.intervals.cell import RECEIVED, STAMPED
 from llama.collector.intervals.summary import Pair
 from llama.collector.probing import outbox
 from llama.net import errors

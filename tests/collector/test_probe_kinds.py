@@ -27,10 +27,11 @@ from llama.collector.intervals import closing
 from llama.collector.intervals.ledger import Ledger
 from llama.collector.intervals.summary import Pair, reasons
 from llama.collector.probing import tcp
+from llama.collector.probing.attempts import attempt_socket
 from llama.collector.probing.icmp import ECHO, REPLY, REQUEST, checksums
 from llama.collector.probing.plan import Group, Source, make_plan
 from llama.collector.probing.probers import Probers
-from llama.collector.probing.tcp import TcpProber, attempt_socket
+from llama.collector.probing.tcp import TcpProber
 from llama.collector.probing.track import Track
 from llama.collector.rearranging import rearranged
 from llama.collector.slices import at_once

@@ -14,7 +14,7 @@ from scapy.layers.inet import ICMP, IP, UDP
 from timekeeper_case import TimekeeperCase, pair
 from twisted.trial.unittest import SynchronousTestCase
 
-from llama.collector.intervals.ledger import RECEIVED, STAMPED
+from llama.collector.intervals.cell import RECEIVED, STAMPED
 from llama.collector.probing.plan import Source
 from llama.collector.probing.sockets import ProbeSocket
 from llama.collector.probing.udp import UdpProber

@@ -16,7 +16,8 @@ from twisted.logger import capturedLogs, formatEvent
 from llama.collector import joining
 from llama.collector.closer import MOST_TRIES
 from llama.collector.intervals import closing
-from llama.collector.intervals.ledger import FORGED, RECEIVED, STAMPED
+from llama.collector.intervals.cell import RECEIVED, STAMPED
+from llama.collector.intervals.ledger import FORGED
 from llama.collector.intervals.replies import UNKNOWN_DSCP
 from llama.collector.intervals.summary import ClosedInterval, reasons, suspect_bit
 from llama.collector.probing import sockets

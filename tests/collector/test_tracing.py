@@ -9,6 +9,7 @@ from twisted.logger import capturedLogs, formatEvent
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama import testing
+from llama.collector import trace_proof
 from llama.collector import tracing as module
 from llama.collector.slices import at_once
 from llama.collector.trace_picks import (
@@ -27,6 +28,7 @@ from llama.collector.trace_picks import (
     Picks,
     keys,
 )
+from llama.collector.trace_proof import WARY_S
 from llama.collector.tracing import (
     AFTER_FAILURE_S,
     BURST,
@@ -36,7 +38,6 @@ from llama.collector.tracing import (
     PERIOD_S,
     RATE_PPS,
     TELL_S,
-    WARY_S,
     Tracing,
 )
 from llama.config import class_name
@@ -522,6 +523,11 @@ class Picking(SynchronousTestCase):
         sock, to, _, _, number, _, payload = self.kernel.sent[0]
         return sock, to, number, payload, self.tracing._numbers[number].trace
 
+    def proof_needed(self, key):
+        """Return at which TTLs of a flow's path an answer must prove itself now."""
+        known = self.tracing.table.get(key)
+        return self.tracing._proof.needed(key.dst_ip, known, self.clock.seconds())
+
     def mismatched(self):
         """Return what is counted."""
         return self.tracing.health()["trace_answers_mismatched_total"]
@@ -654,9 +660,9 @@ class Picking(SynchronousTestCase):
             self.tracing.error(sock, error)
         self.assertTrue(trace.forged)
         (key,) = [k for k, going in self.tracing._going.items() if going.trace is trace]
-        self.assertIn(1, self.tracing._proven(key, self.clock.seconds()))
+        self.assertIn(1, self.proof_needed(key))
         self.clock.advance(WARY_S)
-        self.assertNotIn(1, self.tracing._proven(key, self.clock.seconds()))
+        self.assertNotIn(1, self.proof_needed(key))
 
     def test_who_quoted_more_before(self):
         """At a hop that proved itself once nothing less is believed, nor from its router anywhere."""
@@ -664,7 +670,7 @@ class Picking(SynchronousTestCase):
         self.run_for(5)
         (key, known) = next(iter(self.tracing.table.since(0)))
         self.assertEqual(known.hops[:2], ("10.0.0.1", "10.0.0.2"))
-        self.assertEqual(set(self.tracing._proven(key, 0.0)), set(range(1, 25)))
+        self.assertEqual(set(self.proof_needed(key)), set(range(1, 25)))
         self.now += AGAIN_S
         self.tracing.closed(self.closed)
         while not self.kernel.sent:
@@ -735,15 +741,15 @@ class Picking(SynchronousTestCase):
     def test_memory_is_bounded(self):
         """Of very many packets the last are remembered, of routers and destinations, too."""
         self.patch(module, "NUMBERS", 20)
-        self.patch(module, "PROVERS", 1)
-        self.patch(module, "WARY_OF", 2)
+        self.patch(trace_proof, "PROVERS", 1)
+        self.patch(trace_proof, "WARY_OF", 2)
         self.tracing.closed(self.closed)
         self.run_for(5)
-        self.assertEqual((len(self.tracing._numbers), len(self.tracing._provers)), (20, 1))
+        self.assertEqual((len(self.tracing._numbers), len(self.tracing._proof._provers)), (20, 1))
         (sock, *_) = self.kernel.sockets.values()
         for n in range(5):
             self.tracing.error(sock, IcmpError(4, 11, 0, "10.9.9.9", f"10.1.9.{n}", 9, b""))
-        self.assertEqual(list(self.tracing._wary), ["10.1.9.3", "10.1.9.4"])
+        self.assertEqual(list(self.tracing._proof._wary), ["10.1.9.3", "10.1.9.4"])
 
     def test_sockets_that_went_away(self):
         """Flows whose source port was closed meanwhile are left out."""

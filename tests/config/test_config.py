@@ -11,7 +11,7 @@ from twisted.trial.unittest import SynchronousTestCase
 
 from llama import config
 from llama.config import detect
-from llama.config.offered import offered, offered_to, share_of_rate
+from llama.config.offered_load import offered, offered_to, share_of_rate
 
 TESTDATA = Path(__file__).parent.parent / "testdata"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import resource
 import socket
 import subprocess
 import sys
@@ -144,6 +145,19 @@ class ReloadTests(SynchronousTestCase):
         self.patch(whole.ports, "use", lambda config: service_lost())
         self.successResultOf(Deferred.fromCoroutine(whole.use(config)))
         self.assertEqual([True], ended)
+
+    def test_a_reload_that_gets_no_file_is_no_fault(self) -> None:
+        """Nor does it go on, answering nowhere, when others have taken all files meanwhile."""
+        service = self.started("127.0.0.1")
+        done = self.begin(service, addresses=("127.0.0.2",))
+        limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (0, limits[1]))
+        try:
+            for _ in range(5):
+                self.reactor.advance(0)
+        finally:
+            resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+        self.assertIn("Too many open files", str(self.failureResultOf(done, AnswersNowhere).value))
 
     def test_its_end_is_a_failure(self) -> None:
         """Whoever supervises it is told by its status that the program did not end as it should."""

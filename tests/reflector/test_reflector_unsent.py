@@ -49,6 +49,14 @@ class UnsentTests(SynchronousTestCase):
         self.assertEqual([each.tolist() for each in told if each is not None], [[0, 0], [0, 1]])
         self.assertEqual((unsent.count(0, _V4 | 1), unsent.count(_V4 | 1, 5)), (0, 1))
 
+    def test_more_than_a_column_has_room_for(self) -> None:
+        """After months without a route a count begins anew in its column, as all that is told does."""
+        unsent = Unsent()
+        unsent._counts = {_V4 | 1: 2**32 + 5, (7 << 64): 2**32 + 6}
+        high, low = np.array([0, 7], np.uint64), np.array([_V4 | 1, 1], np.uint64)
+        told = [unsent.counts(high, low), unsent.counts(None, low[:1])]
+        self.assertEqual([each.tolist() for each in told if each is not None], [[5, 6], [5]])
+
     def test_no_end_of_them(self) -> None:
         """However many sources there are, some are remembered: those that came last."""
         unsent = Unsent()

@@ -20,9 +20,9 @@ from twisted.logger import Logger
 from twisted.python.failure import Failure
 
 from llama.collector.answers import encode, exposition, page
+from llama.collector.answers.cached_body import CachedBody
 from llama.collector.answers.exposition import Health
 from llama.collector.answers.history import Held, History
-from llama.collector.answers.kept import Kept
 from llama.collector.answers.packed import Packed, join, pack
 from llama.collector.answers.selection import FlowQuery, pairs_of, select_flows
 from llama.collector.answers.sending import send
@@ -80,8 +80,8 @@ class CollectorApi:
         self._unix_time_s = unix_time_s
         self._slices = Slices(reactor)
         self._totals = exposition.Totals(history.series)
-        self._latency = Kept(self._slices, self._encode_latency)
-        self._metrics = Kept(self._slices, self._totals.text)
+        self._latency = CachedBody(self._slices, self._encode_latency)
+        self._metrics = CachedBody(self._slices, self._totals.text)
         self._making: set[Held] = set()
         self._finished: list[Deferred[None]] = []  # who waits for an interval to be encoded
         self._own_windows: deque[int] = deque(maxlen=64)  # ends of those that have a point of ours

@@ -15,9 +15,8 @@ import numpy.ma  # else np.unique loads it when first called: no probe leaves fo
 import numpy.typing as npt
 
 from llama.collector import memory
-from llama.collector.intervals import direction, statistics
-from llama.collector.intervals import ledger as cell
-from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals import cell, direction, statistics
+from llama.collector.intervals.ledger import LONG_WAIT_NS, Ints, Ledger
 from llama.collector.intervals.open_interval import OpenInterval
 from llama.collector.intervals.own_drops import OwnDrops
 from llama.collector.intervals.replies import UNKNOWN_DSCP
@@ -144,61 +143,28 @@ def _close_flows(
     clock_error_ns: float | None,
 ) -> _Closed:
     """Fill in the figures of flows ``first_flow`` to ``end_flow``, but for what their pair decides."""
-    assert interval.end is not None
     flows = np.arange(first_flow, end_flow)
-    pairs = flows // book.ports
     stats = figures.flow_stats[first_flow:end_flow]
     stats[:] = statistics.BLANK
-    first = interval.first[flows]
-    span = (interval.end[flows] - first).astype(np.int64)
-    # If closing comes so late that cells were used again, what they held is unknown: not lost.
-    gone = (book.next_sequence[flows] - first).astype(np.int64) - book.depth
-    if (gone > 0).any():
-        gone = np.clip(gone, 0, span)
-        first, span = first + gone.astype(np.uint32), span - gone
-        stats["suspect"] |= np.uint32(suspect_bit("late_ticks"))
-    stats["sent"] = span
     figures.oddities.add_to(stats, first_flow, end_flow)
-    # A column a flow, a row a turn. What there is more of lies side by side, here and in all that is
-    # made of it: numpy is slow to reduce many short stretches.
-    width = max(1, int(span.max(initial=0)))
-    turn = np.arange(width)[:, None]
-    sequence = np.asarray(first + turn.astype(np.uint32), order="C" if width < len(flows) else "F")
-    cells = book.cells(flows, sequence)
-    flags = np.where(sequence - first < span, book.flags[cells], np.uint8(0))
-    book.stamping[pairs[flags[0] & cell.STAMPED != 0]] = True
-    if np.count_nonzero(flags & cell.LATE):
-        late = cells[(flags & cell.LATE) != 0]
-        waited = late[book.wait_here(late)]
-        if waited.size:
-            if book.transmit[waited].max() > cell.LONG_WAIT_NS:
-                interval.notes.add(WAITED)
-            flags = np.where(turn < span, book.flags[cells], np.uint8(0))
+    sequence, cells, flags = _look_up(book, interval, stats, flows)
     received = (flags & cell.RECEIVED) != 0
-    told = cell.RECEIVED | cell.LATE | cell.STAMPED
-    unstamped = ((turn < span) & ((flags & told) == 0)).sum(axis=0)
     stats["received"] = received.sum(axis=0)
     stats["lost"] = stats["sent"] - stats["received"]
     stats["late"] += ((flags & cell.LATE) != 0).sum(axis=0, dtype=np.uint32)
+    told = cell.RECEIVED | cell.LATE | cell.STAMPED
+    sent = np.arange(len(cells))[:, None] < stats["sent"]
+    unstamped = (sent & ((flags & told) == 0)).sum(axis=0)
 
     elapsed = book.elapsed[cells]
+    arrival = np.where(received, book.t1[cells] + elapsed, np.iinfo(np.int64).max)
+    stats["reordered"] = _overtaken(interval, flows, sequence, flags, arrival)
     transmit = np.where(flags & cell.STAMPED, book.transmit[cells], 0)
     residence = book.residence[cells]
     rtt = (elapsed - transmit - residence).astype(np.float64)
     known = received & ((flags & cell.NO_RTT) == 0) & (residence != cell.RESIDENCE_UNKNOWN)
     known &= rtt >= 0
     rtt[~known] = np.nan
-    arrival = np.where(received, book.t1[cells] + elapsed, np.iinfo(np.int64).max)
-    compared = received
-    if interval.suspect & suspect_bit("clock_step"):
-        # What arrived by another clock than it was sent by is not compared, nor across a step.
-        compared = received & ((flags & cell.NO_RTT) == 0)
-        for step in interval.steps:
-            arrival[(sequence - step[flows]).astype(np.int32) >= 0] += APART_NS
-        arrival[~compared] = np.iinfo(np.int64).max
-    later = np.minimum.accumulate(arrival[::-1])[::-1]
-    stats["reordered"] = (compared[:-1] & (later[1:] < arrival[:-1])).sum(axis=0)
-
     stats["samples"] = known.sum(axis=0)
     stats["rtt_sum_ns"] = np.where(known, rtt, 0.0).sum(axis=0)
     by_flow = np.ascontiguousarray(rtt.T)
@@ -211,15 +177,12 @@ def _close_flows(
     back = rtt - there
     statistics.variation(stats, "ipdv_forward_ns", there)
     statistics.variation(stats, "ipdv_reverse_ns", back)
-    _remarks(book, stats, flows, cells, received)
     if clock_error_ns is not None:
         _one_way(book, stats, flows, there, back, clock_error_ns)
-    user = received & ((flags & cell.USER_TIMES) != 0)
-    if user.any():
-        stats["suspect"] |= np.where(
-            user.any(axis=0), np.uint32(suspect_bit("user_timestamps")), np.uint32(0)
-        )
-    stats["suspect"] |= interval.pair_suspect[pairs] | np.uint32(interval.suspect)
+    _remarks(book, stats, flows, cells, received)
+    user = (received & ((flags & cell.USER_TIMES) != 0)).any(axis=0)
+    stats["suspect"] |= np.where(user, np.uint32(suspect_bit("user_timestamps")), np.uint32(0))
+    stats["suspect"] |= interval.pair_suspect[flows // book.ports] | np.uint32(interval.suspect)
     stats["lost_unknown"] = stats["lost"]
     lossy = np.flatnonzero(stats["lost"])
     some = max(1, SLICE // book.depth)  # at a time: what is on record of a flow may be long
@@ -227,6 +190,60 @@ def _close_flows(
         direction.tell(book, interval, stats, flows, lossy[start : start + some])
     direction.anchor(book, flows, sequence, cells, received, flags)
     return _Closed(by_flow, unstamped)
+
+
+def _look_up(
+    book: Ledger, interval: OpenInterval, stats: Stats, flows: Ints
+) -> tuple[npt.NDArray[np.uint32], Ints, npt.NDArray[np.uint8]]:
+    """Return numbers, cells and flags of the probes that flows sent in an interval, and fill in how many.
+
+    A column a flow, a row a turn; flags are 0 where a flow has fewer. What there is more of lies side by
+    side, here and in all that is made of it: numpy is slow to reduce many short stretches.
+    """
+    assert interval.end is not None
+    first = interval.first[flows]
+    span = (interval.end[flows] - first).astype(np.int64)
+    # If closing comes so late that cells were used again, what they held is unknown: not lost.
+    gone = (book.next_sequence[flows] - first).astype(np.int64) - book.depth
+    if (gone > 0).any():
+        gone = np.clip(gone, 0, span)
+        first, span = first + gone.astype(np.uint32), span - gone
+        stats["suspect"] |= np.uint32(suspect_bit("late_ticks"))
+    stats["sent"] = span
+    width = max(1, int(span.max(initial=0)))
+    turn = np.arange(width)[:, None]
+    sequence = np.asarray(first + turn.astype(np.uint32), order="C" if width < len(flows) else "F")
+    cells = book.cells(flows, sequence)
+    flags = np.where(turn < span, book.flags[cells], np.uint8(0))
+    book.stamping[flows[flags[0] & cell.STAMPED != 0] // book.ports] = True
+    if np.count_nonzero(flags & cell.LATE):
+        late = cells[(flags & cell.LATE) != 0]
+        waited = late[book.wait_here(late)]
+        if waited.size:
+            if book.transmit[waited].max() > LONG_WAIT_NS:
+                interval.notes.add(WAITED)
+            flags = np.where(turn < span, book.flags[cells], np.uint8(0))
+    return sequence, cells, flags
+
+
+def _overtaken(
+    interval: OpenInterval,
+    flows: Ints,
+    sequence: npt.NDArray[np.uint32],
+    flags: npt.NDArray[np.uint8],
+    arrival: Ints,
+) -> Ints:
+    """Return how many replies of each flow came after one to a later probe, by when they arrived."""
+    compared = (flags & cell.RECEIVED) != 0
+    if interval.suspect & suspect_bit("clock_step"):
+        # What arrived by another clock than it was sent by is not compared, nor across a step.
+        compared &= (flags & cell.NO_RTT) == 0
+        for step in interval.steps:
+            arrival[(sequence - step[flows]).astype(np.int32) >= 0] += APART_NS
+        arrival[~compared] = np.iinfo(np.int64).max
+    later = np.minimum.accumulate(arrival[::-1])[::-1]
+    overtaken: Ints = (compared[:-1] & (later[1:] < arrival[:-1])).sum(axis=0)
+    return overtaken
 
 
 def _close_pairs(

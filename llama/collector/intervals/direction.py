@@ -25,7 +25,7 @@ import numpy as np
 import numpy.typing as npt
 from attrs import frozen
 
-from llama.collector.intervals import ledger as cell
+from llama.collector.intervals import cell
 from llama.collector.intervals.ledger import Ints, Ledger
 from llama.collector.intervals.open_interval import OpenInterval
 from llama.collector.intervals.summary import Stats

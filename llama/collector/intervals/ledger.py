@@ -27,6 +27,17 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.collector import memory
+from llama.collector.intervals.cell import (
+    CELL,
+    DOUBTED,
+    LATE,
+    NO_RTT,
+    RECEIVED,
+    RESIDENCE_UNKNOWN,
+    STAMPED,
+    USER_TIMES,
+)
+from llama.collector.intervals.follow_up import follow_up
 from llama.collector.intervals.open_interval import OpenInterval, Windows
 from llama.collector.intervals.replies import Replies
 from llama.collector.intervals.summary import suspect_bit
@@ -34,26 +45,6 @@ from llama.collector.intervals.summary import suspect_bit
 Ints = npt.NDArray[np.int64]
 Octets = npt.NDArray[np.uint8]
 
-CELL = np.dtype(
-    [
-        ("t1", "i8"), ("elapsed", "i8"), ("forward", "i8"), ("transmit", "i4"),
-        ("residence", "i4"), ("number", "u4"), ("flags", "u1"), ("dscp_there", "u1"),
-        ("dscp_asked", "u1"), ("dscp_here", "u1"), ("ttl_there", "u1"), ("ttl_here", "u1"),
-        ("", "V6"),
-    ]
-)  # fmt: skip
-
-# Flags of a cell.
-RECEIVED = 1  # a reply came within the timeout
-FOLLOWED = 2  # its residence at the reflector is known to the kernel's transmit stamp (Follow-Up)
-STAMPED = 4  # T1 is the kernel's transmit stamp
-USER_TIMES = 8  # T4 is a user-space stamp: our own delay is in it
-NO_RTT = 16  # received, but the clock was stepped in between, or the stamps make no sense
-LATE = 32  # a reply came after the timeout
-DOUBTED = 64  # the reflector's numbers are no use here: a duplicate, or no SSID returned
-
-#: So many places are looked at for the probe whose reply's transmit stamp is told.
-MOST_BEHIND = 15
 #: What probes wait for less in this host's own queue puts nothing off.
 LONG_WAIT_NS = 1_000_000
 #: A reflector that took less, ns and of the timeout, made nothing late: the way there and back did.
@@ -70,7 +61,6 @@ FORGOTTEN = (
 HELD = (
     "a reflector held probes until their time was over, some of them maybe of an earlier interval"
 )
-RESIDENCE_UNKNOWN = np.iinfo(np.int32).min
 
 
 class Probes(NamedTuple):
@@ -377,7 +367,7 @@ class Ledger(Windows):
                 self.mark(
                     suspect_bit("reflector_late"), HELD, pairs=replies.flow[held] // self.ports
                 )
-        self._follow_up(heard)
+        follow_up(self, heard)
         return len(cells)
 
     def _doubt_twins(
@@ -433,71 +423,6 @@ class Ledger(Windows):
                 behind |= told
             # They were numbered after the reply that the next directions start from, perhaps.
             self.anchored[flows[behind]] = False
-
-    def _follow_up(self, replies: Replies) -> None:
-        """Correct T3 of earlier replies by the reflector's own transmit stamps (RFC 8972, 4.7)."""
-        told = np.flatnonzero(replies.follow_ns)
-        if not told.size:
-            return
-        flows = replies.flow[told]
-        sequence = replies.sequence[told]
-        number = replies.follow_number[told]
-        stamp = replies.follow_ns[told]
-        newest = replies.number[told]
-        # As many probes ago as replies, and more if probes were lost on their way; where numbers
-        # count others, too, one of the last few; none, where a probe came twice.
-        counted = (replies.number[told] - number).astype(np.int64)
-        for more in range(MOST_BEHIND):
-            back = counted + more if more < MOST_BEHIND // 2 else more - MOST_BEHIND // 2
-            match = self._correct(flows, sequence, number, stamp, back, newest)
-            if match.all():
-                return
-            left = ~match
-            flows, sequence, number, stamp = flows[left], sequence[left], number[left], stamp[left]
-            counted, newest = counted[left], newest[left]
-
-    def _correct(
-        self,
-        flows: Ints,
-        sequence: npt.NDArray[np.uint32],
-        number: npt.NDArray[np.uint32],
-        stamp: Ints,
-        back: Ints | int,
-        newest: npt.NDArray[np.uint32],
-    ) -> npt.NDArray[np.bool_]:
-        """Correct the replies so many probes ``back`` if they are those numbered so: which are, (N,).
-
-        A session that is begun anew has the same numbers again. At ``newest`` it reaches that many
-        probes back, at the least; what is further back must be linked to these by numbers without a
-        gap, or have left well before the next probe can have come.
-        """
-        cells = self.cells(flows, sequence - np.asarray(back).astype(np.uint32))
-        match: npt.NDArray[np.bool_] = (self.number[cells] == number) & (
-            (self.flags[cells] & RECEIVED) != 0
-        )
-        match &= (np.asarray(back) >= 0) & (np.asarray(back) < self.depth)
-        found = cells[match]
-        residence = stamp[match] - (self.t1[found] + self.forward[found])
-        sane = (residence >= 0) & (residence < 2**31) & (residence <= self.elapsed[found])
-        further = (back - newest.astype(np.int64))[match]
-        if (further > 0).any():
-            flows, sequence, behind = (
-                flows[match],
-                sequence[match],
-                np.broadcast_to(back, match.shape),
-            )
-            first = self.cells(flows, sequence - newest[match])
-            linked = (self.flags[first] & RECEIVED) != 0
-            linked &= self.number[first] - number[match] == further
-            following = sequence - (behind[match] - 1).astype(np.uint32)
-            soon = 2 * residence < self.t1[self.cells(flows, following)] - self.t1[found]
-            sane &= (further <= 0) | linked | soon
-        if not sane.all():
-            found, residence = found[sane], residence[sane]
-            match[match] = sane
-        self.residence[found] = residence
-        self.flags[found] |= FOLLOWED
-        return match
 
     # Reload (who goes on with other pairs: `llama.collector.rearranging`)
 

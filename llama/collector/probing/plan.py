@@ -22,7 +22,7 @@ from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
 from llama.collector.probing.schedule import LATEST_S
 from llama.collector.slices import Job, at_once
 from llama.config import CollectorConfig, Key, SourcePort, Target, Test, class_name
-from llama.config.offered import PROBES_SHARE, port_of, sent_for, sizes_of
+from llama.config.offered_load import PROBES_SHARE, port_of, sent_for, sizes_of
 
 #: What probes are sent over; UDP for all other kinds.
 PROTOCOLS = {"icmp": "icmp", "tcp": "tcp", "hping3": "hping3"}

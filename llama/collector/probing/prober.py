@@ -5,18 +5,20 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import ClassVar, Generic, TypeVar
 
 from twisted.logger import Logger
 
 from llama.collector.intervals.summary import suspect_bit
 from llama.collector.probing.complaints import Complaints
 from llama.collector.probing.plan import Source
-from llama.collector.probing.sockets import ProbeSocket
+from llama.collector.probing.sockets import HeldPort
 from llama.collector.probing.track import Track
 
+P = TypeVar("P", bound=HeldPort)
 
-class Prober:
+
+class Prober(Generic[P]):
     """The tracks that are probed, the sockets that hold their source ports, and the counts."""
 
     log: Logger
@@ -26,7 +28,7 @@ class Prober:
 
     def __init__(self, chance: random.Random | None) -> None:
         self.chance = random.Random() if chance is None else chance
-        self.sockets: dict[Source, ProbeSocket] = {}
+        self.sockets: dict[Source, P] = {}
         self.tracks = []
         self.sent = 0
         self.skipped = 0

@@ -21,7 +21,7 @@ from llama.collector.intervals.ledger import Ledger
 from llama.collector.probing.hping3.prober import Hping3Prober
 from llama.collector.probing.icmp import IcmpProber
 from llama.collector.probing.plan import Group, Source
-from llama.collector.probing.sockets import ProbeSocket
+from llama.collector.probing.sockets import HeldPort
 from llama.collector.probing.tcp import TcpProber
 from llama.collector.probing.track import Track
 from llama.collector.probing.udp import UdpProber
@@ -76,7 +76,7 @@ class Probers:
         """Return the prober of a group."""
         return self._prober(_protocol(group))
 
-    def open(self, source: Source) -> ProbeSocket:
+    def open(self, source: Source) -> HeldPort:
         """Return the socket of a source, opened if need be; raises `OSError` if it cannot be."""
         return self._prober(source.protocol).open(source)
 
@@ -85,9 +85,10 @@ class Probers:
         self._prober(source.protocol).let_go(source)
 
     @property
-    def sockets(self) -> Mapping[Source, ProbeSocket]:
+    def sockets(self) -> Mapping[Source, HeldPort]:
         """The sockets that are open."""
-        return ChainMap(*(prober.sockets for prober in self._probers.values()))
+        every: list[Any] = [prober.sockets for prober in self._probers.values()]
+        return ChainMap(*every)
 
     def track(
         self, group: Group, ledger: Ledger, live: npt.NDArray[np.bool_], now_s: float

@@ -44,7 +44,7 @@ class Schedule:
     ) -> None:
         self.order: Ints = np.array(chance.sample(pairs.tolist(), len(pairs)), np.int64)
         self.flows: Ints = (self.order * ports + np.arange(ports)[:, None]).reshape(-1)
-        self.probes_per_s = rate_pps * len(self.flows)
+        self._turns_per_s = self.probes_per_s = rate_pps * len(self.flows)
         self._start_s = now_s
         self._first = chance.randrange(len(self.flows)) if len(self.flows) else 0
         self._begin = chance.random()  # of a probe's time, until the first
@@ -69,7 +69,7 @@ class Schedule:
         self.flows = (self.order * ports + np.arange(ports)[:, None]).reshape(-1)
         self._first = (port * len(order) + turn) % len(self.flows)
         # What was done was due until then.
-        self._start_s = before._start_s + (before._done - before._begin) / before.probes_per_s
+        self._start_s = before._start_s + (before._done - before._begin) / before._turns_per_s
         self._begin = 0.0
 
     def begin(self, now_s: float) -> None:
@@ -82,7 +82,7 @@ class Schedule:
         After a pause that is no more than twice what fell due in ``elapsed_s``: the rest is left to
         the next ticks, as are the few that a full burst leaves over.
         """
-        most = max(1, math.ceil(2 * self.probes_per_s * elapsed_s))
+        most = max(1, math.ceil(2 * self._turns_per_s * elapsed_s))
         while most > 0 and (burst := self.due(now_s, min(size, most))) is not None:
             yield burst
             most -= len(burst.flows)
@@ -97,8 +97,8 @@ class Schedule:
         if not len(self.flows):
             return None
         elapsed_s = now_s - self._start_s
-        target = math.floor(elapsed_s * self.probes_per_s + self._begin)
-        oldest = math.floor((elapsed_s - LATEST_S) * self.probes_per_s + self._begin)
+        target = math.floor(elapsed_s * self._turns_per_s + self._begin)
+        oldest = math.floor((elapsed_s - LATEST_S) * self._turns_per_s + self._begin)
         if self._done < oldest and self.limit is None:
             self.skipped += oldest - self._done
             self._done = oldest
@@ -107,7 +107,7 @@ class Schedule:
                 # As many are to be sent as ever: all that is left is due later.
                 late = oldest - self._done
                 self.skipped += min(late, self.limit - self._done)
-                self._start_s += late / self.probes_per_s
+                self._start_s += late / self._turns_per_s
                 target -= late
             target = min(target, self.limit)
         count = min(target - self._done, most)

@@ -22,29 +22,40 @@ SMALLEST_ROOM = 832
 SPARE_FILES = 32  # that probing leaves to all else: HTTP, names, programs
 
 
-class ProbeSocket:
-    """One source port: a socket, and what is counted about it."""
+class HeldPort:
+    """A source port, ``number``, that is held by a socket bound to it: nobody else here has it."""
 
     ordinal = 0  #: its number within its prober, which sets it
+
+    def __init__(self, source: Source, sock: socket.socket, number: int) -> None:
+        self.source = source
+        self.sock = sock
+        self.number = number
+        self.family: int = sock.family  # a plain number: the socket makes an enum at each look
+
+
+class ProbeSocket(HeldPort):
+    """A source port that probes leave from and replies come to, and what is counted about it."""
+
     hears_errors = False  #: whether it keeps the ICMP errors about its packets
-    device = 0  #: number of the interface that it is bound to, 0: to none
 
     def __init__(self, source: Source, *, kernel_stamps: bool, ids: bool) -> None:
-        self.source = source
         self._kernel_stamps, self._ids = kernel_stamps, ids
+        sock, number, device = self._made(source, source.number)
+        super().__init__(source, sock, number)
+        self.device = device  # number of the interface that it is bound to, 0: to none
         self.cannot_follow = False  # an interface that was made anew; that has been said
-        self.sock = self._made(source.number)
-        self.fd = self.sock.fileno()
-        self.family: int = self.sock.family  # a plain number: the socket makes an enum at each look
-        self.buffer: int = self.sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
+        self.fd = sock.fileno()
+        self.buffer: int = sock.getsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF)
         self.drops = 0
 
-    def _made(self, number: int, *, beside: bool = False) -> socket.socket:
-        """Return a socket that is set up and bound; ``self.number`` is the number it got.
+    def _made(
+        self, source: Source, number: int, beside: socket.socket | None = None
+    ) -> tuple[socket.socket, int, int]:
+        """Return a socket that is set up and bound, the number it got, and that of its interface.
 
-        ``beside`` the one there is, which may have that number: both let the other have it.
+        ``beside`` is another, which may have that number: both let the other have it.
         """
-        source = self.source
         device = 0
         family = socket.AF_INET if source.version == 4 else socket.AF_INET6
         sock = self._create(family)
@@ -55,7 +66,7 @@ class ProbeSocket:
                 sock.setsockopt(socket.SOL_SOCKET, option, SOCKET_BUFFER)
             if family == socket.AF_INET6 and sock.type != socket.SOCK_RAW:
                 sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            for one in (sock, self.sock) if beside else ():
+            for one in (sock, beside) if beside is not None else ():
                 one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             if source.interface is not None:
                 device = interface_number(source.interface)
@@ -71,17 +82,16 @@ class ProbeSocket:
                     flags |= mmsg.SOF_OPT_ID | mmsg.SOF_OPT_TSONLY | mmsg.SOF_OPT_CMSG
             sock.setsockopt(mmsg.SOL_SOCKET, mmsg.SO_TIMESTAMPING, flags)
             anywhere = "0.0.0.0" if source.version == 4 else "::"  # noqa: S104
-            self.number: int = self._bind(sock, source.address or anywhere, number)
+            bound = self._bind(sock, source.address or anywhere, number)
         except OSError:
             sock.close()
             raise
-        if not number and self.number in REFUSED_PORTS:
+        if not number and bound in REFUSED_PORTS:
             try:
-                return self._made(0, beside=beside)  # another one, as this is taken meanwhile
+                return self._made(source, 0, beside)  # another one, as this is taken meanwhile
             finally:
                 sock.close()
-        self.device = device
-        return sock
+        return sock, bound, device
 
     def follow_interface(self) -> None:
         """Bind to the interface of our name anew, which has another number now.
@@ -89,13 +99,12 @@ class ProbeSocket:
         The kernel keeps a socket bound to the one that is gone. The descriptor stays the same, and so
         does the number unless somebody else has it. Raises `OSError`; then nothing has changed.
         """
-        before = self.number
         try:
-            fresh = self._made(before, beside=True)
+            fresh, self.number, self.device = self._made(self.source, self.number, self.sock)
         except OSError:
             if self.source.number:
                 raise
-            fresh = self._made(0)
+            fresh, self.number, self.device = self._made(self.source, 0)
         fresh.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
         os.dup2(fresh.fileno(), self.fd, inheritable=False)
         fresh.close()

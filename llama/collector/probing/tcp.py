@@ -27,7 +27,6 @@ import itertools
 import random
 import select
 import socket
-import struct
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
@@ -39,22 +38,27 @@ from attrs import define
 from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
-from llama.collector.intervals.ledger import NO_RTT, Ints, Ledger
+from llama.collector.intervals.cell import NO_RTT
+from llama.collector.intervals.ledger import Ints, Ledger
 from llama.collector.intervals.replies import Replies
 from llama.collector.intervals.summary import Pair, suspect_bit
-from llama.collector.probing.held import HeldPort, PortHolder, places_now
+from llama.collector.probing.attempts import (
+    attempt_socket,
+    times_of,
+    waits_here,
+    was_refused_here,
+)
 from llama.collector.probing.plan import Group, Source
+from llama.collector.probing.port_holder import PortHolder, places_now
 from llama.collector.probing.schedule import BURST
 from llama.collector.probing.sockets import (
-    ProbeSocket,
+    HeldPort,
     interface_number,
-    leave_spare,
     require_zone,
     zone_of,
 )
 from llama.collector.probing.track import Track
 from llama.net import errors, flow_label, mmsg
-from llama.net.lookup import socket_address
 
 #: Attempts end after so long, s: a second after the first SYN the kernel sends another (RFC 6298).
 GIVE_UP_S = 0.95
@@ -63,38 +67,9 @@ KEPT_UP_S = 0.005
 #: A tick that comes so long after the one before, s, was late: 5 ms beyond the longest period.
 LATE_S = 0.025
 
-_ABORT = struct.pack("=ii", 1, 0)  # struct linger: close with RST
-_TCP_SYNCNT = 7
-_RTT_AT, _RETRANSMITS_AT = 68, 100  # tcpi_rtt (us) and tcpi_total_retrans in struct tcp_info
-_INFO_SIZE = 104
-#: The first octets of struct tcp_info, state and congestion state (SYN_SENT, CWR), of a SYN refused here.
-_SYN_REFUSED = bytes([2, 2])
-_WRITE_AT = 8  # SK_MEMINFO_WMEM_ALLOC: octets that are neither sent nor dropped
 _EVENTS = 256  # taken at once
 #: Flows in line for a turn that are looked at for one who can have it.
 _LOOKED_AT = 16
-
-
-def attempt_socket(source: Source, number: int) -> socket.socket:
-    """Return a socket bound to port ``number`` of a source; raises `OSError` if that cannot be."""
-    family = socket.AF_INET if source.version == 4 else socket.AF_INET6
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        leave_spare(sock)
-        sock.setblocking(False)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _ABORT)
-        sock.setsockopt(socket.IPPROTO_TCP, _TCP_SYNCNT, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        if source.interface is not None:
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, source.interface.encode())
-        anywhere = "0.0.0.0" if source.version == 4 else "::"  # noqa: S104
-        sock.bind(socket_address(source.address or anywhere, number))
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 @define(eq=False)
@@ -177,10 +152,11 @@ class TcpProber(PortHolder):
 
     # What to probe
 
-    def open(self, source: Source) -> ProbeSocket:
+    def open(self, source: Source) -> HeldPort:
         """Return what holds a source's port; raises `OSError` if it is somebody else's."""
         if source not in self.sockets:
-            self.sockets[source] = HeldPort(source, attempt_socket(source, source.number))
+            sock = attempt_socket(source, source.number)
+            self.sockets[source] = HeldPort(source, sock, sock.getsockname()[1])
             if self._wakeup is None and self._reactor is not None:
                 self._wakeup = _Wakeup(self._reactor, self._epoll.fileno(), self._look)
         return self.sockets[source]
@@ -249,33 +225,25 @@ class TcpProber(PortHolder):
         if self._lines:
             track, flow = self._first_in_line(track, flow)
             way, group = _way(track, flow), track.group
-        number, port = divmod(flow, track.ports)
-        pair, source = track.pairs[number], group.sources[port]
+        number = flow // track.ports
         try:
-            address = self._address(source, pair.dst_ip, pair.dst_port)
-            sock = attempt_socket(source, track.sockets[port].number)
+            sock, address = self._prepared(track, flow)
         except OSError as reason:
             self._failed(track, number, reason.errno or 0)
             return
-        if source.version == 4:
-            sock.setsockopt(mmsg.SOL_IP, mmsg.IP_TOS, pair.dscp << 2)
-        else:
-            sock.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_TCLASS, pair.dscp << 2)
-            address = flow_label.labelled(sock, address, track.sockets[port].number)
-        if self.told_errors is not None:
-            errors.enable(sock)
         t1_ns = self._wall_ns()
         cells, sequence = track.ledger.send(np.array([flow]), t1_ns)
         self.sent += 1
         code = sock.connect_ex(address)
         if code == errno.EINPROGRESS:
             self._young.append((self._monotonic_s() + KEPT_UP_S, sock))
-            if sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 2) == _SYN_REFUSED:
+            if was_refused_here(sock):
                 code = errno.ENOBUFS
         begun_s = self._monotonic_s()
         until_s = begun_s + min(group.timeout_s, GIVE_UP_S)
         attempt = _Attempt(
-            sock, track.ledger, group.identity, pair, way, flow, int(sequence[0]), t1_ns, begun_s,
+            sock, track.ledger, group.identity, track.pairs[number], way, flow, int(sequence[0]),
+            t1_ns, begun_s,
         )  # fmt: skip
         self._epoll.register(sock.fileno(), select.EPOLLIN | select.EPOLLOUT)
         self._attempts[sock.fileno()] = attempt
@@ -319,6 +287,21 @@ class TcpProber(PortHolder):
                 return first
         return track, flow
 
+    def _prepared(self, track: Track, flow: int) -> tuple[socket.socket, tuple[Any, ...]]:
+        """Return the socket of a flow's next attempt, and where it goes; raises `OSError`."""
+        number, port = divmod(flow, track.ports)
+        pair, source = track.pairs[number], track.group.sources[port]
+        address = self._address(source, pair.dst_ip, pair.dst_port)
+        sock = attempt_socket(source, track.sockets[port].number)
+        if source.version == 4:
+            sock.setsockopt(mmsg.SOL_IP, mmsg.IP_TOS, pair.dscp << 2)
+        else:
+            sock.setsockopt(mmsg.SOL_IPV6, mmsg.IPV6_TCLASS, pair.dscp << 2)
+            address = flow_label.labelled(sock, address, track.sockets[port].number)
+        if self.told_errors is not None:
+            errors.enable(sock)
+        return sock, address
+
     @staticmethod
     def _address(source: Source, address: str, port: int) -> tuple[Any, ...]:
         if source.version == 4:
@@ -358,13 +341,13 @@ class TcpProber(PortHolder):
     def _look_whether_kept_up(self, sock: socket.socket) -> None:
         """Note it if an attempt is under way whose SYN has not left this host yet."""
         attempt = self._attempts.get(sock.fileno())
-        if attempt is not None and _waits_here(sock):
+        if attempt is not None and waits_here(sock):
             attempt.kept_up = True
             attempt.ledger.mark(0, "SYNs waited in this host's own queue, and have no round trip")
 
     def _give_up(self, attempt: _Attempt) -> None:
         """End an attempt that was not answered; whether the SYN left in time, if at all, is told."""
-        if not attempt.over and (attempt.kept_up or _waits_here(attempt.sock)):
+        if not attempt.over and (attempt.kept_up or waits_here(attempt.sock)):
             attempt.ledger.mark(
                 suspect_bit("send_failed"),
                 "SYNs waited in this host's own queue, and had no answer in time",
@@ -402,13 +385,11 @@ class TcpProber(PortHolder):
     def _answered(self, attempt: _Attempt, *, refused: bool, late: bool) -> None:
         """Enter a SYN+ACK, or a RST, that was ``late`` to be looked at."""
         arrived_ns = self._wall_ns()
-        info = attempt.sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _INFO_SIZE)
-        (again,) = struct.unpack_from("=I", info, _RETRANSMITS_AT)
+        rtt_us, again = times_of(attempt.sock)
         if again:
             attempt.rests_s = self._monotonic_s() - attempt.begun_s
             if attempt.rests_s >= GIVE_UP_S:
                 return  # to which of the two SYNs it was an answer, nobody knows
-        (rtt_us,) = struct.unpack_from("=I", info, _RTT_AT)
         ledger = attempt.ledger
         flow: Ints = np.array([attempt.flow])
         sequence = np.array([attempt.sequence], np.uint32)
@@ -439,12 +420,6 @@ class TcpProber(PortHolder):
         # about to be run has a copy. Until then it would tell of a number that is another attempt's.
         self._epoll.unregister(fd)
         attempt.sock.close()
-
-
-def _waits_here(sock: socket.socket) -> bool:
-    """Return whether a SYN is still in a queue of this host, or of its device."""
-    memory = sock.getsockopt(socket.SOL_SOCKET, mmsg.SO_MEMINFO, _WRITE_AT + 4)
-    return any(memory[_WRITE_AT:])
 
 
 def _way(track: Track, flow: int) -> tuple[object, ...]:

@@ -16,7 +16,7 @@ from llama.collector.probing.flow_index import flow_keys
 from llama.collector.probing.inbox import HEAD
 from llama.collector.probing.plan import Group, Variant
 from llama.collector.probing.schedule import Schedule
-from llama.collector.probing.sockets import ProbeSocket, interface_number, sockaddr, zone_of
+from llama.collector.probing.sockets import HeldPort, interface_number, sockaddr, zone_of
 from llama.net import mmsg
 from llama.wire import stamp
 
@@ -32,7 +32,7 @@ class Track:
         group: Group,
         ledger: Ledger,
         live: npt.NDArray[np.bool_],
-        sockets: Sequence[ProbeSocket],
+        sockets: Sequence[HeldPort],
         ssids: Mapping[Variant, int],
         chance: random.Random,
         now_s: float,
@@ -138,7 +138,7 @@ class Track:
         """Tell whether pairs that are not probed any more have no interval left to close."""
         return bool((~self.live & ~self.ledger.pairs_waiting()).any())
 
-    def note_traced(self, sock: ProbeSocket, address: str, port: int) -> None:
+    def note_traced(self, sock: HeldPort, address: str, port: int) -> None:
         """Note that a trace leaves for a place: who returns no SSID counts it with the probes.
 
         Its answer may never come, so the numbers of such a peer are in doubt from now on.

@@ -45,7 +45,7 @@ SHORTEST_DRAIN_S, LONGEST_DRAIN_S = 0.025, 0.1
 DAMAGED = "packets of {protocol} arrived damaged: their checksums are wrong"
 
 
-class UdpProber(Prober):
+class UdpProber(Prober[ProbeSocket]):
     """Probes the groups it is given; see `arrange`, `tick` and `drain`.
 
     ``wall_ns`` is the wall clock (Unix ns). ``kernel_stamps`` false takes T1 in user space. ``ids``
@@ -244,7 +244,7 @@ class UdpProber(Prober):
         octets_per_s: defaultdict[ProbeSocket, float] = defaultdict(float)
         for track in self.tracks:
             room = 2 * SMALLEST_ROOM + with_packet * track.mean_size
-            for sock in track.sockets:
+            for sock in map(self.sockets.__getitem__, track.group.sources):
                 # While it is a source port's turn, it sends all of its track's probes.
                 octets_per_s[sock] += track.schedule.probes_per_s * room
         busiest = max((octets / sock.buffer for sock, octets in octets_per_s.items()), default=0.0)
@@ -275,7 +275,7 @@ class UdpProber(Prober):
         rows = box.ready(burst)
         track.ledger.sent(box.probes, rows, box.stamp(rows, self._wall_ns()))
         # Hand them over to the kernel, and take back what it will not send.
-        sock = track.sockets[burst.port]
+        sock = self._by_ordinal[track.sockets[burst.port].ordinal]
         fd, count = sock.fd, rows.stop - rows.start
         done, refused, times, heard = 0, -1, 0, False
         while done < count:

@@ -15,7 +15,7 @@ from twisted.internet.threads import deferToThreadPool
 from twisted.logger import Logger
 from twisted.web.client import ResponseFailed
 
-from llama.http.bounded import see_size
+from llama.http.bounded_json import see_size
 from llama.http.client import (
     Reply,
     TooLargeError,

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from attrs import frozen
 
-from llama.collector.probing.schedule import Schedule, woven
+from llama.collector.probing.schedule import Schedule
 
 #: hping3 waits so long, s, for answers after the last probe of a run, unless all have come.
 AFTER_LAST_S = 1.0
@@ -81,9 +81,10 @@ def stretches(numbers: Sequence[tuple[object, int]], most: int) -> tuple[tuple[i
 class Turns(Schedule):
     """Which run is due when: each of ``runs`` once a cycle, evenly spread, in random order.
 
-    ``runs`` are (pair, stretch) pairs; ``sizes`` says how many probes each has. ``limit`` and
-    ``skipped`` are in probes, as of any other schedule. What is overdue is not skipped but given
-    at once, since runs wait for one another anyhow; but never more than one cycle of it.
+    ``runs`` are (pair, stretch) pairs; ``sizes`` says how many probes each has. It is a schedule of the
+    numbers of runs; but ``limit``, ``skipped`` and ``probes_per_s`` are of probes, as of any other. What
+    is overdue is not skipped but given at once, since runs wait for one another anyhow; but never more
+    than one cycle of it.
     """
 
     def __init__(
@@ -94,56 +95,30 @@ class Turns(Schedule):
         now_s: float,
         chance: random.Random,
     ) -> None:
-        order = chance.sample(range(len(runs)), len(runs))
-        self.runs = [runs[n] for n in order]
-        self.sizes = [sizes[n] for n in order]
-        self.probes = sum(sizes)
-        self.flows = np.arange(self.probes, dtype=np.int64)
-        self.probes_per_s = rate_pps * self.probes
-        self._runs_per_s = rate_pps * len(runs)
-        self._start_s = now_s
-        self._begin = chance.random()
-        self._done = 0
+        super().__init__(np.arange(len(runs)), 1, rate_pps, now_s, chance)
+        self.runs, self._sizes = runs, sizes
+        self.probes_per_s = rate_pps * sum(sizes)
         self._given = 0
-        self.skipped = 0
-        self.limit: int | None = None
-
-    def follow_runs(
-        self, before: Turns, moved: Mapping[tuple[int, int], tuple[int, int]], chance: random.Random
-    ) -> None:
-        """Go on where ``before`` was; ``moved`` maps its runs that stay to what they are here.
-
-        See `Schedule.follow`.
-        """
-        if not moved:
-            return
-        sizes = dict(zip(self.runs, self.sizes, strict=True))
-        turn = before._done % len(before.runs)
-        self.runs, turn = woven(before.runs, moved, self.runs, turn, chance)
-        self.sizes = [sizes[run] for run in self.runs]
-        self._done = turn
-        due_s = before._start_s + (before._done - before._begin) / before._runs_per_s
-        self._start_s = due_s - turn / self._runs_per_s
-        self._begin = 0.0
 
     def runs_due(self, now_s: float) -> list[tuple[int, int]]:
         """Return the runs, (pair, stretch) each, whose turn has come since this was last asked."""
         count = len(self.runs)
-        target = math.floor((now_s - self._start_s) * self._runs_per_s + self._begin)
-        if not count or target <= self._done:
+        target = math.floor((now_s - self._start_s) * self._turns_per_s + self._begin)
+        if not count or (self.limit is not None and self._given >= self.limit):
             return []
-        if self.limit is not None and self._given >= self.limit:
-            return []
-        if target - self._done > count:
-            missed = target - self._done - count
+        if (missed := target - self._done - count) > 0:
             whole, rest = divmod(missed, count)
-            self.skipped += whole * self.probes
-            self.skipped += sum(self.sizes[(self._done + n) % count] for n in range(rest))
+            self.skipped += whole * sum(self._sizes)
+            self.skipped += sum(self._sizes[self._next(n)] for n in range(rest))
             self._done += missed
         due = []
         while self._done < target and (self.limit is None or self._given < self.limit):
-            place = self._done % count
-            due.append(self.runs[place])
-            self._given += self.sizes[place]
+            number = self._next()
+            due.append(self.runs[number])
+            self._given += self._sizes[number]
             self._done += 1
         return due
+
+    def _next(self, later: int = 0) -> int:
+        """Return the number of the run that has the next turn, or of one so many turns ``later``."""
+        return int(self.flows[(self._first + self._done + later) % len(self.flows)])

@@ -27,14 +27,14 @@ from twisted.logger import Logger
 
 from llama.collector.intervals.ledger import Ledger
 from llama.collector.intervals.summary import Pair, suspect_bit
-from llama.collector.probing.held import HeldPort, PortHolder, places_now
 from llama.collector.probing.hping3.account import Account
 from llama.collector.probing.hping3.cycle import GRACE_S, Turns, stretches
 from llama.collector.probing.hping3.output import Begun, Event, Stranger, Unreachable, read_summary
 from llama.collector.probing.hping3.process import Hping3, Order, complaint, find_program
 from llama.collector.probing.hping3.witness import Witness
 from llama.collector.probing.plan import Group, Source
-from llama.collector.probing.sockets import ProbeSocket, leave_spare
+from llama.collector.probing.port_holder import PortHolder, places_now
+from llama.collector.probing.sockets import HeldPort, leave_spare
 from llama.collector.probing.track import Track
 from llama.net.route import way_to
 
@@ -53,7 +53,7 @@ def held_port(source: Source, number: int) -> HeldPort:
     except OSError:
         sock.close()
         raise
-    return HeldPort(source, sock)
+    return HeldPort(source, sock, sock.getsockname()[1])
 
 
 class RunTrack(Track):
@@ -64,7 +64,7 @@ class RunTrack(Track):
         group: Group,
         ledger: Ledger,
         live: npt.NDArray[np.bool_],
-        sockets: Sequence[ProbeSocket],
+        sockets: Sequence[HeldPort],
         chance: random.Random,
         now_s: float,
     ) -> None:
@@ -87,7 +87,9 @@ class RunTrack(Track):
         if self.stretches != before.stretches:
             return
         runs = {run: (moved[run[0]], run[1]) for run in before.turns.runs if run[0] in moved}
-        self.turns.follow_runs(before.turns, runs, self._chance)
+        numbers = {run: number for number, run in enumerate(self.turns.runs)}
+        now = {n: numbers[runs[run]] for n, run in enumerate(before.turns.runs) if run in runs}
+        self.turns.follow(before.turns, now, self._chance)
         self.waiting = {runs[run]: None for run in before.waiting if run in runs}
 
 
@@ -144,7 +146,7 @@ class Hping3Prober(PortHolder):
 
     # What to probe
 
-    def open(self, source: Source) -> ProbeSocket:
+    def open(self, source: Source) -> HeldPort:
         """Return what holds a source's port; raises `OSError` if it is somebody else's.
 
         Ports that the system may choose follow on one another where that can be.

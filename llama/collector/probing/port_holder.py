@@ -7,35 +7,18 @@ through others, or by a program. Such a prober is used as `llama.collector.probi
 from __future__ import annotations
 
 import random
-import socket
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Protocol, TypeVar
 
 from llama.collector.intervals.summary import Pair
-from llama.collector.probing.plan import Source, places_of
+from llama.collector.probing.plan import places_of
 from llama.collector.probing.prober import Prober
-from llama.collector.probing.sockets import ProbeSocket
+from llama.collector.probing.sockets import HeldPort
 from llama.collector.probing.track import Track
 from llama.collector.probing.udp import LONGEST_DRAIN_S
 
 #: How often a prober with anything to probe looks at what happened, s.
 DRAIN_S = 0.010
-
-
-class HeldPort(ProbeSocket):
-    """A source port held by a socket that is bound to it."""
-
-    def __init__(self, source: Source, sock: socket.socket) -> None:
-        self.source = source
-        self.sock = sock
-        self.fd = sock.fileno()
-        self.number: int = sock.getsockname()[1]
-        self.buffer = 0
-        self.drops = 0
-
-    def new_drops(self) -> int:
-        """Return 0: nothing is received here."""
-        return 0
 
 
 class UnderWay(Protocol):
@@ -66,7 +49,7 @@ def places_now(
                 yield one, track if place >= 0 else None, place
 
 
-class PortHolder(Prober):
+class PortHolder(Prober[HeldPort]):
     """The ports, and the figures, of such a prober."""
 
     def __init__(self, chance: random.Random | None) -> None:

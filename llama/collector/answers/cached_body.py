@@ -15,7 +15,7 @@ from llama.collector.slices import Job, Slices
 _log = Logger()
 
 
-class Kept:
+class CachedBody:
     """Is made anew at every close while somebody wants it, and let go when nobody does.
 
     Whoever asks gets the newest that is finished, or, when there is none, the one that is then
