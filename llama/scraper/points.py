@@ -2,6 +2,7 @@
 
 Pure. The collectors of dropbox/llama date every point ``0001-01-01T00:00:00Z`` and report total
 loss with a round-trip time of zero; both are put right here, and counted so that it can be said.
+Those of the archived Python LLAMA write times as numbers.
 """
 
 from __future__ import annotations
@@ -104,8 +105,10 @@ def _read_point(item: Any, times: dict[str, int], scrape_ns: int, answer: Answer
     stamp = item.get("time")
     if stamp is None:
         when = 0
+    elif type(stamp) is int:  # Unix ns, as the archived Python LLAMA has it
+        when = stamp
     elif not isinstance(stamp, str):
-        raise ValueError("a point whose time is no text")
+        raise ValueError("a point whose time is neither text nor a whole number")
     elif (known := times.get(stamp)) is not None:
         when = known
     else:

@@ -486,7 +486,7 @@ class Programs(SynchronousTestCase):
             self.assertEqual(answer.code, 400, query)
             self.assertIn(query.partition("=")[0], answer.json()["error"])
 
-    @settings(max_examples=25, deadline=None)
+    @settings(max_examples=25)
     @given(
         pairs=st.integers(1, 6),
         flows=st.integers(1, 5),

@@ -410,7 +410,7 @@ class LedgerTests(SynchronousTestCase):
                 flow = close(book).flow_stats[0]
                 self.assertEqual((flow["duplicate"], flow["lost_forward"]), (1, forward))
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @example([5, 1, 1])
     @given(st.lists(st.none() | st.integers(1, 9), min_size=1, max_size=12))
     def test_reordered(self, delays: list[int | None]) -> None:
@@ -846,7 +846,7 @@ class LedgerTests(SynchronousTestCase):
 class SumTests(SynchronousTestCase):
     """Flows and pairs."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(seed=st.integers(0, 2**32 - 1), cells=st.sampled_from([1, 300, closing.SLICE]))
     def test_flows_add_up_to_their_pair(self, seed: int, cells: int) -> None:
         """Every count of a pair is the exact sum over its flows, and sent is received and lost.

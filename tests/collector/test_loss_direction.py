@@ -103,7 +103,7 @@ class DirectionTests(SynchronousTestCase):
                     results.append((figures, truth.count("forward"), truth.count("reverse")))
         return results
 
-    @settings(max_examples=300, deadline=None)
+    @settings(max_examples=300)
     @example(["reverse", "slow", "reverse", "slow", "ok"], ["none"] * 80, 30 * MS, 0)
     @given(
         fates=st.lists(FATES, min_size=4, max_size=80),
@@ -117,7 +117,7 @@ class DirectionTests(SynchronousTestCase):
         """In no interval are more losses put down to a direction than truly were in it."""
         self.check(self.play(fates, events, step, base))
 
-    @settings(max_examples=50, deadline=None)
+    @settings(max_examples=50)
     @example(["ok"] * 8 + ["slow", "ok"], ["forward", "ok", "ok"], 7)
     @example(["ok"] * 9 + ["duplicate"], ["forward", "ok", "ok"], 7)
     @example(["ok"] * 7 + ["slow", "slow reverse", "ok"], ["forward", "ok", "ok"], 7)

@@ -356,7 +356,6 @@ def check_total(directory: Path, data: bytes) -> None:
 
 _SETTINGS = settings(
     max_examples=300,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 #: What configurations are made of, blanks between.

@@ -5,7 +5,7 @@ from math import comb
 
 import numpy as np
 from attrs import evolve
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from simulated_fabric import Simulation
 from twisted.trial.unittest import SynchronousTestCase
@@ -86,7 +86,6 @@ class Statistics(SynchronousTestCase):
         self.assertGreater(exact, partly)
         self.assertGreater(exact, wide)
 
-    @settings(deadline=None)
     @given(st.integers(2, 60), st.data())
     def test_tail_of_equal_chances(self, everything, data):
         """With one chance for all flows the tail is Fisher's."""

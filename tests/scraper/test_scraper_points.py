@@ -71,7 +71,8 @@ class ReadTests(SynchronousTestCase):
         bad = [
             7, None, [], {}, item(measurement=""), item(measurement=5), item(tags=[]),
             item(fields=[1]), item(fields=None), item(fields={"rtt": "fast"}),
-            item(fields={"rtt": True}), item(tags={"a": {"b": "c"}}), item(time=5),
+            item(fields={"rtt": True}), item(tags={"a": {"b": "c"}}), item(time=True),
+            item(time=1.7e18), item(time=10**19),
             item(time="yesterday"), item(time="2023-13-01T00:00:00Z"),
             item(time="9999-01-01T00:00:00Z"),
         ]  # fmt: skip
@@ -103,6 +104,22 @@ class ReadTests(SynchronousTestCase):
         answer = read(item(time="0001-01-01T00:00:00Z"), item(time=None), item())
         self.assertEqual([p.time_ns for p in answer.points], [SCRAPE_NS, SCRAPE_NS, TIME_NS])
         self.assertEqual(answer.undated, 2)
+
+    def test_the_archived_python_collectors(self) -> None:
+        """They write Unix ns, tags as YAML read them, and null for what was not measured yet."""
+        tags = {"dst_hostname": "b", "rack": 1}
+        answer = read(
+            {"fields": {"value": 15.625}, "tags": tags, "time": TIME_NS, "measurement": "loss"},
+            {"fields": {"value": 1.5}, "tags": tags, "time": 5, "measurement": "rtt"},
+            {"fields": {"value": None}, "tags": tags, "time": None, "measurement": "rtt"},
+        )
+        text = {"dst_hostname": "b", "rack": "1"}
+        self.assertEqual(
+            answer.points,
+            [Point("loss", text, {"value": 15.625}, TIME_NS),
+             Point("rtt", text, {"value": 1.5}, SCRAPE_NS)],
+        )  # fmt: skip
+        self.assertEqual((answer.malformed, answer.empty), (0, 1))
 
     def test_total_loss_has_no_rtt(self) -> None:
         """An rtt of zero beside total loss, as dropbox/llama reports it, is taken away."""

@@ -649,7 +649,7 @@ class UpkeepTests(StoreCase):
 class AggregateTests(SynchronousTestCase):
     """The roll-up's arithmetic, against plain Python."""
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(
         st.lists(
             st.fixed_dictionaries(
@@ -694,7 +694,7 @@ class AggregateTests(SynchronousTestCase):
 class LateTests(SynchronousTestCase):
     """Rows that are merged, against rows that are made at once."""
 
-    @settings(max_examples=200, deadline=None)
+    @settings(max_examples=200)
     @given(
         st.lists(
             st.tuples(

@@ -13,7 +13,7 @@ KEY = b"0123456789abcdef0123456789abcdef"
 NAMES = sorted(path.stem for path in GOLDEN.glob("*.hex"))
 SLOT = 512  # octets of an arena's rows
 
-PROPERTIES = settings(max_examples=60, deadline=None)
+PROPERTIES = settings(max_examples=60)
 
 
 def golden(name: str) -> bytes:

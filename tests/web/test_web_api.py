@@ -440,7 +440,8 @@ class ArgumentsTest(SynchronousTestCase):
     """Whatever a query holds is read or refused, never a failure of ours."""
 
     @settings(
-        max_examples=300, deadline=None, suppress_health_check=[HealthCheck.differing_executors]
+        max_examples=300,
+        suppress_health_check=[HealthCheck.differing_executors, HealthCheck.too_slow],
     )
     @given(
         st.dictionaries(

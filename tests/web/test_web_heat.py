@@ -61,7 +61,7 @@ class HeatTest(SynchronousTestCase):
         """Without any RTT there is no picture."""
         self.assertIsNone(heat_map(self.history(received=[[0.0, 0.0]])))
 
-    @settings(max_examples=60, deadline=None)
+    @settings(max_examples=60)
     @given(st.lists(st.floats(1e-4, 1e4), min_size=5, max_size=5), st.integers(1, 10**6))
     def test_any(self, times: list[float], received: int) -> None:
         """However odd the percentiles, no reply is lost or made up."""

@@ -358,7 +358,7 @@ class FoldTest(SynchronousTestCase):
         self.assertEqual(len(lay_out(many, [()] * 400, "auto").entries), 400)
         self.assertEqual(lay_out([], [], "auto").entries, [])
 
-    @settings(max_examples=40, deadline=None)
+    @settings(max_examples=40)
     @given(st.data())
     def test_any_folding(self, data: st.DataObject) -> None:
         """However it is folded, each visible cell is the worst of its members, counted by hand."""
