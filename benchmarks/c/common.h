@@ -121,6 +121,7 @@ static inline void set_measuring(int fd, int stamps)
 	set_int(fd, IPPROTO_IP, IP_RECVTTL, 1, "IP_RECVTTL");
 	set_int(fd, IPPROTO_IP, IP_RECVTOS, 1, "IP_RECVTOS");
 	set_int(fd, IPPROTO_IP, IP_PKTINFO, 1, "IP_PKTINFO");
+	set_int(fd, IPPROTO_IP, IP_MTU_DISCOVER, IP_PMTUDISC_OMIT, "IP_MTU_DISCOVER");
 }
 
 static inline struct sockaddr_in address(const char *text, int port)
