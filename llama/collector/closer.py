@@ -63,6 +63,9 @@ class Closer:
         self.busy = False
         self.close_number = 0  # of the window that was closed last
         self.unclosed = 0  # windows that could not be closed
+        self.took_s = 0.0  # what closing the last one took
+        self._clock = clock
+        self._began_s = 0.0
         self._closed = closed
         self._figured = figured
         self._clock_error_ns = clock_error_ns
@@ -72,6 +75,7 @@ class Closer:
     def close(self, window: Window) -> None:
         """Begin to close a window; nothing must be ``busy``."""
         self.busy = True
+        self._began_s = self._clock.seconds()
         self._slices.hurried += 1
         self._slices.background(self._close(window)).addCallbacks(
             self._has_closed, self._has_not_closed, errbackArgs=(window,)
@@ -80,6 +84,7 @@ class Closer:
     def give_up(self, window: Window) -> None:
         """Have done with a window without its figures; nothing must be ``busy``."""
         self.unclosed += 1
+        self._tries = 0
         for track, interval in window:
             if interval in track.ledger.over:
                 closing.give_up(track.ledger, interval)
@@ -101,12 +106,12 @@ class Closer:
         self._tries += 1
         if self._tries < MOST_TRIES:
             return
-        self._tries = 0
         self._log.error("the interval is given up after {tries} tries", tries=MOST_TRIES)
         self.give_up(window)
 
     def _finished(self) -> None:
         self.busy = False
+        self.took_s = self._clock.seconds() - self._began_s
         self._slices.hurried -= 1
 
     def _close(self, window: Window) -> Job[ClosedInterval]:

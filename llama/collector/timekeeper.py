@@ -351,14 +351,17 @@ class Timekeeper:
     def _to_close(self, now_s: float, latest_s: float) -> Window | None:
         """Return the oldest window that was due by ``latest_s``, if there is one.
 
-        Where closing takes longer than an interval, its probes may be forgotten by now. Then it and
-        those after it are given up, but for the newest: else only forgotten ones would ever be closed,
-        and ever more would wait.
+        Where closing takes longer than an interval, its probes may be forgotten by now. Then it is given
+        up, and so are those after it that would be forgotten while they are closed, but for the newest:
+        else only forgotten ones would ever be closed, and ever more would wait.
         """
         before = self.closer.unclosed
         window = oldest_due(self.prober.tracks, latest_s)
-        if window is not None and now_s - max(i.due for _, i in window) > SLACK_S:
-            while window is not None and not is_newest_due(window, latest_s):
+        if window is not None and _forgotten(window):
+            takes_s = min(self.closer.took_s, SLACK_S)
+            while window is not None and _forgotten(window, takes_s):
+                if is_newest_due(window, latest_s):
+                    break
                 self.closer.give_up(window)
                 window = oldest_due(self.prober.tracks, latest_s)
         if self.closer.unclosed > before and now_s >= self._tell_s:
@@ -412,3 +415,8 @@ class Timekeeper:
         """Drop what is under way."""
         self.closer.stop()
         self.prober.close()
+
+
+def _forgotten(window: Window, ahead_s: float = 0.0) -> bool:
+    """Tell whether some probe of a window is not on record any more, or will not be in so many s."""
+    return any(track.ledger.forgotten(interval, ahead_s) for track, interval in window)

@@ -41,8 +41,9 @@ LEAST_S = 0.01
 #: Intervals of one collector that are read in one go, after a pause; and at first, so that the newest
 #: that is whole everywhere is among them.
 MOST_INTERVALS, FIRST_INTERVALS = 4, 2
-#: By so much an interval may close late because its probes were held up in their own host.
-HELD_UP_S = 1.0
+#: By so much an interval may close late because its probes were held up in their own host, s: no
+#: transmit stamp is believed that is later.
+HELD_UP_S = 2**31 / 1e9
 #: Pairs are read again after so many intervals: their tags may be others by now.
 PAIRS_AGAIN = 10
 

@@ -286,13 +286,13 @@ class _Case:
         everyone, active = np.flatnonzero(symptom.judged), np.flatnonzero(universe)
         suspects = []
         for best in rounds.play(active):
-            crossing = best.family.contains(best.candidate, active)
+            crossing = best.family.contains(best.candidate, active, last=best.last)
             hit = rounds.votes(best, active)
             suspect = self._named(best, symptom, crossing, hit, active, trouble)
             # Also those that could not vote cross it.
             crosses = best.family.contains(best.candidate, everyone)
             suspects.append(evolve(suspect, flows=crosses))
-            active = np.setdiff1d(active, crossing, assume_unique=True)
+            active = np.setdiff1d(active, crosses, assume_unique=True)
         return suspects
 
     def _named(

@@ -46,7 +46,7 @@ class Rounds:
     def votes(self, found: scan.Found, active: Indices) -> Indices:
         """Return those of these flows that are in trouble and may be so on account of it."""
         troubled = active[self.trouble[active]]
-        return found.family.may_trouble(found.candidate, troubled, self.answered)
+        return found.family.may_trouble(found.candidate, troubled, self.answered, last=found.last)
 
     def _without_idle(self, found: list[scan.Found], active: Indices) -> list[scan.Found]:
         """Leave out those of which the others explain everything.
@@ -89,7 +89,8 @@ class Rounds:
             found = self._behind_echoes(best, active) or best
             # That a flow is well which is elsewhere by now says nothing of what is still there.
             ill = found.family.contains(found.candidate, active[self.trouble[active]])
-            well = found.family.surely_contains(found.candidate, active[~self.trouble[active]])
+            well = active[~self.trouble[active]]
+            well = found.family.contains(found.candidate, well, last=True)
             if not self._part_stands_out(np.union1d(ill, well)):
                 return found
             first = first or found

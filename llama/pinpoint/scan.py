@@ -77,27 +77,32 @@ class Family:
             positions = positions[self.depth[positions] >= answered[owner]]
         return np.bincount(self.member[positions], minlength=self.size)
 
-    def contains(self, candidate: int, flows: Indices) -> Indices:
-        """Return those of these flows that the candidate contains."""
-        positions, owner = self.entries(flows)
-        return np.unique(owner[self.member[positions] == candidate])
+    def contains(self, candidate: int, flows: Indices, *, last: bool = False) -> Indices:
+        """Return those of these flows that the candidate contains.
 
-    def surely_contains(self, candidate: int, flows: Indices) -> Indices:
-        """Return those of these flows that the candidate contains by what was seen of them last."""
+        With ``last`` by what was seen of them last: they may be back on a way that they left.
+        """
         positions, owner = self.entries(flows)
         chosen = self.member[positions] == candidate
-        if self.depth is not None:
+        if last and self.depth is not None:
             chosen &= self.depth[positions] >= 0
         return np.unique(owner[chosen])
 
     def may_trouble(
-        self, candidate: int, flows: Indices, answered: npt.NDArray[np.int16]
+        self,
+        candidate: int,
+        flows: Indices,
+        answered: npt.NDArray[np.int16],
+        *,
+        last: bool = False,
     ) -> Indices:
-        """Return those of these troubled flows that the candidate may have troubled."""
+        """Return those of these troubled flows that the candidate may have troubled; see `contains`."""
         positions, owner = self.entries(flows)
         chosen = self.member[positions] == candidate
         if self.depth is not None:
             chosen &= self.depth[positions] >= answered[owner]
+            if last:
+                chosen &= self.depth[positions] >= 0
         return np.unique(owner[chosen])
 
 
@@ -174,6 +179,7 @@ class Found:
 
     family: Family
     candidate: int
+    last: bool  # it stands out by where flows were seen last, not by where they may be back
     hits: int
     inside: int
     gain: float
@@ -215,10 +221,9 @@ def ranked(
     if len(troubled) < least_hits or len(troubled) == len(active):
         return
     counted = [
-        _counted(family, active, troubled, answered, chance, least_share) for family in families
+        _counted(family, active, troubled, answered, chance, least_hits, least_share)
+        for family in families
     ]
-    for each in counted:
-        each.gain[each.hits < least_hits] = 0.0
     looked_at = sum(int(np.count_nonzero(each.hits)) for each in counted)
     while True:
         top = max((float(each.gain.max()) for each in counted if len(each.gain)), default=0.0)
@@ -236,14 +241,15 @@ def ranked(
             n: counted[n].family.count_troubled(troubled, np.maximum(answered, 0)) for n, _ in tied
         }
         n, chosen = min(tied, key=lambda t: (-last[t[0]][t[1]], counted[t[0]].family.rank, t))
-        family = counted[n].family
-        hits, inside = int(counted[n].hits[chosen]), int(counted[n].inside[chosen])
+        family, by_last = counted[n].family, bool(counted[n].last[chosen])
+        alike = {(family, chosen): top}
         flows = family.contains(chosen, active)
-        alike = {
-            (other, candidate): gained
-            for other, candidate, gained in _of_same_counts(counted, hits, inside)
-            if np.array_equal(other.contains(candidate, active), flows)
-        }
+        for other, candidate, gained in _of_same_counts(counted, n, chosen):
+            if np.array_equal(other.contains(candidate, active), flows):
+                alike[other, candidate] = gained
+        if by_last:
+            flows = family.contains(chosen, active, last=True)
+        hits, inside = len(family.may_trouble(chosen, troubled, answered, last=by_last)), len(flows)
         equals = tuple(_worth_telling(list(alike), family, chosen))
         theirs = sum(exp(gained - top) for gained in alike.values() if gained > 0)
         p = tail_probability(hits, inside, len(troubled), len(active))
@@ -253,6 +259,7 @@ def ranked(
         yield Found(
             family=family,
             candidate=chosen,
+            last=by_last,
             hits=hits,
             inside=inside,
             gain=top,
@@ -272,6 +279,7 @@ class _Counted:
     hits: npt.NDArray[np.int64]
     inside: npt.NDArray[np.int64]
     gain: Floats  # nats, 0 or more
+    last: npt.NDArray[np.bool_]  # it is gained by fewer than all of these: see `Found`
 
 
 def _counted(
@@ -280,11 +288,13 @@ def _counted(
     troubled: Indices,
     answered: npt.NDArray[np.int16],
     chance: Floats | None,
+    least_hits: int,
     least_share: float,
 ) -> _Counted:
     """Count what `ranked` is told, family by family.
 
-    Flows that left a way may be back on it, or not: of a candidate that counts by which it gains more.
+    Flows that left a way may be back on it, or not. Of each candidate that counts by which it gains
+    more.
     """
     positions, owner = family.entries(active)
     ill = np.zeros(len(answered), bool)
@@ -303,21 +313,25 @@ def _counted(
             expected = np.bincount(member, chance[owner[some]], minlength=family.size)
             size = _as_large_as(inside, expected, len(troubled), len(active))
         gained = likelihood_gain(hits, size, len(troubled), len(active)) - family.handicap
-        gained[hits < least_share * inside] = 0.0
+        gained[(hits < least_hits) | (hits < least_share * inside)] = 0.0
         return hits, inside, np.maximum(gained, 0.0)
 
     hits, inside, gained = count(slice(None))
+    by_last = np.zeros(family.size, bool)
     if family.depth is not None:
         last = family.depth[positions] >= 0
         if not last.all():
-            gained = np.maximum(gained, count(last)[2])
-    return _Counted(family, hits, inside, gained)
+            gained_by_last = count(last)[2]
+            by_last = gained_by_last > gained
+            gained = np.maximum(gained, gained_by_last)
+    return _Counted(family, hits, inside, gained, by_last)
 
 
 def _of_same_counts(
-    counted: Sequence[_Counted], hits: int, inside: int
+    counted: Sequence[_Counted], n: int, chosen: int
 ) -> Iterator[tuple[Family, int, float]]:
-    """Yield the candidates of these counts, and what each gains."""
+    """Yield the candidates of the same counts as the chosen one of family ``n``, and what each gains."""
+    hits, inside = counted[n].hits[chosen], counted[n].inside[chosen]
     for each in counted:
         for candidate in np.flatnonzero((each.hits == hits) & (each.inside == inside)).tolist():
             yield each.family, candidate, float(each.gain[candidate])
@@ -357,9 +371,9 @@ def gain(
     chance: Floats | None = None,
 ) -> float:
     """Return what a candidate gains among other `active` flows than those it was found in, nats."""
-    family = found.family
-    hits = len(family.may_trouble(found.candidate, troubled, answered))
-    flows = family.contains(found.candidate, active)
+    family, last = found.family, found.last
+    hits = len(family.may_trouble(found.candidate, troubled, answered, last=last))
+    flows = family.contains(found.candidate, active, last=last)
     size: npt.ArrayLike = len(flows)
     if chance is not None:
         size = _as_large_as(len(flows), chance[flows].sum(), len(troubled), len(active))

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import cache
-from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -31,6 +30,10 @@ MET_DEAD_S = 60.0
 #: collectors trace every flow again by then. One that has left more paths than so many may take any,
 #: packet by packet, and a trace does not show the path of its probes.
 RETURN_S, MOST_LEFT = 300.0, 1
+
+#: A silent hop is looked for on so many ways between the same ends at most, and in a window so many
+#: links are taken for crossed on account of it: who tells of more than any network has gets no more.
+MOST_WAYS, MOST_FILLED = 64, 1_000_000
 
 #: Stands in a path for what lies between the last hop that answered and the destination's router.
 UNKNOWN = "?"
@@ -211,10 +214,10 @@ class TracedPaths:
         answered: npt.NDArray[np.int16] = np.full(len(flows), -1, np.int16)
         refused = _Refused()
         untraced: list[tuple[int, Flow, Hops]] = []
-        # Of flows that were found on another way: those of which a hop there is silent, and the ways
-        # without such, by their ends.
+        # Of flows that were found on another way: those of which a hop there is silent, and by their
+        # ends the links of ways without such.
         gaps: list[tuple[int, tuple[int, int, Hops, tuple[Hops, ...]]]] = []
-        whole: dict[tuple[int, int], dict[Hops, None]] = {}
+        whole: dict[tuple[int, int], dict[Hops, list[int]]] = {}
         for n, (flow, destination) in enumerate(zip(flows, destinations, strict=True)):
             if flow is None:
                 continue
@@ -239,8 +242,8 @@ class TracedPaths:
                 links += newest
                 crossed[n + 1] = len(newest)
                 left += [(n, link) for link in others]
-                if self._left and None not in hops:
-                    whole.setdefault((source, destination), {})[hops] = None
+                if self._left and newest and None not in hops and UNKNOWN not in hops:
+                    whole.setdefault((source, destination), {})[hops] = newest
                 elif 0 < len(before) <= MOST_LEFT:
                     gaps.append((n, way))
             if known:
@@ -257,18 +260,7 @@ class TracedPaths:
                 untraced.append((n, flow, hops))
         for n, reach in refused.likewise(untraced):
             answered[n] = reach
-        for n, way in gaps:
-            # What was silent may be any router that others between the same ends were seen on. Else the
-            # way that it left would count more than the one that it is on.
-            source, destination, hops, _ = way
-            known_links = {*chain(*cache[way])}
-            for other in whole.get((source, destination), ()):
-                if same_way(other, hops):
-                    through = {
-                        numbers[link] for link in self._links(source, destination, other, names)
-                    }
-                    left += [(n, link) for link in sorted(through - known_links)]
-                    known_links |= through
+        left += _through_gaps(gaps, whole, cache)
         return Paths(
             links=list(numbers),
             start=np.cumsum(crossed),
@@ -326,6 +318,35 @@ class TracedPaths:
                 self._left_by_tuple.pop((source, key.tuple5), None)
         there = {(source, key.dst_ip) for source, key in (*flows.rows, *self._paths)}
         self._ends = {end: how for end, how in self._ends.items() if end in there}
+
+
+def _through_gaps(
+    gaps: Iterable[tuple[int, tuple[int, int, Hops, tuple[Hops, ...]]]],
+    whole: Mapping[tuple[int, int], Mapping[Hops, list[int]]],
+    crossed: Mapping[tuple[int, int, Hops, tuple[Hops, ...]], tuple[list[int], list[int]]],
+) -> list[tuple[int, int]]:
+    """Return flows, and links that they may have crossed where a hop of their way is silent.
+
+    That may be any router that others between the same ends were seen on. Else the way that a flow left
+    would count more than the one that it is on.
+    """
+    found: list[tuple[int, int]] = []
+    fills: dict[tuple[int, int, Hops, tuple[Hops, ...]], list[int]] = {}
+    for n, way in gaps:
+        if way not in fills:
+            source, destination, hops, _ = way
+            ways = whole.get((source, destination), {})
+            through = {
+                link
+                for other, links in (ways if len(ways) <= MOST_WAYS else {}).items()
+                if same_way(other, hops)
+                for link in links
+            }
+            fills[way] = sorted(through.difference(*crossed[way]))
+        if len(found) + len(fills[way]) > MOST_FILLED:
+            break
+        found += [(n, link) for link in fills[way]]
+    return found
 
 
 def _crossed(ways: Sequence[list[int]]) -> tuple[list[int], list[int]]:

@@ -13,9 +13,9 @@ from attrs import evolve
 from timekeeper_case import TimekeeperCase, pair
 from twisted.logger import capturedLogs, formatEvent
 
-from llama.collector import joining, timekeeper
+from llama.collector import joining
 from llama.collector.closer import MOST_TRIES
-from llama.collector.intervals import closing
+from llama.collector.intervals import closing, ledger
 from llama.collector.intervals.cell import RECEIVED, STAMPED
 from llama.collector.intervals.ledger import FORGED
 from llama.collector.intervals.replies import UNKNOWN_DSCP
@@ -716,24 +716,45 @@ class DrainTests(TimekeeperCase):
         self.assertEqual(self.timekeeper.trouble(), "")
 
     def test_closing_takes_too_long(self) -> None:
-        """Of windows that wait until their probes are forgotten the newest is closed."""
+        """Of windows that wait until their probes are forgotten those are closed that are not yet."""
+        self.patch(ledger, "SLACK_S", 0.5)  # so that there are cells for 2.5 s
         self.timekeeper.use([self.group(), evolve(self.group(), test="other", timeout_s=0.1)])
         self.newest(2)
         before = len(self.closed)
         over = self.prober.tracks[0].ledger.over
         self.timekeeper.closer.busy = True
         self.run_until(lambda: len(over) == 4 and over[-1].due <= time.monotonic())
-        newest = over[-1].end_ns
-        self.patch(timekeeper, "SLACK_S", 2.0)
+        oldest, newest = over[0].end_ns, over[-1].end_ns
         with capturedLogs() as logs:
             self.timekeeper.closer.busy = False
             self.run_until(lambda: len(self.closed) >= before + 4)
         ends = [interval.end_ns for interval in self.closed[before:]]
-        self.assertEqual(ends[:2], [newest, newest])
-        self.assertGreater(min(ends[2:]), newest)
-        self.assertEqual(self.timekeeper.closer.unclosed, 6)
+        self.assertGreater(min(ends), oldest)
+        self.assertEqual(ends.count(newest), 2)
+        for interval in self.closed[before:]:
+            self.assertGreater(interval.pair_stats["sent"].min(), 60)  # of 100: most of it
+        self.assertGreaterEqual(self.timekeeper.closer.unclosed, 2)
         self.assertEqual(len(logs), 1)
-        self.assertIn("6 were given up so far", formatEvent(logs[0]))
+        self.assertIn("were given up so far", formatEvent(logs[0]))
+
+    def test_stopped_for_long(self) -> None:
+        """Whoever does nothing for minutes forgets nothing: all that waited meanwhile is told."""
+        self.timeout_s = 3.0
+        self.timekeeper.use([self.group()])
+        self.newest(1)
+        before = len(self.closed)
+        over = self.prober.tracks[0].ledger.over
+        self.run_until(lambda: len(over) == 3)
+        self.bring_in_all()
+        waiting = [interval.end_ns for interval in over]
+        self.patch(self.timekeeper, "_monotonic_ns", lambda: time.monotonic_ns() + 300 * SECOND)
+        self.run_until(lambda: len(self.closed) >= before + 3)
+        self.assertEqual([interval.end_ns for interval in self.closed[before:]], waiting)
+        for interval in self.closed[before:]:
+            (stats,) = interval.pair_stats
+            self.assertGreater(stats["sent"], 60)
+            self.assertEqual(stats["received"], stats["sent"])
+        self.assertEqual(self.timekeeper.closer.unclosed, 0)
 
     def test_closing_catches_up(self) -> None:
         """Windows that had to wait, but not for so long, are all closed."""

@@ -134,6 +134,55 @@ class Statistics(SynchronousTestCase):
         self.assertEqual(list(gains), [0, 0, 0])
 
 
+class Ranked(SynchronousTestCase):
+    """Which of a few links of a thousand flows stand out."""
+
+    def ranked(self, members, troubled):
+        """Return those found; ``members`` are (link, flows, depth), links 0 to 2 are L, M and N."""
+        entries = sorted((flow, link, depth) for link, flows, depth in members for flow in flows)
+        owner, member, depths = np.array(entries).T
+        family = scan.Family(
+            kind="link",
+            label="LMN".__getitem__,
+            size=3,
+            member=member,
+            start=np.searchsorted(owner, np.arange(1001)),
+            depth=depths.astype(np.int16),
+            rank=1,
+        )
+        answered = np.full(1000, -1, np.int16)
+        return list(scan.ranked([family], np.arange(1000), np.array(troubled), answered, 3))
+
+    def test_chance_is_of_the_flows_that_it_gains_by(self):
+        """A link is judged by the flows seen there last where it gains by these, and hides no other."""
+        links = (
+            (0, range(6), 0),
+            (0, range(100, 394), -1),  # healthy, and found on another way lately
+            (1, range(400, 460), 0),
+            (2, [*range(6, 400), *range(460, 1000)], 0),
+        )
+        first, second = self.ranked(links, [*range(6), *range(400, 408)])
+        self.assertEqual(("L", 6, 6, True), (*self.told(first), first.last))
+        self.assertLess(first.p_value, 1e-9)
+        self.assertEqual(("M", 8, 60), self.told(second))
+        self.assertLess(second.p_value, 1e-5)
+
+    def test_flows_seen_last_are_enough_of_them(self):
+        """Fewer than the least flows in trouble make no suspect, by either count."""
+        links = (
+            (0, range(2), 0),
+            (0, range(100, 394), -1),
+            (1, range(400, 460), 0),
+            (2, [*range(2, 400), *range(460, 1000)], 0),
+        )
+        (only,) = self.ranked(links, [0, 1, 100, *range(400, 408)])
+        self.assertEqual(("M", 8, 60), self.told(only))
+
+    def told(self, found):
+        """Return name, hits and flows."""
+        return found.family.label(found.candidate), found.hits, found.inside
+
+
 class Links(SynchronousTestCase):
     def test_a_black_hole(self):
         """A link that drops everything is named, with evidence that adds up."""

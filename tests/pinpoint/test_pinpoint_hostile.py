@@ -18,9 +18,11 @@ from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
 from llama.paths.names import ask
 from llama.paths.table import FlowKey, Known, as_json
-from llama.pinpoint import answers, fleet, windows
+from llama.pinpoint import answers, fleet, traced, windows
 from llama.pinpoint.answers import AnswerError
+from llama.pinpoint.flow_table import flow_key
 from llama.pinpoint.service import PinpointService, Settings
+from llama.pinpoint.traced import MOST_WAYS, TracedPaths
 
 FABRIC = Fabric(3, 4, 2)
 ALL, HONEST = 30 * 12, 25 * 12
@@ -451,6 +453,17 @@ class Turns(SynchronousTestCase):
 
 
 class Rows(SynchronousTestCase):
+    def test_probes_that_were_held_up(self):
+        """Tests whose probes waited in their host for as long as is believed are waited for."""
+        groups = [
+            {"timeout_ms": 1000.0, "end": utc(1_000_000_030)},
+            {"timeout_ms": 2000.0, "end": utc(1_000_000_060)},
+        ]
+        short, long = fleet._ends(groups)
+        self.assertEqual(long, 1_000_000_060)
+        # They close 2.1 s late, after those of the longer timeout: the window is not handed in.
+        self.assertLess(short, 1_000_000_060 - 1)
+
     def test_what_collectors_answer(self):
         """Whatever a collector of ours answers is read, and kept as it is."""
         served = Served()
@@ -525,3 +538,44 @@ class Rows(SynchronousTestCase):
         )
         self.assertEqual(ask("evil.example"), "evil.example")
         self.assertEqual(ask("192.0.2.1"), "192.0.2.1\N{REPLACEMENT CHARACTER}[31m")
+
+
+class Gaps(SynchronousTestCase):
+    """Flows of which a hop is silent on the way that they were found on."""
+
+    def filled(self, others):
+        """Return how many links two flows may cross for a silent hop, with so many others to be seen."""
+        paths, flows = TracedPaths(str), []
+
+        def trace(port, at_s, *hops):
+            row = as_json(
+                FlowKey("10.0.0.2", 8100, port, 0, 44),
+                Known((*hops, "10.0.0.2"), True, at_s, at_s, refusal="", reach=None),
+            )
+            paths.add(0, next(iter(answers.paths([orjson.loads(orjson.dumps(row))]))))
+            return 0, flow_key(row)
+
+        flows += [
+            trace(1000 + n, 100.0, "leaf1", f"spine{n}", "core2", "leaf2") for n in range(others)
+        ]
+        for n in range(2):  # there is one answer for all that are alike
+            trace(20_000 + n, 100.0, "leaf1", "before", "core1", "leaf2")
+            flows.append(trace(20_000 + n, 101.0, "leaf1", None, "core2", "leaf2"))
+        columns = paths.columns(flows, [1] * len(flows), ("a", "b"), 110.0)
+        crossed = [[], []]
+        for flow, link in columns.left.tolist():
+            crossed[flow - others].append(columns.links[link])
+        self.assertLessEqual({("leaf1", "before"), ("core1", "leaf2")}, set(crossed[0]))
+        return [len(links) - 3 for links in crossed]
+
+    def test_any_router_seen_there(self):
+        """What was silent may be any router that others between the same ends were seen on."""
+        for others in (0, 1, 3):
+            self.assertEqual(self.filled(others), [2 * others] * 2)
+
+    def test_no_more_than_a_network_has(self):
+        """Who tells of ever more ways, and of ever more flows, gets no more memory for it."""
+        self.assertEqual(self.filled(MOST_WAYS), [2 * MOST_WAYS] * 2)
+        self.assertEqual(self.filled(MOST_WAYS + 1), [0, 0])
+        self.patch(traced, "MOST_FILLED", 10)
+        self.assertEqual(self.filled(3), [6, 0])

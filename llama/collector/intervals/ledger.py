@@ -294,6 +294,13 @@ class Ledger(Windows):
         genuine &= self.on_record(replies.flow, replies.sequence)
         return genuine
 
+    def forgotten(self, interval: OpenInterval, ahead_s: float) -> bool:
+        """Tell whether cells of probes of an interval that is over are others' in ``ahead_s``, or now."""
+        assert interval.end is not None
+        behind = (self.next_sequence - interval.first).astype(np.int64)
+        behind += math.ceil(ahead_s * self.rate_pps)
+        return bool(((behind > self.depth) & (interval.end != interval.first)).any())
+
     def on_record(self, flows: Ints, sequence: npt.NDArray[np.uint32]) -> npt.NDArray[np.bool_]:
         """Tell which numbers are of the last ``depth`` of their flows: others lead to the same cells."""
         return self.next_sequence[flows] - sequence - np.uint32(1) < self.depth
