@@ -225,18 +225,22 @@ class Held:
         """Return the points of a chunk if they stand ready."""
         return self._ready.get(chunk.number)
 
-    def excess(self, octets: int) -> list[Chunk]:
-        """Return the oldest chunks that must go before ``octets`` more of payload fit in.
+    def excess(self, collector: str, octets: int) -> list[Chunk]:
+        """Return the oldest chunks that must go before ``octets`` more of a collector's fit in.
 
-        A collector that has taken more than half of the room makes room first: however much it says,
-        what the others said is kept.
+        Whoever has more than half of the room, counting these, makes room first, down to that half:
+        the other half is left to the others, however much and in however large pieces it speaks, as
+        long as none of them is itself more than half. Two that fill half of the room each are not
+        held back: between them the oldest go, whosever they are.
         """
         leave: dict[int, Chunk] = {}
         room = self.max_octets - self.octets - octets
         if room >= 0:
             return []
-        whose = max(self._octets_of, key=self._octets_of.__getitem__, default="")
-        over_half = self._octets_of[whose] - self.max_octets // 2
+        octets_of = self._octets_of.copy()
+        octets_of[collector] += octets
+        whose = max(octets_of, key=octets_of.__getitem__)
+        over_half = octets_of[whose] - self.max_octets // 2
         for chunk in self.chunks.values():
             if room >= 0 or over_half <= 0:
                 break
@@ -336,7 +340,8 @@ class MemorySpool(Holder):
         """Keep points; always succeeds, at the cost of the oldest."""
         new = []
         for batch in batches:
-            self._drop("full", self._held.excess(len(batch.payload) + CHUNK_OVERHEAD))
+            octets = len(batch.payload) + CHUNK_OVERHEAD
+            self._drop("full", self._held.excess(collector, octets))
             self._last += 1
             chunk = new_chunk(collector, batch, now_s, self._writers)
             chunk.number = self._last

@@ -212,7 +212,7 @@ class DiskSpool(Holder):
             file.set_taken(cursor, collector, taken)
 
         try:
-            await self._drop("full", self._held.excess(octets))
+            await self._drop("full", self._held.excess(collector, octets))
             await self._run(insert)
         except (sqlite3.Error, OSError) as error:
             self.trouble = file.explain(error, self._path)

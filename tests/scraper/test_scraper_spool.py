@@ -74,6 +74,20 @@ class Contract(SpoolCase):
         self.assertEqual(kept[1:], chunks[1 - len(kept) :])
         self.assertEqual(self.dropped, [("full", chunk) for chunk in chunks[: 1 - len(kept)]])
 
+    async def test_one_that_says_much_at_once(self) -> None:
+        """What it is about to say counts, too: in large pieces it gets no more than half either."""
+        [batch] = buffer.pack_all(some_points(), ready=False)
+        unit = len(batch.payload) + buffer.CHUNK_OVERHEAD
+        spool = await self.opened(max_octets=10 * unit)
+        others = []
+        for n in range(5):
+            others += await spool.put(f"http://c{n}", Taken("1"), [batch], NOW)
+        for n in range(5):
+            await spool.put("http://d", Taken(str(n)), [batch] * 4, NOW + 1)
+            self.assertLessEqual(spool.octets, 10 * unit)
+        self.assertEqual(list(spool.chunks.values())[:5], others)
+        self.assertEqual({chunk.collector for _, chunk in self.dropped}, {"http://d"})
+
     async def test_age(self) -> None:
         """What has waited too long is dropped."""
         spool = await self.opened(max_age_s=60)

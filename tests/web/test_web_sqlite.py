@@ -135,6 +135,24 @@ class CrowdedSQLiteTest(TestCase):
         found = await store.history(window, 10.0, COLUMNS, pair)
         self.assertEqual(found.columns["sent"].shape, (1000, 30))
 
+    async def test_more_series_than_spoke(self) -> None:
+        """Those of days ago take no room, and no history of today is refused for them."""
+        path = Path(self.mktemp())
+        pair = {"src_hostname": "a", "dst_hostname": "b"}
+        times = [END_S - 5 * 86400] * 1000 + [END_S] * 2
+        await write(
+            path,
+            [
+                Point("raw_stats", {**pair, "n": str(n)}, {"sent": 1.0}, int(time_s * 1e9))
+                for n, time_s in enumerate(times)
+            ],
+        )
+        store = SQLiteStore(reactor, path=str(path))
+        self.addCleanup(store.stop)
+        found = await store.history(Window(END_S - 300, END_S), 1.0, COLUMNS, pair)
+        self.assertEqual([tags["n"] for tags in found.series], ["1000", "1001"])
+        self.assertEqual(found.columns["sent"][:, -1].tolist(), [1.0, 1.0])
+
 
 class OldSQLiteTest(TestCase):
     """A file whose older raw samples are gone."""

@@ -8,8 +8,9 @@ from functools import partial
 from typing import Any
 
 import orjson
+from scraper_case import until
 from twisted.internet import reactor
-from twisted.internet.defer import ensureDeferred
+from twisted.internet.defer import CancelledError, ensureDeferred, gatherResults
 from twisted.trial.unittest import TestCase
 from twisted.web.resource import Resource
 from twisted.web.server import Site
@@ -105,6 +106,36 @@ class InfluxQLTests(TestCase):
         ask = partial(self.store._database.ask, "/query", {"q": ""}, len, load=load)
         self.assertEqual(await self.store._database.ask_all([ask, ask]), [1, 1])
         self.assertEqual(met, [])
+
+    async def test_given_up_while_it_is_read(self) -> None:
+        """Who hangs up and asks anew has no second answer read beside the one under way."""
+        self.say()
+        begun: list[bytes] = []
+        go_on = threading.Event()
+        self.addCleanup(go_on.set)
+
+        def load(body: bytes) -> Any:
+            begun.append(body)
+            if len(begun) > 1:
+                return orjson.loads(body)
+            go_on.wait()
+            raise AttributeError("what nobody waits for any more")
+
+        asking = self.store._database
+        first = asking.ask("/query", {"q": ""}, len, load=load)
+        await until(lambda: bool(begun), "a thread that reads")
+        first.cancel()
+        self.failureResultOf(first, CancelledError)
+        others = [asking.ask("/query", {"q": ""}, len, load=load) for _ in range(3)]
+        await until(
+            lambda: len(begun) > 1 or len(asking._reading.waiting) == 3, "answers that wait"
+        )
+        self.assertEqual(len(begun), 1)
+        others[0].cancel()
+        self.failureResultOf(others[0], CancelledError)
+        go_on.set()
+        self.assertEqual(await gatherResults(others[1:]), [1, 1])
+        self.assertEqual(len(begun), 3)
 
     async def test_more_series_than_there_is_room_for(self) -> None:
         """A history of many series of a sample each takes room for all steps of each: it is refused."""

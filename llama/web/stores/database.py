@@ -14,6 +14,7 @@ from twisted.internet.defer import (
     DeferredLock,
     DeferredSemaphore,
     gatherResults,
+    maybeDeferred,
 )
 from twisted.internet.defer import TimeoutError as DeferredTimeoutError
 from twisted.internet.task import deferLater
@@ -165,7 +166,16 @@ class Database:
         except Exception as error:
             kind = StoreTimeoutError if _timed_out(error) else StoreError
             raise kind(f"{self.url}: {explain(error, self._timeout_s)}") from None
-        return await self._reading.run(self.in_thread, self._read, reply, read, load)
+        await self._reading.acquire()
+        answer: Deferred[T] = Deferred()
+
+        def done(result: Any) -> None:
+            self._reading.release()
+            answer.callback(result)
+
+        # Who gives up is told at once, but the thread goes on: nothing else is read until it is done.
+        maybeDeferred(self.in_thread, self._read, reply, read, load).addBoth(done)
+        return await answer
 
     def _read(self, reply: Reply, read: Callable[[Any], T], load: Callable[[bytes], Any]) -> T:
         try:

@@ -19,6 +19,7 @@ from llama.web.grid import put_together
 from llama.web.store import (
     AGGREGATE,
     LOSSY_PERCENT,
+    MOST_CELLS,
     Activity,
     Column,
     History,
@@ -230,21 +231,23 @@ def history(
     reader: Reader, window: Window, step_s: float, columns: Sequence[str], where: Tags
 ) -> History:
     """Return the figures over time of some series."""
-    numbers = np.array(reader.matching(where), dtype=np.int64)
+    numbers = reader.matching(where)
     ends = window.steps(step_s)
-    see_room(len(numbers), ends.size)
     known = _known(columns)
-    parts = [np.empty((0, 2 + len(known)))]
-    for table, start, end in reader.spans(window, len(numbers), step_s):
-        chosen = ", ".join(["series_id", "time_ms", *known])
-        moments = reader.moments(table, start, end).astype(np.int64).tolist()
-        parts.append(
-            reader.rows(
-                f"SELECT {chosen} FROM {looking_up(table)}",
-                (json_list(moments), json_list(numbers.tolist())),
-            )
-        )
-    rows = np.concatenate(parts)
+    moments = [
+        (table, json_list(reader.moments(table, start, end).tolist()))
+        for table, start, end in reader.spans(window, len(numbers), step_s)
+    ]
+
+    def look_up(chosen: Sequence[str], numbers: Sequence[int]) -> Rows:
+        query, wanted = f"SELECT {', '.join(chosen)} FROM ", json_list(numbers)
+        parts = [reader.rows(query + looking_up(table), (at, wanted)) for table, at in moments]
+        return np.concatenate([np.empty((0, len(chosen))), *parts])
+
+    if len(numbers) * ends.size > MOST_CELLS:  # of all that there ever were, who spoke?
+        numbers = np.unique(look_up(["DISTINCT series_id"], numbers)).astype(int).tolist()
+        see_room(len(numbers), ends.size)
+    rows = look_up(["series_id", "time_ms", *known], numbers)
     spoke, series = np.unique(rows[:, 0], return_inverse=True)
     step = np.ceil(rows[:, 1] / 1000 / step_s - 1e-9) - np.rint(ends[0] / step_s)
     shape = len(spoke), ends.size
