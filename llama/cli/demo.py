@@ -101,7 +101,7 @@ def demo(
         picked = scene(seed, hosts(block.number))
         warnings = _Warnings(log)
         demo = Demo(reactor, picked, interval_s, directory, home=address(block.number, 0, 1))
-        stage = Stage(reactor, picked, demo, interval_s, once, ending=warnings.end)
+        stage = Stage(reactor, picked, demo, interval_s, once, warnings.end)
         status = run(reactor, stage.play)
     raise SystemExit(status)
 
