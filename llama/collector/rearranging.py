@@ -10,9 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from attrs import evolve
 
-from llama.collector.intervals.cell import CELL
-from llama.collector.intervals.ledger import SLACK_S, Ints, Ledger, depth_needed
+from llama.collector.intervals.cell import CELL, SLACK_S, depth_needed
+from llama.collector.intervals.ledger import Ledger
 from llama.collector.intervals.open_interval import OpenInterval
+from llama.collector.intervals.replies import Ints
 from llama.collector.intervals.summary import Pair
 from llama.collector.probing.track import Track
 

@@ -19,7 +19,8 @@ from llama.collector.closer import Closer, Window, is_newest_due, oldest_due
 from llama.collector.health import STARVED_SHARE, ClockWatch, Starvation, step_note
 from llama.collector.host_watch import HostWatch
 from llama.collector.intervals import closing
-from llama.collector.intervals.ledger import SLACK_S, Ledger
+from llama.collector.intervals.cell import SLACK_S
+from llama.collector.intervals.ledger import Ledger
 from llama.collector.intervals.summary import ClosedInterval, Stats, suspect_bit
 from llama.collector.probing.plan import Group, places_of, same_groups
 from llama.collector.probing.probers import Probers

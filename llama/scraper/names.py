@@ -9,10 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from twisted.logger import Logger
+
 from llama.interfaces import Point
+from llama.printable import MOST_TOLD
 
 #: Of what is measured and what reflected, by its measurement: that two do it by one name.
-SHARED = {
+_SHARED = {
     "raw_stats": (
         "collectors {url} and {other} both measure as {name!r}: they are one host on the page,"
         " and what they tell of the same pair may overwrite each other; unless they are meant"
@@ -27,9 +30,9 @@ SHARED = {
 }
 
 
-def name_in(points: Sequence[Point]) -> tuple[str, str] | None:
+def _name_in(points: Sequence[Point]) -> tuple[str, str] | None:
     """Return what names who made these points, by the newest, and the measurement that this is of."""
-    told = [point for point in points if point.measurement in SHARED]
+    told = [point for point in points if point.measurement in _SHARED]
     newest = max(told, key=lambda point: point.time_ns, default=None)
     if newest is None:
         return None
@@ -43,6 +46,8 @@ def name_in(points: Sequence[Point]) -> tuple[str, str] | None:
 class Names:
     """The names of collectors, by URL, as they were heard last."""
 
+    _log = Logger()
+
     def __init__(self) -> None:
         self._of: dict[str, str] = {}
         self._doubted: dict[str, str] = {}  # one that took a name: one that had it when last heard
@@ -50,6 +55,18 @@ class Names:
 
     def __len__(self) -> int:
         return len(self._of)
+
+    def hear(self, url: str, points: Sequence[Point]) -> None:
+        """Say, once, which others measure, or reflect, by the name in a collector's points.
+
+        They would be one.
+        """
+        found = _name_in(points)
+        if found is None:
+            return
+        name, measurement = found
+        for other in self.heard(url, name):
+            self._log.warn(_SHARED[measurement], url=url, other=other, name=name[:MOST_TOLD])
 
     def heard(self, url: str, name: str) -> list[str]:
         """Note a collector's name; returns those that took it and share it.

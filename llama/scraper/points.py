@@ -8,7 +8,7 @@ Those of the archived Python LLAMA write times as numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import orjson
@@ -44,6 +44,21 @@ class Answer:
     undated: int = 0  #: points dated by us, for want of a time
     zero_rtt: int = 0  #: points of total loss whose ``rtt`` of zero was taken away
     oddity: str = ""  #: what was wrong with the first malformed one
+
+
+def not_yet_taken(
+    points: Sequence[Point], newest_ns: int | None, last_ns: Collection[int] | None
+) -> Sequence[Point]:
+    """Return the points newer than the newest taken, Unix ns; all, if that is None.
+
+    So it is where time alone can tell, for want of a cursor. ``last_ns`` are the times in the answer
+    before: where those taken lie in the future, all that were not in it are new. Else it is None.
+    """
+    if newest_ns is None:
+        return points
+    if last_ns is None:
+        return [point for point in points if point.time_ns > newest_ns]
+    return [p for p in points if p.time_ns not in last_ns and p.time_ns != newest_ns]
 
 
 def portions(body: bytes, octets: int = 1024 * 1024) -> Iterator[bytes]:

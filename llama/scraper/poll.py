@@ -31,13 +31,13 @@ from llama.http.client import (
     request,
 )
 from llama.interfaces import Point
-from llama.printable import MOST_TOLD
 from llama.scraper.buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
 from llama.scraper.counts import Counts
 from llama.scraper.headers import read_headers
 from llama.scraper.lane import Lane, Place
-from llama.scraper.names import SHARED, Names, name_in
-from llama.scraper.points import BadAnswerError, portions, read_answer
+from llama.scraper.names import Names
+from llama.scraper.phase import Phase
+from llama.scraper.points import BadAnswerError, not_yet_taken, portions, read_answer
 from llama.scraper.remarks import Remarks
 
 #: Octets of one answer, unpacked. 10,000 pairs are about 9 MB for each interval.
@@ -178,7 +178,7 @@ class CollectorPoll:
         self._failing = ""  # in which way: another way is said anew, other words are not
         self.plain = False  # it knows no cursors
         self._poller = poller
-        self._phase_s = phase_s
+        self._phase = Phase(poller.interval_s, phase_s)
         self._call = LoopingCall.withCount(self._turn)
         self._call.clock = poller.clock
         self._first: Any = None
@@ -205,9 +205,10 @@ class CollectorPoll:
     def start(self) -> None:
         """Begin at the next moment that has the phase."""
         self._poller.counts.begin_collector(self.url)
-        interval_s = self._poller.interval_s
-        wait_s = (self._phase_s - self._poller.unix_time_s()) % interval_s
-        self._first = self._poller.clock.callLater(wait_s, self._call.start, interval_s)
+        wait_s = self._phase.wait_s(self._poller.unix_time_s())
+        self._first = self._poller.clock.callLater(
+            wait_s, self._call.start, self._poller.interval_s
+        )
 
     def stop(self) -> Deferred[None]:
         """Ask no more, and fire when the spool has what is already here."""
@@ -228,19 +229,9 @@ class CollectorPoll:
         """Take one turn; the `LoopingCall` waits for it, and counts what it misses meanwhile."""
         if count > 1:
             self._count("skipped", count - 1)
-        self._keep_phase()
+        self._phase.keep(self._poller.unix_time_s())
         self._under_way = Deferred.fromCoroutine(self._ask_all())
         return self._under_way
-
-    def _keep_phase(self) -> None:
-        """Let the phase be that of the turns when the wall clock, not they, was stepped.
-
-        Else turns might lie just where `_slot_ns` rounds, and two of them have one slot.
-        """
-        interval_s, now = self._poller.interval_s, self._poller.unix_time_s()
-        off_s = (now - self._phase_s + interval_s / 2) % interval_s - interval_s / 2
-        if abs(off_s) > interval_s / 4:
-            self._phase_s = now % interval_s
 
     def _count(self, result: str, times: int = 1) -> None:
         self._poller.counts.polls.labels(self.url, result).inc(times)
@@ -432,48 +423,21 @@ class CollectorPoll:
 
         Of a collector without cursors, also the times (Unix ns) of all points in the answer.
         """
-        scrape_ns = self._slot_ns()
+        scrape_ns = self._phase.slot_ns(self._poller.unix_time_s())
         batches: list[Batch] = []
         times: set[int] = set()
         for portion in portions(body):
             answer = read_answer(portion, scrape_ns)
             self._remarks.odd(answer)
             points: Sequence[Point] = answer.points
-            self._say_name(points)
+            if self.url in self._poller.collectors:
+                self._poller.names.hear(self.url, points)
             if self.plain:
                 times.update(point.time_ns for point in points)
-                points = self._not_yet_taken(points, taken)
+                points = not_yet_taken(
+                    answer.points, taken.newest_ns, self._last_ns if self._ahead else None
+                )
+                self._remarks.reject("repeated", len(answer.points) - len(points))
             ready = sum(batch.count for batch in batches) < READY_POINTS
             batches += await self._poller.spool.pack(points, ready)
         return batches, frozenset(times)
-
-    def _slot_ns(self) -> int:
-        """Return the aligned time, Unix ns, that this turn stands for."""
-        interval_s = self._poller.interval_s
-        turn: int = round((self._poller.unix_time_s() - self._phase_s) / interval_s)
-        return round(turn * interval_s * 1000) * 1_000_000
-
-    def _not_yet_taken(self, points: Sequence[Point], taken: Taken) -> Sequence[Point]:
-        """Return the points newer than any taken: without a cursor, time alone can tell.
-
-        Where those taken are in the future, all that were not in the last answer are new.
-        """
-        newest_ns = taken.newest_ns
-        if newest_ns is None:
-            return points
-        if self._ahead:
-            last = self._last_ns | {newest_ns}
-            new = [point for point in points if point.time_ns not in last]
-        else:
-            new = [point for point in points if point.time_ns > newest_ns]
-        self._remarks.reject("repeated", len(points) - len(new))
-        return new
-
-    def _say_name(self, points: Sequence[Point]) -> None:
-        """Say, once, which others measure, or reflect, by the same name: they would be one."""
-        found = name_in(points)
-        if found is None or self.url not in self._poller.collectors:
-            return
-        name, measurement = found
-        for other in self._poller.names.heard(self.url, name):
-            self._log.warn(SHARED[measurement], url=self.url, other=other, name=name[:MOST_TOLD])

@@ -11,9 +11,9 @@ from ledger_case import EPOCH, MS, SECOND, close, end_of, ledger, replies
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.collector.intervals import closing, statistics
-from llama.collector.intervals.cell import FOLLOWED
+from llama.collector.intervals.cell import FOLLOWED, depth_needed
 from llama.collector.intervals.histogram import bin_of
-from llama.collector.intervals.ledger import Ledger, depth_needed
+from llama.collector.intervals.ledger import Ledger
 from llama.collector.intervals.summary import STATS, reasons, suspect_bit
 from llama.collector.rearranging import rearranged
 from llama.collector.slices import at_once

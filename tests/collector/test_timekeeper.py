@@ -15,7 +15,7 @@ from twisted.logger import capturedLogs, formatEvent
 
 from llama.collector import joining
 from llama.collector.closer import MOST_TRIES
-from llama.collector.intervals import closing, ledger
+from llama.collector.intervals import cell, closing
 from llama.collector.intervals.cell import RECEIVED, STAMPED
 from llama.collector.intervals.ledger import FORGED
 from llama.collector.intervals.replies import UNKNOWN_DSCP
@@ -717,7 +717,7 @@ class DrainTests(TimekeeperCase):
 
     def test_closing_takes_too_long(self) -> None:
         """Of windows that wait until their probes are forgotten those are closed that are not yet."""
-        self.patch(ledger, "SLACK_S", 0.5)  # so that there are cells for 2.5 s
+        self.patch(cell, "SLACK_S", 0.5)  # so that there are cells for 2.5 s
         self.timekeeper.use([self.group(), evolve(self.group(), test="other", timeout_s=0.1)])
         self.newest(2)
         before = len(self.closed)

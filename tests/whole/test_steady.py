@@ -20,6 +20,7 @@ from llama.net.steady import count_steadily
 from llama.scraper.buffer import MemorySpool
 from llama.scraper.counts import Counts
 from llama.scraper.delivery import Delivery
+from llama.scraper.phase import Phase
 from llama.scraper.poll import CollectorPoll, Poller
 from llama.scraper.spool import DiskSpool
 from llama.scraper.writers.options import Options
@@ -212,17 +213,14 @@ class UnixTimeTests(SynchronousTestCase):
 
     def test_points_without_a_time(self) -> None:
         """They get that of the turn; one turn after the other, however the wall clock is stepped."""
-        poll = self.poll(12.0)
         self.now_s += 12.0
-        before = poll._slot_ns()
+        phase = Phase(30.0, 12.0)
+        before = phase.slot_ns(self.now_s)
         for step_s in (0, -14.9, 0, 0, 14.9, 0, -HOUR_S, 0):
             self.now_s += 30.0 + step_s
-            poll._keep_phase()
-            slots = []
-            for late_s in (-0.5, 0.5):  # a turn is never quite on time
-                self.now_s += late_s
-                slots.append(poll._slot_ns())
-                self.now_s -= late_s
+            phase.keep(self.now_s)
+            # A turn is never quite on time.
+            slots = [phase.slot_ns(self.now_s + late_s) for late_s in (-0.5, 0.5)]
             self.assertEqual(slots[0], slots[1])
             self.assertLess(abs(slots[0] / 1e9 - self.now_s), 30.0)
             if not step_s:

@@ -16,10 +16,10 @@ import numpy.typing as npt
 
 from llama.collector import memory
 from llama.collector.intervals import cell, direction, statistics
-from llama.collector.intervals.ledger import LONG_WAIT_NS, Ints, Ledger
+from llama.collector.intervals.ledger import LONG_WAIT_NS, Ledger
 from llama.collector.intervals.open_interval import OpenInterval
 from llama.collector.intervals.own_drops import OwnDrops
-from llama.collector.intervals.replies import UNKNOWN_DSCP
+from llama.collector.intervals.replies import UNKNOWN_DSCP, Ints
 from llama.collector.intervals.summary import STATS, Stats, suspect_bit
 
 SLICE = 4000  # cells looked at in a step, of which a step takes about a millisecond

@@ -26,8 +26,9 @@ import numpy.typing as npt
 from attrs import frozen
 
 from llama.collector.intervals import cell
-from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals.ledger import Ledger
 from llama.collector.intervals.open_interval import OpenInterval
+from llama.collector.intervals.replies import Ints
 from llama.collector.intervals.summary import Stats
 
 #: What is missing may have been so many times slower than the slowest probe that was answered.

@@ -5,7 +5,7 @@ It names a reply by its number. Which probe that answered is looked for here.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -20,64 +20,63 @@ if TYPE_CHECKING:
 MOST_BEHIND = 15
 
 
+class _Told(NamedTuple):
+    """What replies tell of earlier ones, a row each: (N,) columns."""
+
+    flow: Ints
+    sequence: npt.NDArray[np.uint32]  # of the probe that the telling reply answers
+    newest: npt.NDArray[np.uint32]  # that reply's own number
+    number: npt.NDArray[np.uint32]  # of the reply that is told of
+    stamp_ns: Ints  # when that one left, by the reflector's clock
+
+    def rows(self, some: npt.NDArray[Any]) -> _Told:
+        """Return some of them."""
+        return _Told(*(column[some] for column in self))
+
+
 def follow_up(book: Ledger, replies: Replies) -> None:
     """Correct T3 of earlier replies by the reflector's own transmit stamps (RFC 8972 section 4.7)."""
-    told = np.flatnonzero(replies.follow_ns)
-    if not told.size:
+    telling = np.flatnonzero(replies.follow_ns)
+    if not telling.size:
         return
-    flows = replies.flow[told]
-    sequence = replies.sequence[told]
-    number = replies.follow_number[told]
-    stamp = replies.follow_ns[told]
-    newest = replies.number[told]
+    told = _Told(
+        replies.flow, replies.sequence, replies.number, replies.follow_number, replies.follow_ns
+    ).rows(telling)
     # As many probes ago as replies, and more if probes were lost on their way; where numbers
     # count others, too, one of the last few; none, where a probe came twice.
-    counted = (replies.number[told] - number).astype(np.int64)
     for more in range(MOST_BEHIND):
-        back = counted + more if more < MOST_BEHIND // 2 else more - MOST_BEHIND // 2
-        match = _correct(book, flows, sequence, number, stamp, back, newest)
+        back = (told.newest - told.number).astype(np.int64) + more
+        if more >= MOST_BEHIND // 2:
+            back[:] = more - MOST_BEHIND // 2
+        match = _correct(book, told, back)
         if match.all():
             return
-        left = ~match
-        flows, sequence, number, stamp = flows[left], sequence[left], number[left], stamp[left]
-        counted, newest = counted[left], newest[left]
+        told = told.rows(~match)
 
 
-def _correct(
-    book: Ledger,
-    flows: Ints,
-    sequence: npt.NDArray[np.uint32],
-    number: npt.NDArray[np.uint32],
-    stamp: Ints,
-    back: Ints | int,
-    newest: npt.NDArray[np.uint32],
-) -> npt.NDArray[np.bool_]:
+def _correct(book: Ledger, told: _Told, back: Ints) -> npt.NDArray[np.bool_]:
     """Correct the replies so many probes ``back`` if they are those numbered so: which are, (N,).
 
-    A session that is begun anew has the same numbers again. At ``newest`` it reaches that many
-    probes back, at the least; what is further back must be linked to these by numbers without a
-    gap, or have left well before the next probe can have come.
+    A session that is begun anew has the same numbers again. At the telling reply's own number it
+    reaches that many probes back, at the least; what is further back must be linked to these by numbers
+    without a gap, or have left well before the next probe can have come.
     """
-    cells = book.cells(flows, sequence - np.asarray(back).astype(np.uint32))
-    match: npt.NDArray[np.bool_] = (book.number[cells] == number) & (
+    cells = book.cells(told.flow, told.sequence - back.astype(np.uint32))
+    match: npt.NDArray[np.bool_] = (book.number[cells] == told.number) & (
         (book.flags[cells] & RECEIVED) != 0
     )
-    match &= (np.asarray(back) >= 0) & (np.asarray(back) < book.depth)
+    match &= (back >= 0) & (back < book.depth)
     found = cells[match]
-    residence = stamp[match] - (book.t1[found] + book.forward[found])
+    residence = told.stamp_ns[match] - (book.t1[found] + book.forward[found])
     sane = (residence >= 0) & (residence < 2**31) & (residence <= book.elapsed[found])
-    further = (back - newest.astype(np.int64))[match]
+    further = (back - told.newest.astype(np.int64))[match]
     if (further > 0).any():
-        flows, sequence, behind = (
-            flows[match],
-            sequence[match],
-            np.broadcast_to(back, match.shape),
-        )
-        first = book.cells(flows, sequence - newest[match])
+        flow, sequence, newest, number, _ = told.rows(match)
+        first = book.cells(flow, sequence - newest)
         linked = (book.flags[first] & RECEIVED) != 0
-        linked &= book.number[first] - number[match] == further
-        following = sequence - (behind[match] - 1).astype(np.uint32)
-        soon = 2 * residence < book.t1[book.cells(flows, following)] - book.t1[found]
+        linked &= book.number[first] - number == further
+        following = sequence - (back[match] - 1).astype(np.uint32)
+        soon = 2 * residence < book.t1[book.cells(flow, following)] - book.t1[found]
         sane &= (further <= 0) | linked | soon
     if not sane.all():
         found, residence = found[sane], residence[sane]

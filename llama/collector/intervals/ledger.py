@@ -34,22 +34,20 @@ from llama.collector.intervals.cell import (
     NO_RTT,
     RECEIVED,
     RESIDENCE_UNKNOWN,
+    SLACK_S,
     STAMPED,
     USER_TIMES,
+    depth_needed,
 )
 from llama.collector.intervals.follow_up import follow_up
 from llama.collector.intervals.open_interval import OpenInterval, Windows
-from llama.collector.intervals.replies import Replies
+from llama.collector.intervals.replies import Ints, Octets, Replies
 from llama.collector.intervals.summary import suspect_bit
-
-Ints = npt.NDArray[np.int64]
-Octets = npt.NDArray[np.uint8]
 
 #: What probes wait for less in this host's own queue puts nothing off.
 LONG_WAIT_NS = 1_000_000
 #: A reflector that took less, ns and of the timeout, made nothing late: the way there and back did.
 HELD_NS, HELD_SHARE = 5_000_000, 0.1
-SLACK_S = 8.0  # how long after its last timeout an interval may take to be closed
 #: Noted of an interval in which replies came to what was not sent.
 FORGED = "a reflector answered forged probes: the direction of what was lost then is unknown"
 #: Likewise, where those may have been probes of ours that are not on record any more.
@@ -452,15 +450,3 @@ class Ledger(Windows):
         self.rate_pps = rate_pps
         self.fastest_pps = max(self.fastest_pps, rate_pps)
         return True
-
-
-def depth_needed(rate_pps: float, timeout_s: float, interval_s: float, least: int = 0) -> int:
-    """Return how many cells a flow needs so that none is reused before its interval has closed.
-
-    At least ``least``, in any case.
-
-    Fast flows get a power of two: their sequence numbers come round after 2**32 probes, in months,
-    and then too must each number lead to the cell after the last one's.
-    """
-    depth = max(least, math.ceil(rate_pps * (interval_s + timeout_s + SLACK_S)) + 2)
-    return 1 << (depth - 1).bit_length() if rate_pps >= 10 else depth

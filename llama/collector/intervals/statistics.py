@@ -8,8 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from llama.collector.intervals.histogram import bin_of
-from llama.collector.intervals.ledger import Ints
-from llama.collector.intervals.replies import UNKNOWN_DSCP
+from llama.collector.intervals.replies import UNKNOWN_DSCP, Ints
 from llama.collector.intervals.summary import STATS, Stats
 
 P999_SAMPLES = 1000  # fewer samples than this have no meaningful p99.9

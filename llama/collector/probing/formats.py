@@ -15,8 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.intervals.ledger import Ints, Ledger
-from llama.collector.intervals.replies import Replies
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.replies import Ints, Replies
 from llama.collector.probing.plan import Group
 from llama.wire import auth, llama_go, llama_python, stamp, tlv, tlv_rules
 

@@ -27,8 +27,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.intervals.ledger import Ints, Ledger
-from llama.collector.intervals.replies import Replies
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.replies import Ints, Replies
 from llama.collector.probing.flow_index import NO_FLOW, flow_keys
 from llama.collector.probing.inbox import HEAD, Inbox
 from llama.collector.probing.intake import Intake

@@ -12,8 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.intervals.ledger import Ints
-from llama.collector.intervals.replies import UNKNOWN_DSCP, Replies
+from llama.collector.intervals.replies import UNKNOWN_DSCP, Ints, Replies
 from llama.collector.probing import formats
 from llama.collector.probing.flow_index import NO_FLOW, FlowIndex, flow_keys
 from llama.collector.probing.inbox import HEAD, Inbox

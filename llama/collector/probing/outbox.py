@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.intervals.ledger import Ints
+from llama.collector.intervals.replies import Ints
 from llama.collector.probing.inbox import HEAD
 from llama.collector.probing.schedule import BURST, Burst
 from llama.collector.probing.track import Track

@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from attrs import evolve, field, frozen
 
-from llama.collector.intervals.ledger import Ints
+from llama.collector.intervals.replies import Ints
 from llama.collector.intervals.summary import Pair
 from llama.collector.probing.hping3.cycle import KNOWN_AFTER_S, Cycle, spacing_s
 from llama.collector.probing.schedule import LATEST_S

@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.replies import Ints
 from llama.collector.intervals.summary import suspect_bit
 from llama.wire import tlv
 

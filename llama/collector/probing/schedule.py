@@ -15,7 +15,7 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 
-from llama.collector.intervals.ledger import Ints
+from llama.collector.intervals.replies import Ints
 
 BURST = 32  # probes handed to the kernel at once, at most
 #: Probes that could not be sent within this time after they were due are skipped.

@@ -39,8 +39,8 @@ from twisted.internet.abstract import FileDescriptor
 from twisted.logger import Logger
 
 from llama.collector.intervals.cell import NO_RTT
-from llama.collector.intervals.ledger import Ints, Ledger
-from llama.collector.intervals.replies import Replies
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.replies import Ints, Replies
 from llama.collector.intervals.summary import Pair, suspect_bit
 from llama.collector.probing.attempts import (
     attempt_socket,

@@ -9,7 +9,8 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.replies import Ints
 from llama.collector.intervals.summary import Pair
 from llama.collector.probing import formats
 from llama.collector.probing.flow_index import flow_keys

@@ -27,7 +27,8 @@ import numpy as np
 import numpy.typing as npt
 from twisted.logger import Logger
 
-from llama.collector.intervals.ledger import Ints, Ledger
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.replies import Ints
 from llama.collector.intervals.summary import suspect_bit
 from llama.collector.probing.inbox import ARENA, Inbox
 from llama.collector.probing.intake import Intake

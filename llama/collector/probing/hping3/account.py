@@ -13,8 +13,8 @@ import numpy as np
 from attrs import frozen
 
 from llama.collector.intervals.cell import NO_RTT
-from llama.collector.intervals.ledger import Ints, Ledger
-from llama.collector.intervals.replies import Replies
+from llama.collector.intervals.ledger import Ledger
+from llama.collector.intervals.replies import Ints, Replies
 from llama.collector.probing.hping3.cycle import AFTER_LAST_S, LONGEST_ANSWER_S
 from llama.collector.probing.hping3.output import Answer, Summary
 
