@@ -32,8 +32,14 @@ lint: venv  ## ruff, check and format
 types: venv  ## mypy
 	$(BIN)/mypy
 
-test: venv system lint types lowest  ## everything that must pass
+test: venv system lint types lowest  ## everything that must pass; ARGS="tests/net -x" for some of it
+ifeq ($(ARGS),)
+	@# Most tests wait most of the time. Those that mind no company do so together.
+	together=0; $(BIN)/python -m pytest -m "not quiet" -n 4 --dist loadfile || together=1; \
+	  $(BIN)/python -m pytest -m quiet && exit $$together
+else
 	$(BIN)/python -m pytest $(ARGS)
+endif
 
 demo: venv  ## three sites on this machine, one fault to find; ARGS=--once ends by itself
 	@$(BIN)/llama demo $(ARGS)

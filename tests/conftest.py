@@ -1,4 +1,4 @@
-"""What holds for every test: where its files go, which come first, that none is skipped."""
+"""What holds for every test: where its files go, which come first and which alone, none is skipped."""
 
 import os
 import socket
@@ -12,6 +12,12 @@ from hypothesis import HealthCheck, settings
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.net import mmsg
+
+#: Folders of tests that mind neither a busy machine nor each other.
+TOGETHER = {"cli", "config", "fuzz", "pinpoint", "project", "scraper", "web", "wire"}
+
+# Processes that tests start, hundreds of them, compile LLAMA once.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A busy machine is slow: that is no fault of what is tested.
 settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -53,8 +59,15 @@ def _kernel_stamps() -> Generator[None, None, None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have the page's tests run first: what they show was measured until they were collected."""
-    items.sort(key=lambda item: "web" not in item.path.relative_to(item.config.rootpath).parts)
+    """Mark what needs a quiet machine, all that is not known for another; have the page's tests first.
+
+    What those show was measured until they were collected.
+    """
+    folders = {item: item.path.relative_to(item.config.rootpath).parts[1] for item in items}
+    for item, folder in folders.items():
+        if folder not in TOGETHER:
+            item.add_marker("quiet")
+    items.sort(key=lambda item: folders[item] != "web")
 
 
 def _must_run() -> bool:

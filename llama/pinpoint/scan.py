@@ -23,6 +23,8 @@ Floats = npt.NDArray[np.float64]
 
 #: The least p-value: only what is certain without statistics has 0.
 TINY = 1e-300
+#: By how much sums of chances may be off what is a whole number.
+ROUNDING = 1e-6
 
 
 @frozen(kw_only=True, eq=False)
@@ -161,7 +163,7 @@ def unequal_tail(hits: int, inside: Floats, outside: Floats, all_hits: int) -> f
     distribution of the same mean and variance; with equal chances, `tail_probability`.
     """
     share = float(inside.sum()) / all_hits
-    if share >= 1 or hits <= share * all_hits:
+    if share >= 1 or hits <= share * all_hits + ROUNDING:
         return 1.0
     if share <= 0:
         return 0.0
@@ -169,8 +171,8 @@ def unequal_tail(hits: int, inside: Floats, outside: Floats, all_hits: int) -> f
     binomial = all_hits * share * (1 - share)
     narrower = spread * rest / ((spread + rest) * binomial) if spread + rest > 0 else 0.0
     flows = all_hits / max(1 - narrower, 1e-6)
-    # Upwards, but for what is a whole number were it not for rounding.
-    return tail_probability(hits, ceil(share * flows - 1e-6), all_hits, ceil(flows - 1e-6))
+    # Upwards, but for what is a whole number.
+    return tail_probability(hits, ceil(share * flows - ROUNDING), all_hits, ceil(flows - ROUNDING))
 
 
 @frozen(kw_only=True, eq=False)

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from attrs import frozen
 from twisted.internet.defer import Deferred
 from twisted.trial.unittest import SynchronousTestCase, TestCase
@@ -24,6 +25,8 @@ from llama.lab.places import Block, Ports
 from llama.lab.readings import Reading
 from llama.lab.scene import FLOWS, PATHS, SITES, hosts, scene
 from llama.scraper.writers.sqlite import make as make_writer
+
+pytestmark = pytest.mark.quiet
 
 HOSTS = hosts(10)
 COMMAND = [str(Path(sys.executable).with_name("llama")), "demo"]

@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from network import alone
 from plain_stamp import REPLY
 from servers import free_udp_port
@@ -26,6 +27,8 @@ from llama.cli._report import Report, summary
 from llama.collector import oneshot
 from llama.collector.oneshot import OneShot, Outcome, Result, Wanted
 from llama.wire import stamp
+
+pytestmark = pytest.mark.quiet
 
 
 def send(*arguments: str) -> subprocess.CompletedProcess[str]:

@@ -7,6 +7,7 @@ import tempfile
 import time
 from pathlib import Path
 
+import pytest
 from twisted.trial.unittest import SynchronousTestCase
 
 from llama.lab import faults, hosts, truth
@@ -15,6 +16,8 @@ from llama.lab.faults import Fault
 from llama.lab.hosts import Traffic
 from llama.lab.namespaces import Lab, clear
 from llama.lab.scenario import Judgements
+
+pytestmark = pytest.mark.quiet
 
 NEEDS = (
     None

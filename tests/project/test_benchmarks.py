@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 from unittest import SkipTest
 
+import pytest
 from benchmark_programs import compiled, directory_for
 from twisted.trial.unittest import SynchronousTestCase
 
@@ -22,6 +23,8 @@ from benchmarks.programs import BenchmarkError, running
 from llama import config
 from llama.reflector.loops import looks_like_stamp_reply_one
 from llama.wire import scalar, stamp
+
+pytestmark = pytest.mark.quiet
 
 NTP_1970 = 2_208_988_800
 

@@ -8,10 +8,13 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from booted import Machine
 from services import until
 from twisted.trial.unittest import SkipTest, SynchronousTestCase
+
+pytestmark = pytest.mark.quiet
 
 PAGE = Path(__file__).parent.parent.parent / "docs" / "deployment.rst"
 ALL = "llama-reflector llama-collector llama-scraper llama-web llama-pinpoint"
