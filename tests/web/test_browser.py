@@ -490,11 +490,27 @@ class ChooseTest(BrowserCase):
         page.mouse.move(600, 400)
         self.assertFalse(page.evaluate(dragging))
 
+    def test_times_as_people_write_them(self) -> None:
+        """An address may name a time by ISO 8601: in UTC, with an offset, or of this place."""
+        for at, zone in (
+            ("2026-07-01T03:14:05Z", "UTC"),
+            ("2026-07-01T08:44:05+05:30", "UTC"),  # where a plus is a space
+            ("2026-07-01T08:44:05%2B05:30", "UTC"),
+            ("2026-07-01 08:44:05", "Asia/Kolkata"),
+        ):
+            page = self.show(f"at={at}", timezone_id=zone)
+            link = page.evaluate(
+                "import('/static/state.js').then(({ State }) => new State(() => {}).link({}))"
+            )
+            self.assertEqual(link, "/?at=1782875645", at)
+            self.assertNotIn("live", page.locator("#moment").inner_text())
+
     def test_addresses_of_no_time(self) -> None:
         """What is no time, or no range of history, in an address is passed over."""
         for query in (
             "at=-5",
             "at=1e300",
+            "at=2026-13-01",
             "at=%20",
             "range=constructor",
             "span=-3",

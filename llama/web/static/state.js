@@ -7,7 +7,7 @@ const DEFAULTS = {
   group: "auto", // tag names, outermost first
   rows: "auto", // open groups, see the API
   cols: "auto",
-  at: "", // Unix seconds; "": live
+  at: "", // Unix seconds, or as people write times (see `seconds`); "": live
   span: "", // seconds that one matrix covers; "": the newest interval
   range: "6h", // how much history the scrubber shows
   from: "", // instead of range: a stretch of history
@@ -21,6 +21,13 @@ const DEFAULTS = {
 const LATEST_S = 1e11;
 
 export const RANGES = { "15m": 900, "1h": 3600, "6h": 21600, "1d": 86400, "7d": 604800, "30d": 2592000 };
+
+// A time as Unix seconds: those, or ISO 8601, of this place unless it names a zone. Else NaN.
+export function seconds(text) {
+  if (!/^\d{4}-\d\d-\d\d/.test(text)) return text.trim() ? Number(text) : NaN;
+  // In an address a plus is a space.
+  return Date.parse(text.replace(/(:\d\d(?:\.\d+)?) (\d\d:?\d\d)$/, "$1+$2")) / 1000;
+}
 
 export class State {
   constructor(changed) {
@@ -39,8 +46,8 @@ export class State {
     for (const [name, usual] of Object.entries(DEFAULTS)) this.values[name] = said.get(name) ?? usual;
     if (!Object.hasOwn(RANGES, this.values.range)) this.values.range = DEFAULTS.range;
     for (const name of ["at", "span", "from", "to"]) {
-      const { [name]: text } = this.values, number = Number(text);
-      if (!text.trim() || !(number >= 0 && number <= LATEST_S)) this.values[name] = "";
+      const number = seconds(this.values[name]);
+      this.values[name] = number >= 0 && number <= LATEST_S ? String(number) : "";
     }
   }
 
