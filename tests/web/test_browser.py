@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import combinations
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -93,12 +94,30 @@ class LookTest(BrowserCase):
         self.assertEqual(len(set(pictures.values())), len(pictures))
 
     def test_colour_blind(self) -> None:
-        """Pictures as those see them who do not see colours."""
-        page = self.show()
+        """Who sees no colours tells all signs apart, by how light they are and by their shapes."""
+        for scheme in ("light", "dark"):
+            page = self.show(color_scheme=scheme)
+            signs = page.evaluate(
+                "[...document.querySelectorAll('#legend canvas')].map((sign) =>"
+                " [...sign.getContext('2d').getImageData(0, 0, sign.width, sign.height).data])"
+            )
+            names = page.locator("#legend span").all_inner_texts()
+            light = [
+                [
+                    luminance(f"#{red:02x}{green:02x}{blue:02x}")
+                    for red, green, blue in zip(sign[::4], sign[1::4], sign[2::4], strict=True)
+                ]
+                for sign in signs
+            ]
+            for one, other in combinations(range(len(signs)), 2):
+                seen = sum(
+                    contrast(mine, its) > 1.25
+                    for mine, its in zip(light[one], light[other], strict=True)
+                )
+                self.assertGreaterEqual(seen, 7, (scheme, names[one], names[other]))  # of 196
         session = page.context.new_cdp_session(page)
-        for kind in ("deuteranopia", "achromatopsia"):
-            session.send("Emulation.setEmulatedVisionDeficiency", {"type": kind})
-            self.picture(page, f"matrix-{kind}")
+        session.send("Emulation.setEmulatedVisionDeficiency", {"type": "achromatopsia"})
+        self.picture(page, "matrix-achromatopsia")
 
     def test_contrast(self) -> None:
         """Figures can be read on every level, and no level is lost in the ground of the cells."""

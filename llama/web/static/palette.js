@@ -16,7 +16,7 @@ export function palette() {
 }
 
 // How much of a cell's side the sign of each level takes.
-const EXTENT = [0, 0.34, 0.52, 0.7, 0.86, 1];
+const EXTENT = [0, 0.4, 0.55, 0.7, 0.86, 1];
 
 // A cell has room for a figure from this size on, in pixels.
 const FIGURE_WIDTH = 34, FIGURE_HEIGHT = 15;
