@@ -137,7 +137,7 @@ def pinpoint(
         endpoint(listen)
         posted = () if webhook_file is None else read_urls(str(webhook_file), _doubt)
         settings = Settings(
-            collectors=tuple(_url(text) for text in collectors),
+            collectors=tuple(dict.fromkeys(_url(text).rstrip("/") for text in collectors)),
             interval_s=interval,
             settle_s=settle,
             api=None if once else listen,

@@ -55,23 +55,22 @@ def incidents_at(
     if at_s is not None:
         every = [one for one in every if (one.opened or one.start) <= at_s]
     once = [one for one in incidents.once if at_s is None or one.start <= at_s]
-    rows = [asdict(one) for one in once[:AMONG]]
-    for incident in every:
-        row = asdict(incident)
-        if at_s is not None and incident.end is not None and incident.end > at_s:
-            row["end"] = None  # it was open then
-        rows.append(row)
-    rows.sort(key=lambda row: (row["end"] is not None, -row["start"]))
-    rows += [asdict(one) for one in once[AMONG:]]
+    # With when each was over by then.
+    listed = [(one, one.end) for one in once[:AMONG]]
+    listed += [
+        (one, None if at_s is not None and (one.end or 0) > at_s else one.end) for one in every
+    ]
+    listed.sort(key=lambda each: (each[1] is not None, -each[0].start))
+    listed += [(one, one.end) for one in once[AMONG:]]
     if cursor is not None and not (cursor.isascii() and cursor.isdigit() and len(cursor) < 8):
         raise BadRequestError(f"cursor={cursor[:40]}: not one of ours")
     begin = int(cursor or 0)
     end = begin + limit
     return {
         "configured": True,
-        "incidents": rows[begin:end],
-        "total": len(rows),
-        "next": str(end) if end < len(rows) else None,
+        "incidents": [{**asdict(one), "end": over} for one, over in listed[begin:end]],
+        "total": len(listed),
+        "next": str(end) if end < len(listed) else None,
     }
 
 
@@ -147,8 +146,9 @@ class PinpointApi:
 
     @app.route("/silences", methods=["GET"])
     def _silences(self, request: Any) -> bytes:
-        silences = self._service.incidents.silences
-        return self._json(request, {"silences": [asdict(silence) for silence in silences]})
+        now_s, silences = self._service.now_s, self._service.incidents.silences
+        told = [asdict(silence) for silence in silences if silence.end > now_s]
+        return self._json(request, {"silences": told})
 
     @app.route("/silences", methods=["POST"])
     def _silence(self, request: Any) -> bytes:
@@ -161,7 +161,8 @@ class PinpointApi:
             raise BadRequestError("expected Content-Type: application/json")
         silence = read_silence(request.content.read(MOST_OCTETS + 1), self._service.now_s)
         incidents = self._service.incidents
-        incidents.prune_silences(self._service.now_s)
+        if len(incidents.silences) >= MOST_SILENCES:
+            incidents.prune_silences(self._service.now_s)
         if len(incidents.silences) >= MOST_SILENCES:
             raise BadRequestError(f"there are {MOST_SILENCES:,} silences already: delete some")
         incidents.silences.append(silence)

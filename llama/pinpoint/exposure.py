@@ -6,6 +6,8 @@ for it: that is what trouble in a set of flows is measured against (`llama.pinpo
 
 from __future__ import annotations
 
+from math import erfc, sqrt
+
 import numpy as np
 from attrs import frozen
 
@@ -14,6 +16,9 @@ from llama.pinpoint.scan import Floats
 
 #: Flows whose numbers of probes differ by less than this share count as one kind.
 ALIKE = 0.02
+#: Chances of so many lost probes are summed up one by one; of more they are estimated. Where they fall
+#: below all numbers that there are, 100 or more are certain.
+MOST_SUMMED = 100
 
 
 @frozen(kw_only=True, eq=False)
@@ -78,13 +83,11 @@ class Exposure:
 
     def chance(self, rate: float) -> Floats:
         """Return, by kind, the chance to be lossy where probes are lost at this rate."""
-        rate = min(rate, 1 - 1e-12)
-        # The chance that none is lost, in the loop that one is, two, ...
-        so_many = np.exp(self.sent * np.log1p(-rate))
-        chance = 1 - so_many
-        for lost in range(1, int(self.least.max(initial=0))):
-            so_many = so_many * np.maximum(self.sent - lost + 1, 0) / lost * (rate / (1 - rate))
-            chance -= np.where(lost < self.least, so_many, 0.0)
+        rate = min(max(rate, 1e-12), 1 - 1e-12)
+        many = self.least > MOST_SUMMED
+        chance = _summed(self.sent, np.where(many, 0, self.least), rate)
+        if many.any():
+            chance[many] = _estimated(self.sent[many], self.least[many], rate)
         clipped: Floats = np.clip(chance, 0.0, 1.0)
         return clipped
 
@@ -106,3 +109,23 @@ class Exposure:
         """Return chances by kind as such by flow, with the most on account of what was found."""
         each: Floats = chance[self.kind]
         return each if self.most is None else 1 - (1 - each) * (1 - self.most)
+
+
+def _summed(sent: Floats, least: Indices, rate: float) -> Floats:
+    """Return the chance that at least so many of those probes are lost, by the binomial distribution."""
+    # The chance that none is lost, in the loop that one is, two, ...
+    so_many = np.exp(sent * np.log1p(-rate))
+    chance: Floats = 1 - so_many
+    for lost in range(1, int(least.max(initial=0))):
+        so_many = so_many * np.maximum(sent - lost + 1, 0) / lost * (rate / (1 - rate))
+        chance -= np.where(lost < least, so_many, 0.0)
+    return chance
+
+
+def _estimated(sent: Floats, least: Indices, rate: float) -> Floats:
+    """Return the same by Camp and Paulson's approximation (1951), of the cube root of a quotient."""
+    few, more = np.maximum(sent - least + 1, 1.0), least.astype(np.float64)
+    quotient = np.cbrt(more * (1 - rate) / (few * rate))
+    mean = (1 - 1 / (9 * more)) * quotient - (1 - 1 / (9 * few))
+    deviations = mean / np.sqrt(quotient**2 / (9 * more) + 1 / (9 * few))
+    return np.array([0.5 * erfc(each / sqrt(2)) for each in deviations.tolist()])

@@ -256,6 +256,9 @@ class Fleet:
         head = await self._get(source, "/flows?limit=1")
         incarnation = answers.text(head, "incarnation")
         if incarnation != source.incarnation:
+            for other in self.sources:
+                if other is not source and other.incarnation == incarnation and not other.problem:
+                    raise AnswerError(f"the same collector as {other.url}, by another name")
             source.incarnation, source.seen, source.paths_s = incarnation, 0, 0
             source.pairs_age = PAIRS_AGAIN
         groups = answers.rows(head, "intervals", MOST_GROUPS)
@@ -330,6 +333,10 @@ class Fleet:
         """Read the paths that were traced since the last time."""
         answer = await self._get(source, f"/paths?since={source.paths_s}")
         now_s = int(answers.number(answer, "time", LATEST_S))
+        if (
+            now_s < source.paths_s
+        ):  # its clock was set back: what was traced since bears earlier times
+            answer = await self._get(source, "/paths?since=0")
         paths = answers.rows(answer, "paths", MOST_FLOWS)
         found = await self._in_parts(source, paths, answers.paths)
         for at in range(0, len(found), PART):

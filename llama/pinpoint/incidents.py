@@ -21,6 +21,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
+import orjson
 from attrs import asdict, define, field, frozen
 
 from llama.pinpoint.evidence import confined_to
@@ -155,6 +156,7 @@ class Incidents:
         self.silences: list[Silence] = []
         self.ended: list[Incident] = []  # the oldest first
         self._cases: list[_Case] = []
+        self._written: dict[str, orjson.Fragment] = {}  # those that ended, by id
         self._once: dict[str, _Once] = {}  # by key; what happened last comes last
         self._number = 0
 
@@ -373,21 +375,30 @@ class Incidents:
         """Forget silences that are over."""
         self.silences = [silence for silence in self.silences if silence.end > now]
 
-    def as_json(self) -> dict[str, Any]:
-        """Return everything, for `from_json` after a restart."""
-        return {
-            "number": self._number,
-            "silences": [asdict(silence) for silence in self.silences],
-            "ended": [asdict(incident) for incident in self.ended],
-            "once": [asdict(one) for one in self._once.values()],
-            "cases": [asdict(case, value_serializer=_sorted) for case in self._cases],
+    def octets(self) -> bytes:
+        """Return everything as JSON, for `from_json` after a restart.
+
+        What has ended changes no more, and may be much: it is written out once.
+        """
+        self._written = {
+            one.id: self._written.get(one.id) or orjson.Fragment(orjson.dumps(asdict(one)))
+            for one in self.ended
         }
+        return orjson.dumps(
+            {
+                "number": self._number,
+                "silences": [asdict(silence) for silence in self.silences],
+                "ended": list(self._written.values()),
+                "once": [asdict(one) for one in self._once.values()],
+                "cases": [asdict(case, value_serializer=_sorted) for case in self._cases],
+            }
+        )
 
     @classmethod
     def from_json(
         cls, record: Mapping[str, Any], hysteresis: Hysteresis | None = None
     ) -> Incidents:
-        """Return the incidents that `as_json` recorded; `ValueError` when it is no such record."""
+        """Return the incidents that `octets` recorded; `ValueError` when it is no such record."""
         made = cls(hysteresis)
         try:
             made._number = int(record["number"])

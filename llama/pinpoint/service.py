@@ -19,6 +19,7 @@ from math import ceil
 from pathlib import Path
 from typing import Any
 
+import orjson
 from attrs import asdict, field, frozen
 from twisted.application.service import MultiService
 from twisted.internet.defer import Deferred, gatherResults, succeed
@@ -99,7 +100,7 @@ class PinpointService(MultiService):
         self._now_s = unix_time_s
         self._call: Any = None
         self._reading: Deferred[None] | None = None
-        self._saved = ""
+        self._saved = b""
         self._no_data = Reasons()  # why there is nothing to judge
         self._unwritten: defaultdict[Path, Reasons] = defaultdict(Reasons)  # why files cannot be
         self._judged_s = 0.0  # the end of the interval that was judged last
@@ -193,12 +194,12 @@ class PinpointService(MultiService):
             self._pause_s = PAUSE_S
         else:
             self._pause_s = (2 * self._pause_s or PAUSE_S) if self._partial else 0.0
-        if not self._judged_s:
+        if not self.measured.judged_s:
             ready = ready[-1:]  # of those before not all may have been read
         for end in ready:
             self._judged_s = self.measured.judged_s = end
             self.take(await self._judgement(end))
-        self.measured.forget(end_s)
+        self.measured.forget(min(end_s, max(self.measured.ends, default=end_s)))
 
     def _judgement(self, end_s: float) -> Deferred[Judgement]:
         """Judge in a thread: that may take seconds, and who asks meanwhile is answered."""
@@ -230,7 +231,8 @@ class PinpointService(MultiService):
         """Let a judgement open, change and close incidents; announce that, and save it."""
         self.judgement = judgement
         self._say_data(judgement)
-        self.incidents.prune_silences(self._now_s())
+        # A clock that was ahead for a moment ends no silence.
+        self.incidents.prune_silences(min(self._now_s(), max(self.measured.ends, default=0.0)))
         events = self.incidents.judged(
             judgement.sightings, judgement.end_s, judgement.data, judgement.measured.tolist()
         )
@@ -301,28 +303,27 @@ class PinpointService(MultiService):
         """Write the state, if there is a file for it and it changed."""
         if self.settings.state is None:
             return
-        text = json.dumps(
-            {
-                "version": STATE_VERSION,
-                "incidents": self.incidents.as_json(),
-                "waiting": {webhook.digest: list(webhook.waiting) for webhook in self.webhooks},
-            }
-        )
-        if text == self._saved:
+        state = {
+            "version": STATE_VERSION,
+            "incidents": orjson.Fragment(self.incidents.octets()),
+            "waiting": {webhook.digest: list(webhook.waiting) for webhook in self.webhooks},
+        }
+        octets = orjson.dumps(state)
+        if octets == self._saved:
             return
         path = self.settings.state
         new = path.with_name(path.name + ".new")
         try:
             new.unlink(missing_ok=True)  # one that was left may be open to others
-            with open(new, "x", opener=private) as file:
-                file.write(text)
+            with open(new, "xb", opener=private) as file:
+                file.write(orjson.dumps({**state, "judged_s": self._judged_s}))
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(path)
         except OSError as e:
             self._not_written(path, e)
             return
-        self._saved = text
+        self._saved = octets
         self._written(path)
 
     def _restore(self) -> None:
@@ -338,7 +339,7 @@ class PinpointService(MultiService):
         except FileNotFoundError:
             return
         try:
-            record = json.loads(octets.decode())
+            record = orjson.loads(octets)
             if record["version"] != STATE_VERSION:
                 raise ValueError(f"version {record['version']}, expected {STATE_VERSION}")
             incidents = Incidents.from_json(record["incidents"], self.settings.hysteresis)
@@ -347,6 +348,8 @@ class PinpointService(MultiService):
                 [e for name in (one.digest, one.url) for e in record["waiting"].get(name, [])]
                 for one in self.webhooks
             ]
+            # What its cases have counted is not counted again.
+            judged_s = min(float(record.get("judged_s", 0.0)), self._now_s())
         except (ValueError, KeyError, TypeError, AttributeError) as e:
             self.log.error(
                 "{path}: {why}; begun anew, {kept}",
@@ -355,7 +358,7 @@ class PinpointService(MultiService):
                 kept=_put_aside(path),
             )
             return
-        self.incidents = incidents
+        self.incidents, self._judged_s = incidents, judged_s
         for webhook, events in zip(self.webhooks, waiting, strict=True):
             webhook.waiting.extend(events)
 

@@ -1,7 +1,7 @@
 """Pinpointing on fabrics in numbers, where the truth is known."""
 
 from itertools import combinations
-from math import comb
+from math import ceil, comb, exp, fsum, lgamma, log, log1p, sqrt
 
 import numpy as np
 from attrs import evolve
@@ -117,6 +117,25 @@ class Statistics(SynchronousTestCase):
         for hits in (19, 21, 23):
             tail = scan.unequal_tail(hits, inside, outside, 24)
             self.assertApproximates(tail / (those >= hits).mean(), 1, 0.25)
+
+    def test_chances_of_many_lost(self):
+        """Chances to lose hundreds of probes, and more, are those of the binomial distribution."""
+        for sent, rate in ((1800, 0.1), (18_000, 0.042), (36_000, 0.03), (100_000, 0.01)):
+            mean, deviation = sent * rate, sqrt(sent * rate * (1 - rate))
+            least = (mean + np.array([-3, -1, 0, 1, 2, 3, 4]) * deviation).astype(np.int64)
+            exposure = Exposure(
+                each=np.zeros(0), lost=np.zeros(0), kind=np.zeros(0, np.int64),
+                sent=np.full(len(least), float(sent)), least=least,
+            )  # fmt: skip
+            for k, chance in zip(least.tolist(), exposure.chance(rate).tolist(), strict=True):
+                exact = fsum(
+                    exp(
+                        lgamma(sent + 1) - lgamma(n + 1) - lgamma(sent - n + 1)
+                        + n * log(rate) + (sent - n) * log1p(-rate)
+                    )
+                    for n in range(k, k + ceil(12 * deviation))
+                )  # fmt: skip
+                self.assertApproximates(chance / exact, 1, 0.01, (sent, rate, k))
 
     def test_tail_where_none_can_be_hit(self):
         """Hits among flows without any chance are no chance."""

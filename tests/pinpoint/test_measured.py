@@ -693,7 +693,7 @@ class Fed(SynchronousTestCase):
         incidents = Incidents()
         for n in range(3):
             incidents.judged([told], 1000.0 + n)
-        record = json.loads(json.dumps(incidents.as_json()))
+        record = json.loads(incidents.octets())
         refusals = [{"by": "leaf1", "refusal": "packet too big", "refused": told.explains}]
         self.assertEqual([one.refusals for one in Incidents.from_json(record).open], [refusals])
         del record["cases"][0]["incident"]["refusals"]

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from attrs import evolve
 from self_signed import self_signed
 from sightings import seen
 from simulated_collectors import INTERVAL_S, Collectors, utc
@@ -416,6 +417,57 @@ class Service(TestCase):
         self.assertEqual([e["event"] for e in another.webhooks[0].waiting], ["opened"])
         yield self.judged(another, bad)
         self.assertEqual(len(another.incidents.open), 1)
+
+    @inlineCallbacks
+    def test_judged_once_over_a_restart(self):
+        """An interval that was judged before a restart is not again: one bad one opens nothing."""
+        state = Path(self.mktemp())
+        service = yield self.service(state=state)
+        yield self.judged(service, fault(kind="loss", on="leaf1 -> spine2", percent=40))
+        yield service.stopService()
+        another = self.again(state=state)
+        yield Deferred.fromCoroutine(another._judge(self.fleet.end_s))
+        self.assertEqual(another.incidents.open, [])
+        yield self.judged(another, fault(kind="loss", on="leaf1 -> spine2", percent=40))
+        self.assertEqual(len(another.incidents.open), 1)
+
+    @inlineCallbacks
+    def test_a_clock_that_was_ahead(self):
+        """A clock that is a day ahead for one turn ends no silence, and nothing is forgotten."""
+        service = yield self.service()
+        for _ in range(2):
+            yield self.judged(service)
+        silence = read_silence(b'{"tag": "rack", "value": "leaf1", "seconds": 60}', service.now_s)
+        service.incidents.silences.append(silence)
+        flows, paths = len(service.measured._flows.rows), len(service.measured.paths)
+        service._now_s = lambda: self.fleet.end_s + 86400.0
+        yield Deferred.fromCoroutine(service._judge(self.fleet.end_s + 86400.0))
+        _, told = yield self.get(service, "/silences")
+        self.assertEqual(told, {"silences": []})
+        service._now_s = lambda: self.fleet.end_s + 1.0
+        yield self.judged(service)
+        self.assertEqual(service.incidents.silences, [silence])
+        self.assertEqual(
+            (len(service.measured._flows.rows), len(service.measured.paths)), (flows, paths)
+        )
+
+    @inlineCallbacks
+    def test_one_collector_by_two_names(self):
+        """Its flows count once, and who looks is told which names mean the same."""
+        service = yield self.service()
+        self.fleet.incarnation = "one"
+        first, port = self.fleet.urls[0], urlsplit(self.fleet.urls[0]).port
+        settings = evolve(service.settings, collectors=(first, f"http://localhost:{port}"))
+        another = PinpointService(reactor, settings, unix_time_s=service._now_s)
+        another.startService()
+        self.addCleanup(another.stopService)
+        for _ in range(2):
+            end = self.fleet.step()
+            yield Deferred.fromCoroutine(another._judge(end))
+            window = another.measured.window(end)
+            self.assertEqual(set(window.flows["sent"].tolist()), {25})
+        told = [source.told for source in another.fleet.sources]
+        self.assertEqual(told[0] + told[1], f"the same collector as {first}, by another name")
 
     @inlineCallbacks
     def test_files_of_its_owner(self):

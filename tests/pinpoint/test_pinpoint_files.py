@@ -124,7 +124,10 @@ class FullDiskTests(SynchronousTestCase):
         )
         ends = [json.loads(line)["end"] for line in self.record.read_text().splitlines()]
         self.assertEqual(ends, [60.0, *(300.0, 360.0, 420.0), *(660.0, 720.0, 780.0)])
-        self.assertEqual(json.loads(self.state.read_text()), json.loads(self.service._saved))
+        self.assertEqual(
+            json.loads(self.state.read_text()),
+            {**json.loads(self.service._saved), "judged_s": 0.0},
+        )
 
 
 class LockTests(SynchronousTestCase):

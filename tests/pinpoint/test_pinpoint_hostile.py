@@ -372,7 +372,7 @@ class Hostile(TestCase):
         texts = [*window.hosts.names, *(node for link in window.paths.links for node in link)]
         texts += [text for tags in window.hosts.tags for item in tags.items() for text in item]
         self.assertTrue(any("\N{REPLACEMENT CHARACTER}" in text for text in texts))
-        for text in [*texts, str(self.service.incidents.as_json())]:
+        for text in [*texts, self.service.incidents.octets().decode()]:
             self.assertTrue(text.isprintable(), text)
 
 
