@@ -20,9 +20,9 @@ ROWS_AT_ONCE = 4000  # copied in a slice: half a millisecond
 
 def flow_rows(track: Track) -> Job[Any]:
     """Return the FLOW rows of a track, the same at every close: made at the first, bit by bit."""
-    if track.flow_rows is None:
+    while track.flow_rows is None:
         ports, pairs = track.ports, len(track.pairs)
-        numbers = np.array([sock.number for sock in track.sockets], np.uint16)
+        numbers = [sock.number for sock in track.sockets]
         rows = np.zeros((pairs, ports), FLOW)
         for first in range(0, pairs, 1000):
             some = slice(first, first + 1000)
@@ -30,7 +30,8 @@ def flow_rows(track: Track) -> Job[Any]:
             rows["source_port"][some] = numbers
             rows["ssid"][some] = track.ssids_sent[track.variant[some]][:, None]
             yield None
-        track.flow_rows = rows.reshape(-1)
+        if numbers == [sock.number for sock in track.sockets]:  # none was made anew meanwhile
+            track.flow_rows = rows.reshape(-1)
     return track.flow_rows
 
 

@@ -187,7 +187,7 @@ class Names:
         elif was and was != now:
             # Who wonders why its paths and round trips are others finds it in the log.
             self.log.info("{host} is now {now}, and was {was}", host=host, now=now, was=was)
-        changed = self.addresses[host] != self._told.get(host)
+        changed = now != _first(self._told.get(host, ()))
         if changed and (self._telling is None or not self._telling.active()):
             self._telling = self._reactor.callLater(self.together_s, self._tell)
 

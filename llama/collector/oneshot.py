@@ -304,6 +304,7 @@ class OneShot:
             book.mark(suspect_bit("cpu_starved"), "this program had to wait for a processor")
         book.roll(self._wall_ns(), 0, 0.0)
         interval = book.over[0]
+        interval.end_ns = interval.start_ns + round(seconds * 1e9)  # it was not known before
         figures = at_once(closing.close(book, interval, clock_error_ns()))
         result = Result(
             pairs=self._track.pairs, pair_stats=figures.pair_stats, flow_stats=figures.flow_stats,

@@ -265,7 +265,6 @@ class Tracing:
 
     def _send(self, going: _Going, packet: Packet) -> bool:
         key, sock = going.key, going.sock
-        sock.hear_errors()
         v4 = sock.family == socket.AF_INET
         tos = (mmsg.SOL_IP, mmsg.IP_TOS) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_TCLASS)
         ttl = (mmsg.SOL_IP, mmsg.IP_TTL) if v4 else (mmsg.SOL_IPV6, mmsg.IPV6_HOPLIMIT)
@@ -284,6 +283,7 @@ class Tracing:
         if len(self._numbers) > NUMBERS:
             self._numbers.popitem(last=False)
         try:
+            sock.hear_errors()
             errors.send(sock.sock, payload, control, (key.dst_ip, key.dst_port))
         except OSError:
             # No route, no buffer, or the socket is gone: the probes themselves tell about it.

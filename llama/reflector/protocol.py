@@ -4,7 +4,8 @@
 batch are alike and are answered by column; a batch of a few, a row of another format, every datagram
 where there are keys, and those of Twisted's ordinary UDP port go through `llama.reflector.answer`, the
 same rules one at a time.
-It never sends more octets than it was sent, never sleeps, and knows nothing of collectors.
+It never sends more octets than it was sent, but to short probes of listed sources; it never sleeps, and
+knows nothing of collectors.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ from twisted.trial.unittest import TestCase
 from llama.cli._options import parse_target
 from llama.cli._report import Report, summary
 from llama.collector import oneshot
+from llama.collector.intervals.summary import reasons
 from llama.collector.oneshot import OneShot, Outcome, Result, Wanted
 from llama.wire import stamp
 
@@ -260,6 +261,20 @@ class SendTests(TestCase):
             self.assertEqual([o.kernel_sent for o in told], [True] * 20)
 
         return self.run_one(flows=2, dscps=(0, 46)).addCallback(check)
+
+    async def test_few_dropped_of_very_many(self) -> None:
+        """What this host drops of very many packets does not excuse a target that answers nothing."""
+        wanted = Wanted(
+            address="127.0.0.1", port=free_udp_port(), count=20, interval_s=0.02, timeout_s=0.2
+        )
+        shot = OneShot(reactor, wanted, lambda _: None)
+        running = shot.run()
+        # 60 of six million, all the time.
+        shot._track.ledger.note_undelivered(60, 1e-5)
+        result = await running
+        [row] = result.pair_stats
+        self.assertEqual(int(row["lost"]), 20)
+        self.assertNotIn("receive_drops", reasons(int(row["suspect"])))
 
     def stepped(
         self, step_s: int, port: int, **options: Any

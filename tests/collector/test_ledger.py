@@ -822,6 +822,17 @@ class LedgerTests(SynchronousTestCase):
         self.assertEqual((flow["sent"], flow["received"], flow["lost"]), (left, left, 0))
         self.assertEqual(reasons(int(flow["suspect"])), ("late_ticks",))
 
+    def test_closed_too_late_for_one(self) -> None:
+        """A flow whose probes are all on record yet is not in doubt for another's."""
+        book = ledger(pairs=2)
+        for n in range(book.depth):
+            book.send(np.arange(2 if n < 3 else 1), EPOCH + n * MS)
+        end_of(book)
+        for n in range(10):
+            book.send(np.array([0]), EPOCH + 10 * SECOND + n * MS)
+        marks = [reasons(int(flow["suspect"])) for flow in close(book).flow_stats]
+        self.assertEqual(marks, [("late_ticks",), ()])
+
     def test_numbers_come_round(self) -> None:
         """A flow's sequence number may pass 2**32 within an interval."""
         book = ledger()

@@ -1,5 +1,6 @@
 """Which of its flows a collector traces, when, and what it makes of the answers."""
 
+import errno
 from collections import Counter
 
 import numpy as np
@@ -757,6 +758,19 @@ class Picking(SynchronousTestCase):
         self.tracing.closed(self.closed)
         self.run_for(1)
         self.assertEqual((self.tracing.sent, self.paths()), (0, {}))
+
+    def test_sockets_that_go_away(self):
+        """What was to be traced from a source port that was closed before its turn holds up no others."""
+        closed, *_ = self.kernel.sockets.values()
+
+        def fail():
+            raise OSError(errno.EBADF, "closed")
+
+        closed.hear_errors = fail
+        self.tracing.closed(self.lossy(slice(None)))
+        self.run_for(5)
+        self.assertGreater(self.tracing.sent, 0)
+        self.assertEqual(self.flushLoggedErrors(), [])
 
     def test_intervals_of_lossy_flows_only(self):
         """An interval whose healthy flows were let go is nothing to pick from."""

@@ -391,6 +391,17 @@ class CollectorNamesTests(Case):
         self.assertEqual([self.asked[name] for name in DEAD], [1] * 40)
         self.assertGreater(self.asked[GOOD[0]], 1)
 
+    async def test_others_that_are_not_probed(self) -> None:
+        """Of a name with many addresses, told a few at a time, nothing is news but what is probed."""
+        changes: list[Any] = []
+        names = Names(self.reactor, lambda: changes.append(names.addresses["web.example"][0]))
+        self.addCleanup(names.stop)
+        names._hosts.add("web.example")
+        for found in (["192.0.2.1", "192.0.2.2"], ["192.0.2.3", "192.0.2.1"], ["192.0.2.3"]):
+            names._found(found, "web.example")
+            self.reactor.advance(Names.together_s)
+        self.assertEqual(changes, ["192.0.2.1", "192.0.2.3"])
+
     async def test_late_answer(self) -> None:
         """An answer that comes after the wait is taken, and whoever wants to know is told."""
         changes: list[Any] = []

@@ -201,7 +201,7 @@ def _look_up(
     if (gone > 0).any():
         gone = np.clip(gone, 0, span)
         first, span = first + gone.astype(np.uint32), span - gone
-        stats["suspect"] |= np.uint32(suspect_bit("late_ticks"))
+        stats["suspect"][gone > 0] |= np.uint32(suspect_bit("late_ticks"))
     stats["sent"] = span
     width = max(1, int(span.max(initial=0)))
     turn = np.arange(width)[:, None]

@@ -46,6 +46,9 @@ def follow_up(book: Ledger, replies: Replies) -> None:
     # count others, too, one of the last few; none, where a probe came twice.
     for more in range(MOST_BEHIND):
         back = (told.newest - told.number).astype(np.int64) + more
+        if more == MOST_BEHIND // 2 + 1:  # for those that tell of the one before all was tried
+            left = told.newest - told.number > 1
+            told, back = told.rows(left), back[left]
         if more >= MOST_BEHIND // 2:
             back[:] = more - MOST_BEHIND // 2
         match = _correct(book, told, back)

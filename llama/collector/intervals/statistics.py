@@ -82,6 +82,10 @@ def jitter(stats: Stats, rtt: npt.NDArray[np.float64], known: npt.NDArray[np.boo
     """
     if len(rtt) < 2:
         return
+    if known.all():
+        weights = _JITTER_WEIGHTS[np.minimum(np.arange(len(rtt) - 1), len(_JITTER_WEIGHTS) - 1)]
+        stats["jitter_ns"] = weights[::-1] @ np.abs(np.diff(rtt, axis=0))
+        return
     turn = np.arange(len(rtt))[:, None]
     before = np.maximum.accumulate(np.where(known, turn, -1))[:-1]
     valid = known[1:] & (before >= 0)

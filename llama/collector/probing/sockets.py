@@ -104,6 +104,7 @@ class ProbeSocket(HeldPort):
         try:
             fresh, self.number, self.device = self._made(self.source, self.number, self.sock)
         except OSError:
+            self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
             if self.source.number:
                 raise
             fresh, self.number, self.device = self._made(self.source, 0)
