@@ -509,6 +509,27 @@ class ChooseTest(BrowserCase):
         page.mouse.move(600, 400)
         self.assertFalse(page.evaluate(dragging))
 
+    def test_what_failed_of_the_past(self) -> None:
+        """What a service that was away for a moment did not answer is asked for again."""
+        page = self.show(f"at={END_S:.0f}&range=1h")
+        failing = ("timeline", "dimensions", "incidents")
+        for name in failing:
+            page.route(
+                f"**/api/v1/{name}*",
+                lambda route: route.fulfill(status=504, json={"error": "not yet"}),
+            )
+        page.reload()
+        self.until(page, "document.querySelector('#trouble').textContent === 'not yet'")
+        self.until(page, "document.querySelector('#incidents').textContent.includes('not yet')")
+        for name in failing:
+            page.unroute(f"**/api/v1/{name}*")
+        self.until(
+            page,
+            "document.querySelector('#trouble').hidden"
+            " && !document.querySelector('#incidents').textContent.includes('not yet')"
+            " && document.querySelectorAll('#choices option').length > 9",
+        )
+
     def test_times_as_people_write_them(self) -> None:
         """An address may name a time by ISO 8601: in UTC, with an offset, or of this place."""
         for at, zone in (

@@ -33,7 +33,7 @@ let behind = false; // whether there are newer data than was asked for
 let incidents = null;
 let hasFlows = false; // whether the service can ask collectors for flows
 const complaints = new Map();
-const matrixPause = new Pause(LONGEST_POLL_MS, LONGEST_PAUSE_MS), statusPause = new Pause(LONGEST_POLL_MS, LONGEST_PAUSE_MS);
+const [matrixPause, statusPause, besidesPause] = [1, 2, 3].map(() => new Pause(LONGEST_POLL_MS, LONGEST_PAUSE_MS));
 
 const now = () => Date.now() / 1000 + skew;
 
@@ -113,7 +113,8 @@ async function loadIncidents() {
     const answer = await incidentsQuestion.ask({ at, limit: LISTED_INCIDENTS });
     if (!answer) return;
     if (id && answer.next && !answer.incidents.some((each) => each.id === id)) {
-      const all = await incidentsQuestion.ask({ at, limit: MOST_INCIDENTS });
+      // Where they are too many the list goes without it.
+      const all = await incidentsQuestion.ask({ at, limit: MOST_INCIDENTS }).catch(() => ({ incidents: [] }));
       if (!all) return;
       answer.incidents.push(...all.incidents.filter((each) => each.id === id));
     }
@@ -206,6 +207,7 @@ async function follow() {
     const aged = model && interval && now() - model.at > interval; // silence must show, too
     const wanted = complaints.has("matrix") || (state.live && (behind || aged || !model));
     if (wanted && !matrixQuestion.busy && matrixPause.over) update();
+    askAgain();
     if (interval) wait = Math.min(LONGEST_POLL_MS, Math.max(SHORTEST_POLL_MS, (interval * 1000) / 4));
   } catch (error) {
     complain("status", error.message);
@@ -214,6 +216,18 @@ async function follow() {
   }
   judge();
   setTimeout(follow, document.hidden ? wait * 4 : wait);
+}
+
+// What failed beside the matrix: of a past that does not change nothing else would ask for it.
+function askAgain() {
+  const [timeline, dimensions] = ["timeline", "dimensions"].map((name) => complaints.has(name));
+  if (!timeline && !dimensions && incidents) besidesPause.end();
+  else if (!state.live && besidesPause.over) {
+    besidesPause.begin();
+    if (timeline && !timelineQuestion.busy) loadTimeline();
+    if (dimensions && !dimensionsQuestion.busy) loadDimensions();
+    if (!incidents && !incidentsQuestion.busy) loadIncidents();
+  }
 }
 
 async function update() {

@@ -72,14 +72,15 @@ export class Figures {
 }
 
 const SUMMED = ["sent", "received", "lost", "lost_forward", "lost_reverse", "lost_unknown", "remarked_forward", "remarked_reverse"];
+const BESIDES = { rtt_min: (a, b) => Math.min(a, b), suspect: (a, b) => a | b };
 
-// A span of time as one step, put together as llama/web/store.py does: counts add up, of the rest
-// the worst stands.
+// A span of time as one step, put together as llama/web/store.py does: counts add up, doubts too; of
+// the rest the worst stands, but the least RTT.
 export function together(answer, { from, to }) {
   if (answer.error) return answer;
   const columns = Object.fromEntries(Object.entries(answer.columns).map(([name, column]) => {
     const values = column.filter((value) => value !== null);
-    const best = SUMMED.includes(name) ? (a, b) => a + b : (a, b) => Math.max(a, b);
+    const best = SUMMED.includes(name) ? (a, b) => a + b : BESIDES[name] ?? ((a, b) => Math.max(a, b));
     return [name, [values.length ? values.reduce(best) : null]];
   }));
   return { ...answer, time: [to], step_s: to - from, columns, series: answer.series.map((each) => ({ ...each, time: to })) };
