@@ -303,9 +303,10 @@ class ProbingService(Service):
                 return
         if not self.running:
             return
-        if (config.interval_s, config.keep_intervals, config.api) != (
-            self.config.interval_s, self.config.keep_intervals, self.config.api,
-        ):  # fmt: skip
+        started, now = (
+            (c.interval_s, c.keep_intervals, c.api, c.api_token) for c in (self.config, config)
+        )
+        if started != now:
             self.log.warn("interval, keep and api take effect only when the collector is restarted")
         # Until all is known, what is probed goes by the configuration and the names of before.
         await self._names.look_up(_hosts(config), besides=_hosts(self.config))

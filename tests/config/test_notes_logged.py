@@ -9,7 +9,7 @@ from typing import Any
 
 from click.testing import CliRunner
 from servers import free_port
-from services import Service, until
+from services import Collector, Service, configuration, until
 from twisted.internet.task import Clock
 from twisted.logger import globalLogPublisher
 from twisted.trial.unittest import SynchronousTestCase
@@ -44,6 +44,21 @@ class NotesTests(SynchronousTestCase):
         service = self.check("llama-collector", text, "service.yaml:2: tag 'class' does not show")
         # It listens where --api says, before and after: nothing waits for a restart.
         self.assertNotIn("only when the collector is restarted", service.text())
+
+    def test_another_token(self) -> None:
+        """A token that changed is of no effect until the collector is restarted, which it says."""
+        collector = Collector(f"api: {{token_file: token}}\n{configuration(9)}")
+        self.addCleanup(shutil.rmtree, collector.directory)
+        token = collector.directory / "token"
+        token.write_text("old\n")
+        token.chmod(0o600)
+        self.addCleanup(collector.stop)
+        collector.start()
+        until(lambda: "probing" in collector.text(), "its start")
+        token.write_text("new\n")
+        collector.send_signal(signal.SIGHUP)
+        said = "interval, keep and api take effect only when the collector is restarted"
+        until(lambda: said in collector.text(), said)
 
     def test_cut_short(self) -> None:
         """A file that ends amid a line is taken at the start, which says so, and never at a reload."""

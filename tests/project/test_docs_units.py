@@ -121,7 +121,7 @@ class FileTests(SynchronousTestCase):
         self.assertEqual(kinds, [CollectorConfig, ScraperConfig, WebConfig, CollectorConfig])
 
     def test_prometheus(self) -> None:
-        """Prometheus takes its own, and asks as the rules expect it."""
+        """Prometheus takes its own, and asks for all that the rules look at, as they expect it."""
         if shutil.which("promtool") is None:
             raise SkipTest("needs promtool: apt install prometheus")
         path = self.paths[-1]
@@ -130,7 +130,8 @@ class FileTests(SynchronousTestCase):
         )
         self.assertEqual(done.returncode, 0, done.stderr)
         rules = (ROOT / "etc" / "prometheus-alerts.yaml").read_text()
-        expected = set(re.findall(r'job="([\w-]+)"', rules))
+        asked = re.findall(r"llama_(collector|reflector|scraper)_", rules)
+        expected = {*re.findall(r'job="([\w-]+)"', rules), *(f"llama-{name}" for name in asked)}
         self.assertEqual(set(re.findall(r"job_name: (\S+)", path.read_text())), expected)
 
 
