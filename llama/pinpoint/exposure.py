@@ -128,4 +128,5 @@ def _estimated(sent: Floats, least: Indices, rate: float) -> Floats:
     quotient = np.cbrt(more * (1 - rate) / (few * rate))
     mean = (1 - 1 / (9 * more)) * quotient - (1 - 1 / (9 * few))
     deviations = mean / np.sqrt(quotient**2 / (9 * more) + 1 / (9 * few))
-    return np.array([0.5 * erfc(each / sqrt(2)) for each in deviations.tolist()])
+    tails = np.array([0.5 * erfc(each / sqrt(2)) for each in deviations.tolist()])
+    return np.where(least > sent, 0.0, tails)

@@ -56,6 +56,10 @@ class GoneError(AnswerError):
     """A collector does not hold what was asked for."""
 
 
+class TwiceError(AnswerError):
+    """A collector is read by another name already."""
+
+
 @define
 class Source:
     """One collector and how far it was read."""
@@ -67,6 +71,7 @@ class Source:
     paths_s: int = 0  # Unix time up to which its paths were read
     worked_s: float = 0.0  # that its answers took to read
     problem: str = ""  # why the last attempt failed; "": it did not
+    answers: bool = False  # it did when it was asked last, which may be under way
     reasons: Reasons = Factory(Reasons)  # for it, that the log has named since it began
     left_out: str = ""  # of what it said when its pairs were read last
     #: Unix times up to which each of its groups of tests has handed in all. Those of longer timeouts
@@ -183,8 +188,11 @@ class Fleet:
             why = printable(why)
             if source.reasons.is_news(why):
                 self.log.warn("{url}: {why}", url=source.url, why=why)
-            source.problem = why
-            self.measured.silent.add(source.url)
+            source.problem, source.answers = why, False
+            if isinstance(problem, TwiceError):
+                self.measured.silent.discard(source.url)
+            else:
+                self.measured.silent.add(source.url)
             return
         finally:
             if deadline.active():
@@ -257,10 +265,13 @@ class Fleet:
         incarnation = answers.text(head, "incarnation")
         if incarnation != source.incarnation:
             for other in self.sources:
-                if other is not source and other.incarnation == incarnation and not other.problem:
-                    raise AnswerError(f"the same collector as {other.url}, by another name")
+                if other is not source and other.incarnation == incarnation:
+                    if other.answers:
+                        raise TwiceError(f"the same collector as {other.url}, by another name")
+                    other.incarnation = ""  # it is read by this name from now on
             source.incarnation, source.seen, source.paths_s = incarnation, 0, 0
             source.pairs_age = PAIRS_AGAIN
+        source.answers = True
         groups = answers.rows(head, "intervals", MOST_GROUPS)
         source.ends = _ends(groups)
         numbers = [answers.whole(group, "close_number", LARGEST, 1) for group in groups]

@@ -104,6 +104,7 @@ class PinpointService(MultiService):
         self._no_data = Reasons()  # why there is nothing to judge
         self._unwritten: defaultdict[Path, Reasons] = defaultdict(Reasons)  # why files cannot be
         self._judged_s = 0.0  # the end of the interval that was judged last
+        self._taken_s = 0.0  # likewise, whose judgement is among the incidents
         self._looked_s = 0.0  # the end of the interval that was looked for last
         self._partial: set[float] = set()  # ends of intervals of which not all is there
         self._pause_s = 0.0  # until it is looked again; 0: nothing is waited for
@@ -199,7 +200,12 @@ class PinpointService(MultiService):
         for end in ready:
             self._judged_s = self.measured.judged_s = end
             self.take(await self._judgement(end))
-        self.measured.forget(min(end_s, max(self.measured.ends, default=end_s)))
+        self.measured.forget(self._sure_s(end_s))
+
+    def _sure_s(self, now_s: float) -> float:
+        """Return a time that is not ahead of all collectors', as a clock may be for a moment."""
+        told = (end for source in self.fleet.sources for end in source.ends)
+        return min(now_s, max([*self.measured.ends, *told], default=0.0))
 
     def _judgement(self, end_s: float) -> Deferred[Judgement]:
         """Judge in a thread: that may take seconds, and who asks meanwhile is answered."""
@@ -210,6 +216,7 @@ class PinpointService(MultiService):
         self.measured.forget_after(end_s)
         held_s = max(self.measured.ends, default=0.0)
         self._judged_s = self.measured.judged_s = min(self._judged_s, held_s)
+        self._taken_s = min(self._taken_s, held_s)
         self._looked_s = 0.0
         self._partial = set()
 
@@ -231,8 +238,8 @@ class PinpointService(MultiService):
         """Let a judgement open, change and close incidents; announce that, and save it."""
         self.judgement = judgement
         self._say_data(judgement)
-        # A clock that was ahead for a moment ends no silence.
-        self.incidents.prune_silences(min(self._now_s(), max(self.measured.ends, default=0.0)))
+        self._taken_s = judgement.end_s
+        self.incidents.prune_silences(self._sure_s(self._now_s()))
         events = self.incidents.judged(
             judgement.sightings, judgement.end_s, judgement.data, judgement.measured.tolist()
         )
@@ -316,7 +323,7 @@ class PinpointService(MultiService):
         try:
             new.unlink(missing_ok=True)  # one that was left may be open to others
             with open(new, "xb", opener=private) as file:
-                file.write(orjson.dumps({**state, "judged_s": self._judged_s}))
+                file.write(orjson.dumps({**state, "judged_s": self._taken_s}))
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(path)
@@ -358,7 +365,7 @@ class PinpointService(MultiService):
                 kept=_put_aside(path),
             )
             return
-        self.incidents, self._judged_s = incidents, judged_s
+        self.incidents, self._judged_s, self._taken_s = incidents, judged_s, judged_s
         for webhook, events in zip(self.webhooks, waiting, strict=True):
             webhook.waiting.extend(events)
 

@@ -468,6 +468,18 @@ class Service(TestCase):
             self.assertEqual(set(window.flows["sent"].tolist()), {25})
         told = [source.told for source in another.fleet.sources]
         self.assertEqual(told[0] + told[1], f"the same collector as {first}, by another name")
+        self.assertEqual(another.measured.silent, set())
+        # The one that was read cannot be any more: then the other is, and goes on.
+        read, other = sorted(another.fleet.sources, key=lambda source: source.told)
+        url, read.url = read.url, "http://127.0.0.1:1"
+        yield Deferred.fromCoroutine(another._judge(self.fleet.step()))
+        for _ in range(3):
+            end = self.fleet.step()
+            yield Deferred.fromCoroutine(another._judge(end))
+            self.assertEqual(set(another.measured.window(end).flows["sent"].tolist()), {25})
+            self.assertEqual(other.told, "")
+            read.url = url
+        self.assertEqual(read.told, f"the same collector as {other.url}, by another name")
 
     @inlineCallbacks
     def test_files_of_its_owner(self):

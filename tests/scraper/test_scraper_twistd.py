@@ -270,6 +270,8 @@ class RemovedTests(ProcessCase):
 class KilledTests(ProcessCase):
     """kill -9, twenty times, at moments that nobody chose."""
 
+    timeout = 300
+
     async def test_every_interval_once(self) -> None:
         """Every interval of every collector is in both databases exactly once."""
         server = Influx("admin", "secret")

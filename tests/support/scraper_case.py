@@ -27,7 +27,7 @@ Ledger = dict[tuple[str, int], dict[str, float]]
 NOW = 1_700_000_010
 
 
-async def until(condition: Callable[[], Any], what: str, timeout_s: float = 20.0) -> None:
+async def until(condition: Callable[[], Any], what: str, timeout_s: float = 60.0) -> None:
     """Wait for a condition."""
     give_up = reactor.seconds() + timeout_s
     while not condition():

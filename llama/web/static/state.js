@@ -25,6 +25,7 @@ export const RANGES = { "15m": 900, "1h": 3600, "6h": 21600, "1d": 86400, "7d": 
 // A time as Unix seconds: those, or ISO 8601, of this place unless it names a zone. Else NaN.
 export function seconds(text) {
   if (!/^\d{4}-\d\d-\d\d/.test(text)) return text.trim() ? Number(text) : NaN;
+  if (text.length === 10) text += "T00:00"; // else it were UTC's
   // In an address a plus is a space.
   return Date.parse(text.replace(/(:\d\d(?:\.\d+)?) (\d\d:?\d\d)$/, "$1+$2")) / 1000;
 }
