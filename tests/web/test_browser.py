@@ -244,7 +244,7 @@ class ChooseTest(BrowserCase):
         self.assertIn("10.0.0.4", drawer.inner_text())
         charts = drawer.locator("canvas")
         self.assertEqual(charts.count(), 6)
-        charts.first.hover(position={"x": 250, "y": 40})
+        charts.first.hover(position={"x": 120, "y": 40})
         self.assertIn("fwd", drawer.locator("output").first.inner_text())
         self.picture(page, "drawer")
         page.keyboard.press("Escape")
