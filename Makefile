@@ -34,9 +34,10 @@ types: venv  ## mypy
 
 test: venv system lint types lowest  ## everything that must pass; ARGS="tests/net -x" for some of it
 ifeq ($(ARGS),)
-	@# Most tests wait most of the time. Those that mind no company do so together, the page's first.
+	@# Most tests wait most of the time. Those that mind no company do so together, the page's first;
+	@# what fails there, as on a machine that is too slow for three, must pass alone.
 	together=0; $(BIN)/python -m pytest -m "not quiet" -n 3 --dist loadfile --no-loadscope-reorder \
-	    || together=1; \
+	    || $(BIN)/python -m pytest -m "not quiet" --last-failed || together=1; \
 	  $(BIN)/python -m pytest -m quiet && exit $$together
 else
 	$(BIN)/python -m pytest $(ARGS)
