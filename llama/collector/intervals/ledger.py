@@ -178,10 +178,7 @@ class Ledger(Windows):
         for interval in self.over:
             assert interval.end is not None
             sent |= interval.end != interval.first
-        waiting: npt.NDArray[np.bool_] = np.logical_or.reduce(
-            sent.reshape(self.pairs, self.ports), axis=1
-        )
-        return waiting
+        return np.asarray(sent.reshape(self.pairs, self.ports).any(axis=1))
 
     def wait_here(self, cells: Ints) -> npt.NDArray[np.bool_]:
         """Take probes as received in time that are late by what they waited in this host: which, (N,).
