@@ -90,13 +90,8 @@ _USUAL_HEADS = (
 _USUAL_REPLY = struct.Struct(">IIIIQB3xI4sQII")
 _NO_FOLLOW_UP = FollowUp()
 
-_ANSWER = np.dtype(
-    [
-        ("dscp", "u1"), ("ecn", "u1"), ("refused", "?"), ("follow_sequence", "u4"),
-        ("follow_stamp", "u8"), ("follow_method", "u1"), ("started_ns", "u8"),
-        ("receive_drops", "u4"), ("guard_drops", "u4"),
-    ]
-)  # fmt: skip
+#: What the columns of a batch's `Answer` hold.
+_KINDS = Answer("u1", "?", "u4", "u8", "u8", "u4", "u4")
 
 Octets = npt.NDArray[np.uint8]
 Mask = npt.NDArray[np.bool_]
@@ -255,8 +250,8 @@ def read(
 ) -> Answer:
     """Read the TLVs of a batch of replies: an `Answer` of columns (N,).
 
-    dscp, ecn and follow_method are uint8, refused is bool, follow_sequence and the drops are
-    uint32, follow_stamp and started_ns uint64. ``octets`` is (N, >= start + ROOM).
+    dscp is uint8, refused is bool, follow_sequence and the drops are uint32, follow_stamp and
+    started_ns uint64. ``octets`` is (N, >= start + ROOM).
 
     ``keys(row)`` returns the keys, at most two, that may have made an HMAC TLV. With
     ``must_authenticate``, as in authenticated mode, TLVs without one are not read.
@@ -265,8 +260,7 @@ def read(
         alike = _read_alike(octets, length, start)
         if alike is not None:
             return alike
-    answer = np.zeros(len(octets), _ANSWER)
-    answer["dscp"] = UNKNOWN
+    answer = _nothing_told(len(octets))
     odd = length > start
     if odd.any():
         if not must_authenticate:
@@ -282,14 +276,23 @@ def read(
                 odd &= ~by_column
         for row in np.flatnonzero(odd).tolist():
             packet = octets[row].data[: int(length[row])]
-            answer[row] = read_one(
+            one = read_one(
                 packet[start:],
                 int.from_bytes(packet[:4], "big"),
                 keys(row) if keys is not None else (),
                 must_authenticate,
                 int(length[row]) - start,
             )
-    return Answer(*(answer[name] for name in _ANSWER.names or ()))
+            for column, value in zip(answer, one, strict=True):
+                column[row] = value
+    return answer
+
+
+def _nothing_told(count: int) -> Answer:
+    """Return the answer of ``count`` replies without TLVs."""
+    answer = Answer(*(np.zeros(count, kind) for kind in _KINDS))
+    answer.dscp[:] = UNKNOWN
+    return answer
 
 
 def _read_alike(octets: Octets, length: npt.NDArray[np.integer], start: int) -> Answer | None:
@@ -314,38 +317,31 @@ def _read_alike(octets: Octets, length: npt.NDArray[np.integer], start: int) -> 
         return None
     if np.count_nonzero(length == start + SIZE) < count:
         return None
-    answer = np.zeros(count, _ANSWER)
-    if flags[0]:
-        answer["dscp"] = UNKNOWN
-    else:
+    answer = _nothing_told(count)
+    if not flags[0]:
         value = tlvs["cos"].astype(np.uint32)
-        answer["dscp"] = value >> np.uint32(20) & np.uint32(0x3F)
-        answer["ecn"] = value >> np.uint32(18) & np.uint32(3)
-        answer["refused"] = (value & np.uint32(0x30000)) == 0x10000
+        answer.dscp[:] = value >> np.uint32(20) & np.uint32(0x3F)
+        answer.refused[:] = (value & np.uint32(0x30000)) == 0x10000
     if not flags[1]:
-        answer["follow_sequence"] = tlvs["follow_sequence"]
-        answer["follow_stamp"] = tlvs["follow_stamp"]
-        answer["follow_method"] = tlvs["follow_method"] >> np.uint32(24)
+        answer.follow_sequence[:] = tlvs["follow_sequence"]
+        answer.follow_stamp[:] = tlvs["follow_stamp"]
     if not flags[2]:
-        answer["started_ns"] = tlvs["started"]
-        answer["receive_drops"] = tlvs["receive_drops"]
-        answer["guard_drops"] = tlvs["guard_drops"]
-    return Answer(*(answer[name] for name in _ANSWER.names or ()))
+        answer.started_ns[:] = tlvs["started"]
+        answer.receive_drops[:] = tlvs["receive_drops"]
+        answer.guard_drops[:] = tlvs["guard_drops"]
+    return answer
 
 
-def _read_columns(tlvs: npt.NDArray[Any], rows: Mask, answer: npt.NDArray[Any]) -> None:
+def _read_columns(tlvs: npt.NDArray[Any], rows: Mask, answer: Answer) -> None:
     """Read rows that have our sender's layout and neither M nor I flags."""
     known = rows & (tlvs["cos_flags"] & UNRECOGNISED == 0)
     value = tlvs["cos"].astype(np.uint32)
-    np.copyto(answer["dscp"], (value >> 20 & 0x3F).astype(np.uint8), where=known)
-    np.copyto(answer["ecn"], (value >> 18 & 3).astype(np.uint8), where=known)
-    np.copyto(answer["refused"], (value >> 16 & 3) == 1, where=known)
+    np.copyto(answer.dscp, (value >> 20 & 0x3F).astype(np.uint8), where=known)
+    np.copyto(answer.refused, (value >> 16 & 3) == 1, where=known)
     known = rows & (tlvs["follow_flags"] & UNRECOGNISED == 0)
-    np.copyto(answer["follow_sequence"], tlvs["follow_sequence"], where=known)
-    np.copyto(answer["follow_stamp"], tlvs["follow_stamp"], where=known)
-    method = (tlvs["follow_method"] >> np.uint32(24)).astype(np.uint8)
-    np.copyto(answer["follow_method"], method, where=known)
+    np.copyto(answer.follow_sequence, tlvs["follow_sequence"], where=known)
+    np.copyto(answer.follow_stamp, tlvs["follow_stamp"], where=known)
     known = rows & (tlvs["state_flags"] & UNRECOGNISED == 0)
-    np.copyto(answer["started_ns"], tlvs["started"], where=known)
-    np.copyto(answer["receive_drops"], tlvs["receive_drops"], where=known)
-    np.copyto(answer["guard_drops"], tlvs["guard_drops"], where=known)
+    np.copyto(answer.started_ns, tlvs["started"], where=known)
+    np.copyto(answer.receive_drops, tlvs["receive_drops"], where=known)
+    np.copyto(answer.guard_drops, tlvs["guard_drops"], where=known)

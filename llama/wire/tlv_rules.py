@@ -63,17 +63,15 @@ class FollowUp(NamedTuple):
 class Answer(NamedTuple):
     """What the TLVs of one reply say, or by column (N,) those of a batch.
 
-    ``dscp`` and ``ecn`` are what the probe reached the reflector with (dscp 255: it did not say),
-    ``refused`` that the reply could not have the class asked for; a ``follow_stamp`` of 0 is none,
-    and ``started_ns`` 0 says that the reflector's state is not known.
+    ``dscp`` is what the probe reached the reflector with (255: it did not say), ``refused`` that
+    the reply could not have the class asked for; a ``follow_stamp`` of 0 is none, and
+    ``started_ns`` 0 says that the reflector's state is not known.
     """
 
     dscp: Any = UNKNOWN
-    ecn: Any = 0
     refused: Any = False
     follow_sequence: Any = 0
     follow_stamp: Any = 0
-    follow_method: Any = 0
     started_ns: Any = 0
     receive_drops: Any = 0
     guard_drops: Any = 0
@@ -228,14 +226,10 @@ def read_one(
         at = tlv.offset + 4
         if tlv.type == CLASS_OF_SERVICE:
             value = int.from_bytes(area[at : at + 2], "big")
-            answer = answer._replace(
-                dscp=value >> 4 & 0x3F, ecn=value >> 2 & 3, refused=value & 3 == 1
-            )
+            answer = answer._replace(dscp=value >> 4 & 0x3F, refused=value & 3 == 1)
         elif tlv.type == FOLLOW_UP:
-            sequence_, stamp, method = _FOLLOW_VALUE.unpack_from(area, at)
-            answer = answer._replace(
-                follow_sequence=sequence_, follow_stamp=stamp, follow_method=method
-            )
+            sequence_, stamp, _ = _FOLLOW_VALUE.unpack_from(area, at)
+            answer = answer._replace(follow_sequence=sequence_, follow_stamp=stamp)
         elif tlv.type == STATE:
             _, started, receive_drops, guard_drops = _STATE_VALUE.unpack_from(area, at)
             answer = answer._replace(
