@@ -32,13 +32,14 @@ lint: venv  ## ruff, check and format
 types: venv  ## mypy
 	$(BIN)/mypy
 
+# What fails in company, as on a machine that is too slow for it, must pass alone.
+at_a_time = { $(BIN)/python -m pytest -m "$(2)" -n $(1) --dist loadfile --no-loadscope-reorder \
+  || $(BIN)/python -m pytest -m "$(2)" --last-failed; }
+
 test: venv system lint types lowest  ## everything that must pass; ARGS="tests/net -x" for some of it
 ifeq ($(ARGS),)
-	@# Most tests wait most of the time. Those that mind no company do so together, the page's first;
-	@# what fails there, as on a machine that is too slow for three, must pass alone.
-	together=0; $(BIN)/python -m pytest -m "not quiet" -n 3 --dist loadfile --no-loadscope-reorder \
-	    || $(BIN)/python -m pytest -m "not quiet" --last-failed || together=1; \
-	  $(BIN)/python -m pytest -m quiet && exit $$together
+	@# Most tests wait most of the time, so several run at a time, those that mind no company first.
+	status=0; $(call at_a_time,3,not quiet) || status=1; $(call at_a_time,2,quiet) && exit $$status
 else
 	$(BIN)/python -m pytest $(ARGS)
 endif

@@ -59,7 +59,7 @@ def _kernel_stamps() -> Generator[None, None, None]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what needs a quiet machine, all that is not known for another; have the page's tests first.
+    """Mark what needs a quieter machine, all that is not known for another; have the page's tests first.
 
     What those show was measured until they were collected.
     """
