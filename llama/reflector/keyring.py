@@ -2,7 +2,8 @@
 
 Keys are for source prefixes, for SSIDs, for both together, or for everyone. To change one, the new
 key stands beside the old one for a while: at most two are tried, so that a hostile packet costs two
-digests and no more. Reading keys from files is `llama.config`'s business.
+digests and no more, and two for its TLVs where they have an HMAC. Reading keys from files is
+`llama.config`'s business.
 """
 
 from __future__ import annotations

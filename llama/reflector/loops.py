@@ -67,10 +67,12 @@ class Echoes:
 
     Senders never send the same octets twice: each probe has a time, or a token, of its own. So octets
     seen ``most`` times go round between us and something that echoes as we do, but with a new TTL.
-    At most twice ``capacity`` are remembered, the oldest forgotten.
+    The last ``capacity`` are remembered, and up to as many more: each must come back before it is
+    forgotten, so these are more than the receive buffers of several such services have room for. All
+    of them take some 30 MB, which only a flood of such packets makes use of.
     """
 
-    def __init__(self, capacity: int = 4096, most: int = 4) -> None:
+    def __init__(self, capacity: int = 1 << 17, most: int = 4) -> None:
         self._capacity = capacity
         self._most = most
         self._new: dict[int, int] = {}

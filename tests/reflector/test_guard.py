@@ -386,6 +386,14 @@ class LoopTests(SynchronousTestCase):
                 self.assertFalse(echoes.too_often(b"%d %d" % (turn, n)))
         self.assertLessEqual(len(echoes._new) + len(echoes._old), 200)
 
+    def test_as_many_go_round_as_buffers_hold(self) -> None:
+        """What a few full receive buffers hold meanwhile has not pushed it out when it comes back."""
+        echoes = Echoes()
+        for turn in range(6):
+            self.assertEqual(turn >= 4, echoes.too_often(b"loop"))
+            for n in range(100_000):
+                echoes.too_often(b"%d %d" % (turn, n))
+
     @PROPERTIES
     @given(batches, st.sampled_from([NOW_NTP, 0, 2**64 - 1]))
     def test_batches_are_judged_as_single_packets_are(
