@@ -67,8 +67,7 @@ def recognise(octets: Octets, length: npt.NDArray[np.integer]) -> Mask:
     """Tell which rows are probes of LLAMA Go: (N,) of octets (N, >= 28) and their lengths (N,).
 
     ``octets`` may hold only the beginning of longer packets; what is not there is taken to be
-    legal. A STAMP packet is none whatever its sequence number: where the protobuf would go on it
-    has octets that must be zero, and a tag of zero is not legal.
+    legal. A STAMP packet is none whatever its sequence number (see `scalar.go_probe`).
     """
     candidate = _FIRST[octets[:, 0]]
     candidate &= length >= 12

@@ -76,6 +76,7 @@ def _varint(packet: Octets, at: int) -> tuple[int, int]:
 
 _FIXED = {1: 8, 5: 4}  # octets of the wire types of fixed size
 _WIRE_TYPES = {1: 2, 2: 2, 3: 0, 4: 0, 5: 0, 6: 0, 7: 2}  # of the fields of a probe
+_STAMP_MBZ = bytes(28)  # octets 16 to 43 of a STAMP probe
 #: What a probe can begin with: the tags of its fields.
 GO_TAGS = frozenset(number << 3 | wire_type for number, wire_type in _WIRE_TYPES.items())
 
@@ -88,9 +89,10 @@ def go_probe(packet: Octets, size: int | None = None) -> GoProbe | None:
 
     Fields may come in any order, more than once (the last counts) or, but for the signature of ten
     octets, not at all; unknown ones are skipped, but for groups, which proto3 does not have, and not
-    in front, where a tag is what tells a probe from other packets.
+    in front, where a tag is what tells a probe from other packets. What has the zeros of a STAMP
+    probe is one, though number, clock error and SSID may by chance read as fields around them.
     """
-    if not packet or packet[0] not in GO_TAGS:
+    if not packet or packet[0] not in GO_TAGS or packet[16:44] == _STAMP_MBZ:
         return None
     signature: bytes = b""
     tos: int | None = None

@@ -55,6 +55,17 @@ class LlamaGoTests(SynchronousTestCase):
                 assert probe is not None
                 self.assertEqual((tos[row], sent[row]), (probe.tos, probe.sent))
 
+    def test_stamp_is_stamp_by_whatever_chance(self) -> None:
+        """Number, error estimate and SSID of a STAMP probe may read as fields around its zeros."""
+        packet = bytearray(96)
+        packet[:2] = b"\x0a\x0a"  # number 0x0a0a....: a signature of ten octets
+        packet[12:16] = b"\x92\x80\x00\x50"  # an error of 8 ms, and 80 octets of an unknown field
+        self.assertIsNone(scalar.go_probe(bytes(packet)))
+        octets, length = arena([bytes(packet)])
+        self.assertEqual(llama_go.recognise(octets, length).tolist(), [False])
+        packet[40] = 1  # the zeros are what tells
+        self.assertIsNotNone(scalar.go_probe(bytes(packet)))
+
     def test_what_cannot_be_packed_is_refused(self) -> None:
         """A size without room for the head, or a time of fewer octets, is an error at once."""
         octets = np.zeros((1, 512), np.uint8)
