@@ -88,7 +88,6 @@ class Answerer:
         self.started_ns = time.time_ns() if started_ns is None else started_ns
         self._error_estimate = stamp.error_estimate(None)
         self._error_due = self._drops_due = float("-inf")
-        self._started = seconds()
         self._local_port = 0
         self._receive_drops = self._earlier_drops = earlier_drops
         self._complained = float("-inf")
@@ -128,7 +127,7 @@ class Answerer:
         if now >= self._drops_due and isinstance(self.transport, BatchPort):
             self._drops_due = now + 0.25
             self._receive_drops = self._earlier_drops + self.transport.receive_drops()
-        return now, int(now - self._started) + 1
+        return now, int(now) + 1  # sessions outlive this socket: theirs is the clock of all
 
     def _refuse(self, reason: str, arrival: Arrival, length: int) -> None:
         """Count a datagram dropped for ``reason`` and, at most every ten seconds, say so."""

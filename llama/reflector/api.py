@@ -18,7 +18,7 @@ from llama.reflector.windows import Windows
 #: Of `figures`, what stands in ``/metrics`` as it is, and its help. Counters end in ``_total``.
 _PLAIN = {
     "received_total": "Datagrams received",
-    "limited_total": "Probes that its own limits or its full send buffer cost",
+    "limited_total": "Probes that its limit of all sources together or its full send buffer cost",
     "receive_drops_total": "Datagrams that the kernel dropped at a full socket buffer",
     "damaged_total": "Datagrams of more than 76 octets that arrived with a wrong checksum",
     "sessions": "Sessions remembered",

@@ -128,6 +128,11 @@ class PortService(Service):
 
         Raises `CannotListen`; what was opened before that is open still.
         """
+        if config.interface and not self.batched:
+            raise CannotListen(
+                "llama-reflector: to answer on one interface takes 64-bit Linux, here it would be on all"
+                " of them: name addresses instead of an interface"
+            )
         wildcard = set(config.addresses) == {"0.0.0.0", "::"}  # noqa: S104
         for address in config.addresses:
             if address in self._by_address:

@@ -19,7 +19,8 @@ from twisted.trial.unittest import SkipTest, SynchronousTestCase
 from llama.config import ReflectorConfig
 from llama.http.server import CannotListen
 from llama.net import mmsg
-from llama.reflector.arrival import packed_address
+from llama.reflector import service as reflector_service
+from llama.reflector.arrival import Arrival, packed_address
 from llama.reflector.service import AnswersNowhere, PortService, ReflectorService
 from llama.wire import tlv
 
@@ -214,6 +215,34 @@ class ReloadTests(SynchronousTestCase):
         self.assertEqual(1, self.answered(service))
         self.assertEqual(started_ns, self.told.started_ns)
         self.assertEqual(dropped, self.told.receive_drops)
+
+    def test_sessions_of_a_new_socket_are_the_newest(self) -> None:
+        """Those of a socket that is gone make room for them, however long that was there."""
+        now_s = 1000.0
+        self.patch(reflector_service.time, "monotonic", lambda: now_s)
+        service = self.started("127.0.0.1", max_sessions=8)
+        for n in range(8):
+            service.ports[0].protocol._number(
+                Arrival(0, n, 9), 0, service.ports[0].protocol._now()[1]
+            )
+        now_s += 864_000
+        self.successResultOf(self.reload(service, port=service.port_number, interface="lo"))
+        (port,) = service.ports
+        numbers = []
+        for _ in range(3):
+            for n in (100, 101):
+                _, number = port.protocol._number(Arrival(0, n, 9), 0, port.protocol._now()[1])
+                numbers.append(number)
+            now_s += 1
+        self.assertEqual(numbers, [0, 0, 1, 1, 2, 2])
+
+    def test_no_interface_without_batches(self) -> None:
+        """Where it cannot be kept to an interface it says so, and does not answer on all."""
+        config = ReflectorConfig(port=0, addresses=("127.0.0.1",), interface="lo")
+        service = PortService(self.reactor, config, batched=False)
+        with self.assertRaises(CannotListen) as raised:
+            service.startService()
+        self.assertIn("interface", str(raised.exception))
 
     def test_refusals_outlast_a_new_limit(self) -> None:
         """Another rate for each source goes on counting what the one before it has refused."""
