@@ -75,6 +75,10 @@ class NotStoredError(Exception):
     """
 
 
+class LargerThanSpoolError(Exception):
+    """One answer takes more than a spool may hold. Nothing of it was kept, nothing else was dropped."""
+
+
 class Spool(Protocol):
     """What poller, delivery and API know of a spool.
 
@@ -125,7 +129,7 @@ class Spool(Protocol):
     ) -> Deferred[Sequence[Chunk]]:
         """Keep points and the new state of their collector, both or neither, then fire.
 
-        Fails with `NotStoredError` when it cannot.
+        Fails with `NotStoredError` when it cannot, and with `LargerThanSpoolError` when it never could.
         """
 
     def read(self, chunk: Chunk) -> Deferred[Sequence[Point] | None]:
@@ -312,6 +316,15 @@ class Holder:
         """Say how far a collector has been read."""
         return self._taken.get(collector, Taken())
 
+    def _require_room(self, batches: Sequence[Batch]) -> int:
+        """Return what batches of one answer take; raises `LargerThanSpoolError` if that is too much."""
+        octets = sum(len(batch.payload) + CHUNK_OVERHEAD for batch in batches)
+        if octets > self.max_octets:
+            raise LargerThanSpoolError(
+                f"its points take {octets} octets, and the spool may have {self.max_octets} (max_bytes)"
+            )
+        return octets
+
 
 class MemorySpool(Holder):
     """A spool without a disk, for a scraper whose configuration names none."""
@@ -337,8 +350,9 @@ class MemorySpool(Holder):
     def put(
         self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float
     ) -> Deferred[Sequence[Chunk]]:
-        """Keep points; always succeeds, at the cost of the oldest."""
+        """Keep points; succeeds at the cost of the oldest."""
         new = []
+        self._require_room(batches)
         for batch in batches:
             octets = len(batch.payload) + CHUNK_OVERHEAD
             self._drop("full", self._held.excess(collector, octets))

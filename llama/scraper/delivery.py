@@ -333,15 +333,21 @@ class Delivery:
             await self._patiently(self.writer.open)
             self.opened = True
         points: list[Point] = []
+        refusals: list[Refusal] = []
         written = []
         for chunk in chunks:
-            part = await self._spool.read(chunk)
-            if part is not None:
-                points += part
+            held = await self._spool.read(chunk)
+            if held is not None:
+                points += held
                 written.append(chunk)
         if points:
-            refusals = await self._patiently(self.writer.write, points)
-            self._count(points, refusals or ())
+            # A chunk alone may be more than is to be written at a time by now. It is acknowledged as a
+            # whole: should a later part fail, the first ones are written again, which changes nothing.
+            most = self._most_points
+            for first in range(0, len(points), most):
+                part = points[first : first + most]
+                refusals += await self._patiently(self.writer.write, part) or ()
+            self._count(points, refusals)
             await self._spool.acknowledge(self.name, written)
         return {chunk.number for chunk in written}
 

@@ -31,7 +31,15 @@ from llama.http.client import (
     request,
 )
 from llama.interfaces import Point
-from llama.scraper.buffer import READY_POINTS, Batch, Chunk, NotStoredError, Spool, Taken
+from llama.scraper.buffer import (
+    READY_POINTS,
+    Batch,
+    Chunk,
+    LargerThanSpoolError,
+    NotStoredError,
+    Spool,
+    Taken,
+)
 from llama.scraper.counts import Counts
 from llama.scraper.headers import read_headers
 from llama.scraper.lane import Lane, Place
@@ -246,7 +254,7 @@ class CollectorPoll:
             self._count("spool_full")
             self._poller.not_stored(str(error))
             return
-        except TooLargeError as error:
+        except (TooLargeError, LargerThanSpoolError) as error:
             alone = self._most == 1
             self._newest_only = alone and not self._newest_only and not self.plain
             self._failed("oversized", f"its answer is too large: {error}")
@@ -329,19 +337,12 @@ class CollectorPoll:
             self.plain = False
             return True
         batches, times = await self._read(reply.body, taken)
-        if newest_only and cursor is not None:
-            self._newest_only = False
-            self._log.error(
-                "collector {url}: what it closed since the last answer is larger than"
-                " {limit} octets: only its newest interval was taken",
-                url=self.url,
-                limit=self._poller.max_answer,
-            )
         cursor = taken.cursor if cursor is None else cursor
         now = self._poller.clock.seconds()
         if batches or self._new_at is None:
             self._new_at = now
         if not batches and cursor == taken.cursor:
+            self._newest_only = False
             self._last_ns = times
             self._see_whether_stuck(now - self._new_at)
             return False
@@ -349,6 +350,9 @@ class CollectorPoll:
             return True
         self._last_ns = times
         self._remarks.missed(said.missed)
+        if self._newest_only:
+            self._newest_only = False
+            self._remarks.passed_over()
         return cursor != taken.cursor and said.more
 
     def _see_whether_stuck(self, stale_s: float) -> None:

@@ -34,6 +34,15 @@ class Remarks:
                 count=count,
             )
 
+    def passed_over(self) -> None:
+        """Count, as one since it is not known how many, and say what was too large to be taken."""
+        self._counts.missed.labels(self._url).inc()
+        self._log.error(
+            "collector {url}: an interval alone was too large, in its answer or for the spool"
+            " (max_bytes): of what it closed since the last answer only the newest was taken",
+            url=self._url,
+        )
+
     def odd(self, answer: Answer) -> None:
         """Count what was left out or repaired, and say each kind once."""
         self.reject("malformed", answer.malformed)

@@ -34,7 +34,6 @@ from twisted.python.failure import Failure
 from llama.interfaces import Point
 from llama.scraper import spool_file as file
 from llama.scraper.buffer import (
-    CHUNK_OVERHEAD,
     Batch,
     Chunk,
     Held,
@@ -200,7 +199,8 @@ class DiskSpool(Holder):
     async def _put(
         self, collector: str, taken: Taken, batches: Sequence[Batch], now_s: float, renewals: int
     ) -> Sequence[Chunk]:
-        octets = sum(len(batch.payload) + CHUNK_OVERHEAD for batch in batches)
+        octets = self._require_room(batches)
+        leaving = self._held.excess(collector, octets)
         new = [new_chunk(collector, batch, now_s, self._writers) for batch in batches]
 
         def insert(cursor: Any) -> None:
@@ -208,11 +208,11 @@ class DiskSpool(Holder):
                 return
             self._whereabouts.see(cursor)
             file.check_room(self._path, octets)
+            file.delete(cursor, [chunk.number for chunk in leaving])
             file.insert(cursor, new, batches)
             file.set_taken(cursor, collector, taken)
 
         try:
-            await self._drop("full", self._held.excess(collector, octets))
             await self._run(insert)
         except (sqlite3.Error, OSError) as error:
             self.trouble = file.explain(error, self._path)
@@ -221,6 +221,7 @@ class DiskSpool(Holder):
             # These points follow on what is lost. Their collector is asked for all that it holds.
             raise NotStoredError(f"{self._renewed}, and a new one is begun")
         self.trouble = None
+        self._forget("full", leaving)
         for chunk, batch in zip(new, batches, strict=True):
             self._held.add(chunk, batch.points)
             self._last = max(self._last, chunk.number)

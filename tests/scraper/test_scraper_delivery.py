@@ -176,6 +176,17 @@ class DeliveryTests(SynchronousTestCase):
         self.pass_time(3 * LONGEST_S)
         self.assertEqual(len(self.database.held), 20)
 
+    def test_a_database_slower_than_a_chunk(self) -> None:
+        """A chunk that is too much at a time is written in parts, and acknowledged after the last."""
+        self.database.answer = lambda points: (
+            fail(NotWrittenError("too slow")) if len(points) > 600 else succeed([])
+        )
+        self.delivery.start([])
+        self.offer(3, points=CHUNK_POINTS)
+        self.pass_time(3 * LONGEST_S)
+        self.assertEqual((self.delivery.waiting, len(self.spool.chunks)), ((0, 0), 0))
+        self.assertEqual(self.sample("points_written", writer="db"), 3 * CHUNK_POINTS)
+
     def test_a_bad_batch_holds_nobody(self) -> None:
         """One chunk that always fails delays no newer one, and takes no other down with it."""
         self.delivery.start([])

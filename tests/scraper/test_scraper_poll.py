@@ -563,6 +563,23 @@ class MisbehavedTests(PollCase):
         await until(lambda: len(self.chunks) == 2, "the next")
         self.assertEqual(await self.times(), [NOW + 30, NOW + 60])
 
+    async def test_larger_than_the_spool(self) -> None:
+        """One interval that the spool has no room for is passed over, said and counted."""
+        await self.poller.stop()
+        self.spool = MemorySpool(max_octets=20_000)
+        await self.spool.open(["db"])
+        self.poller = self.make()
+        collector, url = self.collector("big")
+        for n, pairs in enumerate((5, 10_000, 5)):
+            collector.close(NOW + 30 * n, pairs=pairs)
+        self.poller.set_collectors([url])
+        await until(lambda: self.spool.taken(url).cursor == "a1:3", "the newest interval")
+        self.assertEqual({*await self.times()}, {NOW, NOW + 60})
+        await until(lambda: self.poller.collectors[url].trouble is None, "the end of trouble")
+        missed = self.counts.registry.get_sample_value
+        labels = {"collector": url}
+        self.assertEqual(missed("llama_scraper_intervals_missed_total", labels), 1.0)
+
     async def narrow(self, url_limits: bool) -> None:
         """See a backlog come through a link on which it takes far longer than the timeout."""
         await self.poller.stop()

@@ -88,6 +88,19 @@ class Contract(SpoolCase):
         self.assertEqual(list(spool.chunks.values())[:5], others)
         self.assertEqual({chunk.collector for _, chunk in self.dropped}, {"http://d"})
 
+    async def test_more_than_there_is_room_for(self) -> None:
+        """An answer larger than the spool is refused, and nobody's points are dropped for it."""
+        [batch] = buffer.pack_all(some_points(), ready=False)
+        unit = len(batch.payload) + buffer.CHUNK_OVERHEAD
+        spool = await self.opened(max_octets=4 * unit)
+        [kept] = await spool.put("http://c", Taken("1"), [batch], NOW)
+        with self.assertRaises(buffer.LargerThanSpoolError):
+            await spool.put("http://d", Taken("1"), [batch] * 5, NOW)
+        self.assertEqual((list(spool.chunks.values()), self.dropped), ([kept], []))
+        self.assertEqual(spool.taken("http://d"), Taken())
+        await spool.put("http://d", Taken("1"), [batch] * 4, NOW)
+        self.assertEqual(spool.octets, 4 * unit)
+
     async def test_age(self) -> None:
         """What has waited too long is dropped."""
         spool = await self.opened(max_age_s=60)

@@ -43,9 +43,9 @@ class FullDiskTests(TestCase):
         self.directory = small_disk(self)
         self.others = self.directory / "others"
 
-    async def opened(self) -> DiskSpool:
+    async def opened(self, max_octets: int = 10**9) -> DiskSpool:
         """Return a spool on it."""
-        spool = DiskSpool(reactor, str(self.directory / "spool.db"), 10**9, 3600)
+        spool = DiskSpool(reactor, str(self.directory / "spool.db"), max_octets, 3600)
         await spool.open(["a"])
         self.addCleanup(spool.close)
         return spool
@@ -89,6 +89,18 @@ class FullDiskTests(TestCase):
         self.assertEqual(spool._unnoted, [])
         await put(spool, "http://c", Taken("more"), some_points(), NOW)
         self.assertIsNone(spool.trouble)
+
+    async def test_full_in_both_ways(self) -> None:
+        """On a full disk nothing is dropped to make room for what cannot be kept."""
+        spool = await self.opened(max_octets=3000)
+        for n in range(4):
+            await put(spool, "http://c", Taken(str(n)), some_points(), NOW)
+        held = list(spool.chunks.values())
+        fill(self.directory)
+        with self.assertRaises(NotStoredError):
+            await put(spool, "http://c", Taken("c2"), some_points(), NOW)
+        self.assertEqual(list(spool.chunks.values()), held)
+        self.assertEqual([await spool.read(chunk) for chunk in held], [some_points()] * len(held))
 
     async def test_full_at_the_start(self) -> None:
         """A full disk at the start is waited out."""
