@@ -10,7 +10,7 @@ from typing import Any
 
 from twisted.internet.abstract import FileDescriptor
 from twisted.internet.defer import Deferred, succeed
-from twisted.internet.protocol import connectionDone
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.logger import Logger, LogPublisher
 from twisted.python.failure import Failure
 from twisted.web.http import HTTPChannel
@@ -186,6 +186,15 @@ class _Request(Request):
             super().handleContentChunk(data)
 
 
+class _TooMany(Protocol):
+    """Hangs up. No protocol at all would do so, too, but not under TLS: there it is an error."""
+
+    def connectionMade(self) -> None:
+        """Do so, without a word."""
+        transport: Any = self.transport
+        transport.abortConnection()
+
+
 class HttpSite(Site):
     """A site with limits and without an access log.
 
@@ -226,10 +235,14 @@ class HttpSite(Site):
     def stopFactory(self) -> None:
         """Stop what `startFactory` did not start."""
 
+    def acceptableProtocols(self) -> list[bytes]:
+        """Offer over TLS what a `Channel` speaks: Twisted would offer HTTP/2 where it finds it."""
+        return [b"http/1.1"]
+
     def buildProtocol(self, addr: Any) -> Any:
-        """Return a channel, or None, which closes the connection, when there are too many."""
+        """Return a channel, or what hangs up at once when there are too many."""
         if len(self.channels) >= self._most_connections() and not self._make_room():
-            return None
+            return _TooMany()
         channel: Any = super().buildProtocol(addr)
         self.channels[channel] = None
         return channel

@@ -314,11 +314,10 @@ class Limits(SynchronousTestCase):
         )
 
     def connect(self):
-        """Return a channel of the site's, or None, and its transport."""
+        """Return a channel of the site's and its transport."""
         channel = self.site.buildProtocol(IPv4Address("TCP", "127.0.0.1", 1))
         transport = _Transport()
-        if channel is not None:
-            channel.makeConnection(transport)
+        channel.makeConnection(transport)
         return channel, transport
 
     def ask(self, channel):
@@ -330,9 +329,9 @@ class Limits(SynchronousTestCase):
         first, _ = self.connect()
         self.ask(first)
         self.ask(self.connect()[0])
-        self.assertIsNone(self.connect()[0])
+        self.assertTrue(self.connect()[1].aborted)
         first.connectionLost()
-        self.assertIsNotNone(self.connect()[0])
+        self.assertFalse(self.connect()[1].aborted)
 
     def test_the_oldest_idle_connection_makes_room(self):
         """Who holds connections and says nothing keeps nobody else out."""
@@ -340,8 +339,8 @@ class Limits(SynchronousTestCase):
         self.ask(busy)
         idle = [self.connect()[1]]
         for n in range(5):
-            channel, transport = self.connect()
-            self.assertIsNotNone(channel)
+            _, transport = self.connect()
+            self.assertFalse(transport.aborted)
             self.assertEqual([old.aborted for old in idle], [True] * (n + 1))
             idle.append(transport)
         self.assertFalse(busy_transport.aborted)
@@ -928,6 +927,28 @@ class OverLoopback(TestCase):
             self.assertEqual(await response.content(), b"ok")
 
         return Deferred.fromCoroutine(run())
+
+    async def test_too_many_over_tls(self):
+        """Over TLS, too, who is one too many is hung up on, and leaves nothing behind."""
+        directory = Path(self.mktemp())
+        directory.mkdir()
+        key, certificate = directory / "key.pem", directory / "certificate.pem"
+        self_signed(key, certificate)
+        service = self.serve(f"ssl:0:privateKey={key}:certKey={certificate}:interface=127.0.0.1")
+        self.patch(service.site, "_most_connections", lambda: 0)
+        port = service.port.getHost().port
+
+        def ask():
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=10) as client:
+                    return client.recv(1)
+            except ConnectionResetError:
+                return b""
+
+        with capturedLogs() as said:
+            self.assertEqual([await deferToThread(ask) for _ in range(3)], [b""] * 3)
+        self.assertEqual([formatEvent(event) for event in said if "log_failure" in event], [])
+        self.assertEqual(service.site.acceptableProtocols(), [b"http/1.1"])
 
     async def test_renewed_certificate(self):
         """New files are taken with the next connection; what cannot be used changes nothing."""
