@@ -12,10 +12,11 @@ from typing import Any
 import click
 from attrs import define, field
 
+from llama.collector.probing.reflectors import LIMITED, OVERFLOWED
 from llama.net import errors, mmsg
 from llama.net.lookup import socket_address
 from llama.paths.trace import MOST_HOPS, FlowTrace, Packet, drawn_number, in_turn, judged
-from llama.wire import stamp
+from llama.wire import stamp, tlv
 
 #: Packets a second in all, so that routers that limit their ICMP still answer most.
 RATE_PPS = 200
@@ -69,6 +70,11 @@ class Tracer:
         self._by_fd: dict[int, Flow] = {}
         self._numbers: set[int] = set()
         self._not_before = 0.0
+        # What reflectors, by when they were started, told of their drops: full buffers, and limits.
+        self._told: dict[int, set[tuple[int, int]]] = {}
+        room = self.size - stamp.BASE_SIZE
+        asks = room == tlv.SIZE or room >= tlv.SIZE + 4
+        self._tlvs = tlv.request(dscp, room) if asks else bytes(room)
 
     def close(self) -> None:
         """Close all sockets."""
@@ -119,9 +125,10 @@ class Tracer:
         probe = stamp.SENDER_STRUCT.pack(packet.number, now, stamp.error_estimate(None), 0xFFFF)
         if packet.number & END_TO_END:
             flow.waiting[packet.number] = now
+            probe += self._tlvs
         else:
             flow.trace.sent(packet.number, probe)
-        probe += bytes(self.size - len(probe))
+            probe += bytes(self.size - len(probe))
         with contextlib.suppress(OSError):
             errors.send(flow.sock, probe, control, self.to)
             return
@@ -187,6 +194,19 @@ class Tracer:
                 said.number, error.offender, now, final=said.final, refusal=said.refusal
             )
 
+    def _hear_state(self, told: tlv.Answer) -> None:
+        if told.started_ns:
+            drops = self._told.setdefault(told.started_ns, set())
+            drops.add((told.receive_drops, told.guard_drops))
+
+    def doubts(self) -> list[str]:
+        """Return what of the loss the reflector itself says it caused, or may have."""
+        found = []
+        for which, what in enumerate((OVERFLOWED, LIMITED)):
+            if any(len({drops[which] for drops in told}) > 1 for told in self._told.values()):
+                found.append(what)
+        return found
+
     def _replies(self, flow: Flow, now: float) -> None:
         while True:
             try:
@@ -203,6 +223,7 @@ class Tracer:
             if flow.waiting.get(number) == time_stamp:
                 del flow.waiting[number]
                 flow.received += 1
+                self._hear_state(tlv.read_one(memoryview(reply)[stamp.BASE_SIZE :]))
             elif flow.trace.echoed(number, time_stamp):
                 flow.trace.heard(
                     number,

@@ -61,6 +61,7 @@ def _as_json(tracer: Tracer, target: str, made: multipath.Graph, name: Callable[
             "port": tracer.to[1],
             "paths": made.paths,
             "confidence": round(made.confidence(), 4),
+            "suspect": tracer.doubts(),
             "flows": flows,
         },
         indent=1,
@@ -117,10 +118,10 @@ def _verdicts(flows: Iterable[Flow]) -> list[tuple[Path, bool]]:
 @click.option(
     "--size",
     "-s",
-    default=44,
+    default=96,
     show_default=True,
     type=click.IntRange(44, 9000),
-    help="Octets of UDP payload.",
+    help="Octets of UDP payload; with less than 96 the reflector cannot say what it dropped itself.",
 )
 @click.option(
     "--source-port",
@@ -286,3 +287,5 @@ def _summary(tracer: Tracer, made: multipath.Graph, probes: int) -> None:
         )
         lose = "loses" if len(lossy) == 1 else "lose"
         click.echo(f"{_some(len(lossy), 'flow')} {lose} probes, by source port: {ports}")
+        for doubt in tracer.doubts():
+            click.echo(f"suspect, for that may not be the network's doing: {doubt}")

@@ -23,6 +23,7 @@ from twisted.trial.unittest import SynchronousTestCase
 from llama.cli._tracer import Tracer
 from llama.cli.send import send
 from llama.cli.trace import trace
+from llama.collector.probing.reflectors import LIMITED
 from llama.lab import faults
 from llama.lab.fabric import Fabric
 from llama.lab.faults import Fault
@@ -47,6 +48,7 @@ from llama.paths.trace import (
     meaning,
 )
 from llama.paths.trace import Path as Trace
+from llama.wire import tlv
 
 NEEDS = (
     None
@@ -679,6 +681,25 @@ class Forgeries(SynchronousTestCase):
         for _ in range(2):
             self.reply(probe)
         self.assertEqual(self.flow.received, 1)
+
+    def test_what_the_reflector_drops_itself(self):
+        """It tells so in its replies; without TLVs, or of what it dropped before, nothing is said."""
+        self.tracer = Tracer(
+            (socket.AF_INET, socket.SOCK_DGRAM, 17, "", self.tracer.to), 0, 96, "127.0.0.1"
+        )
+        self.addCleanup(self.tracer.close)
+        self.tracer.add(1)
+        (self.flow,) = self.tracer.flows
+        for n, (drops, doubts) in enumerate((((3, 5), []), ((3, 5), []), ((3, 6), [LIMITED]))):
+            probe = self.sent(Packet(64, 1 << 31 | n))
+            reply = bytearray(bytes(24) + probe[:14] + bytes(2) + b"\x01" + bytes(3) + probe[44:])
+            tlv.reflect_one(
+                memoryview(reply)[44:], 0, tlv.FollowUp(), tlv.State(1, *drops), [False] * 64
+            )
+            self.target.sendto(reply, ("127.0.0.1", self.flow.port))
+            select.select([self.flow.sock], [], [], 5)
+            self.tracer._replies(self.flow, 0.1)
+            self.assertEqual((self.flow.received, self.tracer.doubts()), (n + 1, doubts))
 
     def test_errors_of_others(self):
         """However many are pending one after the other, only what is the target's own ends it."""
