@@ -253,7 +253,7 @@ class LedgerTests(SynchronousTestCase):
     def test_comes_late_while_closing(self) -> None:
         """A late reply counts once, whether the figures of its flow were made by then or not."""
         self.patch(closing, "SLICE", 1)  # a flow at a time
-        for slices in range(4):
+        for slices in range(6):
             book = ledger(pairs=2)
             book.send(np.arange(2), EPOCH)
             end_of(book)
@@ -273,7 +273,7 @@ class LedgerTests(SynchronousTestCase):
     def test_comes_late_while_closing_fails(self) -> None:
         """Nor does it count twice if closing is given up half-way and begun again."""
         self.patch(closing, "SLICE", 1)  # a flow at a time
-        for slices in range(4):
+        for slices in range(6):
             book = ledger(pairs=2)
             book.send(np.arange(2), EPOCH)
             end_of(book)
@@ -906,7 +906,7 @@ class SumTests(SynchronousTestCase):
         So it is with drops of this host that are only heard of while it is closed.
         """
         found = []
-        for cells, wanted in ((5000, 2), (800, 10), (1, 16)):
+        for cells, wanted in ((5000, 8), (800, 22), (1, 28)):
             self.patch(closing, "SLICE", cells)
             rng = np.random.default_rng(5)
             book = ledger(3, 4, rate=100, interval=3)
@@ -930,7 +930,7 @@ class SumTests(SynchronousTestCase):
                 while True:
                     next(closed)
                     steps += 1
-                    if steps == (1 if wanted == 2 else 2):
+                    if steps == (1 if wanted == 8 else 2):
                         book.note_refused(1200, 3.0)
             except StopIteration as end:
                 figures = end.value

@@ -83,8 +83,8 @@ def close(
         for first in range(pair * book.ports, end * book.ports, flows):
             yield
             last = min(first + flows, end * book.ports)
-            parts.append(_close_flows(book, interval, figures, first, last, clock_error_ns))
-            interval.told = last
+            part = yield from _close_flows(book, interval, figures, first, last, clock_error_ns)
+            parts.append(part)
         if len(parts) > 1:
             yield
         slice_bins, slice_counts, per_pair = _close_pairs(book, interval, figures, pair, end, parts)
@@ -134,7 +134,7 @@ def _close_flows(
     first_flow: int,
     end_flow: int,
     clock_error_ns: float | None,
-) -> _Closed:
+) -> Generator[None, None, _Closed]:
     """Fill in the figures of flows ``first_flow`` to ``end_flow``, but for what their pair decides."""
     flows = np.arange(first_flow, end_flow)
     stats = figures.flow_stats[first_flow:end_flow]
@@ -178,10 +178,14 @@ def _close_flows(
     stats["suspect"] |= interval.pair_suspect[flows // book.ports] | np.uint32(interval.suspect)
     stats["lost_unknown"] = stats["lost"]
     lossy = np.flatnonzero(stats["lost"])
-    some = max(1, SLICE // book.depth)  # at a time: what is on record of a flow may be long
-    for start in range(0, len(lossy), some):
-        direction.tell(book, interval, stats, flows, lossy[start : start + some])
+    starts = direction.Starts.of(book, flows[lossy])
     direction.anchor(book, flows, sequence, cells, received, flags)
+    interval.told = end_flow
+    most = max(1, SLICE // book.depth)  # at a time: what is on record of a flow may be long
+    for first in range(0, len(lossy), most):
+        yield
+        some = slice(first, first + most)
+        direction.tell(book, interval, stats, flows, lossy[some], starts.rows(some))
     return _Closed(by_flow, unstamped)
 
 

@@ -19,7 +19,7 @@ that spread over two intervals.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -54,7 +54,24 @@ class _Record:
     trusted: npt.NDArray[np.bool_]  # by flow: the reflector counts, and nothing casts doubt on it
 
 
-def _record(book: Ledger, which: Ints) -> _Record:
+class Starts(NamedTuple):
+    """The last replies before an interval, from which its directions start, one a flow: (flows,)."""
+
+    sequence: npt.NDArray[np.uint32]
+    number: npt.NDArray[np.uint32]  # the reflector's
+    there: npt.NDArray[np.bool_]  # whether there is one
+
+    @classmethod
+    def of(cls, book: Ledger, which: Ints) -> Starts:
+        """Return those that a ledger has now."""
+        return cls(book.anchor_sequence[which], book.anchor_number[which], book.anchored[which])
+
+    def rows(self, some: slice) -> Starts:
+        """Return some of them."""
+        return Starts(self.sequence[some], self.number[some], self.there[some])
+
+
+def _record(book: Ledger, which: Ints, starts: Starts) -> _Record:
     """Return all that is on record: older probes may be numbered late, newer ones tell of these."""
     oldest = book.next_sequence[which] - np.uint32(book.depth)
     turn = np.arange(book.depth)
@@ -74,16 +91,16 @@ def _record(book: Ledger, which: Ints) -> _Record:
     doubted = (known & ((flags & cell.DOUBTED) != 0)).any(axis=1)
     counting = (known & (book.number[cells] != sequence)).any(axis=1)
     counting |= book.counting[which // book.ports]
-    anchor = (book.anchor_sequence[which] - oldest).astype(np.int32).astype(np.int64)
-    anchored = book.anchored[which] & (anchor < 0)
-    counting |= anchored & (book.anchor_number[which] != book.anchor_sequence[which])
+    anchor = (starts.sequence - oldest).astype(np.int32).astype(np.int64)
+    anchored = starts.there & (anchor < 0)
+    counting |= anchored & (starts.number != starts.sequence)
     forged = (book.doubt_sequence[which] - oldest).astype(np.int32).astype(np.int64)
     doubted |= book.doubted[which] & (forged >= np.where(anchored, anchor, 0))
     received = np.concatenate([anchored[:, None], known], axis=1)
     position = np.empty(received.shape, np.int64)
     position[:, 0] = np.where(anchored, anchor, -1)
     position[:, 1:] = turn
-    number = np.concatenate([book.anchor_number[which][:, None], book.number[cells]], axis=1)
+    number = np.concatenate([starts.number[:, None], book.number[cells]], axis=1)
     # Numbers come round at 2**32: they are compared as distances from the row's first.
     start = np.take_along_axis(number, received.argmax(axis=1)[:, None], axis=1)
     distance = (number - start).astype(np.int32).astype(np.int64)
@@ -122,22 +139,30 @@ def _cuts(book: Ledger, record: _Record) -> npt.NDArray[np.bool_]:
 
 
 def tell(
-    book: Ledger, interval: OpenInterval, stats: Stats, flows: Ints, lossy: npt.NDArray[np.intp]
+    book: Ledger,
+    interval: OpenInterval,
+    stats: Stats,
+    flows: Ints,
+    lossy: npt.NDArray[np.intp],
+    starts: Starts,
 ) -> None:
-    """Tell forward from reverse loss in the flows ``lossy`` (places in ``flows``)."""
+    """Tell forward from reverse loss in the flows ``lossy`` (places in ``flows``).
+
+    ``starts`` are theirs, as they were before the interval's own `anchor`.
+    """
     assert interval.end is not None
     which = flows[lossy]
-    record = _record(book, which)
+    record = _record(book, which, starts)
     received, oldest = record.received, record.oldest
-    cut = _cuts(book, record)
-    last_cut = np.maximum.accumulate(np.where(cut, np.arange(book.depth + 1), -1), axis=1)
-    previous = np.concatenate([np.full((len(which), 1), -1), last_cut[:, :-1]], axis=1)
-    closes = cut & (previous >= 0)  # the right end of a stretch between two cuts
-    left = np.maximum(previous, 0)
+    cuts = np.flatnonzero(_cuts(book, record))  # through all rows: neighbours are so in a row
+    row = cuts // received.shape[1]
+    closes = row[1:] == row[:-1]  # the right end of a stretch between two cuts
+    row = row[1:]
 
     def since_left(values: npt.NDArray[Any]) -> npt.NDArray[Any]:
-        """Return by how much values are more than at the cut before."""
-        more: npt.NDArray[Any] = values - np.take_along_axis(values, left, axis=1)
+        """Return by how much values are more than at the cut before, at all cuts but the first."""
+        at_cuts = values.reshape(-1)[cuts]
+        more: npt.NDArray[Any] = at_cuts[1:] - at_cuts[:-1]
         return more
 
     asked = since_left(record.position)
@@ -154,24 +179,21 @@ def tell(
     lost_here = since_left(np.cumsum(inside & ~received, axis=1))
     believed = closes & (lost_here > 0) & (forward >= 0) & (reverse >= 0)
     # What was counted beyond what was asked for since a cut was sent before it: so it is none.
-    crossed = np.zeros(cut.shape, np.bool_)
-    rows, at = np.nonzero(closes & (forward < 0))
-    crossed[rows, left[rows, at]] = True
-    believed &= ~crossed
+    beyond = closes & (forward < 0)
+    believed[:-1] &= ~beyond[1:]
     # Who does not say that it counts our probes alone may count others', too: here it has.
-    strange = (closes & (forward < 0)).any(axis=1) & ~book.counting[which // book.ports]
-    believed &= ~strange[:, None]
-    believed &= record.number.astype(np.int64) >= asked
-    believed &= record.trusted[:, None]
+    strange = np.zeros(len(which), np.bool_)
+    strange[row[beyond]] = True
+    believed &= (record.trusted & ~(strange & ~book.counting[which // book.ports]))[row]
+    believed &= record.number.reshape(-1)[cuts[1:]].astype(np.int64) >= asked
     all_forward = believed & (reverse == 0)
     all_reverse = believed & (forward == 0)
     mixed = believed & (forward > 0) & (reverse > 0) & (lost_here == lost)
-    stats["lost_forward"][lossy] = (
-        np.where(all_forward, lost_here, 0) + np.where(mixed, forward, 0)
-    ).sum(axis=1)
-    stats["lost_reverse"][lossy] = (
-        np.where(all_reverse, lost_here, 0) + np.where(mixed, reverse, 0)
-    ).sum(axis=1)
+    for name, all_of_it, some in (
+        ("lost_forward", all_forward, forward), ("lost_reverse", all_reverse, reverse)
+    ):  # fmt: skip
+        told = np.where(all_of_it, lost_here, 0) + np.where(mixed, some, 0)
+        stats[name][lossy] = np.bincount(row, told, len(which))
     stats["lost_unknown"] = stats["lost"] - stats["lost_forward"] - stats["lost_reverse"]
 
 
